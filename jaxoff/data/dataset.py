@@ -1,0 +1,245 @@
+"""A dataset on the device: every slot of every episode is one row, and a batch is one gather.
+
+Rows of an episode lie one after the other: its L steps, then the slot seen after the last step. So a
+step and its successor, a window, and a whole episode are all a run of consecutive rows, and the next
+observation is never stored twice. Fields are packed side by side, one matrix per storage dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import lax
+
+from jaxoff.types import Array, EnvSpec, Episodes, Transition
+
+_FIELDS = ("obs", "state", "avail", "actions", "reward", "terminated", "truncated", "filled")
+_WIDE = ("obs", "state")  # what may be stored in fewer bits
+
+
+class DatasetTooLarge(ValueError):
+    """The dataset does not fit the memory allowed for it."""
+
+
+class InvalidEpisodes(ValueError):
+    """Episodes break a rule that learners rely on."""
+
+
+@struct.dataclass
+class Dataset:
+    """Device-resident episodes. Build it with `place`.
+
+    rows: storage dtype -> [rows, width]; the last `horizon` rows are padding, so that any window fits.
+    step_row [M]: the row of each real step. episode_row [E], episode_length [E].
+    """
+
+    rows: dict[str, Array]
+    step_row: Array
+    episode_row: Array
+    episode_length: Array
+    layout: tuple[tuple[str, str, int, tuple[int, ...]], ...] = struct.field(pytree_node=False)
+    spec: EnvSpec = struct.field(pytree_node=False)
+    max_length: int = struct.field(pytree_node=False)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of real steps, M."""
+        return self.step_row.shape[0]
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes, E."""
+        return self.episode_row.shape[0]
+
+    def window(self, first_row: Array, length: int) -> Transition:
+        """`length` steps from each first row [B] -> fields [B, length, ...].
+
+        What lies beyond the end of the episode is there, but with `valid` 0.
+        """
+        fields = self._unpack(
+            {
+                dtype: jax.vmap(lambda r, m=matrix: lax.dynamic_slice_in_dim(m, r, length + 1))(first_row)
+                for dtype, matrix in self.rows.items()
+            }
+        )
+        now = {name: value[:, :-1] for name, value in fields.items()}
+        # The slot after the last step is not filled, so this product stops at the end of the episode.
+        valid = jnp.cumprod(now["filled"], axis=1)
+        before = self.step_index(first_row)[:, None] + jnp.arange(length)
+        return Transition(
+            obs=now["obs"],
+            state=now["state"],
+            avail=now["avail"],
+            actions=now["actions"],
+            reward=now["reward"] * valid,
+            terminated=now["terminated"] * valid,
+            truncated=now["truncated"] * valid,
+            valid=valid,
+            steps_before=before,
+            next_obs=fields["obs"][:, 1:],
+            next_state=fields["state"][:, 1:],
+            next_avail=fields["avail"][:, 1:],
+        )
+
+    def steps(self, row: Array) -> Transition:
+        """The single step at each row [B] -> fields [B, ...]."""
+        return jax.tree.map(lambda x: x[:, 0], self.window(row, 1))
+
+    def step_index(self, row: Array) -> Array:
+        """How many steps of the same episode come before each row."""
+        episode = jnp.searchsorted(self.episode_row, row, side="right") - 1
+        return row - self.episode_row[episode]
+
+    def _unpack(self, parts: dict[str, Array]) -> dict[str, Array]:
+        fields = {}
+        for name, dtype, offset, shape in self.layout:
+            flat = parts[dtype][..., offset : offset + math.prod(shape)]
+            value = flat.reshape(flat.shape[:-1] + shape).astype(jnp.float32)
+            if name == "actions" and self.spec.discrete:
+                value = value.astype(jnp.int32)  # exact: indices are far below 2**24
+            fields[name] = value
+        return fields
+
+
+def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> None:
+    """Raise InvalidEpisodes, naming field, expected and found, where episodes break the contract.
+
+    Checked: shapes against the spec, `filled` a prefix of at least one step, end flags only on the
+    last step and never both, actions in range and available, every number finite.
+    """
+    lengths, steps = np.asarray(episodes.filled).sum(1).astype(int), episodes.reward.shape[1]
+    count = episodes.reward.shape[0]
+    n, a = spec.num_agents, spec.action_size
+    expected = {
+        "obs": (count, steps + 1, n, spec.obs_size),
+        "state": (count, steps + 1, spec.state_size),
+        "avail": (count, steps + 1, n, a),
+        "actions": (count, steps, *spec.action_shape),
+        "reward": (count, steps),
+        "terminated": (count, steps),
+        "truncated": (count, steps),
+        "filled": (count, steps),
+        "behaviour_level": (count, n),
+    }
+    for name, shape in expected.items():
+        found = tuple(getattr(episodes, name).shape)
+        if found != shape:
+            raise InvalidEpisodes(f"{source}: field '{name}': expected shape {shape}, found {found}")
+    if count == 0:
+        raise InvalidEpisodes(f"{source}: field 'filled': expected at least one episode, found none")
+    filled = np.asarray(episodes.filled, bool)
+    if not (filled == (np.arange(steps) < lengths[:, None])).all() or (lengths < 1).any():
+        raise InvalidEpisodes(f"{source}: field 'filled': expected ones, then zeros, and at least one step, in every episode")
+    last = np.arange(steps) == lengths[:, None] - 1
+    ends = {name: np.asarray(getattr(episodes, name), bool) for name in ("terminated", "truncated")}
+    for name, flag in ends.items():
+        if (flag & ~last).any():
+            raise InvalidEpisodes(f"{source}: field '{name}': expected only on the last step, found in episode {int(np.argwhere(flag & ~last)[0][0])}")
+    if (ends["terminated"] & ends["truncated"]).any():
+        raise InvalidEpisodes(f"{source}: fields 'terminated' and 'truncated': expected at most one of them, found both")
+    for name in ("obs", "state", "avail", "reward", "actions"):
+        mask = filled
+        if name in ("obs", "state", "avail"):  # the slot after the last step counts too
+            mask = np.arange(steps + 1) <= lengths[:, None]
+        values = np.asarray(getattr(episodes, name))[mask]
+        if not np.isfinite(values).all():
+            raise InvalidEpisodes(f"{source}: field '{name}': expected finite numbers, found {int((~np.isfinite(values)).sum())} that are not")
+    if spec.discrete:
+        actions, avail = np.asarray(episodes.actions), np.asarray(episodes.avail)[:, :-1]
+        taken = actions[filled]
+        if taken.min() < 0 or taken.max() >= a:
+            raise InvalidEpisodes(f"{source}: field 'actions': expected 0..{a - 1}, found {taken.min()}..{taken.max()}")
+        allowed = np.take_along_axis(avail[filled], taken[..., None].astype(int), -1)
+        if (allowed == 0).any():
+            raise InvalidEpisodes(f"{source}: field 'actions': expected available actions, found {int((allowed == 0).sum())} that are not")
+
+
+def _layout(spec: EnvSpec, obs_dtype: str) -> tuple[tuple[tuple[str, str, int, tuple[int, ...]], ...], dict[str, int]]:
+    shapes = {
+        "obs": (spec.num_agents, spec.obs_size),
+        "state": (spec.state_size,),
+        "avail": (spec.num_agents, spec.action_size),
+        "actions": spec.action_shape,
+        "reward": (),
+        "terminated": (),
+        "truncated": (),
+        "filled": (),
+    }
+    layout, width = [], {}
+    for name in _FIELDS:
+        dtype = obs_dtype if name in _WIDE else "float32"
+        offset = width.get(dtype, 0)
+        layout.append((name, dtype, offset, shapes[name]))
+        width[dtype] = offset + math.prod(shapes[name])
+    return tuple(layout), width
+
+
+def estimate_bytes(episodes: Episodes, spec: EnvSpec, obs_dtype: str = "float32") -> int:
+    """Bytes that `place` would need on the device."""
+    lengths = np.asarray(episodes.filled).sum(1)
+    rows = int(lengths.sum()) + len(lengths) + int(lengths.max())
+    _, width = _layout(spec, obs_dtype)
+    packed = sum(w * rows * jnp.dtype(dtype).itemsize for dtype, w in width.items())
+    return packed + 4 * (int(lengths.sum()) + 2 * len(lengths))
+
+
+def place(
+    episodes: Episodes,
+    spec: EnvSpec,
+    *,
+    obs_dtype: str = "float32",
+    limit_bytes: int | None = None,
+    sharding: Any = None,
+    source: str = "episodes",
+) -> Dataset:
+    """Check episodes and put them on the device, once.
+
+    obs_dtype: storage of obs and state, "float32" or "bfloat16"; they are read back as float32.
+    limit_bytes: refuse above this; None asks the device for its free memory (CPU: no limit).
+    sharding: a jax sharding for the arrays, for several devices; None is the default device.
+    Raises InvalidEpisodes, or DatasetTooLarge with the numbers.
+    """
+    validate(episodes, spec, source)
+    needed = estimate_bytes(episodes, spec, obs_dtype)
+    limit = _free_bytes() if limit_bytes is None else limit_bytes
+    if limit is not None and needed > limit:
+        fewer = estimate_bytes(episodes, spec, "bfloat16")
+        raise DatasetTooLarge(
+            f"{source}: field 'dataset': {needed:,} bytes are needed on the device with {obs_dtype} observations "
+            f"({fewer:,} with bfloat16), expected at most {limit:,}; use fewer episodes or --obs-dtype bfloat16"
+        )
+    lengths = np.asarray(episodes.filled).sum(1).astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
+    longest, total = int(lengths.max()), int((lengths + 1).sum())
+    layout, width = _layout(spec, obs_dtype)
+    keep = np.arange(episodes.reward.shape[1] + 1) <= lengths[:, None]  # [E, T+1] slots of an episode
+    packed = {dtype: np.zeros((total + longest, w), jnp.dtype(dtype)) for dtype, w in width.items()}
+    for name, dtype, offset, shape in layout:
+        value = np.asarray(getattr(episodes, name))
+        if value.shape[1] != keep.shape[1]:  # a [T] field has nothing in the slot after the last step
+            value = np.concatenate([value, np.zeros_like(value[:, :1])], 1)
+        value = value[keep].reshape(total, -1)
+        packed[dtype][:total, offset : offset + math.prod(shape)] = value
+    offsets = np.arange(total) - np.repeat(starts, lengths + 1)
+    put = lambda x: jax.device_put(x, sharding)  # noqa: E731
+    return Dataset(
+        rows={dtype: put(matrix) for dtype, matrix in packed.items()},
+        step_row=put(np.flatnonzero(offsets < np.repeat(lengths, lengths + 1)).astype(np.int32)),
+        episode_row=put(starts.astype(np.int32)),
+        episode_length=put(lengths.astype(np.int32)),
+        layout=layout,
+        spec=spec,
+        max_length=longest,
+    )
+
+
+def _free_bytes() -> int | None:
+    stats = jax.local_devices()[0].memory_stats()
+    if not stats or "bytes_limit" not in stats:
+        return None
+    return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))

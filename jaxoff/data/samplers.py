@@ -1,0 +1,152 @@
+"""Samplers: which steps, windows or episodes make a batch.
+
+Items are numbers of steps, windows or episodes. Draws are with replacement. A sampler whose `feedback`
+is None never changes, so a training chunk makes all its draws in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flashbax.buffers import sum_tree
+
+from jaxoff.data.dataset import Dataset
+from jaxoff.types import Array, Feedback, Key, Sampler, Transition
+
+
+def uniform(batch_size: int) -> Sampler:
+    """Single steps, uniformly over the real ones: batches [B, ...]."""
+    return Sampler(
+        init=lambda dataset: (),
+        draw=lambda state, dataset, key: jax.random.randint(key, (batch_size,), 0, dataset.num_steps),
+        gather=_gather_steps,
+    )
+
+
+def weighted(batch_size: int, weights: Callable[[Dataset], Array]) -> Sampler:
+    """Single steps with fixed priorities weights(dataset) [M] >= 0; a zero is never drawn."""
+    return Sampler(
+        init=lambda dataset: _cumulative(weights(dataset)),
+        draw=lambda state, dataset, key: _draw_cumulative(state, key, batch_size),
+        gather=_gather_steps,
+    )
+
+
+def episodes(batch_size: int) -> Sampler:
+    """Whole episodes, padded to the longest of the dataset: batches [B, T, ...]."""
+    return Sampler(
+        init=lambda dataset: (),
+        draw=lambda state, dataset, key: jax.random.randint(key, (batch_size,), 0, dataset.num_episodes),
+        gather=lambda dataset, items: dataset.window(dataset.episode_row[items], dataset.max_length),
+    )
+
+
+def windows(batch_size: int, length: int) -> Sampler:
+    """Windows of a fixed length, uniformly over window starts: batches [B, length, ...].
+
+    A window never crosses the end of an episode: an episode of L steps has max(1, L - length + 1)
+    starts, and one that is shorter than a window is padded.
+    """
+    return Sampler(
+        init=lambda dataset: _cumulative(_window_starts(dataset, length).astype(jnp.float32)),
+        draw=lambda state, dataset, key: _draw_cumulative(state, key, batch_size),
+        gather=lambda dataset, items: dataset.window(dataset.step_row[items], length),
+    )
+
+
+def prioritised(
+    batch_size: int,
+    priority: Callable[[Dataset, Feedback, Transition], Array],
+    *,
+    exponent: float | Array = 1.0,
+    refresh: int = 0,
+    window: int = 0,
+) -> Sampler:
+    """Items drawn with probability proportional to priority ** exponent, refreshed after each update.
+
+    priority(dataset, feedback, batch) -> [B] > 0, for the refreshed items.
+    refresh: 0 refreshes the items of the training batch, k > 0 refreshes k items drawn from the current
+    priorities, -1 refreshes every item.
+    window: 0 for single steps, else windows of that length.
+    New items have priority 1, which a priority must not exceed, so that unseen data keep being drawn.
+    """
+
+    def gather(dataset: Dataset, items: Array) -> Transition:
+        return dataset.window(dataset.step_row[items], window) if window else _gather_steps(dataset, items)
+
+    def init(dataset: Dataset) -> sum_tree.SumTreeState:
+        starts = _window_starts(dataset, window) if window else jnp.ones(dataset.num_steps)
+        return tree_of(starts.astype(jnp.float32))
+
+    def feedback(tree: sum_tree.SumTreeState, dataset: Dataset, told: Feedback) -> sum_tree.SumTreeState:
+        if refresh < 0:
+            items = jnp.arange(dataset.num_steps)
+        elif refresh > 0:
+            items = draw_tree(tree, told.key, refresh)
+        else:
+            items = told.items
+        fresh = priority(dataset, told._replace(items=items), gather(dataset, items)) ** exponent
+        # An item that starts no window has priority zero, and keeps it.
+        fresh = jnp.where(sum_tree.get_batch(tree, items) > 0, fresh, 0.0)
+        return tree_of(fresh) if refresh < 0 else set_leaves(tree, items, fresh)
+
+    draw = lambda tree, dataset, key: draw_tree(tree, key, batch_size)  # noqa: E731
+    return Sampler(init=init, draw=draw, gather=gather, feedback=feedback)
+
+
+def tree_of(leaves: Array) -> sum_tree.SumTreeState:
+    """A flashbax sum tree with these leaves [M] >= 0, each inner node summed once."""
+    tree = sum_tree.init(max(leaves.shape[0], 2))
+    level = jnp.zeros(2**tree.tree_depth).at[: leaves.shape[0]].set(leaves)
+    levels = [level]
+    for _ in range(tree.tree_depth):
+        level = level.reshape(-1, 2).sum(1)
+        levels.append(level)
+    return tree.replace(nodes=jnp.concatenate(levels[::-1]))
+
+
+def set_leaves(tree: sum_tree.SumTreeState, items: Array, values: Array) -> sum_tree.SumTreeState:
+    """Set leaves items [B] to values [B], and sum every ancestor anew from its two children.
+
+    flashbax adds differences to the ancestors; those drift in float32 until empty items are drawn
+    (flashbax issue 52). Summing from the children cannot drift, and equal items need no special care.
+    """
+    nodes = tree.nodes.at[sum_tree.get_tree_index(tree.tree_depth, items)].set(values)
+    for depth in range(tree.tree_depth - 1, -1, -1):
+        items = items // 2
+        child = sum_tree.get_tree_index(depth + 1, 2 * items)
+        nodes = nodes.at[sum_tree.get_tree_index(depth, items)].set(nodes[child] + nodes[child + 1])
+    return tree.replace(nodes=nodes)
+
+
+def draw_tree(tree: sum_tree.SumTreeState, key: Key, count: int) -> Array:
+    """Stratified draw of `count` items, proportional to their leaves; never an item of priority zero."""
+    items = sum_tree.stratified_sample(tree, count, key)
+    # Rounding in the descent can step just past the last item with mass: send it to one that has some.
+    mass = sum_tree.get_batch(tree, items)
+    return jnp.where(mass > 0, items, items[jnp.argmax(mass)])
+
+
+def _gather_steps(dataset: Dataset, items: Array) -> Transition:
+    return dataset.steps(dataset.step_row[items])
+
+
+def _window_starts(dataset: Dataset, length: int) -> Array:
+    """[M] bool: where a window may start."""
+    index = dataset.step_index(dataset.step_row)
+    episode = jnp.searchsorted(dataset.episode_row, dataset.step_row, side="right") - 1
+    return index <= jnp.maximum(dataset.episode_length[episode] - length, 0)
+
+
+def _cumulative(weights: Array) -> Array:
+    """Cumulative distribution [M], float-safe: the last item with weight ends at exactly one."""
+    total = jnp.cumsum(weights)
+    share = total / total[-1]
+    return jnp.where(total >= total[-1], 1.0, share)
+
+
+def _draw_cumulative(cumulative: Array, key: Key, count: int) -> Array:
+    # u in [0, 1): side="right" skips every item of zero width, and u < 1 = the last item with weight.
+    return jnp.searchsorted(cumulative, jax.random.uniform(key, (count,)), side="right")

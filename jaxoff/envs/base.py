@@ -1,0 +1,113 @@
+"""From a JaxMARL environment to our contract: stacked arrays, end flags apart, no auto-reset."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxoff.types import Array, EnvSpec, Key, State, TimeStep
+
+with contextlib.redirect_stdout(io.StringIO()):  # its import prints about absent sub-packages
+    from jaxmarl.environments import spaces
+    from jaxmarl.environments.multi_agent_env import MultiAgentEnv
+
+__all__ = ["FromJaxMARL", "Game", "MultiAgentEnv", "spaces"]
+
+
+class FromJaxMARL:
+    """Our `Env` around a JaxMARL `MultiAgentEnv`.
+
+    Its `step_env` is used, never `step`, whose auto-reset loses the last observation. `info` must hold
+    `terminated` and `truncated` (a Game's does), and the environment `global_state(state)` [S].
+    """
+
+    def __init__(self, env: MultiAgentEnv, spec: EnvSpec, probe: Callable[..., dict[str, Array]] | None = None) -> None:
+        self.env, self.spec, self.probe = env, spec, probe
+
+    def reset(self, key: Key) -> tuple[State, TimeStep]:
+        """Start an episode: (state, first timestep)."""
+        obs, state = self.env.reset(key)
+        no = jnp.zeros((), bool)
+        last = jnp.full(self.spec.action_shape, -1, jnp.int32) if self.spec.discrete else jnp.zeros(self.spec.action_shape)
+        return state, self._timestep(obs, state, jnp.zeros(()), no, no, last)
+
+    def step(self, key: Key, state: State, actions: Array) -> tuple[State, TimeStep]:
+        """One joint step with actions [N] int or [N, A] float: (state, timestep)."""
+        by_agent = {agent: actions[i] for i, agent in enumerate(self.env.agents)}
+        obs, state, reward, _, info = self.env.step_env(key, state, by_agent)
+        team = reward[self.env.agents[0]]
+        return state, self._timestep(obs, state, team, info["terminated"], info["truncated"], actions)
+
+    def _timestep(self, obs: Any, state: State, reward: Array, terminated: Array, truncated: Array, last: Array) -> TimeStep:
+        # Dictionaries come out of jit sorted by name, so agents are always indexed by name, in order.
+        agents = self.env.agents
+        if self.spec.discrete:
+            mask = self.env.get_avail_actions(state)
+            avail = jnp.stack([mask[agent] for agent in agents]).astype(jnp.float32)
+        else:
+            avail = jnp.ones((self.spec.num_agents, self.spec.action_size))
+        return TimeStep(
+            obs=jnp.stack([obs[agent] for agent in agents]),
+            state=self.env.global_state(state),
+            avail=avail,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            last_actions=last,
+        )
+
+
+class Game(MultiAgentEnv):
+    """Base of our own games: a team reward, one shared global state, both end flags in `info`.
+
+    A subclass gives `start(key)`, `move(key, state, actions [N, ...]) -> (state, reward, terminated,
+    truncated)`, `observe(state) [N, O]` and `global_state(state) [S]`.
+    """
+
+    def __init__(self, num_agents: int, obs_size: int, action_space: Any) -> None:
+        super().__init__(num_agents)
+        self.observation_spaces = {agent: spaces.Box(-jnp.inf, jnp.inf, (obs_size,)) for agent in self.agents}
+        self.action_spaces = {agent: action_space for agent in self.agents}
+
+    def reset(self, key: Key) -> tuple[dict[str, Array], State]:
+        """JaxMARL's reset: (observations by agent, state)."""
+        state = self.start(key)
+        return self.get_obs(state), state
+
+    def step_env(self, key: Key, state: State, actions: dict[str, Array]) -> tuple[Any, State, Any, Any, Any]:
+        """JaxMARL's step without auto-reset: (observations, state, rewards, dones, info)."""
+        state, reward, terminated, truncated = self.move(key, state, jnp.stack([actions[a] for a in self.agents]))
+        done = terminated | truncated
+        dones = {agent: done for agent in self.agents} | {"__all__": done}
+        info = {"terminated": terminated, "truncated": truncated}
+        return self.get_obs(state), state, {agent: reward for agent in self.agents}, dones, info
+
+    def get_obs(self, state: State) -> dict[str, Array]:
+        """Observations by agent."""
+        obs = self.observe(state)
+        return {agent: obs[i] for i, agent in enumerate(self.agents)}
+
+    def get_avail_actions(self, state: State) -> dict[str, Array]:
+        """Every action is available, unless a subclass says otherwise."""
+        return {agent: jnp.ones(self.action_spaces[agent].n) for agent in self.agents}
+
+    def start(self, key: Key) -> State:
+        """The first state."""
+        raise NotImplementedError
+
+    def move(self, key: Key, state: State, actions: Array) -> tuple[State, Array, Array, Array]:
+        """One joint step: (state, team reward, terminated, truncated)."""
+        raise NotImplementedError
+
+    def observe(self, state: State) -> Array:
+        """Observations [N, O]."""
+        raise NotImplementedError
+
+    def global_state(self, state: State) -> Array:
+        """Global state [S]."""
+        raise NotImplementedError

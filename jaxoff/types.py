@@ -1,0 +1,195 @@
+"""The pytrees that everything passes, and the three contracts: learner, stage, sampler.
+
+Letters: E episodes, T steps, N agents, O observation, S state, A actions (number of them, or
+dimensions of one), B batch, R runs. Agents are an axis, never a dictionary; heterogeneous sizes are
+padded, with the true sizes in `EnvSpec`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import distrax
+import jax
+
+Array = jax.Array
+Key = jax.Array
+Params = Any
+State = Any
+Carry = Any
+
+
+class ReturnScale(NamedTuple):
+    """Two reference returns, for normalised scores: 0 is `low`, 1 is `high`."""
+
+    low: float
+    high: float
+    source: str  # what the two are and where they come from
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvSpec:
+    """What a learner may know of an environment; static and hashable.
+
+    `payoff` is the reward of a joint action where that is known exactly (stateless games); a learner
+    may use it as its critic, as Tilbury et al. (2024) do.
+    """
+
+    name: str
+    num_agents: int
+    obs_size: int
+    state_size: int
+    action_size: int
+    discrete: bool
+    horizon: int
+    obs_sizes: tuple[int, ...] = ()  # true sizes per agent, where padded
+    action_sizes: tuple[int, ...] = ()
+    agent_types: tuple[int, ...] = ()  # equal numbers: same kind of agent
+    action_bound: float = 1.0  # continuous actions lie in [-bound, bound]
+    return_scale: ReturnScale | None = None
+    payoff: Callable[[Array], Array] | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of one joint action: [N] of indices, or [N, A] of reals."""
+        return (self.num_agents,) if self.discrete else (self.num_agents, self.action_size)
+
+
+class TimeStep(NamedTuple):
+    """What is seen after a reset or a step. Leading axes are free.
+
+    `terminated` means that the value beyond is zero; `truncated` that the clock ended the episode.
+    """
+
+    obs: Array  # [..., N, O]
+    state: Array  # [..., S]
+    avail: Array  # [..., N, A] float, 1 where an action may be taken (all ones if continuous)
+    reward: Array  # [...] team reward of the step just made; 0 after a reset
+    terminated: Array  # [...] bool
+    truncated: Array  # [...] bool
+    last_actions: Array  # [..., N] int, -1 after a reset; or [..., N, A] float, 0 after a reset
+
+
+class Episodes(NamedTuple):
+    """Episodes padded to the longest. Slot t of a [T+1] field is seen before step t; slot L after the last.
+
+    `filled` is 1 for the L real steps of an episode and 0 after them.
+    """
+
+    obs: Array  # [E, T+1, N, O]
+    state: Array  # [E, T+1, S]
+    avail: Array  # [E, T+1, N, A]
+    actions: Array  # [E, T, N] int or [E, T, N, A] float
+    reward: Array  # [E, T]
+    terminated: Array  # [E, T] bool
+    truncated: Array  # [E, T] bool
+    filled: Array  # [E, T] bool
+    behaviour_level: Array  # [E, N] int, for plots only; -1 where unknown
+
+
+class Transition(NamedTuple):
+    """A batch of steps: leading axes [B] for single steps, [B, T] for windows and episodes.
+
+    `valid` is 0 on padding, and every mean over a batch is a mean over valid steps. `steps_before`
+    counts the real steps before this one in its episode.
+    """
+
+    obs: Array  # [..., N, O]
+    state: Array  # [..., S]
+    avail: Array  # [..., N, A]
+    actions: Array  # [..., N] int or [..., N, A] float
+    reward: Array  # [...]
+    terminated: Array  # [...] float 0/1
+    truncated: Array  # [...] float 0/1
+    valid: Array  # [...] float 0/1
+    steps_before: Array  # [...] int
+    next_obs: Array  # [..., N, O]
+    next_state: Array  # [..., S]
+    next_avail: Array  # [..., N, A]
+
+
+class Policy(NamedTuple):
+    """A joint policy with decentralised execution.
+
+    initial(batch_shape) -> carry: memory at the start of an episode.
+    distribution(carry, timestep) -> (carry, dist): dist is over [..., N] actions (Categorical) or
+    [..., N, A] (Deterministic or continuous). Leading axes of timestep equal batch_shape.
+    """
+
+    initial: Callable[[tuple[int, ...]], Carry]
+    distribution: Callable[[Carry, TimeStep], tuple[Carry, distrax.Distribution]]
+
+
+class Out(NamedTuple):
+    """What an update tells: scalars to log, and a number per batch item for a sampler that wants one."""
+
+    metrics: dict[str, Array]
+    signal: Array | None = None
+
+
+class Learner(NamedTuple):
+    """A method, as a pair of functions and a view of its state.
+
+    init(key) -> state; update(state, batch, key) -> (state, Out), one gradient step;
+    policy(state) -> Policy, what is evaluated; target_policy(state), the slow one where there is one.
+    """
+
+    init: Callable[[Key], State]
+    update: Callable[[State, Transition, Key], tuple[State, Out]]
+    policy: Callable[[State], Policy]
+    target_policy: Callable[[State], Policy] | None = None
+
+
+class Feedback(NamedTuple):
+    """What a sampler is told after an update."""
+
+    items: Array  # [B] the items of the batch
+    signal: Array | None  # [B] Out.signal
+    policy: Policy  # after the update: the target policy where the learner has one
+    updates: Array  # [] updates made, this one included
+    key: Key
+
+
+class Sampler(NamedTuple):
+    """Which items of a dataset make a batch. Orthogonal to methods.
+
+    init(dataset) -> state; draw(state, dataset, key) -> items [B] int; gather(dataset, items) -> batch;
+    feedback(state, dataset, Feedback) -> state, or None for a sampler that never changes: its draws are
+    then made for a whole chunk in one call.
+    """
+
+    init: Callable[[Any], Any]
+    draw: Callable[[Any, Any, Key], Array]
+    gather: Callable[[Any, Array], Transition]
+    feedback: Callable[[Any, Any, Feedback], Any] | None = None
+
+
+class Stage(NamedTuple):
+    """A part of training with its own learner. A method that pre-trains is a tuple of stages.
+
+    prepare(previous, dataset, key) -> state: what the learner starts from; `previous` is the final
+    state of the stage before. None stands for learner.init(key).
+    sampler: None stands for the sampler that the user chose.
+    """
+
+    name: str
+    learner: Learner
+    steps: int
+    prepare: Callable[[State, Any, Key], State] | None = None
+    sampler: Sampler | None = None
+
+
+class Env(Protocol):
+    """An environment on stacked arrays. No hidden auto-reset: the rollout decides."""
+
+    spec: EnvSpec
+
+    def reset(self, key: Key) -> tuple[State, TimeStep]:
+        """Start an episode."""
+        ...
+
+    def step(self, key: Key, state: State, actions: Array) -> tuple[State, TimeStep]:
+        """Make one joint step; actions [N] int or [N, A] float."""
+        ...
