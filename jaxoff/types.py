@@ -93,7 +93,7 @@ class Transition(NamedTuple):
     """A batch of steps: leading axes [B] for single steps, [B, T] for windows and episodes.
 
     `valid` is 0 on padding, and every mean over a batch is a mean over valid steps. `steps_before`
-    counts the real steps before this one in its episode.
+    counts the real steps before this one in its episode, `episode` is the number of that.
     """
 
     obs: Array  # [..., N, O]
@@ -105,6 +105,7 @@ class Transition(NamedTuple):
     truncated: Array  # [...] float 0/1
     valid: Array  # [...] float 0/1
     steps_before: Array  # [...] int
+    episode: Array  # [...] int
     next_obs: Array  # [..., N, O]
     next_state: Array  # [..., S]
     next_avail: Array  # [..., N, A]
@@ -171,14 +172,15 @@ class Stage(NamedTuple):
 
     prepare(previous, dataset, key) -> state: what the learner starts from; `previous` is the final
     state of the stage before. None stands for learner.init(key).
-    sampler: None stands for the sampler that the user chose.
+    sampler(state) -> Sampler: the stage's own, which may use what `prepare` computed; None stands for
+    the sampler that the user chose.
     """
 
     name: str
     learner: Learner
     steps: int
     prepare: Callable[[State, Any, Key], State] | None = None
-    sampler: Sampler | None = None
+    sampler: Callable[[State], Sampler] | None = None
 
 
 class Env(Protocol):

@@ -61,16 +61,19 @@ class Dataset:
 
         What lies beyond the end of the episode is there, but with `valid` 0.
         """
-        fields = self._unpack(
-            {
-                dtype: jax.vmap(lambda r, m=matrix: lax.dynamic_slice_in_dim(m, r, length + 1))(first_row)
-                for dtype, matrix in self.rows.items()
-            }
-        )
+        # No more rows than the padding at the end allows: a slice beyond it would be moved back.
+        reach = min(length, self.max_length) + 1
+
+        def read(matrix: Array) -> Array:
+            found = jax.vmap(lambda r: lax.dynamic_slice_in_dim(matrix, r, reach))(first_row)
+            return jnp.pad(found, ((0, 0), (0, length + 1 - reach), (0, 0)))
+
+        fields = self._unpack({dtype: read(matrix) for dtype, matrix in self.rows.items()})
         now = {name: value[:, :-1] for name, value in fields.items()}
         # The slot after the last step is not filled, so this product stops at the end of the episode.
         valid = jnp.cumprod(now["filled"], axis=1)
-        before = self.step_index(first_row)[:, None] + jnp.arange(length)
+        episode = self.episode_of(first_row)
+        before = (first_row - self.episode_row[episode])[:, None] + jnp.arange(length)
         return Transition(
             obs=now["obs"],
             state=now["state"],
@@ -81,6 +84,7 @@ class Dataset:
             truncated=now["truncated"] * valid,
             valid=valid,
             steps_before=before,
+            episode=jnp.broadcast_to(episode[:, None], before.shape),
             next_obs=fields["obs"][:, 1:],
             next_state=fields["state"][:, 1:],
             next_avail=fields["avail"][:, 1:],
@@ -90,10 +94,9 @@ class Dataset:
         """The single step at each row [B] -> fields [B, ...]."""
         return jax.tree.map(lambda x: x[:, 0], self.window(row, 1))
 
-    def step_index(self, row: Array) -> Array:
-        """How many steps of the same episode come before each row."""
-        episode = jnp.searchsorted(self.episode_row, row, side="right") - 1
-        return row - self.episode_row[episode]
+    def episode_of(self, row: Array) -> Array:
+        """The number of the episode that each row belongs to."""
+        return jnp.searchsorted(self.episode_row, row, side="right") - 1
 
     def _unpack(self, parts: dict[str, Array]) -> dict[str, Array]:
         fields = {}
@@ -112,8 +115,9 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
     Checked: shapes against the spec, `filled` a prefix of at least one step, end flags only on the
     last step and never both, actions in range and available, every number finite.
     """
-    lengths, steps = np.asarray(episodes.filled).sum(1).astype(int), episodes.reward.shape[1]
-    count = episodes.reward.shape[0]
+    if episodes.reward.ndim != 2:
+        raise InvalidEpisodes(f"{source}: field 'reward': expected shape (E, T), found {tuple(episodes.reward.shape)}")
+    count, steps = episodes.reward.shape
     n, a = spec.num_agents, spec.action_size
     expected = {
         "obs": (count, steps + 1, n, spec.obs_size),
@@ -133,13 +137,15 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
     if count == 0:
         raise InvalidEpisodes(f"{source}: field 'filled': expected at least one episode, found none")
     filled = np.asarray(episodes.filled, bool)
+    lengths = filled.sum(1)
     if not (filled == (np.arange(steps) < lengths[:, None])).all() or (lengths < 1).any():
         raise InvalidEpisodes(f"{source}: field 'filled': expected ones, then zeros, and at least one step, in every episode")
     last = np.arange(steps) == lengths[:, None] - 1
     ends = {name: np.asarray(getattr(episodes, name), bool) for name in ("terminated", "truncated")}
     for name, flag in ends.items():
         if (flag & ~last).any():
-            raise InvalidEpisodes(f"{source}: field '{name}': expected only on the last step, found in episode {int(np.argwhere(flag & ~last)[0][0])}")
+            episode = int(np.argwhere(flag & ~last)[0][0])
+            raise InvalidEpisodes(f"{source}: field '{name}': expected only on the last step, found earlier in episode {episode}")
     if (ends["terminated"] & ends["truncated"]).any():
         raise InvalidEpisodes(f"{source}: fields 'terminated' and 'truncated': expected at most one of them, found both")
     for name in ("obs", "state", "avail", "reward", "actions"):
@@ -148,7 +154,8 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
             mask = np.arange(steps + 1) <= lengths[:, None]
         values = np.asarray(getattr(episodes, name))[mask]
         if not np.isfinite(values).all():
-            raise InvalidEpisodes(f"{source}: field '{name}': expected finite numbers, found {int((~np.isfinite(values)).sum())} that are not")
+            wrong = int((~np.isfinite(values)).sum())
+            raise InvalidEpisodes(f"{source}: field '{name}': expected finite numbers, found {wrong} that are not")
     if spec.discrete:
         actions, avail = np.asarray(episodes.actions), np.asarray(episodes.avail)[:, :-1]
         taken = actions[filled]

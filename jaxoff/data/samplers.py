@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flashbax.buffers import sum_tree
+from jax import lax
 
 from jaxoff.data.dataset import Dataset
 from jaxoff.types import Array, Feedback, Key, Sampler, Transition
@@ -49,9 +50,15 @@ def windows(batch_size: int, length: int) -> Sampler:
     A window never crosses the end of an episode: an episode of L steps has max(1, L - length + 1)
     starts, and one that is shorter than a window is padded.
     """
+
+
+    def draw(counts: Array, dataset: Dataset, key: Key) -> Array:
+        # In integers, so that a million starts are equally likely, which float32 cannot tell apart.
+        return jnp.searchsorted(counts, jax.random.randint(key, (batch_size,), 0, counts[-1]), side="right")
+
     return Sampler(
-        init=lambda dataset: _cumulative(_window_starts(dataset, length).astype(jnp.float32)),
-        draw=lambda state, dataset, key: _draw_cumulative(state, key, batch_size),
+        init=lambda dataset: jnp.cumsum(_window_starts(dataset, length).astype(jnp.int32)),
+        draw=draw,
         gather=lambda dataset, items: dataset.window(dataset.step_row[items], length),
     )
 
@@ -135,16 +142,18 @@ def _gather_steps(dataset: Dataset, items: Array) -> Transition:
 
 def _window_starts(dataset: Dataset, length: int) -> Array:
     """[M] bool: where a window may start."""
-    index = dataset.step_index(dataset.step_row)
-    episode = jnp.searchsorted(dataset.episode_row, dataset.step_row, side="right") - 1
+    episode = dataset.episode_of(dataset.step_row)
+    index = dataset.step_row - dataset.episode_row[episode]
     return index <= jnp.maximum(dataset.episode_length[episode] - length, 0)
 
 
 def _cumulative(weights: Array) -> Array:
-    """Cumulative distribution [M], float-safe: the last item with weight ends at exactly one."""
-    total = jnp.cumsum(weights)
-    share = total / total[-1]
-    return jnp.where(total >= total[-1], 1.0, share)
+    """Cumulative distribution [M], float-safe: it rises only where there is weight, and ends at exactly one.
+
+    A parallel float32 sum rounds neighbours differently, so it may fall, or rise at a weight of zero.
+    """
+    total = lax.cummax(jnp.where(weights > 0, jnp.cumsum(weights), 0.0))
+    return total / total[-1]
 
 
 def _draw_cumulative(cumulative: Array, key: Key, count: int) -> Array:

@@ -1,0 +1,400 @@
+"""InSPO: in-sample sequential policy optimisation (Liu et al., AAAI 2025).
+
+Eq. 21, 22 -> behaviour_losses: mu_i, and mu_i(a_-i | s, a_i) for the ratio. Eq. 23 -> log_ratio, resample.
+Eq. 10, 24 -> soft_value, value_loss. Eq. 13, 20 -> policy_weight, policy_loss. Eq. 25 -> actor_step, alpha.
+Algorithm 1 -> update: agents one after the other, each seeing the policies already stepped in this iteration.
+Decided here, since the paper prints no constants: expectations over a' are exact sums; policy weights are
+divided by their mean (normalise); the ratio is a geometric mean over the n-1 teammates (ratio_power).
+Ablations: beta_start=0 (without entropy), spo=off_rho1 (no teammate tracking), spo=off_stale (teammates
+as they were at the start of the iteration).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+
+from jaxoff.data.dataset import Dataset
+from jaxoff.losses.likelihood import expectation, log_prob, masked_mean, negative_log_likelihood
+from jaxoff.nets.actors import UNAVAILABLE, Actors
+from jaxoff.nets.behaviour import TeammateModel
+from jaxoff.nets.mlp import MLP
+from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
+
+MIN_LOG_MU = -13.815510557964274  # log 1e-6
+ALPHA_RANGE = (1e-3, 100.0)
+HELD_OUT_EVERY = 20  # one episode in so many decides when behaviour cloning stops
+
+
+@struct.dataclass
+class Config:
+    """Settings. Where the paper gives no number, the default is ours."""
+
+    lr: float = 3e-4
+    lr_alpha: float = 3e-4
+    gamma: float = 0.99
+    tau: float = 0.005
+    alpha: float = 0.1  # Eq. 9, weight of KL(pi | mu); the start if automatic
+    alpha_target: float = 0.2  # Eq. 25, nats per agent
+    beta_start: float = 0.1  # Eq. 9, weight of the entropy, decays exponentially; 0 is without entropy
+    beta_end: float = 0.001
+    cql: float = 0.1  # Eq. 24, lambda
+    max_grad_norm: float = 10.0
+    auto_alpha: bool = struct.field(pytree_node=False, default=False)
+    order: str = struct.field(pytree_node=False, default="random")  # random, fixed, semi-greedy
+    spo: str = struct.field(pytree_node=False, default="on")  # on, off_rho1, off_stale
+    resample: str = struct.field(pytree_node=False, default="weights")  # weights, rows (not if recurrent)
+    ratio_power: str = struct.field(pytree_node=False, default="n-1")  # n-1, n: the exponent is one over it
+    baseline: str = struct.field(pytree_node=False, default="expected")  # expected, soft
+    normalise: bool = struct.field(pytree_node=False, default=True)
+    start_from_behaviour: bool = struct.field(pytree_node=False, default=True)
+    q_input: str = struct.field(pytree_node=False, default="state")  # state, obs, both
+    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU-64 policies; needs window != 0
+    hidden: int = struct.field(pytree_node=False, default=256)
+    patience: int = struct.field(pytree_node=False, default=20)  # held-out checks without improvement, of 100
+    behaviour_steps: int = struct.field(pytree_node=False, default=2000)
+    steps: int = struct.field(pytree_node=False, default=5000)
+    batch_size: int = struct.field(pytree_node=False, default=256)
+    window: int = struct.field(pytree_node=False, default=0)
+
+
+CHOICES = {
+    "order": ("random", "fixed", "semi-greedy"),
+    "spo": ("on", "off_rho1", "off_stale"),
+    "resample": ("weights", "rows"),
+    "ratio_power": ("n-1", "n"),
+    "baseline": ("expected", "soft"),
+    "q_input": ("state", "obs", "both"),
+}
+
+
+class Behaviour(NamedTuple):
+    """State of the behaviour stage."""
+
+    policy: Params  # mu_i, [N]
+    teammates: Params  # mu_i(a_-i | s, a_i), [N]
+    opt: optax.OptState
+    updates: Array
+    held_out: Array  # [2] sum and number of held-out losses since the last check
+    best: Array
+    bad_checks: Array
+
+
+class Own(NamedTuple):
+    """What one agent trains; in the state every tree has a leading axis [N]."""
+
+    policy: Params
+    critic: Params
+    target_critic: Params
+    log_alpha: Array
+    policy_opt: optax.OptState
+    critic_opt: optax.OptState
+    alpha_opt: optax.OptState
+
+
+class State(NamedTuple):
+    """State of the main stage."""
+
+    own: Own  # [N]
+    behaviour_policy: Params  # frozen
+    teammates: Params  # frozen
+    updates: Array
+
+
+class Method(NamedTuple):
+    """Nets and optimisers of one config."""
+
+    config: Config
+    spec: EnvSpec
+    actors: Actors
+    teammates: TeammateModel
+    critic: MLP
+    optimiser: optax.GradientTransformation
+    tuner: optax.GradientTransformation
+
+
+class Sample(NamedTuple):
+    """What one agent learns from in one iteration; M rows."""
+
+    batch: Transition
+    counts: Array  # [M] how often each row was resampled
+    log_mu: Array  # [M, A] of this agent
+    next_log_mu: Array  # [M, A]
+
+
+# --- losses ------------------------------------------------------------------------------------------
+
+
+def log_ratio(log_pi: Array, log_mates: Array, agent: Array | int, power: str = "n-1") -> Array:
+    """Eq. 23: log rho_i, from log pi_j(a_j) [M, N] and log mu_i(a_j | s, a_i, ...) [M, N] -> [M]."""
+    n = log_pi.shape[-1]
+    total = jnp.sum(jnp.where(jnp.arange(n) != agent, log_pi - log_mates, 0.0), -1)
+    return jnp.clip(total / (n - 1 if power == "n-1" else n), -10.0, jnp.log(100.0))
+
+
+def resample(key: Key, weight: Array) -> tuple[Array, Array]:
+    """Draw M rows with replacement, P proportional to weight [M] >= 0: (rows [M], how often each came [M])."""
+    cumulative = jnp.cumsum(weight)
+    drawn = jnp.searchsorted(cumulative, jax.random.uniform(key, weight.shape) * cumulative[-1], side="right")
+    last = jnp.max(jnp.where(weight > 0, jnp.arange(weight.shape[0]), 0))
+    drawn = jnp.minimum(drawn, last)  # rounding may step past the last row with weight
+    return drawn, jnp.zeros_like(weight).at[drawn].add(1.0)
+
+
+def soft_value(logits: Array, q: Array, log_mu: Array, alpha: Array, beta: Array) -> Array:
+    """Eq. 10: E_pi[q - alpha log(pi / mu) - beta log pi] over actions, [..., A] -> [...]."""
+    log_pi = jax.nn.log_softmax(logits)
+    gap = jnp.clip(log_pi - log_mu, -10.0, 10.0)
+    return expectation(logits, q - alpha * gap - beta * log_pi)
+
+
+def value_loss(q: Array, target: Array, actions: Array, avail: Array, cql: Array) -> Array:
+    """Eq. 24: squared error plus lambda times the conservative term over available actions, q [M, A] -> [M]."""
+    taken = jnp.take_along_axis(q, actions[:, None], -1)[:, 0]
+    conservative = jax.nn.logsumexp(jnp.where(avail > 0, q, UNAVAILABLE), -1) - taken
+    return jnp.square(taken - lax.stop_gradient(target)) + cql * conservative
+
+
+def policy_weight(advantage: Array, log_mu_taken: Array, alpha: Array, beta: Array) -> Array:
+    """Eq. 20: exp((A - beta log mu(a)) / (alpha + beta)), clipped: rare actions weigh more, [M] -> [M]."""
+    return jnp.minimum(jnp.exp(jnp.clip((advantage - beta * log_mu_taken) / (alpha + beta), -20.0, 5.0)), 100.0)
+
+
+def policy_loss(logits: Array, actions: Array, weight: Array, counts: Array, normalise: bool) -> Array:
+    """Eq. 20: weighted likelihood, a scalar; counts [M] say how often each row was resampled."""
+    loss = masked_mean(weight * negative_log_likelihood(logits, actions), counts)
+    return loss / jnp.maximum(masked_mean(weight, counts), 1e-8) if normalise else loss
+
+
+def flatten(batch: Transition) -> Transition:
+    """Leading axes [B] or [B, T] to rows [M]."""
+    axes = batch.valid.ndim
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), batch)
+
+
+# --- behaviour stage ---------------------------------------------------------------------------------
+
+
+def behaviour_losses(m: Method, policy: Params, teammates: Params, batch: Transition) -> Array:
+    """Eq. 21 plus Eq. 22, summed over agents: per row [M] of the flattened batch."""
+    out, _ = m.actors.outputs(policy, batch)
+    own = jnp.sum(negative_log_likelihood(out, batch.actions), -1).reshape(-1)
+    rows = flatten(batch)
+    anchors = jnp.arange(m.spec.num_agents)
+    mates = jax.vmap(lambda p, i: m.teammates.log_prob(p, i, rows.state, rows.actions, rows.avail))(teammates, anchors)
+    return own - jnp.sum(mates, (0, 2))
+
+
+def behaviour_learner(m: Method) -> Learner:
+    """Fits both behaviour models. One episode in 20 is held out of the loss; once its likelihood has not
+    improved for `patience` checks (of 100 in the stage), parameters stay as they are."""
+    check_every = max(m.config.behaviour_steps // 100, 1)
+
+    def init(key: Key) -> Behaviour:
+        policy_key, mates_key = jax.random.split(key)
+        params = m.actors.init(policy_key), m.teammates.init(mates_key)
+        zero = jnp.zeros((), jnp.int32)
+        return Behaviour(*params, m.optimiser.init(params), zero, jnp.zeros(2), jnp.full((), 1e9), zero)
+
+    def update(state: Behaviour, batch: Transition, key: Key) -> tuple[Behaviour, Out]:
+        rows, before = flatten(batch), (state.policy, state.teammates)
+        held = rows.valid * (rows.episode % HELD_OUT_EVERY == HELD_OUT_EVERY - 1)
+
+        def loss_of(params: tuple[Params, Params]) -> tuple[Array, Array]:
+            losses = behaviour_losses(m, *params, batch)
+            return masked_mean(losses, rows.valid - held), losses
+
+        (loss, losses), grads = jax.value_and_grad(loss_of, has_aux=True)(before)
+        steps, opt = m.optimiser.update(grads, state.opt)
+        going = state.bad_checks < m.config.patience
+        keep = lambda new, old: jnp.where(going, new, old)  # noqa: E731
+        params, opt = jax.tree.map(keep, (optax.apply_updates(before, steps), opt), (before, state.opt))
+        sums = state.held_out + jnp.stack([jnp.sum(losses * held), jnp.sum(held)])
+        check = ((state.updates + 1) % check_every == 0) & (sums[1] > 0)
+        mean = sums[0] / jnp.maximum(sums[1], 1.0)
+        bad = jnp.where(check, jnp.where(mean < state.best, 0, state.bad_checks + 1), state.bad_checks)
+        best = jnp.where(check, jnp.minimum(mean, state.best), state.best)
+        state = Behaviour(*params, opt, state.updates + 1, jnp.where(check, 0.0, sums), best, bad)
+        return state, Out({"behaviour": loss, "behaviour_training": going.astype(jnp.float32)})
+
+    return Learner(init, update, lambda state: m.actors.policy(state.policy))
+
+
+# --- main stage --------------------------------------------------------------------------------------
+
+
+def prepare(m: Method, behaviour: Behaviour, dataset: Dataset, key: Key) -> State:
+    """Start of the main stage: policies from the behaviour models, fresh critics."""
+    policy_key, critic_key = jax.random.split(key)
+    policy = behaviour.policy if m.config.start_from_behaviour else m.actors.init(policy_key)
+    sizes = {"state": m.spec.state_size, "obs": m.spec.obs_size, "both": m.spec.state_size + m.spec.obs_size}
+    dummy = jnp.zeros(sizes[m.config.q_input])
+    critic = jax.vmap(lambda k: m.critic.init(k, dummy))(jax.random.split(critic_key, m.spec.num_agents))
+    log_alpha = jnp.full(m.spec.num_agents, jnp.log(m.config.alpha))
+    opts = jax.vmap(m.optimiser.init)(policy), jax.vmap(m.optimiser.init)(critic), jax.vmap(m.tuner.init)(log_alpha)
+    return State(Own(policy, critic, critic, log_alpha, *opts), behaviour.policy, behaviour.teammates, jnp.zeros((), jnp.int32))
+
+
+def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
+    """One iteration of Algorithm 1: a sweep over the agents on one batch."""
+    config, rows = m.config, flatten(batch)
+    n, beta = m.spec.num_agents, beta_at(m.config, state.updates)
+    log_softmax = lambda x: jax.nn.log_softmax(x.reshape(-1, *x.shape[-2:]))  # noqa: E731
+    log_mu, next_log_mu = (jnp.maximum(log_softmax(x), MIN_LOG_MU) for x in m.actors.outputs(state.behaviour_policy, batch))
+    mates = lambda params, i: m.teammates.log_prob(params, i, rows.state, rows.actions, rows.avail)  # noqa: E731
+    log_mates = jax.vmap(mates)(state.teammates, jnp.arange(n))  # [anchor, M, N]
+    log_pi = log_prob(log_softmax(m.actors.outputs(state.own.policy, batch)[0]), rows.actions)  # [M, N]
+    order_key, sweep_key = jax.random.split(key)
+    order = update_order(order_key, config.order, advantage_size(m, state, batch))
+
+    def one(carry: tuple[Own, Array], turn: tuple[Array, Key]) -> tuple[tuple[Own, Array], dict[str, Array]]:
+        (everyone, log_pi), (agent, key) = carry, turn
+        own = jax.tree.map(lambda x: x[agent], everyone)
+        ratio = jnp.exp(log_ratio(log_pi, log_mates[agent], agent, config.ratio_power))
+        ratio = rows.valid * (jnp.ones_like(ratio) if config.spo == "off_rho1" else ratio)
+        sample = draw_sample(config, key, Sample(batch, ratio, log_mu[:, agent], next_log_mu[:, agent]))
+        own, metrics = critic_step(m, own, agent, sample, beta)
+        own, told = actor_step(m, own, agent, sample, beta)
+        if config.spo != "off_stale":  # later agents see the policy that was just stepped
+            mine = m.actors.one(own.policy, agent, batch)[0].reshape(ratio.shape[0], -1)
+            log_pi = log_pi.at[:, agent].set(log_prob(mine, rows.actions[:, agent]))
+        everyone = jax.tree.map(lambda all_, new: all_.at[agent].set(new), everyone, own)
+        effective = jnp.square(jnp.sum(ratio)) / jnp.maximum(jnp.sum(jnp.square(ratio)), 1e-8)
+        return (everyone, log_pi), metrics | told | {"effective_rows": effective}
+
+    (own, _), metrics = lax.scan(one, (state.own, log_pi), (order, jax.random.split(sweep_key, n)))
+    metrics = {name: jnp.mean(value) for name, value in metrics.items()} | {"beta": beta}
+    return state._replace(own=own, updates=state.updates + 1), Out(metrics)
+
+
+def draw_sample(config: Config, key: Key, sample: Sample) -> Sample:
+    """Importance resampling by `counts`: as integer weights on the rows, or as the drawn rows themselves."""
+    drawn, counts = resample(key, sample.counts)
+    if config.resample == "weights":
+        return sample._replace(counts=counts)
+    batch, log_mu, next_log_mu = jax.tree.map(lambda x: x[drawn], (flatten(sample.batch), sample.log_mu, sample.next_log_mu))
+    return Sample(batch, jnp.ones_like(counts), log_mu, next_log_mu)
+
+
+def critic_step(m: Method, own: Own, agent: Array, sample: Sample, beta: Array) -> tuple[Own, dict[str, Array]]:
+    """Eq. 24, then the soft update of the target."""
+    rows, config = flatten(sample.batch), m.config
+    next_logits = m.actors.one(own.policy, agent, sample.batch)[1]
+    next_q = m.critic.apply(own.target_critic, critic_input(config, rows.next_state, rows.next_obs, agent))
+    next_value = soft_value(next_logits.reshape(next_q.shape), next_q, sample.next_log_mu, jnp.exp(own.log_alpha), beta)
+    target = rows.reward + config.gamma * (1 - rows.terminated) * next_value
+
+    def loss_of(params: Params) -> Array:
+        q = m.critic.apply(params, critic_input(config, rows.state, rows.obs, agent))
+        return masked_mean(value_loss(q, target, rows.actions[:, agent], rows.avail[:, agent], config.cql), sample.counts)
+
+    loss, grads = jax.value_and_grad(loss_of)(own.critic)
+    steps, opt = m.optimiser.update(grads, own.critic_opt)
+    critic = optax.apply_updates(own.critic, steps)
+    target_critic = optax.incremental_update(critic, own.target_critic, config.tau)
+    return own._replace(critic=critic, target_critic=target_critic, critic_opt=opt), {"value": loss}
+
+
+def actor_step(m: Method, own: Own, agent: Array, sample: Sample, beta: Array) -> tuple[Own, dict[str, Array]]:
+    """Eq. 20 on the same resampled rows, then Eq. 25 if alpha is automatic."""
+    rows, config, alpha = flatten(sample.batch), m.config, jnp.exp(own.log_alpha)
+    actions = rows.actions[:, agent]
+    q = m.critic.apply(own.target_critic, critic_input(config, rows.state, rows.obs, agent))
+    take = lambda table: jnp.take_along_axis(table, actions[:, None], -1)[:, 0]  # noqa: E731
+
+    def loss_of(params: Params) -> tuple[Array, Array]:
+        logits = m.actors.one(params, agent, sample.batch)[0].reshape(q.shape)
+        fixed = lax.stop_gradient(logits)
+        value = expectation(fixed, q) if config.baseline == "expected" else soft_value(fixed, q, sample.log_mu, alpha, beta)
+        weight = policy_weight(take(q) - value, take(sample.log_mu), alpha, beta)
+        gap = jnp.clip(jax.nn.log_softmax(fixed) - sample.log_mu, -10.0, 10.0)
+        return policy_loss(logits, actions, weight, sample.counts, config.normalise), masked_mean(expectation(fixed, gap), sample.counts)
+
+    (loss, divergence), grads = jax.value_and_grad(loss_of, has_aux=True)(own.policy)
+    steps, opt = m.optimiser.update(grads, own.policy_opt)
+    own = own._replace(policy=optax.apply_updates(own.policy, steps), policy_opt=opt)
+    if config.auto_alpha:  # a divergence above the target makes alpha grow
+        step, alpha_opt = m.tuner.update(config.alpha_target - divergence, own.alpha_opt)
+        own = own._replace(log_alpha=jnp.clip(own.log_alpha + step, *map(jnp.log, ALPHA_RANGE)), alpha_opt=alpha_opt)
+    return own, {"policy": loss, "divergence": divergence, "alpha": alpha}
+
+
+def beta_at(config: Config, updates: Array) -> Array:
+    """Exponential decay from beta_start to beta_end over the stage; beta_start = 0 stays 0."""
+    start = jnp.maximum(config.beta_start, 1e-12)
+    return jnp.where(config.beta_start > 0, start * (config.beta_end / start) ** (updates / config.steps), 0.0)
+
+
+def update_order(key: Key, kind: str, scores: Array) -> Array:
+    """The order of agents [N]: random, fixed, or semi-greedy (largest score at even places, random at odd ones)."""
+    n = scores.shape[0]
+    if kind == "fixed":
+        return jnp.arange(n)
+    chance = jax.random.uniform(key, (n,))
+    if kind == "random":
+        return jnp.argsort(chance)
+    order, left = [], jnp.ones(n, bool)
+    for place in range(n):
+        agent = jnp.argmax(jnp.where(left, scores if place % 2 == 0 else chance, -jnp.inf))
+        order.append(agent)
+        left = left.at[agent].set(False)
+    return jnp.stack(order)
+
+
+def advantage_size(m: Method, state: State, batch: Transition) -> Array:
+    """Mean |A_i| of the batch at the start of an iteration [N], for the semi-greedy order."""
+    if m.config.order != "semi-greedy":
+        return jnp.zeros(m.spec.num_agents)
+    rows = flatten(batch)
+
+    def size(own: Own, agent: Array) -> Array:
+        q = m.critic.apply(own.target_critic, critic_input(m.config, rows.state, rows.obs, agent))
+        logits = m.actors.one(own.policy, agent, batch)[0].reshape(q.shape)
+        advantage = jnp.take_along_axis(q, rows.actions[:, agent][:, None], -1)[:, 0] - expectation(logits, q)
+        return masked_mean(jnp.abs(advantage), rows.valid)
+
+    return jax.vmap(size)(state.own, jnp.arange(m.spec.num_agents))
+
+
+def critic_input(config: Config, state: Array, obs: Array, agent: Array) -> Array:
+    """State [M, S], the agent's own of obs [M, N, O], or both."""
+    parts = {"state": [state], "obs": [obs[:, agent]], "both": [state, obs[:, agent]]}
+    return jnp.concatenate(parts[config.q_input], -1)
+
+
+# --- make --------------------------------------------------------------------------------------------
+
+
+def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
+    """Two stages: behaviour models, then sequential policy optimisation. Discrete actions only."""
+    if not spec.discrete:
+        raise ValueError(f"inspo on '{spec.name}': expected discrete actions, found continuous ones")
+    for name, known in CHOICES.items():
+        if getattr(config, name) not in known:
+            raise ValueError(f"inspo: field '{name}': expected one of {', '.join(known)}, found '{getattr(config, name)}'")
+    if config.recurrent and (config.window == 0 or config.resample == "rows"):
+        raise ValueError(
+            "inspo: recurrent=true: expected window != 0 and resample='weights', since rows of a sequence can't be drawn apart"
+        )
+    actors = Actors(spec, 64 if config.recurrent else config.hidden, recurrent=config.recurrent)
+    critic = MLP((config.hidden, config.hidden, spec.action_size))
+    optimiser = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr))
+    m = Method(config, spec, actors, TeammateModel(spec, config.hidden), critic, optimiser, optax.adam(config.lr_alpha))
+
+    def init(key: Key) -> State:
+        raise RuntimeError("the main stage of inspo starts from its behaviour stage, by `prepare`")
+
+    main = Learner(
+        init=init,
+        update=lambda state, batch, key: update(m, state, batch, key),
+        policy=lambda state: m.actors.policy(state.own.policy),
+    )
+    return (
+        Stage("behaviour", behaviour_learner(m), config.behaviour_steps),
+        Stage("train", main, config.steps, prepare=lambda behaviour, dataset, key: prepare(m, behaviour, dataset, key)),
+    )

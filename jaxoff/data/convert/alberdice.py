@@ -1,0 +1,110 @@
+"""Buffers published with AlberDICE (Matsunaga et al., 2023): a folder of .npy files and meta.json.
+
+With L real steps in an episode, slots 0..L are filled: 0..L-1 hold the steps, slot L what was seen
+after the last one, and an action there that was drawn but never executed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jaxoff.data.dataset import InvalidEpisodes
+from jaxoff.types import EnvSpec, Episodes
+
+_FIELDS = ("state", "obs", "actions", "actions_onehot", "avail_actions", "reward", "terminated", "filled")
+
+
+def read(folder: str | Path, spec: EnvSpec) -> Episodes:
+    """The buffer in `folder`, whose environment is described by `spec`.
+
+    The executed steps only, padded to the longest episode. Every end is terminal: the collector
+    recorded time limits so. Behaviour levels are unknown (-1). Raises FileNotFoundError or
+    InvalidEpisodes, naming the file, what was expected and what was found.
+    """
+    folder = Path(folder)
+    arrays = {name: _load(folder / f"{name}.npy") for name in _FIELDS}
+    _check_shapes(folder, arrays, spec, _episodes_in(folder / "meta.json"))
+    filled, terminated = arrays["filled"][..., 0].astype(bool), arrays["terminated"][..., 0].astype(bool)
+    lengths = _check_marks(folder, filled, terminated)
+    steps = int(lengths.max())
+    _check_actions(folder, arrays, filled)
+    # A step is a filled slot, not the last, whose predecessor did not end the episode.
+    valid = filled[:, :-1] & ~np.pad(terminated, ((0, 0), (1, 0)))[:, :-2]
+    seen = np.arange(steps + 1) <= lengths[:, None]
+
+    def slots(name: str) -> np.ndarray:
+        value = arrays[name][:, : steps + 1].astype(np.float32)
+        return np.where(seen.reshape(seen.shape + (1,) * (value.ndim - 2)), value, 0)
+
+    mask = valid[:, :steps]
+    return Episodes(
+        obs=slots("obs"),
+        state=slots("state"),
+        avail=slots("avail_actions"),
+        actions=np.where(mask[..., None], arrays["actions"][:, :steps, :, 0], 0).astype(np.int32),
+        reward=np.where(mask, arrays["reward"][:, :steps, 0], 0).astype(np.float32),
+        terminated=terminated[:, :steps],
+        truncated=np.zeros_like(mask),
+        filled=mask,
+        behaviour_level=np.full((len(lengths), spec.num_agents), -1, np.int32),
+    )
+
+
+def _load(file: Path) -> np.ndarray:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: expected a file of the buffer, found none")
+    try:
+        return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InvalidEpisodes(f"{file}: expected a whole .npy array, found a damaged file ({error})") from error
+
+
+def _episodes_in(file: Path) -> int:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: expected a file of the buffer, found none")
+    try:
+        return int(json.loads(file.read_text())["episodes_in_buffer"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidEpisodes(f"{file}: expected JSON with an integer 'episodes_in_buffer', found {error!r}") from error
+
+
+def _check_shapes(folder: Path, arrays: dict[str, np.ndarray], spec: EnvSpec, count: int) -> None:
+    slots = arrays["filled"].shape[1] if arrays["filled"].ndim > 1 else 0
+    n, a = spec.num_agents, spec.action_size
+    tails = {"state": (spec.state_size,), "obs": (n, spec.obs_size), "actions": (n, 1), "actions_onehot": (n, a), "avail_actions": (n, a)}
+    for name, array in arrays.items():
+        expected = (count, slots, *tails.get(name, (1,)))
+        if array.shape != expected:
+            raise InvalidEpisodes(f"{folder / name}.npy: expected shape {expected}, found {array.shape}")
+
+
+def _check_marks(folder: Path, filled: np.ndarray, terminated: np.ndarray) -> np.ndarray:
+    """Lengths [E] in steps; raises where `filled` is no prefix, or the end is not one slot before its end."""
+    seen = filled.sum(1)
+    wrong = (filled != (np.arange(filled.shape[1]) < seen[:, None])).any(1) | (seen < 2)
+    if wrong.any():
+        raise InvalidEpisodes(
+            f"{folder / 'filled.npy'}: expected two or more ones, then zeros, found otherwise in episode {wrong.argmax()}"
+        )
+    wrong = (terminated != (np.arange(filled.shape[1]) == seen[:, None] - 2)).any(1)
+    if wrong.any():
+        e = int(wrong.argmax())
+        where = np.flatnonzero(terminated[e]).tolist()
+        raise InvalidEpisodes(
+            f"{folder / 'terminated.npy'}: expected a single one in slot {seen[e] - 2} of episode {e}, found slots {where}"
+        )
+    return seen - 1
+
+
+def _check_actions(folder: Path, arrays: dict[str, np.ndarray], filled: np.ndarray) -> None:
+    actions, onehot = arrays["actions"][..., 0], arrays["actions_onehot"]
+    expected = (actions[..., None] == np.arange(onehot.shape[-1])) & filled[..., None, None]
+    if (onehot != expected).any():
+        e, t = np.argwhere((onehot != expected).any((2, 3)))[0]
+        found = onehot[e, t].tolist()
+        raise InvalidEpisodes(
+            f"{folder / 'actions_onehot.npy'}: expected actions {actions[e, t].tolist()} in episode {e}, slot {t}, found {found}"
+        )

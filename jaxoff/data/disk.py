@@ -1,0 +1,343 @@
+"""Datasets on disk: a flashbax Vault in OG-MARL's layout, with what that layout lacks beside it.
+
+A dataset is the folder of one vault, `.../<name>.vlt/<uid>`. Its main tree has every step of every
+episode, one after the other, and is read by flashbax and OG-MARL. That tree has no observation after
+the last step of an episode: those are in a second vault, the sub-folder `final`, one row an episode.
+`metadata.json` holds the specification, recipe, statistics, and a hash of every array.
+
+    observations (1, M, N, O)      actions (1, M, N) or (1, M, N, A)     rewards (1, M, N)
+    terminals, truncations (1, M, N)   infos.state (1, M, S)             infos.legals (1, M, N, A), discrete
+    final/: observations, infos.state, infos.legals as above; length (1, E), behaviour_level (1, E, N)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from ast import literal_eval
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxoff.data.dataset import validate
+from jaxoff.types import EnvSpec, Episodes
+
+SCHEMA = 1
+_VAULT_VERSION = 1.2  # flashbax compares the integer part
+_TIME_LIMIT = 10**13  # the declared length of every array; `vault_index` has the true one
+_CHUNK_BYTES = 2**20
+_NEEDED = {"n_agents", "action_type", "num_actions", "steps", "sha256", "sha256_final"}
+_DONE = "terminals: the value beyond is zero; truncations: the clock ended the episode; never both"
+
+
+class InvalidDataset(ValueError):
+    """A dataset on disk is missing, damaged, or not of the expected form; the message names the file."""
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+def save(path: str | Path, episodes: Episodes, spec: EnvSpec, info: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Write episodes as the vault folder `path`, all of it or nothing.
+
+    info: JSON values kept in the metadata: env, scenario, recipe, seed, ... Padding is not kept.
+    Raises InvalidEpisodes, ValueError for an info key that the format uses itself, and FileExistsError
+    where something is there already, unless `overwrite`.
+    """
+    path = Path(path).absolute()
+    validate(episodes, spec, str(path))
+    main, final = _split(episodes, spec)
+    ours = {
+        "jaxoff_schema": SCHEMA,
+        "n_agents": spec.num_agents,
+        "action_type": "discrete" if spec.discrete else "continuous",
+        "num_actions": spec.action_size,
+        "horizon": spec.horizon,
+        "steps": int(episodes.reward.shape[1]),
+        "done_semantics": _DONE,
+        "statistics": statistics(episodes),
+        "sha256": _hashes(main),
+        "sha256_final": _hashes(final),
+    }
+    taken = set(info) & {*ours, "version", "structure_shape", "structure_dtype"}
+    if taken:
+        raise ValueError(f"{path}: field 'info': expected keys that the format does not use, found {sorted(taken)}")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path}: expected no dataset there, found one; pass overwrite=True")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        _write_vault(temporary, main, {"env": spec.name, **info, **ours})
+        _write_vault(temporary / "final", final, {"jaxoff_schema": SCHEMA})
+        if path.exists():
+            old = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def statistics(episodes: Episodes) -> dict[str, float | int]:
+    """Episodes, transitions, and the mean, deviation, least and largest of the undiscounted returns."""
+    filled = np.asarray(episodes.filled, bool)
+    returns = np.where(filled, np.asarray(episodes.reward), 0).astype(np.float64).sum(1)
+    return {
+        "episodes": len(returns),
+        "transitions": int(filled.sum()),
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "return_min": float(returns.min()),
+        "return_max": float(returns.max()),
+    }
+
+
+def _split(episodes: Episodes, spec: EnvSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Trees of the main and the final vault."""
+    filled = np.asarray(episodes.filled, bool)
+    lengths, n = filled.sum(1), spec.num_agents
+    each = np.arange(len(lengths))
+
+    def steps(x: Any, dtype: Any = np.float32) -> np.ndarray:
+        return np.asarray(x)[:, : filled.shape[1]][filled][None].astype(dtype)
+
+    def last(x: Any) -> np.ndarray:
+        return np.asarray(x)[each, lengths][None].astype(np.float32)
+
+    def per_agent(x: Any) -> np.ndarray:
+        return np.repeat(steps(x)[..., None], n, -1)
+
+    main = {
+        "observations": steps(episodes.obs),
+        "actions": steps(episodes.actions, np.int32 if spec.discrete else np.float32),
+        "rewards": per_agent(episodes.reward),
+        "terminals": per_agent(episodes.terminated),
+        "truncations": per_agent(episodes.truncated),
+        "infos": {"state": steps(episodes.state)},
+    }
+    final = {
+        "observations": last(episodes.obs),
+        "infos": {"state": last(episodes.state)},
+        "length": lengths[None].astype(np.int32),
+        "behaviour_level": np.asarray(episodes.behaviour_level)[None].astype(np.int32),
+    }
+    if spec.discrete:
+        main["infos"]["legals"], final["infos"]["legals"] = steps(episodes.avail), last(episodes.avail)
+    return main, final
+
+
+def _write_vault(folder: Path, tree: dict[str, Any], metadata: dict[str, Any]) -> None:
+    leaves = _flatten(tree)
+    folder.mkdir(parents=True)
+    for name, value in leaves.items():
+        row = math.prod(value.shape[2:]) * value.itemsize
+        chunk = max(1, min(value.shape[1], _CHUNK_BYTES // row))
+        store = _open(folder, name + ".", value.dtype, (1, _TIME_LIMIT, *value.shape[2:]), (1, chunk, *value.shape[2:]))
+        store[:, : value.shape[1]].write(value).result()
+    index = next(iter(leaves.values())).shape[1]
+    _open(folder, "vault_index", np.int32, (1,), (1,)).write(np.array([index], np.int32)).result()
+    structure = {
+        "version": _VAULT_VERSION,
+        "structure_shape": _map(lambda x: str(x.shape), tree),
+        "structure_dtype": _map(lambda x: x.dtype.name, tree),
+    }
+    (folder / "metadata.json").write_text(json.dumps({**structure, **metadata}, indent=1))
+
+
+def _open(folder: Path, name: str, dtype: Any = None, shape: Any = None, chunks: Any = None) -> Any:
+    """The array `name` of a vault; made new where a shape is given."""
+    import tensorstore
+
+    spec: dict[str, Any] = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": f"file://{folder.absolute()}", "path": name}}
+    if shape is None:
+        return tensorstore.open(spec, read=True).result()
+    spec["metadata"] = {"compressor": {"id": "gzip", "level": 5}, "chunks": list(chunks)}
+    return tensorstore.open(spec, dtype=np.dtype(dtype).name, shape=shape, create=True).result()
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+def load(path: str | Path) -> tuple[Episodes, dict[str, Any]]:
+    """Episodes and metadata of the vault folder `path`.
+
+    A vault of ours comes back as it was saved, and every array is compared with its hash; slots that
+    are not filled are zero. In one of another writer the observation after the last step of an episode
+    is unknown: the last one seen is repeated, and the end is marked truncated unless it was flagged
+    terminal, as is an unfinished last episode. There, an episode ends where all agents are terminal or
+    all truncated, the team reward is the mean over agents, states of single agents are joined, and
+    -inf padding becomes 0. Raises InvalidDataset naming the file or array.
+    """
+    path = Path(path).absolute()
+    metadata = _metadata(path)
+    if "jaxoff_schema" not in metadata:
+        return _read_foreign(_read_vault(path, metadata), path), metadata
+    if metadata["jaxoff_schema"] != SCHEMA:
+        raise InvalidDataset(f"{path / 'metadata.json'}: field 'jaxoff_schema': expected {SCHEMA}, found {metadata['jaxoff_schema']}")
+    missing = _NEEDED - set(metadata)
+    if missing:
+        raise InvalidDataset(f"{path / 'metadata.json'}: expected the fields {sorted(_NEEDED)}, found no {sorted(missing)}")
+    main = _read_vault(path, metadata, metadata["sha256"])
+    final = _read_vault(path / "final", _metadata(path / "final"), metadata["sha256_final"])
+    return _join(main, final, metadata, path), metadata
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    file = folder / "metadata.json"
+    if not file.is_file():
+        beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
+        raise InvalidDataset(f"{file}: expected the metadata of a vault, found no such file; folders beside it: {', '.join(beside) or 'none'}")
+    try:
+        metadata = json.loads(file.read_text())
+        version, _ = int(metadata["version"]), metadata["structure_shape"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidDataset(f"{file}: expected the JSON metadata of a vault, found a damaged file ({error!r})") from error
+    if version != int(_VAULT_VERSION):
+        raise InvalidDataset(f"{file}: field 'version': expected {int(_VAULT_VERSION)}.x, found {metadata['version']}")
+    return metadata
+
+
+def _read_vault(folder: Path, metadata: dict[str, Any], hashes: dict[str, str] | None = None) -> dict[str, np.ndarray]:
+    """Leaves by dotted name, each [M, ...] without the leading axis of one."""
+    shapes = _flatten(metadata["structure_shape"])
+    if hashes is not None and set(hashes) != set(shapes):
+        raise InvalidDataset(f"{folder / 'metadata.json'}: expected a hash for each of {sorted(shapes)}, found {sorted(hashes)}")
+    length = int(_read(folder, "vault_index")[0])
+    leaves = {}
+    for name, text in shapes.items():
+        value = _read(folder, name + ".", length)
+        if value.shape[2:] != tuple(literal_eval(text))[2:] or value.shape[0] != 1:
+            raise InvalidDataset(f"{folder}: array '{name}': expected shape {text}, found {value.shape}")
+        if hashes is not None and _sha256(value) != hashes[name]:
+            raise InvalidDataset(f"{folder}: array '{name}': expected content of hash {hashes[name][:12]}, found {_sha256(value)[:12]}")
+        leaves[name] = value[0]
+    return leaves
+
+
+def _read(folder: Path, name: str, length: int | None = None) -> np.ndarray:
+    try:
+        store = _open(folder, name)
+        return np.asarray((store if length is None else store[:, :length]).read().result())
+    except ValueError as error:  # what tensorstore raises, for damaged and for absent files
+        raise InvalidDataset(f"{folder}: array '{name.rstrip('.')}': expected a readable array, found a missing or damaged file ({error})") from error
+
+
+def _join(main: dict[str, np.ndarray], final: dict[str, np.ndarray], metadata: dict[str, Any], path: Path) -> Episodes:
+    lengths, steps, total = final["length"], metadata["steps"], len(main["rewards"])
+    if lengths.sum() != total:
+        raise InvalidDataset(f"{path / 'final'}: array 'length': expected a sum of {total} steps, found {lengths.sum()}")
+    filled = np.arange(steps) < lengths[:, None]
+    if metadata["action_type"] == "continuous":
+        n, a = metadata["n_agents"], metadata["num_actions"]
+        main["infos.legals"], final["infos.legals"] = np.ones((total, n, a), np.float32), np.ones((len(lengths), n, a), np.float32)
+    return _pad(
+        filled,
+        {name: (main[leaf], final[leaf]) for name, leaf in _SLOTS.items()},
+        main["actions"],
+        main["rewards"][:, 0],
+        main["terminals"][:, 0],
+        main["truncations"][:, 0],
+        final["behaviour_level"],
+    )
+
+
+_SLOTS = {"obs": "observations", "state": "infos.state", "avail": "infos.legals"}
+
+
+def _pad(
+    filled: np.ndarray,
+    slots: dict[str, tuple[np.ndarray, np.ndarray]],
+    actions: np.ndarray,
+    reward: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    level: np.ndarray,
+) -> Episodes:
+    """Flat steps [M, ...] and final slots [E, ...] to padded episodes."""
+    count, steps = filled.shape
+    lengths = filled.sum(1)
+
+    def spread(flat: np.ndarray, dtype: Any) -> np.ndarray:
+        out = np.zeros((count, steps, *flat.shape[1:]), dtype)
+        out[filled] = flat
+        return out
+
+    def spread_slots(flat: np.ndarray, last: np.ndarray) -> np.ndarray:
+        out = np.zeros((count, steps + 1, *flat.shape[1:]), np.float32)
+        out[:, :steps][filled] = flat
+        out[np.arange(count), lengths] = last
+        return out
+
+    return Episodes(
+        **{name: spread_slots(*pair) for name, pair in slots.items()},
+        actions=spread(actions, np.int32 if np.issubdtype(actions.dtype, np.integer) else np.float32),
+        reward=spread(reward, np.float32),
+        terminated=spread(terminated, bool),
+        truncated=spread(truncated, bool),
+        filled=filled,
+        behaviour_level=level.astype(np.int32),
+    )
+
+
+def _read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
+    """Episodes of a tree without our additions; see `load`."""
+    missing = {"observations", "actions", "rewards", "terminals", "truncations", "infos.state"} - set(leaves)
+    if missing:
+        raise InvalidDataset(f"{path}: expected OG-MARL's arrays, found no {', '.join(sorted(missing))}")
+    total, n = leaves["rewards"].shape
+    if total == 0:
+        raise InvalidDataset(f"{path}: array 'vault_index': expected at least one step, found none")
+    actions, discrete = leaves["actions"], np.issubdtype(leaves["actions"].dtype, np.integer)
+    if discrete and actions.ndim == 3:
+        actions = actions[..., 0]
+    if discrete:
+        legals = leaves.get("infos.legals", np.ones((total, n, int(actions.max()) + 1)))
+    else:  # some public vaults carry legals that mean nothing here
+        legals = np.ones(actions.shape)
+    terminal = leaves["terminals"].astype(bool).all(1)
+    end = terminal | leaves["truncations"].astype(bool).all(1)
+    end[-1] = True
+    lengths = np.diff(np.flatnonzero(end), prepend=-1)
+    clean = lambda x: np.where(np.isneginf(x), 0, x)  # noqa: E731
+    flat = {"obs": clean(leaves["observations"]), "state": clean(leaves["infos.state"].reshape(total, -1)), "avail": legals}
+    rewards = leaves["rewards"]
+    shared = (rewards == rewards[:, :1]).all()
+    return _pad(
+        np.arange(lengths.max()) < lengths[:, None],
+        {name: (value, value[end]) for name, value in flat.items()},
+        actions,
+        rewards[:, 0] if shared else rewards.mean(1),
+        terminal,
+        end & ~terminal,
+        np.full((len(lengths), n), -1),
+    )
+
+
+# ------------------------------------------------------------------------------------ trees, hashes
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries to dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _map(function: Any, tree: dict[str, Any]) -> dict[str, Any]:
+    return {name: _map(function, value) if isinstance(value, dict) else function(value) for name, value in tree.items()}
+
+
+def _hashes(tree: dict[str, Any]) -> dict[str, str]:
+    return {name: _sha256(value) for name, value in _flatten(tree).items()}
+
+
+def _sha256(value: np.ndarray) -> str:
+    head = f"{value.dtype.str} {value.shape} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(value).tobytes()).hexdigest()

@@ -1,0 +1,158 @@
+"""The task families that come with the library: matrix games, Bridge, polynomial games.
+
+A Bridge quality may end in `-h<steps>`: its episodes are then cut to that many steps, and the cut ones
+are marked truncated (AlberDICE trains on 20 of 50 steps).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from jaxoff.data import recipes
+from jaxoff.data.convert import alberdice
+from jaxoff.envs.games.bridge import make_bridge
+from jaxoff.envs.games.matrix import XOR, make_matrix, mne
+from jaxoff.envs.games.polynomial import GAMES, make_polynomial
+from jaxoff.registry import DataOptions, Family, Task, check_quality, unknown
+from jaxoff.types import Env, Episodes
+
+_MNE = {"mne": 0.0, "mne-20": -20.0}  # scenario -> reward off the diagonal
+_POLY_TASKS = {name: ["uniform"] for name in GAMES}
+_POLY_TASKS["twin_peaks"] += ["origin-s0", "origin-s0.3", "origin-s1", "peak-s0", "peak-s0.2", "peak-s0.3", "peak-s0.5", "peak-s1"]
+_CUT = re.compile(r"(.+)-h([1-9]\d*)")
+_PUBLIC = {  # task -> folder of the published buffer
+    "alberdice:matrix/xor/a": "mmdp_game_1_from_start/buffer_02",
+    "alberdice:matrix/xor/b": "mmdp_game_1_from_start/buffer_02_20",
+    "alberdice:matrix/xor/c": "mmdp_game_1_from_start/buffer_00_02_20",
+    "alberdice:matrix/xor/d": "mmdp_game_1_from_start/buffer_random",
+    "alberdice:grid/bridge/optimal": "bridge_from_start/buffer_optimal",
+    "alberdice:grid/bridge/mixed": "bridge_from_start/buffer_mix",
+}
+
+
+# ------------------------------------------------------------------------------------------- matrix
+
+
+def _matrix_tasks() -> list[str]:
+    return [f"matrix/xor/{q}" for q in recipes.XOR_ACTIONS] + [f"matrix/{s}/{q}" for s in _MNE for q in recipes.MNE_MARGINALS]
+
+
+def _matrix_env(task: Task) -> Env:
+    check_quality(task, _matrix_tasks())
+    return make_matrix(f"matrix/{task.scenario}", XOR if task.scenario == "xor" else mne(_MNE[task.scenario]))
+
+
+def _matrix_data(task: Task, options: DataOptions) -> Episodes:
+    check_quality(task, _matrix_tasks())
+    if task.scenario == "xor":
+        return recipes.xor(task.quality, options.seed, options.episodes)
+    return recipes.mne_samples(task.quality, _MNE[task.scenario], options.seed, options.episodes)
+
+
+# --------------------------------------------------------------------------------------------- grid
+
+
+def _grid_tasks() -> list[str]:
+    return [f"grid/bridge/{quality}" for quality in recipes.BRIDGE_QUALITIES]
+
+
+def _without_cut(task: Task) -> tuple[Task, int | None]:
+    found = _CUT.fullmatch(task.quality)
+    return (Task(task.source, task.family, task.scenario, found[1]), int(found[2])) if found else (task, None)
+
+
+def _grid_env(task: Task) -> Env:
+    check_quality(_without_cut(task)[0], _grid_tasks())
+    return make_bridge("grid/bridge")
+
+
+def _grid_data(task: Task, options: DataOptions) -> Episodes:
+    whole, steps = _without_cut(task)
+    check_quality(whole, _grid_tasks())
+    episodes = recipes.bridge(whole.quality, options.seed, options.episodes)
+    return recipes.cut(episodes, steps) if steps else episodes
+
+
+# --------------------------------------------------------------------------------------------- poly
+
+
+def _poly_tasks() -> list[str]:
+    return [f"poly/{game}/{quality}" for game, qualities in _POLY_TASKS.items() for quality in qualities]
+
+
+def _check_poly(task: Task) -> None:
+    try:
+        if task.scenario not in GAMES:
+            raise ValueError
+        recipes.parse_polynomial(task.scenario, task.quality)
+    except ValueError:
+        raise unknown("task", str(task), _poly_tasks()) from None
+
+
+def _poly_env(task: Task) -> Env:
+    _check_poly(task)
+    return make_polynomial(f"poly/{task.scenario}", GAMES[task.scenario])
+
+
+def _poly_data(task: Task, options: DataOptions) -> Episodes:
+    _check_poly(task)
+    return recipes.polynomial(task.scenario, task.quality, options.seed, options.episodes)
+
+
+# ---------------------------------------------------------------------------- published by AlberDICE
+
+
+def _public_tasks(family: str) -> list[str]:
+    return [name for name in _PUBLIC if name.startswith(f"alberdice:{family}/")]
+
+
+def _public_matrix_env(task: Task) -> Env:
+    check_quality(task, _public_tasks("matrix"))
+    return make_matrix("alberdice:matrix/xor", XOR, plays=50, state=(0.0, 1.0, 0.0, 1.0))
+
+
+def _public_grid_env(task: Task) -> Env:
+    check_quality(_without_cut(task)[0], _public_tasks("grid"))
+    return make_bridge("alberdice:grid/bridge")
+
+
+def _public_data(task: Task, options: DataOptions) -> Episodes:
+    whole, steps = _without_cut(task) if task.family == "grid" else (task, None)
+    check_quality(whole, _public_tasks(task.family))
+    spec = (_public_matrix_env if task.family == "matrix" else _public_grid_env)(whole).spec
+    episodes = alberdice.read(public_folder(str(whole), options.data_dir), spec)
+    if options.episodes is not None:
+        have = episodes.reward.shape[0]
+        if not 1 <= options.episodes <= have:
+            raise ValueError(f"{task}: field 'episodes': expected 1..{have}, found {options.episodes}")
+        episodes = recipes.take(episodes, np.sort(np.random.default_rng(options.seed).permutation(have)[: options.episodes]))
+    return recipes.cut(episodes, steps) if steps else episodes
+
+
+def public_folder(task: str, data_dir: str | None) -> Path:
+    """The folder of a published AlberDICE buffer, below data_dir or data_dir/alberdice.
+
+    Raises FileNotFoundError naming the folder that is expected.
+    """
+    wanted = _PUBLIC[task]
+    if data_dir is None:
+        raise FileNotFoundError(f"{task}: field 'data_dir': expected the folder that holds {wanted}, found none; pass --data-dir")
+    for folder in (Path(data_dir) / wanted, Path(data_dir) / "alberdice" / wanted):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"{task}: expected the folder {Path(data_dir) / wanted}, which does not exist")
+
+
+_GRID_PATTERN = "grid/bridge/<quality>-h<steps>: episodes cut to so many steps"
+_POLY_PATTERN = "poly/<game>/normal-m<mean>-s<sigma>; poly/twin_peaks/origin-s<sigma>, peak-s<sigma>"
+
+BUILT_IN: list[Family] = [
+    Family("matrix", _matrix_tasks, _matrix_env, _matrix_data),
+    Family("grid", _grid_tasks, _grid_env, _grid_data, pattern=_GRID_PATTERN),
+    Family("poly", _poly_tasks, _poly_env, _poly_data, pattern=_POLY_PATTERN),
+    Family("matrix", lambda: _public_tasks("matrix"), _public_matrix_env, _public_data, source="alberdice"),
+    Family("grid", lambda: _public_tasks("grid"), _public_grid_env, _public_data, source="alberdice", pattern=f"alberdice:{_GRID_PATTERN}"),
+]

@@ -1,0 +1,151 @@
+"""Statistics over seeds and tasks: means, interquartile means, bootstrap intervals, Welch marks.
+
+`Tasks` is a sequence with one array of per-seed values per task, [..., n_t], where counts of seeds may
+differ. Statistics reduce the last axis, and leading axes are free: the bootstrap resamples along one.
+Bootstrap and aggregates follow Agarwal et al. (2021, "Deep RL at the edge of the statistical precipice").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from jaxoff.types import ReturnScale
+
+Tasks = Sequence[ArrayLike]
+Statistic = Callable[[Sequence[np.ndarray]], Any]
+
+RESAMPLES = 2000
+LEVEL = 0.95
+SIGNIFICANCE = 0.05
+
+
+def finite(values: ArrayLike) -> np.ndarray:
+    """The values [n] that are numbers: a lost run is NaN, and is no part of any statistic."""
+    flat = np.asarray(values, np.float64).reshape(-1)
+    return flat[np.isfinite(flat)]
+
+
+def mean(values: ArrayLike) -> float:
+    """Mean over the runs that were not lost; NaN where all were. Equal values give that value exactly."""
+    kept = finite(values)
+    if kept.size == 0:
+        return float("nan")
+    return float(kept[0]) if np.ptp(kept) == 0 else float(kept.mean())
+
+
+def std(values: ArrayLike) -> float:
+    """Sample standard deviation (ddof 1) over the runs that were not lost; NaN for fewer than two."""
+    kept = finite(values)
+    if kept.size < 2:
+        return float("nan")
+    return 0.0 if np.ptp(kept) == 0 else float(kept.std(ddof=1))
+
+
+def iqm(tasks: Tasks) -> Any:
+    """Interquartile mean of all runs of all tasks: floor(n / 4) values are dropped at each end."""
+    pooled = np.concatenate([np.asarray(values, np.float64) for values in tasks], axis=-1)
+    return stats.trim_mean(pooled, 0.25, axis=-1)
+
+
+def mean_of_task_means(tasks: Tasks) -> Any:
+    """Mean over tasks of the mean over seeds."""
+    return np.mean([np.mean(values, axis=-1) for values in tasks], axis=0)
+
+
+def median_of_task_means(tasks: Tasks) -> Any:
+    """Median over tasks of the mean over seeds, which is what rliable calls the median."""
+    return np.median([np.mean(values, axis=-1) for values in tasks], axis=0)
+
+
+def median_of_runs(tasks: Tasks) -> Any:
+    """Median over all runs of all tasks."""
+    return np.median(np.concatenate([np.asarray(values, np.float64) for values in tasks], axis=-1), axis=-1)
+
+
+def bootstrap(tasks: Tasks, statistic: Statistic, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> tuple[Any, Any]:
+    """Percentile interval of a statistic, from resampling seeds within each task (stratified).
+
+    tasks: lost (NaN) runs are dropped first. statistic: any function here on `Tasks`, or one that
+    reduces the last axis of its arrays [resamples, n_t]. Returns (low, high), NaN where a task has no run.
+    """
+    kept = [finite(values) for values in tasks]
+    if not kept or any(values.size == 0 for values in kept):
+        return float("nan"), float("nan")
+    draw = np.random.default_rng(seed)
+    samples = statistic([values[draw.integers(0, values.size, (resamples, values.size))] for values in kept])
+    low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def probability_of_improvement(ours: Tasks, theirs: Tasks) -> float:
+    """Mean over tasks of P(our run > their run), a tie counting one half."""
+    if len(ours) != len(theirs):
+        raise ValueError(f"probability_of_improvement: expected equally many tasks, found {len(ours)} and {len(theirs)}")
+    each = []
+    for a, b in zip(ours, theirs, strict=True):
+        gap = finite(a)[:, None] - finite(b)[None, :]
+        each.append(float(np.mean((gap > 0) + 0.5 * (gap == 0))) if gap.size else float("nan"))
+    return float(np.mean(each))
+
+
+def profile(tasks: Tasks, thresholds: ArrayLike, resamples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Performance profile: mean over tasks of the share of runs above each threshold [K], with its interval.
+
+    Returns (share, low, high), each [K].
+    """
+    tau = np.asarray(thresholds, np.float64)
+    kept = [finite(values) for values in tasks]
+
+    def share(groups: Sequence[np.ndarray]) -> np.ndarray:
+        return np.mean([(values[..., None] > tau).mean(-2) for values in groups], axis=0)
+
+    low, high = bootstrap(kept, share, resamples)
+    return share(kept), low, high
+
+
+def welch(a: ArrayLike, b: ArrayLike) -> float:
+    """Two-sided p-value of Welch's t-test (unequal variances, Welch-Satterthwaite degrees of freedom).
+
+    a, b: values of the two groups, lost runs dropped. Two groups without variance give 1 where their
+    means are equal and 0 where they are not. NaN where a group has fewer than two values.
+    """
+    a, b = finite(a), finite(b)
+    if min(a.size, b.size) < 2:
+        return float("nan")
+    part_a, part_b = std(a) ** 2 / a.size, std(b) ** 2 / b.size
+    gap = mean(a) - mean(b)
+    if part_a + part_b == 0:
+        return 1.0 if gap == 0 else 0.0
+    freedom = (part_a + part_b) ** 2 / (part_a**2 / (a.size - 1) + part_b**2 / (b.size - 1))
+    return float(2 * stats.t.sf(abs(gap) / np.sqrt(part_a + part_b), freedom))
+
+
+def marks(table: Mapping[str, ArrayLike], higher: bool = True) -> dict[str, str]:
+    """For one row of a table: "best" for the best mean, "*" where Welch finds no difference from it, else "".
+
+    table: method -> values per seed. A tie in the mean goes to the first method. No mark where there is
+    nothing to test, that is fewer than two values in either group.
+    """
+    means = {name: mean(values) for name, values in table.items()}
+    known = {name: value if higher else -value for name, value in means.items() if np.isfinite(value)}
+    if not known:
+        return dict.fromkeys(table, "")
+    best = max(known, key=known.__getitem__)
+    out = {}
+    for name, values in table.items():
+        same = name in known and welch(values, table[best]) >= SIGNIFICANCE
+        out[name] = "best" if name == best else "*" if same else ""
+    return out
+
+
+def normalised(returns: ArrayLike, scale: ReturnScale) -> np.ndarray:
+    """Returns on the scale where `scale.low` is 0 and `scale.high` is 1."""
+    width = scale.high - scale.low
+    if not width > 0:
+        raise ValueError(f"return scale: field 'high': expected more than low = {scale.low}, found {scale.high}")
+    return (np.asarray(returns, np.float64) - scale.low) / width

@@ -1,0 +1,137 @@
+"""Weights & Biases: a group per experiment, a W&B run per run, and one with mean and std over seeds.
+
+wandb is imported only when switched on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from jaxoff.eval.statistics import finite, mean, std
+from jaxoff.logs.base import Record
+
+Mode = Literal["disabled", "offline", "online"]
+
+
+class WandB:
+    """Every run has its own curve; runs that differ only in their seed share an aggregate W&B run.
+
+    runs: one dictionary per run, {"run": int, "seed": int, "config": {leaf: value}}.
+    folder: where wandb keeps its files, and ids.json, by which a resumed training continues its curves.
+    Metrics are named stage/name and drawn over stage/step.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        project: str,
+        group: str,
+        runs: Sequence[dict[str, Any]],
+        folder: str | Path = ".",
+        resume: bool = False,
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise ValueError(f"wandb: field 'mode': expected one of {', '.join(get_args(Mode))}, found '{mode}'")
+        self.mode, self.project, self.group, self.folder, self.resume = mode, project, group, Path(folder), resume
+        self.runs = list(runs)
+        self._open: dict[str, Any] = {}  # label -> wandb run
+        self._label = {run["run"]: _aggregate_label(run, self.runs) for run in self.runs}
+        self._stages: set[str] = set()
+        self._not_curves = {"run", "seed", "failed_at", *(name for run in self.runs for name in run.get("config", {}))}
+
+    def start(self, info: dict[str, Any]) -> None:
+        """Open every W&B run."""
+        if self.mode == "disabled":
+            return
+        import wandb
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ids = self._ids()
+        info = json.loads(json.dumps(info, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)))
+        for label, config, kind in self._wanted():
+            self._open[label] = wandb.init(
+                project=self.project,
+                group=self.group,
+                name=f"{self.group}/{label}",
+                job_type=kind,
+                id=ids[label],
+                config={**info, **config},
+                dir=str(self.folder),
+                mode=self.mode,
+                reinit="create_new",
+                resume="allow" if self.resume and self.mode == "online" else None,
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+
+    def record(self, rec: Record) -> None:
+        """Log every run, and the mean and std of each aggregate."""
+        if not self._open:
+            return
+        if rec.stage not in self._stages:
+            self._stages.add(rec.stage)
+            for run in self._open.values():
+                run.define_metric(f"{rec.stage}/step")
+                run.define_metric(f"{rec.stage}/*", step_metric=f"{rec.stage}/step")
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for row in rec.rows:
+            numbers = {name: value for name, value in row.items() if name not in self._not_curves}
+            groups.setdefault(self._label[row["run"]], []).append(numbers)
+            self._log(f"run-{row['run']}", rec, numbers)
+        for label, rows in groups.items():
+            self._log(label, rec, aggregate(rows))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write final numbers into each W&B run's summary, and close them all."""
+        for row in summary.get("runs", []):
+            run = self._open.get(f"run-{row['run']}")
+            if run is not None:
+                run.summary.update({f"final/{name}": value for name, value in row.items() if isinstance(value, int | float)})
+        for run in self._open.values():
+            run.finish()
+        self._open = {}
+
+    def _wanted(self) -> list[tuple[str, dict[str, Any], str]]:
+        each = [(f"run-{run['run']}", {**run.get("config", {}), "seed": run["seed"]}, "run") for run in self.runs]
+        first = {self._label[run["run"]]: run for run in reversed(self.runs)}
+        return each + [(label, dict(run.get("config", {})), "aggregate") for label, run in first.items()]
+
+    def _log(self, label: str, rec: Record, numbers: dict[str, Any]) -> None:
+        known = {f"{rec.stage}/{name}": float(value) for name, value in numbers.items() if value is not None and np.isfinite(value)}
+        self._open[label].log({f"{rec.stage}/step": rec.step, **known})
+
+    def _ids(self) -> dict[str, str]:
+        file = self.folder / "ids.json"
+        if self.resume and file.exists():
+            return json.loads(file.read_text())
+        ids = {label: secrets.token_hex(4) for label, _, _ in self._wanted()}
+        fresh = file.with_name(file.name + ".tmp")
+        fresh.write_text(json.dumps(ids, indent=1))
+        os.replace(fresh, file)
+        return ids
+
+
+def aggregate(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Per name, the mean and std over rows, lost ones dropped; and how many runs are left."""
+    out: dict[str, float] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        kept = finite(np.array([row.get(name) for row in rows], np.float64))
+        if kept.size:
+            out[f"{name}/mean"] = mean(kept)
+        if kept.size > 1:
+            out[f"{name}/std"] = std(kept)
+    returns = [row.get("return_mean") for row in rows]
+    return {**out, "runs": float(finite(np.array(returns, np.float64)).size)}
+
+
+def _aggregate_label(run: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
+    configs = [other.get("config", {}) for other in runs]
+    mine = run.get("config", {})
+    varied = [name for name in mine if any(config.get(name) != mine[name] for config in configs)]
+    return "-".join(["seeds", *(f"{name}={mine[name]:g}" if isinstance(mine[name], float) else f"{name}={mine[name]}" for name in varied)])

@@ -1,0 +1,94 @@
+"""A live bar in a terminal; elsewhere one plain line for about every tenth of a stage."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from jaxoff.logs.base import Record
+
+
+class Progress:
+    """Stage, share done, updates per second, time left, and the current return over runs.
+
+    title: what stands before the bar. console: where it goes; default the error stream, so that what a
+    command prints as its result stays clean.
+    """
+
+    def __init__(self, title: str, console: Console | None = None) -> None:
+        self.title, self.console = title, console or Console(stderr=True)
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._stage: int | None = None
+        self._tenth = 0
+        self._last = (0, time.perf_counter())  # step and clock of the record before
+
+    def start(self, info: dict[str, Any]) -> None:
+        """Draw the bar."""
+        self._last = (0, time.perf_counter())
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=24),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TextColumn("{task.fields[score]}"),
+            )
+            self._bar = Bar(*columns, console=self.console)
+            self._bar.start()
+            self._task = self._bar.add_task(self.title, total=None, speed="compiling", score="")
+
+    def record(self, rec: Record) -> None:
+        """Move the bar, or write a line where a further tenth of the stage is done."""
+        new_stage = rec.stage_index != self._stage
+        speed = self._speed(rec, new_stage)
+        label, score = f"{self.title} {rec.stage}", score_text(rec)
+        if self._bar is not None and self._task is not None:
+            if new_stage and self._stage is not None:
+                self._bar.stop_task(self._task)
+                self._task = self._bar.add_task(label, total=rec.total, speed="", score="")
+            self._bar.update(self._task, description=label, total=rec.total, completed=rec.step, speed=speed, score=score)
+        elif new_stage or _tenth(rec) > self._tenth:
+            share = f"{rec.step}/{rec.total} ({100 * rec.step // max(rec.total, 1)}%)"
+            line = "  ".join(part for part in (label, share, speed, score) if part)
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._tenth = _tenth(rec)
+        self._stage = rec.stage_index
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _speed(self, rec: Record, new_stage: bool) -> str:
+        now = time.perf_counter()
+        step, clock = (0, self._last[1]) if new_stage else self._last
+        self._last = (rec.step, now)
+        # The first record of a stage has compilation in its time, and after a resume an unknown first step.
+        if new_stage or now <= clock or rec.step <= step:
+            return ""
+        per_s = (rec.step - step) / (now - clock)
+        left = timedelta(seconds=round((rec.total - rec.step) / per_s))
+        return f"{per_s:,.0f} updates/s, {left} left"
+
+
+def score_text(rec: Record) -> str:
+    """Mean and standard deviation of the return over runs, and how many runs are lost, if any."""
+    values = np.array([row.get("return_mean") for row in rec.rows], np.float64)
+    kept = values[np.isfinite(values)]
+    lost = f", {len(values) - len(kept)} of {len(values)} runs lost" if len(kept) < len(values) else ""
+    if len(kept) == 0:
+        return f"no return{lost}" if lost and any("return_mean" in row for row in rec.rows) else ""
+    spread = f" ± {kept.std(ddof=1):.3f}" if len(kept) > 1 else ""
+    return f"return {kept.mean():.3f}{spread}{lost}"
+
+
+def _tenth(rec: Record) -> int:
+    return 10 * rec.step // max(rec.total, 1)

@@ -1,0 +1,115 @@
+"""Policies of all agents: one net for everybody or one each, feed-forward or recurrent.
+
+The same object serves training (outputs for every slot of a batch) and execution (a `Policy`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import distrax
+import jax
+import jax.numpy as jnp
+
+from jaxoff.nets.mlp import MLP
+from jaxoff.nets.recurrent import RecurrentNet
+from jaxoff.types import Array, Carry, EnvSpec, Key, Params, Policy, TimeStep, Transition
+
+UNAVAILABLE = -1e10  # logit of an action that may not be taken
+
+
+@dataclasses.dataclass(frozen=True)
+class Actors:
+    """Nets from what each agent sees to logits (discrete) or actions in the bound (continuous).
+
+    recurrent: a GRU over the episode that also sees the previous action, from zero memory. share: one
+    set of weights, with the agent's number appended to its input; else parameters have a leading axis [N].
+    hidden: width of each layer; layers: hidden layers of the feed-forward net.
+    """
+
+    spec: EnvSpec
+    hidden: int
+    layers: int = 2
+    recurrent: bool = False
+    share: bool = False
+
+    def net(self) -> Any:
+        """The flax module of one agent."""
+        out = self.spec.action_size
+        return RecurrentNet(self.hidden, out) if self.recurrent else MLP((self.hidden,) * self.layers + (out,))
+
+    def init(self, key: Key) -> Params:
+        """Parameters; with a leading axis [N] unless shared."""
+        width = self.spec.obs_size + (self.spec.num_agents if self.share else 0)
+        if self.recurrent:
+            width += self.spec.action_size
+            init = lambda k: self.net().init(k, jnp.zeros(self.hidden), jnp.zeros((1, width)))  # noqa: E731
+        else:
+            init = lambda k: self.net().init(k, jnp.zeros(width))  # noqa: E731
+        return init(key) if self.share else jax.vmap(init)(jax.random.split(key, self.spec.num_agents))
+
+    def outputs(self, params: Params, batch: Transition) -> tuple[Array, Array]:
+        """Outputs [..., N, A] of all agents, now and at the next slot; masked logits if discrete.
+
+        A recurrent net needs windows [B, T, ...] and starts each with empty memory.
+        """
+        each = self._each(params, lambda p, i: self.one(p, i, batch))
+        return each[0], each[1]
+
+    def one(self, params: Params, agent: Array | int, batch: Transition) -> tuple[Array, Array]:
+        """Outputs [..., A] of one agent from its own parameters, now and at the next slot."""
+        obs, next_obs = (self._seen(x, agent) for x in (batch.obs, batch.next_obs))
+        avail, next_avail = (jnp.take(x, agent, -2) for x in (batch.avail, batch.next_avail))
+        if not self.recurrent:
+            out = self.net().apply(params, jnp.stack([obs, next_obs]))
+            return self._finish(out[0], avail), self._finish(out[1], next_avail)
+        taken = self._encode(jnp.take(batch.actions, agent, -1 if self.spec.discrete else -2))
+        # One unroll over T + 1 slots: the action of slot t is the previous action of slot t + 1.
+        x = jnp.concatenate([obs, next_obs[..., -1:, :]], -2)
+        before = jnp.concatenate([jnp.zeros_like(taken[..., :1, :]), taken], -2)
+        memory = jnp.zeros((*x.shape[:-2], self.hidden))
+        _, out = self.net().apply(params, memory, jnp.concatenate([x, before], -1))
+        return self._finish(out[..., :-1, :], avail), self._finish(out[..., 1:, :], next_avail)
+
+    def policy(self, params: Params) -> Policy:
+        """The joint policy: Categorical over available actions, or Deterministic."""
+        n = self.spec.num_agents
+
+        def initial(batch_shape: tuple[int, ...]) -> Carry:
+            return jnp.zeros((*batch_shape, n, self.hidden)) if self.recurrent else ()
+
+        def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+            if self.recurrent:
+                memory, out = self._each(params, lambda p, i: self._step(p, i, memory, seen))
+            else:
+                out = self._each(params, lambda p, i: self.net().apply(p, self._seen(seen.obs, i)))
+            out = self._finish(out, seen.avail)
+            return memory, distrax.Categorical(logits=out) if self.spec.discrete else distrax.Deterministic(out)
+
+        return Policy(initial, distribution)
+
+    def _step(self, params: Params, agent: Array, memory: Array, seen: TimeStep) -> tuple[Array, Array]:
+        last = self._encode(jnp.take(seen.last_actions, agent, -1 if self.spec.discrete else -2))
+        x = jnp.concatenate([self._seen(seen.obs, agent), last], -1)
+        after, out = self.net().apply(params, jnp.take(memory, agent, -2), x[..., None, :])
+        return after, out[..., 0, :]
+
+    def _each(self, params: Params, function: Any) -> Any:
+        """function(parameters, agent) of every agent, stacked on axis -2."""
+        return jax.vmap(function, in_axes=(None if self.share else 0, 0), out_axes=-2)(params, jnp.arange(self.spec.num_agents))
+
+    def _seen(self, obs: Array, agent: Array | int) -> Array:
+        own = jnp.take(obs, agent, -2)
+        if not self.share:
+            return own
+        number = jax.nn.one_hot(agent, self.spec.num_agents)
+        return jnp.concatenate([own, jnp.broadcast_to(number, (*own.shape[:-1], self.spec.num_agents))], -1)
+
+    def _encode(self, actions: Array) -> Array:
+        return jax.nn.one_hot(actions, self.spec.action_size) if self.spec.discrete else actions  # of -1: zeros
+
+    def _finish(self, out: Array, avail: Array) -> Array:
+        if self.spec.discrete:
+            return jnp.where(avail > 0, out, UNAVAILABLE)
+        return self.spec.action_bound * jnp.tanh(out)

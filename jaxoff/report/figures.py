@@ -1,0 +1,269 @@
+"""Figures from results. Each function writes stem.png and stem.svg, and returns the two paths."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxoff.eval import statistics
+from jaxoff.report.load import BrokenResult, Run, by_config
+from jaxoff.report.tables import METRICS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart, without their yellow.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+DASHES = ("-", "--", ":", "-.")
+PANEL = (3.4, 2.6)  # inches
+
+
+@contextmanager
+def style() -> Iterator[Any]:
+    """Our look, for the figures made inside the block; gives matplotlib.pyplot-free `Figure`."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings = {
+        "figure.dpi": 100,
+        "savefig.dpi": 200,
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.labelsize": 9,
+        "legend.fontsize": 8.5,
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#e5e5e5",
+        "grid.linewidth": 0.7,
+        "lines.linewidth": 1.6,
+        "legend.frameon": False,
+        "axes.formatter.limits": (-3, 5),
+        "axes.formatter.use_mathtext": True,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "jaxoff",  # the same figure is the same file
+    }
+    with matplotlib.rc_context(settings):
+        yield Figure
+
+
+def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and dash of each label, all different for up to 28 of them."""
+    pairs = itertools.cycle(itertools.product(DASHES, COLOURS))
+    return {label: {"color": colour, "linestyle": dash} for label, (dash, colour) in zip(labels, pairs, strict=False)}
+
+
+def save(figure: Figure, stem: str | Path) -> list[Path]:
+    """Write a figure as stem.png and stem.svg, each under a temporary name first."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    paths = []
+    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        path = stem.with_name(f"{stem.name}.{kind}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        figure.savefig(temporary, format=kind, metadata=metadata)
+        temporary.replace(path)
+        paths.append(path)
+    return paths
+
+
+def curve(runs: Sequence[Run], metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """A metric of the logs of some folders: (updates [K], values [K, R]), NaN where a run has none.
+
+    Stages that log the metric follow one another. Raises BrokenResult where nothing was logged.
+    """
+    found: dict[tuple[int, int], dict[tuple[int, int], float]] = {}
+    for index, run in enumerate(runs):
+        for row in run.rows:
+            if metric in row:
+                value = row[metric]
+                found.setdefault((row["stage_index"], row["step"]), {})[index, row["run"]] = np.nan if value is None else value
+    if not found:
+        raise BrokenResult(f"{runs[0].path / 'metrics.jsonl'}: expected rows with '{metric}', found none")
+    places = sorted(found)
+    columns = sorted({column for row in found.values() for column in row})
+    ends: dict[int, int] = {}
+    for stage, step in places:
+        ends[stage] = max(ends.get(stage, 0), step)
+    before = dict(zip(ends, itertools.accumulate(ends.values(), initial=0), strict=False))
+    values = [[found[place].get(column, np.nan) for column in columns] for place in places]
+    return np.array([before[stage] + step for stage, step in places]), np.array(values, np.float64)
+
+
+def band_of(values: np.ndarray, band: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and band [K] over the runs of values [K, R]: "ci" is the bootstrap interval of the mean, "std" one deviation."""
+    if band not in ("ci", "std"):
+        raise ValueError(f"curves: field 'band': expected 'ci' or 'std', found '{band}'")
+    middle = np.array([statistics.mean(row) for row in values])
+    if band == "std":
+        spread = np.nan_to_num([statistics.std(row) for row in values])
+        return middle, middle - spread, middle + spread
+    ends = [statistics.bootstrap([row], statistics.mean_of_task_means) for row in values]
+    return middle, np.array([low for low, _ in ends]), np.array([high for _, high in ends])
+
+
+def curves(
+    runs: Sequence[Run],
+    metric: str,
+    stem: str | Path,
+    *,
+    band: str = "ci",
+    tasks: Mapping[str, str] | None = None,
+    label: str | None = None,
+    reference: Mapping[str, float] | None = None,
+) -> list[Path]:
+    """Learning curves, a panel per task and a line per variant: mean over seeds, with a band.
+
+    tasks: task -> title, default all. label: of the vertical axis. reference: name -> a level, drawn as a grey line.
+    """
+    runs = by_config(runs)
+    tasks = tasks or {run.task: run.task for run in runs}
+    variants = list(dict.fromkeys(run.variant for run in runs))
+    look = looks(variants)
+    with style() as new_figure:
+        figure, panels = _panels(new_figure, len(tasks), PANEL)
+        for panel, (task, title) in zip(panels, tasks.items(), strict=True):
+            for variant in variants:
+                group = [run for run in runs if run.task == task and run.variant == variant]
+                if not group:
+                    continue
+                x, values = curve(group, metric)
+                middle, low, high = band_of(values, band)
+                panel.plot(x, middle, label=variant, **look[variant])
+                panel.fill_between(x, low, high, color=look[variant]["color"], alpha=0.15, linewidth=0)
+            for name, level in (reference or {}).items():
+                panel.axhline(level, color="#777777", linestyle=(0, (4, 3)), linewidth=1, label=name)
+            panel.set_title(title)
+            panel.set_xlabel("gradient updates")
+        for panel in panels[:: _columns(len(tasks))]:
+            panel.set_ylabel(label or METRICS.get(metric, metric))
+        _legend(figure, panels)
+        return save(figure, stem)
+
+
+def profiles(scores: Mapping[str, statistics.Tasks], stem: str | Path, *, label: str = "normalised score τ") -> list[Path]:
+    """Performance profiles: share of runs above τ, with its 95% interval. scores: variant -> values per task."""
+    look = looks(list(scores))
+    kept = np.concatenate([statistics.finite(values) for tasks in scores.values() for values in tasks])
+    if kept.size == 0:
+        raise ValueError("profiles: field 'scores': expected some finite score, found none")
+    margin = 0.05 * (np.ptp(kept) or 1.0)
+    tau = np.linspace(kept.min() - margin, kept.max() + margin, 201)
+    with style() as new_figure:
+        figure, (panel,) = _panels(new_figure, 1, (4.6, 3.2))
+        for name, tasks in scores.items():
+            share, low, high = statistics.profile(tasks, tau)
+            panel.plot(tau, share, label=name, **look[name])
+            panel.fill_between(tau, low, high, color=look[name]["color"], alpha=0.15, linewidth=0)
+        panel.set(xlabel=label, ylabel="share of runs above τ", ylim=(-0.02, 1.02))
+        _legend(figure, [panel])
+        return save(figure, stem)
+
+
+def bar_iqm(scores: Mapping[str, statistics.Tasks], stem: str | Path, *, label: str = "normalised score") -> list[Path]:
+    """Interquartile mean and mean with 95% intervals, a bar per variant. scores: variant -> values per task."""
+    names = list(scores)
+    look = looks(names)
+    measures = {"IQM": statistics.iqm, "mean": statistics.mean_of_task_means}
+    with style() as new_figure:
+        figure, panels = _panels(new_figure, 2, (3.2, 0.75 + 0.32 * len(names)))
+        for panel, (title, measure) in zip(panels, measures.items(), strict=True):
+            for place, name in enumerate(names):
+                kept = [statistics.finite(values) for values in scores[name]]
+                low, high = statistics.bootstrap(kept, measure)
+                if not np.isfinite(low):
+                    panel.text(0, place, " no run left", va="center", fontsize=8, color="#777777", transform=panel.get_yaxis_transform())
+                    continue
+                panel.barh(place, high - low, left=low, height=0.55, color=look[name]["color"], alpha=0.45)
+                # An interval may have no width; the line through the estimate is always seen.
+                panel.vlines(measure(kept), place - 0.36, place + 0.36, color=look[name]["color"], linewidth=2.2)
+            panel.set_yticks(range(len(names)), names if panel is panels[0] else [""] * len(names))
+            panel.set_ylim(len(names) - 0.4, -0.6)
+            panel.grid(axis="y", visible=False)
+            panel.set(title=title, xlabel=label)
+            panel.use_sticky_edges = False  # room beside a bar that reaches the least value
+            panel.margins(x=0.08)
+            panel.locator_params(axis="x", nbins=5)
+        return save(figure, stem)
+
+
+def heat_maps(
+    policies: Mapping[str, np.ndarray],
+    actions: Sequence[str],
+    stem: str | Path,
+    *,
+    agents: tuple[str, str] = ("agent 1", "agent 2"),
+    label: str = "probability",
+) -> list[Path]:
+    """Joint policies of two agents, a panel per label, with the numbers in the cells.
+
+    policies: label -> [A, A]; the first agent's actions are the rows. actions: their A names.
+    """
+    for name, policy in policies.items():
+        if np.shape(policy) != (len(actions), len(actions)):
+            raise ValueError(f"heat_maps: '{name}': expected shape {(len(actions), len(actions))}, found {np.shape(policy)}")
+    side = max(1.9, 0.55 * len(actions) + 0.8)
+    with style() as new_figure:
+        figure, panels = _panels(new_figure, len(policies), (side, side + 0.15))
+        figure.get_layout_engine().set(h_pad=0.08)
+        for place, (panel, (name, policy)) in enumerate(zip(panels, policies.items(), strict=True)):
+            image = panel.imshow(policy, cmap="Blues", vmin=0, vmax=1)
+            for i, j in np.ndindex(*np.shape(policy)):
+                panel.text(
+                    j, i, f"{policy[i, j]:.2f}", ha="center", va="center", fontsize=8, color="white" if policy[i, j] > 0.55 else "#222222"
+                )
+            panel.set_xticks(range(len(actions)), actions)
+            panel.set_yticks(range(len(actions)), actions)
+            panel.set(title=name, xlabel=agents[1])
+            if place % _columns(len(policies)) == 0:
+                panel.set_ylabel(agents[0])
+            panel.grid(visible=False)
+            panel.tick_params(length=0)
+            panel.spines[:].set_visible(False)
+        figure.colorbar(image, ax=list(panels), shrink=0.85, label=label, aspect=25, pad=0.02).outline.set_visible(False)
+        return save(figure, stem)
+
+
+def _columns(count: int) -> int:
+    return count if count <= 4 else math.ceil(count / math.ceil(count / 4))
+
+
+def _panels(new_figure: type[Figure], count: int, size: tuple[float, float]) -> tuple[Figure, list[Any]]:
+    """A figure with `count` panels of `size` inches each, at most four in a row."""
+    if count < 1:
+        raise ValueError("figure: expected at least one panel, found none")
+    columns = _columns(count)
+    rows = math.ceil(count / columns)
+    figure = new_figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for spare in panels[count:]:
+        spare.remove()
+    return figure, panels[:count]
+
+
+def _legend(figure: Figure, panels: Sequence[Any]) -> None:
+    """One legend for all panels, below them, and as much more room as it takes."""
+    handles: dict[str, Any] = {}
+    for panel in panels:
+        for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    if not handles:
+        return
+    width, height = figure.get_size_inches()
+    longest = max(map(len, handles))
+    columns = max(1, min(len(handles), int(width / (0.55 + 0.075 * longest))))
+    figure.set_size_inches(width, height + 0.1 + 0.2 * math.ceil(len(handles) / columns))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)

@@ -1,0 +1,102 @@
+"""`jaxoff report FOLDER`: tables, figures and a page for any folder with results, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxoff.report import figures, html, tables
+from jaxoff.report.load import BrokenResult, Run, by_config, load_run, run_folders, unfinished
+
+MAX_CELLS = 12  # actions of a joint policy that is still drawn with numbers
+
+
+def report(folder: str | Path) -> Path:
+    """Rebuild the tables, curves, profiles and heat maps of every experiment at or below a folder.
+
+    An experiment is a folder of result folders; what belongs to it is written into it, and index.html into
+    `folder`. Runs that have not ended are named on the page and left out. Raises BrokenResult where nothing
+    has ended, or naming a broken file.
+    """
+    folder = Path(folder)
+    waiting = unfinished(folder)
+    done = [load_run(path) for path in run_folders(folder) if path not in waiting]
+    if not done:
+        held = f"found {len(waiting)} that have not ended" if waiting else "found none"
+        raise BrokenResult(f"{folder}: expected result folders with config.json and final.json, {held}")
+    groups: dict[Path, list[Run]] = {}
+    for run in done:
+        groups.setdefault(run.path if run.path == folder else run.path.parent, []).append(run)
+    sections = []
+    for place, runs in groups.items():
+        stems = [stem.relative_to(folder) for stem in _experiment(runs, place)]
+        title = folder.resolve().name if place == folder else str(place.relative_to(folder))
+        missing = [path.name for path in waiting if path.parent == place]
+        text = f"{len(runs)} result folders, {sum(len(run.runs) for run in runs)} runs."
+        sections.append(html.Section(title, text + (f" Not ended yet: {', '.join(missing)}." if missing else ""), stems))
+    return html.index(folder, f"Results: {folder.resolve().name}", sections)
+
+
+def _experiment(runs: Sequence[Run], place: Path) -> list[Path]:
+    """Write what can be drawn from some runs into a folder; returns the stems."""
+    parts = by_config(runs)
+    stems = []
+    several = len({run.task for run in parts}) > 1
+    for metric in tables.METRICS:
+        having = [run for run in parts if run.has(metric)]
+        if not having:
+            continue
+        table = tables.build(having, metric=metric, title=tables.METRICS[metric].capitalize(), average=several and metric == "score")
+        tables.write(table, place / f"table-{metric}")
+        stems.append(place / f"table-{metric}")
+    stems += _curves(parts, place)
+    scores = _scores(parts)
+    if scores:
+        figures.profiles(scores, place / "profiles")
+        figures.bar_iqm(scores, place / "aggregate")
+        stems += [place / "profiles", place / "aggregate"]
+    return stems + _heat_maps(parts, place)
+
+
+def _curves(runs: Sequence[Run], place: Path) -> list[Path]:
+    stems = []
+    for task in dict.fromkeys(run.task for run in runs):
+        logged = [run for run in runs if run.task == task and any("return_mean" in row for row in run.rows)]
+        if logged:
+            stems.append(place / f"curves-{_slug(task)}")
+            figures.curves(logged, "return_mean", stems[-1])
+    return stems
+
+
+def _scores(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
+    """Scores per variant and task: of the variants that were run on every task that has scores, with a run left on each."""
+    having = [run for run in runs if run.has("score")]
+    tasks = list(dict.fromkeys(run.task for run in having))
+    out = {}
+    for variant in dict.fromkeys(run.variant for run in having):
+        each = {task: [run.values("score") for run in having if run.variant == variant and run.task == task] for task in tasks}
+        if all(each.values()):
+            out[variant] = [np.concatenate(values) for values in each.values()]
+    return {name: values for name, values in out.items() if all(np.isfinite(task).any() for task in values)}
+
+
+def _heat_maps(runs: Sequence[Run], place: Path) -> list[Path]:
+    """Final joint policies of two agents, the mean over the seeds that were not lost, a figure per task."""
+    stems = []
+    for task in dict.fromkeys(run.task for run in runs):
+        policies = {}
+        for run in runs:
+            last = run.arrays.get("history/joint_policy", np.zeros((1, 0)))[-1]
+            if run.task == task and last.ndim == 3 and last.shape[-1] <= MAX_CELLS and not run.lost.all():
+                policies[run.variant] = last[~run.lost].mean(0)
+        if policies:
+            stems.append(place / f"policies-{_slug(task)}")
+            actions = [str(action) for action in range(next(iter(policies.values())).shape[-1])]
+            figures.heat_maps(policies, actions, stems[-1])
+    return stems
+
+
+def _slug(task: str) -> str:
+    return task.replace("/", "-").replace(":", "-")

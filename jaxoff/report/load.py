@@ -1,0 +1,163 @@
+"""Reading result folders. Nothing else of the report looks at a run's files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FILES = ("config.json", "metrics.jsonl", "final.json", "final.npz")
+CONFIG_FIELDS = ("method", "task", "command", "hardware", "git_commit")
+
+
+class BrokenResult(ValueError):
+    """A result folder lacks a file or a field; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One result folder: R runs of one method on one task.
+
+    config: config.json. rows: the lines of metrics.jsonl. runs: one dictionary per run, of final.json.
+    timing: of final.json. arrays: final.npz, with "returns" [R, episodes], "steps" [K] and "history/..."
+    [K, R, ...].
+    """
+
+    path: Path
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
+    runs: list[dict[str, Any]]
+    timing: dict[str, float]
+    arrays: dict[str, np.ndarray]
+    variant: str
+
+    @property
+    def task(self) -> str:
+        """The task string."""
+        return self.config["task"]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seed of each run."""
+        return [run["seed"] for run in self.runs]
+
+    @property
+    def lost(self) -> np.ndarray:
+        """[R] bool: the runs that ended in NaN."""
+        return np.array([run.get("failed_at") is not None for run in self.runs], bool)
+
+    def has(self, metric: str) -> bool:
+        """Whether some run has a number of this name in final.json."""
+        return any(run.get(metric) is not None for run in self.runs)
+
+    def values(self, metric: str) -> np.ndarray:
+        """Final numbers [R] of this name; NaN for a lost run. Raises BrokenResult where it is not there."""
+        if not any(metric in run for run in self.runs):
+            raise BrokenResult(f"{self.path / 'final.json'}: field 'runs': expected '{metric}', found {sorted(self.runs[0])}")
+        values = np.array([run.get(metric) for run in self.runs], np.float64)
+        return np.where(self.lost, np.nan, values)
+
+    def history(self, name: str) -> np.ndarray:
+        """The array history/name [K, R, ...]. Raises BrokenResult where it is not there."""
+        if f"history/{name}" not in self.arrays:
+            raise BrokenResult(f"{self.path / 'final.npz'}: expected array 'history/{name}', found {sorted(self.arrays)}")
+        return self.arrays[f"history/{name}"]
+
+
+def load_run(path: str | Path) -> Run:
+    """Read one result folder. Raises BrokenResult, naming the file that is missing or broken."""
+    folder = Path(path)
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise BrokenResult(f"{folder / name}: expected a file, found none; a run writes it when it ends")
+    config, final = _json(folder / "config.json"), _json(folder / "final.json")
+    _need(folder / "config.json", config, CONFIG_FIELDS)
+    _need(folder / "final.json", final, ("runs", "timing"))
+    if not final["runs"]:
+        raise BrokenResult(f"{folder / 'final.json'}: field 'runs': expected at least one run, found none")
+    for run in final["runs"]:
+        _need(folder / "final.json", run, ("run", "seed"))
+    try:
+        with np.load(folder / "final.npz", allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise BrokenResult(f"{folder / 'final.npz'}: expected arrays, found {error}") from error
+    variant = config.get("variant") or config["method"]
+    return Run(folder, config, _json_lines(folder / "metrics.jsonl"), final["runs"], final["timing"], arrays, variant)
+
+
+def run_folders(path: str | Path) -> list[Path]:
+    """Every result folder at or below a path, finished or not, in order."""
+    files = sorted(Path(path).rglob("config.json"))
+    return [file.parent for file in files if not {"checkpoint", "wandb"} & set(file.relative_to(path).parts)]
+
+
+def unfinished(path: str | Path) -> list[Path]:
+    """The result folders below a path whose runs have not ended."""
+    return [folder for folder in run_folders(path) if not (folder / "final.json").exists()]
+
+
+def load_experiment(path: str | Path) -> list[Run]:
+    """Read every result folder at or below a path. Raises BrokenResult where there is none, or a broken one."""
+    folders = run_folders(path)
+    if not folders:
+        raise BrokenResult(f"{path}: expected result folders with a config.json, found none")
+    return [load_run(folder) for folder in folders]
+
+
+def by_config(runs: Iterable[Run]) -> list[Run]:
+    """Split every folder that holds a grid into one `Run` per grid point; the point is in its variant's label."""
+    out = []
+    for run in runs:
+        configs = [each.get("config") or {} for each in run.runs]
+        varied = [name for name in configs[0] if any(config.get(name) != configs[0][name] for config in configs)]
+        points = [tuple((name, config.get(name)) for name in varied) for config in configs]
+        for point in dict.fromkeys(points):
+            label = ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in point)
+            keep = [i for i, other in enumerate(points) if other == point]
+            out.append(select(run, keep, f"{run.variant} ({label})") if label else run)
+    return out
+
+
+def select(run: Run, keep: Sequence[int], variant: str) -> Run:
+    """Some of the runs of a folder, as a `Run` of its own."""
+    numbers = {run.runs[i]["run"] for i in keep}
+    axis = {name: 1 for name in run.arrays if name.startswith("history/")} | {"returns": 0}
+    return dataclasses.replace(
+        run,
+        rows=[row for row in run.rows if row["run"] in numbers],
+        runs=[run.runs[i] for i in keep],
+        arrays={name: np.take(value, keep, axis[name]) if name in axis else value for name, value in run.arrays.items()},
+        variant=variant,
+    )
+
+
+def _need(file: Path, found: Any, names: Iterable[str]) -> None:
+    if not isinstance(found, dict):
+        raise BrokenResult(f"{file}: expected an object, found {type(found).__name__}")
+    for name in names:
+        if name not in found:
+            raise BrokenResult(f"{file}: field '{name}': expected, found only {sorted(found)}")
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise BrokenResult(f"{file}: expected JSON, found {error}") from error
+
+
+def _json_lines(file: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BrokenResult(f"{file}: line {number}: expected JSON, found {error}") from error
+        _need(Path(f"{file}: line {number}"), row, ("stage_index", "step", "run"))
+        rows.append(row)
+    return rows

@@ -1,0 +1,56 @@
+"""What must be set before JAX starts, and what describes the machine that a result came from."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import jax
+
+
+def setup(cpu_devices: int | None = None, cache: bool = True) -> None:
+    """Call once, before the first array: one host device per core, and the persistent compilation cache.
+
+    On a CPU, runs are sharded over host devices, so that each core trains its own (see train.mapping).
+    cache: keep compiled programs in the user's cache folder.
+    """
+    jax.config.update("jax_num_cpu_devices", cpu_devices or len(os.sched_getaffinity(0)))
+    if cache:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(base / "jaxoff" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def hardware() -> str:
+    """The machine in one line: devices, processor, cores."""
+    device = jax.devices()[0]
+    processor = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    kind = "" if device.platform == "cpu" else f"{len(jax.devices())} x {device.device_kind}, "
+    return f"{kind}{len(os.sched_getaffinity(0))} cores of {processor}"
+
+
+@functools.cache
+def git_commit() -> str:
+    """Commit of the source tree, with `-dirty` if it was changed since; "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    call = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=True)
+    try:
+        commit = call(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        dirty = call(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("-dirty" if dirty else "")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    return {name: metadata.version(name) for name in ("jaxoff", "jax", "jaxlib", "flax", "optax", "distrax", "jaxmarl", "flashbax")}

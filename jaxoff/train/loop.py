@@ -1,0 +1,299 @@
+"""The training loop: stages, and in each stage chunks. A chunk is one compiled call.
+
+Between chunks Python logs, saves and shows progress; nothing else leaves the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxoff import registry, runtime
+from jaxoff.data.dataset import Dataset, place
+from jaxoff.logs import JsonLines, Record, Sink
+from jaxoff.train import mapping, results
+from jaxoff.train.checkpoint import Checkpoints
+from jaxoff.train.program import Program, Report, RunState
+from jaxoff.train.results import Interrupted, Results
+from jaxoff.train.spec import Job, TrainSpec, interval, resolve
+from jaxoff.types import Env, Episodes
+
+PRETRAIN_REPORTS = 10  # progress reports of a stage that is not evaluated
+
+
+def train(
+    spec: TrainSpec, out: Path | None = None, sinks: Sequence[Sink] = (), data: Episodes | None = None, env: Env | None = None
+) -> Results:
+    """Train every run of a job in one program per stage, and return its results.
+
+    out: the job's folder; with it the job logs, saves, resumes from its last checkpoint, and is read
+    back if it is already complete. data, env: instead of the task's own.
+    Raises UnknownName, TypeError, ValueError for a bad spec or dataset, Interrupted after SIGTERM or SIGINT.
+    """
+    job = resolve(spec)
+    env = registry.make_env(spec.task) if env is None else env
+    if data is None:
+        data = registry.make_data(spec.task, registry.DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
+    record = _describe(job, data)
+    if out is not None:
+        finished = _begin(Path(out), record)
+        if finished is not None:
+            return finished
+    with jax.default_matmul_precision(spec.precision):
+        return _Loop(job, env, data, None if out is None else Path(out), sinks, record).run()
+
+
+def _describe(job: Job, data: Episodes) -> dict[str, Any]:
+    """config.json: what was run, on what, by which code."""
+    digest = hashlib.sha256()
+    for field in data:
+        digest.update(np.ascontiguousarray(field).tobytes())
+    spec = dataclasses.asdict(job.spec)
+    config = {f.name: getattr(job.config, f.name) for f in dataclasses.fields(job.config)}
+    return spec | {
+        "variant": job.spec.label,
+        "seeds": list(job.spec.seeds),
+        "config": {name: np.unique(value).tolist() if hasattr(value, "shape") else value for name, value in config.items()},
+        "sampler_config": {f.name: getattr(job.sampler_config, f.name) for f in dataclasses.fields(job.sampler_config)},
+        "num_runs": job.num_runs,
+        "data": {"sha256": digest.hexdigest(), "episodes": len(data.filled), "steps": int(np.sum(data.filled))},
+        "command": " ".join(["jaxoff" if Path(a).name == "jaxoff" else a for a in sys.argv[:1]] + sys.argv[1:]),
+        "hardware": runtime.hardware(),
+        "git_commit": runtime.git_commit(),
+        "versions": runtime.versions(),
+    }
+
+
+def _begin(out: Path, record: dict[str, Any]) -> Results | None:
+    """Claim the folder: the results if the same job is complete there, an error if it holds another job."""
+    file = out / "config.json"
+    if file.exists():
+        loose = {"command", "hardware", "git_commit", "versions", "checkpoint_s", "mode", "data_dir"}
+        plain = json.loads(json.dumps(results._plain(record)))
+        held = json.loads(file.read_text())
+        for name in plain.keys() - loose:
+            if held.get(name) != plain[name]:
+                raise ValueError(
+                    f"{file}: field '{name}': expected {plain[name]!r}, found {held.get(name)!r}; this folder holds another job, choose another or remove it"
+                )
+        if (out / "final.json").exists():
+            return results.load(out)
+    elif jax.process_index() == 0:
+        results.write_json(file, record)
+    return None
+
+
+class _Loop:
+    """One job being trained."""
+
+    def __init__(self, job: Job, env: Env, data: Episodes, out: Path | None, sinks: Sequence[Sink], record: dict[str, Any]) -> None:
+        self.job, self.env, self.out, self.spec = job, env, out, job.spec
+        self.mesh = mapping.run_mesh(job.num_runs)
+        platform = self.mesh.devices.flat[0].platform
+        self.mode = mapping.choose_mode(platform) if self.spec.mode == "auto" else self.spec.mode
+        self.dataset: Dataset = place(
+            data, env.spec, obs_dtype=self.spec.obs_dtype, sharding=NamedSharding(self.mesh, P()), source=self.spec.task
+        )
+        self.stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
+        self.checkpoints = Checkpoints(out / "checkpoint") if out else None
+        self.sinks, self.record = list(sinks), record
+        self.history: dict[str, list[np.ndarray]] = {}
+        self.steps: list[int] = []
+        self.last: dict[str, np.ndarray] = {}
+        self.compile_s, self.elapsed_s, self.updates = 0.0, 0.0, 0
+        self.saved_at = time.perf_counter()
+
+    def run(self) -> Results:
+        first_stage, first_chunk, carried = 0, 0, self._fresh()
+        meta = self.checkpoints.meta() if self.checkpoints else None
+        if meta:
+            first_stage, first_chunk = meta["stage_index"], meta["chunk"]
+            self.elapsed_s, self.compile_s = meta["elapsed_s"], meta["compile_s"]
+            self._restore_history(meta)
+        if self.out is not None and jax.process_index() == 0:
+            self.sinks.insert(0, JsonLines(self.out / "metrics.jsonl", (first_stage, meta["step"]) if meta else None))
+        for sink in self.sinks:
+            sink.start(self.record | {"stages": [(stage.name, stage.steps) for stage in self.stages]})
+        with _stop_requests() as stop:
+            for index in range(first_stage, len(self.stages)):
+                carried = self._stage(index, carried, first_chunk if index == first_stage else 0, bool(meta) and index == first_stage, stop)
+        return self._finish(carried)
+
+    def _fresh(self) -> tuple[Any, RunState]:
+        keys = np.stack([jax.random.key_data(jax.random.key(seed, impl=self.spec.prng)) for seed in self.job.seeds])
+        runs = len(keys)
+        empty = RunState(keys, (), (), np.zeros(runs, np.int32), np.full(runs, -1, np.int32))
+        return mapping.to_devices((self.job.config, empty), self.mesh)
+
+    def _stage(self, index: int, carried: Any, chunk: int, resumed: bool, stop: threading.Event) -> Any:
+        stage, last = self.stages[index], index == len(self.stages) - 1
+        size = interval(stage.steps, self.spec.evaluations if last else PRETRAIN_REPORTS)
+        program = Program(self.job, self.env, index, size, self.mesh, self.mode, evaluates=last)
+        carried = self._start_stage(program, carried, resumed)
+        if last and not resumed:
+            self._keep(0, Report({}, self._call(program.look, carried)))
+        compiled = self._compile(program.chunk, carried)
+        for number in range(chunk, stage.steps // size):
+            begin = time.perf_counter()
+            with jax.transfer_guard("disallow"):
+                carried, report = compiled(carried, self.dataset)
+            report = mapping.to_host(report, self.job.num_runs)
+            self.elapsed_s += time.perf_counter() - begin
+            self.updates += size
+            done = (number + 1) * size
+            self._report(index, done, report, last, carried)
+            self._save(index, number + 1, done, carried, force=stop.is_set() or (last and done == stage.steps))
+            if stop.is_set():
+                self._interrupt()
+        return carried
+
+    def _start_stage(self, program: Program, carried: Any, resumed: bool) -> Any:
+        if not resumed:
+            return self._call(program.prepare, carried)
+        assert self.checkpoints is not None
+        # The structure of the state comes from tracing the stages up to here; the values from the checkpoint.
+        shape: Any = carried
+        for index in range(program.index + 1):
+            earlier = Program(self.job, self.env, index, 1, self.mesh, self.mode, evaluates=False)
+            shape = jax.eval_shape(earlier.prepare, shape, self.dataset)
+        runs = self.job.num_runs
+        like = jax.tree.map(lambda x: np.zeros((runs, *x.shape[1:]), x.dtype), shape[1])
+        return carried[0], mapping.to_devices(self.checkpoints.state(like), self.mesh)
+
+    def _compile(self, function: Any, carried: Any) -> Any:
+        begin = time.perf_counter()
+        compiled = function.lower(carried, self.dataset).compile()
+        self.compile_s += time.perf_counter() - begin
+        return compiled
+
+    def _call(self, function: Any, carried: Any) -> Any:
+        compiled = self._compile(function, carried)
+        begin = time.perf_counter()
+        out = jax.block_until_ready(compiled(carried, self.dataset))
+        self.elapsed_s += time.perf_counter() - begin
+        return out if isinstance(out, tuple) else mapping.to_host(out, self.job.num_runs)
+
+    def _report(self, index: int, done: int, report: Report, last: bool, carried: Any) -> None:
+        failed = mapping.to_host(carried[1].failed_at, self.job.num_runs)
+        scalars = {f"loss/{name}": value for name, value in report.metrics.items()}
+        if last:
+            scalars |= self._keep(done, report)
+        rows = []
+        for run, (seed, point) in enumerate(zip(self.job.seeds, self.job.points, strict=True)):
+            row = {"run": run, "seed": seed, **point} | {name: float(value[run]) for name, value in scalars.items() if value.ndim == 1}
+            rows.append(row | ({"failed_at": int(failed[run])} if failed[run] >= 0 else {}))
+        entry = Record(stage=self.stages[index].name, stage_index=index, step=done, total=self.stages[index].steps, rows=rows)
+        for sink in self.sinks:
+            sink.record(entry)
+
+    def _keep(self, done: int, report: Report) -> dict[str, np.ndarray]:
+        """Add an evaluation to the history, and return its scalars [R] and probe arrays."""
+        evaluation = dict(report.evaluation)
+        returns, lengths = evaluation.pop("returns"), evaluation.pop("lengths")
+        named = {"return_mean": returns.mean(1), "return_std": returns.std(1), "length_mean": lengths.mean(1), **evaluation}
+        self.steps.append(done)
+        self.last = {"returns": returns, **named}
+        for name, value in named.items():
+            self.history.setdefault(name, []).append(value)
+        for name, value in report.metrics.items():
+            self.history.setdefault(f"loss/{name}", []).append(value)
+        return named
+
+    def _save(self, index: int, chunk: int, step: int, carried: Any, force: bool) -> None:
+        if self.checkpoints is None or not (force or time.perf_counter() - self.saved_at > self.spec.checkpoint_s):
+            return
+        assert self.out is not None
+        state = mapping.to_host(carried[1], self.job.num_runs)
+        meta = {
+            "stage_index": index,
+            "chunk": chunk,
+            "step": step,
+            "kept": len(self.steps),
+            "elapsed_s": self.elapsed_s,
+            "compile_s": self.compile_s,
+        }
+        if jax.process_index() == 0:
+            arrays = {f"history/{name}": np.stack(values) for name, values in self.history.items()}
+            results.write_npz(
+                self.out / "history.npz", arrays | {"steps": np.asarray(self.steps), **{f"last/{k}": v for k, v in self.last.items()}}
+            )
+        self.checkpoints.save(index * 1_000_000_000 + step, state, meta)
+        self.saved_at = time.perf_counter()
+
+    def _restore_history(self, meta: dict[str, Any]) -> None:
+        assert self.out is not None
+        file = self.out / "history.npz"
+        if not file.exists():
+            raise FileNotFoundError(f"{file}: expected beside the checkpoint, found none")
+        with np.load(file) as arrays:
+            # The file may be one evaluation ahead of a checkpoint whose write did not complete.
+            self.steps = arrays["steps"].tolist()[: meta["kept"]]
+            for name in arrays:
+                if name.startswith("history/"):
+                    values = list(arrays[name])
+                    self.history[name.removeprefix("history/")] = values[: len(values) - (len(arrays["steps"]) - meta["kept"])]
+            self.last = {name.removeprefix("last/"): arrays[name] for name in arrays if name.startswith("last/")}
+
+    def _interrupt(self) -> None:
+        if self.checkpoints:
+            self.checkpoints.close()
+        hint = (
+            f"state saved in {self.out}; give the same command again to continue"
+            if self.out
+            else "no folder was given, so nothing was saved"
+        )
+        raise Interrupted(f"stopped on request: {hint}")
+
+    def _finish(self, carried: Any) -> Results:
+        runs, failed = [], mapping.to_host(carried[1].failed_at, self.job.num_runs)
+        for run, (seed, point) in enumerate(zip(self.job.seeds, self.job.points, strict=True)):
+            values = {name: float(value[run]) for name, value in self.last.items() if name != "returns" and value.ndim == 1}
+            runs.append(
+                {"run": run, "seed": seed, "config": point, **values}
+                | {"score": results.score(values["return_mean"], self.env.spec), "updates": self.stages[-1].steps}
+                | {"wall_s": self.elapsed_s, "failed_at": int(failed[run]) if failed[run] >= 0 else None}
+            )
+        timing = {
+            "compile_s": self.compile_s,
+            "train_s": self.elapsed_s,
+            "steps_per_s": self.updates * self.job.num_runs / max(self.elapsed_s, 1e-9),
+        }
+        history = {name: np.stack(values) for name, values in self.history.items()}
+        done = Results(runs, np.asarray(self.steps), history, self.last["returns"], timing, self.out)
+        if self.out is not None and jax.process_index() == 0:
+            results.save(done, self.out)
+            (self.out / "history.npz").unlink(missing_ok=True)
+        if self.checkpoints:
+            self.checkpoints.close()
+        for sink in self.sinks:
+            sink.finish({"runs": runs, "timing": timing, "path": None if self.out is None else str(self.out)})
+        return done
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, so that the chunk at work is finished and saved first."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

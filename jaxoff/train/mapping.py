@@ -1,0 +1,70 @@
+"""The run axis: one function of one run becomes one program of many, on whatever devices there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "runs"
+
+
+def choose_mode(platform: str) -> str:
+    """How runs of one device are mapped: "vmap" on an accelerator, "sequence" on a CPU.
+
+    On a CPU one run already fills a core, and batched small matrix products are slower than plain ones:
+    measured by `make bench`, see experiments/bench/.
+    """
+    return "sequence" if platform == "cpu" else "vmap"
+
+
+def run_mesh(num_runs: int, devices: list[Any] | None = None) -> Mesh:
+    """A mesh over the run axis: every device of every process, but no more devices than runs."""
+    devices = list(devices or jax.devices())
+    if jax.process_count() == 1:
+        devices = devices[: max(1, num_runs)]
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def padded(num_runs: int, mesh: Mesh) -> int:
+    """The number of runs made divisible by the number of devices."""
+    size = mesh.devices.size
+    return -(-num_runs // size) * size
+
+
+def map_runs(function: Callable[..., Any], mesh: Mesh, mode: str) -> Callable[..., Any]:
+    """function(per_run, shared) of one run -> the same of per_run leaves [R, ...]; R divides over the mesh."""
+
+    def local(per_run: Any, shared: Any) -> Any:
+        if mode == "vmap":
+            return jax.vmap(function, in_axes=(0, None))(per_run, shared)
+        if mode == "sequence":
+            return jax.lax.map(lambda one: function(one, shared), per_run)
+        raise ValueError(f"mode: expected 'vmap' or 'sequence', found '{mode}'")
+
+    return jax.shard_map(local, mesh=mesh, in_specs=(P(AXIS), P()), out_specs=P(AXIS), check_vma=False)
+
+
+def to_devices(tree: Any, mesh: Mesh) -> Any:
+    """Host arrays [R, ...], equal on every process, to the mesh, padded by repeating the last run."""
+    sharding = NamedSharding(mesh, P(AXIS))
+
+    def put(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        extra = padded(len(x), mesh) - len(x)
+        full = np.concatenate([x, np.repeat(x[-1:], extra, 0)]) if extra else x
+        return jax.make_array_from_callback(full.shape, sharding, lambda index: full[index])
+
+    return jax.tree.map(put, tree)
+
+
+def to_host(tree: Any, num_runs: int) -> Any:
+    """The first num_runs of the run axis as NumPy arrays, on every process."""
+    if jax.process_count() > 1:
+        tree = multihost_utils.process_allgather(tree, tiled=True)
+    return jax.tree.map(lambda x: np.array(x)[:num_runs], jax.device_get(tree))

@@ -1,0 +1,124 @@
+"""What is to be trained: one record, from which the command line is derived."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxoff import registry
+from jaxoff.types import EnvSpec, Sampler, Stage
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSpec:
+    """A training job: every combination of grid values and seeds is a run, and all runs are one program."""
+
+    method: str
+    task: str
+    seeds: Sequence[int] = (0,)
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the method's Config
+    grid: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)  # Config leaf -> values
+    sampler: str = "uniform"
+    sampler_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    steps: int | None = None  # gradient steps of the last stage; None is the method's own
+    evaluations: int = 10
+    eval_episodes: int = 32
+    sampled: bool = True  # evaluate by sampling from the policy, else by its mode
+    data_seed: int = 0
+    data_episodes: int | None = None
+    data_dir: str | None = None
+    obs_dtype: str = "float32"  # storage of observations on the device
+    prng: str = "threefry2x32"  # generator of random numbers
+    precision: str = "highest"  # of matrix products; "default" lets an accelerator use fewer bits
+    mode: str = "auto"  # how runs share a device: vmap, sequence, or auto by backend
+    variant: str = ""  # column label in tables; "" is the method's name
+    checkpoint_s: float = 60.0  # least seconds between checkpoints
+
+    @property
+    def label(self) -> str:
+        """Column label in tables."""
+        return self.variant or (self.method if self.sampler == "uniform" else f"{self.method}+{self.sampler}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A TrainSpec with every name resolved and checked, before any data are read.
+
+    Runs are ordered by grid point (outer) and seed (inner).
+    """
+
+    spec: TrainSpec
+    module: Any
+    config: Any  # the method's Config of every run: leaves [R]
+    sampler_module: Any
+    sampler_config: Any
+    points: tuple[dict[str, float], ...]  # grid point of each run
+    seeds: tuple[int, ...]  # seed of each run
+
+    @property
+    def num_runs(self) -> int:
+        """Number of runs, R."""
+        return len(self.seeds)
+
+    def stages(self, config: Any, env_spec: EnvSpec) -> tuple[Stage, ...]:
+        """The stages of one run, from its config (leaves [])."""
+        made = self.module.make(config, env_spec)
+        return tuple(made) if isinstance(made, tuple) and made and isinstance(made[0], Stage) else (Stage("train", made, config.steps),)
+
+    def sampler(self, stage: Stage, state: Any, config: Any) -> Sampler:
+        """The sampler of a stage: its own, or the one that the user chose."""
+        if stage.sampler is not None:
+            return stage.sampler(state)
+        return self.sampler_module.make(self.sampler_config, config.batch_size, config.window)
+
+
+def resolve(spec: TrainSpec) -> Job:
+    """Check every name and value of a TrainSpec. Raises UnknownName, TypeError or ValueError."""
+    task = registry.Task.parse(spec.task)
+    registry.family_of(task)
+    module = registry.learner(spec.method)
+    overrides = dict(spec.config) | ({} if spec.steps is None else {"steps": spec.steps})
+    config = registry.resolve(module, task, overrides)
+    known = registry.fields(module.Config)
+    for name, values in spec.grid.items():
+        if name not in known:
+            raise registry.unknown(f"field of {spec.method}'s Config", name, known)
+        if not registry.is_leaf(known[name]):
+            raise ValueError(
+                f"grid field '{name}': expected a numeric field of {spec.method}'s Config, found a static one; give it by --set"
+            )
+        if not len(values):
+            raise ValueError(f"grid field '{name}': expected at least one value, found none")
+    for name, value, least in (
+        ("seeds", len(spec.seeds), 1),
+        ("evaluations", spec.evaluations, 1),
+        ("eval_episodes", spec.eval_episodes, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, found {value}")
+    if config.steps < 1:
+        raise ValueError(f"steps: expected at least 1, found {config.steps}")
+    points = [dict(zip(spec.grid, map(float, values), strict=True)) for values in itertools.product(*spec.grid.values())]
+    runs = [(point, int(seed)) for point in points for seed in spec.seeds]
+    leaves = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(runs), *x.shape)), config)
+    swept = {name: jnp.asarray([point[name] for point, _ in runs], jnp.float32) for name in spec.grid}
+    sampler_module = registry.sampler(spec.sampler)
+    return Job(
+        spec=spec,
+        module=module,
+        config=leaves.replace(**swept),
+        sampler_module=sampler_module,
+        sampler_config=registry.resolve(sampler_module, task, spec.sampler_config, kind="field"),
+        points=tuple(point for point, _ in runs),
+        seeds=tuple(seed for _, seed in runs),
+    )
+
+
+def interval(steps: int, evaluations: int) -> int:
+    """Updates between evaluations: as many evaluations as asked for, or the next fewer that divide the steps."""
+    return steps // next(count for count in range(min(evaluations, steps), 0, -1) if steps % count == 0)

@@ -1,0 +1,163 @@
+"""Logs: what is written, what is dropped on resume, and what is imported."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from jaxoff.logs import JsonLines, Progress, Record, WandB
+from jaxoff.logs.dashboard import aggregate
+
+RUNS = [
+    {"run": 0, "seed": 0, "config": {"alpha": 0.5}},
+    {"run": 1, "seed": 1, "config": {"alpha": 0.5}},
+    {"run": 2, "seed": 0, "config": {"alpha": 5.0}},
+]
+
+
+def record(step: int, stage_index: int = 0, value: float = 1.0, total: int = 100) -> Record:
+    rows = [{"run": 0, "seed": 7, "return_mean": value}, {"run": 1, "seed": 8, "return_mean": 3.0}]
+    return Record("train", stage_index, step, total, rows)
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_row_per_run_with_nan_as_null(tmp_path: Path):
+    sink = JsonLines(tmp_path / "metrics.jsonl")
+    sink.start({})
+    sink.record(record(10, value=float("nan")))
+    assert rows_of(tmp_path / "metrics.jsonl") == [  # before finish: each record is flushed
+        {"stage": "train", "stage_index": 0, "step": 10, "run": 0, "seed": 7, "return_mean": None},
+        {"stage": "train", "stage_index": 0, "step": 10, "run": 1, "seed": 8, "return_mean": 3.0},
+    ]
+    sink.finish({})
+
+
+def test_numpy_scalars_are_written_as_numbers(tmp_path: Path):
+    sink = JsonLines(tmp_path / "m.jsonl")
+    sink.start({})
+    sink.record(Record("train", 0, 1, 1, [{"run": np.int64(0), "seed": 0, "a": np.float32(0.5), "b": np.float32("inf")}]))
+    sink.finish({})
+    assert rows_of(tmp_path / "m.jsonl")[0] == {"stage": "train", "stage_index": 0, "step": 1, "run": 0, "seed": 0, "a": 0.5, "b": None}
+
+
+def test_resume_drops_rows_later_than_the_checkpoint(tmp_path: Path):
+    path = tmp_path / "m.jsonl"
+    first = JsonLines(path)
+    first.start({})
+    for place in ((0, 50), (0, 100), (1, 10), (1, 20)):
+        first.record(record(place[1], place[0]))
+    first.finish({})
+    second = JsonLines(path, resume_from=(1, 10))
+    second.start({})
+    second.record(record(30, 1))
+    second.finish({})
+    # (1, 20) is later than (1, 10), (0, 100) is an earlier stage
+    assert [(row["stage_index"], row["step"]) for row in rows_of(path) if row["run"] == 0] == [(0, 50), (0, 100), (1, 10), (1, 30)]
+
+
+def test_resume_forgives_a_half_written_last_line_only(tmp_path: Path):
+    path = tmp_path / "m.jsonl"
+    good = '{"stage_index": 0, "step": 1, "run": 0}\n'
+    path.write_text(good + '{"stage_index": 0, "st')
+    JsonLines(path, (0, 9)).start({})
+    assert path.read_text() == good
+    path.write_text('{"broken\n' + good)
+    with pytest.raises(ValueError, match=r"m\.jsonl: line 1: expected a JSON object"):
+        JsonLines(path, (0, 9)).start({})
+
+
+def test_without_resume_the_file_starts_anew(tmp_path: Path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"old": 1}\n')
+    JsonLines(path).start({})
+    assert path.read_text() == ""
+
+
+def test_record_before_start_is_an_error(tmp_path: Path):
+    with pytest.raises(RuntimeError, match=r"before start"):
+        JsonLines(tmp_path / "m.jsonl").record(record(1))
+
+
+def test_progress_without_a_terminal_writes_a_line_per_tenth():
+    out = io.StringIO()
+    sink = Progress("bc xor", Console(file=out, force_terminal=False, width=80))
+    sink.start({})
+    for step in range(1, 101):
+        sink.record(record(step, total=100))
+    sink.finish({})
+    lines = out.getvalue().splitlines()
+    # the first record, then 10, 20, ..., 100
+    assert len(lines) == 11
+    # mean of 1 and 3 is 2, std sqrt(2)
+    assert lines[-1].startswith("bc xor train  100/100 (100%)") and "return 2.000 ± 1.414" in lines[-1]
+
+
+def test_progress_says_how_many_runs_are_lost():
+    out = io.StringIO()
+    sink = Progress("bc", Console(file=out, force_terminal=False, width=80))
+    sink.start({})
+    sink.record(record(5, value=float("nan")))
+    assert "return 3.000, 1 of 2 runs lost" in out.getvalue()
+
+
+def test_progress_in_a_terminal_shows_every_stage():
+    out = io.StringIO()
+    sink = Progress("inspo", Console(file=out, force_terminal=True, width=160))
+    sink.start({})
+    sink.record(Record("behaviour", 0, 10, 10, []))
+    sink.record(Record("policy", 1, 5, 10, [{"run": 0, "seed": 0, "return_mean": 0.25}]))
+    sink.finish({})
+    text = out.getvalue()
+    assert "inspo behaviour" in text and "inspo policy" in text and "return 0.250" in text and "50%" in text
+
+
+def test_disabled_dashboard_never_imports_wandb():
+    code = (
+        "import sys\nfrom jaxoff.logs import Record, WandB\nw = WandB('disabled', 'p', 'g', [{'run': 0, 'seed': 0}])\n"
+        "w.start({})\nw.record(Record('s', 0, 1, 1, [{'run': 0, 'seed': 0, 'return_mean': 1.0}]))\nw.finish({})\n"
+        "sys.exit('wandb' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_unknown_dashboard_mode_is_refused():
+    with pytest.raises(ValueError, match="field 'mode': expected one of disabled, offline, online, found 'on'"):
+        WandB("on", "p", "g", RUNS)  # type: ignore[arg-type]
+
+
+def test_offline_dashboard_writes_a_folder_per_run_and_per_grid_point(tmp_path: Path):
+    sink = WandB("offline", "jaxoff-test", "group", RUNS, tmp_path)
+    sink.start({"method": "bc", "leaves": np.array([1.0])})
+    rows = [{**run, "return_mean": float(run["run"]), "alpha": run["config"]["alpha"]} for run in RUNS]
+    sink.record(Record("train", 0, 10, 20, [{k: v for k, v in row.items() if k != "config"} for row in rows]))
+    sink.finish({"runs": [{"run": 0, "return_mean": 1.0}]})
+    ids = json.loads((tmp_path / "ids.json").read_text())
+    # three runs; their two values of alpha have an aggregate each
+    assert set(ids) == {"run-0", "run-1", "run-2", "seeds-alpha=0.5", "seeds-alpha=5"}
+    written = [next(folder.glob("*.wandb")).read_bytes() for folder in (tmp_path / "wandb").glob("offline-run-*")]
+    assert len(written) == 5
+    assert sum(b"train/return_mean/std" in data for data in written) == 1  # of the aggregate with two seeds
+    assert all(b"train/step" in data for data in written)
+
+
+def test_a_resumed_dashboard_keeps_its_ids(tmp_path: Path):
+    sink = WandB("offline", "p", "g", RUNS, tmp_path)
+    ids = sink._ids()
+    assert WandB("offline", "p", "g", RUNS, tmp_path, resume=True)._ids() == ids
+    assert WandB("offline", "p", "g", RUNS, tmp_path)._ids() != ids
+
+
+def test_aggregate_is_mean_and_std_of_the_runs_that_are_left():
+    # 1 and 3: mean 2, std sqrt(2)
+    rows = [{"return_mean": 1.0}, {"return_mean": 3.0}, {"return_mean": float("nan")}]
+    assert aggregate(rows) == {"return_mean/mean": 2.0, "return_mean/std": pytest.approx(2**0.5), "runs": 2.0}

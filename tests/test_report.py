@@ -1,0 +1,374 @@
+"""The report, from small made-up result folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxoff.report import BrokenResult, figures, html, load_experiment, load_run, report, tables
+from jaxoff.report.gif import grid_gif
+from jaxoff.report.load import by_config, unfinished
+
+STEPS = (0, 10, 20)
+
+
+def make(folder: Path, method: str, task: str, finals: list[float | None], **extra: Any) -> Path:
+    """A result folder with final returns `finals`; None is a lost run. The curve is 0, half the final, the final."""
+    folder.mkdir(parents=True)
+    points = extra.pop("points", [{}] * len(finals))
+    seeds = extra.pop("seeds", list(range(len(finals))))
+    joint = extra.pop("joint", None)
+    head = {"command": f"jaxoff train {method} {task}", "hardware": "2 cores of Example", "git_commit": "aaa111"}
+    config = {"method": method, "variant": method, "task": task, **head, **extra}
+    (folder / "config.json").write_text(json.dumps(config))
+    level = [np.nan if value is None else value for value in finals]
+    curve = np.outer(np.arange(len(STEPS)) / (len(STEPS) - 1), level)
+    rows = [
+        {
+            "stage": "train",
+            "stage_index": 0,
+            "step": step,
+            "run": run,
+            "seed": seeds[run],
+            "return_mean": None if finals[run] is None else curve[k, run],
+        }
+        for k, step in enumerate(STEPS)
+        for run in range(len(finals))
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    runs = [
+        {"run": run, "seed": seeds[run], "config": points[run], "return_mean": value, "score": None if value is None else 100 * value}
+        | {"failed_at": 7 if value is None else None}
+        for run, value in enumerate(finals)
+    ]
+    (folder / "final.json").write_text(json.dumps({"runs": runs, "timing": {"train_s": 1.0}}))
+    arrays = {"returns": np.zeros((len(finals), 4)), "steps": np.array(STEPS), "history/return_mean": curve}
+    if joint is not None:
+        arrays["history/joint_policy"] = np.tile(joint, (len(STEPS), len(finals), 1, 1))
+    np.savez(folder / "final.npz", **arrays)
+    return folder
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    root = tmp_path / "xor"
+    make(root / "bc-a", "bc", "matrix/xor/a", [0.1, 0.2, 0.3], joint=np.full((2, 2), 0.25))
+    make(root / "inspo-a", "inspo", "matrix/xor/a", [1.0, 1.0, 1.0], joint=np.eye(2) / 2)
+    make(root / "bc-b", "bc", "matrix/xor/b", [0.5, None, 0.7], git_commit="bbb222")
+    make(root / "inspo-b", "inspo", "matrix/xor/b", [0.6, 0.7, 0.8], git_commit="bbb222")
+    return root
+
+
+# load
+
+
+def test_a_lost_run_is_nan_and_the_others_are_kept(experiment: Path):
+    np.testing.assert_array_equal(load_run(experiment / "bc-b").values("return_mean"), [0.5, np.nan, 0.7])
+
+
+def test_a_run_marked_failed_is_lost_even_with_a_number(tmp_path: Path):
+    folder = make(tmp_path / "x", "bc", "matrix/xor/a", [1.0, 2.0])
+    final = json.loads((folder / "final.json").read_text())
+    final["runs"][0]["failed_at"] = 3
+    (folder / "final.json").write_text(json.dumps(final))
+    np.testing.assert_array_equal(load_run(folder).values("return_mean"), [np.nan, 2.0])
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "final.json", "final.npz"])
+def test_a_missing_or_broken_file_is_named(experiment: Path, name: str):
+    file = experiment / "bc-a" / name
+    file.write_bytes(b"{ not what it should be")
+    with pytest.raises(BrokenResult, match=rf"bc-a/{name}"):
+        load_run(experiment / "bc-a")
+    file.unlink()
+    with pytest.raises(BrokenResult, match=rf"bc-a/{name}: expected a file, found none"):
+        load_run(experiment / "bc-a")
+
+
+def test_a_missing_field_is_named(experiment: Path):
+    file = experiment / "bc-a" / "config.json"
+    config = json.loads(file.read_text())
+    del config["git_commit"]
+    file.write_text(json.dumps(config))
+    with pytest.raises(BrokenResult, match=r"config\.json: field 'git_commit'"):
+        load_run(experiment / "bc-a")
+
+
+def test_a_missing_metric_is_named(experiment: Path):
+    with pytest.raises(BrokenResult, match=r"final\.json: field 'runs': expected 'win_rate'"):
+        load_run(experiment / "bc-a").values("win_rate")
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path):
+    with pytest.raises(BrokenResult, match="expected result folders"):
+        load_experiment(tmp_path)
+
+
+def test_a_grid_becomes_a_variant_per_point(tmp_path: Path):
+    points = [{"alpha": 0.5}, {"alpha": 0.5}, {"alpha": 5.0}, {"alpha": 5.0}]
+    run = load_run(make(tmp_path / "x", "cql", "matrix/xor/a", [1.0, 2.0, 3.0, 4.0], points=points, seeds=[0, 1, 0, 1]))
+    low, high = by_config([run])
+    assert (low.variant, high.variant) == ("cql (alpha=0.5)", "cql (alpha=5)")
+    np.testing.assert_array_equal(high.values("return_mean"), [3.0, 4.0])
+    np.testing.assert_array_equal(high.history("return_mean")[-1], [3.0, 4.0])
+    assert {row["run"] for row in high.rows} == {2, 3}
+
+
+# tables
+
+
+def test_cells_have_hand_computed_numbers_and_marks(experiment: Path):
+    table = tables.build(load_experiment(experiment))
+    bc = table.cells["matrix/xor/b", "bc"]
+    # 0.5 and 0.7 are left: mean 0.6, std sqrt(2 * 0.01)
+    assert (bc.kept, bc.total) == (2, 3)
+    assert bc.mean == pytest.approx(0.6) and bc.std == pytest.approx(0.02**0.5)
+    # t = 0.1 / sqrt(0.01 / 3 + 0.02 / 2) = 0.87: no difference; 0.2 against a constant 1 is one
+    assert bc.mark == "*" and table.cells["matrix/xor/b", "inspo"].mark == "best"
+    assert table.cells["matrix/xor/a", "bc"].mark == ""
+
+
+def test_markdown_shows_marks_losses_paper_and_provenance(experiment: Path):
+    paper = {("matrix/xor/a", "bc"): "0.25"}
+    text = tables.markdown(tables.build(load_experiment(experiment), title="Table 1", paper=paper))
+    rows = [line for line in text.splitlines() if line.startswith("| matrix")]
+    assert "**1.00 ± 0.00**<br>IQM 1.00 [1.00, 1.00]<br>paper —" in rows[0]
+    assert "paper 0.25" in rows[0]
+    assert "0.600 ± 0.141 \\*" in rows[1] and "2/3 runs" in rows[1]
+    assert "- Git commits: aaa111, bbb222" in text and "- Seeds: 0–2" in text and "- Hardware: 2 cores of Example" in text
+    assert "- Command: `jaxoff train bc matrix/xor/a`" in text
+
+
+def test_rows_and_columns_are_chosen_ordered_and_named(experiment: Path):
+    rows, columns = {"matrix/xor/b": "XOR (b)"}, {"inspo": "InSPO", "bc": "BC", "omar": "OMAR"}
+    table = tables.build(load_experiment(experiment), rows, columns)
+    assert table.rows == ("XOR (b)",) and table.columns == ("InSPO", "BC", "OMAR")
+    # what was not run is an empty cell, and the command of a row that is not shown is not listed
+    assert tables.markdown(table).splitlines()[4].endswith("| — |")
+    assert table.commands == ("jaxoff train bc matrix/xor/b", "jaxoff train inspo matrix/xor/b")
+
+
+def test_the_average_row_weighs_tasks_equally(experiment: Path):
+    table = tables.build(load_experiment(experiment), average=True)
+    # bc: (0.2 + 0.6) / 2, though one task has fewer runs; inspo: (1 + 0.7) / 2
+    assert table.cells["average", "bc"].mean == pytest.approx(0.4)
+    assert table.cells["average", "inspo"].mean == pytest.approx(0.85)
+    assert table.cells["average", "inspo"].mark == "best"
+
+
+def test_a_method_without_any_run_left_is_shown(tmp_path: Path):
+    make(tmp_path / "a", "bc", "matrix/xor/a", [None, None])
+    make(tmp_path / "b", "cql", "matrix/xor/a", [1.0, 1.0])
+    assert "| — <br>0/2 runs |".replace(" <", "<") in tables.markdown(tables.build(load_experiment(tmp_path)))
+
+
+def test_folders_with_other_seeds_are_pooled_and_with_the_same_refused(tmp_path: Path):
+    make(tmp_path / "one", "bc", "matrix/xor/a", [1.0, 2.0])
+    make(tmp_path / "two", "bc", "matrix/xor/a", [3.0], seeds=[2])
+    cell = tables.build(load_experiment(tmp_path)).cells["matrix/xor/a", "bc"]
+    assert cell.mean == 2.0 and cell.total == 3
+    make(tmp_path / "three", "bc", "matrix/xor/a", [9.0], seeds=[1])
+    with pytest.raises(BrokenResult, match=r"field 'seed': expected seeds that .* does not have, for bc on matrix/xor/a, found 1"):
+        tables.build(load_experiment(tmp_path))
+
+
+def test_write_makes_three_files_and_csv_has_every_seed(experiment: Path, tmp_path: Path):
+    paths = tables.write(tables.build(load_experiment(experiment), title="50% & more"), tmp_path / "out" / "t.1")
+    assert [path.name for path in paths] == ["t.1.md", "t.1.tex", "t.1.csv"]
+    assert not list((tmp_path / "out").glob(".*"))  # no temporary file is left
+    with paths[2].open() as stream:
+        lines = list(csv.DictReader(stream))
+    assert len(lines) == 4 and lines[0]["values"] == "0.1 0.2 0.3" and lines[2]["kept"] == "2"
+    latex = paths[1].read_text()
+    assert r"\textbf{1.00 $\pm$ 0.00}" in latex and r"0.600 $\pm$ 0.141$^*$" in latex and r"50\% \& more" in latex
+    assert latex.count("{") == latex.count("}")
+
+
+def test_paper_numbers_are_read_by_table(tmp_path: Path):
+    file = tmp_path / "paper.csv"
+    file.write_text("table,row,column,value,source\n1,a,BC,0.5 ± 0.1,p. 7\n1,a,OMAR,,not recoverable\n2,a,BC,9,p. 8\n")
+    assert tables.read_paper(file, "1") == {("a", "BC"): "0.5 ± 0.1", ("a", "OMAR"): ""}
+    file.write_text("row,value\n")
+    with pytest.raises(BrokenResult, match=r"paper\.csv: header: expected table,row,column,value,source, found row,value"):
+        tables.read_paper(file, "1")
+
+
+# figures
+
+
+def test_curve_joins_stages_and_keeps_lost_values_apart(experiment: Path):
+    file = experiment / "bc-b" / "metrics.jsonl"
+    more = [{"stage": "second", "stage_index": 1, "step": 5, "run": 0, "seed": 0, "return_mean": 2.0}]
+    file.write_text(file.read_text() + "".join(json.dumps(row) + "\n" for row in more))
+    x, values = figures.curve([load_run(experiment / "bc-b")], "return_mean")
+    np.testing.assert_array_equal(x, [0, 10, 20, 25])  # the second stage starts after update 20
+    np.testing.assert_array_equal(values[2], [0.5, np.nan, 0.7])
+    np.testing.assert_array_equal(values[3], [2.0, np.nan, np.nan])
+
+
+def test_bands_by_hand():
+    # of 1 and 3: mean 2, std sqrt(2); the bootstrap of two values reaches from 1 to 3
+    middle, low, high = figures.band_of(np.array([[1.0, 3.0, np.nan]]), "std")
+    np.testing.assert_allclose([middle[0], low[0], high[0]], [2, 2 - 2**0.5, 2 + 2**0.5])
+    _, low, high = figures.band_of(np.array([[1.0, 3.0]]), "ci")
+    assert (low[0], high[0]) == (1.0, 3.0)
+    with pytest.raises(ValueError, match="expected 'ci' or 'std', found 'sem'"):
+        figures.band_of(np.ones((1, 2)), "sem")
+
+
+def test_every_figure_writes_png_and_svg(experiment: Path, tmp_path: Path):
+    runs = load_experiment(experiment)
+    scores = {"bc": [[0.1, 0.2], [0.5]], "inspo": [[1.0, 1.0], [0.7]]}
+    made = [
+        *figures.curves(runs, "return_mean", tmp_path / "curves", reference={"optimum": 1.0}),
+        *figures.profiles(scores, tmp_path / "profiles"),
+        *figures.bar_iqm(scores, tmp_path / "bars"),
+        *figures.heat_maps({"InSPO": np.eye(2) / 2}, ["A", "B"], tmp_path / "heat"),
+    ]
+    assert [path.name for path in made] == [f"{name}.{kind}" for name in ("curves", "profiles", "bars", "heat") for kind in ("png", "svg")]
+    for path in made[::2]:
+        with Image.open(path) as image:
+            assert np.asarray(image.convert("L")).std() > 5  # something is drawn
+    svg = (tmp_path / "curves.svg").read_text()
+    assert all(word in svg for word in ("matrix/xor/a", "inspo", "optimum", "mean return", "gradient updates"))
+    assert (tmp_path / "heat.svg").read_text().count("0.50") == 2  # the two cells of the diagonal
+
+
+def test_an_svg_is_the_same_file_each_time(experiment: Path, tmp_path: Path):
+    runs = load_experiment(experiment)
+    first, second = (figures.curves(runs, "return_mean", tmp_path / name)[1].read_bytes() for name in ("a", "b"))
+    assert first == second
+
+
+def test_a_heat_map_of_a_wrong_shape_is_named(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"'InSPO': expected shape \(2, 2\), found \(3, 3\)"):
+        figures.heat_maps({"InSPO": np.eye(3)}, ["A", "B"], tmp_path / "x")
+
+
+def test_looks_are_all_different():
+    assert len({tuple(look.values()) for look in figures.looks([str(i) for i in range(28)]).values()}) == 28
+
+
+# GIF
+
+
+def test_gif_has_a_frame_per_slot_and_agents_move(tmp_path: Path):
+    walls = np.array([[False, True, False]])
+    path = grid_gif(np.array([[[0, 0]], [[0, 2]]]), walls, np.array([[0, 2]]), tmp_path / "a.gif", rewards=[1.5], text="bc")
+    with Image.open(path) as image:
+        assert image.n_frames == 2
+        frames = []
+        for index in range(2):
+            image.seek(index)
+            frames.append(np.asarray(image.convert("RGB")).astype(int))
+    agent, wall = np.array([0x00, 0x72, 0xB2]), np.array([0x4A, 0x4A, 0x4A])
+    # beside the number on the disc, at three quarters of its radius above its centre, in cells of 64 pixels
+    at = lambda frame, column: frame[32 - 12, column * 64 + 32]  # noqa: E731
+    assert np.abs(at(frames[0], 0) - agent).max() < 12 and np.abs(at(frames[1], 2) - agent).max() < 12
+    assert np.abs(at(frames[0], 2) - 255).max() < 12 and np.abs(at(frames[0], 1) - wall).max() < 12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": np.zeros((2, 2))}, "field 'positions': expected"),
+        ({"positions": np.full((2, 1, 2), 9)}, r"expected cells of a grid \(2, 2\), found 9..9"),
+        ({"goals": np.zeros((2, 2))}, "field 'goals': expected 1 of them, or none, found 2"),
+        ({"rewards": [0.0, 0.0]}, "field 'rewards': expected 1 steps, found 2"),
+    ],
+)
+def test_gif_names_a_wrong_array(tmp_path: Path, change: dict[str, Any], message: str):
+    good = {"positions": np.zeros((2, 1, 2), int), "walls": np.zeros((2, 2)), "goals": np.zeros((1, 2)), "rewards": [0.0]}
+    with pytest.raises(ValueError, match=message):
+        grid_gif(path=tmp_path / "a.gif", **{**good, **change})
+
+
+# page and report
+
+
+class Page(HTMLParser):
+    """Collects links, and checks that elements are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value for name, value in attrs if name in ("href", "src") and value]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_report_writes_everything_and_every_link_leads_somewhere(experiment: Path):
+    page = report(experiment)
+    assert page == experiment / "index.html"
+    names = {path.name for path in experiment.iterdir()}
+    stems = (
+        "table-return_mean",
+        "table-score",
+        "curves-matrix-xor-a",
+        "curves-matrix-xor-b",
+        "profiles",
+        "aggregate",
+        "policies-matrix-xor-a",
+    )
+    assert {f"{stem}.{'md' if stem.startswith('table') else 'svg'}" for stem in stems} <= names
+    text = page.read_text()
+    parsed = Page(text)
+    assert not parsed.open
+    assert all((experiment / link).is_file() for link in parsed.links if not link.startswith("#"))
+    assert "<strong>1.00 ± 0.00</strong><br>IQM" in text and "Git commits: aaa111, bbb222" in text and "http" not in text
+
+
+def test_report_of_several_experiments_has_a_section_for_each(experiment: Path):
+    make(experiment.parent / "bridge" / "bc", "bc", "grid/bridge/mixed", [-2.0, -1.0])
+    text = report(experiment.parent).read_text()
+    assert '<h2 id="s0">bridge</h2>' in text and '<h2 id="s1">xor</h2>' in text
+    assert (experiment.parent / "bridge" / "table-return_mean.tex").exists()
+
+
+def test_report_of_one_result_folder(experiment: Path):
+    assert "curves-matrix-xor-a.svg" in report(experiment / "bc-a").read_text()
+
+
+def test_report_names_what_has_not_ended(experiment: Path):
+    (experiment / "inspo-b" / "final.json").unlink()
+    assert unfinished(experiment) == [experiment / "inspo-b"]
+    assert "3 result folders, 9 runs. Not ended yet: inspo-b." in report(experiment).read_text()
+
+
+def test_report_of_a_folder_without_results_is_refused(tmp_path: Path):
+    with pytest.raises(BrokenResult, match="found none"):
+        report(tmp_path)
+
+
+def test_page_by_itself_finds_tables_and_pictures(experiment: Path):
+    report(experiment)
+    (experiment / "notes.md").write_text("# not a table\n")
+    [section] = html.scan(experiment)
+    assert section.stems[:2] == [Path("table-return_mean"), Path("table-score")]
+    assert Path("profiles") in section.stems and Path("notes") not in section.stems
+    assert "matrix/xor/b" in html.index(experiment, "All").read_text()
+
+
+def test_page_escapes_what_it_is_given(tmp_path: Path):
+    text = html.index(tmp_path, "a < b", [html.Section("<script>", "1 & 2")]).read_text()
+    assert "a &lt; b" in text and "<script>" not in text and "1 &amp; 2" in text
+
+
+def test_a_section_with_a_missing_file_is_refused(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"nothing: expected a table"):
+        html.index(tmp_path, "x", [html.Section("s", "", ["nothing"])])
