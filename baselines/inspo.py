@@ -1,7 +1,7 @@
 """InSPO: in-sample sequential policy optimisation (Liu et al., AAAI 2025).
 
-Eq. 21, 22 -> behaviour_losses: mu_i, and mu_i(a_-i | s, a_i) for the ratio. Eq. 23 -> log_ratio, resample.
-Eq. 10, 24 -> soft_value, value_loss. Eq. 13, 20 -> policy_weight, policy_loss. Eq. 25 -> actor_step, alpha.
+Eq. 21, 22 -> behaviour stage: mu_i, and mu_i(a_-i | s, a_i) for the ratio. Eq. 23 -> draw_sample.
+Eq. 10, 24 -> critic_step. Eq. 13, 20, 25 -> actor_step. The formulas are in jaxoff/losses/in_sample.py.
 Algorithm 1 -> update: agents one after the other, each seeing the policies already stepped in this iteration.
 Decided here, since the paper prints no constants: expectations over a' are exact sums; policy weights are
 divided by their mean (normalise); the ratio is a geometric mean over the n-1 teammates (ratio_power).
@@ -11,6 +11,7 @@ as they were at the start of the iteration).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -19,16 +20,16 @@ import optax
 from flax import struct
 from jax import lax
 
-from jaxoff.data.dataset import Dataset
-from jaxoff.losses.likelihood import expectation, log_prob, masked_mean, negative_log_likelihood
-from jaxoff.nets.actors import UNAVAILABLE, Actors
-from jaxoff.nets.behaviour import TeammateModel
+from jaxoff.data.dataset import Dataset, flatten
+from jaxoff.losses.in_sample import conservative_value_loss, log_ratio, policy_weight, resample, soft_value, weighted_policy_loss
+from jaxoff.losses.likelihood import expectation, log_prob, masked_mean
+from jaxoff.nets.actors import Actors
+from jaxoff.nets.behaviour import Behaviour, TeammateModel, behaviour_learner
 from jaxoff.nets.mlp import MLP
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
 
-MIN_LOG_MU = -13.815510557964274  # log 1e-6
+MIN_LOG_MU = math.log(1e-6)
 ALPHA_RANGE = (1e-3, 100.0)
-HELD_OUT_EVERY = 20  # one episode in so many decides when behaviour cloning stops
 
 
 @struct.dataclass
@@ -73,18 +74,6 @@ CHOICES = {
 }
 
 
-class Behaviour(NamedTuple):
-    """State of the behaviour stage."""
-
-    policy: Params  # mu_i, [N]
-    teammates: Params  # mu_i(a_-i | s, a_i), [N]
-    opt: optax.OptState
-    updates: Array
-    held_out: Array  # [2] sum and number of held-out losses since the last check
-    best: Array
-    bad_checks: Array
-
-
 class Own(NamedTuple):
     """What one agent trains; in the state every tree has a leading axis [N]."""
 
@@ -125,104 +114,6 @@ class Sample(NamedTuple):
     counts: Array  # [M] how often each row was resampled
     log_mu: Array  # [M, A] of this agent
     next_log_mu: Array  # [M, A]
-
-
-# --- losses ------------------------------------------------------------------------------------------
-
-
-def log_ratio(log_pi: Array, log_mates: Array, agent: Array | int, power: str = "n-1") -> Array:
-    """Eq. 23: log rho_i, from log pi_j(a_j) [M, N] and log mu_i(a_j | s, a_i, ...) [M, N] -> [M]."""
-    n = log_pi.shape[-1]
-    total = jnp.sum(jnp.where(jnp.arange(n) != agent, log_pi - log_mates, 0.0), -1)
-    return jnp.clip(total / (n - 1 if power == "n-1" else n), -10.0, jnp.log(100.0))
-
-
-def resample(key: Key, weight: Array) -> tuple[Array, Array]:
-    """Draw M rows with replacement, P proportional to weight [M] >= 0: (rows [M], how often each came [M])."""
-    cumulative = jnp.cumsum(weight)
-    drawn = jnp.searchsorted(cumulative, jax.random.uniform(key, weight.shape) * cumulative[-1], side="right")
-    last = jnp.max(jnp.where(weight > 0, jnp.arange(weight.shape[0]), 0))
-    drawn = jnp.minimum(drawn, last)  # rounding may step past the last row with weight
-    return drawn, jnp.zeros_like(weight).at[drawn].add(1.0)
-
-
-def soft_value(logits: Array, q: Array, log_mu: Array, alpha: Array, beta: Array) -> Array:
-    """Eq. 10: E_pi[q - alpha log(pi / mu) - beta log pi] over actions, [..., A] -> [...]."""
-    log_pi = jax.nn.log_softmax(logits)
-    gap = jnp.clip(log_pi - log_mu, -10.0, 10.0)
-    return expectation(logits, q - alpha * gap - beta * log_pi)
-
-
-def value_loss(q: Array, target: Array, actions: Array, avail: Array, cql: Array) -> Array:
-    """Eq. 24: squared error plus lambda times the conservative term over available actions, q [M, A] -> [M]."""
-    taken = jnp.take_along_axis(q, actions[:, None], -1)[:, 0]
-    conservative = jax.nn.logsumexp(jnp.where(avail > 0, q, UNAVAILABLE), -1) - taken
-    return jnp.square(taken - lax.stop_gradient(target)) + cql * conservative
-
-
-def policy_weight(advantage: Array, log_mu_taken: Array, alpha: Array, beta: Array) -> Array:
-    """Eq. 20: exp((A - beta log mu(a)) / (alpha + beta)), clipped: rare actions weigh more, [M] -> [M]."""
-    return jnp.minimum(jnp.exp(jnp.clip((advantage - beta * log_mu_taken) / (alpha + beta), -20.0, 5.0)), 100.0)
-
-
-def policy_loss(logits: Array, actions: Array, weight: Array, counts: Array, normalise: bool) -> Array:
-    """Eq. 20: weighted likelihood, a scalar; counts [M] say how often each row was resampled."""
-    loss = masked_mean(weight * negative_log_likelihood(logits, actions), counts)
-    return loss / jnp.maximum(masked_mean(weight, counts), 1e-8) if normalise else loss
-
-
-def flatten(batch: Transition) -> Transition:
-    """Leading axes [B] or [B, T] to rows [M]."""
-    axes = batch.valid.ndim
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), batch)
-
-
-# --- behaviour stage ---------------------------------------------------------------------------------
-
-
-def behaviour_losses(m: Method, policy: Params, teammates: Params, batch: Transition) -> Array:
-    """Eq. 21 plus Eq. 22, summed over agents: per row [M] of the flattened batch."""
-    out, _ = m.actors.outputs(policy, batch)
-    own = jnp.sum(negative_log_likelihood(out, batch.actions), -1).reshape(-1)
-    rows = flatten(batch)
-    anchors = jnp.arange(m.spec.num_agents)
-    mates = jax.vmap(lambda p, i: m.teammates.log_prob(p, i, rows.state, rows.actions, rows.avail))(teammates, anchors)
-    return own - jnp.sum(mates, (0, 2))
-
-
-def behaviour_learner(m: Method) -> Learner:
-    """Fits both behaviour models. One episode in 20 is held out of the loss; once its likelihood has not
-    improved for `patience` checks (of 100 in the stage), parameters stay as they are."""
-    check_every = max(m.config.behaviour_steps // 100, 1)
-
-    def init(key: Key) -> Behaviour:
-        policy_key, mates_key = jax.random.split(key)
-        params = m.actors.init(policy_key), m.teammates.init(mates_key)
-        zero = jnp.zeros((), jnp.int32)
-        return Behaviour(*params, m.optimiser.init(params), zero, jnp.zeros(2), jnp.full((), 1e9), zero)
-
-    def update(state: Behaviour, batch: Transition, key: Key) -> tuple[Behaviour, Out]:
-        rows, before = flatten(batch), (state.policy, state.teammates)
-        held = rows.valid * (rows.episode % HELD_OUT_EVERY == HELD_OUT_EVERY - 1)
-
-        def loss_of(params: tuple[Params, Params]) -> tuple[Array, Array]:
-            losses = behaviour_losses(m, *params, batch)
-            return masked_mean(losses, rows.valid - held), losses
-
-        (loss, losses), grads = jax.value_and_grad(loss_of, has_aux=True)(before)
-        steps, opt = m.optimiser.update(grads, state.opt)
-        going = state.bad_checks < m.config.patience
-        keep = lambda new, old: jnp.where(going, new, old)  # noqa: E731
-        params, opt = jax.tree.map(keep, (optax.apply_updates(before, steps), opt), (before, state.opt))
-        sums = state.held_out + jnp.stack([jnp.sum(losses * held), jnp.sum(held)])
-        check = ((state.updates + 1) % check_every == 0) & (sums[1] > 0)
-        mean = sums[0] / jnp.maximum(sums[1], 1.0)
-        bad = jnp.where(check, jnp.where(mean < state.best, 0, state.bad_checks + 1), state.bad_checks)
-        best = jnp.where(check, jnp.minimum(mean, state.best), state.best)
-        state = Behaviour(*params, opt, state.updates + 1, jnp.where(check, 0.0, sums), best, bad)
-        return state, Out({"behaviour": loss, "behaviour_training": going.astype(jnp.float32)})
-
-    return Learner(init, update, lambda state: m.actors.policy(state.policy))
 
 
 # --- main stage --------------------------------------------------------------------------------------
@@ -291,7 +182,7 @@ def critic_step(m: Method, own: Own, agent: Array, sample: Sample, beta: Array) 
 
     def loss_of(params: Params) -> Array:
         q = m.critic.apply(params, critic_input(config, rows.state, rows.obs, agent))
-        return masked_mean(value_loss(q, target, rows.actions[:, agent], rows.avail[:, agent], config.cql), sample.counts)
+        return masked_mean(conservative_value_loss(q, target, rows.actions[:, agent], rows.avail[:, agent], config.cql), sample.counts)
 
     loss, grads = jax.value_and_grad(loss_of)(own.critic)
     steps, opt = m.optimiser.update(grads, own.critic_opt)
@@ -313,7 +204,9 @@ def actor_step(m: Method, own: Own, agent: Array, sample: Sample, beta: Array) -
         value = expectation(fixed, q) if config.baseline == "expected" else soft_value(fixed, q, sample.log_mu, alpha, beta)
         weight = policy_weight(take(q) - value, take(sample.log_mu), alpha, beta)
         gap = jnp.clip(jax.nn.log_softmax(fixed) - sample.log_mu, -10.0, 10.0)
-        return policy_loss(logits, actions, weight, sample.counts, config.normalise), masked_mean(expectation(fixed, gap), sample.counts)
+        return weighted_policy_loss(logits, actions, weight, sample.counts, config.normalise), masked_mean(
+            expectation(fixed, gap), sample.counts
+        )
 
     (loss, divergence), grads = jax.value_and_grad(loss_of, has_aux=True)(own.policy)
     steps, opt = m.optimiser.update(grads, own.policy_opt)
@@ -386,6 +279,8 @@ def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
     optimiser = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr))
     m = Method(config, spec, actors, TeammateModel(spec, config.hidden), critic, optimiser, optax.adam(config.lr_alpha))
 
+    behaviour = behaviour_learner(actors, m.teammates, optimiser, config.behaviour_steps, config.patience)
+
     def init(key: Key) -> State:
         raise RuntimeError("the main stage of inspo starts from its behaviour stage, by `prepare`")
 
@@ -395,6 +290,6 @@ def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
         policy=lambda state: m.actors.policy(state.own.policy),
     )
     return (
-        Stage("behaviour", behaviour_learner(m), config.behaviour_steps),
+        Stage("behaviour", behaviour, config.behaviour_steps),
         Stage("train", main, config.steps, prepare=lambda behaviour, dataset, key: prepare(m, behaviour, dataset, key)),
     )

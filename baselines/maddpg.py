@@ -83,7 +83,7 @@ def make(config: Config, spec: EnvSpec) -> Learner:
         actor = optax.apply_updates(state.actor, step)
         if config.actor == "constant" and config.clip:
             actor = jax.tree.map(lambda x: jnp.clip(x, -spec.action_bound, spec.action_bound), actor)
-        metrics["actor_grad_norm"] = optax.global_norm(grad)
+        metrics["actor_grad_norm"] = jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(grad)))
         if config.critic == "exact":
             return state._replace(actor=actor, target_actor=actor, actor_opt=actor_state), Out(metrics)
 

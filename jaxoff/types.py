@@ -22,7 +22,7 @@ Carry = Any
 
 
 class ReturnScale(NamedTuple):
-    """Two reference returns, for normalised scores: 0 is `low`, 1 is `high`."""
+    """Two reference returns, for normalised scores: 0 at `low`, 100 at `high`."""
 
     low: float
     high: float

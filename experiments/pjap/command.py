@@ -47,7 +47,7 @@ def fig1(job: Job) -> list[Path]:
 def fig2(job: Job) -> list[Path]:
     """Online, four buffer sizes."""
     results = runs.fig2_runs(job.seeds, job.epochs(190))
-    return job.save("fig2", figures.fig2(results), ("fig2-reward", tables.fig2(results, runs.CAPACITIES, job.about)))
+    return job.save("fig2", figures.fig2(results), *tables.fig2(results, runs.CAPACITIES, job.about).items())
 
 
 def fig3(job: Job) -> list[Path]:

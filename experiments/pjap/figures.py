@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRUE, INDUCED, UNIFORM, PJAP, DATA, START = "#0072B2", "#D55E00", "#D55E00", "#009E73", "#444444", "#F0E442"
+TRUE, INDUCED, UNIFORM, PJAP, DATA, START = "#0072B2", "#D55E00", "#D55E00", "#009E73", "#444444", "white"
 PEAK = peak(*TWIN_PEAKS)
 
 
@@ -40,7 +40,8 @@ def fig1(start: tuple[float, float] = (-0.35, 0.45), datum: tuple[float, float] 
         ax.annotate("", np.add(start, part), start, arrowprops={"arrowstyle": "->", "color": INDUCED, "lw": 1, "ls": ":", "shrinkA": 5})
     ax.plot(*start, "o", color=START, ms=9, mec="black", label=r"policy $\theta$")
     ax.plot(*datum, "X", color=DATA, ms=9, mec="white", label="datum $a$")
-    ax.legend(loc="lower left", fontsize=8, framealpha=0.95)
+    ax.set_ylabel("action y")
+    ax.legend(loc="lower left", fontsize=8, frameon=True, framealpha=0.95)
     ax.set_title(rf"Sign agreement: $\nabla J\cdot\nabla R = {float(true @ induced):.2f} < 0$, so the reward falls", fontsize=10)
     return figure
 
@@ -63,7 +64,7 @@ def fig2(results: Sequence[OnlineResult], capacities: Sequence[int] = runs.CAPAC
         points = np.asarray(result.buffer.actions)[0, :, :, 0]
         axes[2, column].scatter(*points.T, s=5, color=DATA, alpha=0.35, lw=0)
         axes[2, column].plot(*paths[0, 0], "o", color=START, ms=7, mec="black")
-        axes[2, column].plot(*paths[-1, 0], "*", color=TRUE, ms=11, mec="white")
+        axes[2, column].plot(*paths[-1, 0], "*", color=TRUE, ms=11, mec="white", clip_on=False)
         _plane(axes[2, column])
     for row, label in enumerate(("paths, all seeds\naction y", "exact reward\nmean and range", "final buffer, first seed\naction y")):
         axes[row, 0].set_ylabel(label)
@@ -87,7 +88,7 @@ def fig3(data: Episodes, paths: runs.Paths) -> Figure:
         _surface(figure, ax, "sign")
         _arrows(ax, lattice, field, "black")
         ax.set_title(title, fontsize=10)
-    _surface(figure, axes[3], "sign")
+    _surface(figure, axes[3], "sign", limit=1.4)
     _arrows(axes[3], lattice, runs.induced_field(payoff, jnp.asarray(points), lattice), INDUCED, alpha=0.35)
     for path in paths.theta[:, 0, 0]:
         _paths(axes[3], path[None], TRUE)
@@ -104,16 +105,14 @@ def fig4(panels: dict[str, tuple[Sequence[Episodes], runs.Paths]]) -> Figure:
         for i, sigma in enumerate(runs.SIGMAS_4):
             ax, below = axes[:, 3 * block + i]
             points = runs.points_of(data[i])
-            target = runs.twin_peaks_fixed_point(points)
+            target = runs.twin_peaks_fixed_point(points).round(4) + 0.0
             _surface(figure, ax, "twin_peaks")
             _field_pair(ax, payoff, points)
             _paths(ax, paths.theta[0, i], UNIFORM)
             ax.plot(*target, "D", mfc="none", mec="black", ms=9, mew=1.3)
-            where = rf"$\theta^*$ = ({target[0]:.2f}, {target[1]:.2f})"
+            where = rf"$\theta^*$ = ({target[0]:.3f}, {target[1]:.3f})"
             ax.set_title(f"{'ab'[block]}: {centre}, $\\sigma$ = {sigma:g}\n{where}", fontsize=9)
-            below.scatter(*points.T, s=4, color=DATA, alpha=0.5, lw=0)
-            _maxima(below)
-            _plane(below)
+            _scatter(below, points)
     axes[0, 0].set_ylabel("paths, all seeds\naction y")
     axes[1, 0].set_ylabel("data\naction y")
     _legend(
@@ -121,7 +120,7 @@ def fig4(panels: dict[str, tuple[Sequence[Episodes], runs.Paths]]) -> Figure:
         [
             ("true field", "line", TRUE),
             ("induced field", "line", INDUCED),
-            (r"predicted $\theta^*$", "D", "black"),
+            (r"predicted $\theta^*$", "D", "none"),
             ("start", "o", START),
             ("maxima", "+", "black"),
         ],
@@ -135,9 +134,7 @@ def fig5(data: Sequence[Episodes], uniform: runs.Paths, pjap: runs.Paths) -> Fig
     figure, axes = _grid(len(runs.SIGMAS_5), 4, 2.6)
     for row, sigma in enumerate(runs.SIGMAS_5):
         points = runs.points_of(data[row])
-        axes[row, 0].scatter(*points.T, s=4, color=DATA, alpha=0.5, lw=0)
-        _maxima(axes[row, 0])
-        _plane(axes[row, 0])
+        _scatter(axes[row, 0], points)
         axes[row, 0].set_ylabel(f"$\\sigma$ = {sigma:g}\naction y")
         _surface(figure, axes[row, 1], "twin_peaks")
         _field_pair(axes[row, 1], payoff, points)
@@ -156,7 +153,7 @@ def fig5(data: Sequence[Episodes], uniform: runs.Paths, pjap: runs.Paths) -> Fig
     _legend(
         figure,
         [
-            ("MADDPG", "line", UNIFORM),
+            ("MADDPG, and its induced field", "line", UNIFORM),
             ("MADDPG + PJAP", "line", PJAP),
             ("true field", "line", TRUE),
             ("start", "o", START),
@@ -170,9 +167,7 @@ def pairing(results: dict[str, runs.Paths], data: Sequence[np.ndarray]) -> Figur
     """Correlated data and the same marginals dealt anew: exact best responses cannot tell, PJAP needs no mean to find a peak."""
     figure, axes = _grid(2, 1 + len(results), 2.7)
     for row, (label, points) in enumerate(zip(("paired", "permuted"), data, strict=True)):
-        axes[row, 0].scatter(*points.T, s=4, color=DATA, alpha=0.5, lw=0)
-        _maxima(axes[row, 0])
-        _plane(axes[row, 0])
+        _scatter(axes[row, 0], points)
         axes[row, 0].set_ylabel(f"{label}\naction y")
         for column, (name, paths) in enumerate(results.items(), start=1):
             _surface(figure, axes[row, column], "twin_peaks")
@@ -187,6 +182,7 @@ def grid(paths: runs.Paths) -> Figure:
     rewards = paths.reward[:, 0, :, -1].mean(-1).reshape(len(runs.ALPHAS), len(runs.FLOORS))
     figure, axes = _grid(1, 1, 4.4)
     ax = axes[0, 0]
+    ax.grid(False)
     image = ax.imshow(rewards, cmap="viridis", vmin=0, vmax=0.5625, aspect="auto")
     for (i, j), value in np.ndenumerate(rewards):
         ax.text(j, i, f"{value:.3f}", ha="center", va="center", color="white" if value < 0.38 else "black", fontsize=9)
@@ -207,10 +203,11 @@ def _grid(rows: int, columns: int, size: float) -> tuple[Figure, np.ndarray]:
         return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _plane(ax: Axes) -> None:
-    ax.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xlabel="action x")
+def _plane(ax: Axes, limit: float = 1.08) -> None:
+    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel="action x")
     ax.set_xticks([-1, 0, 1])
     ax.set_yticks([-1, 0, 1])
+    ax.grid(False)
 
 
 def _lattice(count: int) -> Any:
@@ -218,20 +215,29 @@ def _lattice(count: int) -> Any:
     return jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
 
 
-def _surface(figure: Figure, ax: Axes, game: str, bar: bool = False) -> None:
-    """The reward over joint actions, with contour lines; clipped below, so that the region of interest has colour."""
-    axis = np.linspace(-1, 1, 121, dtype=np.float32)
+def _scatter(ax: Axes, points: np.ndarray) -> None:
+    """Data [M, 2]; what coincides is drawn as one large point."""
+    alone = np.ptp(points) < 1e-3
+    ax.scatter(*points.T, s=60 if alone else 4, color=DATA, alpha=1.0 if alone else 0.5, lw=0)
+    _maxima(ax)
+    _plane(ax)
+
+
+def _surface(figure: Figure, ax: Axes, game: str, bar: bool = False, limit: float = 1.08) -> None:
+    """The reward over joint actions with its zero line; colours stop at -1 or -2, so that the region of interest has some."""
+    axis = np.linspace(-limit, limit, 201, dtype=np.float32)
     mesh = np.stack(np.meshgrid(axis, axis), -1)[..., None]
     reward = np.asarray(runs.game(game).spec.payoff(jnp.asarray(mesh)))
-    low = -1.0 if game == "sign" else -2.0
-    shown = ax.contourf(axis, axis, np.maximum(reward, low), levels=24, cmap="cividis", alpha=0.75)
-    shown.set_rasterized(True)
-    ax.contour(axis, axis, reward, levels=[0.0], colors="white", linewidths=0.8)
+    low, high = (-1.0, 1.0) if game == "sign" else (-2.0, 0.5625)
+    extent = (-limit, limit, -limit, limit)
+    shown = ax.imshow(reward, origin="lower", extent=extent, cmap="cividis", alpha=0.7, vmin=low, vmax=high, interpolation="bilinear")
+    ax.contour(axis, axis, reward, levels=np.linspace(low, high, 9)[1:-1], colors="black", linewidths=0.3, alpha=0.4, linestyles="solid")
+    ax.contour(axis, axis, reward, levels=[0.0], colors="white", linewidths=0.9)
     if game == "twin_peaks":
         _maxima(ax)
-    _plane(ax)
+    _plane(ax, limit)
     if bar:
-        figure.colorbar(shown, ax=ax, label="reward", shrink=0.85)
+        figure.colorbar(shown, ax=ax, label="reward", shrink=0.75)
 
 
 def _maxima(ax: Axes) -> None:
@@ -243,20 +249,20 @@ def _arrows(ax: Axes, points: Any, field: Any, colour: str, alpha: float = 0.8) 
     points, field = np.asarray(points), np.asarray(field)
     length = np.linalg.norm(field, axis=-1, keepdims=True)
     unit = np.where(length > 1e-6, field / np.maximum(length, 1e-12), 0.0)
-    ax.quiver(*points.T, *unit.T, color=colour, alpha=alpha, scale=16, width=0.006, pivot="mid")
+    ax.quiver(*points.T, *unit.T, color=colour, alpha=alpha, scale=14, width=0.008, headwidth=4, pivot="tail", zorder=3)
 
 
 def _field_pair(ax: Axes, payoff: Any, points: np.ndarray) -> None:
-    lattice = _lattice(8)
-    _arrows(ax, lattice, runs.true_field(payoff, lattice), TRUE, alpha=0.55)
-    _arrows(ax, lattice, runs.induced_field(payoff, jnp.asarray(points), lattice), INDUCED, alpha=0.55)
+    lattice = _lattice(7)
+    _arrows(ax, lattice, runs.true_field(payoff, lattice), TRUE)
+    _arrows(ax, lattice, runs.induced_field(payoff, jnp.asarray(points), lattice), INDUCED)
 
 
 def _paths(ax: Axes, paths: np.ndarray, colour: str) -> None:
     """Paths [R, K+1, 2], each with its start and end."""
     for path in paths:
         ax.plot(*path.T, color=colour, lw=1.3, alpha=max(0.35, 1.0 / len(paths)))
-    ax.plot(*paths[:, -1].T, "*", color=colour, ms=9, mec="white", mew=0.6, ls="", zorder=6)
+    ax.plot(*paths[:, -1].T, "*", color=colour, ms=9, mec="white", mew=0.6, ls="", zorder=6, clip_on=False)
     ax.plot(*paths[:, 0].T, "o", color=START, ms=7, mec="black", ls="", zorder=6)
 
 
@@ -265,14 +271,15 @@ def _bands(ax: Axes, values: np.ndarray, colour: str, **style: Any) -> None:
     epochs = np.arange(values.shape[0])
     ax.plot(epochs, values.mean(1), color=colour, lw=1.6, **style)
     ax.fill_between(epochs, values.min(1), values.max(1), color=colour, alpha=0.2, lw=0)
-    ax.grid(alpha=0.25)
 
 
 def _legend(figure: Figure, entries: Sequence[tuple[str, str, str]]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=colour, lw=2) if kind == "line" else Line2D([], [], color=colour, marker=kind, ls="", ms=8, mew=1.4)
+        Line2D([], [], color=colour, lw=2)
+        if kind == "line"
+        else Line2D([], [], color=colour, marker=kind, ls="", ms=8, mec="black", mew=1.4)
         for _, kind, colour in entries
     ]
     figure.legend(handles, [text for text, _, _ in entries], loc="outside lower center", ncols=len(entries), fontsize=9, frameon=False)

@@ -18,17 +18,18 @@ METHODS = ("MADDPG", "MADDPG+PJAP")
 LATE = 20  # epochs that "late" and "last" mean
 
 
-def fig2(results: Sequence[OnlineResult], capacities: Sequence[int], about: tuple[str, ...]) -> Table:
+def fig2(results: Sequence[OnlineResult], capacities: Sequence[int], about: tuple[str, ...]) -> dict[str, Table]:
     """Lowest and final reward, and the first epoch with a reward above 0.9 (the last epoch, if there is none)."""
-    values = {}
+    rewards, epochs = {}, {}
     for result, capacity in zip(results, capacities, strict=True):
-        reward = result.history["exact_value"]  # [K+1, R]
+        row, reward = f"capacity {capacity}", result.history["exact_value"]  # [K+1, R]
         above = reward > 0.9
-        first = np.where(above.any(0), above.argmax(0), reward.shape[0] - 1)
-        values |= {
-            (f"capacity {capacity}", name): x for name, x in (("lowest", reward.min(0)), ("end", reward[-1]), ("first above 0.9", first))
-        }
-    return _table("fig2-reward", "Figure 2: reward of online MADDPG by buffer size", values, "reward, or epochs", about)
+        rewards |= {(row, "lowest"): reward.min(0), (row, "end"): reward[-1]}
+        epochs[row, "first above 0.9"] = np.where(above.any(0), above.argmax(0), reward.shape[0] - 1)
+    return {
+        "fig2-reward": _table("fig2-reward", "Figure 2: reward of online MADDPG by buffer size", rewards, "reward", about),
+        "fig2-epoch": _table("fig2-epoch", "Figure 2: first epoch with a reward above 0.9", epochs, "epoch", about),
+    }
 
 
 def fig4(panels: Mapping[str, tuple[Sequence, runs.Paths]], about: tuple[str, ...]) -> Table:

@@ -109,15 +109,21 @@ class Dataset:
         return fields
 
 
+def flatten(batch: Transition) -> Transition:
+    """Leading axes [B] or [B, T] of a batch to rows [M]."""
+    axes = batch.valid.ndim
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), batch)
+
+
 def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> None:
     """Raise InvalidEpisodes, naming field, expected and found, where episodes break the contract.
 
     Checked: shapes against the spec, `filled` a prefix of at least one step, end flags only on the
     last step and never both, actions in range and available, every number finite.
     """
-    if episodes.reward.ndim != 2:
-        raise InvalidEpisodes(f"{source}: field 'reward': expected shape (E, T), found {tuple(episodes.reward.shape)}")
-    count, steps = episodes.reward.shape
+    if episodes.filled.ndim != 2:
+        raise InvalidEpisodes(f"{source}: field 'filled': expected shape (E, T), found {tuple(episodes.filled.shape)}")
+    count, steps = episodes.filled.shape
     n, a = spec.num_agents, spec.action_size
     expected = {
         "obs": (count, steps + 1, n, spec.obs_size),

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxoff.types import Array, EnvSpec, Key, State, TimeStep
+from jaxoff.types import Array, EnvSpec, Key, Policy, State, TimeStep
 
-with contextlib.redirect_stdout(io.StringIO()):  # its import prints about absent sub-packages
+with mock.patch("builtins.print"):  # its import prints about absent sub-packages
     from jaxmarl.environments import spaces
     from jaxmarl.environments.multi_agent_env import MultiAgentEnv
 
-__all__ = ["FromJaxMARL", "Game", "MultiAgentEnv", "spaces"]
+__all__ = ["FromJaxMARL", "Game", "GridPicture", "MultiAgentEnv", "spaces"]
+
+
+class GridPicture(NamedTuple):
+    """How an environment on a grid is drawn: walls [H, W] bool, goals [N, 2], positions(state [T, S]) -> [T, N, 2]."""
+
+    walls: np.ndarray
+    goals: np.ndarray
+    positions: Callable[[np.ndarray], np.ndarray]
 
 
 class FromJaxMARL:
@@ -24,10 +31,17 @@ class FromJaxMARL:
 
     Its `step_env` is used, never `step`, whose auto-reset loses the last observation. `info` must hold
     `terminated` and `truncated` (a Game's does), and the environment `global_state(state)` [S].
+    probe(policy): what is known exactly of a policy, computed in jit at each evaluation.
     """
 
-    def __init__(self, env: MultiAgentEnv, spec: EnvSpec, probe: Callable[..., dict[str, Array]] | None = None) -> None:
-        self.env, self.spec, self.probe = env, spec, probe
+    def __init__(
+        self,
+        env: MultiAgentEnv,
+        spec: EnvSpec,
+        probe: Callable[[Policy], dict[str, Array]] | None = None,
+        picture: GridPicture | None = None,
+    ) -> None:
+        self.env, self.spec, self.probe, self.picture = env, spec, probe, picture
 
     def reset(self, key: Key) -> tuple[State, TimeStep]:
         """Start an episode: (state, first timestep)."""
@@ -72,7 +86,7 @@ class Game(MultiAgentEnv):
     def __init__(self, num_agents: int, obs_size: int, action_space: Any) -> None:
         super().__init__(num_agents)
         self.observation_spaces = {agent: spaces.Box(-jnp.inf, jnp.inf, (obs_size,)) for agent in self.agents}
-        self.action_spaces = {agent: action_space for agent in self.agents}
+        self.action_spaces = dict.fromkeys(self.agents, action_space)
 
     def reset(self, key: Key) -> tuple[dict[str, Array], State]:
         """JaxMARL's reset: (observations by agent, state)."""
@@ -83,9 +97,9 @@ class Game(MultiAgentEnv):
         """JaxMARL's step without auto-reset: (observations, state, rewards, dones, info)."""
         state, reward, terminated, truncated = self.move(key, state, jnp.stack([actions[a] for a in self.agents]))
         done = terminated | truncated
-        dones = {agent: done for agent in self.agents} | {"__all__": done}
+        dones = dict.fromkeys(self.agents, done) | {"__all__": done}
         info = {"terminated": terminated, "truncated": truncated}
-        return self.get_obs(state), state, {agent: reward for agent in self.agents}, dones, info
+        return self.get_obs(state), state, dict.fromkeys(self.agents, reward), dones, info
 
     def get_obs(self, state: State) -> dict[str, Array]:
         """Observations by agent."""

@@ -144,8 +144,8 @@ def marks(table: Mapping[str, ArrayLike], higher: bool = True) -> dict[str, str]
 
 
 def normalised(returns: ArrayLike, scale: ReturnScale) -> np.ndarray:
-    """Returns on the scale where `scale.low` is 0 and `scale.high` is 1."""
+    """Returns on the scale where `scale.low` is 0 and `scale.high` is 100."""
     width = scale.high - scale.low
     if not width > 0:
         raise ValueError(f"return scale: field 'high': expected more than low = {scale.low}, found {scale.high}")
-    return (np.asarray(returns, np.float64) - scale.low) / width
+    return 100.0 * (np.asarray(returns, np.float64) - scale.low) / width

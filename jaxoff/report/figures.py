@@ -27,7 +27,7 @@ PANEL = (3.4, 2.6)  # inches
 
 @contextmanager
 def style() -> Iterator[Any]:
-    """Our look, for the figures made inside the block; gives matplotlib.pyplot-free `Figure`."""
+    """Our look, for figures that are made inside the block; gives the `Figure` class, which needs no display."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -50,6 +50,7 @@ def style() -> Iterator[Any]:
         "legend.frameon": False,
         "axes.formatter.limits": (-3, 5),
         "axes.formatter.use_mathtext": True,
+        "figure.constrained_layout.h_pad": 0.08,
         "svg.fonttype": "none",
         "svg.hashsalt": "jaxoff",  # the same figure is the same file
     }
@@ -218,7 +219,6 @@ def heat_maps(
     side = max(1.9, 0.55 * len(actions) + 0.8)
     with style() as new_figure:
         figure, panels = _panels(new_figure, len(policies), (side, side + 0.15))
-        figure.get_layout_engine().set(h_pad=0.08)
         for place, (panel, (name, policy)) in enumerate(zip(panels, policies.items(), strict=True)):
             image = panel.imshow(policy, cmap="Blues", vmin=0, vmax=1)
             for i, j in np.ndindex(*np.shape(policy)):

@@ -61,12 +61,12 @@ def _experiment(runs: Sequence[Run], place: Path) -> list[Path]:
 
 
 def _curves(runs: Sequence[Run], place: Path) -> list[Path]:
+    logged = [run for run in runs if any("return_mean" in row for row in run.rows)]
     stems = []
-    for task in dict.fromkeys(run.task for run in runs):
-        logged = [run for run in runs if run.task == task and any("return_mean" in row for row in run.rows)]
-        if logged:
-            stems.append(place / f"curves-{_slug(task)}")
-            figures.curves(logged, "return_mean", stems[-1])
+    for task in dict.fromkeys(run.task for run in logged):
+        stems.append(place / f"curves-{_slug(task)}")
+        # All runs are given, so that a variant has the same colour in every figure.
+        figures.curves(logged, "return_mean", stems[-1], tasks={task: task})
     return stems
 
 

@@ -146,14 +146,14 @@ def provenance(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def cell_lines(cell: Cell | None, digits: int, has_paper: bool) -> list[str]:
-    """What stands in a cell, line by line, without its marks."""
+    """What stands in a cell, line by line, without its marks; z in a format: no minus sign before a zero."""
     if cell is None:
         return [NONE]
-    spread = f" ± {cell.std:.{digits}f}" if np.isfinite(cell.std) else ""
-    lines = [f"{cell.mean:.{digits}f}{spread}" if np.isfinite(cell.mean) else NONE]
+    spread = f" ± {cell.std:z.{digits}f}" if np.isfinite(cell.std) else ""
+    lines = [f"{cell.mean:z.{digits}f}{spread}" if np.isfinite(cell.mean) else NONE]
     iqm, low, high = cell.iqm
     if np.isfinite(iqm):
-        lines.append(f"IQM {iqm:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+        lines.append(f"IQM {iqm:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]")
     if cell.kept < cell.total:
         lines.append(f"{cell.kept}/{cell.total} runs")
     if has_paper:

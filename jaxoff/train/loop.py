@@ -24,10 +24,12 @@ from jax.sharding import PartitionSpec as P
 
 from jaxoff import registry, runtime
 from jaxoff.data.dataset import Dataset, place
+from jaxoff.eval import statistics
 from jaxoff.logs import JsonLines, Record, Sink
 from jaxoff.train import mapping, results
 from jaxoff.train.checkpoint import Checkpoints
-from jaxoff.train.program import Program, Report, RunState
+from jaxoff.train.program import Program, Report
+from jaxoff.train.restore import empty_state, state_like
 from jaxoff.train.results import Interrupted, Results
 from jaxoff.train.spec import Job, TrainSpec, interval, resolve
 from jaxoff.types import Env, Episodes
@@ -71,11 +73,18 @@ def _describe(job: Job, data: Episodes) -> dict[str, Any]:
         "sampler_config": {f.name: getattr(job.sampler_config, f.name) for f in dataclasses.fields(job.sampler_config)},
         "num_runs": job.num_runs,
         "data": {"sha256": digest.hexdigest(), "episodes": len(data.filled), "steps": int(np.sum(data.filled))},
-        "command": " ".join(["jaxoff" if Path(a).name == "jaxoff" else a for a in sys.argv[:1]] + sys.argv[1:]),
+        "command": _command(),
         "hardware": runtime.hardware(),
         "git_commit": runtime.git_commit(),
         "versions": runtime.versions(),
     }
+
+
+def _command() -> str:
+    """The command line, without the machine's paths to programs."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
+    return " ".join([program, *sys.argv[1:]])
 
 
 def _begin(out: Path, record: dict[str, Any]) -> Results | None:
@@ -88,7 +97,8 @@ def _begin(out: Path, record: dict[str, Any]) -> Results | None:
         for name in plain.keys() - loose:
             if held.get(name) != plain[name]:
                 raise ValueError(
-                    f"{file}: field '{name}': expected {plain[name]!r}, found {held.get(name)!r}; this folder holds another job, choose another or remove it"
+                    f"{file}: field '{name}': expected {plain[name]!r}, found {held.get(name)!r}; "
+                    "the folder holds another job: choose another, or remove it"
                 )
         if (out / "final.json").exists():
             return results.load(out)
@@ -118,7 +128,8 @@ class _Loop:
         self.saved_at = time.perf_counter()
 
     def run(self) -> Results:
-        first_stage, first_chunk, carried = 0, 0, self._fresh()
+        first_stage, first_chunk = 0, 0
+        carried = mapping.to_devices((self.job.config, empty_state(self.job)), self.mesh)
         meta = self.checkpoints.meta() if self.checkpoints else None
         if meta:
             first_stage, first_chunk = meta["stage_index"], meta["chunk"]
@@ -132,12 +143,6 @@ class _Loop:
             for index in range(first_stage, len(self.stages)):
                 carried = self._stage(index, carried, first_chunk if index == first_stage else 0, bool(meta) and index == first_stage, stop)
         return self._finish(carried)
-
-    def _fresh(self) -> tuple[Any, RunState]:
-        keys = np.stack([jax.random.key_data(jax.random.key(seed, impl=self.spec.prng)) for seed in self.job.seeds])
-        runs = len(keys)
-        empty = RunState(keys, (), (), np.zeros(runs, np.int32), np.full(runs, -1, np.int32))
-        return mapping.to_devices((self.job.config, empty), self.mesh)
 
     def _stage(self, index: int, carried: Any, chunk: int, resumed: bool, stop: threading.Event) -> Any:
         stage, last = self.stages[index], index == len(self.stages) - 1
@@ -165,13 +170,7 @@ class _Loop:
         if not resumed:
             return self._call(program.prepare, carried)
         assert self.checkpoints is not None
-        # The structure of the state comes from tracing the stages up to here; the values from the checkpoint.
-        shape: Any = carried
-        for index in range(program.index + 1):
-            earlier = Program(self.job, self.env, index, 1, self.mesh, self.mode, evaluates=False)
-            shape = jax.eval_shape(earlier.prepare, shape, self.dataset)
-        runs = self.job.num_runs
-        like = jax.tree.map(lambda x: np.zeros((runs, *x.shape[1:]), x.dtype), shape[1])
+        like = state_like(self.job, self.env, self.dataset, program.index, (self.job.config, empty_state(self.job)))
         return carried[0], mapping.to_devices(self.checkpoints.state(like), self.mesh)
 
     def _compile(self, function: Any, carried: Any) -> Any:
@@ -248,6 +247,10 @@ class _Loop:
                     self.history[name.removeprefix("history/")] = values[: len(values) - (len(arrays["steps"]) - meta["kept"])]
             self.last = {name.removeprefix("last/"): arrays[name] for name in arrays if name.startswith("last/")}
 
+    def _score(self, value: float) -> float:
+        scale = self.env.spec.return_scale
+        return float("nan") if scale is None else float(statistics.normalised(value, scale))
+
     def _interrupt(self) -> None:
         if self.checkpoints:
             self.checkpoints.close()
@@ -264,7 +267,7 @@ class _Loop:
             values = {name: float(value[run]) for name, value in self.last.items() if name != "returns" and value.ndim == 1}
             runs.append(
                 {"run": run, "seed": seed, "config": point, **values}
-                | {"score": results.score(values["return_mean"], self.env.spec), "updates": self.stages[-1].steps}
+                | {"score": self._score(values["return_mean"]), "updates": self.stages[-1].steps}
                 | {"wall_s": self.elapsed_s, "failed_at": int(failed[run]) if failed[run] >= 0 else None}
             )
         timing = {

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxoff.types import EnvSpec
-
 
 @dataclasses.dataclass
 class Results:
@@ -69,14 +67,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
-
-
-def score(value: float, spec: EnvSpec) -> float:
-    """Normalised score: 0 at the low reference return, 100 at the high one; NaN where there is no scale."""
-    if spec.return_scale is None:
-        return float("nan")
-    low, high, _ = spec.return_scale
-    return 100.0 * (value - low) / (high - low)
 
 
 def save(results: Results, folder: Path) -> None:

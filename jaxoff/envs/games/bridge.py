@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff.envs.base import FromJaxMARL, Game, spaces
+from jaxoff.envs.base import FromJaxMARL, Game, GridPicture, spaces
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
 
 MAP = ("1.##..", "......", "..##.0")
@@ -92,4 +92,5 @@ def make_bridge(name: str = "bridge", horizon: int = 20, start_adjacent: bool = 
     if horizon == 20 and start_adjacent:
         scale = ReturnScale(-7.09992, -1.2354526, "exact dynamic programming: uniformly random actions; optimal joint policy")
     spec = EnvSpec(name, 2, 8, 8, 5, True, horizon, return_scale=scale)
-    return FromJaxMARL(Bridge(horizon, start_adjacent), spec)
+    picture = GridPicture(~FREE, GOALS, lambda state: state.reshape(len(state), 2, 4)[..., :2].astype(int))
+    return FromJaxMARL(Bridge(horizon, start_adjacent), spec, picture=picture)

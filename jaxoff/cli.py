@@ -1,0 +1,309 @@
+"""The command line. Everything it does is one call of a documented function."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from jaxoff import registry, runtime
+from jaxoff.train.results import Interrupted
+
+app = tyro.extras.SubcommandApp()
+data_app = tyro.extras.SubcommandApp()
+console = Console()
+
+
+def _pairs(items: tuple[str, ...], flag: str) -> dict[str, str]:
+    pairs = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name or not value:
+            raise ValueError(f"{flag}: expected NAME=VALUE, found '{item}'")
+        pairs[name] = value
+    return pairs
+
+
+def _grid(items: tuple[str, ...]) -> dict[str, list[float]]:
+    try:
+        return {name: [float(value) for value in values.split(",")] for name, values in _pairs(items, "--grid").items()}
+    except ValueError as error:
+        raise ValueError(f"--grid: expected NAME=NUMBER,NUMBER,..., found '{' '.join(items)}' ({error})") from None
+
+
+Many = tyro.conf.UseAppendAction
+
+
+@app.command
+def train(
+    method: tyro.conf.Positional[str],
+    task: tyro.conf.Positional[str],
+    /,
+    seeds: int = 5,
+    grid: Annotated[tuple[str, ...], Many] = (),
+    set: Annotated[tuple[str, ...], Many] = (),
+    sampler: str = "uniform",
+    sampler_set: Annotated[tuple[str, ...], Many] = (),
+    steps: int | None = None,
+    evaluations: int = 10,
+    eval_episodes: int = 32,
+    greedy: bool = False,
+    data: Path | None = None,
+    data_dir: Path | None = None,
+    data_episodes: int | None = None,
+    data_seed: int = 0,
+    obs_dtype: Literal["float32", "bfloat16"] = "float32",
+    precision: Literal["highest", "high", "default"] = "highest",
+    prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32",
+    mode: Literal["auto", "vmap", "sequence"] = "auto",
+    wandb: Literal["disabled", "offline", "online"] = "disabled",
+    experiment: str = "train",
+    results: Path = Path("results"),
+    out: Path | None = None,
+) -> None:
+    """Train a method on a task: every grid point times every seed, in one program.
+
+    Args:
+        method: a registered method, such as inspo.
+        task: [source:]family/scenario/quality, see `jaxoff data list`.
+        seeds: number of seeds, 0 .. seeds-1.
+        grid: NAME=V1,V2,... sweeps a numeric setting without a recompile; may be given several times.
+        set: NAME=VALUE sets a field of the method's Config; may be given several times.
+        sampler: uniform, or a registered one such as pjap.
+        sampler_set: NAME=VALUE sets a field of the sampler's Config.
+        steps: gradient steps; default the method's own for the task.
+        evaluations: evaluations over training, beside the one before it.
+        eval_episodes: episodes of each evaluation.
+        greedy: evaluate the mode of the policy instead of samples from it.
+        data: a dataset folder written by `jaxoff data make`, instead of the task's own data.
+        data_dir: folder of public datasets, for a task with a source.
+        data_episodes: size of a recipe's dataset, in episodes.
+        data_seed: seed of a recipe's dataset.
+        obs_dtype: how observations are stored on the device.
+        precision: of matrix products on an accelerator.
+        prng: the generator of random numbers; only threefry2x32 gives the same run alone and among others.
+        mode: how runs share a device.
+        wandb: log to Weights & Biases: a group per experiment, a run per seed, and their mean.
+        experiment: folder below --results, and the group in W&B.
+        results: where result folders go.
+        out: the job's own folder; default RESULTS/EXPERIMENT/METHOD-TASK.
+    """
+    from jaxoff.data import disk
+    from jaxoff.logs import Progress, Sink, WandB
+    from jaxoff.report import figures
+    from jaxoff.report.load import load_run
+    from jaxoff.train import TrainSpec
+    from jaxoff.train import train as run
+    from jaxoff.train.spec import resolve
+
+    spec = TrainSpec(
+        method=method,
+        task=task,
+        seeds=tuple(range(seeds)),
+        config=_pairs(set, "--set"),
+        grid=_grid(grid),
+        sampler=sampler,
+        sampler_config=_pairs(sampler_set, "--sampler-set"),
+        steps=steps,
+        evaluations=evaluations,
+        eval_episodes=eval_episodes,
+        sampled=not greedy,
+        data_seed=data_seed,
+        data_episodes=data_episodes,
+        data_dir=None if data_dir is None else str(data_dir),
+        obs_dtype=obs_dtype,
+        prng=prng,
+        precision=precision,
+        mode=mode,
+    )
+    job = resolve(spec)
+    folder = out or results / experiment / f"{spec.label}-{registry.Task.parse(task).slug}"
+    runs = [{"run": k, "seed": seed, "config": point} for k, (seed, point) in enumerate(zip(job.seeds, job.points, strict=True))]
+    sinks: list[Sink] = [Progress(f"{spec.label} {task}")]
+    if wandb != "disabled":
+        sinks.append(WandB(wandb, "jaxoff", experiment, runs, folder / "wandb", resume=(folder / "checkpoint").exists()))
+    done = run(spec, folder, sinks, data=None if data is None else disk.load(data)[0])
+    figures.curves([load_run(folder)], "return_mean", folder / "curves")
+    console.print(_summary(done.runs))
+    seconds = f"compiled in {done.timing['compile_s']:.1f} s, trained in {done.timing['train_s']:.1f} s"
+    console.print(f"{seconds}, {done.timing['steps_per_s']:,.0f} updates/s over all runs")
+    console.print(f"results: {folder}", soft_wrap=True)
+
+
+def _summary(runs: list[dict[str, Any]]) -> Table:
+    """One line a grid point: mean and deviation over seeds."""
+    table = Table(title="last evaluation: mean ± standard deviation over seeds")
+    for name in ("setting", "seeds", "return", "score", "exact value", "lost"):
+        table.add_column(name)
+    points: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        points.setdefault(" ".join(f"{name}={value:g}" for name, value in run["config"].items()) or "-", []).append(run)
+    for point, group in points.items():
+        alive = [run for run in group if run["failed_at"] is None]
+        cells = []
+        for name in ("return_mean", "score", "exact_value"):
+            values = [run[name] for run in alive if run.get(name) is not None]
+            cells.append(f"{np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}" if values else "-")
+        table.add_row(point, str(len(group)), *cells, str(len(group) - len(alive)))
+    return table
+
+
+@data_app.command(name="list")
+def data_list(family: str = "") -> None:
+    """Every task: made from a recipe, or read from public data.
+
+    Args:
+        family: show only task strings that contain this.
+    """
+    table = Table("task", "agents", "observation", "actions", "horizon", "made from")
+    for key, known in registry.families().items():
+        for name in known.tasks():
+            if family in name:
+                spec = registry.make_env(name).spec
+                kind = f"{spec.action_size} {'choices' if spec.discrete else 'reals'}"
+                table.add_row(
+                    name,
+                    str(spec.num_agents),
+                    str(spec.obs_size),
+                    kind,
+                    str(spec.horizon),
+                    f"public data ({key[0]})" if key[0] else "recipe",
+                )
+        if known.pattern and family in known.pattern:
+            table.add_row(known.pattern, "", "", "", "", "pattern")
+    console.print(table)
+
+
+@data_app.command(name="make")
+def data_make(
+    task: tyro.conf.Positional[str],
+    /,
+    episodes: int | None = None,
+    seed: int = 0,
+    data_dir: Path | None = None,
+    out: Path = Path("data"),
+    overwrite: bool = False,
+) -> None:
+    """Write the dataset of a task to disk, as a flashbax Vault.
+
+    Args:
+        task: [source:]family/scenario/quality.
+        episodes: size of a recipe's dataset.
+        seed: seed of a recipe's dataset.
+        data_dir: folder of public datasets, for a task with a source.
+        out: where datasets go; the dataset is OUT/TASK.vlt/seed-SEED.
+        overwrite: replace what is there.
+    """
+    from jaxoff.data import disk
+
+    parsed = registry.Task.parse(task)
+    env = registry.make_env(parsed)
+    made = registry.make_data(parsed, registry.DataOptions(seed, episodes, None if data_dir is None else str(data_dir)))
+    folder = out / f"{parsed.slug}.vlt" / f"seed-{seed}"
+    info = {"env": f"{parsed.family}/{parsed.scenario}", "scenario": parsed.scenario, "recipe": task, "seed": seed}
+    disk.save(folder, made, env.spec, info, overwrite=overwrite)
+    console.print(f"{len(made.filled)} episodes, {int(np.sum(made.filled)):,} steps")
+    console.print(f"dataset: {folder}", soft_wrap=True)
+
+
+@data_app.command(name="inspect")
+def data_inspect(
+    task: tyro.conf.Positional[str], /, data: Path | None = None, data_dir: Path | None = None, out: Path = Path("results/data")
+) -> None:
+    """What is in a dataset: returns, lengths, coverage, actions; as a table and a picture.
+
+    Args:
+        task: [source:]family/scenario/quality.
+        data: a dataset folder written by `jaxoff data make`, instead of the task's own data.
+        data_dir: folder of public datasets, for a task with a source.
+        out: where the picture goes.
+    """
+    from jaxoff.data import disk, inspect
+
+    parsed = registry.Task.parse(task)
+    spec = registry.make_env(parsed).spec
+    options = registry.DataOptions(data_dir=None if data_dir is None else str(data_dir))
+    episodes = registry.make_data(parsed, options) if data is None else disk.load(data)[0]
+    table = Table("", task)
+    for name, value in inspect.describe(episodes, spec).items():
+        table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+    console.print(table)
+    picture = out / f"{parsed.slug}.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    inspect.plot(episodes, spec, picture)
+    console.print(f"picture: {picture}", soft_wrap=True)
+
+
+@app.command
+def report(folder: tyro.conf.Positional[Path], /) -> None:
+    """Tables, curves and an index.html from result folders, without training.
+
+    Args:
+        folder: a job's folder, an experiment's, or all of results/.
+    """
+    from jaxoff.report import report as build
+
+    console.print(f"page: {build(folder)}", soft_wrap=True)
+
+
+@app.command
+def play(
+    folder: tyro.conf.Positional[Path],
+    /,
+    run: int = 0,
+    seed: int = 0,
+    greedy: bool = False,
+    data_dir: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """Play an episode of a trained policy: a GIF where the environment can be drawn, and its steps as a table.
+
+    Args:
+        folder: a job's folder.
+        run: which of its runs.
+        seed: seed of the episode.
+        greedy: take the mode of the policy instead of sampling.
+        data_dir: folder of public datasets, for a task with a source.
+        out: the GIF; default FOLDER/play-RUN.gif.
+    """
+    from jaxoff.report.play import episode_of, write_gif
+    from jaxoff.train.restore import restore_policy
+
+    env, policy, spec = restore_policy(folder, run, None if data_dir is None else str(data_dir))
+    episode = episode_of(env, policy, seed, sampled=not greedy)
+    table = Table("step", "actions", "reward", title=f"{spec.label} on {spec.task}, run {run}: return {episode.reward.sum():.4f}")
+    for step, (actions, reward) in enumerate(zip(episode.actions, episode.reward, strict=True)):
+        table.add_row(str(step), np.array2string(np.asarray(actions).reshape(-1), precision=3), f"{reward:.4f}")
+    console.print(table)
+    path = write_gif(env, episode, out or folder / f"play-{run}.gif", spec.label)
+    console.print(f"animation: {path}" if path else f"{spec.task} has no picture to draw, so there is no GIF", soft_wrap=True)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of `jaxoff`. A bad input ends it with one clear line and status 2."""
+    args = sys.argv[1:] if args is None else args
+    runtime.setup()
+    try:
+        if args[:1] == ["data"]:
+            data_app.cli(prog="jaxoff data", description="Datasets: list, make, inspect.", args=args[1:])
+        else:
+            app.cli(
+                prog="jaxoff",
+                description="Offline multi-agent reinforcement learning in JAX. Also: jaxoff data {list,make,inspect}.",
+                args=args,
+            )
+    except Interrupted as stop:
+        print(f"jaxoff: {stop}", file=sys.stderr)
+        raise SystemExit(143) from None
+    except (ValueError, TypeError, FileNotFoundError, FileExistsError, IndexError) as error:
+        print(f"jaxoff: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""One episode of a policy, as arrays and as a GIF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxoff.eval.rollout import rollout
+from jaxoff.report.gif import grid_gif
+from jaxoff.types import Env, Policy
+
+
+class Episode(NamedTuple):
+    """state [T+1, S], actions [T, N] or [T, N, A], reward [T] of one episode of T steps."""
+
+    state: np.ndarray
+    actions: np.ndarray
+    reward: np.ndarray
+
+
+def episode_of(env: Env, policy: Policy, seed: int, *, sampled: bool) -> Episode:
+    """Play one episode to its end."""
+    trace = jax.jit(lambda key: rollout(env, policy, key, 1, sampled=sampled))(jax.random.key(seed))
+    length = int(np.sum(trace.alive[:, 0]))
+    state = np.concatenate([np.asarray(trace.before.state[:1, 0]), np.asarray(trace.after.state[:length, 0])])
+    return Episode(state, np.asarray(trace.actions[:length, 0]), np.asarray(trace.after.reward[:length, 0]))
+
+
+def write_gif(env: Env, episode: Episode, path: Path, text: str = "") -> Path | None:
+    """Draw an episode where the environment says how (`picture`), else return None."""
+    picture = getattr(env, "picture", None)
+    if picture is None:
+        return None
+    return grid_gif(picture.positions(episode.state), picture.walls, picture.goals, path, episode.reward, text)

@@ -1,0 +1,64 @@
+"""From the folder of a job back to its policies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxoff import registry
+from jaxoff.data.dataset import Dataset, place
+from jaxoff.train import mapping
+from jaxoff.train.checkpoint import Checkpoints
+from jaxoff.train.program import Program, RunState
+from jaxoff.train.spec import Job, TrainSpec, resolve
+from jaxoff.types import Env, Policy
+
+
+def state_like(job: Job, env: Env, dataset: Dataset, stage: int, carried: Any) -> RunState:
+    """Zeros [R, ...] in the structure of the state in a stage, found by tracing the stages up to there."""
+    mesh = mapping.run_mesh(1, jax.local_devices()[:1])
+    for index in range(stage + 1):
+        program = Program(job, env, index, 1, mesh, "sequence", evaluates=False)
+        carried = jax.eval_shape(program.prepare, carried, dataset)
+    return jax.tree.map(lambda x: np.zeros((job.num_runs, *x.shape[1:]), x.dtype), carried[1])
+
+
+def empty_state(job: Job) -> RunState:
+    """The state of every run before the first stage, as host arrays [R, ...]."""
+    keys = np.stack([jax.random.key_data(jax.random.key(seed, impl=job.spec.prng)) for seed in job.seeds])
+    return RunState(keys, (), (), np.zeros(len(keys), np.int32), np.full(len(keys), -1, np.int32))
+
+
+def restore_policy(folder: str | Path, run: int = 0, data_dir: str | None = None) -> tuple[Env, Policy, TrainSpec]:
+    """The trained policy of one run of a job, its environment, and what was trained.
+
+    Raises FileNotFoundError naming the file that is missing, or IndexError for a run that is not there.
+    """
+    folder = Path(folder)
+    file = folder / "config.json"
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: expected the folder of a training job, found no config.json")
+    record = json.loads(file.read_text())
+    known = {name: record[name] for name in TrainSpec.__dataclass_fields__ if name in record}
+    leaves = {
+        name: value[0] if isinstance(value, list) else value for name, value in record["config"].items() if name not in record["grid"]
+    }
+    spec = TrainSpec(**known | {"config": leaves, "steps": None, "data_dir": data_dir or record["data_dir"]})
+    job, env = resolve(spec), registry.make_env(spec.task)
+    if not 0 <= run < job.num_runs:
+        raise IndexError(f"{folder}: field 'run': expected 0..{job.num_runs - 1}, found {run}")
+    checkpoints = Checkpoints(folder / "checkpoint")
+    meta = checkpoints.meta()
+    if meta is None:
+        raise FileNotFoundError(f"{folder / 'checkpoint'}: expected a complete checkpoint, found none")
+    data = registry.make_data(spec.task, registry.DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
+    dataset = place(data, env.spec, obs_dtype=spec.obs_dtype, source=spec.task)
+    like = state_like(job, env, dataset, meta["stage_index"], (job.config, empty_state(job)))
+    state = jax.tree.map(lambda x: x[run], checkpoints.state(like))
+    checkpoints.close()
+    config = jax.tree.map(lambda x: x[run], job.config)
+    return env, job.stages(config, env.spec)[meta["stage_index"]].learner.policy(state.learner), spec

@@ -1,0 +1,264 @@
+"""Datasets on disk: nothing is lost, others read ours, we read theirs, damage is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from jaxoff.data import disk
+from jaxoff.data.dataset import InvalidEpisodes, validate
+from tests.reference.toy_episodes import toy_episodes, toy_spec
+
+
+def assert_equal(a, b):
+    for name, x, y in zip(a._fields, a, b, strict=True):
+        assert np.asarray(x).dtype == np.asarray(y).dtype, name
+        np.testing.assert_array_equal(x, y, err_msg=name)
+
+
+@pytest.fixture(params=[True, False], ids=["discrete", "continuous"])
+def saved(request, tmp_path):
+    path, episodes = tmp_path / "toy.vlt" / "mixed", toy_episodes(discrete=request.param)
+    disk.save(path, episodes, toy_spec(request.param), {"scenario": "toy", "recipe": "by hand", "seed": 3})
+    return path, episodes
+
+
+@pytest.fixture
+def path(tmp_path):
+    disk.save(tmp_path / "toy.vlt" / "mixed", toy_episodes(), toy_spec(), {})
+    return tmp_path / "toy.vlt" / "mixed"
+
+
+def test_round_trip_is_exact(saved):
+    found, metadata = disk.load(saved[0])
+    assert_equal(found, saved[1])
+    assert (metadata["env"], metadata["scenario"], metadata["recipe"], metadata["seed"]) == ("toy", "toy", "by hand", 3)
+
+
+def test_round_trip_keeps_padding_that_no_episode_needs(tmp_path):
+    episodes = toy_episodes((2, 4))
+    wide = episodes._replace(**{k: np.pad(v, [(0, 0), (0, 3)] + [(0, 0)] * (v.ndim - 2)) for k, v in episodes._asdict().items() if k != "behaviour_level"})
+    disk.save(tmp_path / "a" / "b", wide, toy_spec(), {})
+    assert_equal(disk.load(tmp_path / "a" / "b")[0], wide)
+
+
+def test_relative_paths_are_read_and_written(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    disk.save("../there/toy.vlt/x", toy_episodes(), toy_spec(), {})
+    assert_equal(disk.load(os.path.join("..", "there", "toy.vlt", "x"))[0], toy_episodes())
+
+
+def test_flashbax_reads_the_main_tree(saved, capsys):
+    from flashbax.vault import Vault
+
+    path, episodes = saved
+    vault = Vault(path.parent.name, rel_dir=str(path.parent.parent), vault_uid=path.name)
+    assert vault.vault_index == 9  # 3 + 1 + 5 steps
+    tree = vault.read().experience
+    filled = episodes.filled
+    np.testing.assert_array_equal(tree["observations"][0], episodes.obs[:, :-1][filled])
+    np.testing.assert_array_equal(tree["actions"][0], episodes.actions[filled])
+    np.testing.assert_array_equal(tree["infos"]["state"][0], episodes.state[:, :-1][filled])
+    np.testing.assert_array_equal(tree["rewards"][0], np.tile(episodes.reward[filled][:, None], 2))
+    np.testing.assert_array_equal(tree["terminals"][0, :, 0], [0, 0, 1, 1, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(tree["truncations"][0, :, 1], [0, 0, 0, 0, 0, 0, 0, 0, 1])
+    assert ("legals" in tree["infos"]) == (episodes.actions.ndim == 3)
+
+
+def test_metadata_has_statistics_dimensions_and_hashes(path):
+    metadata = json.loads((path / "metadata.json").read_text())
+    # rewards 1+2+3 = 6, 11, 21+22+23+24+25 = 115: mean 44
+    assert metadata["statistics"]["return_mean"] == pytest.approx(44)
+    assert (metadata["statistics"]["return_min"], metadata["statistics"]["return_max"]) == (6, 115)
+    assert (metadata["statistics"]["episodes"], metadata["statistics"]["transitions"]) == (3, 9)
+    assert metadata["statistics"]["return_std"] == pytest.approx(np.std([6, 11, 115]))
+    assert metadata["structure_shape"]["observations"] == "(1, 9, 2, 4)"
+    assert (metadata["n_agents"], metadata["action_type"], metadata["num_actions"]) == (2, "discrete", 3)
+    assert set(metadata["sha256"]) == {"observations", "actions", "rewards", "terminals", "truncations", "infos.state", "infos.legals"}
+    assert "terminals" in metadata["done_semantics"]
+
+
+def test_a_large_dataset_of_several_chunks_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "_CHUNK_BYTES", 64)  # two rows of observations a chunk
+    disk.save(tmp_path / "a" / "b", toy_episodes(), toy_spec(), {})
+    assert_equal(disk.load(tmp_path / "a" / "b")[0], toy_episodes())
+
+
+# ------------------------------------------------------------------------------------------ refusals
+
+
+def data_files(folder):
+    return sorted((f for f in (folder / "d").iterdir()), key=lambda f: -f.stat().st_size)
+
+
+def test_every_lost_or_damaged_file_is_noticed_or_harmless(path):
+    # the store keeps some superseded files: a dataset with one of them lost must come back unchanged
+    refused = 0
+    for file in [*data_files(path), *data_files(path / "final"), path / "manifest.ocdbt", path / "final" / "manifest.ocdbt"]:
+        whole = file.read_bytes()
+        for damaged in (None, whole[: len(whole) // 2], whole[:-9] + bytes(b ^ 255 for b in whole[-9:])):
+            file.unlink() if damaged is None else file.write_bytes(damaged)
+            try:
+                assert_equal(disk.load(path)[0], toy_episodes())
+            except disk.InvalidDataset as error:
+                assert str(path) in str(error)
+                refused += 1
+            file.write_bytes(whole)
+    assert refused >= 30
+    assert_equal(disk.load(path)[0], toy_episodes())
+
+
+def test_changed_content_is_refused_by_array_and_hash(path):
+    store = disk._open(path, "rewards.")
+    import tensorstore
+
+    store = tensorstore.open(store.spec(), open=True).result()
+    store[0, 4, 0].write(99.0).result()
+    with pytest.raises(disk.InvalidDataset, match="array 'rewards': expected content of hash"):
+        disk.load(path)
+
+
+def test_a_changed_length_is_refused(path):
+    import tensorstore
+
+    store = tensorstore.open(disk._open(path, "vault_index").spec(), open=True).result()
+    store.write(np.array([8], np.int32)).result()
+    with pytest.raises(disk.InvalidDataset, match="expected content of hash"):
+        disk.load(path)
+
+
+def test_missing_and_damaged_metadata_are_refused_by_file(path):
+    file = path / "metadata.json"
+    good = json.loads(file.read_text())
+    file.write_text("{")
+    with pytest.raises(disk.InvalidDataset, match=r"metadata\.json: expected the JSON metadata"):
+        disk.load(path)
+    file.write_text(json.dumps({k: v for k, v in good.items() if k != "sha256"}))
+    with pytest.raises(disk.InvalidDataset, match=r"metadata\.json.*found no \['sha256'\]"):
+        disk.load(path)
+    file.write_text(json.dumps({**good, "version": 2.0}))
+    with pytest.raises(disk.InvalidDataset, match=r"'version': expected 1\.x, found 2\.0"):
+        disk.load(path)
+    file.write_text(json.dumps({**good, "jaxoff_schema": 7}))
+    with pytest.raises(disk.InvalidDataset, match="'jaxoff_schema': expected 1, found 7"):
+        disk.load(path)
+
+
+def test_a_missing_dataset_lists_what_is_there(path):
+    with pytest.raises(disk.InvalidDataset, match=r"other/metadata\.json.*folders beside it: mixed"):
+        disk.load(path.parent / "other")
+
+
+def test_a_missing_final_vault_is_refused(path):
+    (path / "final" / "metadata.json").unlink()
+    with pytest.raises(disk.InvalidDataset, match=r"final/metadata\.json"):
+        disk.load(path)
+
+
+def test_saving_never_replaces_unasked_and_leaves_nothing_half_written(path, monkeypatch):
+    with pytest.raises(FileExistsError, match="overwrite"):
+        disk.save(path, toy_episodes(seed=1), toy_spec(), {})
+
+    def fail(*args):
+        raise OSError("disk full")
+
+    write = disk._write_vault
+    monkeypatch.setattr(disk, "_write_vault", lambda folder, *rest: fail() if folder.name == "final" else write(folder, *rest))
+    with pytest.raises(OSError, match="disk full"):
+        disk.save(path, toy_episodes(seed=1), toy_spec(), {}, overwrite=True)
+    assert [p.name for p in path.parent.iterdir()] == ["mixed"]
+    assert_equal(disk.load(path)[0], toy_episodes())
+    monkeypatch.undo()
+    disk.save(path, toy_episodes(seed=1), toy_spec(), {}, overwrite=True)
+    assert_equal(disk.load(path)[0], toy_episodes(seed=1))
+    assert [p.name for p in path.parent.iterdir()] == ["mixed"]
+
+
+def test_info_may_not_replace_the_formats_own_fields(tmp_path):
+    with pytest.raises(ValueError, match=r"field 'info'.*'sha256'"):
+        disk.save(tmp_path / "x" / "y", toy_episodes(), toy_spec(), {"sha256": {}})
+    assert not list(tmp_path.iterdir())
+
+
+def test_invalid_episodes_are_not_written(tmp_path):
+    with pytest.raises(InvalidEpisodes, match="field 'reward'"):
+        disk.save(tmp_path / "x" / "y", toy_episodes()._replace(reward=np.zeros((3, 4))), toy_spec(), {})
+    assert not list(tmp_path.iterdir())
+
+
+# ----------------------------------------------------------------------------- vaults of other writers
+
+
+def foreign(tmp_path, tree, steps, written):
+    """A vault written by flashbax itself, with a buffer of `steps` rows of which `written` are data."""
+    import jax.numpy as jnp
+    from flashbax.buffers.trajectory_buffer import TrajectoryBufferState
+    from flashbax.vault import Vault
+
+    import jax
+
+    tree = jax.tree.map(lambda x: jnp.pad(jnp.asarray(x)[None], [(0, 0), (0, steps - len(x))] + [(0, 0)] * (x.ndim - 1)), tree)
+    vault = Vault("foreign.vlt", tree, rel_dir=str(tmp_path), vault_uid="Good")
+    vault.write(TrajectoryBufferState(experience=tree, current_index=jnp.array(written), is_full=jnp.array(False)))
+    return tmp_path / "foreign.vlt" / "Good"
+
+
+def foreign_tree(steps=6):
+    both = lambda x: np.repeat(np.array(x, np.float32)[:, None], 2, 1)  # noqa: E731
+    return {
+        "observations": np.arange(steps * 2 * 3, dtype=np.float32).reshape(steps, 2, 3),
+        "actions": np.array([[0, 1], [1, 0], [1, 1], [0, 0], [1, 0], [0, 1]], np.int32),
+        "rewards": both([1, 2, 3, 4, 5, 6]),
+        "terminals": both([0, 1, 0, 0, 0, 0]),
+        "truncations": both([0, 0, 0, 1, 0, 0]),
+        "infos": {"state": np.arange(steps * 4, dtype=np.float32).reshape(steps, 4), "legals": np.ones((steps, 2, 2), np.float32)},
+    }
+
+
+def test_a_foreign_vault_is_read_with_its_true_length(tmp_path, capsys):
+    # ends: step 1 terminal, step 3 truncated, step 5 unfinished; the buffer was longer (10 rows)
+    episodes, metadata = disk.load(foreign(tmp_path, foreign_tree(), steps=10, written=6))
+    assert metadata["structure_shape"]["rewards"] == "(1, 10, 2)"
+    assert episodes.filled.sum(1).tolist() == [2, 2, 2]
+    np.testing.assert_array_equal(episodes.reward, [[1, 2], [3, 4], [5, 6]])
+    np.testing.assert_array_equal(episodes.terminated, [[False, True], [False, False], [False, False]])
+    np.testing.assert_array_equal(episodes.truncated, [[False, False], [False, True], [False, True]])
+    np.testing.assert_array_equal(episodes.state[:, 2], episodes.state[:, 1])  # unknown, so repeated
+    np.testing.assert_array_equal(episodes.state[1, 0], [8, 9, 10, 11])
+    spec = toy_spec().__class__("foreign", 2, 3, 4, 2, True, 2)
+    validate(episodes, spec)
+
+
+def test_foreign_oddities_are_made_regular(tmp_path, capsys):
+    tree = foreign_tree()
+    tree["actions"] = tree["actions"][..., None]  # as in RWARE
+    tree["observations"][:, 1, 2] = -np.inf  # padding of OMAR's tag
+    tree["infos"]["state"] = tree["infos"]["state"].reshape(6, 2, 2)  # one state an agent
+    del tree["infos"]["legals"]
+    tree["rewards"][:, 1] += 2  # rewards that are not shared: their mean
+    episodes, _ = disk.load(foreign(tmp_path, tree, steps=8, written=6))
+    assert episodes.actions.shape == (3, 2, 2)
+    assert not episodes.obs[:, :, 1, 2].any()
+    np.testing.assert_array_equal(episodes.state[0, 0], [0, 1, 2, 3])
+    np.testing.assert_array_equal(episodes.reward, [[2, 3], [4, 5], [6, 7]])
+    np.testing.assert_array_equal(episodes.avail, np.ones((3, 3, 2, 2)))
+
+
+def test_foreign_continuous_legals_are_ignored(tmp_path, capsys):
+    tree = foreign_tree()
+    tree["actions"] = np.linspace(-1, 1, 6 * 2 * 3, dtype=np.float32).reshape(6, 2, 3)
+    tree["infos"]["legals"] = np.zeros((6, 2, 5), np.float32)
+    episodes, _ = disk.load(foreign(tmp_path, tree, steps=8, written=6))
+    assert episodes.actions.dtype == np.float32
+    np.testing.assert_array_equal(episodes.avail, np.ones((3, 3, 2, 3)))
+
+
+def test_a_foreign_tree_that_lacks_an_array_is_refused_by_name(tmp_path, capsys):
+    tree = foreign_tree()
+    del tree["truncations"]
+    with pytest.raises(disk.InvalidDataset, match="found no truncations"):
+        disk.load(foreign(tmp_path, tree, steps=8, written=6))

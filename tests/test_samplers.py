@@ -1,0 +1,232 @@
+"""Samplers: what is drawn, how often, and what a batch holds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flashbax.buffers import sum_tree
+from scipy.stats import chisquare
+
+from jaxoff import registry
+from jaxoff.data import dataset as data
+from jaxoff.data import samplers
+from jaxoff.types import Feedback
+from tests.reference.toy_episodes import toy_episodes, toy_spec
+
+KEY = jax.random.key(0)
+LENGTHS = (3, 1, 6, 2, 4)  # 16 steps
+
+
+@pytest.fixture(scope="module")
+def ds():
+    return data.place(toy_episodes(LENGTHS), toy_spec())
+
+
+def draw_many(sampler, ds, draws, key=KEY):
+    return np.asarray(jax.jit(lambda k: sampler.draw(sampler.init(ds), ds, k))(key))[:draws]
+
+
+def told(items, signal=None):
+    return Feedback(items=items, signal=signal, policy=None, updates=jnp.ones((), int), key=jax.random.key(9))
+
+
+# ------------------------------------------------------------------------------ fixed distributions
+
+
+def test_uniform_draws_every_real_step_equally(ds):
+    sampler = samplers.uniform(100_000)
+    items = draw_many(sampler, ds, 100_000)
+    assert chisquare(np.bincount(items, minlength=16)).pvalue > 1e-3
+    batch = sampler.gather(ds, items[:1000])
+    np.testing.assert_array_equal(batch.valid, np.ones(1000))
+    # the reward 10 e + t + 1 of a real step is never 0
+    assert (np.asarray(batch.reward) > 0).all()
+    np.testing.assert_array_equal(batch.reward, 10 * batch.episode + batch.steps_before + 1)
+
+
+def test_episodes_are_whole_padded_and_masked(ds):
+    sampler = samplers.episodes(10_000)
+    items = draw_many(sampler, ds, 10_000)
+    assert chisquare(np.bincount(items, minlength=5)).pvalue > 1e-3
+    batch = sampler.gather(ds, jnp.arange(5))
+    assert batch.obs.shape == (5, 6, 2, 4)
+    np.testing.assert_array_equal(batch.valid, toy_episodes(LENGTHS).filled)
+    np.testing.assert_array_equal(batch.reward, toy_episodes(LENGTHS).reward)
+
+
+@pytest.mark.parametrize("length", [1, 3, 6, 9])
+def test_windows_never_cross_the_end_of_an_episode(ds, length):
+    sampler = samplers.windows(4000, length)
+    batch = sampler.gather(ds, draw_many(sampler, ds, 4000))
+    assert batch.valid.shape == (4000, length)
+    valid, episode = np.asarray(batch.valid, bool), np.asarray(batch.episode)
+    # each state row holds the number of its episode, and of its step
+    np.testing.assert_array_equal(np.asarray(batch.state[..., 0])[valid], episode[valid])
+    np.testing.assert_array_equal(np.asarray(batch.state[..., 1])[valid], np.asarray(batch.steps_before)[valid])
+    lengths = np.array(LENGTHS)[episode[:, 0]]
+    np.testing.assert_array_equal(valid.sum(1), np.minimum(length, lengths))
+
+
+def test_windows_draw_every_start_equally(ds):
+    # length 3: lengths 3, 1, 6, 2, 4 have 1, 1, 4, 1, 2 starts, in order of steps
+    starts = [0, 3, 4, 5, 6, 7, 10, 12, 13]
+    counts = np.bincount(draw_many(samplers.windows(90_000, 3), ds, 90_000), minlength=16)
+    assert np.flatnonzero(counts).tolist() == starts
+    assert chisquare(counts[starts]).pvalue > 1e-3
+
+
+def test_weighted_draws_by_weight_and_never_a_zero(ds):
+    weights = jnp.array([0, 0, 5, 1, 0, 2, 0, 0, 1, 1, 3, 0, 0, 2, 1, 0], jnp.float32)
+    counts = np.bincount(draw_many(samplers.weighted(160_000, lambda d: weights), ds, 160_000), minlength=16)
+    some = np.asarray(weights) > 0
+    assert not counts[~some].any()
+    assert chisquare(counts[some], 10_000 * np.asarray(weights)[some]).pvalue > 1e-3
+
+
+def test_weighted_never_draws_a_zero_among_many():
+    # a parallel float32 sum rises at about one in a hundred of these zeros
+    weights = jnp.where(jax.random.bernoulli(KEY, 0.5, (200_000,)), jax.random.uniform(KEY, (200_000,)), 0.0)
+    cumulative = np.asarray(jax.jit(samplers._cumulative)(weights))
+    rises = np.diff(cumulative, prepend=0)
+    assert (rises >= 0).all() and cumulative[-1] == 1
+    assert not rises[np.asarray(weights) == 0].any()
+
+
+@pytest.mark.parametrize("last", [[0.0, 1.0], [1.0, 0.0], [0.3, 0.0], [1e-6, 0.0]])
+def test_weighted_reaches_no_zero_at_the_ends(last):
+    cumulative = samplers._cumulative(jnp.array([0.0, 0.7, *last]))
+    edge = jnp.array([0.0, np.nextafter(np.float32(1), np.float32(0))])
+    found = jnp.searchsorted(cumulative, edge, side="right")
+    assert found.tolist() == [1, max(i for i, w in enumerate([0.0, 0.7, *last]) if w > 1e-7)]
+
+
+# --------------------------------------------------------------------------------------- prioritised
+
+PRIORITIES = np.array([1, 0.5, 0.001, 0.25, 0, 1, 0.75, 0.1, 0.2, 0.3, 0.9, 0.05, 1, 0.6, 0.4, 0.7], np.float32)
+
+
+def test_tree_draws_in_proportion_to_its_leaves():
+    # strata make the variance smaller than a multinomial's, so the chi-square is bounded from above only
+    tree = samplers.tree_of(jnp.array(PRIORITIES))
+    draws = jax.jit(jax.vmap(lambda k: samplers.draw_tree(tree, k, 32)))(jax.random.split(KEY, 3125)).ravel()
+    counts, some = np.bincount(draws, minlength=16), PRIORITIES > 0
+    assert len(draws) == 100_000 and counts[4] == 0
+    expected = 100_000 * PRIORITIES.astype(np.float64) / PRIORITIES.sum(dtype=np.float64)
+    assert chisquare(counts[some], expected[some]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 1000, 1025])
+def test_tree_of_any_capacity_has_no_mass_beyond_it(size):
+    leaves = jax.random.uniform(KEY, (size,)) + 0.1
+    tree = samplers.tree_of(leaves)
+    np.testing.assert_allclose(tree.nodes[0], leaves.sum(), rtol=1e-6)
+    np.testing.assert_array_equal(sum_tree.get_batch(tree, jnp.arange(size)), leaves)
+    items = samplers.draw_tree(tree, KEY, 500)
+    assert 0 <= int(items.min()) and int(items.max()) < size
+
+
+def consistent(tree):
+    """Every inner node is the sum of its children, exactly."""
+    nodes = np.asarray(tree.nodes)
+    inner = np.arange(len(nodes) // 2)
+    np.testing.assert_array_equal(nodes[inner], nodes[2 * inner + 1] + nodes[2 * inner + 2])
+
+
+def test_identical_items_in_a_refresh_leave_the_tree_consistent():
+    tree = samplers.set_leaves(samplers.tree_of(jnp.ones(11)), jnp.array([7, 7, 7, 2, 7]), jnp.array([0.25, 0.25, 0.25, 0.5, 0.25]))
+    consistent(tree)
+    assert (float(sum_tree.get(tree, 7)), float(sum_tree.get(tree, 2)), float(tree.nodes[0])) == (0.25, 0.5, 9.75)
+
+
+def test_identical_items_of_different_values_take_one_of_them():
+    tree = samplers.set_leaves(samplers.tree_of(jnp.ones(11)), jnp.full(4, 3), jnp.array([0.1, 0.2, 0.3, 0.4]))
+    consistent(tree)
+    assert float(sum_tree.get(tree, 3)) in np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+
+
+def test_a_hundred_thousand_updates_do_not_drift():
+    # capacity 1000, priorities between 1e-3 and 1, and one leaf that stays at zero
+    tree = samplers.tree_of(jnp.ones(1000).at[77].set(0.0))
+
+    def step(tree, key):
+        at, value = jax.random.split(key)
+        items = jax.random.randint(at, (8,), 0, 1000)
+        fresh = 10 ** jax.random.uniform(value, (8,), minval=-3.0, maxval=0.0)
+        return samplers.set_leaves(tree, items, jnp.where(items == 77, 0.0, fresh)), None
+
+    tree, _ = jax.jit(lambda t: jax.lax.scan(step, t, jax.random.split(KEY, 100_000)))(tree)
+    leaves = np.asarray(sum_tree.get_batch(tree, jnp.arange(1000)), np.float64)
+    assert abs(float(tree.nodes[0]) - leaves.sum()) / leaves.sum() < 1e-4
+    assert leaves[77] == 0
+    assert 77 not in np.asarray(jax.vmap(lambda k: samplers.draw_tree(tree, k, 64))(jax.random.split(KEY, 500)))
+
+
+def test_prioritised_starts_uniform_and_floors_what_is_refreshed(ds):
+    floor = 1e-3
+    sampler = samplers.prioritised(4, lambda d, f, batch: jnp.maximum(0.0 * batch.reward, floor))
+    tree = sampler.init(ds)
+    np.testing.assert_array_equal(sum_tree.get_batch(tree, jnp.arange(16)), np.ones(16))
+    after = sampler.feedback(tree, ds, told(jnp.array([0, 3, 3, 8])))
+    leaves = np.asarray(sum_tree.get_batch(after, jnp.arange(16)))
+    np.testing.assert_array_equal(leaves, np.where(np.isin(np.arange(16), [0, 3, 8]), np.float32(floor), 1))
+    # 13 items of priority 1 and 3 of 0.001: a floored one is still reached, seldom
+    draws = np.asarray(jax.vmap(lambda k: samplers.draw_tree(after, k, 100))(jax.random.split(KEY, 3000))).ravel()
+    share = np.isin(draws, [0, 3, 8]).mean()
+    assert 0 < share == pytest.approx(0.003 / 13.003, rel=0.5)
+
+
+def test_exponent_is_applied_after_the_floor(ds):
+    sampler = samplers.prioritised(2, lambda d, f, batch: jnp.full(batch.reward.shape, 0.25), exponent=0.5)
+    after = sampler.feedback(sampler.init(ds), ds, told(jnp.array([1, 2])))
+    assert np.asarray(sum_tree.get_batch(after, jnp.array([1, 2, 3]))).tolist() == [0.5, 0.5, 1.0]
+
+
+def test_priority_sees_the_items_that_are_refreshed(ds):
+    # priority = reward / 100, where reward = 10 e + t + 1
+    by_reward = lambda d, f, batch: batch.reward / 100  # noqa: E731
+    rewards = toy_episodes(LENGTHS).reward[toy_episodes(LENGTHS).filled] / np.float32(100)
+    every = samplers.prioritised(4, by_reward, refresh=-1)
+    leaves = sum_tree.get_batch(every.feedback(every.init(ds), ds, told(jnp.arange(4))), jnp.arange(16))
+    np.testing.assert_allclose(leaves, rewards, rtol=1e-6)
+    some = samplers.prioritised(4, by_reward, refresh=6)
+    leaves = np.asarray(sum_tree.get_batch(some.feedback(some.init(ds), ds, told(jnp.arange(4))), jnp.arange(16)))
+    fresh = leaves < 1
+    assert 3 <= fresh.sum() <= 6  # drawn anew from the priorities, not the training batch
+    np.testing.assert_allclose(leaves[fresh], rewards[fresh], rtol=1e-6)
+
+
+def test_windows_of_a_prioritised_sampler_start_only_where_they_fit(ds):
+    sampler = samplers.prioritised(64, lambda d, f, batch: jnp.full(len(batch.reward), 0.5), refresh=-1, window=3)
+    starts = np.isin(np.arange(16), [0, 3, 4, 5, 6, 7, 10, 12, 13])
+    tree = sampler.init(ds)
+    np.testing.assert_array_equal(sum_tree.get_batch(tree, jnp.arange(16)), starts)
+    after = sampler.feedback(tree, ds, told(jnp.arange(2)))
+    np.testing.assert_array_equal(sum_tree.get_batch(after, jnp.arange(16)), 0.5 * starts)
+    batch = sampler.gather(ds, sampler.draw(after, ds, KEY))
+    assert batch.valid.shape == (64, 3)
+    np.testing.assert_array_equal(batch.valid.sum(1), np.minimum(3, np.array(LENGTHS)[np.asarray(batch.episode[:, 0])]))
+
+
+def test_draws_under_vmap_equal_single_draws(ds):
+    keys = jax.random.split(KEY, 3)
+    makers = [samplers.uniform(8), samplers.windows(8, 3), samplers.episodes(8), samplers.prioritised(8, lambda d, f, b: b.reward)]
+    for sampler in makers:
+        state = sampler.init(ds)
+        together = jax.vmap(lambda k, s=sampler, x=state: s.draw(x, ds, k))(keys)
+        np.testing.assert_array_equal(together, [sampler.draw(state, ds, k) for k in keys])
+
+
+def test_the_built_in_sampler_makes_steps_windows_and_episodes(ds):
+    module = registry.sampler("uniform")
+    config = module.Config()
+    assert not dataclasses.fields(config)
+    shapes = {}
+    for window in (0, 4, -1):
+        sampler = module.make(config, 5, window)
+        assert sampler.feedback is None
+        shapes[window] = sampler.gather(ds, sampler.draw(sampler.init(ds), ds, KEY)).reward.shape
+    assert shapes == {0: (5,), 4: (5, 4), -1: (5, 6)}
