@@ -12,6 +12,7 @@ averaging after every step, as in OG-MARL.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -90,8 +91,8 @@ def make(config: Config, spec: EnvSpec) -> Learner:
         (_, (extra, signal)), grad = jax.value_and_grad(critic_loss, has_aux=True)(state.critic, state, config, nets, batch)
         step, critic_state = critic_opt.update(grad, state.critic_opt)
         critic = optax.apply_updates(state.critic, step)
-        targets = polyak((actor, critic), (state.target_actor, state.target_critic), config.tau)
-        return State(actor, critic, *targets, actor_state, critic_state), Out(metrics | extra, signal)
+        slow_actor, slow_critic = polyak((actor, critic), (state.target_actor, state.target_critic), config.tau)
+        return State(actor, critic, slow_actor, slow_critic, actor_state, critic_state), Out(metrics | extra, signal)
 
     return Learner(
         init=init,
@@ -150,7 +151,7 @@ def _resolve(config: Config, spec: EnvSpec) -> Config:
             raise ValueError(f"maddpg: field '{name}': expected auto, {known[0]} or {known[1]}, found '{value}'")
     if critic == "exact" and spec.payoff is None:
         raise ValueError(f"maddpg: field 'critic': 'exact' needs a known payoff, and environment '{spec.name}' has none")
-    return config.replace(critic=critic, actor=actor)
+    return dataclasses.replace(config, critic=critic, actor=actor)
 
 
 def _nets(config: Config, spec: EnvSpec) -> Nets:
@@ -161,7 +162,7 @@ def _nets(config: Config, spec: EnvSpec) -> Nets:
         actor_key, critic_key = jax.random.split(key)
         if config.actor == "constant":
             start = jnp.where(jnp.arange(n) % 2 == 0, config.start_0, config.start_1)
-            actor_params = jnp.broadcast_to(start[:, None], (n, a)).astype(jnp.float32)
+            actor_params: Params = jnp.broadcast_to(start[:, None], (n, a)).astype(jnp.float32)
         else:
             actor_params = jax.vmap(lambda k: actor.init(k, jnp.zeros(spec.obs_size)))(jax.random.split(actor_key, n))
         if config.critic == "exact":

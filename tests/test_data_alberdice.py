@@ -57,7 +57,9 @@ def test_public_bridge_optimal_has_the_published_returns():
 
 
 def test_our_bridge_optimal_takes_the_ways_of_the_public_one():
-    ways = [{tuple(path) for path in e.state[:, :, [0, 1, 4, 5]].reshape(len(e.state), -1)} for e in (public(BRIDGE), recipes.bridge("optimal"))]
+    ways = [
+        {tuple(path) for path in e.state[:, :, [0, 1, 4, 5]].reshape(len(e.state), -1)} for e in (public(BRIDGE), recipes.bridge("optimal"))
+    ]
     assert len(ways[0]) == 16 and ways[0] == ways[1]
 
 

@@ -40,7 +40,9 @@ def test_round_trip_is_exact(saved):
 
 def test_round_trip_keeps_padding_that_no_episode_needs(tmp_path):
     episodes = toy_episodes((2, 4))
-    wide = episodes._replace(**{k: np.pad(v, [(0, 0), (0, 3)] + [(0, 0)] * (v.ndim - 2)) for k, v in episodes._asdict().items() if k != "behaviour_level"})
+    wide = episodes._replace(
+        **{k: np.pad(v, [(0, 0), (0, 3)] + [(0, 0)] * (v.ndim - 2)) for k, v in episodes._asdict().items() if k != "behaviour_level"}
+    )
     disk.save(tmp_path / "a" / "b", wide, toy_spec(), {})
     assert_equal(disk.load(tmp_path / "a" / "b")[0], wide)
 
@@ -195,11 +197,10 @@ def test_invalid_episodes_are_not_written(tmp_path):
 
 def foreign(tmp_path, tree, steps, written):
     """A vault written by flashbax itself, with a buffer of `steps` rows of which `written` are data."""
+    import jax
     import jax.numpy as jnp
     from flashbax.buffers.trajectory_buffer import TrajectoryBufferState
     from flashbax.vault import Vault
-
-    import jax
 
     tree = jax.tree.map(lambda x: jnp.pad(jnp.asarray(x)[None], [(0, 0), (0, steps - len(x))] + [(0, 0)] * (x.ndim - 1)), tree)
     vault = Vault("foreign.vlt", tree, rel_dir=str(tmp_path), vault_uid="Good")

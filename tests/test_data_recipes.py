@@ -21,18 +21,18 @@ STAY, LEFT = 0, 4
 
 @pytest.fixture(scope="module")
 def mixed():
-    """Bridge's mixed data of seed 5: 50 random episodes, then 50 optimal ones."""
-    return recipes.bridge("mixed", seed=5, episodes=100)
+    """Bridge's mixed data of seed 5: 500 random episodes, then 500 optimal ones."""
+    return recipes.bridge("mixed", seed=5)
 
 
 @pytest.fixture(scope="module")
 def random_part():
-    return recipes.bridge("random", seed=5, episodes=50)
+    return recipes.bridge("random", seed=5)
 
 
 @pytest.fixture(scope="module")
 def optimal_part():
-    return recipes.bridge("optimal", seed=5, episodes=50)
+    return recipes.bridge("optimal", seed=5)
 
 
 def equal(a, b):
@@ -93,7 +93,7 @@ def test_replay_refuses_actions_of_a_wrong_shape():
 def test_cut_keeps_the_next_observation_and_marks_the_lost_end(mixed):
     short = recipes.cut(mixed, 20)
     lengths = recipes.lengths_of(mixed)
-    assert short.reward.shape == (100, 20)
+    assert short.reward.shape == (1000, 20)
     np.testing.assert_array_equal(short.state, mixed.state[:, :21])
     np.testing.assert_array_equal(short.truncated[:, -1], lengths > 20)
     np.testing.assert_array_equal(short.terminated.any(1), lengths <= 20)
@@ -106,9 +106,9 @@ def test_cut_changes_nothing_where_all_are_shorter(optimal_part):
 
 def test_concatenate_pads_to_the_longest(random_part, optimal_part):
     both = recipes.concatenate([optimal_part, random_part])
-    assert both.obs.shape[:2] == (100, random_part.obs.shape[1])
-    assert equal(recipes.trim(recipes.take(both, np.arange(50))), optimal_part)
-    assert equal(recipes.take(both, np.arange(50, 100)), random_part)
+    assert both.obs.shape[:2] == (1000, random_part.obs.shape[1])
+    assert equal(recipes.trim(recipes.take(both, np.arange(500))), optimal_part)
+    assert equal(recipes.take(both, np.arange(500, 1000)), random_part)
 
 
 # ------------------------------------------------------------------------------------------- games
@@ -163,8 +163,8 @@ def reference_positions(script):
     return found
 
 
-def test_bridge_optimal_is_sixteen_ways_of_three_returns():
-    episodes = recipes.bridge("optimal")
+def test_bridge_optimal_is_sixteen_ways_of_three_returns(optimal_part):
+    episodes = optimal_part
     assert episodes.reward.shape == (500, 8)
     assert episodes.terminated[:, -1].all() and not episodes.truncated.any()
     returns, counts = np.unique(episodes.reward.sum(1).round(4), return_counts=True)
@@ -183,17 +183,17 @@ def test_bridge_finished_agents_act_at_random():
 
 
 def test_bridge_mixed_is_random_episodes_then_optimal_ones(mixed, random_part, optimal_part):
-    np.testing.assert_array_equal(mixed.behaviour_level[:, 0], [0] * 50 + [1] * 50)
+    np.testing.assert_array_equal(mixed.behaviour_level[:, 0], [0] * 500 + [1] * 500)
     assert equal(recipes.concatenate([random_part, optimal_part]), mixed)
 
 
 def test_bridge_task_quality_may_cut(optimal_part):
-    found = registry.make_data("grid/bridge/optimal-h6", DataOptions(seed=5, episodes=50))
+    found = registry.make_data("grid/bridge/optimal-h6", DataOptions(seed=5))
     assert equal(found, recipes.cut(optimal_part, 6)) and found.truncated[:, 5].all()
 
 
-def test_bridge_random_scores_as_exact_dynamic_programming_says():
-    returns = recipes.bridge("random").reward.sum(1)
+def test_bridge_random_scores_as_exact_dynamic_programming_says(random_part):
+    returns = random_part.reward.sum(1)
     # exact value -17.559 for 50 steps; a mean of 500 of standard deviation about 4 is within 5 * 4 / sqrt(500) = 0.9
     assert returns.mean() == pytest.approx(-17.559, abs=0.9)
 
@@ -250,10 +250,13 @@ def test_a_recipe_is_a_function_of_its_seed(task):
     assert equal(a, again) and not np.array_equal(a.actions, b.actions)
 
 
-def test_bridge_of_another_seed_is_another(random_part):
-    assert not np.array_equal(recipes.bridge_script(50, 5), recipes.bridge_script(50, 6))
-    other = recipes.bridge("random", seed=6, episodes=50)
-    assert not np.array_equal(other.actions[:, :8], random_part.actions[:, :8])
+def test_a_recording_and_a_script_follow_their_seeds():
+    env = make_matrix("xor", XOR)
+    act = recipes.random_actions(env.spec)
+    a, again, b = (recipes.record(env, act, 50, jax.random.key(seed)).actions for seed in (5, 5, 6))
+    assert (a == again).all() and (a != b).any()
+    a, again, b = (recipes.bridge_script(50, seed) for seed in (5, 5, 6))
+    assert (a == again).all() and (a != b).any()
 
 
 def test_a_dataset_of_no_episodes_is_refused():

@@ -108,7 +108,7 @@ def test_fields_of_a_random_polynomial_of_degree_3_3():
 @pytest.mark.parametrize("name", GAMES)
 def test_training_follows_the_closed_form_path(name):
     data = np.random.default_rng(1).normal(0.3, 0.4, (64, 2)).astype(np.float32)
-    paths = runs.train_paths(name, lambda config: runs.full_batch(), [runs.episodes_of(data, runs.game(name))], [0], epochs=60)
+    paths = runs.train_paths(name, runs.full_batch_of, [runs.episodes_of(data, runs.game(name))], [0], epochs=60)
     expected = ref.path(name, (-0.5, 0.5), data, 0.02, 60)
     np.testing.assert_allclose(paths.theta[0, 0, 0], expected, atol=1e-5)
     np.testing.assert_allclose(paths.reward[0, 0, 0], ref.reward(name, *expected.T), atol=5e-5)
@@ -143,9 +143,10 @@ def test_figure_3_moves_every_start_by_the_same_vector_away_from_reward():
 
 @pytest.mark.parametrize("centre", ["origin", "peak"])
 def test_figure_4_ends_where_the_moments_of_the_data_predict(centre):
-    # Noise of minibatches of 32 around the exact path: with rate r = eta (2A + 2B s), theta is an AR(1) process of coefficient 1 - r whose steps have
-    # the deviation eta std(C a - 2B theta* a^2) / sqrt(32); its mean over 20 epochs has the standard error `spread`, which is
-    # 0.018 at sigma = 1. So single seeds stray by more than 0.03 there, and 0.03 is asked of their mean.
+    # Noise of minibatches of 32 around the exact path: with rate r = eta (2A + 2B s), theta is an AR(1) process of
+    # coefficient 1 - r whose steps have the deviation eta std(C a - 2B theta* a^2) / sqrt(32); its mean over 20 epochs
+    # has the standard error `spread`, 0.018 at sigma = 1. So single seeds stray by more than 0.03 there, and 0.03 is
+    # asked of their mean.
     data, paths = runs.fig4_runs(centre, range(10))
     for i, points in enumerate(map(runs.points_of, data)):
         predicted = ref.twin_peaks_fixed_point(points)
@@ -154,7 +155,8 @@ def test_figure_4_ends_where_the_moments_of_the_data_predict(centre):
         rate = 0.02 * (2 * ref.A + 2 * ref.B * (other**2).mean(0))
         shock = 0.02 * (ref.C * other - 2 * ref.B * predicted * other**2).std(0) / np.sqrt(32)
         lag = np.arange(-19, 20)[:, None]
-        spread = shock / np.sqrt(1 - (1 - rate) ** 2) * np.sqrt((((20 - np.abs(lag)) / 400) * (1 - rate) ** np.abs(lag)).sum(0))
+        of_mean = np.sqrt(((20 - np.abs(lag)) / 400 * (1 - rate) ** np.abs(lag)).sum(0))
+        spread = shock / np.sqrt(1 - (1 - rate) ** 2) * of_mean
         assert (np.abs(ends.mean(0) - predicted) <= 0.03).all()
         exact = ref.path("twin_peaks", (-0.5, 0.5), points, 0.02, 100)[-20:].mean(0)
         assert (np.abs(ends - exact) <= 3.5 * spread + 1e-4).all()
@@ -214,26 +216,34 @@ def test_value_of_one_agent_has_no_gradient_to_another():
     np.testing.assert_array_equal(grad[:, 0], [3.0, 0.0])
 
 
-def test_learned_update_moves_targets_by_tau_and_ignores_padding():
+@pytest.fixture(scope="module")
+def learned():
+    """(first state, compiled update) of the learned form."""
     learner = maddpg.make(maddpg.Config(tau=0.1, hidden=(8,)), SPEC)
-    state, batch = jax.jit(learner.init)(jax.random.key(0)), random_batch()
-    update = jax.jit(learner.update)
-    new, out = update(state, batch, jax.random.key(1))
+    return jax.jit(learner.init)(jax.random.key(0)), jax.jit(learner.update)
+
+
+def test_learned_update_moves_targets_by_tau(learned):
+    state, update = learned
+    new, out = update(state, random_batch(), jax.random.key(1))
     leaf = lambda tree: np.asarray(jax.tree.leaves(tree)[1])  # noqa: E731 (a matrix; biases start at zero)
     np.testing.assert_allclose(leaf(new.target_critic), 0.9 * leaf(state.critic) + 0.1 * leaf(new.critic), rtol=1e-5)
     assert np.abs(leaf(new.actor) - leaf(state.actor)).max() > 0
     assert out.signal.shape == (6,) and np.isfinite(float(out.metrics["critic_loss"]))
 
-    garbage = jax.tree.map(lambda x: jnp.concatenate([x, 7 * jnp.ones_like(x[:2])]), batch)
-    padded = garbage._replace(valid=jnp.concatenate([batch.valid, jnp.zeros(2)]))
-    with_padding, _ = update(state, padded, jax.random.key(1))
-    for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(with_padding), strict=True):
+
+def test_what_is_not_valid_changes_nothing(learned):
+    state, update = learned
+    batch = random_batch()
+    padded = batch._replace(valid=jnp.array([1.0, 1, 1, 1, 0, 0]))
+    garbage = jax.tree.map(lambda x: x.at[4:].set(7), padded)._replace(valid=padded.valid)
+    new, with_garbage = (update(state, x, jax.random.key(1))[0] for x in (padded, garbage))
+    for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(with_garbage), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_twin_critics_and_agents_start_different():
-    state = jax.jit(maddpg.make(maddpg.Config(hidden=(8,)), SPEC).init)(jax.random.key(0))
-    for tree in (state.critic, state.actor):
+def test_twin_critics_and_agents_start_different(learned):
+    for tree in (learned[0].critic, learned[0].actor):
         matrix = next(x for x in jax.tree.leaves(tree) if x.ndim == 3)
         assert np.abs(matrix[0] - matrix[1]).max() > 0.01
 
@@ -264,7 +274,7 @@ def test_a_mapped_run_equals_the_single_run():
 def test_settings_that_cannot_work_are_refused_by_name():
     with pytest.raises(ValueError, match="continuous actions, found 2 discrete"):
         maddpg.make(maddpg.Config(), make_matrix("xor", XOR).spec)
-    with pytest.raises(ValueError, match="'critic'.*known payoff.*'small'"):
+    with pytest.raises(ValueError, match=r"'critic'.*known payoff.*'small'"):
         maddpg.make(maddpg.Config(critic="exact"), SPEC)
-    with pytest.raises(ValueError, match="'actor'.*found 'linear'"):
+    with pytest.raises(ValueError, match=r"'actor'.*found 'linear'"):
         maddpg.make(maddpg.Config(actor="linear"), make_polynomial("poly/sign", GAMES["sign"]).spec)

@@ -35,12 +35,11 @@ class Clock:
         return TimeStep(time[None], time, jnp.ones((1, 1)), reward, terminated, truncated, actions)
 
 
-def still(action: float = 0.0) -> Learner:
+def still() -> Learner:
     """A learner that never learns; its policy remembers how many steps it has made in the episode."""
 
     def distribution(carry, step):
-        actions = jnp.full((*step.obs.shape[:-1], 1), action)
-        return carry + 1, distrax.Deterministic(actions + 0.01 * carry[..., None, None])
+        return carry + 1, distrax.Deterministic(jnp.zeros((*step.obs.shape[:-1], 1)) + 0.01 * carry[..., None, None])
 
     policy = Policy(lambda shape: jnp.zeros(shape), distribution)
     return Learner(lambda key: jnp.zeros(()), lambda state, batch, key: (state + 1, Out({"seen": batch.obs.max()})), lambda state: policy)
@@ -90,13 +89,15 @@ def test_history_has_rewards_returns_and_metrics(clock):
     assert clock.history["seen"].shape == (20, 2) and clock.history["seen"].max() <= 2
 
 
-def test_a_full_buffer_keeps_the_newest_and_noise_stays_within_the_bound():
-    config = dict(seeds=(0,), steps=5, batch_size=4, num_envs=6, noise=0.5)
-    result = train_online(lambda c: still(0.9), 0.0, Clock(), capacity=12, **config)
-    everything = train_online(lambda c: still(0.9), 0.0, Clock(), capacity=30, **config)
-    kept, newest = np.sort(result.buffer.actions[0].ravel()), np.sort(everything.buffer.actions[0].ravel()[-12:])
-    np.testing.assert_array_equal(kept, newest)
-    assert kept.max() == 1.0 and kept.std() > 0.05
+def test_a_full_buffer_keeps_the_newest():
+    # the action is a tenth of the updates made: in 5 steps of 6 rows, a capacity of 12 leaves those of 0.3 and 0.4
+    def policy(state):
+        act = lambda carry, step: (carry, distrax.Deterministic(0.1 * state * jnp.ones((*step.obs.shape[:-1], 1))))  # noqa: E731
+        return Policy(lambda shape: (), act)
+
+    counter = still()._replace(policy=policy)
+    result = train_online(lambda c: counter, 0.0, Clock(), seeds=(0,), steps=5, capacity=12, batch_size=4, num_envs=6, noise=0.0)
+    np.testing.assert_allclose(np.sort(result.buffer.actions.ravel()), [0.3] * 6 + [0.4] * 6, rtol=1e-6)
 
 
 def test_a_seed_alone_equals_the_seed_among_others(clock):
@@ -120,13 +121,13 @@ def test_a_capacity_below_the_batch_is_refused():
 
 
 def test_figure_2_recovers_online_and_later_the_larger_the_buffer():
-    results = runs.fig2_runs(range(10))
+    results = runs.fig2_runs(range(10), capacities=(128, 1024))
     rewards = [result.history["exact_value"] for result in results]  # [191, 10] of each capacity
     for reward in rewards:
         assert (reward[-1] > 0.9).sum() >= 9
         np.testing.assert_allclose(reward[0], -0.48, atol=1e-6)  # -0.6 * 0.8
     passage = [np.median((reward > 0.9).argmax(0)) for reward in rewards]
-    assert passage == sorted(passage) and passage[-1] > passage[0]
+    assert passage[0] < passage[1]
 
 
 def test_the_learned_critic_learns_online():
@@ -136,3 +137,5 @@ def test_the_learned_critic_learns_online():
     make = lambda c: maddpg.make(c, env.spec)  # noqa: E731
     result = train_online(make, config, env, seeds=(0,), steps=300, capacity=2048, batch_size=64, num_envs=16, noise=0.2)
     assert result.history["exact_value"][-1, 0] > 1.9
+    actions = np.asarray(result.buffer.actions)
+    assert actions.max() == 1.0 and (np.abs(actions) < 1).any()  # noise is added, and clipped to the bound

@@ -30,6 +30,12 @@ def draw_many(sampler, ds, draws, key=KEY):
     return np.asarray(jax.jit(lambda k: sampler.draw(sampler.init(ds), ds, k))(key))[:draws]
 
 
+def after_feedback(sampler, tree, ds, items):
+    """Leaves [16] after one feedback."""
+    tree = jax.jit(lambda t, i: sampler.feedback(t, ds, told(i)))(tree, jnp.array(list(items)))
+    return tree, np.asarray(sum_tree.get_batch(tree, jnp.arange(16)))
+
+
 def told(items, signal=None):
     return Feedback(items=items, signal=signal, policy=None, updates=jnp.ones((), int), key=jax.random.key(9))
 
@@ -41,7 +47,7 @@ def test_uniform_draws_every_real_step_equally(ds):
     sampler = samplers.uniform(100_000)
     items = draw_many(sampler, ds, 100_000)
     assert chisquare(np.bincount(items, minlength=16)).pvalue > 1e-3
-    batch = sampler.gather(ds, items[:1000])
+    batch = jax.jit(lambda i: sampler.gather(ds, i))(items[:1000])
     np.testing.assert_array_equal(batch.valid, np.ones(1000))
     # the reward 10 e + t + 1 of a real step is never 0
     assert (np.asarray(batch.reward) > 0).all()
@@ -58,10 +64,10 @@ def test_episodes_are_whole_padded_and_masked(ds):
     np.testing.assert_array_equal(batch.reward, toy_episodes(LENGTHS).reward)
 
 
-@pytest.mark.parametrize("length", [1, 3, 6, 9])
+@pytest.mark.parametrize("length", [1, 3, 9])
 def test_windows_never_cross_the_end_of_an_episode(ds, length):
     sampler = samplers.windows(4000, length)
-    batch = sampler.gather(ds, draw_many(sampler, ds, 4000))
+    batch = jax.jit(lambda items: sampler.gather(ds, items))(draw_many(sampler, ds, 4000))
     assert batch.valid.shape == (4000, length)
     valid, episode = np.asarray(batch.valid, bool), np.asarray(batch.episode)
     # each state row holds the number of its episode, and of its step
@@ -88,20 +94,20 @@ def test_weighted_draws_by_weight_and_never_a_zero(ds):
 
 
 def test_weighted_never_draws_a_zero_among_many():
-    # a parallel float32 sum rises at about one in a hundred of these zeros
+    # a plain parallel float32 sum rises at about one in a hundred of these zeros
     weights = jnp.where(jax.random.bernoulli(KEY, 0.5, (200_000,)), jax.random.uniform(KEY, (200_000,)), 0.0)
-    cumulative = np.asarray(jax.jit(samplers._cumulative)(weights))
-    rises = np.diff(cumulative, prepend=0)
-    assert (rises >= 0).all() and cumulative[-1] == 1
+    total = np.asarray(jax.jit(samplers._cumulative)(weights))
+    rises = np.diff(total, prepend=0)
+    assert (rises >= 0).all() and total[-1] == pytest.approx(float(weights.sum()), rel=1e-4)
     assert not rises[np.asarray(weights) == 0].any()
 
 
-@pytest.mark.parametrize("last", [[0.0, 1.0], [1.0, 0.0], [0.3, 0.0], [1e-6, 0.0]])
-def test_weighted_reaches_no_zero_at_the_ends(last):
-    cumulative = samplers._cumulative(jnp.array([0.0, 0.7, *last]))
-    edge = jnp.array([0.0, np.nextafter(np.float32(1), np.float32(0))])
-    found = jnp.searchsorted(cumulative, edge, side="right")
-    assert found.tolist() == [1, max(i for i, w in enumerate([0.0, 0.7, *last]) if w > 1e-7)]
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 7.0, 1e6])
+def test_weighted_reaches_no_zero_at_the_ends(monkeypatch, scale):
+    total = samplers._cumulative(scale * jnp.array([0.0, 0.7, 0.3, 0.0]))
+    largest = 1 - 2.0**-23  # of jax.random.uniform in float32
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.array([0.0, largest], jnp.float32))
+    assert samplers._draw_cumulative(total, KEY, 2).tolist() == [1, 2]
 
 
 # --------------------------------------------------------------------------------------- prioritised
@@ -119,14 +125,14 @@ def test_tree_draws_in_proportion_to_its_leaves():
     assert chisquare(counts[some], expected[some]).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 1000, 1025])
+@pytest.mark.parametrize("size", [1, 2, 5, 1025])
 def test_tree_of_any_capacity_has_no_mass_beyond_it(size):
     leaves = jax.random.uniform(KEY, (size,)) + 0.1
-    tree = samplers.tree_of(leaves)
+    tree = jax.jit(samplers.tree_of)(leaves)
     np.testing.assert_allclose(tree.nodes[0], leaves.sum(), rtol=1e-6)
     np.testing.assert_array_equal(sum_tree.get_batch(tree, jnp.arange(size)), leaves)
-    items = samplers.draw_tree(tree, KEY, 500)
-    assert 0 <= int(items.min()) and int(items.max()) < size
+    items = jax.jit(lambda k: samplers.draw_tree(tree, k, 500))(KEY)
+    assert set(np.unique(items).tolist()) <= set(range(size))
 
 
 def consistent(tree):
@@ -149,20 +155,20 @@ def test_identical_items_of_different_values_take_one_of_them():
 
 
 def test_a_hundred_thousand_updates_do_not_drift():
-    # capacity 1000, priorities between 1e-3 and 1, and one leaf that stays at zero
-    tree = samplers.tree_of(jnp.ones(1000).at[77].set(0.0))
+    # capacity 100, priorities between 1e-3 and 1, and one leaf that stays at zero
+    tree = samplers.tree_of(jnp.ones(100).at[77].set(0.0))
 
     def step(tree, key):
         at, value = jax.random.split(key)
-        items = jax.random.randint(at, (8,), 0, 1000)
+        items = jax.random.randint(at, (8,), 0, 100)
         fresh = 10 ** jax.random.uniform(value, (8,), minval=-3.0, maxval=0.0)
         return samplers.set_leaves(tree, items, jnp.where(items == 77, 0.0, fresh)), None
 
     tree, _ = jax.jit(lambda t: jax.lax.scan(step, t, jax.random.split(KEY, 100_000)))(tree)
-    leaves = np.asarray(sum_tree.get_batch(tree, jnp.arange(1000)), np.float64)
+    leaves = np.asarray(sum_tree.get_batch(tree, jnp.arange(100)), np.float64)
     assert abs(float(tree.nodes[0]) - leaves.sum()) / leaves.sum() < 1e-4
     assert leaves[77] == 0
-    assert 77 not in np.asarray(jax.vmap(lambda k: samplers.draw_tree(tree, k, 64))(jax.random.split(KEY, 500)))
+    assert 77 not in np.asarray(jax.jit(jax.vmap(lambda k: samplers.draw_tree(tree, k, 64)))(jax.random.split(KEY, 500)))
 
 
 def test_prioritised_starts_uniform_and_floors_what_is_refreshed(ds):
@@ -170,19 +176,17 @@ def test_prioritised_starts_uniform_and_floors_what_is_refreshed(ds):
     sampler = samplers.prioritised(4, lambda d, f, batch: jnp.maximum(0.0 * batch.reward, floor))
     tree = sampler.init(ds)
     np.testing.assert_array_equal(sum_tree.get_batch(tree, jnp.arange(16)), np.ones(16))
-    after = sampler.feedback(tree, ds, told(jnp.array([0, 3, 3, 8])))
-    leaves = np.asarray(sum_tree.get_batch(after, jnp.arange(16)))
+    after, leaves = after_feedback(sampler, tree, ds, [0, 3, 3, 8])
     np.testing.assert_array_equal(leaves, np.where(np.isin(np.arange(16), [0, 3, 8]), np.float32(floor), 1))
     # 13 items of priority 1 and 3 of 0.001: a floored one is still reached, seldom
-    draws = np.asarray(jax.vmap(lambda k: samplers.draw_tree(after, k, 100))(jax.random.split(KEY, 3000))).ravel()
+    draws = np.asarray(jax.jit(jax.vmap(lambda k: samplers.draw_tree(after, k, 100)))(jax.random.split(KEY, 3000))).ravel()
     share = np.isin(draws, [0, 3, 8]).mean()
     assert 0 < share == pytest.approx(0.003 / 13.003, rel=0.5)
 
 
 def test_exponent_is_applied_after_the_floor(ds):
     sampler = samplers.prioritised(2, lambda d, f, batch: jnp.full(batch.reward.shape, 0.25), exponent=0.5)
-    after = sampler.feedback(sampler.init(ds), ds, told(jnp.array([1, 2])))
-    assert np.asarray(sum_tree.get_batch(after, jnp.array([1, 2, 3]))).tolist() == [0.5, 0.5, 1.0]
+    assert after_feedback(sampler, sampler.init(ds), ds, [1, 2])[1][1:4].tolist() == [0.5, 0.5, 1.0]
 
 
 def test_priority_sees_the_items_that_are_refreshed(ds):
@@ -190,10 +194,10 @@ def test_priority_sees_the_items_that_are_refreshed(ds):
     by_reward = lambda d, f, batch: batch.reward / 100  # noqa: E731
     rewards = toy_episodes(LENGTHS).reward[toy_episodes(LENGTHS).filled] / np.float32(100)
     every = samplers.prioritised(4, by_reward, refresh=-1)
-    leaves = sum_tree.get_batch(every.feedback(every.init(ds), ds, told(jnp.arange(4))), jnp.arange(16))
+    leaves = after_feedback(every, every.init(ds), ds, range(4))[1]
     np.testing.assert_allclose(leaves, rewards, rtol=1e-6)
     some = samplers.prioritised(4, by_reward, refresh=6)
-    leaves = np.asarray(sum_tree.get_batch(some.feedback(some.init(ds), ds, told(jnp.arange(4))), jnp.arange(16)))
+    leaves = after_feedback(some, some.init(ds), ds, range(4))[1]
     fresh = leaves < 1
     assert 3 <= fresh.sum() <= 6  # drawn anew from the priorities, not the training batch
     np.testing.assert_allclose(leaves[fresh], rewards[fresh], rtol=1e-6)
@@ -204,20 +208,20 @@ def test_windows_of_a_prioritised_sampler_start_only_where_they_fit(ds):
     starts = np.isin(np.arange(16), [0, 3, 4, 5, 6, 7, 10, 12, 13])
     tree = sampler.init(ds)
     np.testing.assert_array_equal(sum_tree.get_batch(tree, jnp.arange(16)), starts)
-    after = sampler.feedback(tree, ds, told(jnp.arange(2)))
-    np.testing.assert_array_equal(sum_tree.get_batch(after, jnp.arange(16)), 0.5 * starts)
-    batch = sampler.gather(ds, sampler.draw(after, ds, KEY))
+    after, leaves = after_feedback(sampler, tree, ds, range(2))
+    np.testing.assert_array_equal(leaves, 0.5 * starts)
+    batch = jax.jit(lambda t: sampler.gather(ds, sampler.draw(t, ds, KEY)))(after)
     assert batch.valid.shape == (64, 3)
     np.testing.assert_array_equal(batch.valid.sum(1), np.minimum(3, np.array(LENGTHS)[np.asarray(batch.episode[:, 0])]))
 
 
 def test_draws_under_vmap_equal_single_draws(ds):
-    keys = jax.random.split(KEY, 3)
-    makers = [samplers.uniform(8), samplers.windows(8, 3), samplers.episodes(8), samplers.prioritised(8, lambda d, f, b: b.reward)]
+    keys = jax.random.split(KEY, 2)
+    makers = [samplers.windows(8, 3), samplers.prioritised(8, lambda d, f, b: b.reward)]
     for sampler in makers:
         state = sampler.init(ds)
-        together = jax.vmap(lambda k, s=sampler, x=state: s.draw(x, ds, k))(keys)
-        np.testing.assert_array_equal(together, [sampler.draw(state, ds, k) for k in keys])
+        one = jax.jit(lambda k, s=sampler, x=state: s.draw(x, ds, k))
+        np.testing.assert_array_equal(jax.jit(jax.vmap(one))(keys), [one(k) for k in keys])
 
 
 def test_the_built_in_sampler_makes_steps_windows_and_episodes(ds):
@@ -228,5 +232,5 @@ def test_the_built_in_sampler_makes_steps_windows_and_episodes(ds):
     for window in (0, 4, -1):
         sampler = module.make(config, 5, window)
         assert sampler.feedback is None
-        shapes[window] = sampler.gather(ds, sampler.draw(sampler.init(ds), ds, KEY)).reward.shape
+        shapes[window] = jax.eval_shape(lambda s=sampler: s.gather(ds, s.draw(s.init(ds), ds, KEY))).reward.shape
     assert shapes == {0: (5,), 4: (5, 4), -1: (5, 6)}

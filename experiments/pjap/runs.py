@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from baselines import maddpg, pjap
-from jaxoff.data import recipes, samplers, uniform_sampler
+from jaxoff.data import samplers, uniform_sampler
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.envs.base import FromJaxMARL
 from jaxoff.envs.games.polynomial import GAMES, TWIN_PEAKS, make_polynomial, peak
@@ -62,8 +62,20 @@ def points_of(data: Episodes) -> np.ndarray:
 
 
 def episodes_of(actions: np.ndarray, env: FromJaxMARL) -> Episodes:
-    """Joint actions [M, 2] played in a game: M episodes of one step."""
-    return recipes.replay(env, np.asarray(actions, np.float32)[:, None, :, None], jax.random.key(0))
+    """Joint actions [M, 2] played in a polynomial game: M episodes of one step."""
+    joint = np.asarray(actions, np.float32)[:, None, :, None]  # [M, 1, 2, 1]
+    count = joint.shape[0]
+    return Episodes(
+        obs=np.ones((count, 2, 2, 1), np.float32),
+        state=np.ones((count, 2, 1), np.float32),
+        avail=np.ones((count, 2, 2, 1), np.float32),
+        actions=joint,
+        reward=np.asarray(env.spec.payoff(joint)),
+        terminated=np.ones((count, 1), bool),
+        truncated=np.zeros((count, 1), bool),
+        filled=np.ones((count, 1), bool),
+        behaviour_level=np.full((count, 2), -1, np.int32),
+    )
 
 
 def two_clusters(sigma: float, points: int = POINTS, seed: int = 0) -> np.ndarray:
@@ -100,7 +112,7 @@ def twin_peaks_fixed_point(data: np.ndarray, constants: tuple[float, float, floa
     return c * mean / (2 * a + 2 * b * square)
 
 
-def full_batch() -> Sampler:
+def full_batch_of(config: Any) -> Sampler:
     """Every item, once, in every batch: exact gradients."""
     return samplers.uniform(1)._replace(draw=lambda state, dataset, key: jnp.arange(dataset.num_steps))
 
@@ -136,9 +148,15 @@ def train_paths(
     stack = lambda trees: jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *trees)  # noqa: E731
     datasets = stack([place(episodes, env.spec) for episodes in data])
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    one = functools.partial(_path, env, sampler_of, epochs)
-    mapped = jax.vmap(jax.vmap(jax.vmap(one, (None, None, None, 0)), (None, None, 0, None)), (0, 0, None, None))
-    return Paths(*(np.asarray(x) for x in jax.jit(mapped)(stack(learner), stack(sampler), datasets, keys)))
+    program = _program(name, sampler_of, epochs)
+    return Paths(*(np.asarray(x) for x in program(stack(learner), stack(sampler), datasets, keys)))
+
+
+@functools.cache
+def _program(name: str, sampler_of: Any, epochs: int) -> Any:
+    """The compiled training of configurations [C], datasets [D] and keys [R]; kept, so that equal shapes compile once."""
+    one = functools.partial(_path, game(name), sampler_of, epochs)
+    return jax.jit(jax.vmap(jax.vmap(jax.vmap(one, (None, None, None, 0)), (None, None, 0, None)), (0, 0, None, None)))
 
 
 def _path(env: FromJaxMARL, sampler_of: Any, epochs: int, config: maddpg.Config, sampler_config: Any, dataset: Dataset, key: Key):
@@ -187,7 +205,7 @@ def fig3_runs(epochs: int = 200) -> tuple[Episodes, Paths]:
     """Offline in sign agreement, exact gradients, three starts: (data, paths [3, 1, 1, ...])."""
     data = data_of("poly/sign/uniform")
     starts = [maddpg.Config(eta=0.1, start_0=x, start_1=y) for x, y in STARTS_3]
-    return data, train_paths("sign", lambda config: full_batch(), [data], [0], learner=starts, epochs=epochs)
+    return data, train_paths("sign", full_batch_of, [data], [0], learner=starts, epochs=epochs)
 
 
 def fig4_runs(centre: str, seeds: Sequence[int], epochs: int = EPOCHS) -> tuple[list[Episodes], Paths]:
@@ -207,7 +225,7 @@ def pairing_runs(seeds: Sequence[int], epochs: int = EPOCHS, sigma: float = 0.2)
     """Correlated data, and the same marginals without the correlation: (both [M, 2], paths [1, 2, R, ...] by sampler)."""
     actions = [two_clusters(sigma), permuted(two_clusters(sigma))]
     data = [episodes_of(points, game("twin_peaks")) for points in actions]
-    kinds = {"exact gradient": lambda config: full_batch(), "uniform": uniform_sampler_of, "pjap": pjap_sampler_of}
+    kinds = {"exact gradient": full_batch_of, "uniform": uniform_sampler_of, "pjap": pjap_sampler_of}
     return actions, {name: train_paths("twin_peaks", kind, data, seeds, epochs=epochs) for name, kind in kinds.items()}
 
 

@@ -183,7 +183,8 @@ def _layout(spec: EnvSpec, obs_dtype: str) -> tuple[tuple[tuple[str, str, int, t
         "truncated": (),
         "filled": (),
     }
-    layout, width = [], {}
+    layout: list[tuple[str, str, int, tuple[int, ...]]] = []
+    width: dict[str, int] = {}
     for name in _FIELDS:
         dtype = obs_dtype if name in _WIDE else "float32"
         offset = width.get(dtype, 0)

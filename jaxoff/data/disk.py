@@ -113,7 +113,7 @@ def _split(episodes: Episodes, spec: EnvSpec) -> tuple[dict[str, Any], dict[str,
     def per_agent(x: Any) -> np.ndarray:
         return np.repeat(steps(x)[..., None], n, -1)
 
-    main = {
+    main: dict[str, Any] = {
         "observations": steps(episodes.obs),
         "actions": steps(episodes.actions, np.int32 if spec.discrete else np.float32),
         "rewards": per_agent(episodes.reward),
@@ -121,7 +121,7 @@ def _split(episodes: Episodes, spec: EnvSpec) -> tuple[dict[str, Any], dict[str,
         "truncations": per_agent(episodes.truncated),
         "infos": {"state": steps(episodes.state)},
     }
-    final = {
+    final: dict[str, Any] = {
         "observations": last(episodes.obs),
         "infos": {"state": last(episodes.state)},
         "length": lengths[None].astype(np.int32),
@@ -192,7 +192,9 @@ def _metadata(folder: Path) -> dict[str, Any]:
     file = folder / "metadata.json"
     if not file.is_file():
         beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-        raise InvalidDataset(f"{file}: expected the metadata of a vault, found no such file; folders beside it: {', '.join(beside) or 'none'}")
+        raise InvalidDataset(
+            f"{file}: expected the metadata of a vault, found no such file; folders beside it: {', '.join(beside) or 'none'}"
+        )
     try:
         metadata = json.loads(file.read_text())
         version, _ = int(metadata["version"]), metadata["structure_shape"]
@@ -225,7 +227,9 @@ def _read(folder: Path, name: str, length: int | None = None) -> np.ndarray:
         store = _open(folder, name)
         return np.asarray((store if length is None else store[:, :length]).read().result())
     except ValueError as error:  # what tensorstore raises, for damaged and for absent files
-        raise InvalidDataset(f"{folder}: array '{name.rstrip('.')}': expected a readable array, found a missing or damaged file ({error})") from error
+        raise InvalidDataset(
+            f"{folder}: array '{name.rstrip('.')}': expected a readable array, found a missing or damaged file ({error})"
+        ) from error
 
 
 def _join(main: dict[str, np.ndarray], final: dict[str, np.ndarray], metadata: dict[str, Any], path: Path) -> Episodes:
@@ -296,13 +300,11 @@ def _read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
     actions, discrete = leaves["actions"], np.issubdtype(leaves["actions"].dtype, np.integer)
     if discrete and actions.ndim == 3:
         actions = actions[..., 0]
-    if discrete:
-        legals = leaves.get("infos.legals", np.ones((total, n, int(actions.max()) + 1)))
-    else:  # some public vaults carry legals that mean nothing here
-        legals = np.ones(actions.shape)
+    # Some public vaults of continuous actions carry legals that mean nothing.
+    every = np.ones((total, n, int(actions.max()) + 1)) if discrete else np.ones(actions.shape)
+    legals = leaves.get("infos.legals", every) if discrete else every
     terminal = leaves["terminals"].astype(bool).all(1)
-    end = terminal | leaves["truncations"].astype(bool).all(1)
-    end[-1] = True
+    end = terminal | leaves["truncations"].astype(bool).all(1) | (np.arange(total) == total - 1)
     lengths = np.diff(np.flatnonzero(end), prepend=-1)
     clean = lambda x: np.where(np.isneginf(x), 0, x)  # noqa: E731
     flat = {"obs": clean(leaves["observations"]), "state": clean(leaves["infos.state"].reshape(total, -1)), "avail": legals}

@@ -6,6 +6,7 @@ datasets of the papers. Every result is a function of its seed. Slots that are n
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 
@@ -46,7 +47,7 @@ def record(env: Env, act: Act, count: int, key: Key) -> Episodes:
     An episode lasts until the environment ends it, at most `spec.horizon` steps; one that is still
     running then is marked truncated. Returned as NumPy arrays, no longer than the longest episode.
     """
-    return _roll_all(env, lambda k, timestep, _: act(k, timestep), np.zeros((count, env.spec.horizon, 0), np.float32), key)
+    return _roll_all(env, act, np.zeros((count, env.spec.horizon, 0), np.float32), key)
 
 
 def replay(env: Env, actions: np.ndarray, key: Key) -> Episodes:
@@ -54,7 +55,7 @@ def replay(env: Env, actions: np.ndarray, key: Key) -> Episodes:
     expected = env.spec.action_shape
     if actions.shape[2:] != expected:
         raise ValueError(f"actions: expected shape [E, T, {', '.join(map(str, expected))}], found {actions.shape}")
-    return _roll_all(env, lambda k, timestep, scripted: scripted, actions, key)
+    return _roll_all(env, None, actions, key)
 
 
 def random_actions(spec: EnvSpec) -> Act:
@@ -68,16 +69,20 @@ def random_actions(spec: EnvSpec) -> Act:
     return act
 
 
-def _roll_all(env: Env, choose: Callable[..., Array], script: np.ndarray, key: Key) -> Episodes:
+def _roll_all(env: Env, act: Act | None, script: np.ndarray, key: Key) -> Episodes:
     if script.shape[0] < 1 or script.shape[1] < 1:
         raise ValueError(f"episodes: expected at least one, of at least one step, found shape {script.shape[:2]}")
     keys = jax.random.split(key, script.shape[0])
-    roll = jax.jit(lambda xs: jax.lax.map(lambda x: _roll(env, choose, *x), xs, batch_size=min(_CHUNK, script.shape[0])))
-    return trim(Episodes(*(np.asarray(x) for x in roll((keys, jnp.asarray(script))))))
+    return trim(jax.tree.map(np.asarray, _roll_chunks(env, act, keys, jnp.asarray(script))))
 
 
-def _roll(env: Env, choose: Callable[..., Array], key: Key, script: Array) -> Episodes:
-    """One episode of script.shape[0] slots; what comes after its end is zero."""
+@functools.partial(jax.jit, static_argnames=("env", "act"))
+def _roll_chunks(env: Env, act: Act | None, keys: Key, script: Array) -> Episodes:
+    return jax.lax.map(lambda x: _roll(env, act, *x), (keys, script), batch_size=min(_CHUNK, len(keys)))
+
+
+def _roll(env: Env, act: Act | None, key: Key, script: Array) -> Episodes:
+    """One episode of script.shape[0] slots, by `act` or by the script; what comes after its end is zero."""
     spec = env.spec
     reset_key, *keys = jax.random.split(key, 3)
     state, first = env.reset(reset_key)
@@ -86,7 +91,7 @@ def _roll(env: Env, choose: Callable[..., Array], key: Key, script: Array) -> Ep
     def step(carry, x):
         state, timestep, alive = carry
         act_key, step_key, scripted, last = x
-        actions = choose(act_key, timestep, scripted).astype(jnp.int32 if spec.discrete else jnp.float32)
+        actions = (act(act_key, timestep) if act else scripted).astype(jnp.int32 if spec.discrete else jnp.float32)
         state, after = env.step(step_key, state, actions)
         ended = after.terminated | after.truncated
         truncated = after.truncated & ~after.terminated | last & ~ended
@@ -95,10 +100,11 @@ def _roll(env: Env, choose: Callable[..., Array], key: Key, script: Array) -> Ep
         return (state, after, alive & ~ended), row
 
     xs = (jax.random.split(keys[0], steps), jax.random.split(keys[1], steps), script, jnp.arange(steps) == steps - 1)
-    _, (obs, states, avail, *rest) = jax.lax.scan(step, (state, first, jnp.ones((), bool)), xs)
+    _, (obs, states, avail, actions, reward, terminated, truncated, filled) = jax.lax.scan(step, (state, first, jnp.ones((), bool)), xs)
     front = lambda a, b: jnp.concatenate([a[None], b])  # noqa: E731
     level = jnp.full((spec.num_agents,), -1, jnp.int32)
-    return Episodes(front(first.obs, obs), front(first.state, states), front(first.avail, avail), *rest, level)
+    slots = front(first.obs, obs), front(first.state, states), front(first.avail, avail)
+    return Episodes(*slots, actions, reward, terminated, truncated, filled, level)
 
 
 # ---------------------------------------------------------------------------------- parts of a dataset
@@ -222,7 +228,7 @@ def parse_polynomial(game: str, quality: str) -> tuple[float, float] | None:
         found = pattern.fullmatch(quality)
         if found and (kind == "normal" or game == "twin_peaks"):
             mean = {"origin": 0.0, "peak": peak()}.get(kind, float(found[1]))
-            sigma = float(found[found.lastindex])
+            sigma = float(found.groups()[-1])
             if sigma >= 0:
                 return mean, sigma
     raise ValueError(f"poly/{game}: '{quality}' is no quality")

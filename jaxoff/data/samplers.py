@@ -51,7 +51,6 @@ def windows(batch_size: int, length: int) -> Sampler:
     starts, and one that is shorter than a window is padded.
     """
 
-
     def draw(counts: Array, dataset: Dataset, key: Key) -> Array:
         # In integers, so that a million starts are equally likely, which float32 cannot tell apart.
         return jnp.searchsorted(counts, jax.random.randint(key, (batch_size,), 0, counts[-1]), side="right")
@@ -148,14 +147,13 @@ def _window_starts(dataset: Dataset, length: int) -> Array:
 
 
 def _cumulative(weights: Array) -> Array:
-    """Cumulative distribution [M], float-safe: it rises only where there is weight, and ends at exactly one.
+    """Running total [M] that rises only where there is weight.
 
     A parallel float32 sum rounds neighbours differently, so it may fall, or rise at a weight of zero.
     """
-    total = lax.cummax(jnp.where(weights > 0, jnp.cumsum(weights), 0.0))
-    return total / total[-1]
+    return lax.cummax(jnp.where(weights > 0, jnp.cumsum(weights), 0.0))
 
 
-def _draw_cumulative(cumulative: Array, key: Key, count: int) -> Array:
-    # u in [0, 1): side="right" skips every item of zero width, and u < 1 = the last item with weight.
-    return jnp.searchsorted(cumulative, jax.random.uniform(key, (count,)), side="right")
+def _draw_cumulative(total: Array, key: Key, count: int) -> Array:
+    # u in [0, 1), so u * total < total; side="right" skips every item at which the total does not rise.
+    return jnp.searchsorted(total, jax.random.uniform(key, (count,)) * total[-1], side="right")

@@ -149,3 +149,13 @@ def normalised(returns: ArrayLike, scale: ReturnScale) -> np.ndarray:
     if not width > 0:
         raise ValueError(f"return scale: field 'high': expected more than low = {scale.low}, found {scale.high}")
     return 100.0 * (np.asarray(returns, np.float64) - scale.low) / width
+
+
+def out_of_data(joint_policy: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """Probability of joint actions that never occur in the data of a stateless game.
+
+    joint_policy: [R, A, ..., A], an axis of A per agent. actions: [M, N] int. Returns [R].
+    """
+    seen = np.zeros(joint_policy.shape[1:], bool)
+    seen[tuple(actions.T)] = True
+    return joint_policy[:, ~seen].sum(1)

@@ -24,10 +24,9 @@ def log_ratio(log_pi: Array, log_mates: Array, agent: Array | int, power: str = 
 
 def resample(key: Key, weight: Array) -> tuple[Array, Array]:
     """Draw M rows with replacement, P proportional to weight [M] >= 0: (rows [M], how often each came [M])."""
-    cumulative = jnp.cumsum(weight)
+    # A parallel float32 sum may rise at a weight of zero: held level there, such a row is never drawn.
+    cumulative = lax.cummax(jnp.where(weight > 0, jnp.cumsum(weight), 0.0))
     drawn = jnp.searchsorted(cumulative, jax.random.uniform(key, weight.shape) * cumulative[-1], side="right")
-    last = jnp.max(jnp.where(weight > 0, jnp.arange(weight.shape[0]), 0))
-    drawn = jnp.minimum(drawn, last)  # rounding may step past the last row with weight
     return drawn, jnp.zeros_like(weight).at[drawn].add(1.0)
 
 

@@ -120,6 +120,7 @@ class _Loop:
         )
         self.stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
         self.checkpoints = Checkpoints(out / "checkpoint") if out else None
+        self.data = data
         self.sinks, self.record = list(sinks), record
         self.history: dict[str, list[np.ndarray]] = {}
         self.steps: list[int] = []
@@ -204,6 +205,10 @@ class _Loop:
         evaluation = dict(report.evaluation)
         returns, lengths = evaluation.pop("returns"), evaluation.pop("lengths")
         named = {"return_mean": returns.mean(1), "return_std": returns.std(1), "length_mean": lengths.mean(1), **evaluation}
+        if "joint_policy" in evaluation:
+            named["out_of_data"] = statistics.out_of_data(
+                evaluation["joint_policy"], np.asarray(self.data.actions)[np.asarray(self.data.filled)]
+            )
         self.steps.append(done)
         self.last = {"returns": returns, **named}
         for name, value in named.items():

@@ -84,9 +84,9 @@ def _run(make, env, buffer, steps: int, num_envs: int, noise: float, config, key
     init_key, env_key, key = jax.random.split(key, 3)
     state = learner.init(init_key)
     actors = _start(env, learner.policy(state), env_key, num_envs)
-    _, example = _act(env, learner.policy(state), noise, actors, key)
-    stored = buffer.init(jax.tree.map(lambda x: x[0], example))
-    probe = getattr(env, "probe", None) or (lambda policy: {})
+    _, example = jax.eval_shape(lambda: _act(env, learner.policy(state), noise, actors, key))
+    stored = buffer.init(jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), example))
+    probe: Callable[[Policy], dict[str, Array]] = getattr(env, "probe", None) or (lambda policy: {})
 
     def step(carry, key: Key):
         state, actors, stored = carry
@@ -145,4 +145,4 @@ def _act(env: Env, policy: Policy, noise: float, actors: _Actors, key: Key) -> t
     zeros = jnp.zeros_like(actors.steps_before)
     restarted = (fresh_states, fresh_seen, policy.initial((num_envs,)), zeros, actors.episode + num_envs, jnp.zeros(num_envs))
     new = jax.tree.map(lambda a, b: jnp.where(ended.reshape(-1, *[1] * (a.ndim - 1)), a, b), restarted, ongoing)
-    return _Actors(*new, jnp.where(ended, total, actors.last_return)), rows
+    return _Actors(*new, last_return=jnp.where(ended, total, actors.last_return)), rows

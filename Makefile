@@ -1,0 +1,55 @@
+# Every target sets up .venv by itself. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SCALE ?= cpu
+OUT ?= results
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-cuda benchmark inspo pjap bench report test lint check clean
+
+help:                     ## this list
+	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxoff needs Python 3.11 or newer, found " + sys.version.split()[0] + "; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+setup: $(READY)           ## the environment in .venv, with CPU wheels
+
+setup-cuda: $(READY)      ## the same with CUDA wheels, for an NVIDIA accelerator
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[cuda]'
+
+benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)
+	$(BIN)/python -m experiments.suite --scale $(SCALE) --out $(OUT)/benchmark-$(SCALE)
+
+inspo pjap: $(READY)      ## one paper: every table and figure   (SCALE=...)
+	$(BIN)/python -m experiments.$@ all --scale $(SCALE) --out $(OUT)/$@-$(SCALE)
+
+inspo-%: $(READY)         ## one table or figure: inspo-table1 -table2 -table3 -fig3 -fig5
+	$(BIN)/python -m experiments.inspo $* --scale $(SCALE) --out $(OUT)/inspo-$(SCALE)
+
+pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras
+	$(BIN)/python -m experiments.pjap $* --scale $(SCALE) --out $(OUT)/pjap-$(SCALE)
+
+bench: $(READY)           ## updates/s of each learner by number of runs; writes experiments/bench/
+	$(BIN)/python -m experiments.bench
+
+report: $(READY)          ## tables, curves and a page from every result in $(OUT), without training
+	$(BIN)/jaxoff report $(OUT)
+
+test: $(READY)            ## the tests, on every core
+	$(BIN)/python -m pytest -n auto --dist loadfile tests
+
+lint: $(READY)            ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test          ## what CI runs
+
+clean:                    ## remove .venv and caches; results stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -1,0 +1,172 @@
+"""Updates per second of each learner by number of runs and by how runs share the machine.
+
+sequence: one after the other on one device. vmap: batched on one device. sharded: spread over every
+device, each mapping its own as `train` would. Timed: chunks of updates as training makes them, sampling
+included and evaluation left out, after one warm-up; the fastest of three. Bytes are what XLA plans for
+the program: arguments, results and temporaries. Flops are XLA's count for one update of one run.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import track
+
+from jaxoff import registry, runtime
+from jaxoff.data.dataset import place
+from jaxoff.train import TrainSpec, mapping
+from jaxoff.train.program import Program
+from jaxoff.train.restore import empty_state
+from jaxoff.train.results import write_atomic
+from jaxoff.train.spec import resolve
+
+RUNS = (1, 2, 4, 8, 16, 32)
+RUNS_ACCELERATOR = (*RUNS, 64, 128, 256, 512, 1024)
+REPEATS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A learner on a task at the sizes of the embedded suite; `updates` of a timed chunk."""
+
+    method: str
+    task: str
+    config: dict[str, Any]
+    updates: int
+    sampler: str = "uniform"
+
+
+CASES = {
+    "bc": Case("bc", "grid/bridge/mixed", {"hidden": 64}, 200),
+    "bc (GRU)": Case("bc", "grid/bridge/optimal", {"hidden": 64, "recurrent": True, "window": -1, "batch_size": 32}, 50),
+    "maddpg": Case("maddpg", "poly/twin_peaks/peak-s0.5", {"batch_size": 32}, 2000),
+    "maddpg+pjap": Case("maddpg", "poly/twin_peaks/peak-s0.5", {"batch_size": 32}, 500, "pjap"),
+    "inspo": Case("inspo", "grid/bridge/mixed", {"hidden": 64}, 100),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One measurement."""
+
+    learner: str
+    task: str
+    way: str
+    runs: int
+    updates_per_s: float  # of all runs together
+    compile_s: float
+    program_mb: float
+    flops_per_update: float
+
+
+def ways() -> dict[str, tuple[list[Any], str]]:
+    """How runs may share the machine: devices and mode."""
+    devices = jax.devices()
+    found = {"sequence": (devices[:1], "sequence"), "vmap": (devices[:1], "vmap")}
+    if len(devices) > 1:
+        found["sharded"] = (devices, mapping.choose_mode(devices[0].platform))
+    return found
+
+
+def measure(name: str, case: Case, way: str, runs: int) -> Row:
+    """Compile and time one case."""
+    devices, mode = ways()[way]
+    job = resolve(TrainSpec(case.method, case.task, seeds=tuple(range(runs)), config=case.config, sampler=case.sampler))
+    env = registry.make_env(case.task)
+    mesh = mapping.run_mesh(runs, devices)
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    dataset = place(registry.make_data(case.task), env.spec, sharding=sharding)
+    carried = mapping.to_devices((job.config, empty_state(job)), mesh)
+    last = len(job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)) - 1
+    for index in range(last + 1):
+        program = Program(job, env, index, case.updates, mesh, mode, evaluates=False)
+        carried = program.prepare(carried, dataset)
+    begin = time.perf_counter()
+    compiled = program.chunk.lower(carried, dataset).compile()
+    compile_s = time.perf_counter() - begin
+    best = float("inf")
+    for _ in range(REPEATS + 1):  # the first is a warm-up, and never the fastest
+        begin = time.perf_counter()
+        carried, _ = jax.block_until_ready(compiled(carried, dataset))
+        best = min(best, time.perf_counter() - begin)
+    memory = compiled.memory_analysis()
+    planned = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    made = mapping.padded(runs, mesh)
+    return Row(name, case.task, way, runs, made * case.updates / best, compile_s, planned / 1e6, _flops(job, env, last, dataset, carried))
+
+
+def _flops(job: Any, env: Any, stage: int, dataset: Any, carried: Any) -> float:
+    """XLA's count for one update of one run, sampling included."""
+    program = Program(job, env, stage, 1, mapping.run_mesh(1, jax.devices()[:1]), "sequence", evaluates=False)
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), carried)
+    cost = (
+        jax.jit(program._chunk)
+        .lower(one, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dataset))
+        .compile()
+        .cost_analysis()
+    )
+    return float((cost or {}).get("flops", float("nan")))
+
+
+def run(out: Path, names: Sequence[str], counts: Sequence[int]) -> list[Path]:
+    """Measure, and write speed.csv, speed.md and speed.png/svg."""
+    plan = [(name, way, runs) for name in names for way in ways() for runs in counts]
+    rows = [measure(name, CASES[name], way, runs) for name, way, runs in track(plan, "measuring", console=Console(stderr=True))]
+    return write(rows, out)
+
+
+def write(rows: Sequence[Row], out: Path) -> list[Path]:
+    """The table in two forms, and the curves."""
+    about = f"{runtime.hardware()}; jax {jax.__version__}; commit {runtime.git_commit()}; command `make bench`"
+    fields = [field.name for field in dataclasses.fields(Row)]
+    stream = io.StringIO()
+    stream.write(f"# {about}\n")
+    writer = csv.writer(stream)
+    writer.writerow(fields)
+    writer.writerows([[f"{v:.4g}" if isinstance(v, float) else v for v in dataclasses.astuple(row)] for row in rows])
+    write_atomic(out / "speed.csv", stream.getvalue())
+    counts = sorted({row.runs for row in rows})
+    found = {(row.learner, row.way, row.runs): row for row in rows}
+    lines = [f"# Updates per second, all runs together\n\n{about}\n\n{__doc__.split(chr(10), 2)[2].strip()}\n"]
+    lines.append(
+        "| learner | task | way | "
+        + " | ".join(f"{count} runs" for count in counts)
+        + " | compile s | program MB, most runs | flops per update |"
+    )
+    lines.append("|---" * (len(counts) + 6) + "|")
+    for learner, way in dict.fromkeys((row.learner, row.way) for row in rows):
+        group = [found[learner, way, count] for count in counts]
+        speeds = " | ".join(f"{row.updates_per_s:,.0f}" for row in group)
+        compile_s = f"{min(r.compile_s for r in group):.1f}–{max(r.compile_s for r in group):.1f}"
+        lines.append(
+            f"| {learner} | {group[0].task} | {way} | {speeds} | {compile_s} | {group[-1].program_mb:.1f} | {group[-1].flops_per_update:.3g} |"
+        )
+    write_atomic(out / "speed.md", "\n".join(lines) + "\n")
+    return [out / "speed.csv", out / "speed.md", *draw(rows, out / "speed")]
+
+
+def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
+    """Updates per second over the number of runs, a panel per learner."""
+    from jaxoff.report.figures import looks, save, style
+
+    learners, kinds = list(dict.fromkeys(row.learner for row in rows)), list(dict.fromkeys(row.way for row in rows))
+    look = looks(kinds)
+    with style() as new_figure:
+        figure = new_figure(figsize=(3.0 * len(learners), 2.8), layout="constrained")
+        for panel, learner in zip(figure.subplots(1, len(learners), squeeze=False)[0], learners, strict=True):
+            for way in kinds:
+                group = [row for row in rows if row.learner == learner and row.way == way]
+                panel.plot([row.runs for row in group], [row.updates_per_s for row in group], label=way, **look[way])
+            panel.set_xscale("log", base=2)
+            panel.set(title=learner, xlabel="runs", yscale="log")
+        figure.axes[0].set_ylabel("updates per second, all runs")
+        figure.axes[0].legend()
+        return save(figure, stem)

@@ -1,0 +1,116 @@
+"""The command `python -m experiments.inspo [table1 table2 table3 fig3 fig5 | all] --scale smoke|cpu|full --out results/inspo`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments.inspo import figures, runs
+from jaxoff.report import tables
+from jaxoff.report.html import Section
+
+PAPER = Path(__file__).with_name("paper.csv")
+METRICS = {"return_mean": "", "exact_value": "-exact", "out_of_data": "-out-of-data"}
+
+
+class Job:
+    """One call of the command. A result that is already in `out` is read back, not trained again."""
+
+    def __init__(self, scale: str, out: Path) -> None:
+        self.scale, self.out = scale, out
+
+    def run(self, tasks: Sequence[str], columns: dict[str, runs.Column]) -> list[runs.Run]:
+        """Train columns on tasks, one folder each below out/runs."""
+        return runs.run_all(tasks, columns, self.scale, self.out / "runs")
+
+    def table(self, name: str, title: str, labels: dict[str, str], note: str) -> Section:
+        """A table of every metric that the runs have, and the learning curves."""
+        done = self.run(list(labels), runs.COLUMNS)
+        stems = []
+        for metric, suffix in METRICS.items():
+            if all(run.has(metric) for run in done):
+                paper = tables.read_paper(PAPER, name) if metric != "out_of_data" else None
+                built = tables.build(done, labels, None, metric, title=title, paper=paper, note=note)
+                tables.write(built, self.out / f"{name}{suffix}")
+                stems.append(f"{name}{suffix}")
+        figures.learning_curves(done, labels, self.out / f"{name}-curves")
+        return Section(title, note, [*stems, f"{name}-curves"])
+
+
+def table1(job: Job) -> Section:
+    """XOR."""
+    note = (
+        "XOR, datasets of equal parts of the joint actions (a) AB; (b) AB, BA; (c) AA, AB, BA; (d) all four (not in the paper's table). "
+        "The optimum is 1. Mean reward of the data: 1, 1, 0.667, 0. Return is of 32 sampled episodes, the exact value is the expectation, "
+        "out-of-data is the probability of joint actions that the dataset does not hold."
+    )
+    return job.table("table1", "InSPO Table 1: XOR game", runs.XOR, note)
+
+
+def table2(job: Job) -> Section:
+    """M-NE."""
+    note = (
+        "M-NE, 5, 10 and 20 on the diagonal and x off it; the paper's x and imbalanced policy are not recoverable, so several are run: "
+        "imbalanced is (0.8, 0.1, 0.1) for both agents, imbalanced-0.9 (0.9, 0.05, 0.05), imbalanced-0.98 (0.98, 0.01, 0.01). "
+        "The optimum is 20."
+    )
+    return job.table("table2", "InSPO Table 2: M-NE game", runs.MNE, note)
+
+
+def table3(job: Job) -> Section:
+    """Bridge."""
+    note = (
+        "Bridge, horizon 20, actions sampled from the policy. Exact optimum -1.2355, uniformly random actions -7.100; the optimal "
+        "dataset's own mean return is -1.262. Data are from our recipes, which follow the public buffers."
+    )
+    section = job.table("table3", "InSPO Table 3: Bridge", runs.BRIDGE, note)
+    gifs = figures.episodes(job.run(list(runs.BRIDGE), {"InSPO": runs.COLUMNS["InSPO"]}), job.out)
+    return section._replace(stems=[*section.stems, *gifs])
+
+
+def fig3(job: Job) -> Section:
+    """Joint policies on XOR (c)."""
+    figures.joint_policies(job.run(["matrix/xor/c"], runs.COLUMNS), ("A", "B"), job.out / "fig3")
+    text = "Joint policy at the end of training on XOR dataset (c), which holds AA, AB and BA; seed 0 of each method."
+    return Section("InSPO Figure 3: converged joint policies", text, ["fig3"])
+
+
+def fig5(job: Job) -> Section:
+    """Ablations: without entropy on M-NE, without sequential policy optimisation on XOR."""
+    inspo = {"InSPO": runs.COLUMNS["InSPO"]}
+    mne = job.run(["matrix/mne/imbalanced"], inspo | runs.ENTROPY)
+    xor = job.run(["matrix/xor/b"], inspo | runs.SEQUENTIAL)
+    figures.joint_policies(mne, ("A", "B", "C"), job.out / "fig5a")
+    figures.joint_policies(xor, ("A", "B"), job.out / "fig5b")
+    figures.learning_curves(mne, {"matrix/mne/imbalanced": "M-NE imbalanced"}, job.out / "fig5a-curves")
+    figures.learning_curves(xor, {"matrix/xor/b": "XOR (b)"}, job.out / "fig5b-curves")
+    stems = ["fig5a", "fig5a-curves", "fig5b", "fig5b-curves"]
+    for name, done in (("fig5a", mne), ("fig5b", xor)):
+        for metric in ("exact_value", "out_of_data"):
+            built = tables.build(done, None, None, metric, title=f"InSPO Figure 5: ablation, {metric.replace('_', ' ')}")
+            tables.write(built, job.out / f"{name}-{metric.replace('_', '-')}")
+            stems.append(f"{name}-{metric.replace('_', '-')}")
+    text = (
+        "(a) InSPO without the entropy term on imbalanced M-NE, whose local optimum is AA. (b) InSPO without teammate tracking on XOR (b), "
+        "which holds AB and BA; and with teammates as they were at the start of an iteration."
+    )
+    return Section("InSPO Figure 5: ablations", text, stems)
+
+
+PARTS: dict[str, Callable[[Job], Section]] = {"table1": table1, "table2": table2, "table3": table3, "fig3": fig3, "fig5": fig5}
+
+
+def run_parts(part: str, scale: str, out: Path) -> list[Section]:
+    """Make a part, or all: the sections of the page, their files below `out`."""
+    job = Job(scale, out)
+    return [make(job) for name, make in PARTS.items() if part in (name, "all")]
+
+
+def parser(prog: str, description: str, parts: Sequence[str], out: str) -> argparse.ArgumentParser:
+    """The arguments that every paper's command has."""
+    made = argparse.ArgumentParser(prog=prog, description=description)
+    made.add_argument("part", nargs="?", default="all", choices=[*parts, "all"])
+    made.add_argument("--scale", default="cpu", choices=list(runs.SCALES), help="sizes of nets, steps and seeds")
+    made.add_argument("--out", default=Path(out), type=Path, help="folder for results, tables and figures")
+    return made

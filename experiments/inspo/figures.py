@@ -1,0 +1,43 @@
+"""What is drawn for InSPO: learning curves, joint-policy heat maps, episodes of Bridge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jaxoff.report import figures
+from jaxoff.report.load import Run
+from jaxoff.report.play import episode_of, write_gif
+from jaxoff.train.restore import restore_policy
+
+OPTIMUM = {"matrix": {"xor": 1.0, "mne": 20.0, "mne-20": 20.0}, "grid": {"bridge": -1.2354526}}
+
+
+def learning_curves(runs: Sequence[Run], tasks: Mapping[str, str], stem: Path) -> None:
+    """Value over updates, exact where it is known, with the optimum as a line."""
+    metric = "exact_value" if all(run.has("exact_value") for run in runs) else "return_mean"
+    family, scenario, _ = runs[0].task.split("/")
+    figures.curves(
+        runs,
+        metric,
+        stem,
+        tasks=tasks,
+        label="expected reward" if metric == "exact_value" else "return",
+        reference={"optimum": OPTIMUM[family][scenario]},
+    )
+
+
+def joint_policies(runs: Sequence[Run], actions: Sequence[str], stem: Path) -> None:
+    """Joint policies [A, A] of the first run of each result, at its last evaluation."""
+    figures.heat_maps({run.variant: run.history("joint_policy")[-1, 0] for run in runs}, actions, stem)
+
+
+def episodes(runs: Sequence[Run], out: Path) -> list[str]:
+    """A GIF of one episode of the first run of each result; returns the file stems."""
+    stems = []
+    for run in runs:
+        env, policy, spec = restore_policy(run.path)
+        stem = f"episode-{run.path.name}"
+        if write_gif(env, episode_of(env, policy, 0, sampled=True), out / f"{stem}.gif", f"{spec.label}, {spec.task}"):
+            stems.append(stem)
+    return stems

@@ -1,0 +1,46 @@
+"""Shared by the training tests: fast compilation, one cache of compiled programs, jobs trained once."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+_CACHE = tempfile.TemporaryDirectory(prefix="jaxoff-tests-")
+# Before JAX starts, so that subprocesses and the command line use them too. Programs here run for
+# milliseconds, and compiling is nearly all of a test's time.
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(_CACHE.name) / "jaxoff" / "xla")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from jaxoff.train import Results, train  # noqa: E402
+from tests import learners  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def fast_compilation(request):
+    """Without XLA's optimisations in the training tests, whose programs are run a few times only."""
+    if request.module.__name__.rpartition(".")[2] not in learners.QUICK_MODULES:
+        yield
+        return
+    with learners.quick():
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """name of a form -> (results, folder) of its unbroken job, trained when first asked for."""
+    done: dict[str, Results] = {}
+
+    def get(name: str) -> Results:
+        if name not in done:
+            with learners.quick():
+                done[name] = train(learners.FORMS[name].spec, tmp_path_factory.mktemp(name) / "job")
+        return done[name]
+
+    yield get
+    jax.clear_caches()

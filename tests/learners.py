@@ -1,0 +1,164 @@
+"""Every registered learner, in each of its forms: the table that the common checks go through."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxoff.logs import Record
+from jaxoff.train import TrainSpec
+from jaxoff.train.checkpoint import Checkpoints
+from jaxoff.types import Learner, Out, Policy, Stage
+
+QUICK_MODULES = ("test_train", "test_resume", "test_devices", "test_cli", "test_third_party")
+QUICK_ENV = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+@contextlib.contextmanager
+def quick() -> Iterator[None]:
+    """Compile without XLA's optimisations."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+class Form(NamedTuple):
+    """A learner with a config. trained[k], fixed[k]: parts of the state of stage k that one update must (not) change."""
+
+    spec: TrainSpec
+    trained: tuple[tuple[Callable[[Any], Any], ...], ...]
+    fixed: tuple[Callable[[Any], Any], ...] = ()
+
+
+def _spec(method: str, task: str, steps: int = 6, **changes: Any) -> TrainSpec:
+    spec = TrainSpec(method, task, seeds=(0, 1, 2), steps=steps, evaluations=3, eval_episodes=2)
+    return dataclasses.replace(spec, **changes)
+
+
+_BC = ((lambda s: s.policy,),)
+_INSPO = ((lambda s: s.policy, lambda s: s.teammates), (lambda s: s.own.policy, lambda s: s.own.critic, lambda s: s.own.target_critic))
+_FROZEN = (lambda s: s.behaviour_policy, lambda s: s.teammates)
+_MLP: dict[str, Any] = {"hidden": 16, "batch_size": 8}
+_GRU: dict[str, Any] = {"hidden": 16, "batch_size": 4, "window": -1, "recurrent": True}
+_EXACT = ((lambda s: s.actor, lambda s: s.target_actor),)
+_LEARNED = ((lambda s: s.actor, lambda s: s.critic, lambda s: s.target_actor, lambda s: s.target_critic),)
+
+FORMS: dict[str, Form] = {
+    "bc": Form(_spec("bc", "matrix/xor/b", config=_MLP), _BC),
+    "bc-recurrent": Form(_spec("bc", "grid/bridge/optimal", data_episodes=6, config=_GRU), _BC),
+    "bc-continuous": Form(_spec("bc", "poly/sign/uniform", data_episodes=40, config=_MLP), _BC),
+    "bc-pjap": Form(_spec("bc", "matrix/xor/c", sampler="pjap", config=_MLP), _BC),
+    "inspo": Form(_spec("inspo", "matrix/xor/b", config=_MLP | {"behaviour_steps": 6}), _INSPO, _FROZEN),
+    "inspo-recurrent": Form(
+        _spec("inspo", "grid/bridge/mixed", steps=3, data_episodes=22, config=_GRU | {"behaviour_steps": 2}), _INSPO, _FROZEN
+    ),
+    "inspo-rows": Form(_spec("inspo", "matrix/xor/b", config=_MLP | {"behaviour_steps": 6, "resample": "rows"}), _INSPO, _FROZEN),
+    "maddpg-exact": Form(_spec("maddpg", "poly/sign/uniform", data_episodes=40, config={"batch_size": 8}), _EXACT),
+    "maddpg-learned-pjap": Form(
+        _spec(
+            "maddpg",
+            "poly/twin_peaks/uniform",
+            data_episodes=40,
+            sampler="pjap",
+            config={"batch_size": 8, "hidden": (16,), "critic": "learned"},
+        ),
+        _LEARNED,
+    ),
+}
+
+
+def state_of(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint of a job, as nested dictionaries of arrays [R, ...]."""
+    import orbax.checkpoint as ocp
+
+    checkpoints = Checkpoints(folder / "checkpoint")
+    manager = checkpoints.manager
+    assert manager is not None
+    state = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+    checkpoints.close()
+    return jax.tree.map(np.asarray, state)
+
+
+class StopAt:
+    """A sink that sends this process SIGTERM when the record of (stage_index, step) arrives."""
+
+    def __init__(self, stage_index: int, step: int) -> None:
+        self.place = (stage_index, step)
+
+    def start(self, info: dict[str, Any]) -> None:
+        """Nothing to prepare."""
+
+    def record(self, rec: Record) -> None:
+        """Send the signal at the chosen place."""
+        if (rec.stage_index, rec.step) == self.place:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Nothing to close."""
+
+
+class ToyState(NamedTuple):
+    """One parameter that descends (value - 1)^2, and the number of updates."""
+
+    value: Any
+    count: Any
+
+
+@struct.dataclass
+class ToyConfig:
+    """lr = inf makes the second update NaN (inf * 0 or inf - inf)."""
+
+    lr: float = 0.1
+    steps: int = struct.field(pytree_node=False, default=6)
+    batch_size: int = struct.field(pytree_node=False, default=4)
+    window: int = struct.field(pytree_node=False, default=0)
+    bad_from: int = struct.field(pytree_node=False, default=0)
+    stages: int = struct.field(pytree_node=False, default=1)
+
+
+def toy_policy(probs: Any) -> Policy:
+    """Every agent plays `probs` [A]."""
+
+    def distribution(carry: Any, seen: Any) -> Any:
+        return carry, distrax.Categorical(probs=jnp.broadcast_to(probs, seen.avail.shape))
+
+    return Policy(lambda shape: (), distribution)
+
+
+def make_toy(config: ToyConfig, spec: Any) -> Any:
+    """A learner of one number, in one or two stages."""
+
+    def init(key: Any) -> ToyState:
+        return ToyState(jax.random.normal(key), jnp.zeros((), jnp.int32))
+
+    def update(state: ToyState, batch: Any, key: Any) -> tuple[ToyState, Out]:
+        slope = 2 * (state.value - 1) + 0.1 * jax.random.normal(key) + 0.0 * batch.reward.mean()
+        # An infinite step is finite until update bad_from, as a run that breaks in the middle of training.
+        lr = jnp.where((state.count < config.bad_from) & jnp.isinf(config.lr), 0.1, config.lr)
+        return ToyState(state.value - lr * slope, state.count + 1), Out({"loss": jnp.square(state.value - 1) * (1 + 0 * lr)})
+
+    def policy(state: ToyState) -> Policy:
+        return toy_policy(jax.nn.softmax(jnp.arange(spec.action_size) * state.value))
+
+    learner = Learner(init, update, policy)
+    if config.stages == 1:
+        return learner
+    return (Stage("first", learner, config.steps), Stage("second", learner, config.steps, prepare=lambda before, data, key: before))
+
+
+TOY = SimpleNamespace(__name__="toy", Config=ToyConfig, make=make_toy)

@@ -1,0 +1,397 @@
+"""InSPO: whole iterations against float64 NumPy, the traps of its formulas, and trained policies against exact theory."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from baselines import inspo
+from experiments.inspo import tabular
+from jaxoff.data import recipes, samplers
+from jaxoff.data.dataset import place
+from jaxoff.envs.games.matrix import XOR, joint_probabilities, make_matrix, mne
+from jaxoff.train import TrainSpec, train
+from jaxoff.types import EnvSpec, Episodes, Transition
+from tests.reference import inspo_numpy as ref
+
+B, T, O, S, A = 6, 3, 2, 3, 3
+DEFAULTS: dict[str, Any] = {"hidden": 8, "steps": 100, "behaviour_steps": 100, "start_from_behaviour": False, "window": -1}
+
+
+# ----------------------------------------------------------------------------------- small problems
+
+
+def spec_of(n: int) -> EnvSpec:
+    return EnvSpec("small", n, O, S, A, discrete=True, horizon=T)
+
+
+def batch_of(n: int, seed: int = 0) -> Transition:
+    """Windows [6, 3] of which the last two end early; action 2 of every second slot is unavailable and never taken."""
+    rng = np.random.default_rng(seed)
+    avail = np.ones((2, B, T, n, A))
+    avail[:, ::2, :, :, 2] = 0
+    actions = np.where(avail[0, ..., 2] > 0, rng.integers(0, 3, (B, T, n)), rng.integers(0, 2, (B, T, n)))
+    valid = np.arange(T) < np.array([3, 3, 3, 3, 2, 1])[:, None]
+    return Transition(
+        obs=rng.normal(size=(B, T, n, O)),
+        state=rng.normal(size=(B, T, S)),
+        avail=avail[0],
+        actions=actions.astype(np.int32),
+        reward=rng.normal(size=(B, T)),
+        terminated=(rng.random((B, T)) < 0.3).astype(float),
+        truncated=np.zeros((B, T)),
+        valid=valid.astype(float),
+        steps_before=np.tile(np.arange(T), (B, 1)),
+        episode=np.tile(np.arange(B)[:, None], (1, T)),
+        next_obs=rng.normal(size=(B, T, n, O)),
+        next_state=rng.normal(size=(B, T, S)),
+        next_avail=avail[1],
+    )
+
+
+def rows_of(batch: Transition) -> dict[str, np.ndarray]:
+    return {name: np.asarray(x).reshape(B * T, *x.shape[2:]) for name, x in batch._asdict().items()}
+
+
+def start(n: int, double: bool = False, **config: Any) -> tuple[Any, inspo.State]:
+    """The main learner and a start whose nets are far enough apart for every term to count."""
+    behaviour, main = inspo.make(inspo.Config(**DEFAULTS | config), spec_of(n))
+    fitted = jax.jit(behaviour.learner.init)(jax.random.key(1))
+    state = jax.jit(lambda fitted: main.prepare(fitted, None, jax.random.key(2)))(fitted)
+    if double:
+        wide = lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+        state = jax.tree.map(wide, state)
+    return main.learner, state
+
+
+def net_of(params: Any, agent: int) -> ref.Net:
+    layers = [params["params"][f"Dense_{k}"] for k in range(len(params["params"]))]
+    return [(np.asarray(layer["kernel"][agent], float), np.asarray(layer["bias"][agent], float)) for layer in layers]
+
+
+def agents_of(state: inspo.State, config: inspo.Config) -> list[dict[str, Any]]:
+    """The same start, for the NumPy iteration."""
+    own, lr, norm = state.own, float(config.lr), float(config.max_grad_norm)
+    return [
+        {
+            "policy": net_of(own.policy, i),
+            "critic": net_of(own.critic, i),
+            "target": net_of(own.target_critic, i),
+            "mu": net_of(state.behaviour_policy, i),
+            "mates": net_of(state.teammates, i),
+            "alpha": float(np.exp(own.log_alpha[i])),
+            "policy_opt": ref.Adam(lr, norm),
+            "critic_opt": ref.Adam(lr, norm),
+        }
+        for i in range(len(own.log_alpha))
+    ]
+
+
+def expected_counts(key: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """In place of a draw: its expectation, up to a factor that every loss divides by."""
+    return jnp.arange(weight.shape[0]), weight
+
+
+@pytest.mark.parametrize(
+    ("n", "order", "config"),
+    [
+        (3, (2, 0, 1), {"max_grad_norm": 0.05, "tau": 0.2, "cql": 0.3}),
+        (2, (1, 0), {"baseline": "soft", "normalise": False, "ratio_power": "n", "gamma": 0.5}),
+        (2, (0, 1), {"spo": "off_stale", "lr": 0.05}),
+    ],
+    ids=["three agents, clipped gradients", "soft baseline, not normalised, 1/n", "stale teammates"],
+)
+def test_iterations_equal_float64_numpy(monkeypatch, n, order, config):
+    # Two whole iterations in double precision, with padding and unavailable actions: every parameter to 1e-7.
+    monkeypatch.setattr(inspo, "resample", expected_counts)
+    monkeypatch.setattr(inspo, "update_order", lambda key, kind, scores: jnp.array(order))
+    full = inspo.Config(**DEFAULTS | {"lr": 0.01, "alpha": 0.3, "beta_start": 0.2} | config)
+    with jax.enable_x64(True):
+        learner, state = start(n, double=True, **{"lr": 0.01, "alpha": 0.3, "beta_start": 0.2} | config)
+        agents, batch = agents_of(state, full), batch_of(n)
+        update = jax.jit(learner.update)
+        for number in range(2):
+            state, out = update(state, batch, jax.random.key(0))
+            beta = 0.2 * (0.001 / 0.2) ** (number / 100)
+            told = ref.iteration(
+                agents, rows_of(batch), list(order), beta,
+                gamma=full.gamma, tau=full.tau, cql=full.cql, power=n - 1 if full.ratio_power == "n-1" else n,
+                normalise=full.normalise, baseline=full.baseline, spo=full.spo,
+            )  # fmt: skip
+            for name, value in told.items():
+                assert float(out.metrics[name]) == pytest.approx(value, rel=1e-6), name
+        for i, agent in enumerate(agents):
+            for name, params in (("policy", state.own.policy), ("critic", state.own.critic), ("target", state.own.target_critic)):
+                for layer, wanted in zip(net_of(params, i), agent[name], strict=True):
+                    for x, y in zip(layer, wanted, strict=True):
+                        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7, err_msg=f"{name} of agent {i}")
+
+
+def test_numpy_policy_gradient_equals_finite_differences():
+    # The derivation above by hand, itself checked: (f(x + h) - f(x - h)) / 2h of a weighted likelihood.
+    rng = np.random.default_rng(0)
+    net = [(rng.normal(size=(2, 4)), rng.normal(size=4)), (rng.normal(size=(4, 3)), rng.normal(size=3))]
+    x, actions, weight = rng.normal(size=(7, 2)), rng.integers(0, 3, 7), rng.random(7)
+
+    def loss(at: np.ndarray) -> float:
+        log_pi = ref.log_softmax(ref.forward([(at, net[0][1]), net[1]], x)[0])
+        return -(weight * log_pi[np.arange(7), actions]).sum()
+
+    out, inputs = ref.forward(net, x)
+    grad = ref.backward(net, inputs, weight[:, None] * (np.exp(ref.log_softmax(out)) - np.eye(3)[actions]))
+    steps = 1e-6 * np.eye(8).reshape(8, 2, 4)
+    differences = [(loss(net[0][0] + s) - loss(net[0][0] - s)) / 2e-6 for s in steps]
+    np.testing.assert_allclose(grad[0][0].ravel(), differences, rtol=1e-6, atol=1e-7)
+
+
+# ------------------------------------------------------------------------------------- one iteration
+
+
+@functools.cache
+def stepper(**config: Any):
+    """A compiled update of two agents, its start, and a batch."""
+    learner, state = start(2, **config)
+    return jax.jit(learner.update), state, batch_of(2)
+
+
+def flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+def test_padding_changes_nothing():
+    # Observations, rewards, actions and availability of invalid slots are replaced by nonsense.
+    update, state, batch = stepper()
+    off = jnp.asarray(batch.valid) == 0
+    noise = {
+        "obs": jnp.where(off[..., None, None], 7.0, batch.obs),
+        "next_state": jnp.where(off[..., None], -7.0, batch.next_state),
+        "reward": jnp.where(off, 1e6, batch.reward),
+        "actions": jnp.where(off[..., None], 2, batch.actions),
+        "avail": jnp.where(off[..., None, None], 0.0, batch.avail),
+        "next_avail": jnp.where(off[..., None, None], 0.0, batch.next_avail),
+    }
+    clean, _ = update(state, batch, jax.random.key(0))
+    noisy, _ = update(state, batch._replace(**noise), jax.random.key(0))
+    np.testing.assert_array_equal(flat(clean.own), flat(noisy.own))
+
+
+def test_drawn_rows_and_their_counts_are_the_same_update():
+    # Equal draws: a mean over drawn rows is a mean over rows weighted by how often each was drawn.
+    update, state, batch = stepper()
+    by_rows, _, _ = stepper(resample="rows")
+    weights, rows = (f(state, batch, jax.random.key(3)) for f in (update, by_rows))
+    for name in ("value", "policy", "divergence"):
+        assert float(weights[1].metrics[name]) == pytest.approx(float(rows[1].metrics[name]), rel=1e-5)
+    np.testing.assert_allclose(flat(weights[0].own.policy), flat(rows[0].own.policy), atol=2e-6)
+    np.testing.assert_allclose(flat(weights[0].own.critic), flat(rows[0].own.critic), atol=2e-6)
+
+
+def test_frozen_behaviour_models_never_move():
+    update, state, batch = stepper()
+    after, _ = update(state, batch, jax.random.key(0))
+    np.testing.assert_array_equal(flat((state.behaviour_policy, state.teammates)), flat((after.behaviour_policy, after.teammates)))
+    assert np.abs(flat(state.own.policy) - flat(after.own.policy)).max() > 0
+
+
+def test_without_tracking_every_valid_row_counts_alike():
+    # (sum m)^2 / sum m^2 = 15 valid rows of 18; with tracking the ratios differ, so there are effectively fewer.
+    update, state, batch = stepper(spo="off_rho1")
+    assert float(update(state, batch, jax.random.key(0))[1].metrics["effective_rows"]) == pytest.approx(15)
+    update, state, batch = stepper()
+    assert float(update(state, batch, jax.random.key(0))[1].metrics["effective_rows"]) < 14.999
+
+
+def test_later_agents_see_stepped_policies_unless_stale():
+    # Fixed order: agent 0 meets the same teammates either way; agent 1 sees agent 0 stepped, or as it was.
+    results = {}
+    for spo in ("on", "off_stale"):
+        update, state, batch = stepper(spo=spo, order="fixed", lr=0.05)
+        after, _ = update(state, batch, jax.random.key(0))
+        results[spo] = [flat(jax.tree.map(lambda x, i=i: x[i], after.own)) for i in range(2)]
+    np.testing.assert_array_equal(results["on"][0], results["off_stale"][0])
+    assert np.abs(results["on"][1] - results["off_stale"][1]).max() > 0
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 100.0])
+def test_extreme_temperatures_and_rewards_stay_finite(alpha):
+    # alpha + beta = .001 and advantages of a thousand: the exponent is clipped before exp.
+    update, state, batch = stepper()
+    state = state._replace(own=state.own._replace(log_alpha=jnp.full(2, jnp.log(alpha))), updates=jnp.array(100))
+    batch = batch._replace(reward=1e3 * jnp.asarray(batch.reward))
+    for number in range(3):
+        state, out = update(state, batch, jax.random.key(number))
+    assert np.isfinite(flat(state.own)).all()
+    assert all(np.isfinite(float(x)) for x in out.metrics.values())
+
+
+def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
+    # Critic 2 everywhere (no weights, bias 2), pi = mu, beta = 0, so V(next) = 2; r = 1, gamma = .5, cql = 0.
+    # Terminated: (2 - 1)^2 = 1. Truncated: (2 - (1 + .5 * 2))^2 = 0.
+    update, state, batch = stepper(gamma=0.5, beta_start=0.0, cql=0.0, start_from_behaviour=True)
+    critic = jax.tree.map(jnp.zeros_like, state.own.critic)
+    critic["params"]["Dense_2"]["bias"] = critic["params"]["Dense_2"]["bias"] + 2.0
+    state = state._replace(own=state.own._replace(critic=critic, target_critic=critic))
+    ones, zeros = jnp.ones((B, T)), jnp.zeros((B, T))
+    for terminated, truncated, loss in ((ones, zeros, 1.0), (zeros, ones, 0.0)):
+        ended = batch._replace(reward=ones, terminated=terminated, truncated=truncated)
+        # The second agent's critic has the same value: the mean over agents is the same number.
+        assert float(update(state, ended, jax.random.key(0))[1].metrics["value"]) == pytest.approx(loss, abs=1e-6)
+
+
+def test_bridge_marks_the_time_limit_terminated():
+    # Of 50 random steps few solve it: each episode still ends terminated, at its last step, and none truncated.
+    data = recipes.bridge("random", episodes=20)
+    lengths = recipes.lengths_of(data)
+    assert (lengths == 50).any()
+    assert np.asarray(data.terminated)[np.arange(20), lengths - 1].all()
+    assert not np.asarray(data.truncated).any()
+
+
+def test_the_slot_after_the_last_step_is_never_a_row():
+    # An episode of L steps has L + 1 slots; what a learner is given as valid are the L steps.
+    data = recipes.bridge("optimal", episodes=4)
+    dataset = place(data, recipes.make_bridge().spec)
+    batch = dataset.window(dataset.episode_row, 12)
+    np.testing.assert_array_equal(batch.valid.sum(1), recipes.lengths_of(data))
+    assert int(dataset.num_steps) == int(recipes.lengths_of(data).sum())
+
+
+# ------------------------------------------------------------------------------------------- schedules
+
+
+def test_beta_decays_exponentially():
+    # .1 -> .001 over 100 updates: half way is their geometric mean .01.
+    config = inspo.Config(beta_start=0.1, beta_end=0.001, steps=100)
+    np.testing.assert_allclose([inspo.beta_at(config, jnp.array(k)) for k in (0, 50, 100)], [0.1, 0.01, 0.001], rtol=1e-5)
+
+
+def test_beta_without_entropy_stays_zero():
+    config = inspo.Config(beta_start=0.0, beta_end=0.001, steps=100)
+    assert [float(inspo.beta_at(config, jnp.array(k))) for k in (0, 50, 100)] == [0.0, 0.0, 0.0]
+
+
+def auto_alpha(alpha: float, target: float, pull: float = 1.0) -> float:
+    """alpha of agent 0 after one update with lr_alpha = .1; pull scales pi's weights, so that it leaves mu."""
+    update, state, batch = stepper(auto_alpha=True, start_from_behaviour=True, lr_alpha=0.1, alpha_target=target)
+    own = state.own._replace(policy=jax.tree.map(lambda x: pull * x, state.own.policy), log_alpha=jnp.full(2, jnp.log(alpha)))
+    after, out = update(state._replace(own=own), batch, jax.random.key(0))
+    assert (float(out.metrics["divergence"]) > target) == (pull > 1)
+    return float(jnp.exp(after.own.log_alpha[0]))
+
+
+def test_automatic_alpha_falls_while_the_policy_is_close_to_the_data():
+    # pi = mu: KL = 0 < .2. Adam's first step is the whole rate, so log alpha moves by -.1.
+    assert auto_alpha(1.0, target=0.2) == pytest.approx(np.exp(-0.1), rel=1e-4)
+
+
+def test_automatic_alpha_grows_once_the_policy_is_too_far():
+    assert auto_alpha(1.0, target=0.2, pull=4.0) == pytest.approx(np.exp(0.1), rel=1e-4)
+
+
+def test_automatic_alpha_is_clamped():
+    assert auto_alpha(1e-3, target=0.2) == pytest.approx(1e-3, rel=1e-5)
+    assert auto_alpha(100.0, target=0.2, pull=4.0) == pytest.approx(100.0, rel=1e-5)
+
+
+def orders(kind: str, scores: list[float], count: int = 6000) -> collections.Counter:
+    keys = jax.random.split(jax.random.key(0), count)
+    drawn = jax.jit(jax.vmap(lambda key: inspo.update_order(key, kind, jnp.array(scores))))(keys)
+    return collections.Counter(map(tuple, np.asarray(drawn).tolist()))
+
+
+def test_fixed_order_is_by_number():
+    assert orders("fixed", [1.0, 3.0, 2.0], 10) == {(0, 1, 2): 10}
+
+
+def test_random_order_is_uniform_over_permutations():
+    # 6000 draws, 6 orders: 1000 each, standard deviation sqrt(6000 * 1/6 * 5/6) = 29; five of them are 144.
+    counts = orders("random", [1.0, 3.0, 2.0])
+    assert set(counts) == set(itertools.permutations(range(3)))
+    assert max(abs(c - 1000) for c in counts.values()) < 144
+
+
+def test_semi_greedy_order_takes_the_largest_score_at_even_places():
+    # Scores 1, 3, 2, 0: first agent 1; then one of 0, 2, 3 at random; then the largest left; then the last.
+    counts = orders("semi-greedy", [1.0, 3.0, 2.0, 0.0])
+    assert set(counts) == {(1, 0, 2, 3), (1, 2, 0, 3), (1, 3, 2, 0)}
+    assert max(abs(c - 2000) for c in counts.values()) < 5 * np.sqrt(6000 * 2 / 9)
+
+
+def test_semi_greedy_scores_are_mean_absolute_advantages():
+    # By NumPy: mean over valid rows of |q(a) - sum pi q| of each agent.
+    config = inspo.Config(**DEFAULTS, order="semi-greedy")
+    update, state, batch = stepper(order="semi-greedy")
+    seen: list[np.ndarray] = []
+    original = inspo.update_order
+    try:
+        inspo.update_order = lambda key, kind, scores: seen.append(scores) or original(key, kind, scores)
+        inspo.make(config, spec_of(2))[1].learner.update(state, jax.tree.map(jnp.asarray, batch), jax.random.key(0))
+    finally:
+        inspo.update_order = original
+    rows, wanted = rows_of(batch), []
+    for i, agent in enumerate(agents_of(state, config)):
+        q = ref.forward(agent["target"], rows["state"])[0]
+        pi = np.exp(ref.log_softmax(ref.forward(agent["policy"], rows["obs"][:, i])[0], rows["avail"][:, i]))
+        size = np.abs(q[np.arange(B * T), rows["actions"][:, i]] - (pi * q).sum(1))
+        wanted.append((size * rows["valid"]).sum() / rows["valid"].sum())
+    np.testing.assert_allclose(seen[0], wanted, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"order": "greedy"}, "field 'order': expected one of random, fixed, semi-greedy, found 'greedy'"),
+        ({"spo": "off"}, "field 'spo': expected one of on, off_rho1, off_stale, found 'off'"),
+        ({"recurrent": True}, "recurrent=true: expected window != 0"),
+        ({"recurrent": True, "window": -1, "resample": "rows"}, "recurrent=true: expected window != 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        inspo.make(inspo.Config(**config), spec_of(2))
+
+
+def test_continuous_actions_are_refused():
+    with pytest.raises(ValueError, match="expected discrete actions"):
+        inspo.make(inspo.Config(), EnvSpec("real", 2, 1, 1, 1, False, 1))
+
+
+# --------------------------------------------------------------------- trained, against exact theory
+
+
+def learn(data: list[Episodes], spec: EnvSpec, seeds: int, behaviour_steps: int, **config: Any) -> np.ndarray:
+    """Joint policies [datasets, seeds, A, A] after both stages, one program for all datasets (of one shape)."""
+    settings = inspo.Config(**{"hidden": 32, "lr": 3e-3, "tau": 0.05, "behaviour_steps": behaviour_steps} | config)
+    sampler = samplers.uniform(settings.batch_size)
+
+    def one(key, dataset):
+        fit_key, train_key, prepare_key = jax.random.split(key, 3)
+        behaviour, main = inspo.make(settings, spec)
+
+        def run(learner, state, steps, key):
+            def step(state, key):
+                draw_key, update_key = jax.random.split(key)
+                batch = sampler.gather(dataset, sampler.draw((), dataset, draw_key))
+                return learner.update(state, batch, update_key)[0], ()
+
+            return lax.scan(step, state, jax.random.split(key, steps))[0]
+
+        fitted = run(behaviour.learner, behaviour.learner.init(prepare_key), behaviour_steps, fit_key)
+        state = run(main.learner, main.prepare(fitted, dataset, prepare_key), settings.steps, train_key)
+        return env.probe(main.learner.policy(state))["joint_policy"]
+
+    env = make_matrix(spec.name, np.zeros((spec.action_size,) * 2))
+    program = jax.jit(lambda keys, dataset: lax.map(lambda key: one(key, dataset), keys))
+    keys = jax.random.split(jax.random.key(0), seeds)
+    return np.stack([program(keys, place(episodes, spec)) for episodes in data])

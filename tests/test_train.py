@@ -1,0 +1,413 @@
+"""Training: every learner's structure, seeds, traces; lost runs; the loop's promises; evaluation; errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import chex
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxoff import registry
+from jaxoff.data.dataset import place
+from jaxoff.envs.games.bridge import make_bridge
+from jaxoff.eval.rollout import evaluate, rollout
+from jaxoff.train import Interrupted, TrainSpec, loop, mapping, train
+from jaxoff.train.program import Program
+from jaxoff.train.restore import empty_state, restore_policy
+from jaxoff.train.spec import interval, resolve
+from jaxoff.types import EnvSpec, Policy, TimeStep
+from tests.learners import FORMS, TOY, StopAt, state_of, toy_policy
+
+EVERY = pytest.mark.parametrize("name", FORMS)
+
+
+def parts(name: str):
+    """(job, env, dataset, config of run 0, stages) of a form."""
+    form = FORMS[name]
+    job, env = resolve(form.spec), registry.make_env(form.spec.task)
+    options = registry.DataOptions(form.spec.data_seed, form.spec.data_episodes)
+    dataset = place(registry.make_data(form.spec.task, options), env.spec)
+    config = jax.tree.map(lambda x: x[0], job.config)
+    return job, env, dataset, config, job.stages(config, env.spec)
+
+
+def test_the_table_has_every_registered_learner():
+    # entry points of other packages are theirs to test
+    ours = {point for point in registry.learner_names() if registry.learner(point).__name__.startswith("baselines.")}
+    assert ours == {form.spec.method for form in FORMS.values()}
+
+
+# ------------------------------------------------------------------------- structure of one update
+
+
+def spoil_padding(batch, spec: EnvSpec):
+    """Garbage in all that lies beyond the slot after the last step of an episode. That slot itself is real."""
+    now = batch.valid == 0  # [B, T] no step here
+    slot = jnp.concatenate([jnp.zeros_like(now[:, :1]), now[:, :-1]], 1)  # no slot here: one later
+
+    def put(x, where, value):
+        return jnp.where(where.reshape(where.shape + (1,) * (x.ndim - 2)), jnp.asarray(value, x.dtype), x)
+
+    return batch._replace(
+        obs=put(batch.obs, slot, 7.5),
+        state=put(batch.state, slot, -3.5),
+        avail=put(batch.avail, slot, 1),
+        actions=put(batch.actions, now, spec.action_size - 1 if spec.discrete else 0.7),
+        reward=put(batch.reward, now, 11.0),
+        terminated=put(batch.terminated, now, 1.0),
+        truncated=put(batch.truncated, now, 1.0),
+        next_obs=put(batch.next_obs, now, 7.5),
+        next_state=put(batch.next_state, now, -3.5),
+        next_avail=put(batch.next_avail, now, 1),
+    )
+
+
+@EVERY
+def test_one_update_trains_what_it_should_and_ignores_padding(name):
+    form, (job, env, dataset, config, stages) = FORMS[name], parts(name)
+
+    def first_updates(key, dataset):
+        """Each stage: (state before, after, after the same batch with spoilt padding, number of padded steps)."""
+        found, state = [], None
+        for stage in stages:
+            key, init, draw, step = jax.random.split(key, 4)
+            before = stage.learner.init(init) if stage.prepare is None else stage.prepare(state, dataset, init)
+            sampler = job.sampler(stage, before, config)
+            batch = sampler.gather(dataset, sampler.draw(sampler.init(dataset), dataset, draw))
+            spoilt = spoil_padding(batch, env.spec) if batch.valid.ndim == 2 else batch
+            # One traced update for both batches, so that the same instructions run.
+            batches = jax.tree.map(lambda *x: jnp.stack(x), batch, spoilt)
+            both = jax.lax.map(lambda b, s=before, k=step, learner=stage.learner: learner.update(s, b, k)[0], batches)
+            state, again = (jax.tree.map(lambda x, i=i: x[i], both) for i in range(2))
+            found.append((before, state, again, jnp.sum(batch.valid == 0)))
+        return found
+
+    found = jax.jit(first_updates)(jax.random.key(3), dataset)
+    assert len(found) == len(form.trained)
+    for (before, after, again, padded), trained in zip(found, form.trained, strict=True):
+        chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+        chex.assert_tree_all_finite(after)
+        for part in trained:
+            moved = jax.tree.map(lambda old, new: bool(jnp.any(old != new)), part(before), part(after))
+            assert jax.tree.leaves(moved) and all(jax.tree.leaves(moved)), moved
+        if config.window:
+            assert padded > 0  # else the next line says nothing
+        chex.assert_trees_all_equal(after, again)
+    for part in form.fixed:
+        chex.assert_trees_all_equal(part(found[-1][0]), part(found[-1][1]))
+
+
+# ----------------------------------------------------------------------------------- the run axis
+
+
+@EVERY
+def test_a_run_alone_equals_the_run_among_many(name, trained, tmp_path):
+    many, spec = trained(name), FORMS[name].spec
+    alone = train(dataclasses.replace(spec, seeds=(1,)), tmp_path)
+    chex.assert_trees_all_close(
+        jax.tree.map(lambda x: x[1], state_of(many.path)), jax.tree.map(lambda x: x[0], state_of(tmp_path)), rtol=1e-6, atol=1e-7
+    )
+    for key, value in many.history.items():
+        np.testing.assert_allclose(alone.history[key][:, 0], value[:, 1], rtol=1e-6, atol=1e-7, err_msg=key)
+    np.testing.assert_array_equal(alone.returns[0], many.returns[1])
+
+
+@pytest.mark.parametrize("name", ["bc", "bc-recurrent", "inspo", "maddpg-learned-pjap"])
+def test_vmapped_runs_have_the_policies_of_runs_in_sequence(name, trained, tmp_path):
+    many, spec = trained(name), FORMS[name].spec
+    train(dataclasses.replace(spec, mode="vmap"), tmp_path)
+    outputs = [[first_output(folder, run) for run in range(len(spec.seeds))] for folder in (many.path, tmp_path)]
+    np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-4, atol=1e-6)
+    assert not np.allclose(outputs[0][0], outputs[0][1], rtol=1e-4)  # seeds differ, so equality says something
+
+
+def first_output(folder, run: int) -> np.ndarray:
+    """Probabilities or actions of a trained policy after a reset."""
+    env, policy, _ = restore_policy(folder, run)
+
+    def output(key):
+        dist = policy.distribution(policy.initial(()), env.reset(key)[1])[1]
+        return dist.probs if env.spec.discrete else dist.mode()
+
+    return np.asarray(jax.jit(output)(jax.random.key(0)))
+
+
+@pytest.mark.parametrize("name", ["bc", "inspo"])
+def test_update_is_traced_once_per_stage_over_all_chunks_and_runs(name, monkeypatch):
+    spec = FORMS[name].spec
+    module, traces = registry.learner(spec.method), []
+
+    def make(config, env_spec):
+        made = module.make(config, env_spec)
+        stages = made if isinstance(made, tuple) and not hasattr(made, "update") else None
+
+        def counted(learner, label):
+            def update(*args):
+                traces.append(label)
+                return learner.update(*args)
+
+            return learner._replace(update=update)
+
+        return tuple(s._replace(learner=counted(s.learner, s.name)) for s in stages) if stages else counted(made, "train")
+
+    monkeypatch.setattr(registry, "learner", lambda _: SimpleNamespace(__name__=module.__name__, Config=module.Config, make=make))
+    done = train(spec)
+    assert done.steps.tolist() == [0, 2, 4, 6]  # three chunks and the look before
+    assert traces == (["train"] if name == "bc" else ["behaviour", "train"])
+
+
+# ------------------------------------------------------------------------------------- lost runs
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """The toy learner under the name `toy`."""
+    known = registry.learner
+    monkeypatch.setattr(registry, "learner", lambda name: TOY if name == "toy" else known(name))
+    return TrainSpec("toy", "matrix/xor/b", seeds=(0, 1), steps=6, evaluations=3, eval_episodes=2)
+
+
+def test_a_run_with_nan_is_frozen_and_reported_and_the_others_are_as_without_it(toy, tmp_path):
+    # Of each chunk's 2 updates: with lr = inf, update 2 breaks, so chunk 2 is lost and the state is that after 2 updates.
+    config = {"bad_from": 2}
+    bad = train(dataclasses.replace(toy, grid={"lr": [0.1, np.inf]}, config=config), tmp_path / "bad")
+    good = train(dataclasses.replace(toy, grid={"lr": [0.1, 0.1]}, config=config), tmp_path / "good")
+    final = json.loads((tmp_path / "bad" / "final.json").read_text())["runs"]
+    assert [run["failed_at"] for run in final] == [None, None, 2, 2]
+    assert [run["config"]["lr"] for run in final] == [0.1, 0.1, None, None]
+    rows = [json.loads(line) for line in (tmp_path / "bad" / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["run"], r["step"]) for r in rows if r["loss/loss"] is None] == [(2, 4), (3, 4), (2, 6), (3, 6)]
+    assert all(("failed_at" in r) == (r["loss/loss"] is None) for r in rows)
+
+    left, right = state_of(tmp_path / "bad"), state_of(tmp_path / "good")
+    chex.assert_trees_all_equal(*(jax.tree.map(lambda x: x[:2], s) for s in (left, right)))
+    np.testing.assert_array_equal(left["learner"]["count"], [6, 6, 2, 2])
+    np.testing.assert_array_equal(left["updates"], [6, 6, 2, 2])
+    chex.assert_tree_all_finite(left["learner"])
+    np.testing.assert_array_equal(bad.returns[:2], good.returns[:2])
+    for key, value in good.history.items():
+        np.testing.assert_array_equal(bad.history[key][:, :2], value[:, :2], err_msg=key)
+    # The state kept is that of a healthy run after its first two updates: the toy uses step 0.1 until then.
+    short = train(dataclasses.replace(toy, steps=2, evaluations=1), tmp_path / "short")
+    assert short.steps.tolist() == [0, 2]
+    np.testing.assert_array_equal(left["learner"]["value"][2:], state_of(tmp_path / "short")["learner"]["value"])
+
+
+# -------------------------------------------------------------------------------- the loop's promises
+
+
+def test_a_chunk_runs_under_the_transfer_guard(toy, monkeypatch):
+    kept, refused = loop._Loop._compile, []
+
+    def compile_(self, function, carried):
+        compiled = kept(self, function, carried)
+
+        def checked(*args):
+            try:
+                jax.jit(lambda x: x + 1)(np.ones(3))
+            except Exception as error:
+                refused.append(str(error))
+            return compiled(*args)
+
+        return checked
+
+    monkeypatch.setattr(loop._Loop, "_compile", compile_)
+    train(toy)
+    assert len(refused) == 3 and all("Disallowed host-to-device transfer" in text for text in refused)  # one a chunk, 3 chunks
+
+
+def test_a_chunk_takes_over_the_memory_of_the_state_it_is_given(toy):
+    job, env = resolve(toy), registry.make_env(toy.task)
+    mesh = mapping.run_mesh(1)
+    dataset = place(registry.make_data(toy.task), env.spec)
+    program = Program(job, env, 0, 2, mesh, "sequence", evaluates=True)
+    before = program.prepare(mapping.to_devices((job.config, empty_state(job)), mesh), dataset)
+    after, _ = program.chunk(before, dataset)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before[1]) if leaf.size)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, dataset)))
+
+
+def test_chunks_divide_the_steps_and_the_number_of_chunks_does_not_change_the_result(toy, tmp_path):
+    assert [interval(6, 3), interval(7, 3), interval(9, 4), interval(2, 10)] == [2, 7, 3, 1]
+    three, one = (train(dataclasses.replace(toy, evaluations=k), tmp_path / str(k)) for k in (3, 1))
+    assert three.steps.tolist() == [0, 2, 4, 6] and one.steps.tolist() == [0, 6]
+    chex.assert_trees_all_equal(state_of(tmp_path / "3"), state_of(tmp_path / "1"))
+    np.testing.assert_array_equal(three.returns, one.returns)
+
+
+def test_a_grid_is_grid_points_times_seeds_with_seeds_inner(toy):
+    done = train(dataclasses.replace(toy, grid={"lr": [0.1, 0.2]}))
+    assert [(run["config"]["lr"], run["seed"]) for run in done.runs] == [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
+    assert len({float(x) for x in done.history["exact_value"][-1]}) == 4
+
+
+def test_a_finished_folder_is_read_back_without_training(toy, tmp_path, monkeypatch):
+    first = train(toy, tmp_path)
+    monkeypatch.setattr(loop, "_Loop", None)  # training again would fail
+    again = train(toy, tmp_path)
+    assert again.runs == first.runs and again.timing == first.timing and again.path == tmp_path
+    np.testing.assert_array_equal(again.returns, first.returns)
+    chex.assert_trees_all_equal(again.history, first.history)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"seeds": (0, 1, 2)}, "seeds"), ({"steps": 12}, "steps"), ({"task": "matrix/xor/c"}, "task"), ({"config": {"lr": 0.2}}, "config")],
+)
+def test_a_folder_with_another_job_is_refused_naming_the_field(toy, tmp_path, change, field):
+    loop._begin(tmp_path, loop._describe(resolve(toy), registry.make_data(toy.task)))
+    with pytest.raises(ValueError, match=rf"config\.json: field '({field}|variant|num_runs|data)': expected .*, found .*another job"):
+        train(dataclasses.replace(toy, **change), tmp_path)
+
+
+# --------------------------------------------------------------------------------- specs and errors
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"method": "inspoo"}, registry.UnknownName, "unknown method 'inspoo'; nearest: inspo"),
+        ({"task": "matrx/xor/b"}, registry.UnknownName, "unknown task family 'matrx'; nearest: matrix"),
+        ({"task": "xor/b"}, registry.UnknownName, r"task 'xor/b': expected \[source:\]family/scenario/quality, found 2"),
+        ({"config": {"hiden": 3}}, registry.UnknownName, "unknown field of baselines.bc.Config 'hiden'; nearest: hidden"),
+        ({"grid": {"lrr": [1.0]}}, registry.UnknownName, "unknown field of bc's Config 'lrr'; nearest: lr"),
+        ({"sampler": "pjop"}, registry.UnknownName, "unknown sampler 'pjop'; nearest: pjap"),
+        ({"sampler": "pjap", "sampler_config": {"alfa": 1}}, registry.UnknownName, "baselines.pjap.Config 'alfa'; nearest: alpha"),
+        ({"grid": {"hidden": [16, 32]}}, ValueError, "grid field 'hidden': expected a numeric field of bc's Config, found a static one"),
+        ({"grid": {"lr": []}}, ValueError, "grid field 'lr': expected at least one value, found none"),
+        ({"config": {"lr": "fast"}}, TypeError, "baselines.bc.Config.lr: expected float, found 'fast'"),
+        ({"config": {"hidden": 16.5}}, TypeError, "baselines.bc.Config.hidden: expected int, found 16.5"),
+        ({"config": {"recurrent": "perhaps"}}, TypeError, "baselines.bc.Config.recurrent: expected bool, found 'perhaps'"),
+        ({"seeds": ()}, ValueError, "seeds: expected at least 1, found 0"),
+        ({"steps": 0}, ValueError, "steps: expected at least 1, found 0"),
+        ({"evaluations": 0}, ValueError, "evaluations: expected at least 1, found 0"),
+        ({"config": {"recurrent": True}}, ValueError, r"bc: field 'window': expected -1 \(episodes\) or a length"),
+        ({"task": "matrix/xor/q"}, registry.UnknownName, "unknown task 'matrix/xor/q'; nearest: matrix/xor/"),
+        ({"method": "maddpg"}, ValueError, "maddpg: environment 'matrix/xor': expected continuous actions"),
+        ({"mode": "both"}, ValueError, "mode: expected 'vmap' or 'sequence', found 'both'"),
+    ],
+)
+def test_a_bad_spec_is_refused_by_name(change, error, message):
+    with pytest.raises(error, match=message):
+        train(dataclasses.replace(FORMS["bc"].spec, **change))
+
+
+def test_settings_of_the_task_come_between_defaults_and_the_users_own():
+    def beta(task, **config):
+        return float(resolve(TrainSpec("inspo", task, config=config)).config.beta_start[0])
+
+    # matrix/mne*/* in settings.toml says 50, matrix/xor/* 0.02; the default is 0.1.
+    assert beta("matrix/mne/balanced") == 50.0
+    assert beta("matrix/xor/b") == pytest.approx(0.02)
+    assert beta("matrix/mne/balanced", beta_start=3) == 3.0
+
+
+# --------------------------------------------------------------------------------------- evaluation
+
+
+def scripted(plan: np.ndarray) -> Policy:
+    """Plays plan [T, N] by the number of steps that its memory counted."""
+
+    def distribution(count, seen):
+        actions = jnp.asarray(plan)[jnp.minimum(count, len(plan) - 1)]
+        return count + 1, distrax.Categorical(logits=jnp.log(jax.nn.one_hot(actions, 5)))
+
+    return Policy(lambda shape: jnp.zeros(shape, jnp.int32), distribution)
+
+
+def test_the_optimal_path_through_bridge_has_its_exact_return():
+    # The best joint policy is worth -1.2354526 (exact dynamic programming); the optimal data hold its episodes.
+    data = registry.make_data("grid/bridge/optimal")
+    best = int(np.argmax((data.reward * data.filled).sum(1)))
+    out = evaluate(make_bridge(), scripted(np.asarray(data.actions[best])), jax.random.key(0), 3, sampled=True)
+    np.testing.assert_allclose(out["returns"], -1.2354526, atol=1e-4)
+    assert out["lengths"].tolist() == [int(data.filled[best].sum())] * 3 and out["lengths"][0] < 20
+
+
+class Lights:
+    """Two agents, 4 actions, of which t % 4 is the only one not available. 1 a step; the first coin ends it early."""
+
+    spec = EnvSpec("lights", num_agents=2, obs_size=1, state_size=1, action_size=4, discrete=True, horizon=5)
+
+    def reset(self, key):
+        """Time 0, and whether the episode ends after 2 steps."""
+        state = (jnp.zeros((), jnp.int32), jax.random.bernoulli(key))
+        return state, self._see(state, jnp.zeros(()), jnp.full(2, -1, jnp.int32))
+
+    def step(self, key, state, actions):
+        """A tick. After the end it pays 100, which must not count."""
+        time, early = state
+        over = time >= jnp.where(early, 2, 5)
+        state = (time + 1, early)
+        return state, self._see(state, jnp.where(over, 100.0, 1.0), actions)
+
+    def _see(self, state, reward, last):
+        time, early = state
+        avail = jnp.tile((jnp.arange(4) != time % 4).astype(jnp.float32), (2, 1))
+        seen = jnp.broadcast_to(time.astype(jnp.float32), (2, 1))
+        return TimeStep(seen, seen[0], avail, reward, early & (time == 2), ~early & (time == 5), last)
+
+
+def counting_policy() -> Policy:
+    """Uniform over available actions; its memory counts the steps since the episode began."""
+
+    def distribution(count, seen):
+        return count + 1, distrax.Categorical(logits=jnp.where(seen.avail > 0, 0.0, -1e10) + 0 * count[..., None, None])
+
+    return Policy(lambda shape: jnp.zeros(shape), distribution)
+
+
+@pytest.fixture(scope="module")
+def lights():
+    """64 episodes of Lights."""
+    env, policy = Lights(), counting_policy()
+
+    def play(key):
+        return rollout(env, policy, key, 64, sampled=True), evaluate(env, policy, key, 64, sampled=True)
+
+    return jax.jit(play)(jax.random.key(0))
+
+
+def test_rewards_after_the_end_do_not_count(lights):
+    # 2 steps or 5 steps of reward 1; both kinds of episodes are there.
+    returns = np.asarray(lights[1]["returns"])
+    assert set(returns.tolist()) == {2.0, 5.0}
+    np.testing.assert_array_equal(lights[1]["lengths"], returns)
+
+
+def test_unavailable_actions_are_never_sampled(lights):
+    actions = np.asarray(lights[0].actions)  # [T, E, N]
+    for time in range(5):
+        assert set(np.unique(actions[time]).tolist()) == {0, 1, 2, 3} - {time % 4}
+
+
+def test_the_previous_action_is_minus_one_after_a_reset_and_then_the_action_made(lights):
+    trace = lights[0]
+    np.testing.assert_array_equal(trace.before.last_actions[0], -1)
+    np.testing.assert_array_equal(trace.before.last_actions[1:], trace.actions[:-1])
+
+
+def test_memory_starts_anew_in_each_evaluation_and_the_mode_is_taken_if_not_sampled():
+    # A plan of one right move (3), then left (4): from memory 0 the first action is 3 in every rollout.
+    plan = np.array([[3, 3], [4, 4]])
+    play = jax.jit(lambda key: rollout(make_bridge(), scripted(plan), key, 2, sampled=False).actions[:, :, 0])
+    for seed in (0, 1):
+        assert play(jax.random.key(seed))[:3].tolist() == [[3, 3], [4, 4], [4, 4]]
+
+
+def test_sampled_and_greedy_evaluation_differ_as_the_policy_says():
+    # XOR pays 0, 1, 1, -2; with P(1) = 0.4 the mode (0, 0) pays 0, samples pay all three.
+    env, policy = registry.make_env("matrix/xor/b"), toy_policy(jnp.array([0.6, 0.4]))
+    greedy, drawn = (evaluate(env, policy, jax.random.key(0), 64, sampled=flag)["returns"] for flag in (False, True))
+    assert set(greedy.tolist()) == {0.0} and set(drawn.tolist()) == {0.0, 1.0, -2.0}
+
+
+def test_an_interrupted_job_without_a_folder_says_that_nothing_was_saved(toy):
+    with pytest.raises(Interrupted, match="nothing was saved"):
+        train(toy, sinks=[StopAt(0, 2)])
