@@ -177,6 +177,7 @@ def _nets(config: Config, spec: EnvSpec) -> Nets:
 
     def values(params: Params, state: Array, joint: Array) -> Array:
         if config.critic == "exact":
+            assert spec.payoff is not None
             return spec.payoff(joint)[None]
         flat = joint.reshape(*joint.shape[:-2], n * a)
         inputs = jnp.concatenate([jnp.broadcast_to(state, (*flat.shape[:-1], state.shape[-1])), flat], -1)

@@ -9,13 +9,12 @@ from jaxoff import runtime
 
 def main() -> None:
     """Run InSPO's and PJAP's experiments and write index.html."""
+    from experiments.arguments import parse
     from experiments.inspo import command as inspo
     from experiments.pjap import command as pjap
     from jaxoff.report.html import Section, index
 
-    chosen = inspo.parser(
-        "python -m experiments.suite", "Games and Bridge: InSPO and PJAP.", ("inspo", "pjap"), "results/benchmark"
-    ).parse_args()
+    chosen = parse("experiments.suite", "Games and Bridge: InSPO and PJAP.", ("inspo", "pjap"), "results/benchmark")
     begin = time.perf_counter()
     sections: list[Section] = []
     for name, paper in (("inspo", inspo), ("pjap", pjap)):

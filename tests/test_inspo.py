@@ -14,11 +14,9 @@ import pytest
 from jax import lax
 
 from baselines import inspo
-from experiments.inspo import tabular
 from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import place
-from jaxoff.envs.games.matrix import XOR, joint_probabilities, make_matrix, mne
-from jaxoff.train import TrainSpec, train
+from jaxoff.envs.games.matrix import make_matrix
 from jaxoff.types import EnvSpec, Episodes, Transition
 from tests.reference import inspo_numpy as ref
 

@@ -146,9 +146,8 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
         group = [found[learner, way, count] for count in counts]
         speeds = " | ".join(f"{row.updates_per_s:,.0f}" for row in group)
         compile_s = f"{min(r.compile_s for r in group):.1f}–{max(r.compile_s for r in group):.1f}"
-        lines.append(
-            f"| {learner} | {group[0].task} | {way} | {speeds} | {compile_s} | {group[-1].program_mb:.1f} | {group[-1].flops_per_update:.3g} |"
-        )
+        size = f"{group[-1].program_mb:.1f} | {group[-1].flops_per_update:.3g}"
+        lines.append(f"| {learner} | {group[0].task} | {way} | {speeds} | {compile_s} | {size} |")
     write_atomic(out / "speed.md", "\n".join(lines) + "\n")
     return [out / "speed.csv", out / "speed.md", *draw(rows, out / "speed")]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -105,12 +104,3 @@ def run_parts(part: str, scale: str, out: Path) -> list[Section]:
     """Make a part, or all: the sections of the page, their files below `out`."""
     job = Job(scale, out)
     return [make(job) for name, make in PARTS.items() if part in (name, "all")]
-
-
-def parser(prog: str, description: str, parts: Sequence[str], out: str) -> argparse.ArgumentParser:
-    """The arguments that every paper's command has."""
-    made = argparse.ArgumentParser(prog=prog, description=description)
-    made.add_argument("part", nargs="?", default="all", choices=[*parts, "all"])
-    made.add_argument("--scale", default="cpu", choices=list(runs.SCALES), help="sizes of nets, steps and seeds")
-    made.add_argument("--out", default=Path(out), type=Path, help="folder for results, tables and figures")
-    return made

@@ -47,8 +47,8 @@ SIZES: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
     "matrix": {
         "smoke": {"bc": SMOKE, "inspo": SMOKE | {"behaviour_steps": 10}},
         "cpu": {
-            "bc": {"hidden": 32, "steps": 1000, "batch_size": 512, "lr": 1e-3},
-            "inspo": {"hidden": 32, "steps": 2500, "batch_size": 512, "behaviour_steps": 500, "lr": 1e-3},
+            "bc": {"hidden": 32, "steps": 1000, "batch_size": 1024, "lr": 1e-3},
+            "inspo": {"hidden": 32, "steps": 2500, "batch_size": 1024, "behaviour_steps": 500, "lr": 1e-3},
         },
         "full": {},
     },
@@ -61,7 +61,6 @@ SIZES: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
         "full": {},
     },
 }
-SCALES = ("smoke", "cpu", "full")
 
 
 def run_all(tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path, seeds: Sequence[int] = range(5)) -> list[Run]:

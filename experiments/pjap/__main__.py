@@ -1,11 +1,12 @@
 """`python -m experiments.pjap`: see `experiments.pjap.command`."""
 
-import sys
-
 from jaxoff import runtime
 
 if __name__ == "__main__":
     runtime.setup()  # before the first array, and importing a simulator makes some
-    from experiments.pjap.command import main
+    from experiments.arguments import parse
+    from experiments.pjap.command import PARTS, run_parts
+    from jaxoff.report.html import index
 
-    sys.stdout.writelines(f"{path}\n" for path in main())
+    chosen = parse("experiments.pjap", "Figures 1-5 of Tilbury et al. (2024).", list(PARTS), "results/pjap")
+    print(f"page: {index(chosen.out, 'PJAP', run_parts(chosen.part, chosen.scale, chosen.out))}")

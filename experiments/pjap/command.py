@@ -6,13 +6,14 @@ ten seeds. full: the same with a hundred seeds.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from experiments.pjap import figures, runs, tables
 from jaxoff.report.figures import save, style
+from jaxoff.report.html import Section
 from jaxoff.report.tables import Table, write
 
 SCALES = {"smoke": (2, 0.1), "cpu": (10, 1.0), "full": (100, 1.0)}  # seeds, share of the epochs
@@ -30,63 +31,69 @@ class Job:
         """Epochs of this scale."""
         return max(int(full * self.share), tables.LATE)
 
-    def save(self, name: str, figure: Any, *made: tuple[str, Table]) -> list[Path]:
-        """Write a figure as PNG and SVG, and tables; returns the paths."""
-        paths = [path for stem, table in made for path in write(table, self.out / stem)]
-        if figure is None:
-            return paths
-        with style():
-            return paths + save(figure, self.out / name)
+    def section(self, name: str, title: str, text: str, figure: Any, made: Mapping[str, Table] = MappingProxyType({})) -> Section:
+        """Write a figure as PNG and SVG, and tables: a section of the page."""
+        if figure is not None:
+            with style():
+                save(figure, self.out / name)
+        for stem, table in made.items():
+            write(table, self.out / stem)
+        return Section(title, text, [*([] if figure is None else [name]), *made])
 
 
-def fig1(job: Job) -> list[Path]:
+def fig1(job: Job) -> Section:
     """One datum, and the step that it causes."""
-    return job.save("fig1", figures.fig1())
+    text = "Sign agreement: a single data point in the opposite quadrant makes the best response under data step against the true gradient."
+    return job.section("fig1", "PJAP Figure 1: one step of miscoordination", text, figures.fig1())
 
 
-def fig2(job: Job) -> list[Path]:
+def fig2(job: Job) -> Section:
     """Online, four buffer sizes."""
     results = runs.fig2_runs(job.seeds, job.epochs(190))
-    return job.save("fig2", figures.fig2(results), *tables.fig2(results, runs.CAPACITIES, job.about).items())
+    text = "Online MADDPG in sign agreement: a larger buffer holds older actions, and the team takes longer to agree."
+    made = tables.fig2(results, runs.CAPACITIES, job.about)
+    return job.section("fig2", "PJAP Figure 2: off-policyness by buffer size", text, figures.fig2(results), made)
 
 
-def fig3(job: Job) -> list[Path]:
+def fig3(job: Job) -> Section:
     """Uniform data, three starts."""
-    return job.save("fig3", figures.fig3(*runs.fig3_runs(job.epochs(200))))
+    text = "Offline MADDPG in sign agreement, uniform data with mean (-0.02, 0.04): every start drifts the same way, whatever the reward."
+    return job.section("fig3", "PJAP Figure 3: uniform data", text, figures.fig3(*runs.fig3_runs(job.epochs(200))))
 
 
-def fig4(job: Job) -> list[Path]:
+def fig4(job: Job) -> Section:
     """Twin peaks, data around the origin and around a maximum."""
     panels = {centre: runs.fig4_runs(centre, job.seeds, job.epochs()) for centre in ("origin", "peak")}
-    return job.save("fig4", figures.fig4(panels), ("fig4-end", tables.fig4(panels, job.about)))
+    text = "Offline MADDPG in twin peaks, data around the origin (a) and around a maximum (b); crosses are the predicted fixed points."
+    return job.section("fig4", "PJAP Figure 4: twin peaks", text, figures.fig4(panels), {"fig4-end": tables.fig4(panels, job.about)})
 
 
-def fig5(job: Job) -> list[Path]:
+def fig5(job: Job) -> Section:
     """Uniform against PJAP."""
     data, uniform, pjap = runs.fig5_runs(job.seeds, job.epochs())
-    return job.save("fig5", figures.fig5(data, uniform, pjap), *tables.fig5(uniform, pjap, job.about).items())
+    text = "MADDPG with uniform samples and with proximal joint-action prioritisation, data around a maximum of twin peaks."
+    made = tables.fig5(uniform, pjap, job.about)
+    return job.section("fig5", "PJAP Figure 5: prioritised joint actions", text, figures.fig5(data, uniform, pjap), made)
 
 
-def extras(job: Job) -> list[Path]:
+def extras(job: Job) -> Section:
     """Not in the paper: permuted pairing, alpha x eps, size of the refreshed set."""
     pairs, results = runs.pairing_runs(job.seeds, job.epochs())
-    paths = job.save("extra-pairing", figures.pairing(results, pairs), ("extra-pairing", tables.pairing(results, job.about)))
+    text = "Beyond the paper: agent y's actions dealt anew, which best responses can't see; the grid of alpha and eps; the refreshed set."
+    first = job.section(
+        "extra-pairing", "PJAP: controls", text, figures.pairing(results, pairs), {"extra-pairing": tables.pairing(results, job.about)}
+    )
     swept = runs.grid_runs(job.seeds, job.epochs())
-    paths += job.save("extra-grid", figures.grid(swept), ("extra-grid", tables.grid(swept, job.about)))
+    second = job.section("extra-grid", "", "", figures.grid(swept), {"extra-grid": tables.grid(swept, job.about)})
     sizes = runs.refresh_runs(job.seeds, job.epochs())
-    return paths + job.save("extra-refresh", None, ("extra-refresh", tables.refresh(sizes, job.about)))
+    third = job.section("extra-refresh", "", "", None, {"extra-refresh": tables.refresh(sizes, job.about)})
+    return first._replace(stems=[*first.stems, *second.stems, *third.stems])
 
 
-PARTS: dict[str, Callable[[Job], list[Path]]] = {"fig1": fig1, "fig2": fig2, "fig3": fig3, "fig4": fig4, "fig5": fig5, "extras": extras}
+PARTS: dict[str, Callable[[Job], Section]] = {"fig1": fig1, "fig2": fig2, "fig3": fig3, "fig4": fig4, "fig5": fig5, "extras": extras}
 
 
-def main(arguments: Sequence[str] | None = None) -> list[Path]:
-    """Make the chosen figures and tables; returns the files written."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.pjap", description="Figures 1 to 5 of Tilbury et al. (2024).")
-    parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"])
-    parser.add_argument("--scale", default="cpu", choices=list(SCALES), help="seeds and epochs")
-    parser.add_argument("--out", default=Path("results/pjap"), type=Path, help="folder for figures and tables")
-    chosen = parser.parse_args(arguments)
-    job = Job(chosen.scale, chosen.out, f"python -m experiments.pjap {chosen.part} --scale {chosen.scale}")
-    parts = PARTS.values() if chosen.part == "all" else [PARTS[chosen.part]]
-    return [path for part in parts for path in part(job)]
+def run_parts(part: str, scale: str, out: Path) -> list[Section]:
+    """Make a part, or all: the sections of the page, their files below `out`."""
+    job = Job(scale, out, f"python -m experiments.pjap {part} --scale {scale}")
+    return [make(job) for name, make in PARTS.items() if part in (name, "all")]

@@ -24,7 +24,7 @@ PEAK = peak(*TWIN_PEAKS)
 
 def fig1(start: tuple[float, float] = (-0.35, 0.45), datum: tuple[float, float] = (0.55, -0.4)) -> Figure:
     """One datum in the opposite quadrant: the best responses to it point away from where the reward rises."""
-    payoff = runs.game("sign").spec.payoff
+    payoff = runs.payoff("sign")
     here = jnp.asarray(start)
     true = np.asarray(runs.true_field(payoff, here))
     induced = np.asarray(runs.induced_field(payoff, jnp.asarray([datum]), here))
@@ -73,7 +73,7 @@ def fig2(results: Sequence[OnlineResult], capacities: Sequence[int] = runs.CAPAC
 
 def fig3(data: Episodes, paths: runs.Paths) -> Figure:
     """Uniform data with a small bias: the data, both fields, and paths from three starts."""
-    payoff, points = runs.game("sign").spec.payoff, runs.points_of(data)
+    payoff, points = runs.payoff("sign"), runs.points_of(data)
     figure, axes = _grid(1, 4, 3.1)
     axes = axes[0]
     axes[0].scatter(*points.T, s=6, color=DATA, alpha=0.5, lw=0)
@@ -99,7 +99,7 @@ def fig3(data: Episodes, paths: runs.Paths) -> Figure:
 
 def fig4(panels: dict[str, tuple[Sequence[Episodes], runs.Paths]]) -> Figure:
     """Twin peaks, data around the origin and around a maximum: paths, predicted fixed points and data."""
-    payoff = runs.game("twin_peaks").spec.payoff
+    payoff = runs.payoff("twin_peaks")
     figure, axes = _grid(2, 6, 2.5)
     for block, (centre, (data, paths)) in enumerate(panels.items()):
         for i, sigma in enumerate(runs.SIGMAS_4):
@@ -130,7 +130,7 @@ def fig4(panels: dict[str, tuple[Sequence[Episodes], runs.Paths]]) -> Figure:
 
 def fig5(data: Sequence[Episodes], uniform: runs.Paths, pjap: runs.Paths) -> Figure:
     """Twin peaks, uniform against PJAP: data, paths, distance to the sampled data, reward; a row a standard deviation."""
-    payoff = runs.game("twin_peaks").spec.payoff
+    payoff = runs.payoff("twin_peaks")
     figure, axes = _grid(len(runs.SIGMAS_5), 4, 2.6)
     for row, sigma in enumerate(runs.SIGMAS_5):
         points = runs.points_of(data[row])
@@ -218,7 +218,7 @@ def _lattice(count: int) -> Any:
 def _scatter(ax: Axes, points: np.ndarray) -> None:
     """Data [M, 2]; what coincides is drawn as one large point."""
     alone = np.ptp(points) < 1e-3
-    ax.scatter(*points.T, s=60 if alone else 4, color=DATA, alpha=1.0 if alone else 0.5, lw=0)
+    ax.scatter(points[:, 0], points[:, 1], s=60 if alone else 4, color=DATA, alpha=1.0 if alone else 0.5, lw=0)
     _maxima(ax)
     _plane(ax)
 
@@ -227,7 +227,7 @@ def _surface(figure: Figure, ax: Axes, game: str, bar: bool = False, limit: floa
     """The reward over joint actions with its zero line; colours stop at -1 or -2, so that the region of interest has some."""
     axis = np.linspace(-limit, limit, 201, dtype=np.float32)
     mesh = np.stack(np.meshgrid(axis, axis), -1)[..., None]
-    reward = np.asarray(runs.game(game).spec.payoff(jnp.asarray(mesh)))
+    reward = np.asarray(runs.payoff(game)(jnp.asarray(mesh)))
     low, high = (-1.0, 1.0) if game == "sign" else (-2.0, 0.5625)
     extent = (-limit, limit, -limit, limit)
     shown = ax.imshow(reward, origin="lower", extent=extent, cmap="cividis", alpha=0.7, vmin=low, vmax=high, interpolation="bilinear")

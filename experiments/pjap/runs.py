@@ -8,7 +8,7 @@ Settings that the paper does not print are named in docs/methods/pjap.md.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from baselines import maddpg, pjap
 from jaxoff.data import samplers, uniform_sampler
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.envs.base import FromJaxMARL
-from jaxoff.envs.games.polynomial import GAMES, TWIN_PEAKS, make_polynomial, peak
+from jaxoff.envs.games.polynomial import GAMES, TWIN_PEAKS, make_polynomial, peak, reward_of
 from jaxoff.registry import make_data
 from jaxoff.train.online import OnlineResult, train_online
 from jaxoff.types import Array, Episodes, Feedback, Key, Sampler
@@ -50,6 +50,17 @@ def game(name: str) -> FromJaxMARL:
     return make_polynomial(name, GAMES[name])
 
 
+def payoff(name: str) -> Callable[[Array], Array]:
+    """Reward of a game: joint actions [..., 2, 1] -> [...]."""
+    return reward_of(GAMES[name])
+
+
+def reward_in(env: FromJaxMARL) -> Callable[[Array], Array]:
+    """The exact reward that an environment tells of."""
+    assert env.spec.payoff is not None
+    return env.spec.payoff
+
+
 @functools.cache
 def data_of(task: str) -> Episodes:
     """The data of a task: 512 joint actions of one step."""
@@ -70,7 +81,7 @@ def episodes_of(actions: np.ndarray, env: FromJaxMARL) -> Episodes:
         state=np.ones((count, 2, 1), np.float32),
         avail=np.ones((count, 2, 2, 1), np.float32),
         actions=joint,
-        reward=np.asarray(env.spec.payoff(joint)),
+        reward=np.asarray(reward_in(env)(joint)),
         terminated=np.ones((count, 1), bool),
         truncated=np.zeros((count, 1), bool),
         filled=np.ones((count, 1), bool),
@@ -169,7 +180,7 @@ def _path(env: FromJaxMARL, sampler_of: Any, epochs: int, config: maddpg.Config,
         items = sampler.draw(items_state, dataset, draw_key)
         state, out = learner.update(state, sampler.gather(dataset, items), update_key)
         if sampler.feedback is not None:
-            told = Feedback(items, out.signal, learner.target_policy(state), number + 1, told_key)
+            told = Feedback(items, out.signal, (learner.target_policy or learner.policy)(state), number + 1, told_key)
             items_state = sampler.feedback(items_state, dataset, told)
         return (state, items_state), (state.actor[:, 0], out.metrics["distance"])
 
@@ -178,7 +189,7 @@ def _path(env: FromJaxMARL, sampler_of: Any, epochs: int, config: maddpg.Config,
     inputs = (jnp.arange(epochs), jax.random.split(key, epochs))
     _, (theta, distance) = jax.lax.scan(epoch, (state, sampler.init(dataset)), inputs)
     theta = jnp.concatenate([state.actor[None, :, 0], theta])
-    return theta, env.spec.payoff(theta[..., None]), distance
+    return theta, reward_in(env)(theta[..., None]), distance
 
 
 def fig2_runs(seeds: Sequence[int], epochs: int = 190, capacities: Sequence[int] = CAPACITIES) -> list[OnlineResult]:

@@ -20,7 +20,8 @@ LATE = 20  # epochs that "late" and "last" mean
 
 def fig2(results: Sequence[OnlineResult], capacities: Sequence[int], about: tuple[str, ...]) -> dict[str, Table]:
     """Lowest and final reward, and the first epoch with a reward above 0.9 (the last epoch, if there is none)."""
-    rewards, epochs = {}, {}
+    rewards: dict[tuple[str, str], np.ndarray] = {}
+    epochs: dict[tuple[str, str], np.ndarray] = {}
     for result, capacity in zip(results, capacities, strict=True):
         row, reward = f"capacity {capacity}", result.history["exact_value"]  # [K+1, R]
         above = reward > 0.9

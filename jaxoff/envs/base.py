@@ -36,7 +36,7 @@ class FromJaxMARL:
 
     def __init__(
         self,
-        env: MultiAgentEnv,
+        env: Any,
         spec: EnvSpec,
         probe: Callable[[Policy], dict[str, Array]] | None = None,
         picture: GridPicture | None = None,

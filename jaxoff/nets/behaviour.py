@@ -123,13 +123,13 @@ def behaviour_learner(
         changes, opt = optimiser.update(grads, state.opt)
         going = state.bad_checks < patience
         keep = lambda new, old: jnp.where(going, new, old)  # noqa: E731
-        params, opt = jax.tree.map(keep, (optax.apply_updates(before, changes), opt), (before, state.opt))
+        (policy, mates), opt = jax.tree.map(keep, (optax.apply_updates(before, changes), opt), (before, state.opt))
         sums = state.held_out + jnp.stack([jnp.sum(losses * held), jnp.sum(held)])
         check = ((state.updates + 1) % check_every == 0) & (sums[1] > 0) & going  # a lucky draw later does not restart it
         mean = sums[0] / jnp.maximum(sums[1], 1.0)
         bad = jnp.where(check, jnp.where(mean < state.best, 0, state.bad_checks + 1), state.bad_checks)
         best = jnp.where(check, jnp.minimum(mean, state.best), state.best)
-        state = Behaviour(*params, opt, state.updates + 1, jnp.where(check, 0.0, sums), best, bad)
+        state = Behaviour(policy, mates, opt, state.updates + 1, jnp.where(check, 0.0, sums), best, bad)
         return state, Out({"behaviour": loss, "behaviour_training": going.astype(jnp.float32)})
 
     return Learner(init, update, lambda state: actors.policy(state.policy))

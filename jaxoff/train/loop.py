@@ -94,10 +94,10 @@ def _begin(out: Path, record: dict[str, Any]) -> Results | None:
         loose = {"command", "hardware", "git_commit", "versions", "checkpoint_s", "mode", "data_dir"}
         plain = json.loads(json.dumps(results._plain(record)))
         held = json.loads(file.read_text())
-        for name in plain.keys() - loose:
-            if held.get(name) != plain[name]:
+        for name, wanted, found in _differences(plain, held):
+            if name.partition(".")[0] not in loose:
                 raise ValueError(
-                    f"{file}: field '{name}': expected {plain[name]!r}, found {held.get(name)!r}; "
+                    f"{file}: field '{name}': expected {wanted!r}, found {found!r}; "
                     "the folder holds another job: choose another, or remove it"
                 )
         if (out / "final.json").exists():
@@ -105,6 +105,16 @@ def _begin(out: Path, record: dict[str, Any]) -> Results | None:
     elif jax.process_index() == 0:
         results.write_json(file, record)
     return None
+
+
+def _differences(wanted: dict[str, Any], found: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(field, wanted, found) where two records differ, in order; `config.lr` is a field of a field."""
+    for name, value in wanted.items():
+        other = found.get(name)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from _differences({key: None for key in other} | value, other, f"{prefix}{name}.")
+        elif value != other:
+            yield prefix + name, value, other
 
 
 class _Loop:
@@ -134,16 +144,22 @@ class _Loop:
         meta = self.checkpoints.meta() if self.checkpoints else None
         if meta:
             first_stage, first_chunk = meta["stage_index"], meta["chunk"]
-            self.elapsed_s, self.compile_s = meta["elapsed_s"], meta["compile_s"]
+            self.elapsed_s, self.compile_s, self.updates = meta["elapsed_s"], meta["compile_s"], meta["updates"]
             self._restore_history(meta)
         if self.out is not None and jax.process_index() == 0:
             self.sinks.insert(0, JsonLines(self.out / "metrics.jsonl", (first_stage, meta["step"]) if meta else None))
-        for sink in self.sinks:
-            sink.start(self.record | {"stages": [(stage.name, stage.steps) for stage in self.stages]})
-        with _stop_requests() as stop:
-            for index in range(first_stage, len(self.stages)):
-                carried = self._stage(index, carried, first_chunk if index == first_stage else 0, bool(meta) and index == first_stage, stop)
-        return self._finish(carried)
+        try:
+            for sink in self.sinks:
+                sink.start(self.record | {"stages": [(stage.name, stage.steps) for stage in self.stages]})
+            with _stop_requests() as stop:
+                for index in range(first_stage, len(self.stages)):
+                    resumed = bool(meta) and index == first_stage
+                    carried = self._stage(index, carried, first_chunk if resumed else 0, resumed, stop)
+            return self._finish(carried)
+        except BaseException:
+            for sink in self.sinks:  # a bar left open would spoil the terminal
+                sink.finish({})
+            raise
 
     def _stage(self, index: int, carried: Any, chunk: int, resumed: bool, stop: threading.Event) -> Any:
         stage, last = self.stages[index], index == len(self.stages) - 1
@@ -162,8 +178,11 @@ class _Loop:
             self.updates += size
             done = (number + 1) * size
             self._report(index, done, report, last, carried)
-            self._save(index, number + 1, done, carried, force=stop.is_set() or (last and done == stage.steps))
-            if stop.is_set():
+            # Processes save together and stop together: what any of them wants, all do.
+            stopped, due = mapping.anywhere([stop.is_set(), time.perf_counter() - self.saved_at > self.spec.checkpoint_s])
+            if stopped or due or (last and done == stage.steps):
+                self._save(index, number + 1, done, carried)
+            if stopped:
                 self._interrupt()
         return carried
 
@@ -202,9 +221,9 @@ class _Loop:
 
     def _keep(self, done: int, report: Report) -> dict[str, np.ndarray]:
         """Add an evaluation to the history, and return its scalars [R] and probe arrays."""
-        evaluation = dict(report.evaluation)
+        evaluation: dict[str, Any] = dict(report.evaluation)
         returns, lengths = evaluation.pop("returns"), evaluation.pop("lengths")
-        named = {"return_mean": returns.mean(1), "return_std": returns.std(1), "length_mean": lengths.mean(1), **evaluation}
+        named: dict[str, Any] = {"return_mean": returns.mean(1), "return_std": returns.std(1), "length_mean": lengths.mean(1), **evaluation}
         if "joint_policy" in evaluation:
             named["out_of_data"] = statistics.out_of_data(
                 evaluation["joint_policy"], np.asarray(self.data.actions)[np.asarray(self.data.filled)]
@@ -217,8 +236,8 @@ class _Loop:
             self.history.setdefault(f"loss/{name}", []).append(value)
         return named
 
-    def _save(self, index: int, chunk: int, step: int, carried: Any, force: bool) -> None:
-        if self.checkpoints is None or not (force or time.perf_counter() - self.saved_at > self.spec.checkpoint_s):
+    def _save(self, index: int, chunk: int, step: int, carried: Any) -> None:
+        if self.checkpoints is None:
             return
         assert self.out is not None
         state = mapping.to_host(carried[1], self.job.num_runs)
@@ -229,6 +248,7 @@ class _Loop:
             "kept": len(self.steps),
             "elapsed_s": self.elapsed_s,
             "compile_s": self.compile_s,
+            "updates": self.updates,
         }
         if jax.process_index() == 0:
             arrays = {f"history/{name}": np.stack(values) for name, values in self.history.items()}

@@ -68,3 +68,10 @@ def to_host(tree: Any, num_runs: int) -> Any:
     if jax.process_count() > 1:
         tree = multihost_utils.process_allgather(tree, tiled=True)
     return jax.tree.map(lambda x: np.array(x)[:num_runs], jax.device_get(tree))
+
+
+def anywhere(flags: list[bool]) -> list[bool]:
+    """Each flag, true if it is so on any process."""
+    if jax.process_count() == 1:
+        return flags
+    return np.any(multihost_utils.process_allgather(np.asarray(flags)), 0).tolist()

@@ -145,4 +145,4 @@ def _act(env: Env, policy: Policy, noise: float, actors: _Actors, key: Key) -> t
     zeros = jnp.zeros_like(actors.steps_before)
     restarted = (fresh_states, fresh_seen, policy.initial((num_envs,)), zeros, actors.episode + num_envs, jnp.zeros(num_envs))
     new = jax.tree.map(lambda a, b: jnp.where(ended.reshape(-1, *[1] * (a.ndim - 1)), a, b), restarted, ongoing)
-    return _Actors(*new, last_return=jnp.where(ended, total, actors.last_return)), rows
+    return _Actors._make((*new, jnp.where(ended, total, actors.last_return))), rows

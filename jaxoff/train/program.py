@@ -79,13 +79,10 @@ class Program:
         sampler = self.job.sampler(stage, run.learner, config)
         (state, sampler_state), metrics = self._train(learner, sampler, run, dataset)
         metrics = jax.tree.map(lambda x: jnp.mean(x.astype(jnp.float32), 0), metrics)
-        updates = run.updates + self.updates
         ok = _all_finite(state) & (run.failed_at < 0)
-        kept = jax.tree.map(
-            lambda new, old: jnp.where(ok, new, old), (state, sampler_state, updates), (run.learner, run.sampler, run.updates)
-        )
         failed_at = jnp.where(ok | (run.failed_at >= 0), run.failed_at, run.updates)
-        run = RunState(run.key, *kept, failed_at)
+        new = RunState(run.key, state, sampler_state, run.updates + self.updates, failed_at)
+        run = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, run)._replace(failed_at=failed_at)
         return (config, run), Report(metrics, self._evaluation(learner, run))
 
     def _train(self, learner: Learner, sampler: Sampler, run: RunState, dataset: Dataset) -> tuple[tuple[Any, Any], dict[str, Array]]:

@@ -44,10 +44,13 @@ def restore_policy(folder: str | Path, run: int = 0, data_dir: str | None = None
         raise FileNotFoundError(f"{file}: expected the folder of a training job, found no config.json")
     record = json.loads(file.read_text())
     known = {name: record[name] for name in TrainSpec.__dataclass_fields__ if name in record}
-    leaves = {
-        name: value[0] if isinstance(value, list) else value for name, value in record["config"].items() if name not in record["grid"]
+    fields = registry.fields(registry.learner(record["method"]).Config)
+    config = {
+        name: value[0] if registry.is_leaf(fields[name]) else tuple(value) if isinstance(value, list) else value
+        for name, value in record["config"].items()
+        if name not in record["grid"]
     }
-    spec = TrainSpec(**known | {"config": leaves, "steps": None, "data_dir": data_dir or record["data_dir"]})
+    spec = TrainSpec(**known | {"config": config, "steps": None, "data_dir": data_dir or record["data_dir"]})
     job, env = resolve(spec), registry.make_env(spec.task)
     if not 0 <= run < job.num_runs:
         raise IndexError(f"{folder}: field 'run': expected 0..{job.num_runs - 1}, found {run}")
