@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SCALE ?= cpu
-OUT ?= results
+RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
@@ -24,22 +24,22 @@ setup-cuda: $(READY)      ## the same with CUDA wheels, for an NVIDIA accelerato
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[cuda]'
 
 benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)
-	$(BIN)/python -m experiments.suite --scale $(SCALE) --out $(OUT)/benchmark-$(SCALE)
+	$(BIN)/python -m experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE)
 
 inspo pjap: $(READY)      ## one paper: every table and figure   (SCALE=...)
-	$(BIN)/python -m experiments.$@ all --scale $(SCALE) --out $(OUT)/$@-$(SCALE)
+	$(BIN)/python -m experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE)
 
 inspo-%: $(READY)         ## one table or figure: inspo-table1 -table2 -table3 -fig3 -fig5
-	$(BIN)/python -m experiments.inspo $* --scale $(SCALE) --out $(OUT)/inspo-$(SCALE)
+	$(BIN)/python -m experiments.inspo $* --scale $(SCALE) --out $(RESULTS)/inspo-$(SCALE)
 
 pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras
-	$(BIN)/python -m experiments.pjap $* --scale $(SCALE) --out $(OUT)/pjap-$(SCALE)
+	$(BIN)/python -m experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE)
 
 bench: $(READY)           ## updates/s of each learner by number of runs; writes experiments/bench/
 	$(BIN)/python -m experiments.bench
 
-report: $(READY)          ## tables, curves and a page from every result in $(OUT), without training
-	$(BIN)/jaxoff report $(OUT)
+report: $(READY)          ## tables, curves and a page from every result in $(RESULTS), without training
+	$(BIN)/jaxoff report $(RESULTS)
 
 test: $(READY)            ## the tests, on every core
 	$(BIN)/python -m pytest -n auto --dist loadfile tests

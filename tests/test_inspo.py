@@ -14,13 +14,17 @@ import pytest
 from jax import lax
 
 from baselines import inspo
+from experiments.inspo import tabular
 from jaxoff.data import recipes, samplers
-from jaxoff.data.dataset import place
-from jaxoff.envs.games.matrix import make_matrix
-from jaxoff.types import EnvSpec, Episodes, Transition
+from jaxoff.data.dataset import Dataset, place
+from jaxoff.envs.games.matrix import XOR, joint_probabilities, make_matrix, mne
+from jaxoff.nets.actors import Actors
+from jaxoff.nets.mlp import MLP
+from jaxoff.train import TrainSpec, train
+from jaxoff.types import EnvSpec, Episodes, TimeStep, Transition
 from tests.reference import inspo_numpy as ref
 
-B, T, O, S, A = 6, 3, 2, 3, 3
+B, T, S, A = 6, 3, 3, 3
 DEFAULTS: dict[str, Any] = {"hidden": 8, "steps": 100, "behaviour_steps": 100, "start_from_behaviour": False, "window": -1}
 
 
@@ -28,7 +32,7 @@ DEFAULTS: dict[str, Any] = {"hidden": 8, "steps": 100, "behaviour_steps": 100, "
 
 
 def spec_of(n: int) -> EnvSpec:
-    return EnvSpec("small", n, O, S, A, discrete=True, horizon=T)
+    return EnvSpec("small", n, 2, S, A, discrete=True, horizon=T)
 
 
 def batch_of(n: int, seed: int = 0) -> Transition:
@@ -39,7 +43,7 @@ def batch_of(n: int, seed: int = 0) -> Transition:
     actions = np.where(avail[0, ..., 2] > 0, rng.integers(0, 3, (B, T, n)), rng.integers(0, 2, (B, T, n)))
     valid = np.arange(T) < np.array([3, 3, 3, 3, 2, 1])[:, None]
     return Transition(
-        obs=rng.normal(size=(B, T, n, O)),
+        obs=rng.normal(size=(B, T, n, 2)),
         state=rng.normal(size=(B, T, S)),
         avail=avail[0],
         actions=actions.astype(np.int32),
@@ -49,7 +53,7 @@ def batch_of(n: int, seed: int = 0) -> Transition:
         valid=valid.astype(float),
         steps_before=np.tile(np.arange(T), (B, 1)),
         episode=np.tile(np.arange(B)[:, None], (1, T)),
-        next_obs=rng.normal(size=(B, T, n, O)),
+        next_obs=rng.normal(size=(B, T, n, 2)),
         next_state=rng.normal(size=(B, T, S)),
         next_avail=avail[1],
     )
@@ -102,10 +106,9 @@ def expected_counts(key: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.A
     ("n", "order", "config"),
     [
         (3, (2, 0, 1), {"max_grad_norm": 0.05, "tau": 0.2, "cql": 0.3}),
-        (2, (1, 0), {"baseline": "soft", "normalise": False, "ratio_power": "n", "gamma": 0.5}),
-        (2, (0, 1), {"spo": "off_stale", "lr": 0.05}),
+        (2, (1, 0), {"baseline": "soft", "normalise": False, "ratio_power": "n", "gamma": 0.5, "spo": "off_stale", "lr": 0.05}),
     ],
-    ids=["three agents, clipped gradients", "soft baseline, not normalised, 1/n", "stale teammates"],
+    ids=["three agents, clipped gradients", "soft baseline, not normalised, 1/n, stale teammates"],
 )
 def test_iterations_equal_float64_numpy(monkeypatch, n, order, config):
     # Two whole iterations in double precision, with padding and unavailable actions: every parameter to 1e-7.
@@ -154,10 +157,28 @@ def test_numpy_policy_gradient_equals_finite_differences():
 
 
 @functools.cache
-def stepper(**config: Any):
-    """A compiled update of two agents, its start, and a batch."""
-    learner, state = start(2, **config)
-    return jax.jit(learner.update), state, batch_of(2)
+def compiled(**switches: Any):
+    """update(config leaves, state, batch, key) of two agents, compiled once for each combination of switches."""
+    static = DEFAULTS | {"order": "fixed"} | switches
+
+    @jax.jit
+    def update(leaves: dict[str, Any], state: inspo.State, batch: Transition, key: jax.Array):
+        return inspo.make(inspo.Config(**static | leaves), spec_of(2))[1].learner.update(state, batch, key)
+
+    return update
+
+
+@functools.cache
+def first_state(start_from_behaviour: bool = False) -> inspo.State:
+    return start(2, start_from_behaviour=start_from_behaviour)[1]
+
+
+def stepper(start_from_behaviour: bool = False, **config: Any):
+    """A compiled update of two agents in fixed order, its start, and a batch."""
+    static = {k: v for k, v in config.items() if isinstance(v, str | bool)}
+    leaves = {k: jnp.float32(v) for k, v in config.items() if k not in static}
+    all_leaves = {"lr": 3e-4, "gamma": 0.99, "beta_start": 0.1, "cql": 0.1, "lr_alpha": 3e-4, "alpha_target": 0.2} | leaves
+    return functools.partial(compiled(**static), all_leaves), first_state(start_from_behaviour), batch_of(2)
 
 
 def flat(tree: Any) -> np.ndarray:
@@ -211,7 +232,7 @@ def test_later_agents_see_stepped_policies_unless_stale():
     # Fixed order: agent 0 meets the same teammates either way; agent 1 sees agent 0 stepped, or as it was.
     results = {}
     for spo in ("on", "off_stale"):
-        update, state, batch = stepper(spo=spo, order="fixed", lr=0.05)
+        update, state, batch = stepper(spo=spo, lr=0.05)
         after, _ = update(state, batch, jax.random.key(0))
         results[spo] = [flat(jax.tree.map(lambda x, i=i: x[i], after.own)) for i in range(2)]
     np.testing.assert_array_equal(results["on"][0], results["off_stale"][0])
@@ -325,22 +346,16 @@ def test_semi_greedy_order_takes_the_largest_score_at_even_places():
 
 def test_semi_greedy_scores_are_mean_absolute_advantages():
     # By NumPy: mean over valid rows of |q(a) - sum pi q| of each agent.
-    config = inspo.Config(**DEFAULTS, order="semi-greedy")
-    update, state, batch = stepper(order="semi-greedy")
-    seen: list[np.ndarray] = []
-    original = inspo.update_order
-    try:
-        inspo.update_order = lambda key, kind, scores: seen.append(scores) or original(key, kind, scores)
-        inspo.make(config, spec_of(2))[1].learner.update(state, jax.tree.map(jnp.asarray, batch), jax.random.key(0))
-    finally:
-        inspo.update_order = original
+    config, state, batch = inspo.Config(**DEFAULTS, order="semi-greedy"), first_state(), batch_of(2)
+    method = inspo.Method(config, spec_of(2), Actors(spec_of(2), 8), None, MLP((8, 8, A)), None, None)
+    found = jax.jit(lambda state, batch: inspo.advantage_size(method, state, batch))(state, batch)
     rows, wanted = rows_of(batch), []
     for i, agent in enumerate(agents_of(state, config)):
         q = ref.forward(agent["target"], rows["state"])[0]
         pi = np.exp(ref.log_softmax(ref.forward(agent["policy"], rows["obs"][:, i])[0], rows["avail"][:, i]))
         size = np.abs(q[np.arange(B * T), rows["actions"][:, i]] - (pi * q).sum(1))
         wanted.append((size * rows["valid"]).sum() / rows["valid"].sum())
-    np.testing.assert_allclose(seen[0], wanted, rtol=1e-5)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------ settings
@@ -369,27 +384,79 @@ def test_continuous_actions_are_refused():
 
 
 def learn(data: list[Episodes], spec: EnvSpec, seeds: int, behaviour_steps: int, **config: Any) -> np.ndarray:
-    """Joint policies [datasets, seeds, A, A] after both stages, one program for all datasets (of one shape)."""
-    settings = inspo.Config(**{"hidden": 32, "lr": 3e-3, "tau": 0.05, "behaviour_steps": behaviour_steps} | config)
+    """Policies [datasets, seeds, N, A], mean over the last half of the updates; one program for datasets of one shape."""
+    settings = inspo.Config(**{"hidden": 32, "tau": 0.05, "behaviour_steps": behaviour_steps} | config)
     sampler = samplers.uniform(settings.batch_size)
+    obs, no = jnp.ones((2, 1)), jnp.zeros((), bool)
+    first = TimeStep(obs, obs[0], jnp.ones((2, spec.action_size)), jnp.zeros(()), no, no, jnp.full(2, -1))
 
-    def one(key, dataset):
+    def one(key: jax.Array, dataset: Dataset) -> jax.Array:
         fit_key, train_key, prepare_key = jax.random.split(key, 3)
         behaviour, main = inspo.make(settings, spec)
 
         def run(learner, state, steps, key):
             def step(state, key):
                 draw_key, update_key = jax.random.split(key)
-                batch = sampler.gather(dataset, sampler.draw((), dataset, draw_key))
-                return learner.update(state, batch, update_key)[0], ()
+                state, _ = learner.update(state, sampler.gather(dataset, sampler.draw((), dataset, draw_key)), update_key)
+                return state, learner.policy(state).distribution((), first)[1].probs
 
-            return lax.scan(step, state, jax.random.split(key, steps))[0]
+            return lax.scan(step, state, jax.random.split(key, steps))
 
-        fitted = run(behaviour.learner, behaviour.learner.init(prepare_key), behaviour_steps, fit_key)
-        state = run(main.learner, main.prepare(fitted, dataset, prepare_key), settings.steps, train_key)
-        return env.probe(main.learner.policy(state))["joint_policy"]
+        fitted, _ = run(behaviour.learner, behaviour.learner.init(prepare_key), behaviour_steps, fit_key)
+        _, policies = run(main.learner, main.prepare(fitted, dataset, prepare_key), settings.steps, train_key)
+        return policies[settings.steps // 2 :].mean(0)
 
-    env = make_matrix(spec.name, np.zeros((spec.action_size,) * 2))
     program = jax.jit(lambda keys, dataset: lax.map(lambda key: one(key, dataset), keys))
     keys = jax.random.split(jax.random.key(0), seeds)
     return np.stack([program(keys, place(episodes, spec)) for episodes in data])
+
+
+def episodes_of(payoff: np.ndarray, counts: np.ndarray) -> Episodes:
+    """Every joint action as often as counts [A, A] say."""
+    cells = np.array([cell for cell, count in np.ndenumerate(counts) for _ in range(int(count))], np.int32)
+    return recipes.replay(make_matrix("game", payoff), cells[:, None], jax.random.key(0))
+
+
+def test_trained_policies_reach_the_equilibrium_of_theory():
+    # M-NE, x = 0, alpha = 1, constant beta = 5. The data hold each joint action as often as mu_0 mu_1 says, of 1800,
+    # so mu is exact and the tabulated equilibria are those of these data. Not normalised: dividing by a batch's own
+    # mean weight is a biased estimate, of .03 to .06 in total variation here.
+    marginals = np.array([[1 / 3] * 3, [0.8, 0.1, 0.1]])
+    data = [episodes_of(mne(0.0), np.round(1800 * np.outer(mu, mu))) for mu in marginals]
+    found = learn(
+        data, make_matrix("mne", mne(0.0)).spec, 2, 800, steps=2000, lr=1e-3, batch_size=512, patience=100,
+        alpha=1.0, beta_start=5.0, beta_end=5.0, cql=0.0, normalise=False,
+    )  # fmt: skip
+    tabulated = np.array([[0.046, 0.048, 0.906], [0.071, 0.051, 0.878]])
+    for policies, mu, row in zip(found, marginals, tabulated, strict=True):
+        exact = tabular.fixed_point(mne(0.0), np.stack([mu, mu]), 1, 5)
+        np.testing.assert_allclose(exact, np.stack([row, row]), atol=2e-3)
+        distance = 0.5 * np.abs(policies - exact).sum(-1)  # [seeds, N]
+        assert distance.max() < 0.02, distance
+
+
+def xor_value(joint: np.ndarray) -> float:
+    return float((joint * XOR).sum())
+
+
+def test_trained_policies_on_xor_are_optimal_and_inside_the_data():
+    # (b): AB, BA. (c): AA, AB, BA. The optimum is 1 and BC has 0 and 2/9; 600 episodes of each.
+    data = [recipes.xor(name, episodes=600) for name in ("b", "c")]
+    found = learn(
+        data, make_matrix("xor", XOR).spec, 3, 300, steps=1200, lr=3e-3, alpha=0.05, beta_start=0.02, beta_end=0.001
+    )  # fmt: skip
+    support = {"b": np.array([[0, 1], [1, 0]]), "c": np.array([[1, 1], [1, 0]])}
+    for name, runs in zip("bc", found, strict=True):
+        for policies in runs:
+            joint = np.asarray(joint_probabilities(policies))
+            assert xor_value(joint) >= 0.98, (name, joint)
+            assert (joint * (1 - support[name])).sum() <= 0.01, (name, joint)
+
+
+def test_training_without_teammate_tracking_leaves_the_data_on_xor_b():
+    # Ablation of figure 5b, through the training loop: the marginals are uniform, so half of the mass is on AA and BB.
+    config = {"hidden": 32, "lr": 3e-3, "tau": 0.05, "behaviour_steps": 200, "spo": "off_rho1"}
+    results = train(TrainSpec("inspo", "matrix/xor/b", seeds=(0, 1), config=config, steps=400, evaluations=2))
+    joint = results.history["joint_policy"][-1]
+    assert ((joint[:, 0, 0] + joint[:, 1, 1]) >= 0.3).all(), joint
+    np.testing.assert_allclose([run["exact_value"] for run in results.runs], [xor_value(j) for j in joint], atol=1e-5)

@@ -62,8 +62,9 @@ class Actors:
         obs, next_obs = (self._seen(x, agent) for x in (batch.obs, batch.next_obs))
         avail, next_avail = (jnp.take(x, agent, -2) for x in (batch.avail, batch.next_avail))
         if not self.recurrent:
-            out = self.net().apply(params, jnp.stack([obs, next_obs]))
-            return self._finish(out[0], avail), self._finish(out[1], next_avail)
+            # Apart, so that the half that a caller does not use costs nothing.
+            now, then = self.net().apply(params, obs), self.net().apply(params, next_obs)
+            return self._finish(now, avail), self._finish(then, next_avail)
         taken = self._encode(jnp.take(batch.actions, agent, -1 if self.spec.discrete else -2))
         # One unroll over T + 1 slots: the action of slot t is the previous action of slot t + 1.
         x = jnp.concatenate([obs, next_obs[..., -1:, :]], -2)

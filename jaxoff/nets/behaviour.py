@@ -53,24 +53,24 @@ class TeammateModel:
         state [M, S], actions [M, N] int, avail [M, N, A] -> [M, N].
         """
         n, a = self.spec.num_agents, self.spec.action_size
-        one_hot = jax.nn.one_hot(actions, a)  # [M, N, A]
+        rows, one_hot = actions.shape[0], jax.nn.one_hot(actions, a)  # [M, N, A]
+        table = np.array([[j for j in range(n) if j != i] for i in range(n)])  # teammates of each anchor
+        mates = jnp.asarray(table)[anchor]  # [n-1], what is predicted
+        slots = mates[: n - 2]  # slot k holds the k-th teammate, if it comes before the one predicted
+        before = (slots[None] < mates[:, None]).astype(jnp.float32)  # [n-1, n-2]
+        shown = jnp.take(one_hot, slots, 1)[:, None] * before[None, :, :, None]  # [M, n-1, n-2, A]
         own = jnp.take(one_hot, anchor, 1)
-        # Slot k of target j holds the k-th teammate, if it comes before j. Tables are indexed by the anchor.
-        mates = np.array([[j for j in range(n) if j != i] for i in range(n)])  # [N, n-1]
-        slots = jnp.asarray(mates[:, : n - 2])[anchor]  # [n-2]
-        before = (slots[None] < jnp.arange(n)[:, None]).astype(jnp.float32)  # [target, slot]
-        shown = jnp.take(one_hot, slots, 1)[:, None] * before[None, :, :, None]  # [M, N, n-2, A]
         x = jnp.concatenate(
             [
-                jnp.broadcast_to(jnp.eye(n), (len(state), n, n)),
-                jnp.broadcast_to(state[:, None], (len(state), n, state.shape[-1])),
-                jnp.broadcast_to(own[:, None], (len(state), n, a)),
-                shown.reshape(len(state), n, -1),
+                jnp.broadcast_to(jnp.eye(n)[mates], (rows, n - 1, n)),
+                jnp.broadcast_to(state[:, None], (rows, n - 1, state.shape[-1])),
+                jnp.broadcast_to(own[:, None], (rows, n - 1, a)),
+                shown.reshape(rows, n - 1, -1),
             ],
             -1,
         )
-        logits = jnp.where(avail > 0, self.net().apply(params, x), UNAVAILABLE)
-        return jnp.where(jnp.arange(n) == anchor, 0.0, log_prob(logits, actions))
+        logits = jnp.where(jnp.take(avail, mates, 1) > 0, self.net().apply(params, x), UNAVAILABLE)
+        return jnp.zeros((rows, n)).at[:, mates].set(log_prob(logits, jnp.take(actions, mates, 1)))
 
 
 class Behaviour(NamedTuple):
