@@ -14,6 +14,8 @@ from scipy.stats import chisquare
 from jaxoff import registry
 from jaxoff.data import dataset as data
 from jaxoff.data import samplers
+from jaxoff.data.draw import draw as draw_items
+from jaxoff.data.draw import running_total
 from jaxoff.types import Feedback
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
@@ -96,7 +98,7 @@ def test_weighted_draws_by_weight_and_never_a_zero(ds):
 def test_weighted_never_draws_a_zero_among_many():
     # a plain parallel float32 sum rises at about one in a hundred of these zeros
     weights = jnp.where(jax.random.bernoulli(KEY, 0.5, (200_000,)), jax.random.uniform(KEY, (200_000,)), 0.0)
-    total = np.asarray(jax.jit(samplers._cumulative)(weights))
+    total = np.asarray(jax.jit(running_total)(weights))
     rises = np.diff(total, prepend=0)
     assert (rises >= 0).all() and total[-1] == pytest.approx(float(weights.sum()), rel=1e-4)
     assert not rises[np.asarray(weights) == 0].any()
@@ -104,10 +106,10 @@ def test_weighted_never_draws_a_zero_among_many():
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 7.0, 1e6])
 def test_weighted_reaches_no_zero_at_the_ends(monkeypatch, scale):
-    total = samplers._cumulative(scale * jnp.array([0.0, 0.7, 0.3, 0.0]))
+    total = running_total(scale * jnp.array([0.0, 0.7, 0.3, 0.0]))
     largest = 1 - 2.0**-23  # of jax.random.uniform in float32
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.array([0.0, largest], jnp.float32))
-    assert samplers._draw_cumulative(total, KEY, 2).tolist() == [1, 2]
+    assert draw_items(total, KEY, 2).tolist() == [1, 2]
 
 
 # --------------------------------------------------------------------------------------- prioritised

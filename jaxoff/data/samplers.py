@@ -11,9 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flashbax.buffers import sum_tree
-from jax import lax
 
 from jaxoff.data.dataset import Dataset
+from jaxoff.data.draw import draw, running_total
 from jaxoff.types import Array, Feedback, Key, Sampler, Transition
 
 
@@ -29,8 +29,8 @@ def uniform(batch_size: int) -> Sampler:
 def weighted(batch_size: int, weights: Callable[[Dataset], Array]) -> Sampler:
     """Single steps with fixed priorities weights(dataset) [M] >= 0; a zero is never drawn."""
     return Sampler(
-        init=lambda dataset: _cumulative(weights(dataset)),
-        draw=lambda state, dataset, key: _draw_cumulative(state, key, batch_size),
+        init=lambda dataset: running_total(weights(dataset)),
+        draw=lambda state, dataset, key: draw(state, key, batch_size),
         gather=_gather_steps,
     )
 
@@ -51,13 +51,13 @@ def windows(batch_size: int, length: int) -> Sampler:
     starts, and one that is shorter than a window is padded.
     """
 
-    def draw(counts: Array, dataset: Dataset, key: Key) -> Array:
+    def draw_window(counts: Array, dataset: Dataset, key: Key) -> Array:
         # In integers, so that a million starts are equally likely, which float32 cannot tell apart.
         return jnp.searchsorted(counts, jax.random.randint(key, (batch_size,), 0, counts[-1]), side="right")
 
     return Sampler(
         init=lambda dataset: jnp.cumsum(_window_starts(dataset, length).astype(jnp.int32)),
-        draw=draw,
+        draw=draw_window,
         gather=lambda dataset, items: dataset.window(dataset.step_row[items], length),
     )
 
@@ -98,8 +98,7 @@ def prioritised(
         fresh = jnp.where(sum_tree.get_batch(tree, items) > 0, fresh, 0.0)
         return tree_of(fresh) if refresh < 0 else set_leaves(tree, items, fresh)
 
-    draw = lambda tree, dataset, key: draw_tree(tree, key, batch_size)  # noqa: E731
-    return Sampler(init=init, draw=draw, gather=gather, feedback=feedback)
+    return Sampler(init=init, draw=lambda tree, dataset, key: draw_tree(tree, key, batch_size), gather=gather, feedback=feedback)
 
 
 def tree_of(leaves: Array) -> sum_tree.SumTreeState:
@@ -144,16 +143,3 @@ def _window_starts(dataset: Dataset, length: int) -> Array:
     episode = dataset.episode_of(dataset.step_row)
     index = dataset.step_row - dataset.episode_row[episode]
     return index <= jnp.maximum(dataset.episode_length[episode] - length, 0)
-
-
-def _cumulative(weights: Array) -> Array:
-    """Running total [M] that rises only where there is weight.
-
-    A parallel float32 sum rounds neighbours differently, so it may fall, or rise at a weight of zero.
-    """
-    return lax.cummax(jnp.where(weights > 0, jnp.cumsum(weights), 0.0))
-
-
-def _draw_cumulative(total: Array, key: Key, count: int) -> Array:
-    # u in [0, 1), so u * total < total; side="right" skips every item at which the total does not rise.
-    return jnp.searchsorted(total, jax.random.uniform(key, (count,)) * total[-1], side="right")

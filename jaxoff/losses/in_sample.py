@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxoff.data.draw import draw, running_total
 from jaxoff.losses.likelihood import expectation, masked_mean, negative_log_likelihood
 from jaxoff.nets.actors import UNAVAILABLE
 from jaxoff.types import Array, Key
@@ -24,9 +25,7 @@ def log_ratio(log_pi: Array, log_mates: Array, agent: Array | int, power: str = 
 
 def resample(key: Key, weight: Array) -> tuple[Array, Array]:
     """Draw M rows with replacement, P proportional to weight [M] >= 0: (rows [M], how often each came [M])."""
-    # A parallel float32 sum may rise at a weight of zero: held level there, such a row is never drawn.
-    cumulative = lax.cummax(jnp.where(weight > 0, jnp.cumsum(weight), 0.0))
-    drawn = jnp.searchsorted(cumulative, jax.random.uniform(key, weight.shape) * cumulative[-1], side="right")
+    drawn = draw(running_total(weight), key, weight.shape[0])
     return drawn, jnp.zeros_like(weight).at[drawn].add(1.0)
 
 

@@ -112,7 +112,7 @@ def _differences(wanted: dict[str, Any], found: dict[str, Any], prefix: str = ""
     for name, value in wanted.items():
         other = found.get(name)
         if isinstance(value, dict) and isinstance(other, dict):
-            yield from _differences({key: None for key in other} | value, other, f"{prefix}{name}.")
+            yield from _differences(dict.fromkeys(other) | value, other, f"{prefix}{name}.")
         elif value != other:
             yield prefix + name, value, other
 

@@ -1,0 +1,126 @@
+"""Devices and processes: the same results on one device, on four, and on two processes; a job may move between them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+
+from jaxoff.train import TrainSpec, train
+from tests.learners import FORMS, QUICK_ENV, state_of
+
+LIMIT_S = 120
+SPEC = dataclasses.replace(FORMS["bc"].spec, seeds=(0, 1, 2, 3, 4, 5), checkpoint_s=0.0)  # 6 runs: two of 8 places are padding
+
+# argv: folder, host devices, step to stop at or -1, then for two processes: address, number of this process.
+JOB = """
+import sys
+import jax
+from jaxoff import runtime
+folder, devices, stop, *pair = sys.argv[1:]
+if pair:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+runtime.setup(cpu_devices=int(devices))
+if pair:
+    jax.distributed.initialize(pair[0], num_processes=2, process_id=int(pair[1]))
+from pathlib import Path
+import numpy as np
+from jaxoff.train import Interrupted, train
+from tests.learners import StopAt
+from tests.test_devices import SPEC
+assert len(jax.local_devices()) == int(devices)
+# Of two processes only the last is asked to stop.
+sinks = [StopAt(0, int(stop))] if jax.process_index() == jax.process_count() - 1 else []
+try:
+    done = train(SPEC, Path(folder), sinks=sinks)
+    np.savez(f"{folder}-{jax.process_index()}.npz", returns=done.returns, steps=done.steps, **done.history)
+except Interrupted:
+    raise SystemExit(143)
+"""
+
+
+def start(*args: object) -> subprocess.Popen[str]:
+    """A Python process that trains SPEC."""
+    command = [sys.executable, "-c", JOB, *map(str, args)]
+    root = Path(__file__).parent.parent
+    return subprocess.Popen(command, env=os.environ | QUICK_ENV, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait(*jobs: subprocess.Popen[str], code: int = 0) -> None:
+    """Wait for every process to end with `code`; none is left behind."""
+    try:
+        texts = [job.communicate(timeout=LIMIT_S)[0] for job in jobs]
+    finally:
+        for job in jobs:
+            job.kill()
+            job.wait()
+    for job, text in zip(jobs, texts, strict=True):
+        assert job.returncode == code, text[-4000:]
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """The job in this process, on one device."""
+    return train(SPEC, tmp_path_factory.mktemp("single") / "job")
+
+
+def check_same(folder: Path, single) -> None:
+    """Folder, returned arrays and rows equal those of one device."""
+    chex.assert_trees_all_equal(state_of(folder), state_of(single.path))
+    assert (folder / "metrics.jsonl").read_text() == (single.path / "metrics.jsonl").read_text()
+    runs, other = (json.loads((f / "final.json").read_text())["runs"] for f in (folder, single.path))
+    assert [run | {"wall_s": 0} for run in runs] == [run | {"wall_s": 0} for run in other]
+    for file in folder.parent.glob(f"{folder.name}-*.npz"):
+        with np.load(file) as arrays:
+            np.testing.assert_array_equal(arrays["returns"], single.returns)
+            assert set(arrays) == {"returns", "steps", *single.history}
+            for name, value in single.history.items():
+                np.testing.assert_array_equal(arrays[name], value, err_msg=name)
+
+
+def test_six_runs_on_four_devices_equal_those_on_one(tmp_path, single):
+    wait(start(tmp_path / "job", 4, -1))
+    assert (tmp_path / "job-0.npz").exists()
+    check_same(tmp_path / "job", single)
+
+
+def test_a_job_stopped_on_four_devices_continues_on_one(tmp_path, single):
+    wait(start(tmp_path / "job", 4, 2), code=143)
+    assert not (tmp_path / "job" / "final.json").exists()
+    train(SPEC, tmp_path / "job")
+    check_same(tmp_path / "job", single)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("localhost", 0))
+        return sock.getsockname()[1]
+
+
+def pair_of(folder: Path, stop: int) -> list[subprocess.Popen[str]]:
+    """Two processes of two devices each, which train SPEC together."""
+    address = f"localhost:{free_port()}"
+    return [start(folder, 2, stop, address, number) for number in range(2)]
+
+
+def test_two_processes_give_the_results_of_one_and_may_be_stopped(tmp_path, single):
+    wait(*pair_of(tmp_path / "job", 2), code=143)
+    assert not (tmp_path / "job" / "final.json").exists()
+    rows = [json.loads(line)["step"] for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [2] * 6  # one process writes, and both stopped where one was asked to
+    wait(*pair_of(tmp_path / "job", -1))
+    assert len(list(tmp_path.glob("job-*.npz"))) == 2  # both processes returned all results
+    check_same(tmp_path / "job", single)
+
+
+def test_a_spec_may_be_built_anew_in_each_process():
+    assert TrainSpec(**dataclasses.asdict(SPEC)) == SPEC
