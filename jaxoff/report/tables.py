@@ -16,7 +16,14 @@ from jaxoff.report.load import BrokenResult, Run, by_config
 
 NONE = "—"
 AVERAGE = "average"
-METRICS = {"return_mean": "mean return", "score": "normalised score", "exact_value": "exact value", "win_rate": "win rate"}
+METRICS = {
+    "return_mean": "mean return",
+    "score": "normalised score",
+    "exact_value": "exact value",
+    "win_rate": "win rate",
+    "out_of_data": "probability of joint actions that are not in the data",
+}
+SMALLER_IS_BETTER = {"out_of_data"}
 PAPER_FIELDS = ("table", "row", "column", "value", "source")
 
 
@@ -102,7 +109,7 @@ def build(
     note: str = "",
     average: bool = False,
 ) -> Table:
-    """A table of final values. The larger is the better.
+    """A table of final values; the larger is the better, but for SMALLER_IS_BETTER.
 
     rows: tasks, or task -> label; columns: variants, or variant -> label; None takes all, in order.
     metric: a number of final.json's runs. paper: (row label, column label) -> printed number.
@@ -122,7 +129,8 @@ def build(
     labels, names = tuple(dict.fromkeys(row_of.values())), tuple(dict.fromkeys(column_of.values()))
     cells = {}
     for row in labels:
-        marks = statistics.marks({name: values[row, name] for name in names if (row, name) in values})
+        known = {name: values[row, name] for name in names if (row, name) in values}
+        marks = statistics.marks(known, higher=metric not in SMALLER_IS_BETTER)
         for name, mark in marks.items():
             cells[row, name] = Cell((values[row, name],), mark, (paper or {}).get((row, name), ""))
     if average:

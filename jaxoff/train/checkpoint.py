@@ -1,47 +1,59 @@
 """Checkpoints with orbax: the whole state of every run, so that a killed job resumes bit-exactly.
 
 State is kept as host arrays [R, ...] without padding, so a job may resume on another number of devices.
+Of several processes the first reads and writes, and tells the others what it read.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 
 class Checkpoints:
-    """The checkpoints of one job in a folder; the newest is kept. Only the first process writes."""
+    """The checkpoints of one job in a folder; the newest is kept. Every process calls `meta` and `state`."""
 
     def __init__(self, folder: Path) -> None:
-        self.writes = jax.process_index() == 0
-        multi = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxoff")
+        self.manager: ocp.CheckpointManager | None = None
+        if jax.process_index() > 0:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        several = jax.process_count() > 1
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxoff")
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=1,
-            create=jax.process_count() == 1,
-            multiprocessing_options=multi if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
+            max_to_keep=1, create=not several, multiprocessing_options=alone if several else ocp.options.MultiprocessingOptions()
         )
-        if self.writes:
-            folder.mkdir(parents=True, exist_ok=True)
-        self.manager = ocp.CheckpointManager(folder.resolve(), options=options) if self.writes or folder.exists() else None
+        self.manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def save(self, number: int, state: Any, meta: dict[str, Any]) -> None:
         """Start writing; returns before the file is complete. An unfinished write is never read."""
-        if self.writes:
+        if self.manager is not None:
             self.manager.save(number, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)), force=True)
 
     def meta(self) -> dict[str, Any] | None:
         """Meta data of the newest complete checkpoint, or None."""
-        if self.manager is None or self.manager.latest_step() is None:
-            return None
-        return self.manager.restore(self.manager.latest_step(), args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        found = None
+        if self.manager is not None and self.manager.latest_step() is not None:
+            found = self.manager.restore(self.manager.latest_step(), args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        if jax.process_count() == 1:
+            return found
+        text = np.frombuffer(json.dumps(found).encode(), np.uint8)
+        size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+        text = multihost_utils.broadcast_one_to_all(text if jax.process_index() == 0 else np.zeros(size, np.uint8))
+        return json.loads(np.asarray(text).tobytes())
 
     def state(self, like: Any) -> Any:
         """State of the newest complete checkpoint, in the structure of `like`."""
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        return self.manager.restore(self.manager.latest_step(), args=args)["state"]
+        if self.manager is not None:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+            like = self.manager.restore(self.manager.latest_step(), args=args)["state"]
+        return like if jax.process_count() == 1 else jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(like))
 
     def close(self) -> None:
         """Wait for unfinished writes."""

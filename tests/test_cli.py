@@ -1,0 +1,181 @@
+"""The command line, end to end: every command in a folder of its own, its errors, and what SIGTERM does to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import pytest
+from PIL import Image
+
+from jaxoff import cli
+from tests.learners import QUICK_ENV, state_of
+
+TINY = ["--seeds", "2", "--steps", "4", "--evaluations", "2", "--eval-episodes", "2", "--set", "hidden=16", "--set", "batch_size=8"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Default folders are relative to where the command is given."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.console, "_width", 200, raising=False)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A results folder with a job in Bridge and a grid in XOR: (folder, what was printed)."""
+    folder = tmp_path_factory.mktemp("results")
+    with cli.console.capture() as printed:
+        cli.main(["train", "bc", "grid/bridge/optimal", *TINY, "--data-episodes", "4", "--results", str(folder)])
+        cli.main(["train", "bc", "matrix/xor/b", *TINY, "--grid", "lr=1e-3,1e-2", "--out", str(folder / "grid")])
+    return folder, printed.get()
+
+
+def run(*args: str) -> str:
+    """What a command prints."""
+    with cli.console.capture() as printed:
+        cli.main([str(arg) for arg in args])
+    return printed.get()
+
+
+def test_train_writes_its_folder_and_prints_a_summary(job):
+    folder, printed = job
+    bridge = folder / "train" / "bc-grid-bridge-optimal"
+    found = {path.name for path in bridge.iterdir()}
+    assert {"config.json", "metrics.jsonl", "final.json", "final.npz", "checkpoint", "curves.svg"} <= found
+    assert [run["seed"] for run in json.loads((bridge / "final.json").read_text())["runs"]] == [0, 1]
+    assert "updates/s over all runs" in printed and "bc-grid-bridge-optimal" in printed.replace("\n", "")
+
+
+def test_a_grid_has_a_line_for_each_point(job):
+    folder, printed = job
+    record, final = (json.loads((folder / "grid" / f"{name}.json").read_text()) for name in ("config", "final"))
+    assert record["grid"] == {"lr": [1e-3, 1e-2]} and record["config"]["hidden"] == 16
+    assert [(run["config"]["lr"], run["seed"]) for run in final["runs"]] == [(1e-3, 0), (1e-3, 1), (1e-2, 0), (1e-2, 1)]
+    assert "lr=0.001" in printed and "lr=0.01" in printed
+
+
+def test_the_same_command_again_reads_the_result_back(job, capsys):
+    before = (job[0] / "grid" / "final.json").stat().st_mtime_ns
+    run("train", "bc", "matrix/xor/b", *TINY, "--grid", "lr=1e-3,1e-2", "--out", job[0] / "grid")
+    assert (job[0] / "grid" / "final.json").stat().st_mtime_ns == before
+
+
+def test_data_list_shows_every_task_and_filters():
+    text = run("data", "list")
+    assert all(name in text for name in ("matrix/xor/a", "grid/bridge/mixed", "poly/sign/uniform", "alberdice:grid/bridge/optimal"))
+    only = run("data", "list", "--family", "poly/")
+    assert "poly/sign/uniform" in only and "matrix/" not in only
+
+
+def test_data_are_made_inspected_and_trained_on(tmp_path):
+    made = run("data", "make", "matrix/xor/c", "--episodes", "30", "--seed", "3", "--out", tmp_path / "data")
+    folder = tmp_path / "data" / "matrix-xor-c.vlt" / "seed-3"
+    assert "30 episodes, 30 steps" in made and (folder / "metadata.json").exists()
+    seen = run("data", "inspect", "matrix/xor/c", "--data", folder, "--out", tmp_path / "pictures")
+    assert "30" in seen and (tmp_path / "pictures" / "matrix-xor-c.png").stat().st_size > 1000
+    run("train", "bc", "matrix/xor/c", *TINY, "--data", folder, "--out", tmp_path / "job")
+    assert json.loads((tmp_path / "job" / "config.json").read_text())["data"]["episodes"] == 30
+
+
+def test_report_makes_a_page_from_folders(job):
+    text = run("report", job[0])
+    page = Path(text.split("page:")[1].strip())
+    assert page.name == "index.html" and "bc" in page.read_text()
+
+
+def test_play_writes_a_gif_of_bridge_and_a_table_of_steps(job, tmp_path):
+    bridge = job[0] / "train" / "bc-grid-bridge-optimal"
+    text = run("play", bridge, "--run", "1", "--out", tmp_path / "episode.gif")
+    assert "run 1: return -" in text and "animation:" in text
+    with Image.open(tmp_path / "episode.gif") as picture:
+        assert picture.format == "GIF" and 2 <= picture.n_frames <= 21  # reset and at most 20 steps
+
+
+def test_play_says_where_there_is_no_picture(job):
+    text = run("play", job[0] / "grid", "--run", "3")
+    assert "matrix/xor/b has no picture to draw, so there is no GIF" in text
+    assert not (job[0] / "grid" / "play-3.gif").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("train bcc matrix/xor/b", "unknown method 'bcc'; nearest: bc"),
+        ("train bc matrix/xorr/b", "unknown task 'matrix/xorr/b'; nearest: matrix/xor/b"),
+        ("train bc matrix/xor/b --set hiden=3", "'hiden'; nearest: hidden"),
+        ("train bc matrix/xor/b --set hidden", "--set: expected NAME=VALUE, found 'hidden'"),
+        ("train bc matrix/xor/b --set hidden=wide", "baselines.bc.Config.hidden: expected int, found 'wide'"),
+        ("train bc matrix/xor/b --grid lr=fast", "--grid: expected NAME=NUMBER,NUMBER,..., found 'lr=fast'"),
+        ("train bc matrix/xor/b --grid hidden=1,2", "grid field 'hidden': expected a numeric field"),
+        ("train bc matrix/xor/b --seeds 0", "seeds: expected at least 1, found 0"),
+        ("train bc matrix/xor/b --sampler pjop", "unknown sampler 'pjop'; nearest: pjap"),
+        ("train bc alberdice:matrix/xor/b", "expected the folder that holds mmdp_game_1_from_start/buffer_02_20, found none"),
+        ("train bc matrix/xor/b --data nowhere", "nowhere"),
+        ("data make matrix/xor", "task 'matrix/xor': expected [source:]family/scenario/quality, found 2 part(s)"),
+        ("data inspect matrix/xor/b --data nowhere", "nowhere"),
+        ("report nowhere", "nowhere"),
+        ("play nowhere", "nowhere/config.json: expected the folder of a training job, found no config.json"),
+    ],
+)
+def test_a_bad_input_ends_with_status_2_and_one_line_that_names_it(args, message, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(args.split())
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("jaxoff: error: ") and error.count("\n") == 1 and message in error
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_a_run_that_is_not_there_is_refused_by_number(job, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("play", job[0] / "grid", "--run", "4")
+    assert stop.value.code == 2 and "field 'run': expected 0..3, found 4" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_job_is_refused(job, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("train", "bc", "matrix/xor/b", *TINY, "--out", job[0] / "grid")
+    assert stop.value.code == 2 and "the folder holds another job" in capsys.readouterr().err
+
+
+def test_sigterm_ends_training_with_143_and_a_hint_and_the_same_command_continues(tmp_path):
+    options = ["--seeds", "1", "--set", "hidden=16", "--set", "batch_size=8", "--eval-episodes", "2"]
+    # 4000 evaluations take minutes, so the signal comes in the middle.
+    long = ["train", "bc", "matrix/xor/b", *options, "--steps", "40000", "--evaluations", "4000", "--out", str(tmp_path / "job")]
+    command = [sys.executable, "-m", "jaxoff.cli", *long]
+    root = Path(__file__).parent.parent
+    env = os.environ | QUICK_ENV | {"PYTHONPATH": str(root)}
+    child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        rows = tmp_path / "job" / "metrics.jsonl"
+        end = time.monotonic() + 120
+        while not (rows.exists() and rows.read_text().count("\n") > 2) and child.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        child.send_signal(signal.SIGTERM)
+        _, error = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == 143, error
+    assert "jaxoff: stopped on request: state saved in" in error and "give the same command again to continue" in error
+    stopped = json.loads(rows.read_text().splitlines()[-1])["step"]
+    assert state_of(tmp_path / "job")["updates"].tolist() == [stopped] and stopped < 40000
+
+    again = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 120
+        while rows.read_text().count("\n") < stopped // 10 + 3 and again.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        again.send_signal(signal.SIGTERM)
+        again.communicate(timeout=60)
+    finally:
+        again.kill()
+    steps = [json.loads(line)["step"] for line in rows.read_text().splitlines()]
+    assert steps == list(range(10, len(steps) * 10 + 1, 10)) and steps[-1] > stopped  # none lost, none twice
+    chex.assert_tree_all_finite(state_of(tmp_path / "job")["learner"])
