@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda benchmark inspo pjap bench report test lint check clean
+.PHONY: help setup setup-cuda benchmark inspo pjap bench report test test-all lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -42,6 +42,9 @@ report: $(READY)          ## tables, curves and a page from every result in $(RE
 	$(BIN)/jaxoff report $(RESULTS)
 
 test: $(READY)            ## the tests, on every core
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" tests
+
+test-all: $(READY)        ## the same, and those marked slow
 	$(BIN)/python -m pytest -n auto --dist loadfile tests
 
 lint: $(READY)            ## style and types

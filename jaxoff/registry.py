@@ -198,6 +198,8 @@ def _typed(name: str, value: Any, default: Any) -> Any:
     if isinstance(value, jax.Array):
         return value
     wanted = type(default)
+    if isinstance(value, str) and wanted is tuple and default:
+        return tuple(_typed(name, part, default[0]) for part in value.split(","))
     if isinstance(value, str) and wanted in (int, float, bool):
         try:
             parsed = {"true": True, "false": False}.get(value.lower()) if wanted is bool else wanted(value)

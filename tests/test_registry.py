@@ -137,3 +137,8 @@ def test_an_ill_typed_value_names_its_field(field, value, message):
 def test_an_unknown_field_lists_the_nearest():
     with pytest.raises(UnknownName, match="'widht'; nearest: width"):
         registry.resolve(MODULE, TASK, {"widht": 64})
+
+
+def test_a_tuple_field_is_given_by_commas():
+    config = registry.resolve(registry.learner("maddpg"), registry.Task.parse("poly/sign/uniform"), {"hidden": "16,8"})
+    assert config.hidden == (16, 8)

@@ -32,5 +32,5 @@ class Sink(Protocol):
         ...
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """After training; summary is what final.json holds."""
+        """After training; summary is what final.json holds, or empty if training was stopped."""
         ...
