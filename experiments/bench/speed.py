@@ -46,11 +46,11 @@ class Case:
 
 
 CASES = {
-    "bc": Case("bc", "grid/bridge/mixed", {"hidden": 64}, 200),
-    "bc (GRU)": Case("bc", "grid/bridge/optimal", {"hidden": 64, "recurrent": True, "window": -1, "batch_size": 32}, 50),
+    "bc": Case("bc", "grid/bridge/mixed", {"hidden": 64}, 500),
+    "bc (GRU)": Case("bc", "grid/bridge/optimal", {"hidden": 64, "recurrent": True, "window": -1, "batch_size": 32}, 20),
     "maddpg": Case("maddpg", "poly/twin_peaks/peak-s0.5", {"batch_size": 32}, 2000),
     "maddpg+pjap": Case("maddpg", "poly/twin_peaks/peak-s0.5", {"batch_size": 32}, 500, "pjap"),
-    "inspo": Case("inspo", "grid/bridge/mixed", {"hidden": 64}, 100),
+    "inspo": Case("inspo", "grid/bridge/mixed", {"hidden": 64, "window": 0, "batch_size": 256}, 100),
 }
 
 

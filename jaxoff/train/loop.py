@@ -302,11 +302,11 @@ class _Loop:
         }
         history = {name: np.stack(values) for name, values in self.history.items()}
         done = Results(runs, np.asarray(self.steps), history, self.last["returns"], timing, self.out)
+        if self.checkpoints:
+            self.checkpoints.close()
         if self.out is not None and jax.process_index() == 0:
             results.save(done, self.out)
             (self.out / "history.npz").unlink(missing_ok=True)
-        if self.checkpoints:
-            self.checkpoints.close()
         for sink in self.sinks:
             sink.finish({"runs": runs, "timing": timing, "path": None if self.out is None else str(self.out)})
         return done
