@@ -22,12 +22,16 @@ from tests import learners  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="module")
-def fast_compilation(request):
-    """Without XLA's optimisations in the training tests, whose programs are run a few times only."""
-    if request.module.__name__.rpartition(".")[2] not in learners.QUICK_MODULES:
-        yield
-        return
+def fast_compilation():
+    """Without XLA's optimisations: most programs here are run a few times only, so that compiling them is the cost."""
     with learners.quick():
+        yield
+
+
+@pytest.fixture
+def optimised():
+    """With XLA's optimisations, for thousands of updates."""
+    with learners.quick(False):
         yield
 
 

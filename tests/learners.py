@@ -22,15 +22,14 @@ from jaxoff.train import TrainSpec
 from jaxoff.train.checkpoint import Checkpoints
 from jaxoff.types import Learner, Out, Policy, Stage
 
-QUICK_MODULES = ("test_train", "test_resume", "test_devices", "test_cli", "test_third_party")
 QUICK_ENV = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 @contextlib.contextmanager
-def quick() -> Iterator[None]:
-    """Compile without XLA's optimisations."""
+def quick(on: bool = True) -> Iterator[None]:
+    """Compile without XLA's optimisations, or with them again."""
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", on)
     try:
         yield
     finally:

@@ -20,14 +20,6 @@ from jaxoff.types import EnvSpec, Episodes, TimeStep, Transition
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """The programs here are small, so that compiling them is the cost."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @functools.cache
 def cloner(actions: int):
     """program(dataset) -> policies [2, A] after 300 updates of two agents with `actions` choices in one state."""

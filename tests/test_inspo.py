@@ -28,22 +28,6 @@ B, T, S, A = 6, 3, 3, 3
 DEFAULTS: dict[str, Any] = {"hidden": 8, "steps": 100, "behaviour_steps": 100, "start_from_behaviour": False, "window": -1}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """The programs here are small, so that compiling them is the cost."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture
-def optimised():
-    """For thousands of updates, running is the cost."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 # ----------------------------------------------------------------------------------- small problems
 
 

@@ -15,14 +15,6 @@ from tests.reference import inspo_numpy as ref
 M, N, A = 40, 3, 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """The programs here are small, so that compiling them is the cost."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def problem(seed: int = 0) -> dict[str, np.ndarray]:
     """Random rows: action 3 is unavailable in half of them, and never taken there; a quarter has count 0."""
     rng = np.random.default_rng(seed)

@@ -25,14 +25,6 @@ SPEC = toy_spec()
 THREE = EnvSpec("three", num_agents=3, obs_size=2, state_size=2, action_size=4, discrete=True, horizon=1)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """The programs here are small, so that compiling them is the cost."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def windows(discrete: bool = True) -> Transition:
     """Two whole episodes of 6 and 4 steps, [2, 6, ...]; agent 1 may not take action 2 unless it did."""
     dataset = place(toy_episodes((6, 4), discrete), toy_spec(discrete))
