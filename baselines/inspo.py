@@ -23,6 +23,7 @@ from jax import lax
 from jaxoff.data.dataset import Dataset, flatten
 from jaxoff.losses.in_sample import conservative_value_loss, log_ratio, policy_weight, resample, soft_value, weighted_policy_loss
 from jaxoff.losses.likelihood import expectation, log_prob, masked_mean
+from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.behaviour import Behaviour, TeammateModel, behaviour_learner
 from jaxoff.nets.mlp import MLP
@@ -178,7 +179,7 @@ def critic_step(m: Method, own: Own, agent: Array, sample: Sample, beta: Array) 
     next_logits = m.actors.one(own.policy, agent, sample.batch)[1]
     next_q = m.critic.apply(own.target_critic, critic_input(config, rows.next_state, rows.next_obs, agent))
     next_value = soft_value(next_logits.reshape(next_q.shape), next_q, sample.next_log_mu, jnp.exp(own.log_alpha), beta)
-    target = rows.reward + config.gamma * (1 - rows.terminated) * next_value
+    target = one_step_target(rows.reward, rows.terminated, next_value, config.gamma)
 
     def loss_of(params: Params) -> Array:
         q = m.critic.apply(params, critic_input(config, rows.state, rows.obs, agent))

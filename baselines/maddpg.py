@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxoff.losses.td import one_step_target, polyak, squared_td_error
+from jaxoff.losses.likelihood import masked_mean
+from jaxoff.losses.td import one_step_target, squared_td_error
 from jaxoff.nets.mlp import MLP
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
 
@@ -91,7 +92,7 @@ def make(config: Config, spec: EnvSpec) -> Learner:
         (_, (extra, signal)), grad = jax.value_and_grad(critic_loss, has_aux=True)(state.critic, state, config, nets, batch)
         step, critic_state = critic_opt.update(grad, state.critic_opt)
         critic = optax.apply_updates(state.critic, step)
-        slow_actor, slow_critic = polyak((actor, critic), (state.target_actor, state.target_critic), config.tau)
+        slow_actor, slow_critic = optax.incremental_update((actor, critic), (state.target_actor, state.target_critic), config.tau)
         return State(actor, critic, slow_actor, slow_critic, actor_state, critic_state), Out(metrics | extra, signal)
 
     return Learner(
@@ -117,9 +118,9 @@ def actor_loss(actor: Params, critic: Params, nets: Nets, batch: Transition) -> 
     own = nets.actions(actor, batch.obs)  # [..., N, A]
     joint = brud_joint_actions(own, batch.actions)  # [..., N, N, A]
     values = nets.values(critic, batch.state[..., None, :], joint).min(0)  # [..., N]
-    objective = _mean(values.sum(-1), batch.valid)
+    objective = masked_mean(values.sum(-1), batch.valid)
     gap = jnp.abs(own - batch.actions).mean((-2, -1))
-    return -objective, {"objective": objective / own.shape[-2], "distance": _mean(gap, batch.valid)}
+    return -objective, {"objective": objective / own.shape[-2], "distance": masked_mean(gap, batch.valid)}
 
 
 def critic_loss(
@@ -134,8 +135,8 @@ def critic_loss(
     error = jnp.abs(values.mean(0) - target) * batch.valid
     inner = tuple(range(1, error.ndim))
     signal = error.sum(inner) / jnp.maximum(batch.valid.sum(inner), 1.0)
-    total = _mean(loss, batch.valid)
-    return total, ({"critic_loss": total, "value": _mean(values.mean(0), batch.valid)}, jax.lax.stop_gradient(signal))
+    total = masked_mean(loss, batch.valid)
+    return total, ({"critic_loss": total, "value": masked_mean(values.mean(0), batch.valid)}, jax.lax.stop_gradient(signal))
 
 
 def _resolve(config: Config, spec: EnvSpec) -> Config:
@@ -191,7 +192,3 @@ def _policy(nets: Nets, params: Params) -> Policy:
         return carry, distrax.Deterministic(nets.actions(params, step.obs))
 
     return Policy(initial=lambda batch_shape: (), distribution=distribution)
-
-
-def _mean(x: Array, valid: Array) -> Array:
-    return jnp.sum(x * valid) / jnp.maximum(jnp.sum(valid), 1.0)

@@ -13,7 +13,7 @@ from jaxoff.data import samplers
 from jaxoff.data.dataset import place
 from jaxoff.envs.games.matrix import XOR, make_matrix
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial, reward_of
-from jaxoff.losses.td import one_step_target, polyak, squared_td_error
+from jaxoff.losses.td import one_step_target, squared_td_error
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests.reference import polynomial_numpy as ref
 
@@ -198,10 +198,6 @@ def test_td_target_stops_at_termination_only():
 def test_targets_carry_no_gradient():
     grad = jax.grad(lambda v: squared_td_error(jnp.zeros(1), one_step_target(jnp.ones(1), jnp.zeros(1), v, 0.9)).sum())
     np.testing.assert_array_equal(grad(jnp.ones(1)), [0.0])
-
-
-def test_polyak_moves_a_share_tau():
-    np.testing.assert_allclose(polyak({"w": jnp.array([1.0])}, {"w": jnp.array([0.0])}, 0.25)["w"], [0.25])
 
 
 def test_joint_action_of_an_agent_holds_its_own_action_and_the_others_data():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest import mock
@@ -76,7 +77,7 @@ class FromJaxMARL:
         )
 
 
-class Game(MultiAgentEnv):
+class Game(MultiAgentEnv, abc.ABC):
     """Base of our own games: a team reward, one shared global state, both end flags in `info`.
 
     A subclass gives `start(key)`, `move(key, state, actions [N, ...]) -> (state, reward, terminated,
@@ -110,18 +111,18 @@ class Game(MultiAgentEnv):
         """Every action is available, unless a subclass says otherwise."""
         return {agent: jnp.ones(self.action_spaces[agent].n) for agent in self.agents}
 
+    @abc.abstractmethod
     def start(self, key: Key) -> State:
         """The first state."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def move(self, key: Key, state: State, actions: Array) -> tuple[State, Array, Array, Array]:
         """One joint step: (state, team reward, terminated, truncated)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def observe(self, state: State) -> Array:
         """Observations [N, O]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def global_state(self, state: State) -> Array:
         """Global state [S]."""
-        raise NotImplementedError

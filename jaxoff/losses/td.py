@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxoff.types import Array, Params
+from jaxoff.types import Array
 
 
 def one_step_target(reward: Array, terminated: Array, next_value: Array, gamma: float | Array) -> Array:
@@ -23,8 +23,3 @@ def squared_td_error(value: Array, target: Array) -> Array:
     """Half the squared distance of values [...] to constant targets [...]."""
     chex.assert_equal_shape([value, target])
     return 0.5 * jnp.square(jax.lax.stop_gradient(target) - value)
-
-
-def polyak(online: Params, target: Params, tau: float | Array) -> Params:
-    """(1 - tau) target + tau online, leaf by leaf."""
-    return jax.tree.map(lambda new, old: (1.0 - tau) * old + tau * new, online, target)
