@@ -141,7 +141,7 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
     lines = [f"# Updates per second, all runs together\n\n{about}\n\n{__doc__.split(chr(10), 2)[2].strip()}\n"]
     lines.append(
         "| learner | task | way | "
-        + " | ".join(f"{count} runs" for count in counts)
+        + " | ".join(f"{count} run{'s'[: count > 1]}" for count in counts)
         + " | compile s | program MB, most runs | flops per update |"
     )
     lines.append("|---" * (len(counts) + 6) + "|")

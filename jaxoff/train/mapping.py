@@ -17,8 +17,8 @@ AXIS = "runs"
 def choose_mode(platform: str) -> str:
     """How runs of one device are mapped: "vmap" on an accelerator, "sequence" on a CPU.
 
-    On a CPU one run already fills a core, and batched small matrix products are slower than plain ones:
-    measured by `make bench`, see experiments/bench/.
+    On a CPU both are about as fast (experiments/bench/speed.md), and a sequence needs the memory of one run;
+    what doubles the speed there is one host device per core, see `runtime.setup`.
     """
     return "sequence" if platform == "cpu" else "vmap"
 
