@@ -167,8 +167,11 @@ def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
             for way in kinds:
                 group = [row for row in rows if row.learner == learner and row.way == way]
                 panel.plot([row.runs for row in group], [row.updates_per_s for row in group], label=way, **look[way])
+            counts = sorted({row.runs for row in rows})
             panel.set_xscale("log", base=2)
-            panel.set(title=learner, xlabel="runs", yscale="log")
+            panel.set_xticks(counts, [str(count) for count in counts])
+            panel.set(title=learner, xlabel="runs")
+            panel.set_ylim(bottom=0)
         figure.axes[0].set_ylabel("updates per second, all runs")
         figure.axes[0].legend()
         return save(figure, stem)
