@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from jaxoff import registry, runtime
 from jaxoff.train.results import Interrupted
@@ -160,23 +160,24 @@ def data_list(family: str = "") -> None:
     Args:
         family: show only task strings that contain this.
     """
-    table = Table("task", "agents", "observation", "actions", "horizon", "made from")
-    for key, known in registry.families().items():
+    rows = []
+    for (source, _), known in registry.families().items():
         for name in known.tasks():
-            if family in name:
-                spec = registry.make_env(name).spec
-                kind = f"{spec.action_size} {'choices' if spec.discrete else 'reals'}"
-                table.add_row(
-                    name,
-                    str(spec.num_agents),
-                    str(spec.obs_size),
-                    kind,
-                    str(spec.horizon),
-                    f"public data ({key[0]})" if key[0] else "recipe",
-                )
-        if known.pattern and family in known.pattern:
-            table.add_row(known.pattern, "", "", "", "", "pattern")
+            spec = registry.make_env(name).spec
+            kind = f"{spec.action_size} {'choices' if spec.discrete else 'reals'}"
+            made = f"public data ({source})" if source else "recipe"
+            rows.append((name, str(spec.num_agents), str(spec.obs_size), kind, str(spec.horizon), made))
+    rows = [row for row in rows if family in row[0]]
+    # The names are what is looked for, so they are never cut.
+    table = Table(
+        Column("task", min_width=max((len(row[0]) for row in rows), default=4)), "agents", "observation", "actions", "horizon", "made from"
+    )
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
+    for known in registry.families().values():
+        if known.pattern and family in known.pattern:
+            console.print(f"also {known.pattern}", highlight=False, markup=False, soft_wrap=True)
 
 
 @data_app.command(name="make")
