@@ -165,7 +165,7 @@ def data_list(family: str = "") -> None:
         for name in known.tasks():
             spec = registry.make_env(name).spec
             kind = f"{spec.action_size} {'choices' if spec.discrete else 'reals'}"
-            made = f"public data ({source})" if source else "recipe"
+            made = "public data" if source else "recipe"
             rows.append((name, str(spec.num_agents), str(spec.obs_size), kind, str(spec.horizon), made))
     rows = [row for row in rows if family in row[0]]
     # The names are what is looked for, so they are never cut.
