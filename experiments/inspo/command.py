@@ -30,11 +30,11 @@ class Job:
         for metric, suffix in METRICS.items():
             if all(run.has(metric) for run in done):
                 paper = tables.read_paper(PAPER, name) if metric != "out_of_data" else None
-                built = tables.build(done, labels, None, metric, title=title, paper=paper, note=note)
+                built = tables.build(done, labels, None, metric, title=f"{title}, {tables.METRICS[metric]}", paper=paper, note=note)
                 tables.write(built, self.out / f"{name}{suffix}")
                 stems.append(f"{name}{suffix}")
         figures.learning_curves(done, labels, self.out / f"{name}-curves")
-        return Section(title, note, [*stems, f"{name}-curves"])
+        return Section(title, "", [*stems, f"{name}-curves"])
 
 
 def table1(job: Job) -> Section:
