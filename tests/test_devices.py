@@ -42,7 +42,7 @@ def refuse(path, *_):
     raise AssertionError(f"process 1 writes {path}")
 assert len(jax.local_devices()) == int(devices)
 if jax.process_index() > 0:
-    results.write_atomic = results.write_npz = refuse
+    results.write_json = results.write_npz = refuse
 # Of two processes only the last is asked to stop.
 sinks = [StopAt(0, int(stop))] if jax.process_index() == jax.process_count() - 1 else []
 try:

@@ -22,10 +22,10 @@ from rich.progress import track
 
 from jaxoff import registry, runtime
 from jaxoff.data.dataset import place
+from jaxoff.files import write_text
 from jaxoff.train import TrainSpec, mapping
 from jaxoff.train.program import Program
 from jaxoff.train.restore import empty_state
-from jaxoff.train.results import write_atomic
 from jaxoff.train.spec import resolve
 
 RUNS = (1, 2, 4, 8, 16, 32)
@@ -135,7 +135,7 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
     writer = csv.writer(stream)
     writer.writerow(fields)
     writer.writerows([[f"{v:.4g}" if isinstance(v, float) else v for v in dataclasses.astuple(row)] for row in rows])
-    write_atomic(out / "speed.csv", stream.getvalue())
+    write_text(out / "speed.csv", stream.getvalue())
     counts = sorted({row.runs for row in rows})
     found = {(row.learner, row.way, row.runs): row for row in rows}
     lines = [f"# Updates per second, all runs together\n\n{about}\n\n{__doc__.split(chr(10), 2)[2].strip()}\n"]
@@ -151,7 +151,7 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
         compile_s = f"{min(r.compile_s for r in group):.1f}–{max(r.compile_s for r in group):.1f}"
         size = f"{group[-1].program_mb:.1f} | {group[-1].flops_per_update:.3g}"
         lines.append(f"| {learner} | {group[0].task} | {way} | {speeds} | {compile_s} | {size} |")
-    write_atomic(out / "speed.md", "\n".join(lines) + "\n")
+    write_text(out / "speed.md", "\n".join(lines) + "\n")
     return [out / "speed.csv", out / "speed.md", *draw(rows, out / "speed")]
 
 

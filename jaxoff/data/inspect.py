@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxoff.data.disk import statistics
+from jaxoff.files import replacing
 from jaxoff.types import EnvSpec, Episodes
 
 _HASH_ROWS = 65536  # rows that are hashed at once, so that a large dataset needs little memory
@@ -80,12 +79,8 @@ def plot(episodes: Episodes, spec: EnvSpec, path: str | Path) -> None:
     axes[1, 0].hist(lengths, bins=np.arange(lengths.min(), lengths.max() + 2) - 0.5 if np.ptp(lengths) < 100 else 40)
     axes[1, 0].set(xlabel="steps of an episode", ylabel="episodes")
     _plot_actions(figure, axes[1, 1], np.asarray(episodes.actions)[filled], spec)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plot_actions(figure: Any, axis: Any, actions: np.ndarray, spec: EnvSpec) -> None:

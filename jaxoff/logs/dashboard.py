@@ -6,7 +6,6 @@ wandb is imported only when switched on.
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from jaxoff.eval.statistics import finite, mean, std
+from jaxoff.files import write_text
 from jaxoff.logs.base import Record
 
 Mode = Literal["disabled", "offline", "online"]
@@ -111,9 +111,7 @@ class WandB:
         if self.resume and file.exists():
             return json.loads(file.read_text())
         ids = {label: secrets.token_hex(4) for label, _, _ in self._wanted()}
-        fresh = file.with_name(file.name + ".tmp")
-        fresh.write_text(json.dumps(ids, indent=1))
-        os.replace(fresh, file)
+        write_text(file, json.dumps(ids, indent=1))
         return ids
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 from pathlib import Path
 from typing import Any, TextIO
 
+from jaxoff.files import plain, write_text
 from jaxoff.logs.base import Record
 
 
@@ -24,11 +23,8 @@ class JsonLines:
 
     def start(self, info: dict[str, Any]) -> None:
         """Open the file; on resume, keep what the checkpoint knows."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = _rows_until(self.path, self.resume_from) if self.resume_from and self.path.exists() else []
-        fresh = self.path.with_name(self.path.name + ".tmp")
-        fresh.write_text("".join(line + "\n" for line in kept))
-        os.replace(fresh, self.path)
+        write_text(self.path, "".join(line + "\n" for line in kept))
         self._file = self.path.open("a")
 
     def record(self, rec: Record) -> None:
@@ -36,7 +32,7 @@ class JsonLines:
         if self._file is None:
             raise RuntimeError(f"{self.path}: record() before start()")
         head = {"stage": rec.stage, "stage_index": rec.stage_index, "step": rec.step}
-        lines = [json.dumps(head | {name: plain(value) for name, value in row.items()}, allow_nan=False) for row in rec.rows]
+        lines = [json.dumps(plain(head | row), allow_nan=False) for row in rec.rows]
         self._file.write("".join(line + "\n" for line in lines))
         self._file.flush()
 
@@ -45,14 +41,6 @@ class JsonLines:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it: array scalars become numbers, and what is not finite becomes None."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    number = value.item() if hasattr(value, "item") else value
-    return number if not isinstance(number, float) or math.isfinite(number) else None
 
 
 def _rows_until(path: Path, last: tuple[int, int]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxoff.eval import statistics
+from jaxoff.files import replacing
 from jaxoff.report.load import BrokenResult, Run, by_config
 from jaxoff.report.tables import METRICS
 
@@ -69,14 +69,12 @@ def save(figure: Figure, stem: str | Path) -> list[Path]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     paths = []
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         path = stem.with_name(f"{stem.name}.{kind}")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        figure.savefig(temporary, format=kind, metadata=metadata)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata)
         paths.append(path)
     return paths
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from jaxoff.files import replacing
 
 CELL = 64  # pixels
 SCALE = 3  # drawn so much larger, then reduced, for smooth edges
@@ -47,11 +48,9 @@ def grid_gif(
     palette = frames[-1].quantize(64)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     durations = [round(1000 * frame_s)] * (len(frames) - 1) + [round(3000 * frame_s)]  # the end stays longer
-    frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1)
     return path
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from markdown_it import MarkdownIt  # a dependency of rich
 
-from jaxoff.report.tables import write_text
+from jaxoff.files import write_text
 
 PICTURES = (".svg", ".gif", ".png")  # what is shown, the first that is there
 LINKS = (".md", ".tex", ".csv", ".svg", ".png", ".gif")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxoff.eval import statistics
+from jaxoff.files import write_text
 from jaxoff.report.load import BrokenResult, Run, by_config
 
 NONE = "—"
@@ -263,14 +263,6 @@ def write(table: Table, stem: str | Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     texts = {".md": markdown(table), ".tex": latex(table), ".csv": comma_separated(table)}
     return [write_text(stem.with_name(stem.name + ending), text) for ending, text in texts.items()]
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a file under a temporary name, then rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-    return path
 
 
 def _labels(wanted: Sequence[str] | Mapping[str, str] | None, found: Iterable[str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ from jax.sharding import PartitionSpec as P
 from jaxoff import registry, runtime
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.eval import statistics
+from jaxoff.files import plain
 from jaxoff.logs import JsonLines, Record, Sink
 from jaxoff.train import mapping, results
 from jaxoff.train.checkpoint import Checkpoints
@@ -92,9 +93,9 @@ def _begin(out: Path, record: dict[str, Any]) -> Results | None:
     file = out / "config.json"
     if file.exists():
         loose = {"command", "hardware", "git_commit", "versions", "checkpoint_s", "mode", "data_dir"}
-        plain = json.loads(json.dumps(results._plain(record)))
+        wanted_record = json.loads(json.dumps(plain(record)))
         held = json.loads(file.read_text())
-        for name, wanted, found in _differences(plain, held):
+        for name, wanted, found in _differences(wanted_record, held):
             if name.partition(".")[0] not in loose:
                 raise ValueError(
                     f"{file}: field '{name}': expected {wanted!r}, found {found!r}; "

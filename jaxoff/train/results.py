@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jaxoff.files import plain, replacing, write_text
 
 
 @dataclasses.dataclass
@@ -32,41 +33,15 @@ class Interrupted(RuntimeError):
     """A job was asked to stop; it has saved its state and continues when the same command is given."""
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write under a temporary name, then rename: a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-    temporary.replace(path)
-
-
 def write_json(path: Path, value: Any) -> None:
-    """JSON with NaN as null, written atomically."""
-    write_atomic(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+    """JSON with NaN as null, whole or not at all."""
+    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """A compressed .npz, written atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez_compressed(temporary, **arrays)
-    temporary.replace(path)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if hasattr(value, "tolist"):
-        return _plain(np.asarray(value).tolist())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    if isinstance(value, Path):
-        return str(value)
-    return value
+    """A compressed .npz, whole or not at all."""
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
 
 
 def save(results: Results, folder: Path) -> None:
