@@ -212,6 +212,50 @@ def data_make(
     console.print(f"dataset: {folder}", soft_wrap=True)
 
 
+@data_app.command(name="pool")
+def data_pool(
+    task: tyro.conf.Positional[str],
+    /,
+    seed: int = 0,
+    set: Annotated[tuple[str, ...], Many] = (),
+    out: Path = Path("data/pools"),
+) -> None:
+    """Train the behaviour policies that datasets of a task are made of, from untrained to expert.
+
+    Args:
+        task: family/scenario, such as smax/3m.
+        seed: seed of the training.
+        set: NAME=VALUE sets a field of MAPPO's Config; may be given several times.
+        out: where pools go; the pool is OUT/FAMILY/SCENARIO.npz, and `jaxoff data make --pools OUT` uses it.
+    """
+    from jaxoff.data import pools
+    from jaxoff.logs import Progress
+    from jaxoff.logs.base import Record
+    from jaxoff.train.pool import train_pool
+
+    bar = Progress(f"mappo {task}", unit="steps")
+
+    def tell(snapshot: Any, total: int) -> None:
+        row = {"run": 0, "seed": seed, "return_mean": float(snapshot.evaluation["returns"].mean())}
+        bar.record(Record("pool", 0, snapshot.env_steps, total, [row]))
+
+    bar.start({})
+    pool = train_pool(task, out / f"{task}.npz", seed=seed, overrides=_pairs(set, "--set"), tell=tell)
+    bar.finish({})
+    console.print(_pool_table(pool))
+    console.print(f"pool: {pools.path_of(task, out)}", soft_wrap=True)
+
+
+def _pool_table(pool: Any) -> Table:
+    """One line a member."""
+    table = Table("steps of training", "level", "return", "win rate", "replay", title=f"{pool.name}: random policy {pool.random_return:.2f}")
+    for member in pool.members:
+        win = "-" if member.win_rate is None else f"{member.win_rate:.3f}"
+        score = f"{member.return_mean:.2f} ± {member.return_std:.2f}"
+        table.add_row(f"{member.env_steps:,}", member.level, score, win, "x" if member.replay else "")
+    return table
+
+
 @data_app.command(name="inspect")
 def data_inspect(
     task: tyro.conf.Positional[str], /, data: Path | None = None, data_dir: Path | None = None, out: Path = Path("results/data")

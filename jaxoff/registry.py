@@ -79,11 +79,16 @@ class Family(NamedTuple):
 
 
 class DataOptions(NamedTuple):
-    """What a dataset is made from: recipe seed and size, or the folder of public data."""
+    """What a dataset is made from: recipe seed and size, or the folder of public data.
+
+    pools: a folder of policy pools, looked in before the shipped ones. progress(done, all) is told of episodes made.
+    """
 
     seed: int = 0
     episodes: int | None = None
     data_dir: str | None = None
+    pools: str | None = None
+    progress: Callable[[int, int], None] | None = None
 
 
 def _entry(group: str) -> dict[str, metadata.EntryPoint]:
@@ -98,6 +103,11 @@ def learner_names() -> list[str]:
 def learner(name: str) -> ModuleType:
     """The module of a method: it has `Config` and `make`."""
     return _load("jaxoff.learners", "method", name)
+
+
+def online_learner(name: str) -> ModuleType:
+    """The module of an on-policy method: its `make` gives a train.on_policy.OnPolicy."""
+    return _load("jaxoff.online", "online method", name)
 
 
 def sampler_names() -> list[str]:

@@ -70,6 +70,7 @@ class TimeStep(NamedTuple):
     terminated: Array  # [...] bool
     truncated: Array  # [...] bool
     last_actions: Array  # [..., N] int, -1 after a reset; or [..., N, A] float, 0 after a reset
+    agent_reward: Array | None = None  # [..., N] where agents have rewards of their own; `reward` is then their mean
 
 
 class Episodes(NamedTuple):
@@ -87,6 +88,7 @@ class Episodes(NamedTuple):
     truncated: Array  # [E, T] bool
     filled: Array  # [E, T] bool
     behaviour_level: Array  # [E, N] int, for plots only; -1 where unknown
+    agent_reward: Array | None = None  # [E, T, N] where agents have rewards of their own; `reward` is then their mean
 
 
 class Transition(NamedTuple):
@@ -109,6 +111,7 @@ class Transition(NamedTuple):
     next_obs: Array  # [..., N, O]
     next_state: Array  # [..., S]
     next_avail: Array  # [..., N, A]
+    agent_reward: Array | None = None  # [..., N] where agents have rewards of their own; `reward` is then their mean
 
 
 class Policy(NamedTuple):

@@ -18,7 +18,6 @@ from jax import lax
 
 from jaxoff.types import Array, EnvSpec, Episodes, Transition
 
-_FIELDS = ("obs", "state", "avail", "actions", "reward", "terminated", "truncated", "filled")
 _WIDE = ("obs", "state")  # what may be stored in fewer bits
 
 
@@ -88,6 +87,7 @@ class Dataset:
             next_obs=fields["obs"][:, 1:],
             next_state=fields["state"][:, 1:],
             next_avail=fields["avail"][:, 1:],
+            agent_reward=now["agent_reward"] * valid[..., None] if "agent_reward" in now else None,
         )
 
     def steps(self, row: Array) -> Transition:
@@ -136,6 +136,8 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
         "filled": (count, steps),
         "behaviour_level": (count, n),
     }
+    if episodes.agent_reward is not None:
+        expected["agent_reward"] = (count, steps, n)
     for name, shape in expected.items():
         found = tuple(getattr(episodes, name).shape)
         if found != shape:
@@ -154,7 +156,7 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
             raise InvalidEpisodes(f"{source}: field '{name}': expected only on the last step, found earlier in episode {episode}")
     if (ends["terminated"] & ends["truncated"]).any():
         raise InvalidEpisodes(f"{source}: fields 'terminated' and 'truncated': expected at most one of them, found both")
-    for name in ("obs", "state", "avail", "reward", "actions"):
+    for name in ("obs", "state", "avail", "reward", "actions", *(("agent_reward",) if episodes.agent_reward is not None else ())):
         mask = filled
         if name in ("obs", "state", "avail"):  # the slot after the last step counts too
             mask = np.arange(steps + 1) <= lengths[:, None]
@@ -172,7 +174,7 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
             raise InvalidEpisodes(f"{source}: field 'actions': expected available actions, found {int((allowed == 0).sum())} that are not")
 
 
-def _layout(spec: EnvSpec, obs_dtype: str) -> tuple[tuple[tuple[str, str, int, tuple[int, ...]], ...], dict[str, int]]:
+def _layout(spec: EnvSpec, obs_dtype: str, individual: bool) -> tuple[tuple[tuple[str, str, int, tuple[int, ...]], ...], dict[str, int]]:
     shapes = {
         "obs": (spec.num_agents, spec.obs_size),
         "state": (spec.state_size,),
@@ -183,13 +185,15 @@ def _layout(spec: EnvSpec, obs_dtype: str) -> tuple[tuple[tuple[str, str, int, t
         "truncated": (),
         "filled": (),
     }
+    if individual:
+        shapes["agent_reward"] = (spec.num_agents,)
     layout: list[tuple[str, str, int, tuple[int, ...]]] = []
     width: dict[str, int] = {}
-    for name in _FIELDS:
+    for name, shape in shapes.items():
         dtype = obs_dtype if name in _WIDE else "float32"
         offset = width.get(dtype, 0)
-        layout.append((name, dtype, offset, shapes[name]))
-        width[dtype] = offset + math.prod(shapes[name])
+        layout.append((name, dtype, offset, shape))
+        width[dtype] = offset + math.prod(shape)
     return tuple(layout), width
 
 
@@ -197,7 +201,7 @@ def estimate_bytes(episodes: Episodes, spec: EnvSpec, obs_dtype: str = "float32"
     """Bytes that `place` would need on the device."""
     lengths = np.asarray(episodes.filled).sum(1)
     rows = int(lengths.sum()) + len(lengths) + int(lengths.max())
-    _, width = _layout(spec, obs_dtype)
+    _, width = _layout(spec, obs_dtype, episodes.agent_reward is not None)
     packed = sum(w * rows * jnp.dtype(dtype).itemsize for dtype, w in width.items())
     return packed + 4 * (int(lengths.sum()) + 2 * len(lengths))
 
@@ -230,7 +234,7 @@ def place(
     lengths = np.asarray(episodes.filled).sum(1).astype(np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
     longest, total = int(lengths.max()), int((lengths + 1).sum())
-    layout, width = _layout(spec, obs_dtype)
+    layout, width = _layout(spec, obs_dtype, episodes.agent_reward is not None)
     keep = np.arange(episodes.reward.shape[1] + 1) <= lengths[:, None]  # [E, T+1] slots of an episode
     packed = {dtype: np.zeros((total + longest, w), jnp.dtype(dtype)) for dtype, w in width.items()}
     for name, dtype, offset, shape in layout:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from jaxoff.data.dataset import validate
+from jaxoff.data.recipes import returns_of
 from jaxoff.types import EnvSpec, Episodes
 
 SCHEMA = 1
@@ -86,8 +87,7 @@ def save(path: str | Path, episodes: Episodes, spec: EnvSpec, info: dict[str, An
 
 def statistics(episodes: Episodes) -> dict[str, float | int]:
     """Episodes, transitions, and the mean, deviation, least and largest of the undiscounted returns."""
-    filled = np.asarray(episodes.filled, bool)
-    returns = np.where(filled, np.asarray(episodes.reward), 0).astype(np.float64).sum(1)
+    filled, returns = np.asarray(episodes.filled, bool), returns_of(episodes)
     return {
         "episodes": len(returns),
         "transitions": int(filled.sum()),
@@ -116,7 +116,7 @@ def _split(episodes: Episodes, spec: EnvSpec) -> tuple[dict[str, Any], dict[str,
     main: dict[str, Any] = {
         "observations": steps(episodes.obs),
         "actions": steps(episodes.actions, np.int32 if spec.discrete else np.float32),
-        "rewards": per_agent(episodes.reward),
+        "rewards": per_agent(episodes.reward) if episodes.agent_reward is None else steps(episodes.agent_reward),
         "terminals": per_agent(episodes.terminated),
         "truncations": per_agent(episodes.truncated),
         "infos": {"state": steps(episodes.state)},
@@ -244,7 +244,7 @@ def _join(main: dict[str, np.ndarray], final: dict[str, np.ndarray], metadata: d
         filled,
         {name: (main[leaf], final[leaf]) for name, leaf in _SLOTS.items()},
         main["actions"],
-        main["rewards"][:, 0],
+        main["rewards"],
         main["terminals"][:, 0],
         main["truncations"][:, 0],
         final["behaviour_level"],
@@ -258,12 +258,15 @@ def _pad(
     filled: np.ndarray,
     slots: dict[str, tuple[np.ndarray, np.ndarray]],
     actions: np.ndarray,
-    reward: np.ndarray,
+    rewards: np.ndarray,
     terminated: np.ndarray,
     truncated: np.ndarray,
     level: np.ndarray,
 ) -> Episodes:
-    """Flat steps [M, ...] and final slots [E, ...] to padded episodes."""
+    """Flat steps [M, ...] and final slots [E, ...] to padded episodes.
+
+    rewards [M, N]: the team reward is their mean; where they differ, they are kept.
+    """
     count, steps = filled.shape
     lengths = filled.sum(1)
 
@@ -278,14 +281,16 @@ def _pad(
         out[np.arange(count), lengths] = last
         return out
 
+    shared = bool((rewards == rewards[:, :1]).all())
     return Episodes(
         **{name: spread_slots(*pair) for name, pair in slots.items()},
         actions=spread(actions, np.int32 if np.issubdtype(actions.dtype, np.integer) else np.float32),
-        reward=spread(reward, np.float32),
+        reward=spread(rewards[:, 0] if shared else rewards.mean(1), np.float32),
         terminated=spread(terminated, bool),
         truncated=spread(truncated, bool),
         filled=filled,
         behaviour_level=level.astype(np.int32),
+        agent_reward=None if shared else spread(rewards, np.float32),
     )
 
 
@@ -308,13 +313,11 @@ def _read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
     lengths = np.diff(np.flatnonzero(end), prepend=-1)
     clean = lambda x: np.where(np.isneginf(x), 0, x)  # noqa: E731
     flat = {"obs": clean(leaves["observations"]), "state": clean(leaves["infos.state"].reshape(total, -1)), "avail": legals}
-    rewards = leaves["rewards"]
-    shared = (rewards == rewards[:, :1]).all()
     return _pad(
         np.arange(lengths.max()) < lengths[:, None],
         {name: (value, value[end]) for name, value in flat.items()},
         actions,
-        rewards[:, 0] if shared else rewards.mean(1),
+        leaves["rewards"],
         terminal,
         end & ~terminal,
         np.full((len(lengths), n), -1),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxoff.data import recipes
+from jaxoff.data import recipes, worlds
 from jaxoff.data.convert import alberdice
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, make_matrix, mne
@@ -155,4 +155,5 @@ BUILT_IN: list[Family] = [
     Family("poly", _poly_tasks, _poly_env, _poly_data, pattern=_POLY_PATTERN),
     Family("matrix", lambda: _public_tasks("matrix"), _public_matrix_env, _public_data, source="alberdice"),
     Family("grid", lambda: _public_tasks("grid"), _public_grid_env, _public_data, source="alberdice", pattern=f"alberdice:{_GRID_PATTERN}"),
+    *worlds.FAMILIES,
 ]

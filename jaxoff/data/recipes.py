@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +19,13 @@ import numpy as np
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, make_matrix, mne
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial, peak
-from jaxoff.types import Array, Env, EnvSpec, Episodes, Key, TimeStep
+from jaxoff.envs.rolling import Trace, play
+from jaxoff.types import Array, Carry, Env, EnvSpec, Episodes, Key, Policy, TimeStep
 
-Act = Callable[[Key, TimeStep], Array]
+Progress = Callable[[int, int], None]  # (episodes done, of all)
 
-_CHUNK = 2048  # episodes that are rolled at once
+_CHUNK = 2048  # episodes that are rolled at once, at most
+_CHUNK_BYTES = 2**29  # of one chunk, about
 
 XOR_ACTIONS = {"a": [(0, 1)], "b": [(0, 1), (1, 0)], "c": [(0, 0), (0, 1), (1, 0)], "d": [(0, 0), (0, 1), (1, 0), (1, 1)]}
 MNE_MARGINALS = {
@@ -41,13 +45,28 @@ POLY_PATTERNS = {name: re.compile(text) for name, text in (
 # ------------------------------------------------------------------------------------- rolling an env
 
 
-def record(env: Env, act: Act, count: int, key: Key) -> Episodes:
-    """Roll `count` episodes with act(key, timestep) -> actions [N] or [N, A], which must be jittable.
+def record(
+    env: Env, policy: Policy, count: int, key: Key, *, memory: Carry = None, noise: float | None = None, progress: Progress | None = None
+) -> Episodes:
+    """Play `count` episodes of a policy, at most `spec.horizon` steps each, as NumPy arrays no longer than the longest.
 
-    An episode lasts until the environment ends it, at most `spec.horizon` steps; one that is still
-    running then is marked truncated. Returned as NumPy arrays, no longer than the longest episode.
+    memory: the policy's before the first step, a tree of [count, ...]; None asks policy.initial. noise: actions
+    are the policy's mode plus Gaussian noise of this share of the action bound, clipped; None draws from the policy.
+    progress(done, count) is called after each part. Every episode has its own key, so its course does not
+    depend on how many are played at once.
     """
-    return _roll_all(env, act, np.zeros((count, env.spec.horizon, 0), np.float32), key)
+    if count < 1:
+        raise ValueError(f"episodes: expected at least one, found {count}")
+    memory = policy.initial((count,)) if memory is None else memory
+    keys, chunk, parts = jax.random.split(key, count), _chunk(env.spec, count), []
+    for first in range(0, count, chunk):
+        # A last part that is smaller is filled up with the first episodes again, and so is the same program.
+        index = np.arange(first, first + chunk) % count
+        played = _play(env, policy.distribution, noise, keys[index], jax.tree.map(lambda x, i=index: x[i], memory))
+        parts.append(trim(take(jax.tree.map(np.asarray, played), np.arange(min(chunk, count - first)))))
+        if progress:
+            progress(min(first + chunk, count), count)
+    return concatenate(parts)
 
 
 def replay(env: Env, actions: np.ndarray, key: Key) -> Episodes:
@@ -55,56 +74,73 @@ def replay(env: Env, actions: np.ndarray, key: Key) -> Episodes:
     expected = env.spec.action_shape
     if actions.shape[2:] != expected:
         raise ValueError(f"actions: expected shape [E, T, {', '.join(map(str, expected))}], found {actions.shape}")
-    return _roll_all(env, None, actions, key)
+    steps = min(actions.shape[1], env.spec.horizon)
+    padded = np.zeros((len(actions), env.spec.horizon, *expected), actions.dtype)
+    padded[:, :steps] = actions[:, :steps]
+    return cut(record(env, _SCRIPT, len(actions), key, memory=(np.zeros(len(actions), np.int32), padded)), steps)
 
 
-def random_actions(spec: EnvSpec) -> Act:
+def _script_step(memory: tuple[Array, Array], seen: TimeStep) -> tuple[tuple[Array, Array], distrax.Distribution]:
+    time, actions = memory
+    return (time + 1, actions), distrax.Deterministic(actions[time])
+
+
+_SCRIPT = Policy(lambda shape: (), _script_step)
+
+
+@functools.cache
+def random_policy(spec: EnvSpec) -> Policy:
     """Uniformly random among available actions, or in [-bound, bound] where they are real."""
 
-    def act(key: Key, timestep: TimeStep) -> Array:
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
         if spec.discrete:
-            return jax.random.categorical(key, jnp.where(timestep.avail > 0, 0.0, -jnp.inf))
-        return jax.random.uniform(key, spec.action_shape, minval=-spec.action_bound, maxval=spec.action_bound)
+            return memory, distrax.Categorical(logits=jnp.where(seen.avail > 0, 0.0, -jnp.inf))
+        bound = jnp.full(seen.avail.shape, spec.action_bound)
+        return memory, distrax.Uniform(-bound, bound)
 
-    return act
-
-
-def _roll_all(env: Env, act: Act | None, script: np.ndarray, key: Key) -> Episodes:
-    if script.shape[0] < 1 or script.shape[1] < 1:
-        raise ValueError(f"episodes: expected at least one, of at least one step, found shape {script.shape[:2]}")
-    keys = jax.random.split(key, script.shape[0])
-    return trim(jax.tree.map(np.asarray, _roll_chunks(env, act, keys, jnp.asarray(script))))
+    return Policy(lambda shape: (), distribution)
 
 
-@functools.partial(jax.jit, static_argnames=("env", "act"))
-def _roll_chunks(env: Env, act: Act | None, keys: Key, script: Array) -> Episodes:
-    return jax.lax.map(lambda x: _roll(env, act, *x), (keys, script), batch_size=min(_CHUNK, len(keys)))
+def _chunk(spec: EnvSpec, count: int) -> int:
+    """Episodes to play at once, so that their padded arrays need about _CHUNK_BYTES."""
+    slot = spec.num_agents * (spec.obs_size + 2 * spec.action_size + 1) + spec.state_size + 4
+    return max(1, min(count, _CHUNK, _CHUNK_BYTES // (4 * slot * (spec.horizon + 1))))
 
 
-def _roll(env: Env, act: Act | None, key: Key, script: Array) -> Episodes:
-    """One episode of script.shape[0] slots, by `act` or by the script; what comes after its end is zero."""
+@functools.partial(jax.jit, static_argnames=("env", "distribution", "noise"))
+def _play(env: Env, distribution: Any, noise: float | None, keys: Key, memory: Carry) -> Episodes:
+    """Episodes of `horizon` slots, from a key and a memory of each; what comes after an end is zero."""
     spec = env.spec
-    reset_key, *keys = jax.random.split(key, 3)
-    state, first = env.reset(reset_key)
-    steps = script.shape[0]
+    reset_keys, act_keys, step_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+    act_keys, step_keys = (jax.vmap(lambda key: jax.random.split(key, spec.horizon), out_axes=1)(k) for k in (act_keys, step_keys))
 
-    def step(carry, x):
-        state, timestep, alive = carry
-        act_key, step_key, scripted, last = x
-        actions = (act(act_key, timestep) if act else scripted).astype(jnp.int32 if spec.discrete else jnp.float32)
-        state, after = env.step(step_key, state, actions)
-        ended = after.terminated | after.truncated
-        truncated = after.truncated & ~after.terminated | last & ~ended
-        row = (after.obs, after.state, after.avail, actions, after.reward, after.terminated, truncated, jnp.ones((), bool))
-        row = jax.tree.map(lambda v: jnp.where(alive, v, jnp.zeros_like(v)), row)
-        return (state, after, alive & ~ended), row
+    def act_one(memory: Carry, seen: TimeStep, key: Key) -> tuple[Carry, Array]:
+        memory, dist = distribution(memory, seen)
+        if noise is None:
+            actions = dist.sample(seed=key)
+        else:
+            mode = dist.mode()
+            actions = jnp.clip(mode + noise * spec.action_bound * jax.random.normal(key, mode.shape), -spec.action_bound, spec.action_bound)
+        return memory, actions.astype(jnp.int32 if spec.discrete else jnp.float32)
 
-    xs = (jax.random.split(keys[0], steps), jax.random.split(keys[1], steps), script, jnp.arange(steps) == steps - 1)
-    _, (obs, states, avail, actions, reward, terminated, truncated, filled) = jax.lax.scan(step, (state, first, jnp.ones((), bool)), xs)
-    front = lambda a, b: jnp.concatenate([a[None], b])  # noqa: E731
-    level = jnp.full((spec.num_agents,), -1, jnp.int32)
+    def keep(trace: Trace) -> tuple[Any, ...]:
+        after = trace.after
+        ends = after.terminated, after.truncated & ~after.terminated
+        row = (after.obs, after.state, after.avail, trace.actions, after.reward, *ends, trace.alive, after.agent_reward)
+        return jax.tree.map(lambda x: jnp.where(trace.alive.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)), row)
+
+    def keys_of(t: Array) -> tuple[Key, Key]:
+        return act_keys[t], step_keys[t]
+
+    first, rows = play(env, jax.vmap(act_one), memory, reset_keys, keys_of, keep)
+    obs, states, avail, actions, reward, terminated, truncated, filled, own = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), rows)
+    # An environment that has not ended its episode by then leaves that to the clock.
+    ongoing = filled[:, -1] & ~terminated[:, -1]
+    truncated = truncated.at[:, -1].set(ongoing)
+    front = lambda a, b: jnp.concatenate([a[:, None], b], 1)  # noqa: E731
     slots = front(first.obs, obs), front(first.state, states), front(first.avail, avail)
-    return Episodes(*slots, actions, reward, terminated, truncated, filled, level)
+    level = jnp.full((keys.shape[0], spec.num_agents), -1, jnp.int32)
+    return Episodes(*slots, actions, reward, terminated, truncated, filled, level, own)
 
 
 # ---------------------------------------------------------------------------------- parts of a dataset
@@ -115,12 +151,19 @@ def lengths_of(episodes: Episodes) -> np.ndarray:
     return np.asarray(episodes.filled).astype(bool).sum(1)
 
 
+def returns_of(episodes: Episodes) -> np.ndarray:
+    """Undiscounted team return of each episode, [E] float64."""
+    return np.where(np.asarray(episodes.filled, bool), np.asarray(episodes.reward), 0).astype(np.float64).sum(1)
+
+
 def _resize(episodes: Episodes, steps: int) -> Episodes:
-    def fit(name: str, x: np.ndarray) -> np.ndarray:
-        if name == "behaviour_level":
-            return np.asarray(x)
+    def fit(name: str, x: np.ndarray | None) -> np.ndarray | None:
+        if x is None or name == "behaviour_level":
+            return x if x is None else np.asarray(x)
         size = steps + (name in ("obs", "state", "avail"))
         x = np.asarray(x)[:, :size]
+        if x.shape[1] == size:
+            return x
         return np.pad(x, [(0, 0), (0, size - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
 
     return Episodes(**{name: fit(name, x) for name, x in episodes._asdict().items()})
@@ -145,12 +188,13 @@ def cut(episodes: Episodes, steps: int) -> Episodes:
 def concatenate(parts: Sequence[Episodes]) -> Episodes:
     """Datasets one after the other, padded to the longest."""
     steps = max(part.reward.shape[1] for part in parts)
-    return Episodes(*(np.concatenate(fields) for fields in zip(*(_resize(part, steps) for part in parts), strict=True)))
+    resized = [_resize(part, steps) for part in parts]
+    return resized[0] if len(parts) == 1 else jax.tree.map(lambda *fields: np.concatenate(fields), *resized)
 
 
 def take(episodes: Episodes, index: np.ndarray) -> Episodes:
     """The episodes of an index [K]."""
-    return Episodes(*(np.asarray(x)[index] for x in episodes))
+    return jax.tree.map(lambda x: np.asarray(x)[index], episodes)
 
 
 def with_level(episodes: Episodes, level: int) -> Episodes:
@@ -211,7 +255,7 @@ def bridge(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes
         return concatenate([bridge("random", seed, count - count // 2), bridge("optimal", seed, count // 2)])
     count, env, key = _count(episodes, 500), make_bridge(horizon=BRIDGE_HORIZON), jax.random.key(seed)
     if quality == "random":
-        return with_level(record(env, random_actions(env.spec), count, key), 0)
+        return with_level(record(env, random_policy(env.spec), count, key), 0)
     if quality != "optimal":
         raise ValueError(f"bridge: expected one of {', '.join(BRIDGE_QUALITIES)}, found '{quality}'")
     return with_level(replay(env, bridge_script(count, seed), key), 1)

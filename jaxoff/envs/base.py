@@ -33,6 +33,9 @@ class FromJaxMARL:
     Its `step_env` is used, never `step`, whose auto-reset loses the last observation. `info` must hold
     `terminated` and `truncated` (a Game's does), and the environment `global_state(state)` [S].
     probe(policy): what is known exactly of a policy, computed in jit at each evaluation.
+    won(global state [..., S]) -> [...] bool: whether an episode that ended there was won, for arrays of
+    JAX and of NumPy. individual: agents have rewards of their own, and the team's is their mean; else all
+    are paid the team's.
     """
 
     def __init__(
@@ -41,22 +44,24 @@ class FromJaxMARL:
         spec: EnvSpec,
         probe: Callable[[Policy], dict[str, Array]] | None = None,
         picture: GridPicture | None = None,
+        won: Callable[[Any], Any] | None = None,
+        individual: bool = False,
     ) -> None:
-        self.env, self.spec, self.probe, self.picture = env, spec, probe, picture
+        self.env, self.spec, self.probe, self.picture, self.won, self.individual = env, spec, probe, picture, won, individual
 
     def reset(self, key: Key) -> tuple[State, TimeStep]:
         """Start an episode: (state, first timestep)."""
         obs, state = self.env.reset(key)
         no = jnp.zeros((), bool)
         last = jnp.full(self.spec.action_shape, -1, jnp.int32) if self.spec.discrete else jnp.zeros(self.spec.action_shape)
-        return state, self._timestep(obs, state, jnp.zeros(()), no, no, last)
+        return state, self._timestep(obs, state, jnp.zeros(self.spec.num_agents), no, no, last)
 
     def step(self, key: Key, state: State, actions: Array) -> tuple[State, TimeStep]:
         """One joint step with actions [N] int or [N, A] float: (state, timestep)."""
         by_agent = {agent: actions[i] for i, agent in enumerate(self.env.agents)}
         obs, state, reward, _, info = self.env.step_env(key, state, by_agent)
-        team = reward[self.env.agents[0]]
-        return state, self._timestep(obs, state, team, info["terminated"], info["truncated"], actions)
+        own = jnp.stack([reward[agent] for agent in self.env.agents])
+        return state, self._timestep(obs, state, own, info["terminated"], info["truncated"], actions)
 
     def _timestep(self, obs: Any, state: State, reward: Array, terminated: Array, truncated: Array, last: Array) -> TimeStep:
         # Dictionaries come out of jit sorted by name, so agents are always indexed by name, in order.
@@ -70,10 +75,11 @@ class FromJaxMARL:
             obs=jnp.stack([obs[agent] for agent in agents]),
             state=self.env.global_state(state),
             avail=avail,
-            reward=reward,
+            reward=reward.mean() if self.individual else reward[0],
             terminated=terminated,
             truncated=truncated,
             last_actions=last,
+            agent_reward=reward if self.individual else None,
         )
 
 

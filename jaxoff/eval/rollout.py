@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from jaxoff.types import Array, Env, Key, Policy, TimeStep
+from jaxoff.envs.rolling import Trace, play
+from jaxoff.types import Array, Carry, Env, Key, Policy, TimeStep
 
-
-class Trace(NamedTuple):
-    """A batch of episodes over time; leading axes [T, E]. Steps after the end have `alive` False."""
-
-    before: TimeStep  # what was seen when acting
-    actions: Array
-    after: TimeStep
-    alive: Array  # [T, E] bool: the step is real
+__all__ = ["Trace", "evaluate", "rollout"]
 
 
-def rollout(env: Env, policy: Policy, key: Key, episodes: int, *, sampled: bool) -> Trace:
-    """Play `episodes` episodes side by side for the env's horizon.
+def rollout(
+    env: Env, policy: Policy, key: Key, episodes: int, *, sampled: bool, keep: Callable[[Trace], Any] = lambda trace: trace
+) -> Any:
+    """Play `episodes` episodes side by side, at most the env's horizon: a Trace, or what `keep` makes of its steps.
 
     sampled: draw actions from the policy, else take its mode. Memory starts fresh in each episode.
     """
     reset_key, play_key = jax.random.split(key)
-    env_state, first = jax.vmap(env.reset)(jax.random.split(reset_key, episodes))
+    step_keys = jax.random.split(play_key, env.spec.horizon)
 
-    def play(carry, key):
-        env_state, seen, memory, alive = carry
-        act_key, step_key = jax.random.split(key)
+    def keys(t: Array) -> tuple[Key, Key]:
+        act_key, step_key = jax.random.split(step_keys[t])
+        return act_key, jax.random.split(step_key, episodes)
+
+    def act(memory: Carry, seen: TimeStep, key: Key) -> tuple[Carry, Array]:
         memory, dist = policy.distribution(memory, seen)
-        actions = dist.sample(seed=act_key) if sampled else dist.mode()
-        env_state, after = jax.vmap(env.step)(jax.random.split(step_key, episodes), env_state, actions)
-        done = after.terminated | after.truncated
-        return (env_state, after, memory, alive & ~done), Trace(seen, actions, after, alive)
+        return memory, dist.sample(seed=key) if sampled else dist.mode()
 
-    start = (env_state, first, policy.initial((episodes,)), jnp.ones(episodes, bool))
-    _, trace = lax.scan(play, start, jax.random.split(play_key, env.spec.horizon))
-    return trace
+    return play(env, act, policy.initial((episodes,)), jax.random.split(reset_key, episodes), keys, keep)[1]
 
 
 def evaluate(env: Env, policy: Policy, key: Key, episodes: int, *, sampled: bool) -> dict[str, Array]:
-    """Undiscounted returns [E] and lengths [E] of `episodes` episodes, and what the env's probe tells."""
-    trace = rollout(env, policy, key, episodes, sampled=sampled)
-    out = {
-        "returns": jnp.sum(trace.after.reward * trace.alive, 0),
-        "lengths": jnp.sum(trace.alive, 0),
-    }
+    """Undiscounted returns [E] and lengths [E] of `episodes` episodes, `won` [E] where the env can tell, and its probe's outputs."""
+    won = getattr(env, "won", None)
+
+    def keep(trace: Trace) -> tuple[Array, Array, Array]:
+        ended = trace.alive & (trace.after.terminated | trace.after.truncated)
+        return trace.after.reward * trace.alive, trace.alive, ended & won(trace.after.state) if won else ended
+
+    reward, alive, victory = rollout(env, policy, key, episodes, sampled=sampled, keep=keep)
+    out = {"returns": jnp.sum(reward, 0), "lengths": jnp.sum(alive, 0)}
+    if won:
+        out["won"] = victory.any(0)
     probe = getattr(env, "probe", None)
     return out | (probe(policy) if probe else {})

@@ -18,11 +18,11 @@ class Progress:
     """Stage, share done, updates per second, time left, and the current return over runs.
 
     title: what stands before the bar. console: where it goes; default the error stream, so that what a
-    command prints as its result stays clean.
+    command prints as its result stays clean. unit: what a record's `step` counts.
     """
 
-    def __init__(self, title: str, console: Console | None = None) -> None:
-        self.title, self.console = title, console or Console(stderr=True)
+    def __init__(self, title: str, console: Console | None = None, unit: str = "updates") -> None:
+        self.title, self.console, self.unit = title, console or Console(stderr=True), unit
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._stage: int | None = None
@@ -76,7 +76,7 @@ class Progress:
             return ""
         per_s = (rec.step - step) / (now - clock)
         left = timedelta(seconds=round((rec.total - rec.step) / per_s))
-        return f"{per_s:,.0f} updates/s, {left} left"
+        return f"{per_s:,.0f} {self.unit}/s, {left} left"
 
 
 def score_text(rec: Record) -> str:

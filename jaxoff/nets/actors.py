@@ -73,6 +73,21 @@ class Actors:
         _, out = self.net().apply(params, memory, jnp.concatenate([x, before], -1))
         return self._finish(out[..., :-1, :], avail), self._finish(out[..., 1:, :], next_avail)
 
+    def unroll(self, params: Params, memory: Carry, seen: TimeStep, reset: Array) -> Array:
+        """Outputs [B, T, N, A] over windows of what was seen [B, T, ...], from a given memory; masked logits if discrete.
+
+        memory: as `policy` carries it at the first step. reset [B, T]: where an episode begins and memory restarts.
+        """
+
+        def one(params: Params, agent: Array) -> Array:
+            x = self._seen(seen.obs, agent)
+            if not self.recurrent:
+                return self.net().apply(params, x)
+            x = jnp.concatenate([x, self._encode(jnp.take(seen.last_actions, agent, -1 if self.spec.discrete else -2))], -1)
+            return self.net().apply(params, jnp.take(memory, agent, -2), x, reset)[1]
+
+        return self._finish(self._each(params, one), seen.avail)
+
     def policy(self, params: Params) -> Policy:
         """The joint policy: Categorical over available actions, or Deterministic."""
         n = self.spec.num_agents

@@ -13,28 +13,32 @@ from jaxoff.types import Array
 class GRU(nn.Module):
     """GRU with reset applied after the hidden product, its bias inside (Cho et al., 2014, as cuDNN has it).
 
-    __call__(memory [..., H], x [..., T, F]) -> (memory [..., H], outputs [..., T, H]).
+    __call__(memory [..., H], x [..., T, F], reset) -> (memory [..., H], outputs [..., T, H]).
+    reset: [..., T] bool, where memory restarts from zero before the step, or None.
     """
 
     features: int
 
     @nn.compact
-    def __call__(self, memory: Array, x: Array) -> tuple[Array, Array]:
+    def __call__(self, memory: Array, x: Array, reset: Array | None = None) -> tuple[Array, Array]:
         """Run over the time axis, the last but one."""
         width = self.features
         from_input = nn.Dense(3 * width, name="input")(x)
         hidden = self.param("hidden", nn.initializers.orthogonal(), (width, 3 * width))
         bias = self.param("hidden_bias", nn.initializers.zeros, (width,))
 
-        def step(h: Array, gates: Array) -> tuple[Array, Array]:
+        def step(h: Array, x: tuple[Array, Array | None]) -> tuple[Array, Array]:
+            gates, fresh = x
+            h = h if fresh is None else jnp.where(fresh[..., None], 0.0, h)
             r_in, z_in, n_in = jnp.split(gates, 3, -1)
             r_h, z_h, n_h = jnp.split(h @ hidden, 3, -1)
-            reset, keep = jax.nn.sigmoid(r_in + r_h), jax.nn.sigmoid(z_in + z_h)
-            candidate = jnp.tanh(n_in + reset * (n_h + bias))
+            use, keep = jax.nn.sigmoid(r_in + r_h), jax.nn.sigmoid(z_in + z_h)
+            candidate = jnp.tanh(n_in + use * (n_h + bias))
             h = (1 - keep) * candidate + keep * h
             return h, h
 
-        memory, out = lax.scan(step, memory, jnp.moveaxis(from_input, -2, 0))
+        fresh = None if reset is None else jnp.moveaxis(reset, -1, 0)
+        memory, out = lax.scan(step, memory, (jnp.moveaxis(from_input, -2, 0), fresh))
         return memory, jnp.moveaxis(out, 0, -2)
 
 
@@ -45,7 +49,7 @@ class RecurrentNet(nn.Module):
     out: int
 
     @nn.compact
-    def __call__(self, memory: Array, x: Array) -> tuple[Array, Array]:
+    def __call__(self, memory: Array, x: Array, reset: Array | None = None) -> tuple[Array, Array]:
         """Run over the time axis, the last but one."""
-        memory, h = GRU(self.hidden)(memory, jax.nn.relu(nn.Dense(self.hidden)(x)))
+        memory, h = GRU(self.hidden)(memory, jax.nn.relu(nn.Dense(self.hidden)(x)), reset)
         return memory, nn.Dense(self.out)(h)

@@ -137,6 +137,7 @@ def _act(env: Env, policy: Policy, noise: float, actors: _Actors, key: Key) -> t
         next_obs=after.obs,
         next_state=after.state,
         next_avail=after.avail,
+        agent_reward=after.agent_reward,
     )
     ended = after.terminated | after.truncated
     fresh_states, fresh_seen = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))

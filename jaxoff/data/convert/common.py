@@ -1,0 +1,183 @@
+"""What the readers of public files share: rows of steps one after the other, their checks, and padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxoff.data.dataset import InvalidEpisodes
+from jaxoff.types import EnvSpec, Episodes
+
+
+class Slots(NamedTuple):
+    """What is seen before a step, or after the last one."""
+
+    obs: np.ndarray  # [M, N, O]
+    state: np.ndarray  # [M, S]
+    avail: np.ndarray | None = None  # [M, N, A]; None: every action may be taken
+
+
+class Steps(NamedTuple):
+    """Episodes one after the other, without padding: M steps, E episodes."""
+
+    seen: Slots  # before each step, M rows
+    final: Slots  # after the last step of each episode, E rows
+    actions: np.ndarray  # [M, N] integers or [M, N, A]
+    rewards: np.ndarray  # [M, N]
+    lengths: np.ndarray  # [E]
+    terminated: np.ndarray  # [E] bool; the others are truncated
+
+    @property
+    def starts(self) -> np.ndarray:
+        """The first row of each episode [E]."""
+        return np.cumsum(self.lengths) - self.lengths
+
+
+def check_array(source: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The array, where its shape is `shape` (-1 is any size) and its numbers are finite; else InvalidEpisodes."""
+    wanted = tuple(found if size == -1 else size for size, found in zip(shape, array.shape, strict=False))
+    if array.ndim != len(shape) or array.shape != wanted:
+        text = str(shape).replace("-1", "any")
+        raise InvalidEpisodes(f"{source}: field '{name}': expected shape {text}, found {array.shape}")
+    if array.dtype.kind not in "fiub":
+        raise InvalidEpisodes(f"{source}: field '{name}': expected numbers, found {array.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InvalidEpisodes(f"{source}: field '{name}': expected finite numbers, found {int((~np.isfinite(array)).sum())} that are not")
+    return array
+
+
+def check_actions(source: str, name: str, actions: np.ndarray, rows: int, spec: EnvSpec) -> np.ndarray:
+    """Actions of M = `rows` steps as the contract has them: indices [M, N] in range, or reals [M, N, A] clipped to the bound.
+
+    Indices may come with a trailing axis of one, and as whole floats.
+    """
+    if not spec.discrete:
+        check_array(source, name, actions, (rows, *spec.action_shape))
+        return np.clip(actions, -spec.action_bound, spec.action_bound).astype(np.float32)
+    if actions.ndim == 3 and actions.shape[-1] == 1:
+        actions = actions[..., 0]
+    whole = check_array(source, name, actions, (rows, *spec.action_shape)).astype(np.int32)
+    if (whole != actions).any() or whole.min() < 0 or whole.max() >= spec.action_size:
+        raise InvalidEpisodes(
+            f"{source}: field '{name}': expected whole numbers 0..{spec.action_size - 1}, found {actions.min()}..{actions.max()}"
+        )
+    return whole
+
+
+def join_state(state: np.ndarray, spec: EnvSpec) -> np.ndarray:
+    """One state a row, from one for each agent [M, N, S']: side by side, or the first agent's where one has all S."""
+    if state.ndim == 3:
+        state = state[:, 0] if state.shape[-1] == spec.state_size else state.reshape(len(state), -1)
+    return state
+
+
+def pad(steps: Steps, spec: EnvSpec) -> Episodes:
+    """Episodes padded to the longest, float32. Behaviour levels are unknown (-1).
+
+    The team reward is the mean over agents; `agent_reward` is set only where rewards differ.
+    """
+    lengths, count = steps.lengths, len(steps.lengths)
+    longest = int(lengths.max())
+    filled = np.arange(longest) < lengths[:, None]
+    last = np.arange(longest) == lengths[:, None] - 1
+
+    def spread(flat: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
+        out = np.zeros((*filled.shape, *flat.shape[1:]), dtype)
+        out[filled] = flat
+        return out
+
+    def slots(seen: np.ndarray, final: np.ndarray) -> np.ndarray:
+        out = np.zeros((count, longest + 1, *seen.shape[1:]), np.float32)
+        out[:, :-1][filled] = seen
+        out[np.arange(count), lengths] = final
+        return out
+
+    if steps.seen.avail is None or steps.final.avail is None:
+        avail = np.zeros((count, longest + 1, spec.num_agents, spec.action_size), np.float32)
+        avail[np.arange(longest + 1) <= lengths[:, None]] = 1
+    else:
+        avail = slots(steps.seen.avail, steps.final.avail)
+    shared = (steps.rewards == steps.rewards[:, :1]).all()
+    return Episodes(
+        obs=slots(steps.seen.obs, steps.final.obs),
+        state=slots(steps.seen.state, steps.final.state),
+        avail=avail,
+        actions=spread(steps.actions, np.int32 if spec.discrete else np.float32),
+        reward=spread(steps.rewards[:, 0] if shared else steps.rewards.mean(1, dtype=np.float64)),
+        terminated=last & steps.terminated[:, None],
+        truncated=last & ~steps.terminated[:, None],
+        filled=filled,
+        behaviour_level=np.full((count, spec.num_agents), -1, np.int32),
+        agent_reward=None if shared else spread(steps.rewards),
+    )
+
+
+def take(steps: Steps, which: np.ndarray) -> Steps:
+    """The episodes `which` [K], in that order."""
+    rows = np.concatenate(
+        [np.arange(start, start + length) for start, length in zip(steps.starts[which], steps.lengths[which], strict=True)]
+    )
+
+    def pick(slots: Slots, index: np.ndarray) -> Slots:
+        return Slots(*(None if value is None else value[index] for value in slots))
+
+    return Steps(
+        pick(steps.seen, rows),
+        pick(steps.final, which),
+        steps.actions[rows],
+        steps.rewards[rows],
+        steps.lengths[which],
+        steps.terminated[which],
+    )
+
+
+def from_rows(source: str, rows: Mapping[str, np.ndarray], lengths: np.ndarray, terminated: np.ndarray) -> Steps:
+    """Steps where the row after a step is what is seen next, and the last row of an episode is seen only.
+
+    rows: obs, state, actions, rewards, each [M + E, ...]. lengths [E]: rows of each episode, less one.
+    An episode of a single row has no step and is left out; InvalidEpisodes where none is left.
+    """
+    last = np.cumsum(lengths + 1) - 1
+    step = np.ones(len(rows["rewards"]), bool)
+    step[last] = False
+    real = lengths > 0
+    if not real.any():
+        raise InvalidEpisodes(f"{source}: expected episodes of two or more rows, found none")
+    return Steps(
+        seen=Slots(rows["obs"][step], rows["state"][step]),
+        final=Slots(rows["obs"][last[real]], rows["state"][last[real]]),
+        actions=rows["actions"][step],
+        rewards=rows["rewards"][step],
+        lengths=lengths[real],
+        terminated=terminated[real],
+    )
+
+
+def read_hdf5(file: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Datasets of an HDF5 file by name. Raises FileNotFoundError or InvalidEpisodes, naming the file."""
+    import h5py
+
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: expected an HDF5 file, found none")
+    names = list(names)
+    try:
+        with h5py.File(file, "r") as source:
+            missing = [name for name in names if not isinstance(source.get(name), h5py.Dataset)]
+            if missing:
+                raise InvalidEpisodes(f"{file}: expected the datasets {', '.join(names)}, found no {', '.join(missing)}")
+            return {name: np.asarray(source[name][()]) for name in names}
+    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for damaged files
+        raise InvalidEpisodes(f"{file}: expected a whole HDF5 file, found a damaged file ({error})") from error
+
+
+def read_npy(file: Path) -> np.ndarray:
+    """The array of an .npy file. Raises FileNotFoundError or InvalidEpisodes, naming the file."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: expected a file of the dataset, found none")
+    try:
+        return np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InvalidEpisodes(f"{file}: expected a whole .npy array, found a damaged file ({error})") from error

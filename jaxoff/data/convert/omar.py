@@ -1,0 +1,72 @@
+"""Files published with OMAR (Pan et al., 2022), and in its layout by CFCQL (Shao et al., 2023) for continuous control.
+
+A folder `<env>/<level>/seed_<s>_data` has, for each agent i, obs_i, acs_i, rews_i, next_obs_i and dones_i
+(.npy; HalfCheetah also states_i and next_states_i), rows in time order, episodes of a fixed length back to back.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxoff.data.convert.common import Slots, Steps, check_actions, check_array, read_npy
+from jaxoff.data.dataset import InvalidEpisodes
+from jaxoff.types import EnvSpec
+
+_TOLERANCE = 1e-3  # between what a row says of the next step and that step's row
+_STRAY = 0.01  # share of rows that may miss it
+
+
+def read(folder: str | Path, spec: EnvSpec, *, steps: int, states: bool) -> Steps:
+    """The dataset in `folder`: the first `spec.num_agents` agents; files of others (the prey) are ignored.
+
+    steps: of an episode (25 in the particle worlds, 1000 for HalfCheetah), which is where boundaries come
+    from: `dones` are all zero in the particle worlds. An end is terminal where `dones` says so (HalfCheetah's
+    time limit, as in the released code), else truncated. What is seen after a last step is its next_obs.
+    states: the state is states_i of all agents side by side; otherwise it is their observations.
+    Raises FileNotFoundError or InvalidEpisodes naming the file.
+    """
+    folder = Path(folder)
+    agents = range(spec.num_agents)
+    rows = len(_array(folder, "rews_0", (-1,)))
+    if rows == 0 or rows % steps:
+        raise InvalidEpisodes(f"{folder / 'rews_0.npy'}: expected a multiple of {steps} rows, found {rows}")
+
+    def stack(name: str, *tail: int) -> np.ndarray:
+        return np.stack([_array(folder, f"{name}_{i}", (rows, *tail)).astype(np.float32) for i in agents], 1)
+
+    obs, next_obs = stack("obs", spec.obs_size), stack("next_obs", spec.obs_size)
+    last = np.arange(steps - 1, rows, steps)
+    _check_order(folder, obs, next_obs, last)
+    dones = np.asarray(stack("dones").astype(bool).all(axis=1))
+    stray = np.setdiff1d(np.flatnonzero(dones), last)
+    if len(stray):
+        raise InvalidEpisodes(f"{folder / 'dones_0.npy'}: expected ones only on every {steps}th row, found one on row {stray[0]}")
+    if states:
+        size = spec.state_size // spec.num_agents
+        state, next_state = stack("states", size).reshape(rows, -1), stack("next_states", size).reshape(rows, -1)
+    else:
+        state, next_state = obs.reshape(rows, -1), next_obs.reshape(rows, -1)
+    return Steps(
+        seen=Slots(obs, state),
+        final=Slots(next_obs[last], next_state[last]),
+        actions=check_actions(str(folder), "acs", stack("acs", spec.action_size), rows, spec),
+        rewards=stack("rews"),
+        lengths=np.full(len(last), steps),
+        terminated=dones[last],
+    )
+
+
+def _array(folder: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return check_array(str(folder / f"{name}.npy"), name, read_npy(folder / f"{name}.npy"), shape)
+
+
+def _check_order(folder: Path, obs: np.ndarray, next_obs: np.ndarray, last: np.ndarray) -> None:
+    apart = np.abs(next_obs[:-1] - obs[1:]).max((1, 2), initial=0) > _TOLERANCE
+    apart[last[:-1]] = False
+    if apart.sum() > _STRAY * len(apart):
+        raise InvalidEpisodes(
+            f"{folder}: fields 'obs' and 'next_obs': expected rows in time order, "
+            f"found {int(apart.sum())} of {len(obs)} rows that the next one does not follow"
+        )

@@ -1,0 +1,105 @@
+"""Multi-agent Brax: the same bodies on Brax's own physics, through JaxMARL's MABrax.
+
+The dynamics are not MuJoCo's (and differ between backends, even on whether the walker falls), so returns
+cannot be compared with those of D4RL, OMAR or SIT. Brax is no longer developed; `mjx` is its successor.
+
+Who sees what is `layouts`, and not JaxMARL's tables: its halfcheetah_6x1 reads one place too far (index 17 of
+17 values, which JAX clips). The walker's velocities are clipped at 10 in Brax's observation, so here in every layout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxoff.envs.base import FromJaxMARL, Game, spaces
+from jaxoff.envs.mamujoco import layouts
+from jaxoff.types import Array, Key
+
+BACKENDS = ("spring", "positional", "generalized", "mjx")
+
+
+class MABrax(Game):
+    """JaxMARL's MABraxEnv without its resets inside a step, seen through one of our layouts."""
+
+    def __init__(self, layout: layouts.Layout, backend: str, horizon: int) -> None:
+        super().__init__(layout.num_agents, layout.obs_size, spaces.Box(-1.0, 1.0, (layout.action_size,)))
+        with _quiet():
+            from jaxmarl.environments.mabrax import MABraxEnv
+
+            self.inner = MABraxEnv(
+                layout.body,
+                episode_length=horizon,
+                auto_reset=False,
+                backend=backend,
+                agent_obs_mapping={agent: jnp.arange(0) for agent in self.agents},  # `observe` is ours
+                agent_action_mapping={agent: jnp.array(drives) for agent, drives in zip(self.agents, layout.actuators, strict=True)},
+            )
+        self.layout = layout
+
+    def start(self, key: Key) -> Any:
+        """Brax's start: a `brax.envs.State`."""
+        return _strong(self.inner.reset(key)[1])
+
+    def move(self, key: Key, state: Any, actions: Array) -> tuple[Any, Array, Array, Array]:
+        """Brax counts the steps, and says in `info` whether it was the clock that ended the episode."""
+        by_agent = {agent: actions[i] for i, agent in enumerate(self.agents)}
+        _, state, reward, dones, info = self.inner.step_env(key, state, by_agent)
+        truncated = info["truncation"] > 0
+        return _strong(state), reward["__all__"], dones["__all__"] & ~truncated, truncated
+
+    def observe(self, state: Any) -> Array:
+        """By the layout, from Brax's observation."""
+        return layouts.observe(self.layout, state.obs)
+
+    def global_state(self, state: Any) -> Array:
+        """Brax's observation: positions without x (the ant: and y), and velocities."""
+        return state.obs
+
+
+def _strong(state: Any) -> Any:
+    """The same arrays without JAX's weak types, of which Brax's first state has others than its next: one compilation."""
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Known notes are kept back: that Brax is deprecated, and MuJoCo's on its old model file, also written to a log file.
+
+    The import of MABrax points sys.stdout elsewhere and then at the original, which would lose a redirection.
+    """
+    import mujoco
+
+    handler = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        with contextlib.redirect_stdout(sys.stdout), contextlib.redirect_stderr(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        mujoco.set_mju_user_warning(handler)
+
+
+@functools.cache
+def make_mabrax(name: str, split: str | None = None, layout: str = "omar", backend: str = "spring", horizon: int = 1000) -> FromJaxMARL:
+    """'mabrax/halfcheetah-2x3', -6x1, 'mabrax/walker2d-2x3', 'mabrax/hopper-3x1', 'mabrax/ant-2x4' as an `Env`.
+
+    split: instead of in the name ('mabrax/halfcheetah', '2x3'). layout: one of `layouts.LAYOUTS` but og_marl,
+    whose x position is no part of Brax's observation. backend: one of BACKENDS. State: 17 values (hopper 11, ant 27).
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}; found '{backend}'")
+    if layout == "og_marl":
+        raise ValueError("layout: Brax's observation has no x position, which 'og_marl' shows")
+    short = name.removeprefix("mabrax/") + (f"-{split}" if split else "")
+    body, split = layouts.split_name(short, "mabrax")
+    table = layouts.make_layout(body, split, layout)
+    spec = layouts.spec_of(f"mabrax/{short}", horizon, table)
+    return FromJaxMARL(MABrax(table, backend, horizon), spec)

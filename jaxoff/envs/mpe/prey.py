@@ -1,0 +1,272 @@
+"""The prey of tag and world: rules, and frozen networks read from files.
+
+One format for networks: an input normalisation with fixed statistics, two ReLU layers, tanh. `PARAMS` says
+what it holds. Files: `.npz` in our format, or the `.pt` files published with OMAR (Pan et al., 2022), which
+are read without torch and without running anything in them.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxoff.envs.mpe.physics import unit
+from jaxoff.files import replacing
+from jaxoff.types import Array, Key
+
+Act = Callable[[Key, Array], Array]  # (key, the prey's observation [O]) -> action [2]
+
+# Array: its shape, with O inputs and H units. A layer is x @ w + b.
+PARAMS = {
+    "scale": "O", "shift": "O", "mean": "O", "var": "O",
+    "w1": "OH", "b1": "H", "w2": "HH", "b2": "H", "w3": "H2", "b3": "2",
+}  # fmt: skip
+WEIGHTS = Path(__file__).parent / "weights"
+EPSILON = 1e-5  # of the input normalisation
+
+_PUBLISHED = {
+    "scale": "in_fn.weight", "shift": "in_fn.bias", "mean": "in_fn.running_mean", "var": "in_fn.running_var",
+    "w1": "fc1.weight", "b1": "fc1.bias", "w2": "fc2.weight", "b2": "fc2.bias", "w3": "fc3.weight", "b3": "fc3.bias",
+}  # fmt: skip
+_PREY_ENTRY = 3  # of the published list of agents; 0-2 are weak predators
+
+
+class InvalidPrey(ValueError):
+    """A prey file that cannot be used; the message names the file and what is wrong."""
+
+
+# ------------------------------------------------------------------------------------------ policies
+
+
+def flee(key: Key, obs: Array) -> Array:
+    """Straight away from the nearest predator, at full force; bent towards the centre where |x| or |y| > 0.9.
+
+    The bend grows with the way beyond 0.9 and weighs as much as the flight at 1.0; without it a prey,
+    being faster, would leave for good.
+    """
+    flags = 2 if obs.shape[-1] == 22 else 0  # world's forest flags come last, after the predators' offsets
+    predators = obs[obs.shape[-1] - flags - 6 : obs.shape[-1] - flags].reshape(3, 2)
+    nearest = predators[jnp.argmin(jnp.linalg.norm(predators, axis=-1))]
+    position = obs[2:4]
+    return unit(-unit(nearest) - 10.0 * (position - jnp.clip(position, -0.9, 0.9)))
+
+
+def random(key: Key, obs: Array) -> Array:
+    """A uniform action."""
+    return jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
+
+
+def still(key: Key, obs: Array) -> Array:
+    """No force."""
+    return jnp.zeros(2)
+
+
+RULES: dict[str, Act] = {"flee": flee, "random": random, "still": still}
+
+
+def prey_policy(params: Mapping[str, np.ndarray]) -> Callable[[Array], Array]:
+    """The network's action [..., 2] in [-1, 1] for observations [..., O], without noise."""
+    p = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
+
+    def act(obs: Array) -> Array:
+        x = (obs - p["mean"]) / jnp.sqrt(p["var"] + EPSILON) * p["scale"] + p["shift"]
+        x = jax.nn.relu(x @ p["w1"] + p["b1"])
+        x = jax.nn.relu(x @ p["w2"] + p["b2"])
+        return jnp.clip(jnp.tanh(x @ p["w3"] + p["b3"]), -1.0, 1.0)
+
+    return act
+
+
+def plain_prey(layers: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Parameters of a network without input normalisation, from its three layers (w [in, out], b [out])."""
+    size = len(layers[0][0])
+    zero, one = np.zeros(size, np.float32), np.ones(size, np.float32)
+    # var + EPSILON is exactly 1
+    params = {"scale": one, "shift": zero, "mean": zero, "var": one - np.float32(EPSILON)}
+    for i, (w, b) in enumerate(layers, 1):
+        params |= {f"w{i}": np.asarray(w, np.float32), f"b{i}": np.asarray(b, np.float32)}
+    return params
+
+
+def make_prey(prey: str, world: str, obs_size: int) -> Act:
+    """The prey that `prey` names (see `make_tag`), for observations of `obs_size`."""
+    if prey in RULES:
+        return RULES[prey]
+    path = WEIGHTS / f"{world}.npz" if prey == "learned" else Path(prey)
+    if path.suffix not in (".npz", ".pt"):
+        raise ValueError(f"{world}: prey: expected learned, {', '.join(RULES)}, or a path ending in .npz or .pt, found {prey!r}")
+    if not path.is_file():
+        what = "the shipped prey network" if prey == "learned" else "the prey network"
+        raise FileNotFoundError(f"{world}: {what} is not there: {path}; other preys: {', '.join(RULES)}")
+    params = read_prey(path) if path.suffix == ".pt" else load_prey(path)
+    if len(params["scale"]) != obs_size:
+        raise InvalidPrey(f"{path}: expected a prey of {world}, with {obs_size} inputs, found {len(params['scale'])}")
+    policy = prey_policy(params)
+    return lambda key, obs: policy(obs)
+
+
+# ------------------------------------------------------------------------------------------- our files
+
+
+def save_prey(path: str | Path, params: Mapping[str, np.ndarray]) -> Path:
+    """Write a prey network as .npz, whole or not at all; returns its path. Raises InvalidPrey."""
+    if Path(path).suffix != ".npz":
+        raise ValueError(f"{path}: expected a path ending in .npz")
+    checked = _checked(path, params)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **checked)
+    return Path(path)
+
+
+def load_prey(path: str | Path) -> dict[str, np.ndarray]:
+    """Parameters of a prey network in our format. Raises InvalidPrey, or FileNotFoundError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            params = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except (AttributeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InvalidPrey(f"{path}: not an .npz file of a prey network: {error}") from error
+    return _checked(path, params)
+
+
+def _checked(path: str | Path, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The ten arrays of a network as float32, or InvalidPrey."""
+    if set(params) != set(PARAMS):
+        raise InvalidPrey(f"{path}: expected arrays {', '.join(PARAMS)}, found {', '.join(sorted(params)) or 'none'}")
+    arrays = {name: np.asarray(params[name]) for name in PARAMS}
+    first = arrays["w1"].shape
+    if len(first) != 2:
+        raise InvalidPrey(f"{path}: w1: expected two axes, found shape {first}")
+    sizes = {"O": first[0], "H": first[1], "2": 2}
+    for name, x in arrays.items():
+        expected = tuple(sizes[letter] for letter in PARAMS[name])
+        if x.shape != expected:
+            raise InvalidPrey(f"{path}: {name}: expected shape {expected}, found {x.shape}")
+        if x.dtype.kind != "f":
+            raise InvalidPrey(f"{path}: {name}: expected reals, found {x.dtype}")
+        if not np.isfinite(x).all():
+            raise InvalidPrey(f"{path}: {name}: expected finite numbers, found {np.count_nonzero(~np.isfinite(x))} that are not")
+    if (arrays["var"] < 0).any():
+        raise InvalidPrey(f"{path}: var: expected no negative number, found {arrays['var'].min()}")
+    return {name: x.astype(np.float32) for name, x in arrays.items()}
+
+
+# ---------------------------------------------------------------------------------- the published files
+
+
+class _Storage(NamedTuple):
+    dtype: str
+    key: str
+    length: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+
+
+class _Table(dict):
+    """Stands for an ordered dictionary, and forgets the attributes that the file would set on it."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> _Tensor:
+    """Note where a tensor lies. Only tensors in row order, inside of their storage, are accepted."""
+    numbers = [offset, *shape, *stride]
+    if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
+        raise ValueError("a tensor is not well described")
+    row_order = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+    if tuple(stride) != row_order or offset + math.prod(shape) > storage.length:
+        raise ValueError(f"a tensor of shape {tuple(shape)} and stride {tuple(stride)} does not fit {storage.length} numbers")
+    return _Tensor(storage, offset, tuple(shape))
+
+
+_GLOBALS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _Table,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch", "FloatStorage"): "<f4",
+    ("torch", "DoubleStorage"): "<f8",
+    ("torch", "LongStorage"): "<i8",
+}
+_SIZES = {"<f4": 4, "<f8": 8, "<i8": 8}  # bytes of a number
+_MAGIC = 0x1950A86A20F9469CFC6C
+# What reading a file that is not such a file may raise.
+_DAMAGE = (ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError, TypeError, ValueError, pickle.UnpicklingError)
+
+
+class _Reader(pickle.Unpickler):
+    """Reads numbers, texts, lists, dictionaries, and notes on tensors. It can name nothing else, so it can call nothing else."""
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream)
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _GLOBALS:
+            raise InvalidPrey(f"it holds the forbidden global {module}.{name}, which was not run")
+        known = _GLOBALS[module, name]
+        # A fresh object each time, so that a file can set attributes on nothing that outlives it.
+        return functools.partial(known) if callable(known) else known
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _, count, view = pid
+        if kind != "storage" or view is not None or dtype not in _SIZES or type(key) is not str or type(count) is not int:
+            raise ValueError("a storage is not well described")
+        return self.storages.setdefault(key, _Storage(dtype, key, count))
+
+
+def read_prey(path: str | Path) -> dict[str, np.ndarray]:
+    """The prey's parameters from a file published with OMAR (torch's old stream format).
+
+    Five pickles (magic number, version, machine, object, keys of storages), then for each storage its
+    length and its raw numbers. The pickles are read by a reader that knows the few names that such
+    a file needs and refuses every other. Raises InvalidPrey, or FileNotFoundError.
+    """
+    stream = io.BytesIO(Path(path).read_bytes())
+    try:
+        magic, version, machine = (_Reader(stream).load() for _ in range(3))
+        if (magic, version, machine["little_endian"]) != (_MAGIC, 1001, True):
+            raise ValueError("the header is not that of a little-endian torch stream")
+        reader = _Reader(stream)
+        agents = reader.load()["agent_params"]
+        numbers = _numbers(stream, reader.storages, _Reader(stream).load())
+        if len(agents) != _PREY_ENTRY + 1:
+            raise ValueError(f"agent_params: expected 4 agents, found {len(agents)}")
+        tensors = {name: agents[_PREY_ENTRY]["policy"][published] for name, published in _PUBLISHED.items()}
+        params = {}
+        for name, (storage, offset, shape) in tensors.items():
+            x = numbers[storage.key][offset : offset + math.prod(shape)].reshape(shape)
+            params[name] = x.T if name.startswith("w") else x  # torch has weights as [out, in]
+    except InvalidPrey as error:
+        raise InvalidPrey(f"{path}: {error}") from None
+    except _DAMAGE as error:
+        raise InvalidPrey(f"{path}: not a published prey file, or a damaged one: {type(error).__name__}: {error}") from error
+    return _checked(path, params)
+
+
+def _numbers(stream: io.BytesIO, storages: dict[str, _Storage], keys: list[str]) -> dict[str, np.ndarray]:
+    """The storages' numbers, which lie in the order of `keys`."""
+    numbers = {}
+    for key in keys:
+        dtype, _, count = storages[key]
+        head, raw = stream.read(8), stream.read(count * _SIZES[dtype])
+        if len(head) < 8 or len(raw) < count * _SIZES[dtype]:
+            raise ValueError("the file ends early")
+        if int.from_bytes(head, "little") != count:
+            raise ValueError(f"storage {key}: expected {count} numbers, found {int.from_bytes(head, 'little')}")
+        numbers[key] = np.frombuffer(raw, dtype)
+    return numbers

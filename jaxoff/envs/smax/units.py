@@ -1,0 +1,89 @@
+"""Unit types and maps of SMAX, as data.
+
+`MAPS` are JaxMARL's own, with JaxMARL's numbers (Rutherford et al., 2024) and SMAC's step limits
+(Samvelyan et al., 2019). `X_MAPS` are four SMAC maps that SMAX lacks, with a longer unit table; their
+scores stand for themselves, so that they are a family of their own.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Unit(NamedTuple):
+    """One type of unit. `health` includes shields; a unit of speed 0 never moves."""
+
+    name: str
+    shorthand: str
+    health: float
+    damage: float  # per shot
+    range: float  # of its weapon, or of its healing
+    sight: float
+    speed: float  # map units per second
+    radius: float
+    cooldown: float  # seconds between shots
+    heal: float = 0.0  # health per second: it heals its team instead of shooting
+    flies: bool = False  # collides with nobody
+
+
+class Map(NamedTuple):
+    """Who fights whom, as indices into `units`, for how many steps of half a second."""
+
+    allies: tuple[int, ...]
+    enemies: tuple[int, ...]
+    limit: int
+    units: tuple[Unit, ...]
+    walls_kill: bool = True  # stock: touching the edge of the map is death
+
+
+UNITS = (
+    Unit("marine", "m", 45, 9, 5, 9, 3.15, 0.375, 0.61),
+    Unit("marauder", "M", 125, 10, 6, 10, 2.25, 0.5625, 1.07),
+    Unit("stalker", "s", 160, 13, 6, 10, 4.13, 0.625, 1.87),
+    Unit("zealot", "Z", 150, 8, 2, 9, 3.15, 0.5, 0.86),
+    Unit("zergling", "z", 35, 5, 2, 8, 4.13, 0.375, 0.5),
+    Unit("hydralisk", "h", 80, 12, 5, 9, 3.15, 0.625, 0.59),
+)
+MARINE, MARAUDER, STALKER, ZEALOT, ZERGLING, HYDRALISK, COLOSSUS, SPINE_CRAWLER, MEDIVAC = ([i] for i in range(9))
+
+
+def _map(allies: list[int], enemies: list[int], limit: int, units: tuple[Unit, ...] = UNITS, walls_kill: bool = True) -> Map:
+    return Map(tuple(allies), tuple(enemies), limit, units, walls_kill)
+
+
+MAPS = {
+    "3m": _map(3 * MARINE, 3 * MARINE, 60),
+    "8m": _map(8 * MARINE, 8 * MARINE, 120),
+    "25m": _map(25 * MARINE, 25 * MARINE, 150),
+    "5m_vs_6m": _map(5 * MARINE, 6 * MARINE, 70),
+    "10m_vs_11m": _map(10 * MARINE, 11 * MARINE, 150),
+    "27m_vs_30m": _map(27 * MARINE, 30 * MARINE, 180),
+    "2s3z": _map(2 * STALKER + 3 * ZEALOT, 2 * STALKER + 3 * ZEALOT, 120),
+    "3s5z": _map(3 * STALKER + 5 * ZEALOT, 3 * STALKER + 5 * ZEALOT, 150),
+    "3s5z_vs_3s6z": _map(3 * STALKER + 5 * ZEALOT, 3 * STALKER + 6 * ZEALOT, 170),
+    "3s_vs_5z": _map(3 * STALKER, 5 * ZEALOT, 250),
+    "6h_vs_8z": _map(6 * HYDRALISK, 8 * ZEALOT, 150),
+}
+
+_STOCK = {unit.name: unit for unit in UNITS}
+X_UNITS = (
+    _STOCK["marine"],
+    _STOCK["marauder"]._replace(speed=3.15),  # in the time unit of the others
+    _STOCK["stalker"],
+    _STOCK["zealot"]._replace(damage=16),  # both blows
+    _STOCK["zergling"]._replace(range=1.2),  # with 2, two ranks reach one zealot and corridor is never won
+    _STOCK["hydralisk"],
+    Unit("colossus", "c", 350, 20, 7, 10, 3.15, 1.0, 1.07),  # two beams of 10, no splash
+    Unit("spine_crawler", "S", 300, 30, 7, 11, 0, 0.875, 1.32),
+    Unit("medivac", "d", 150, 0, 4, 11, 3.5, 0.75, 1.0, heal=12.6, flies=True),
+)
+# Against the armoured spine crawler, a stalker's damage; its cooldown in the time unit of the others.
+_VS_ARMOUR = (*X_UNITS[:2], X_UNITS[2]._replace(damage=18, cooldown=1.34), *X_UNITS[3:])
+
+X_MAPS = {
+    "1c3s5z": _map(COLOSSUS + 3 * STALKER + 5 * ZEALOT, COLOSSUS + 3 * STALKER + 5 * ZEALOT, 180, X_UNITS),
+    "2s_vs_1sc": _map(2 * STALKER, SPINE_CRAWLER, 300, _VS_ARMOUR),
+    "corridor": _map(6 * ZEALOT, 24 * ZERGLING, 400, X_UNITS, walls_kill=False),
+    "MMM2": _map(MEDIVAC + 2 * MARAUDER + 7 * MARINE, MEDIVAC + 3 * MARAUDER + 8 * MARINE, 180, X_UNITS),
+}
+FAMILIES = {"smax": MAPS, "smax-x": X_MAPS}

@@ -1,0 +1,238 @@
+"""Episodes on host simulators: MuJoCo in C, many environments in parallel processes, the policy in one jit.
+
+For policies trained on public data, whose simulators are on the host, and because on a CPU the C simulator
+is much faster than MJX. Simulators run in processes of their own that import no JAX; all episodes are played
+side by side, and the policy acts on all of them at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxoff.envs import maze
+from jaxoff.envs.mamujoco import layouts, mjx
+from jaxoff.types import Array, EnvSpec, Policy, TimeStep
+
+WIDTH = 64  # episodes side by side; results depend on it for sampled policies, and not on the number of processes
+
+
+class HostEnv(NamedTuple):
+    """A simulator on the host, and how it looks to a policy. `sim` is MuJoCo's [qpos, qvel] [..., Q].
+
+    observe(sim) -> [..., N, O]; state(sim) -> [..., S]; control(actions [..., N, A]) -> [..., U];
+    reward(sim after the step) -> [...], or None for the simulator's own; start(generator) -> sim [Q] of an
+    episode, or None for the simulator's own start.
+    """
+
+    gymnasium: str  # id, with its module before a colon where it is not gymnasium's own
+    kwargs: dict[str, Any]
+    spec: EnvSpec
+    observe: Callable[[Array], Array]
+    state: Callable[[Array], Array]
+    control: Callable[[Array], Array]
+    reward: Callable[[Array], Array] | None = None
+    start: Callable[[np.random.Generator], np.ndarray] | None = None
+
+
+def make_host(name: str, layout: str = "omar", horizon: int | None = None) -> HostEnv:
+    """'mamujoco/...' as in `make_mamujoco`, or 'maze/umaze', 'maze/medium', 'maze/large'.
+
+    MuJoCo bodies are gymnasium's own version-5 environments seen through `layouts`, which equals
+    gymnasium-robotics' factorisation (tested) and saves its dictionaries. Mazes are gymnasium-robotics'
+    PointMaze, turned into D4RL's coordinates, with D4RL's starts, goals, reward and time limits: what is left
+    of the difference to D4RL is the version of MuJoCo, and walls that stand on the ground.
+    """
+    if name.startswith("maze/"):
+        return _maze_host(name, horizon)
+    spec, table = mjx.resolve(name, layout, horizon)
+    return HostEnv(
+        gymnasium=mjx.TASKS[table.body].gymnasium,
+        kwargs={"max_episode_steps": spec.horizon},
+        spec=spec,
+        observe=functools.partial(layouts.observe, table),
+        state=functools.partial(layouts.state_of, table.body),
+        control=functools.partial(layouts.to_actuators, table),
+    )
+
+
+def evaluate_host(
+    policy: Policy, host: HostEnv, episodes: int, seed: int, processes: int | None = None, sampled: bool = False
+) -> dict[str, np.ndarray]:
+    """Undiscounted returns [E] and lengths [E] of exactly `episodes` episodes, each counted once.
+
+    Episode e starts from a seed of its own, and is played to its end before the next WIDTH episodes begin,
+    so short ones are not over-represented and the number of processes (default: the machine's cores) does
+    not change a result. sampled: draw actions, else take the policy's mode. Raises ValueError for counts
+    below one, RuntimeError when a simulator process fails.
+    """
+    for what, count in (("episodes", episodes), ("processes", 1 if processes is None else processes)):
+        if count < 1:
+            raise ValueError(f"{what}: expected at least one, found {count}")
+    width = min(episodes, WIDTH)
+    act = _acting(policy, host, sampled)
+    seeds = np.random.SeedSequence(seed).spawn(episodes)
+    parts = []
+    with _workers(host, width, min(processes or os.cpu_count() or 1, width)) as workers:
+        for first in range(0, episodes, width):
+            key = jax.random.fold_in(jax.random.key(seed), first)
+            parts.append(_play(workers, host, act, policy.initial((width,)), seeds[first : first + width], key, width))
+    return {name: np.concatenate([part[name] for part in parts]) for name in ("returns", "lengths")}
+
+
+def _acting(policy: Policy, host: HostEnv, sampled: bool) -> Callable[..., Any]:
+    """(memory, sim [W, Q], timestep parts, key) -> (memory, actions [W, N, A], control [W, U]), jitted once."""
+    spec = host.spec
+
+    @jax.jit
+    def act(memory: Any, sim: Array, reward: Array, last_actions: Array, key: Array) -> tuple[Any, Array, Array]:
+        over = jnp.zeros(len(sim), bool)
+        avail = jnp.ones((len(sim), spec.num_agents, spec.action_size))
+        seen = TimeStep(host.observe(sim), host.state(sim), avail, reward, over, over, last_actions)
+        memory, dist = policy.distribution(memory, seen)
+        actions = dist.sample(seed=key) if sampled else dist.mode()
+        actions = jnp.clip(actions, -spec.action_bound, spec.action_bound)
+        return memory, actions, host.control(actions)
+
+    return act
+
+
+def _play(
+    workers: Workers, host: HostEnv, act: Callable[..., Any], memory: Any, seeds: list[np.random.SeedSequence], key: Array, width: int
+) -> dict[str, np.ndarray]:
+    """One episode for each seed, at most `width`; unused places and ended episodes stand still."""
+    begin = [(int(s.generate_state(1)[0]), host.start(np.random.default_rng(s)) if host.start else None) for s in seeds]
+    first = workers.reset(begin)
+    sim = np.zeros((width, first.shape[1]), np.float32)
+    sim[: len(first)] = first
+    alive = np.arange(width) < len(seeds)
+    reward, actions = np.zeros(width, np.float32), jnp.zeros((width, *host.spec.action_shape))
+    returns, lengths = np.zeros(width), np.zeros(width, np.int64)
+    for t in itertools.count():
+        if not alive.any():
+            break
+        memory, actions, control = act(memory, sim, reward, actions, jax.random.fold_in(key, t))
+        index = np.flatnonzero(alive)
+        after, paid, terminated, truncated = workers.step(index, np.asarray(control)[index])
+        sim[index] = after
+        reward[index] = paid if host.reward is None else np.asarray(host.reward(after))
+        returns[index] += reward[index]
+        lengths[index] += 1
+        alive[index] = ~(terminated | truncated)
+    return {"returns": returns[: len(seeds)], "lengths": lengths[: len(seeds)]}
+
+
+class Workers:
+    """Simulator processes; environment i lives in process i modulo their number."""
+
+    def __init__(self, host: HostEnv, width: int, count: int, folder: str) -> None:
+        self.connections, self.processes = [], []
+        for _ in range(count):
+            ours, theirs = socket.socketpair()
+            with theirs:
+                # A file and not a module: so nothing of this package, and no JAX, is imported there. MuJoCo writes
+                # its log into the current folder.
+                command = [sys.executable, str(Path(__file__).with_name("host_worker.py")), str(theirs.fileno())]
+                self.processes.append(subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=folder, stderr=subprocess.DEVNULL))
+            self.connections.append(Connection(ours.detach()))
+        self._ask("make", [(host.gymnasium, host.kwargs, len(range(w, width, count))) for w in range(count)])
+
+    def reset(self, begin: list[tuple[int, np.ndarray | None]]) -> np.ndarray:
+        """Start environments 0.. with (seed, start or None) each: sim [K, Q]."""
+        count = len(self.connections)
+        content = [[(i // count, *begin[i]) for i in range(w, len(begin), count)] or None for w in range(count)]
+        return self._merge(np.arange(len(begin)), [(part,) if part is not None else None for part in self._ask("reset", content)])[0]
+
+    def step(self, index: np.ndarray, control: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Step environments `index` [K] with controls [K, U]: sim [K, Q], rewards, terminated and truncated [K]."""
+        count = len(self.connections)
+        mine = [index % count == w for w in range(count)]
+        return self._merge(index, self._ask("step", [(index[m] // count, control[m]) if m.any() else None for m in mine]))
+
+    def _merge(self, index: np.ndarray, parts: list[tuple[np.ndarray, ...] | None]) -> tuple[np.ndarray, ...]:
+        order = np.argsort(np.concatenate([np.flatnonzero(index % len(parts) == w) for w in range(len(parts))]))
+        return tuple(np.concatenate(column)[order] for column in zip(*(p for p in parts if p is not None), strict=True))
+
+    def _ask(self, what: str, content: list[Any]) -> list[Any]:
+        """Send each process its part (None: nothing), then collect the answers."""
+        try:
+            for connection, part in zip(self.connections, content, strict=True):
+                if part is not None:
+                    connection.send((what, part))
+            answers = [c.recv() if part is not None else ("ok", None) for c, part in zip(self.connections, content, strict=True)]
+        except (EOFError, OSError) as lost:
+            raise RuntimeError(f"a simulator process died during '{what}' (exit codes: {[p.poll() for p in self.processes]})") from lost
+        for state, answer in answers:
+            if state == "error":
+                raise RuntimeError(f"a simulator process failed during '{what}':\n{answer}")
+        return [answer for _, answer in answers]
+
+    def close(self) -> None:
+        """Hang up, upon which they end."""
+        for connection in self.connections:
+            connection.close()
+        for process in self.processes:
+            process.wait()
+
+
+@contextmanager
+def _workers(host: HostEnv, width: int, count: int) -> Iterator[Workers]:
+    with tempfile.TemporaryDirectory() as folder:
+        workers = Workers(host, width, count, folder)
+        try:
+            yield workers
+        finally:
+            workers.close()
+
+
+# ------------------------------------------------------------------------------------------- mazes
+
+
+def _maze_host(name: str, horizon: int | None) -> HostEnv:
+    env = maze.make_maze(name)
+    game: maze.PointMass = env.env
+    spec = env.spec
+    rows, columns = game.walls.shape
+    titles = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
+
+    def state(sim: Array) -> Array:
+        # There, x runs along the columns and y against the rows, and (0, 0) is the middle of the map.
+        row, column = (rows - 1) / 2 - sim[..., 1], sim[..., 0] + (columns - 1) / 2
+        parts = (row - maze.OFFSET, column - maze.OFFSET, -sim[..., 3], sim[..., 2])
+        return sim.__array_namespace__().stack(parts, -1)
+
+    def control(actions: Array) -> Array:
+        return jnp.stack([actions[..., 0, 1], -actions[..., 0, 0]], -1)
+
+    def reward(sim: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(state(sim)[..., :2] - game.goal, axis=-1) <= maze.REACH
+
+    def start(random: np.random.Generator) -> np.ndarray:
+        row, column = game.free[random.integers(len(game.free))] + random.uniform(-0.1, 0.1, 2) + maze.OFFSET
+        speed = 0.1 * random.standard_normal(2)
+        return np.array([column - (columns - 1) / 2, (rows - 1) / 2 - row, *speed])
+
+    return HostEnv(
+        gymnasium=f"gymnasium_robotics:PointMaze_{titles[name.removeprefix('maze/')]}-v3",
+        kwargs={"max_episode_steps": horizon or spec.horizon},
+        spec=spec,
+        observe=lambda sim: state(sim)[..., None, :],
+        state=state,
+        control=control,
+        reward=reward,
+        start=start,
+    )

@@ -1,0 +1,205 @@
+"""Online on-policy training: act in many environments, learn from what was just seen, in one compiled scan.
+
+This is how behaviour policies come about. Parameters are taken out at intervals, so that a training run
+gives policies of every level.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxoff.eval.rollout import evaluate
+from jaxoff.files import replacing
+from jaxoff.types import Array, Carry, Env, Key, Params, Policy, State, TimeStep
+
+
+class Segments(NamedTuple):
+    """Consecutive steps of many environments; leading axes [B, T]. Episodes begin and end inside.
+
+    reset: the step is the first of its episode. memory [B, ...]: the policy's before the first step.
+    """
+
+    seen: TimeStep
+    actions: Array  # as the policy drew them
+    reward: Array  # [B, T, N] of each agent
+    terminated: Array
+    truncated: Array
+    reset: Array
+    next_obs: Array
+    next_state: Array
+    memory: Carry
+
+
+class OnPolicy(NamedTuple):
+    """A method that learns from its own steps.
+
+    init(key) -> state; behaviour(state) -> Policy, what collects; policy(state) -> Policy, what is
+    evaluated; update(state, segments, key) -> (state, metrics); actor(state) -> parameters of the policy
+    to be kept, and policy_of(parameters) -> Policy.
+    """
+
+    init: Callable[[Key], State]
+    behaviour: Callable[[State], Policy]
+    update: Callable[[State, Segments, Key], tuple[State, dict[str, Array]]]
+    actor: Callable[[State], Params]
+    policy_of: Callable[[Params], Policy]
+
+
+class Collectors(NamedTuple):
+    """The environments between two segments; leading axis [B]."""
+
+    env: State
+    seen: TimeStep
+    memory: Carry
+    reset: Array
+
+
+class Snapshot(NamedTuple):
+    """The policy at one time of training. metrics: means since the last snapshot; evaluation: "returns" [E], ..."""
+
+    env_steps: int
+    actor: Params
+    metrics: dict[str, float]
+    evaluation: dict[str, np.ndarray]
+
+
+class _Run(NamedTuple):
+    learner: State
+    collectors: Collectors
+    key: Key
+
+
+def start(learner: OnPolicy, env: Env, num_envs: int, key: Key) -> _Run:
+    """The state before training."""
+    init_key, env_key, key = jax.random.split(key, 3)
+    state = learner.init(init_key)
+    env_state, seen = jax.vmap(env.reset)(jax.random.split(env_key, num_envs))
+    memory = learner.behaviour(state).initial((num_envs,))
+    return _Run(state, Collectors(env_state, seen, memory, jnp.ones(num_envs, bool)), key)
+
+
+def collect(env: Env, policy: Policy, collectors: Collectors, steps: int, key: Key) -> tuple[Collectors, Segments]:
+    """`steps` steps in every environment. An ended episode restarts, after its last observation is kept."""
+    num_envs = collectors.reset.shape[0]
+    bound = env.spec.action_bound
+
+    def step(now: Collectors, key: Key) -> tuple[Collectors, Any]:
+        act_key, step_key, reset_key = jax.random.split(key, 3)
+        memory, dist = policy.distribution(now.memory, now.seen)
+        actions = dist.sample(seed=act_key)
+        made = actions if env.spec.discrete else jnp.clip(actions, -bound, bound)
+        env_state, after = jax.vmap(env.step)(jax.random.split(step_key, num_envs), now.env, made)
+        own = after.reward[:, None] if after.agent_reward is None else after.agent_reward
+        own = jnp.broadcast_to(own, (num_envs, env.spec.num_agents))
+        row = (now.seen, actions, own, after.terminated, after.truncated, now.reset, after.obs, after.state)
+        ended = after.terminated | after.truncated
+        fresh = (*jax.vmap(env.reset)(jax.random.split(reset_key, num_envs)), policy.initial((num_envs,)))
+        pick = lambda a, b: jnp.where(ended.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+        return Collectors(*jax.tree.map(pick, fresh, (env_state, after, memory)), ended), row
+
+    after, rows = jax.lax.scan(step, collectors, jax.random.split(key, steps))
+    return after, Segments(*jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), rows), collectors.memory)
+
+
+def train_on_policy(
+    learner: OnPolicy,
+    env: Env,
+    *,
+    seed: int,
+    num_envs: int,
+    segment: int,
+    iterations: int,
+    snapshots: int,
+    eval_episodes: int,
+    resume: Path | None = None,
+) -> Iterator[Snapshot]:
+    """Train, and give the policy before training and at `snapshots` equal intervals, sampled in evaluation.
+
+    One compiled program makes all iterations between two snapshots. resume: a file that everything is kept
+    in after each snapshot; if it is there, its snapshots come first and training goes on from it, bit for
+    bit. Raises ValueError where the iterations are no multiple of the snapshots, where training meets a
+    number that is not finite, or where the file is of another training.
+    """
+    if snapshots < 1 or iterations % snapshots:
+        raise ValueError(f"train_on_policy: field 'iterations': expected a multiple of {snapshots} snapshots, found {iterations}")
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def chunk(run: _Run) -> tuple[_Run, dict[str, Array]]:
+        def iteration(run: _Run, _: None) -> tuple[_Run, dict[str, Array]]:
+            collect_key, update_key, key = jax.random.split(run.key, 3)
+            collectors, segments = collect(env, learner.behaviour(run.learner), run.collectors, segment, collect_key)
+            state, metrics = learner.update(run.learner, segments, update_key)
+            return _Run(state, collectors, key), metrics
+
+        run, metrics = jax.lax.scan(iteration, run, None, iterations // snapshots)
+        return run, jax.tree.map(lambda x: x.mean(0), metrics)
+
+    @jax.jit
+    def look(run: _Run) -> tuple[Params, dict[str, Array]]:
+        actor = learner.actor(run.learner)
+        return actor, evaluate(env, learner.policy_of(actor), jax.random.fold_in(run.key, 0), eval_episodes, sampled=True)
+
+    run = jax.jit(lambda key: start(learner, env, num_envs, key))(jax.random.key(seed))
+    done: list[Snapshot] = []
+    if resume is not None and resume.is_file():
+        run, done = _read(resume, run, jax.eval_shape(look, run)[0])
+        yield from done
+    metrics: dict[str, Array] = {}
+    for index in range(len(done), snapshots + 1):
+        if index:
+            run, metrics = chunk(run)
+        actor, evaluation = jax.device_get(look(run))
+        means = {name: float(value) for name, value in metrics.items()}
+        if not np.isfinite(list(means.values())).all():
+            raise ValueError(f"train_on_policy: expected finite metrics, found {means} after {index} of {snapshots} snapshots")
+        done.append(Snapshot(index * iterations // snapshots * segment * num_envs, actor, means, evaluation))
+        if resume is not None:
+            _write(resume, run, done)
+        yield done[-1]
+
+
+def _write(path: Path, run: _Run, done: list[Snapshot]) -> None:
+    """Everything that training goes on from, in one file, whole or not at all."""
+    arrays = {f"run{i}": np.asarray(_plain(leaf)) for i, leaf in enumerate(jax.tree.leaves(run))}
+    for k, snapshot in enumerate(done):
+        arrays |= {f"actor{k}.{i}": leaf for i, leaf in enumerate(jax.tree.leaves(snapshot.actor))}
+        arrays |= {f"evaluation{k}.{name}": value for name, value in snapshot.evaluation.items()}
+    about = [(snapshot.env_steps, snapshot.metrics, sorted(snapshot.evaluation)) for snapshot in done]
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, about=np.array(json.dumps(about)), **arrays)
+
+
+def _read(path: Path, run: _Run, actor: Params) -> tuple[_Run, list[Snapshot]]:
+    """The inverse of `_write`, in the structure of `run` and `actor`."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        leaves = [_as(arrays[f"run{i}"], like) for i, like in enumerate(jax.tree.leaves(run))]
+        done = []
+        for k, (env_steps, metrics, names) in enumerate(json.loads(str(arrays["about"]))):
+            params = [_as(arrays[f"actor{k}.{i}"], like) for i, like in enumerate(jax.tree.leaves(actor))]
+            evaluation = {name: arrays[f"evaluation{k}.{name}"] for name in names}
+            done.append(Snapshot(env_steps, jax.tree.unflatten(jax.tree.structure(actor), map(np.asarray, params)), metrics, evaluation))
+    except Exception as error:
+        raise ValueError(f"{path}: expected a file of this training to go on from, found another or a damaged one ({error!r})") from error
+    return jax.tree.unflatten(jax.tree.structure(run), leaves), done
+
+
+def _plain(leaf: Array) -> Array:
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def _as(value: np.ndarray, like: Any) -> Array:
+    """An array of a file as the leaf that it was. Raises ValueError for another shape."""
+    leaf = jax.random.wrap_key_data(jnp.asarray(value)) if jnp.issubdtype(like.dtype, jax.dtypes.prng_key) else jnp.asarray(value)
+    if leaf.shape != like.shape or leaf.dtype != like.dtype:
+        raise ValueError(f"expected {like.shape} {like.dtype}, found {leaf.shape} {leaf.dtype}")
+    return leaf

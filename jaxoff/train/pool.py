@@ -1,0 +1,135 @@
+"""From a training run to a pool: which snapshots are kept, what they return, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxoff import registry, runtime
+from jaxoff.data import pools
+from jaxoff.data.pools import LEVELS, Member, Pool, level_of
+from jaxoff.data.recipes import random_policy
+from jaxoff.data.worlds import world_of
+from jaxoff.eval.rollout import evaluate
+from jaxoff.train.on_policy import OnPolicy, Snapshot, train_on_policy
+from jaxoff.types import Env
+
+
+def train_pool(
+    name: str, path: Path, *, seed: int = 0, overrides: Mapping[str, Any] | None = None, tell: Callable[[Snapshot, int], None] | None = None
+) -> Pool:
+    """Train the behaviour policies of `family/scenario` with MAPPO and write them as a pool file.
+
+    overrides: fields of the method's Config, over its settings for the task. tell(snapshot, all env steps) is
+    called after each snapshot. A training that was killed goes on from its last snapshot, kept beside `path`.
+    """
+    task = registry.Task.parse(f"{name}/pool")
+    world, module = world_of(task), registry.online_learner("mappo")
+    env, config = world.env(), registry.resolve(module, task, overrides or {})
+    learner, resume = module.make(config, env.spec), path.with_name(f".{path.stem}.unfinished.npz")
+    options = {name: getattr(config, name) for name in ("num_envs", "segment", "iterations", "snapshots")}
+    total = config.iterations * config.segment * config.num_envs
+    pool = build(
+        env,
+        learner,
+        train_on_policy(learner, env, seed=seed, eval_episodes=128, resume=resume, **options),
+        cuts=world.cuts,
+        medium=world.medium,
+        net={"hidden": config.hidden, "recurrent": config.recurrent},
+        noise=float(config.noise),
+        made={
+            "command": " ".join(["jaxoff data pool", name, f"--seed {seed}", *(f"--set {k}={v}" for k, v in (overrides or {}).items())]),
+            "seed": seed,
+            "method": "mappo",
+            "config": {field: np.asarray(getattr(config, field)).item() for field in registry.fields(module.Config)},
+            "commit": runtime.git_commit(),
+            "hardware": runtime.hardware(),
+            "versions": runtime.versions(),
+        },
+        tell=lambda snapshot: tell(snapshot, total) if tell else None,
+    )
+    pools.save(path, pool)
+    resume.unlink(missing_ok=True)
+    return pool
+
+
+def build(
+    env: Env,
+    learner: OnPolicy,
+    snapshots: Iterable[Snapshot],
+    *,
+    cuts: tuple[float, float],
+    medium: float,
+    net: dict[str, Any],
+    noise: float,
+    made: dict[str, Any],
+    episodes: int = 512,
+    per_level: int = 3,
+    replay: int = 8,
+    tell: Callable[[Snapshot], None] | None = None,
+) -> Pool:
+    """Train to the end of `snapshots`, choose, round to half precision, and measure what is kept.
+
+    cuts: shares of [random, best] at which levels begin (SIT, Table 4-6: .3 and .7 for SMAC and particle
+    worlds, 1/3 and 2/3 for MAMuJoCo). medium: the share at which the medium policy of a dataset lies, and
+    training up to which is medium-replay. Raises ValueError if training never left the random policy.
+    """
+    taken = []
+    for snapshot in snapshots:
+        taken.append(snapshot)
+        if tell:
+            tell(snapshot)
+    look = jax.jit(lambda actor, key: evaluate(env, learner.policy_of(actor), key, episodes, sampled=True))
+    key = jax.random.key(made["seed"])
+    by_chance = jax.jit(lambda key: evaluate(env, random_policy(env.spec), key, 4 * episodes, sampled=True)["returns"].mean())
+    low = float(by_chance(key))
+    rough = [float(snapshot.evaluation["returns"].mean()) for snapshot in taken]
+    kept, replayed = choose(rough, low, cuts, medium, per_level, replay)
+    actors = [jax.tree.map(lambda x: np.asarray(x, np.float16).astype(np.float32), taken[k].actor) for k in kept]
+    results = [jax.device_get(look(actor, key)) for actor in actors]
+    means = [float(result["returns"].mean()) for result in results]
+    members = [
+        Member(
+            env_steps=taken[k].env_steps,
+            return_mean=mean,
+            return_std=float(result["returns"].std()),
+            win_rate=float(result["won"].mean()) if "won" in result else None,
+            level=level_of(mean, low, max(means), cuts),
+            replay=k in replayed,
+        )
+        for k, mean, result in zip(kept, means, results, strict=True)
+    ]
+    params = jax.tree.map(lambda *leaves: np.stack(leaves), *actors)
+    return Pool(env.spec.name, net, noise, params, tuple(members), low, cuts, episodes, made)
+
+
+def choose(
+    returns: Sequence[float], low: float, cuts: tuple[float, float], medium: float, per_level: int, replay: int
+) -> tuple[list[int], list[int]]:
+    """Snapshots to keep, in order of training, and those of them that are medium-replay.
+
+    Of each level: `per_level` spread evenly over its snapshots, and the untrained one, the one nearest to
+    the share `medium` of [low, best], and the best. Medium-replay: `replay` of them, spread evenly from the
+    first one to the first that reaches that share.
+    """
+    high = max(returns)
+    if high <= low:
+        raise ValueError(f"pool: expected training to get above the random policy's return {low:.2f}, found at best {high:.2f}")
+    target = low + medium * (high - low)
+    kept = {0, int(np.argmax(returns)), int(np.argmin(np.abs(np.array(returns) - target)))}
+    levels = [level_of(value, low, high, cuts) for value in returns]
+    for level in LEVELS:
+        kept |= set(_spread([k for k, found in enumerate(levels) if found == level], per_level))
+    reached = next(k for k, value in enumerate(returns) if value >= target)
+    replayed = _spread(range(reached + 1), replay)
+    return sorted(kept | set(replayed)), replayed
+
+
+def _spread(items: Sequence[int], count: int) -> list[int]:
+    """At most `count` of the items, evenly spread, with the first and the last."""
+    index = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[i] for i in index]
