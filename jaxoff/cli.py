@@ -163,7 +163,7 @@ def data_list(family: str = "") -> None:
     rows = []
     for (source, _), known in registry.families().items():
         for name in known.tasks():
-            spec = registry.make_env(name).spec
+            spec = registry.make_spec(name)
             kind = f"{spec.action_size} {'choices' if spec.discrete else 'reals'}"
             made = "public data" if source else "recipe"
             rows.append((name, str(spec.num_agents), str(spec.obs_size), kind, str(spec.horizon), made))
@@ -244,6 +244,22 @@ def data_pool(
     bar.finish({})
     console.print(_pool_table(pool))
     console.print(f"pool: {pools.path_of(task, out)}", soft_wrap=True)
+
+
+@data_app.command(name="prey")
+def data_prey(world: tyro.conf.Positional[Literal["tag", "world"]], /, out: Path, seed: int = 0, rounds: int = 3) -> None:
+    """Train a prey for mpe/tag or mpe/world, as the shipped ones were.
+
+    Args:
+        world: tag or world.
+        out: the file to write, .npz.
+        seed: seed of the training.
+        rounds: of predators against the prey, and then a prey against them.
+    """
+    from jaxoff.train.prey import train_prey
+
+    path = train_prey(world, out, seed=seed, rounds=rounds, tell=lambda who, value: console.print(f"{world}, {who}: return {value:.2f}"))
+    console.print(f"prey: {path}", soft_wrap=True)
 
 
 def _pool_table(pool: Any) -> Table:

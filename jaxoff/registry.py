@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxoff.types import Env, Episodes
+from jaxoff.types import Env, EnvSpec, Episodes
 
 
 class UnknownName(ValueError):
@@ -67,7 +67,7 @@ class Family(NamedTuple):
 
     tasks(): every named task string. env(task) -> Env. data(task, options) -> Episodes. Both raise
     UnknownName for a scenario or quality that they do not have. `pattern` describes further task
-    strings that are accepted, if any.
+    strings that are accepted, if any. spec(task): the environment's, where that takes long to build.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Family(NamedTuple):
     data: Callable[[Task, DataOptions], Episodes]
     source: str = ""
     pattern: str = ""
+    spec: Callable[[Task], EnvSpec] | None = None
 
 
 class DataOptions(NamedTuple):
@@ -158,6 +159,13 @@ def make_env(task: str | Task) -> Env:
     """The environment of a task."""
     parsed = Task.parse(task) if isinstance(task, str) else task
     return family_of(parsed).env(parsed)
+
+
+def make_spec(task: str | Task) -> EnvSpec:
+    """The specification of a task's environment."""
+    parsed = Task.parse(task) if isinstance(task, str) else task
+    family = family_of(parsed)
+    return family.spec(parsed) if family.spec else family.env(parsed).spec
 
 
 def make_data(task: str | Task, options: DataOptions = DataOptions()) -> Episodes:  # noqa: B008 (immutable)

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxoff.data import recipes, worlds
 from jaxoff.data.convert import alberdice
+from jaxoff.data.public import PUBLIC
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, make_matrix, mne
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial
@@ -156,4 +157,5 @@ BUILT_IN: list[Family] = [
     Family("matrix", lambda: _public_tasks("matrix"), _public_matrix_env, _public_data, source="alberdice"),
     Family("grid", lambda: _public_tasks("grid"), _public_grid_env, _public_data, source="alberdice", pattern=f"alberdice:{_GRID_PATTERN}"),
     *worlds.FAMILIES,
+    *PUBLIC,
 ]

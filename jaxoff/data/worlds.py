@@ -10,7 +10,7 @@ A dataset is a pool of policies and a composition, played in jit. Its quality is
                                  follows a member of its level, drawn anew
     band-poor, -medium, -expert  episodes of all members whose return is in [0, 10), [10, 18), [18, 20] (YANHUI)
     wspm-p<P>-n<N>               N episodes, P percent of them poor, the others expert (YANHUI)
-    waypoint                     the controller of D4RL's mazes
+    waypoint                     the controller of D4RL's mazes, from one random cell to the next
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxoff.data import compositions, pools, recipes
 from jaxoff.registry import DataOptions, Family, Task, unknown
-from jaxoff.types import Env, Episodes
+from jaxoff.types import Env, EnvSpec, Episodes
 
 _CUTS = (0.3, 0.7)  # SIT, Tables 4-5: levels of SMAX and particle worlds
 _CUTS_MUJOCO = (1 / 3, 2 / 3)  # Table 6
@@ -49,6 +49,7 @@ class World(NamedTuple):
     medium: float = 0.5  # share of [random, best] at which the medium policy lies
     cuts: tuple[float, float] = _CUTS
     compositions: dict[str, str] = {}  # noqa: RUF012 (never changed)
+    spec: Callable[[], EnvSpec] | None = None  # where the environment takes long to build
 
 
 # ------------------------------------------------------------------------------------------- worlds
@@ -106,6 +107,40 @@ def _smax(family: str) -> dict[str, World]:
     return worlds
 
 
+# Medium: where OMAR's medium data of HalfCheetah lie between its random and expert data.
+_MUJOCO = {"qualities": _OMAR, "episodes": 1_000, "replay_episodes": 460, "medium": 0.511, "cuts": _CUTS_MUJOCO}
+
+
+def _mamujoco() -> dict[str, World]:
+    from jaxoff.envs.mamujoco import layouts, mjx
+
+    def world(name: str, **more: Any) -> World:
+        spec = lambda: mjx.resolve(name, "omar", None)[0]  # noqa: E731
+        return World(functools.partial(mjx.make_mamujoco, f"mamujoco/{name}"), **_MUJOCO | {"spec": spec} | more)
+
+    worlds = {f"{body}-{split}": world(f"{body}-{split}") for body in mjx.TASKS for split in layouts.BODIES[body].splits}
+    sit = {"qualities": _OMAR + _SIT, "episodes": 10_000, "compositions": _sit("[r m]", "[r e]")}
+    return worlds | {name: world(name, **sit) for name in mjx.SIT}
+
+
+def _mabrax() -> dict[str, World]:
+    from jaxoff.envs.mamujoco import layouts, mabrax
+
+    def world(body: str, split: str) -> World:
+        name = f"mabrax/{body}-{split}"
+        spec = lambda: layouts.spec_of(name, 1000, layouts.make_layout(body, split))  # noqa: E731
+        return World(functools.partial(mabrax.make_mabrax, name), **_MUJOCO | {"spec": spec})
+
+    return {f"{body}-{split}": world(body, split) for body, about in layouts.BODIES.items() for split in about.splits}
+
+
+def _maze() -> dict[str, World]:
+    from jaxoff.envs.maze import make_maze
+
+    sizes = {"umaze": 3_333, "medium": 3_333, "large": 5_000}  # D4RL's 1, 2 and 4 million steps
+    return {name: World(functools.partial(make_maze, f"maze/{name}"), ("waypoint", "random"), count) for name, count in sizes.items()}
+
+
 # ------------------------------------------------------------------------------------------ recipes
 
 
@@ -145,7 +180,7 @@ def make(task: Task, options: DataOptions) -> Episodes:
     if quality == "waypoint":
         from jaxoff.envs.maze import waypoint_policy
 
-        return recipes.record(env, waypoint_policy(env), count, key, noise=0.1, progress=options.progress)
+        return recipes.record(env, waypoint_policy(env, "random"), count, key, noise=0.5, progress=options.progress)
     pool = pools.load(pools.path_of(env.spec.name, options.pools), env.spec)
     if composition is not None:
         return _composed(env, pool, composition, count, seed, options)
@@ -231,6 +266,9 @@ WORLDS: dict[str, Callable[[], dict[str, World]]] = {
     "mpe": functools.cache(_mpe),
     "smax": functools.cache(functools.partial(_smax, "smax")),
     "smax-x": functools.cache(functools.partial(_smax, "smax-x")),
+    "mamujoco": functools.cache(_mamujoco),
+    "mabrax": functools.cache(_mabrax),
+    "maze": functools.cache(_maze),
 }
 _MIX = "mix=<composition>, such as mix=50%[r r m]+50%[m*3]"
 
@@ -243,13 +281,19 @@ def _env(task: Task) -> Env:
     return check(task).env()
 
 
+def _spec(task: Task) -> EnvSpec:
+    world = check(task)
+    return world.spec() if world.spec else world.env().spec
+
+
 FAMILIES = [
     Family(
         name,
         functools.partial(_tasks, name),
         _env,
         make,
-        pattern=f"{name}/<scenario>/{_MIX}" + ("; wspm-p<percent poor>-n<episodes>" if name.startswith("smax") else ""),
+        spec=_spec,
+        pattern="" if name == "maze" else f"{name}/<scenario>/{_MIX}" + ("; wspm-p<percent poor>-n<episodes>" if "smax" in name else ""),
     )
     for name in WORLDS
 ]

@@ -16,7 +16,7 @@ with mock.patch("builtins.print"):  # its import prints about absent sub-package
     from jaxmarl.environments import spaces
     from jaxmarl.environments.multi_agent_env import MultiAgentEnv
 
-__all__ = ["FromJaxMARL", "Game", "GridPicture", "MultiAgentEnv", "spaces"]
+__all__ = ["FromJaxMARL", "Game", "GridPicture", "MultiAgentEnv", "ScenePicture", "spaces"]
 
 
 class GridPicture(NamedTuple):
@@ -25,6 +25,22 @@ class GridPicture(NamedTuple):
     walls: np.ndarray
     goals: np.ndarray
     positions: Callable[[np.ndarray], np.ndarray]
+
+
+class ScenePicture(NamedTuple):
+    """How an environment of K bodies in the plane is drawn, from an episode's global states [T, S].
+
+    bounds: (x0, y0, x1, y1) that are seen, or None to follow the bodies. radii [K]. kinds [K]: agent, ally,
+    enemy, prey, obstacle, food, forest, landmark or goal. positions(state) -> [T, K, 2], y upwards;
+    health(state) -> [T, K] in 0..1, 0 if dead. walls: rectangles (x0, y0, x1, y1).
+    """
+
+    bounds: tuple[float, float, float, float] | None
+    radii: np.ndarray
+    kinds: tuple[str, ...]
+    positions: Callable[[np.ndarray], np.ndarray]
+    health: Callable[[np.ndarray], np.ndarray] | None = None
+    walls: np.ndarray | None = None
 
 
 class FromJaxMARL:
@@ -43,7 +59,7 @@ class FromJaxMARL:
         env: Any,
         spec: EnvSpec,
         probe: Callable[[Policy], dict[str, Array]] | None = None,
-        picture: GridPicture | None = None,
+        picture: GridPicture | ScenePicture | None = None,
         won: Callable[[Any], Any] | None = None,
         individual: bool = False,
     ) -> None:

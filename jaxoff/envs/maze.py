@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff.envs.base import FromJaxMARL, Game, spaces
+from jaxoff.envs.base import FromJaxMARL, Game, ScenePicture, spaces
 from jaxoff.types import Array, EnvSpec, Key, Policy, ReturnScale, TimeStep
 
 DT, GEAR, DAMPING, RADIUS, TOP_SPEED = 0.01, 100.0, 1.0, 0.1, 5.0  # s, N, N s/m, m, m/s per axis
@@ -158,7 +158,24 @@ def make_maze(name: str) -> FromJaxMARL:
         raise ValueError(f"maze: expected one of {', '.join(f'maze/{m}' for m in MAZES)}; found '{name}'")
     scale = ReturnScale(maze.low, maze.high, "D4RL, maze2d version 1: uniformly random actions; waypoint controller")
     spec = EnvSpec(f"maze/{name.removeprefix('maze/')}", 1, 4, 4, 2, False, maze.horizon, return_scale=scale)
-    return FromJaxMARL(PointMass(maze), spec)
+    return FromJaxMARL(PointMass(maze), spec, picture=_picture(maze))
+
+
+def _picture(maze: Maze2D) -> ScenePicture:
+    """The maze as its map is printed: columns (y) to the right, rows (x) downwards; the ring is where the reward is."""
+    rows, columns = maze.walls.shape
+
+    def turned(points: np.ndarray) -> np.ndarray:
+        return np.stack([points[..., 1], -points[..., 0]], -1)
+
+    def positions(state: np.ndarray) -> np.ndarray:
+        return np.stack([turned(state[..., :2]), np.broadcast_to(turned(maze.goal), (*state.shape[:-1], 2))], -2)
+
+    low, high = -0.5 - OFFSET, 0.5 - OFFSET  # edges of cell 0
+    walls = np.array([(c + low, -r - high, c + high, -r - low) for r, c in np.argwhere(maze.walls)])
+    rim = 0.7  # of the outer walls that is not seen
+    bounds = (low + rim, rim - (rows - 1) - high, columns - 1 + high - rim, -low - rim)
+    return ScenePicture(bounds, np.array([RADIUS, REACH]), ("agent", "goal"), positions, walls=walls)
 
 
 # ------------------------------------------------------------------------------- the behaviour policy

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxoff.envs.base import GridPicture, ScenePicture
 from jaxoff.eval.rollout import rollout
 from jaxoff.report.gif import grid_gif
+from jaxoff.report.scene import scene_gif
 from jaxoff.types import Env, Policy
 
 
@@ -32,6 +34,21 @@ def episode_of(env: Env, policy: Policy, seed: int, *, sampled: bool) -> Episode
 def write_gif(env: Env, episode: Episode, path: Path, text: str = "") -> Path | None:
     """Draw an episode where the environment says how (`picture`), else return None."""
     picture = getattr(env, "picture", None)
-    if picture is None:
-        return None
-    return grid_gif(picture.positions(episode.state), picture.walls, picture.goals, path, episode.reward, text)
+    state, reward = episode.state, episode.reward
+    if isinstance(picture, GridPicture):
+        return grid_gif(picture.positions(state), picture.walls, picture.goals, path, reward, text)
+    if isinstance(picture, ScenePicture):
+        health = None if picture.health is None else picture.health(state)
+        points = picture.positions(state)
+        return scene_gif(
+            points, picture.kinds, picture.radii, path, reward, text, health=health, walls=picture.walls, bounds=picture.bounds
+        )
+    return None
+
+
+def episode_gif(env: Env, policy: Policy, seed: int, path: str | Path, sampled: bool = True) -> Path | None:
+    """Play one episode and draw it, with the environment's name; None where the environment has no picture.
+
+    sampled: draw actions from the policy, else take its mode.
+    """
+    return write_gif(env, episode_of(env, policy, seed, sampled=sampled), Path(path), env.spec.name)

@@ -64,7 +64,8 @@ def _describe(job: Job, data: Episodes) -> dict[str, Any]:
     """config.json: what was run, on what, by which code."""
     digest = hashlib.sha256()
     for field in data:
-        digest.update(np.ascontiguousarray(field).tobytes())
+        if field is not None:
+            digest.update(np.ascontiguousarray(field).tobytes())
     spec = dataclasses.asdict(job.spec)
     config = {f.name: getattr(job.config, f.name) for f in dataclasses.fields(job.config)}
     return spec | {
@@ -223,8 +224,13 @@ class _Loop:
     def _keep(self, done: int, report: Report) -> dict[str, np.ndarray]:
         """Add an evaluation to the history, and return its scalars [R] and probe arrays."""
         evaluation: dict[str, Any] = dict(report.evaluation)
+        if not evaluation:  # no simulator in jit: nothing was played
+            evaluation = {name: np.full((self.job.num_runs, 1), np.nan) for name in ("returns", "lengths")}
         returns, lengths = evaluation.pop("returns"), evaluation.pop("lengths")
-        named: dict[str, Any] = {"return_mean": returns.mean(1), "return_std": returns.std(1), "length_mean": lengths.mean(1), **evaluation}
+        named: dict[str, Any] = {"return_mean": returns.mean(1), "return_std": returns.std(1), "length_mean": lengths.mean(1)}
+        if "won" in evaluation:
+            named["win_rate"] = evaluation.pop("won").mean(1)
+        named |= evaluation
         if "joint_policy" in evaluation:
             named["out_of_data"] = statistics.out_of_data(
                 evaluation["joint_policy"], np.asarray(self.data.actions)[np.asarray(self.data.filled)]

@@ -121,26 +121,35 @@ def train_on_policy(
     eval_episodes: int,
     resume: Path | None = None,
 ) -> Iterator[Snapshot]:
-    """Train, and give the policy before training and at `snapshots` equal intervals, sampled in evaluation.
+    """Train, and give the policy before training and at `snapshots` times after it, sampled in evaluation.
 
-    One compiled program makes all iterations between two snapshots. resume: a file that everything is kept
+    The k-th of K snapshots is taken after (k / K)^2 of all iterations: early policies change fastest. One
+    compiled program makes all iterations between two snapshots. resume: a file that everything is kept
     in after each snapshot; if it is there, its snapshots come first and training goes on from it, bit for
-    bit. Raises ValueError where the iterations are no multiple of the snapshots, where training meets a
-    number that is not finite, or where the file is of another training.
+    bit. Raises ValueError for more snapshots than iterations, where training meets a number that is not
+    finite, or where the file is of another training.
     """
-    if snapshots < 1 or iterations % snapshots:
-        raise ValueError(f"train_on_policy: field 'iterations': expected a multiple of {snapshots} snapshots, found {iterations}")
+    if not 1 <= snapshots <= iterations:
+        raise ValueError(f"train_on_policy: field 'snapshots': expected 1..{iterations}, found {snapshots}")
+    times = np.round(iterations * (np.arange(snapshots + 1) / snapshots) ** 2).astype(int)
+    times = np.maximum(times, np.arange(snapshots + 1))
+
+    def iteration(run: _Run) -> tuple[_Run, dict[str, Array]]:
+        collect_key, update_key, key = jax.random.split(run.key, 3)
+        collectors, segments = collect(env, learner.behaviour(run.learner), run.collectors, segment, collect_key)
+        state, metrics = learner.update(run.learner, segments, update_key)
+        return _Run(state, collectors, key), metrics
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def chunk(run: _Run) -> tuple[_Run, dict[str, Array]]:
-        def iteration(run: _Run, _: None) -> tuple[_Run, dict[str, Array]]:
-            collect_key, update_key, key = jax.random.split(run.key, 3)
-            collectors, segments = collect(env, learner.behaviour(run.learner), run.collectors, segment, collect_key)
-            state, metrics = learner.update(run.learner, segments, update_key)
-            return _Run(state, collectors, key), metrics
+    def chunk(run: _Run, count: Array) -> tuple[_Run, dict[str, Array]]:
+        def body(_: Array, carry: tuple[_Run, dict[str, Array]]) -> tuple[_Run, dict[str, Array]]:
+            run, sums = carry
+            run, metrics = iteration(run)
+            return run, jax.tree.map(jnp.add, sums, metrics)
 
-        run, metrics = jax.lax.scan(iteration, run, None, iterations // snapshots)
-        return run, jax.tree.map(lambda x: x.mean(0), metrics)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(iteration, run)[1])
+        run, sums = jax.lax.fori_loop(0, count, body, (run, zeros))
+        return run, jax.tree.map(lambda x: x / count, sums)
 
     @jax.jit
     def look(run: _Run) -> tuple[Params, dict[str, Array]]:
@@ -155,12 +164,12 @@ def train_on_policy(
     metrics: dict[str, Array] = {}
     for index in range(len(done), snapshots + 1):
         if index:
-            run, metrics = chunk(run)
+            run, metrics = chunk(run, jnp.asarray(times[index] - times[index - 1], jnp.int32))
         actor, evaluation = jax.device_get(look(run))
         means = {name: float(value) for name, value in metrics.items()}
         if not np.isfinite(list(means.values())).all():
             raise ValueError(f"train_on_policy: expected finite metrics, found {means} after {index} of {snapshots} snapshots")
-        done.append(Snapshot(index * iterations // snapshots * segment * num_envs, actor, means, evaluation))
+        done.append(Snapshot(int(times[index]) * segment * num_envs, actor, means, evaluation))
         if resume is not None:
             _write(resume, run, done)
         yield done[-1]

@@ -120,7 +120,7 @@ class Program:
         return self._evaluation(self._parts(config)[1], run)
 
     def _evaluation(self, learner: Learner, run: RunState) -> dict[str, Array]:
-        if not self.evaluates:
+        if not self.evaluates or not hasattr(self.env, "step"):  # public data may be of a simulator that is not in jit
             return {}
         key = jax.random.fold_in(self._key(run, EVALUATE), run.updates)
         return evaluate(self.env, learner.policy(run.learner), key, self.job.spec.eval_episodes, sampled=self.job.spec.sampled)

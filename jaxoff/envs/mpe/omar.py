@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff.envs.base import FromJaxMARL, Game, spaces
+from jaxoff.envs.base import FromJaxMARL, Game, ScenePicture, spaces
 from jaxoff.envs.mpe import prey as preys
 from jaxoff.envs.mpe.physics import HORIZON, Bodies, ParticleState, advance, distances, is_over, others, overlaps
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
@@ -115,7 +115,11 @@ def _make_spread(num_agents: int, dim: int, cooperative: bool) -> FromJaxMARL:
     scale = ReturnScale(159.8, 516.8, _SCALE) if name == "mpe/spread" else None
     size = 3 * dim * num_agents
     spec = EnvSpec(name, num_agents, size, num_agents * size, dim, False, HORIZON, return_scale=scale)
-    return FromJaxMARL(Spread(num_agents, dim, cooperative), spec, individual=True)
+    game = Spread(num_agents, dim, cooperative)
+    kinds = ("agent",) * num_agents + ("landmark" if cooperative else "goal",) * num_agents
+    plane = ((0, 0), (0, 0), (0, 2 - dim))  # a line is drawn at y = 0
+    picture = ScenePicture(None, game.bodies.size, kinds, lambda state: np.pad(game.picture_entities(state), plane))
+    return FromJaxMARL(game, spec, picture=picture, individual=True)
 
 
 # ------------------------------------------------------------------------------------- tag and world
@@ -296,4 +300,7 @@ def _make_chase(world: str, prey: str) -> FromJaxMARL:
     chase = Chase(world)
     size = chase.prey_obs_size + 2
     spec = EnvSpec(f"mpe/{world}", 3, size, 3 * size, 2, False, HORIZON, return_scale=_CHASE_SCALES[world])
-    return FromJaxMARL(Predators(chase, preys.make_prey(prey, world, chase.prey_obs_size)), spec)
+    game = Predators(chase, preys.make_prey(prey, world, chase.prey_obs_size))
+    landmarks = ("obstacle", "food", "food", "forest", "forest") if chase.world else ("obstacle", "obstacle")
+    picture = ScenePicture(None, chase.bodies.size, ("agent", "agent", "agent", "prey", *landmarks), game.picture_entities)
+    return FromJaxMARL(game, spec, picture=picture)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff.envs.base import FromJaxMARL, Game, spaces
+from jaxoff.envs.base import FromJaxMARL, Game, ScenePicture, spaces
 from jaxoff.envs.mpe.physics import HORIZON, Bodies, ParticleState, advance, distances, is_over, others, overlaps, unit
 from jaxoff.types import Array, EnvSpec, Key
 
@@ -159,4 +159,5 @@ def _make(name: str, visibility: str, prey_speed: float, arena: float) -> FromJa
     game = Pursuit(visibility, prey_speed, arena) if pursuit else Navigation(count, visibility)
     suffix = "" if visibility == "nearest" else "-fixed"
     spec = EnvSpec(f"mpe/{name}{suffix}", count, OBS_SIZE, 16 if pursuit else 6 * count, len(FORCES), True, HORIZON)
-    return FromJaxMARL(game, spec)
+    kinds = ("agent",) * count + (("prey",) if pursuit else ("landmark",) * count)
+    return FromJaxMARL(game, spec, picture=ScenePicture(None, game.bodies.size, kinds, game.picture_entities))

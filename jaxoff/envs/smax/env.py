@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff.envs.base import FromJaxMARL
+from jaxoff.envs.base import FromJaxMARL, ScenePicture
 from jaxoff.envs.smax.units import FAMILIES, Map
 from jaxoff.registry import unknown
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
@@ -31,6 +31,7 @@ with mock.patch("builtins.print"):
     from jaxmarl.environments.smax.smax_env import SMAX
 
 REWARDS = ("x10", "smac")
+EDGE = np.array([(-1, -1, 33, 0), (-1, 32, 33, 33), (-1, 0, 0, 32), (32, 0, 33, 32)])  # around the map, for pictures
 KILL, WIN, BEST = 10.0, 200.0, 20.0  # SMAC's reward per kill and for a win, and the return they are scaled to
 
 
@@ -322,4 +323,7 @@ def _make(family: str, map_name: str, reward: str) -> FromJaxMARL:
         agent_types=battle.allies,
         return_scale=ReturnScale(0.0, BEST, "no damage done; all enemies killed and the battle won"),
     )
-    return FromJaxMARL(game, spec, won=game.won)
+    radii = np.array([battle.units[kind].radius for kind in battle.allies + battle.enemies])
+    kinds = ("ally",) * game.num_allies + ("enemy",) * game.num_enemies
+    picture = ScenePicture(None, radii, kinds, game.positions, game.health, EDGE)
+    return FromJaxMARL(game, spec, picture=picture, won=game.won)

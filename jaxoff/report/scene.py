@@ -1,0 +1,208 @@
+"""GIFs of bodies that move in the plane, drawn from plain arrays."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw
+
+from jaxoff.files import replacing
+from jaxoff.report.gif import COLOURS, INK, LINE, PAPER, SCALE, WALL, _caption, _font, _pale
+
+SIDE = 560  # pixels of the longer side
+FRAMES = 200  # at most: a longer episode is thinned out
+FOOT = 48  # pixels below, for two lines of text
+FOREST, FOOD = "#b8e0d4", "#F0E442"
+# The i-th body of a kind has the i-th of these colours, in turn. What stands still is drawn below what moves.
+MOVING = {"agent": COLOURS, "ally": COLOURS[:1], "enemy": COLOURS[1:2], "prey": (INK,)}
+STILL = {"forest": (FOREST,), "obstacle": (WALL,), "food": (FOOD,), "landmark": (WALL,), "goal": COLOURS}
+RINGS = ("landmark", "goal")
+NUMBERED = ("agent", "ally", "enemy")
+TRAILS = ("agent", "prey")
+font = functools.cache(_font)
+
+
+class View(NamedTuple):
+    """What is seen of the plane: its left, top, width and height, and pixels (of the drawing, before it is reduced) per unit."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    zoom: float
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Pixel of a point; y goes up."""
+        return (x - self.left) * self.zoom, (self.top - y) * self.zoom
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels, whole ones after the reduction."""
+        return round(self.width * self.zoom / SCALE) * SCALE, round(self.height * self.zoom / SCALE) * SCALE
+
+
+def scene_gif(
+    positions: np.ndarray,
+    kinds: Sequence[str],
+    radii: Sequence[float] | np.ndarray,
+    path: str | Path,
+    rewards: Sequence[float] | np.ndarray | None = None,
+    text: str = "",
+    *,
+    health: np.ndarray | None = None,
+    walls: Sequence[Sequence[float]] | np.ndarray | None = None,
+    bounds: Sequence[float] | None = None,
+) -> Path:
+    """Write an episode as a GIF: discs that move, with step, reward and return below.
+
+    positions: [T+1, K, 2] x and y (upwards) of K bodies, the first frame after the reset. kinds: K names of
+    `MOVING` and `STILL`; the latter are drawn where they are first, landmarks and goals as rings (goal i in
+    the colour of agent i). radii: [K], in units of the positions. rewards: [T] of each step.
+    health: [T+1, K] in 0..1, the part of a disc that is not pale; a body with none is not drawn.
+    walls: [M, 4] rectangles (x0, y0, x1, y1). bounds: (x0, y0, x1, y1), what is seen at least; by default
+    the living bodies of all frames. A long episode is thinned out to 200 frames, its first and last among
+    them, and all last about 10 s at most. Raises ValueError naming an argument of a wrong shape or value.
+    """
+    positions, radii = np.asarray(positions, float), np.asarray(radii, float)
+    walls = np.asarray(() if walls is None else walls, float)
+    walls = walls.reshape(0, 4) if walls.size == 0 else walls
+    _check(positions, kinds, radii, rewards, health, walls, bounds)
+    life = np.ones(positions.shape[:2]) if health is None else np.asarray(health, float)
+    view = _view(positions, radii, life > 0, bounds)
+    order = [list(kinds[:body]).count(kind) for body, kind in enumerate(kinds)]
+    ground = _ground(view, positions[0], kinds, order, radii, walls)
+    last = len(positions) - 1
+    palette, (width, height) = _palette(), view.size
+    frames, before = [], 0
+    for t in np.linspace(0, last, min(last + 1, FRAMES)).round().astype(int):
+        _trails(ImageDraw.Draw(ground), view, positions[before : t + 1], kinds, order)
+        frame = _frame(ground, view, positions[t], kinds, order, radii, life[t])
+        draw = ImageDraw.Draw(frame)
+        draw.rectangle((0, height, width, frame.height), fill=PAPER)  # bodies that leave the bounds are not over the text
+        draw.rectangle((0, 0, width - 1, height), outline=LINE, width=SCALE)
+        for line, words in enumerate(_caption(int(t), rewards, text)):
+            draw.text((6 * SCALE, height + (6 + 21 * line) * SCALE), words, fill=INK, font=font(14))
+        frames.append(frame.reduce(SCALE).quantize(palette=palette, dither=Image.Dither.NONE))
+        before = t
+    duration = round(1000 * min(max(8.0 / len(frames), 0.05), 0.25))
+    durations = [duration] * (len(frames) - 1) + [1500]  # the end stays longer
+    path = Path(path)
+    with replacing(path) as temporary:
+        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1)
+    return path
+
+
+def _check(
+    positions: np.ndarray,
+    kinds: Sequence[str],
+    radii: np.ndarray,
+    rewards: Sequence[float] | np.ndarray | None,
+    health: np.ndarray | None,
+    walls: np.ndarray,
+    bounds: Sequence[float] | None,
+) -> None:
+    def expect(good: bool, field: str, expected: str, found: object) -> None:
+        if not good:
+            raise ValueError(f"scene_gif: field '{field}': expected {expected}, found {found}")
+
+    shape = positions.shape
+    expect(positions.ndim == 3 and shape[-1] == 2 and min(shape) > 0, "positions", "[T+1, K, 2]", shape)
+    expect(bool(np.isfinite(positions).all()), "positions", "finite numbers", f"{(~np.isfinite(positions)).sum()} that are not")
+    expect(len(kinds) == shape[1], "kinds", f"{shape[1]} names", len(kinds))
+    strange = sorted(set(kinds) - set(MOVING) - set(STILL))
+    expect(not strange, "kinds", f"names among {', '.join([*MOVING, *STILL])}", ", ".join(strange))
+    expect(radii.shape == shape[1:2] and bool((radii > 0).all()), "radii", f"{shape[1]} positive numbers", radii.tolist())
+    expect(rewards is None or len(rewards) == shape[0] - 1, "rewards", f"{shape[0] - 1} steps", 0 if rewards is None else len(rewards))
+    expect(health is None or np.shape(health) == shape[:2], "health", f"shape {shape[:2]}", np.shape(health))
+    good = walls.ndim == 2 and walls.shape[-1] == 4 and bool((walls[:, :2] < walls[:, 2:]).all())
+    expect(good, "walls", "rectangles (x0, y0, x1, y1) with x0 < x1 and y0 < y1", walls.tolist())
+    good = bounds is None or (len(bounds) == 4 and bounds[0] < bounds[2] and bounds[1] < bounds[3])
+    expect(good, "bounds", "(x0, y0, x1, y1) with x0 < x1 and y0 < y1", bounds)
+
+
+def _view(positions: np.ndarray, radii: np.ndarray, alive: np.ndarray, bounds: Sequence[float] | None) -> View:
+    if bounds is None:
+        reach = np.broadcast_to(radii, alive.shape)[alive][:, None]
+        seen = positions[alive] if alive.any() else np.zeros((1, 2))
+        low, high = (seen - reach).min(0), (seen + reach).max(0)
+        low, high = low - 0.04 * (high - low).max(), high + 0.04 * (high - low).max()
+    else:
+        low, high = np.array(bounds[:2], float), np.array(bounds[2:], float)
+    span = np.maximum(high - low, 0.7 * (high - low).max())  # never so narrow that the text does not fit
+    left, top = (low[0] + high[0] - span[0]) / 2, (low[1] + high[1] + span[1]) / 2
+    return View(left, top, span[0], span[1], SIDE * SCALE / span.max())
+
+
+def _ground(view: View, points: np.ndarray, kinds: Sequence[str], order: list[int], radii: np.ndarray, walls: np.ndarray) -> Image.Image:
+    """The scene without what moves, enlarged; room for two lines of text below."""
+    width, height = view.size
+    image = Image.new("RGB", (width, height + FOOT * SCALE), PAPER)
+    draw = ImageDraw.Draw(image)
+    for x0, y0, x1, y1 in walls:
+        draw.rectangle((*view.at(x0, y1), *view.at(x1, y0)), fill=WALL)
+    for kind, colours in STILL.items():  # in this order: forests at the bottom
+        for body in (body for body in range(len(kinds)) if kinds[body] == kind):
+            colour = colours[order[body] % len(colours)]
+            edge = INK if kind == "food" else colour
+            ring = kind in RINGS
+            _disc(draw, *view.at(*points[body]), _pixels(view, radii[body]), None if ring else colour, edge, 4 if ring else 1)
+    return image
+
+
+def _trails(draw: ImageDraw.ImageDraw, view: View, points: np.ndarray, kinds: Sequence[str], order: list[int]) -> None:
+    """Draw the way [t, K, 2] that was made since the frame before; the ground keeps it."""
+    for body in (body for body in range(len(kinds)) if kinds[body] in TRAILS and len(points) > 1):
+        colours = MOVING[kinds[body]]
+        draw.line([view.at(*point) for point in points[:, body]], fill=_pale(colours[order[body] % len(colours)]), width=3 * SCALE)
+
+
+def _frame(
+    ground: Image.Image,
+    view: View,
+    points: np.ndarray,
+    kinds: Sequence[str],
+    order: list[int],
+    radii: np.ndarray,
+    health: np.ndarray,
+) -> Image.Image:
+    image = ground.copy()
+    draw = ImageDraw.Draw(image)
+    for body in np.argsort(-radii, kind="stable"):  # the small are not hidden by the large
+        if kinds[body] not in MOVING or health[body] <= 0:
+            continue
+        colours = MOVING[kinds[body]]
+        colour = colours[order[body] % len(colours)]
+        (x, y), r = view.at(*points[body]), _pixels(view, radii[body])
+        if health[body] < 1:  # the part that was lost, clockwise from the top, is pale
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=_pale(colour))
+            draw.pieslice((x - r, y - r, x + r, y + r), 270 - 360 * health[body], 270, fill=colour)
+        _disc(draw, x, y, r, colour if health[body] >= 1 else None, PAPER, 1)
+        if kinds[body] in NUMBERED and r >= 7 * SCALE:
+            size = min(18, round(1.1 * r / SCALE))
+            draw.text((x, y), str(order[body] + 1), fill=PAPER, anchor="mm", font=font(size))
+    return image
+
+
+def _disc(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, fill: str | None, line: str, width: int) -> None:
+    draw.ellipse((x - r, y - r, x + r, y + r), fill=fill, outline=line, width=width * SCALE)
+
+
+def _pixels(view: View, radius: float) -> float:
+    """A radius in pixels, never too small to be seen."""
+    return max(radius * view.zoom, 5 * SCALE)
+
+
+def _palette() -> Image.Image:
+    """One palette for all frames, so that no colour flickers, nor goes with the last of its kind: inks in steps towards paper."""
+    inks = np.array([ImageColor.getrgb(colour) for colour in (INK, WALL, FOOD, *COLOURS)])
+    share = np.linspace(0, 1, 17)[1:, None, None]
+    steps = (share * inks + (1 - share) * ImageColor.getrgb(PAPER)).round().reshape(-1, 3)
+    # No steps of pale colours: Pillow, which compares in steps of four, would take one for paper.
+    colours = np.concatenate([[ImageColor.getrgb(colour) for colour in (PAPER, LINE, FOREST)], steps]).astype(int)
+    image = Image.new("P", (1, 1))
+    image.putpalette(colours.ravel().tolist())
+    return image
