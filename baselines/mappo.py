@@ -171,9 +171,11 @@ def make(config: Config, spec: EnvSpec) -> OnPolicy:
         mean = moments.mean / known
         std = jnp.where(moments.weight > 0, jnp.sqrt(jnp.maximum(moments.square / known - jnp.square(mean), 1e-6)), 1.0)
         now, then = (value(nets, obs, s) * std + mean for obs, s in ((seg.seen.obs, seg.seen.state), (seg.next_obs, seg.next_state)))
-        over_time = lambda x: jnp.moveaxis(x.astype(jnp.float32), 1, 0)  # noqa: E731
         ended = (seg.terminated | seg.truncated)[..., None]
-        gae = advantages(*map(over_time, (now, then, seg.reward, seg.terminated[..., None], ended)), config.discount, config.trace)
+        now_, then_, reward, terminated, ended = (
+            jnp.moveaxis(x.astype(jnp.float32), 1, 0) for x in (now, then, seg.reward, seg.terminated[..., None], ended)
+        )
+        gae = advantages(now_, then_, reward, terminated, ended, config.discount, config.trace)
         advantage = jnp.moveaxis(gae, 0, 1)
         target = advantage + now
         keep = 0.9

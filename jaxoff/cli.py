@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -138,7 +139,7 @@ def train(
 def _summary(runs: list[dict[str, Any]]) -> Table:
     """One line a grid point: mean and deviation over seeds."""
     table = Table(title="last evaluation: mean ± standard deviation over seeds")
-    for name in ("setting", "seeds", "return", "score", "exact value", "lost"):
+    for name in ("setting", "seeds", "return", "score", "win rate", "exact value", "lost"):
         table.add_column(name)
     points: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
@@ -146,7 +147,7 @@ def _summary(runs: list[dict[str, Any]]) -> Table:
     for point, group in points.items():
         alive = [run for run in group if run["failed_at"] is None]
         cells = []
-        for name in ("return_mean", "score", "exact_value"):
+        for name in ("return_mean", "score", "win_rate", "exact_value"):
             values = [run[name] for run in alive if run.get(name) is not None]
             cells.append(f"{np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}" if values else "-")
         table.add_row(point, str(len(group)), *cells, str(len(group) - len(alive)))
@@ -264,7 +265,9 @@ def data_prey(world: tyro.conf.Positional[Literal["tag", "world"]], /, out: Path
 
 def _pool_table(pool: Any) -> Table:
     """One line a member."""
-    table = Table("steps of training", "level", "return", "win rate", "replay", title=f"{pool.name}: random policy {pool.random_return:.2f}")
+    table = Table(
+        "steps of training", "level", "return", "win rate", "replay", title=f"{pool.name}: random policy {pool.random_return:.2f}"
+    )
     for member in pool.members:
         win = "-" if member.win_rate is None else f"{member.win_rate:.3f}"
         score = f"{member.return_mean:.2f} ± {member.return_std:.2f}"
@@ -310,6 +313,43 @@ def report(folder: tyro.conf.Positional[Path], /) -> None:
     from jaxoff.report import report as build
 
     console.print(f"page: {build(folder)}", soft_wrap=True)
+
+
+@app.command
+def evaluate(
+    folder: tyro.conf.Positional[Path],
+    /,
+    run: int = 0,
+    episodes: int = 100,
+    seed: int = 0,
+    sampled: bool = False,
+    processes: int | None = None,
+    data_dir: Path | None = None,
+) -> None:
+    """Play many episodes of a trained policy, in jit or on the simulator of public data; adds evaluation.json to the folder.
+
+    Args:
+        folder: a job's folder.
+        run: which of its runs.
+        episodes: how many to play.
+        seed: seed of the episodes.
+        sampled: draw actions from the policy, instead of its mode.
+        processes: of a simulator on the host; default one per core.
+        data_dir: folder of public datasets, for a task with a source.
+    """
+    from jaxoff.eval.final import evaluate_policy
+    from jaxoff.files import write_text
+    from jaxoff.train.restore import restore_policy
+
+    env, policy, spec = restore_policy(folder, run, None if data_dir is None else str(data_dir))
+    found = evaluate_policy(env, policy, episodes, seed, sampled=sampled, processes=processes)
+    table = Table("", f"{spec.label} on {spec.task}, run {run}")
+    for name, value in found.items():
+        if not isinstance(value, list):
+            table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+    console.print(table)
+    record = {"task": spec.task, "run": run, "seed": seed, "sampled": sampled, "git_commit": runtime.git_commit(), **found}
+    console.print(f"evaluation: {write_text(folder / 'evaluation.json', json.dumps(record, indent=1))}", soft_wrap=True)
 
 
 @app.command

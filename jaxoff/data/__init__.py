@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 
-def load(task: str, *, episodes: int | None = None, seed: int = 0, data_dir: str | None = None, pools: str | None = None, **placing: Any) -> Any:
+def load(
+    task: str, *, episodes: int | None = None, seed: int = 0, data_dir: str | None = None, pools: str | None = None, **placing: Any
+) -> Any:
     """The dataset of a task on the device, made or read without writing anything: `load("smax/3m/medium")`.
 
     episodes, seed: of a recipe. data_dir: folder of public datasets. pools: folder of policy pools, looked in

@@ -16,7 +16,8 @@ OMAR's data have five parts, one a training seed of the authors: `DataOptions.se
 of the vault, or a seed_<s>_data folder). In its tag and world tasks the agents are the three predators.
 CFCQL's continuous data are OMAR's, and read as such. Datasets whose dimensions are not published
 (gymnasium_mamujoco, flatland, 2ant of og_marl) are left out.
-There is no simulator in jit for these tasks: their environment is a specification only.
+There is no simulator in jit for these tasks (but for simple_spread, which is ours exactly): their
+environment is a specification only, and where a simulator on the host fits, `jaxoff evaluate` uses it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from jaxoff.data.convert import cfcql, d4rl, og_marl, omar, omiga
 from jaxoff.data.convert.common import Steps, pad, take
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.data.disk import InvalidDataset
+from jaxoff.envs.base import FromJaxMARL
+from jaxoff.envs.mpe.omar import make_spread
 from jaxoff.registry import DataOptions, Family, Task, check_quality
 from jaxoff.types import Env, EnvSpec, Episodes, ReturnScale
 
@@ -54,10 +57,13 @@ _STATISTICS = ("return mean", "return standard deviation", "least return", "larg
 
 
 class NoSimulator:
-    """An environment that is known by its specification only; its policies cannot be evaluated here."""
+    """An environment that is known by its specification only: policies cannot be evaluated in jit.
 
-    def __init__(self, spec: EnvSpec) -> None:
-        self.spec = spec
+    host: arguments of `eval.host.make_host` for a simulator on the host that fits, or empty.
+    """
+
+    def __init__(self, spec: EnvSpec, host: tuple[str, ...] = ()) -> None:
+        self.spec, self.host = spec, host
 
 
 # ------------------------------------------------------------------------------------------ the table
@@ -84,23 +90,24 @@ def _row(task: Task) -> dict[str, Any]:
 
 
 @functools.cache
-def make_env(task: Task) -> NoSimulator:
-    """The specification of a public task, as an environment without steps. Raises UnknownName."""
+def make_env(task: Task) -> Any:
+    """The environment of a public task: mostly a specification without steps. Raises UnknownName."""
     check_quality(task, tasks(task.source, task.family))
     row = _row(task)
     low, high = row.get("scale", (0.0, 1.0))
-    return NoSimulator(
-        EnvSpec(
-            name=f"{task.source}:{task.family}/{task.scenario}",
-            num_agents=row["agents"],
-            obs_size=row["obs"],
-            state_size=row["state"],
-            action_size=row["actions"],
-            discrete=row["discrete"],
-            horizon=row["horizon"],
-            return_scale=ReturnScale(low, high, "random and expert returns of the authors") if "scale" in row else None,
-        )
+    spec = EnvSpec(
+        name=f"{task.source}:{task.family}/{task.scenario}",
+        num_agents=row["agents"],
+        obs_size=row["obs"],
+        state_size=row["state"],
+        action_size=row["actions"],
+        discrete=row["discrete"],
+        horizon=row["horizon"],
+        return_scale=ReturnScale(low, high, "random and expert returns of the authors") if "scale" in row else None,
     )
+    if (task.source, task.scenario) == ("omar", "simple_spread"):
+        return FromJaxMARL(make_spread().env, spec, individual=True)
+    return NoSimulator(spec, tuple(row.get("host", ())))
 
 
 # ------------------------------------------------------------------------------------------- reading

@@ -14,9 +14,7 @@ from jaxoff.types import Array, Carry, Env, Key, Policy, TimeStep
 __all__ = ["Trace", "evaluate", "rollout"]
 
 
-def rollout(
-    env: Env, policy: Policy, key: Key, episodes: int, *, sampled: bool, keep: Callable[[Trace], Any] = lambda trace: trace
-) -> Any:
+def rollout(env: Env, policy: Policy, key: Key, episodes: int, *, sampled: bool, keep: Callable[[Trace], Any] = lambda trace: trace) -> Any:
     """Play `episodes` episodes side by side, at most the env's horizon: a Trace, or what `keep` makes of its steps.
 
     sampled: draw actions from the policy, else take its mode. Memory starts fresh in each episode.

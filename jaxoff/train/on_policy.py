@@ -103,10 +103,11 @@ def collect(env: Env, policy: Policy, collectors: Collectors, steps: int, key: K
         ended = after.terminated | after.truncated
         fresh = (*jax.vmap(env.reset)(jax.random.split(reset_key, num_envs)), policy.initial((num_envs,)))
         pick = lambda a, b: jnp.where(ended.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
-        return Collectors(*jax.tree.map(pick, fresh, (env_state, after, memory)), ended), row
+        env_state, seen, memory = jax.tree.map(pick, fresh, (env_state, after, memory))
+        return Collectors(env_state, seen, memory, ended), row
 
     after, rows = jax.lax.scan(step, collectors, jax.random.split(key, steps))
-    return after, Segments(*jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), rows), collectors.memory)
+    return after, Segments._make((*jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), rows), collectors.memory))
 
 
 def train_on_policy(

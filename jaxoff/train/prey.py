@@ -43,7 +43,7 @@ def train_prey(
             if tell:
                 tell(f"round {turn + 1}: predators", float(snapshot.evaluation["returns"].mean()))
             prey_env = make_prey_env(world, _predators(env.spec, *params))
-            (net, actor), snapshot = _trained(prey_env, f"mpe/{world}-prey", seed + 2 * turn + 1, overrides)
+            (_, actor), snapshot = _trained(prey_env, f"mpe/{world}-prey", seed + 2 * turn + 1, overrides)
             if tell:
                 tell(f"round {turn + 1}: prey", float(snapshot.evaluation["returns"].mean()))
             found = plain_prey(_layers(actor))

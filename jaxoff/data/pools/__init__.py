@@ -100,7 +100,9 @@ def path_of(name: str, folder: str | Path | None = None) -> Path:
         if (base / f"{name}.npz").is_file():
             return base / f"{name}.npz"
     place = f"{folder} nor among " if folder else ""
-    raise InvalidPool(f"{name}: expected a pool of policies, found none in {place}the shipped ones; train one with: jaxoff data pool {name}")
+    raise InvalidPool(
+        f"{name}: expected a pool of policies, found none in {place}the shipped ones; train one with: jaxoff data pool {name}"
+    )
 
 
 def save(path: str | Path, pool: Pool) -> None:

@@ -1,0 +1,41 @@
+"""Many episodes of a finished policy, on whatever simulator its task has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxoff.eval.rollout import evaluate
+from jaxoff.eval.statistics import normalised
+from jaxoff.types import Env, Policy
+
+
+def evaluate_policy(
+    env: Env, policy: Policy, episodes: int, seed: int, *, sampled: bool = False, processes: int | None = None
+) -> dict[str, Any]:
+    """Returns of `episodes` episodes, as plain numbers: in jit, or on the host where the env says which simulator fits.
+
+    simulator, episodes, return_mean, return_std, return_sem; score and win_rate where they are known; returns,
+    a list. Raises ValueError where there is no simulator for the environment.
+    """
+    host: tuple[str, ...] = getattr(env, "host", ())
+    if hasattr(env, "step"):
+        simulator = env.spec.name
+        found = jax.jit(lambda key: evaluate(env, policy, key, episodes, sampled=sampled))(jax.random.key(seed))
+    elif host:
+        from jaxoff.eval.host import evaluate_host, make_host
+
+        simulator = f"{host[0]} on the host"
+        found = evaluate_host(policy, make_host(*host), episodes, seed, processes, sampled)
+    else:
+        raise ValueError(f"{env.spec.name}: expected an environment with a simulator, found public data without one")
+    returns = np.asarray(found["returns"], np.float64)
+    out: dict[str, Any] = {"simulator": simulator, "episodes": episodes, "return_mean": float(returns.mean())}
+    out |= {"return_std": float(returns.std()), "return_sem": float(returns.std(ddof=min(1, episodes - 1)) / np.sqrt(episodes))}
+    if env.spec.return_scale is not None:
+        out["score"] = float(normalised(out["return_mean"], env.spec.return_scale))
+    if "won" in found:
+        out["win_rate"] = float(np.mean(found["won"]))
+    return out | {"returns": returns.tolist()}
