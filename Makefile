@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda benchmark inspo pjap bench report test test-all lint check clean
+.PHONY: help setup setup-cuda benchmark inspo pjap bench datasets report test test-all lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -37,6 +37,9 @@ pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras
 
 bench: $(READY)           ## updates/s of each learner by number of runs; writes experiments/bench/
 	$(BIN)/python -m experiments.bench
+
+datasets: $(READY)        ## every dataset that has a recipe, and a table of what they hold; hours   (what is there is kept)
+	$(BIN)/python -m experiments.datasets --out $(RESULTS)/datasets
 
 report: $(READY)          ## tables, curves and a page from every result in $(RESULTS), without training
 	$(BIN)/jaxoff report $(RESULTS)

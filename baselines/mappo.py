@@ -5,7 +5,7 @@ Clipped surrogate (Schulman et al., 2017, Eq. 7) -> policy_loss; generalised adv
 state to a value for every agent (MAPPO), or each agent's observation to its own (IPPO, `central=False`).
 Differs: value targets are standardised by running moments instead of PopArt; the policy loss of an agent
 with a single available action (a dead unit) is left out; learning rate and entropy weight fall linearly
-to zero, so that the last policies hardly explore.
+to zero, the latter earlier, so that the last policies learn to do without exploring.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Config:
     lr: float = 1e-3
     clip: float = 0.2  # Eq. 7, epsilon
     entropy: float = 0.01  # weight at the start
+    entropy_until: float = 0.6  # share of training after which it is zero
     discount: float = 0.99
     trace: float = 0.95  # lambda of the advantages
     log_std: float = -0.5  # of continuous actions, at the start
@@ -108,7 +109,9 @@ def policy_loss(log_prob: Array, old_log_prob: Array, advantage: Array, clip: Ar
 
 
 def make(config: Config, spec: EnvSpec) -> OnPolicy:
-    """The learner for environments of `spec`."""
+    """The learner for environments of `spec`. Raises ValueError where `minibatches` does not divide `num_envs`."""
+    if config.num_envs % config.minibatches:
+        raise ValueError(f"mappo: field 'minibatches': expected a divisor of num_envs = {config.num_envs}, found {config.minibatches}")
     actor = actors(config, spec)
     critic = MLP((config.critic_hidden,) * 2 + (spec.num_agents if config.central else 1,))
     total = config.iterations * config.epochs * config.minibatches
@@ -188,7 +191,7 @@ def make(config: Config, spec: EnvSpec) -> OnPolicy:
         std = jnp.sqrt(jnp.maximum(moments.square / moments.weight - jnp.square(mean), 1e-6))
         old = dist_of(actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset), nets.log_std).log_prob(seg.actions)
         whole = {"segments": seg, "advantage": advantage, "target": (target - mean) / std, "log_prob": old}
-        weight = config.entropy * (1 - state.updates / config.iterations)
+        weight = config.entropy * jnp.maximum(0.0, 1 - state.updates / (config.entropy_until * config.iterations))
 
         def one(carry: tuple[Nets, Any], index: Array) -> tuple[tuple[Nets, Any], dict[str, Array]]:
             nets, opt = carry

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +17,7 @@ import chex
 import pytest
 from PIL import Image
 
-from jaxoff import cli
+from jaxoff import cli, registry
 from tests.learners import QUICK_ENV, state_of
 
 TINY = ["--seeds", "2", "--steps", "4", "--evaluations", "2", "--eval-episodes", "2", "--set", "hidden=16", "--set", "batch_size=8"]
@@ -67,11 +70,33 @@ def test_the_same_command_again_reads_the_result_back(job, capsys):
     assert (job[0] / "grid" / "final.json").stat().st_mtime_ns == before
 
 
-def test_data_list_shows_every_task_and_filters():
-    text = run("data", "list")
-    assert all(name in text for name in ("matrix/xor/a", "grid/bridge/mixed", "poly/sign/uniform", "alberdice:grid/bridge/optimal"))
+def test_data_list_shows_a_row_for_each_scenario_with_its_qualities_and_filters():
+    lines = run("data", "list").splitlines()
+    text = "\n".join(lines)
+    assert all(name in text for name in ("matrix/xor", "grid/bridge", "poly/sign", "alberdice:grid/bridge", "mpe/spread-n5-1d"))
+    row = next(k for k, line in enumerate(lines) if line.split()[:1] == ["matrix/xor"])
+    assert "recipe" in lines[row] and lines[row + 1].split() == ["a", "b", "c", "d"]
     only = run("data", "list", "--family", "poly/")
-    assert "poly/sign/uniform" in only and "matrix/" not in only
+    assert "poly/sign" in only and "uniform" in only and "matrix/" not in only
+
+
+def test_data_list_tells_public_data_and_recipes_whose_pool_is_not_there(monkeypatch, tmp_path):
+    from jaxoff.data import pools
+
+    monkeypatch.setattr(pools, "FOLDER", tmp_path)
+    (tmp_path / "smax").mkdir()
+    (tmp_path / "smax" / "8m.npz").touch()
+    text = " ".join(run("data", "list", "--family", "smax/").split())
+    assert "not shipped" in text.partition("smax/3m")[2].partition("smax/8m")[0]
+    assert "not shipped" not in text.partition("smax/8m")[2].partition("smax/25m")[0]
+    assert "not shipped" not in run("data", "list", "--family", "maze/")
+    assert "public data" in run("data", "list", "--family", "cfcql")
+
+
+def test_data_list_keeps_its_columns_in_a_narrow_terminal(monkeypatch):
+    monkeypatch.setattr(cli.console, "_width", 80)
+    text = run("data", "list", "--family", "og_marl")
+    assert "og_marl:smac_v2/terran_10_vs_10" in text and "public data" in text
 
 
 def test_data_are_made_inspected_and_trained_on(tmp_path):
@@ -80,8 +105,90 @@ def test_data_are_made_inspected_and_trained_on(tmp_path):
     assert "30 episodes, 30 steps" in made and (folder / "metadata.json").exists()
     seen = run("data", "inspect", "matrix/xor/c", "--data", folder, "--out", tmp_path / "pictures")
     assert "30" in seen and (tmp_path / "pictures" / "matrix-xor-c.png").stat().st_size > 1000
+    assert (tmp_path / "pictures" / "matrix-xor-c.svg").read_text().startswith("<?xml")
     run("train", "bc", "matrix/xor/c", *TINY, "--data", folder, "--out", tmp_path / "job")
     assert json.loads((tmp_path / "job" / "config.json").read_text())["data"]["episodes"] == 30
+
+
+def test_making_tells_how_far_it_is_and_how_long_it_took(tmp_path, capsys):
+    made = run("data", "make", "mpe/spread-n1/random", "--episodes", "2", "--out", tmp_path)
+    assert re.search(r"2 episodes, 50 steps, \d+\.\d s", made)
+    assert "mpe/spread-n1/random   2/2 (100%)" in capsys.readouterr().err
+
+
+def test_a_dataset_made_of_a_pool_names_it_in_its_metadata(tmp_path, monkeypatch):
+    from jaxoff.data import pools
+
+    pool = dataclasses.make_dataclass("Fake", ["made"])({"command": "jaxoff data pool", "seed": 3})
+    monkeypatch.setattr(pools, "load", lambda path, spec: pool)
+    (tmp_path / "mpe").mkdir()
+    (tmp_path / "mpe" / "spread.npz").write_bytes(b"weights")
+    spec = registry.make_spec("mpe/spread/medium")
+    found = cli._pool_info(registry.Task.parse("mpe/spread/medium"), spec, tmp_path)["pool"]
+    assert found == {"name": "mpe/spread", "sha256": hashlib.sha256(b"weights").hexdigest(), "made": pool.made}
+    assert cli._pool_info(registry.Task.parse("mpe/spread/random"), spec, tmp_path) == {}
+
+
+def test_inspect_draws_the_returns_in_the_terminal_and_reads_a_folder_alone(tmp_path):
+    run("data", "make", "matrix/xor/c", "--episodes", "30", "--out", tmp_path)
+    seen = run("data", "inspect", tmp_path / "matrix-xor-c.vlt" / "seed-0", "--out", tmp_path / "pictures")
+    bars = [line for line in seen.splitlines() if "█" in line]
+    # 10 episodes of return 0, 20 of return 1
+    assert [line.count("█") for line in bars] == [20, 40] and [line.split()[-2] for line in bars] == ["10", "20"]
+    assert "20, 10" in seen  # of the actions of each agent; (0, 0), (0, 1), (1, 0) are there 10 times each
+    assert "unique episodes" in seen and "device mb" in seen and "agent 1: 0 100.0%" in seen
+    assert (tmp_path / "pictures" / "matrix-xor-c-seed-0.png").exists()
+    assert "20" in run("data", "inspect", "matrix/xor/b", "--episodes", "20", "--seed", "1", "--out", tmp_path / "pictures")
+
+
+def test_datasets_are_combined_split_and_subsampled_and_tell_from_what(tmp_path):
+    run("data", "make", "grid/bridge/random", "--episodes", "10", "--out", tmp_path)
+    made = tmp_path / "grid-bridge-random.vlt" / "seed-0"
+    assert "510 episodes" in run("data", "combine", made, "grid/bridge/optimal", "--out", tmp_path / "both")
+    both, source = (json.loads((folder / "metadata.json").read_text()) for folder in (tmp_path / "both", made))
+    assert both["statistics"]["episodes"] == 510 and both["env"] == source["env"] == "grid/bridge"
+    assert [part["name"] for part in both["made_from"]] == ["grid-bridge-random.vlt/seed-0", "grid/bridge/optimal"]
+    assert [part["recipe"] for part in both["made_from"]] == ["grid/bridge/random", "grid/bridge/optimal"]
+    assert all(len(part["sha256"]) == 64 for part in both["made_from"])
+
+    run("data", "split", made, "--share", "0.8", "--seed", "2", "--out", tmp_path / "parts")
+    parts = {name: json.loads((tmp_path / "parts" / name / "metadata.json").read_text()) for name in ("train", "validation")}
+    assert [part["statistics"]["episodes"] for part in parts.values()] == [8, 2]
+    assert parts["validation"]["made_by"] == {"command": "split", "share": 0.8, "seed": 2, "part": "validation"}
+
+    text = run("data", "subsample", tmp_path / "parts" / "train", "--steps", "200", "--out", tmp_path / "few")
+    steps = json.loads((tmp_path / "few" / "metadata.json").read_text())["statistics"]["transitions"]
+    assert 0 < steps <= 200 and f"{steps} steps" in text
+
+
+def test_a_dataset_that_is_there_is_kept_unless_told_otherwise(tmp_path, capsys):
+    run("data", "subsample", "poly/sign/uniform", "--episodes", "5", "--out", tmp_path / "part")
+    before = (tmp_path / "part" / "metadata.json").read_text()
+    with pytest.raises(SystemExit):
+        run("data", "split", "poly/sign/uniform", "--out", tmp_path, "--share", "2")
+    with pytest.raises(SystemExit):
+        run("data", "subsample", "poly/sign/uniform", "--episodes", "6", "--out", tmp_path / "part")
+    assert "part: expected no dataset there, found one; pass --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "part" / "metadata.json").read_text() == before
+    run("data", "subsample", "poly/sign/uniform", "--episodes", "6", "--out", tmp_path / "part", "--overwrite")
+    assert json.loads((tmp_path / "part" / "metadata.json").read_text())["statistics"]["episodes"] == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part"]  # of the split that failed, nothing
+
+
+def test_fetch_says_what_it_does_and_a_failure_is_one_line(tmp_path, monkeypatch, capsys):
+    from jaxoff.data import fetch
+
+    there = tmp_path / "og_marl" / "smac_v1" / "3m.vlt" / "Good"
+    there.mkdir(parents=True)
+    assert "already there" in run("data", "fetch", "og_marl:smac_v1/3m/Good", "--data-dir", tmp_path)
+
+    def fail(*args, **named):
+        raise fetch.FetchError("3m.zip: could not be downloaded")
+
+    monkeypatch.setattr(fetch, "fetch", fail)
+    with pytest.raises(SystemExit) as stop:
+        run("data", "fetch", "og_marl:smac_v1/3m/Good", "--data-dir", tmp_path)
+    assert stop.value.code == 2 and capsys.readouterr().err == "jaxoff: error: 3m.zip: could not be downloaded\n"
 
 
 def test_report_makes_a_page_from_folders(job):
@@ -120,6 +227,16 @@ def test_play_says_where_there_is_no_picture(job):
         ("train bc matrix/xor/b --data nowhere", "nowhere"),
         ("data make matrix/xor", "task 'matrix/xor': expected [source:]family/scenario/quality, found 2 part(s)"),
         ("data inspect matrix/xor/b --data nowhere", "nowhere"),
+        ("data inspect nowhere", "nowhere: no dataset folder is there, and as a task: task 'nowhere': expected [source:]family"),
+        ("data combine --out x", "combine: expected at least one dataset, found none"),
+        (
+            "data combine matrix/xor/a matrix/mne/balanced --out x",
+            "field 'env': expected one environment, found matrix/xor in matrix/xor/a and",
+        ),
+        ("data split matrix/xor/a --out x", "split: expected at least two unique episodes, found 1"),
+        ("data subsample poly/sign/uniform --out x", "subsample: expected either episodes or steps, found both or none"),
+        ("data make smax/3m/medium --pools nowhere --out x", "smax/3m: expected a pool of policies, found none in nowhere"),
+        ("data fetch d4rl:maze2d/umaze/v1 --data-dir x", "expected a dataset that is published as a vault"),
         ("report nowhere", "nowhere"),
         ("play nowhere", "nowhere/config.json: expected the folder of a training job, found no config.json"),
     ],

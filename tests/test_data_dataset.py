@@ -139,7 +139,7 @@ BROKEN = {
     "reward rank": (toy_episodes()._replace(reward=np.zeros(3)), r"'reward': expected shape \(3, 5\), found \(3,\)"),
     "filled rank": (toy_episodes()._replace(filled=np.ones(3)), r"'filled': expected shape \(E, T\), found \(3,\)"),
     "levels": (toy_episodes()._replace(behaviour_level=np.zeros((2, 2))), r"'behaviour_level': expected shape \(3, 2\)"),
-    "no episode": (type(toy_episodes())(*(x[:0] for x in toy_episodes())), "'filled': expected at least one episode"),
+    "no episode": (jax.tree.map(lambda x: x[:0], toy_episodes()), "'filled': expected at least one episode"),
     "hole": (changed("filled", (2, 1), False), "'filled': expected ones, then zeros"),
     "empty episode": (changed("filled", (1, 0), False), "'filled': .*at least one step"),
     "early end": (changed("terminated", (2, 1), True), "'terminated': expected only on the last step, found earlier in episode 2"),

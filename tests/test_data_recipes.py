@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,7 @@ from jaxoff.data.dataset import validate
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, make_matrix
 from jaxoff.registry import DataOptions
+from jaxoff.types import Policy
 from tests.reference import bridge_numpy
 
 KEY = jax.random.key(0)
@@ -57,17 +59,18 @@ def test_record_stops_at_the_end_and_leaves_zeros_behind(random_part):
 def test_record_asks_the_policy_at_each_step_and_stores_what_it_did():
     env = make_matrix("xor", XOR, plays=4)
     # plays the other of its last actions; the first play sees -1, so (0, 0), (1, 1), (0, 0), (1, 1)
-    episodes = recipes.record(env, lambda key, timestep: (timestep.last_actions + 1) % 2, 3, KEY)
+    other = Policy(lambda shape: (), lambda memory, seen: (memory, distrax.Deterministic((seen.last_actions + 1) % 2)))
+    episodes = recipes.record(env, other, 3, KEY)
     np.testing.assert_array_equal(episodes.actions[0, :, 0], [0, 1, 0, 1])
     np.testing.assert_array_equal(episodes.reward, np.tile([0, -2, 0, -2], (3, 1)))
 
 
 def test_random_actions_never_take_what_is_not_available():
     env = make_matrix("xor", XOR)
-    act = recipes.random_actions(env.spec)
     _, first = env.reset(KEY)
     first = first._replace(avail=jnp.array([[0.0, 1.0], [1.0, 1.0]]))
-    drawn = jax.vmap(lambda k: act(k, first))(jax.random.split(KEY, 200))
+    _, dist = recipes.random_policy(env.spec).distribution((), first)
+    drawn = dist.sample(seed=KEY, sample_shape=200)
     assert (np.unique(drawn[:, 0]).tolist(), np.unique(drawn[:, 1]).tolist()) == ([1], [0, 1])
 
 
@@ -252,8 +255,8 @@ def test_a_recipe_is_a_function_of_its_seed(task):
 
 def test_a_recording_and_a_script_follow_their_seeds():
     env = make_matrix("xor", XOR)
-    act = recipes.random_actions(env.spec)
-    a, again, b = (recipes.record(env, act, 50, jax.random.key(seed)).actions for seed in (5, 5, 6))
+    policy = recipes.random_policy(env.spec)
+    a, again, b = (recipes.record(env, policy, 50, jax.random.key(seed)).actions for seed in (5, 5, 6))
     assert (a == again).all() and (a != b).any()
     a, again, b = (recipes.bridge_script(50, seed) for seed in (5, 5, 6))
     assert (a == again).all() and (a != b).any()

@@ -109,7 +109,7 @@ def test_bridge_equals_the_agent_by_agent_reference_in_every_state():
 
 def test_bridge_equals_the_reference_on_random_play():
     env = make_bridge(horizon=50, start_adjacent=False)
-    played = recipes.record(env, recipes.random_actions(env.spec), 40, jax.random.key(1))
+    played = recipes.record(env, recipes.random_policy(env.spec), 40, jax.random.key(1))
     for e in range(40):
         cells, done = [(1, 1), (1, 4)], [False, False]
         for t in range(int(played.filled[e].sum())):
@@ -171,7 +171,7 @@ def test_matrix_game_pays_its_table():
 
 def test_matrix_game_repeats_and_ends_at_its_last_play():
     env = make_matrix("xor", XOR, plays=3, state=(0.0, 1.0, 0.0, 1.0))
-    played = recipes.record(env, recipes.random_actions(env.spec), 5, KEY)
+    played = recipes.record(env, recipes.random_policy(env.spec), 5, KEY)
     np.testing.assert_array_equal(played.terminated, [[False, False, True]] * 5)
     np.testing.assert_array_equal(played.state, np.tile([0, 1, 0, 1], (5, 4, 1)))
 
@@ -267,7 +267,7 @@ def test_jaxmarl_step_resets_by_itself_and_ours_does_not():
 def test_timesteps_have_the_shapes_of_the_spec(wrapped):
     spec = wrapped.spec
     state, first = wrapped.reset(KEY)
-    actions = recipes.random_actions(spec)(KEY, first)
+    actions = recipes.random_policy(spec).distribution((), first)[1].sample(seed=KEY)
     _, after = jax.jit(wrapped.step)(KEY, state, actions)
     for timestep in (first, after):
         assert timestep.obs.shape == (spec.num_agents, spec.obs_size)

@@ -60,7 +60,7 @@ def batch_of(n: int, seed: int = 0) -> Transition:
 
 
 def rows_of(batch: Transition) -> dict[str, np.ndarray]:
-    return {name: np.asarray(x).reshape(B * T, *x.shape[2:]) for name, x in batch._asdict().items()}
+    return {name: np.asarray(x).reshape(B * T, *x.shape[2:]) for name, x in batch._asdict().items() if x is not None}
 
 
 def start(n: int, double: bool = False, **config: Any) -> tuple[Any, inspo.State]:

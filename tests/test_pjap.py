@@ -176,7 +176,7 @@ def test_draws_follow_the_priorities():
 
 def test_windows_are_refreshed_and_drawn_as_windows():
     env = make_matrix("xor", XOR, plays=6)
-    dataset = place(recipes.record(env, recipes.random_actions(env.spec), 5, jax.random.key(0)), env.spec)
+    dataset = place(recipes.record(env, recipes.random_policy(env.spec), 5, jax.random.key(0)), env.spec)
     sampler = pjap.make(pjap.Config(refresh=-1, eps=1e-6), 8, 4)
     uniform = Policy(lambda shape: (), lambda carry, step: (carry, distrax.Categorical(logits=jnp.zeros_like(step.avail))))
     tree = jax.jit(lambda: sampler.feedback(sampler.init(dataset), dataset, told(jnp.arange(8), uniform)))()

@@ -2,34 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxoff.data import pools, worlds
+from jaxoff.data.dataset import estimate_bytes
 from jaxoff.data.disk import statistics
+from jaxoff.data.edit import unique_groups
+from jaxoff.data.recipes import lengths_of, returns_of
 from jaxoff.files import replacing
+from jaxoff.registry import Task
 from jaxoff.types import EnvSpec, Episodes
 
 _HASH_ROWS = 65536  # rows that are hashed at once, so that a large dataset needs little memory
+_DRAWN = 5000  # steps whose actions are drawn, at most
+_LEVEL_COLOURS = ("#bbbbbb", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # -1 (unknown), 0, 1, ...
 
 
-def describe(episodes: Episodes, spec: EnvSpec) -> dict[str, Any]:
+# ------------------------------------------------------------------------------------ what it is made of
+
+
+def needs_pool(task: Task) -> bool:
+    """Whether the recipe of a task plays the policies of a pool."""
+    return not task.source and task.family in worlds.WORLDS and task.quality not in ("random", "waypoint")
+
+
+def has_pool(task: Task, folder: str | Path | None = None) -> bool:
+    """Whether the pool of a task's scenario is in `folder` or comes with the library."""
+    try:
+        return pools.path_of(f"{task.family}/{task.scenario}", folder).is_file()
+    except pools.InvalidPool:
+        return False
+
+
+# ---------------------------------------------------------------------------------------------- numbers
+
+
+def describe(episodes: Episodes, spec: EnvSpec, won: Callable[[np.ndarray], np.ndarray] | None = None) -> dict[str, Any]:
     """Numbers about a dataset.
 
     episodes, transitions, return_mean, return_std, return_min, return_max; length_mean, length_min,
-    length_max; joint_saco, the share of distinct (state, joint action) rows among all, rounded to 4
-    decimals, as OG-MARL counts them; share_terminated and share_truncated of episodes;
+    length_max; win_rate, where `won` (an environment's) tells it from global states; joint_saco, the
+    share of distinct (state, joint action) rows among all, rounded to 4 decimals, as OG-MARL counts them;
+    unique_episodes, the share of episodes that are not copies of an earlier one; share_terminated and
+    share_truncated of episodes; device_mb, the size on a device with float32 observations, in 10^6 bytes;
     behaviour_levels, for each agent a dictionary level -> episodes; and action_counts [N][A] where
     actions are discrete, else action_mean and action_std [N][A].
     """
     filled = np.asarray(episodes.filled, bool)
-    lengths, actions = filled.sum(1), np.asarray(episodes.actions)[filled]  # [M, N] or [M, N, A]
+    lengths, actions = lengths_of(episodes), np.asarray(episodes.actions)[filled]  # [M, N] or [M, N, A]
     found: dict[str, Any] = statistics(episodes)
     found |= {"length_mean": float(lengths.mean()), "length_min": int(lengths.min()), "length_max": int(lengths.max())}
-    found["joint_saco"] = _joint_saco(np.asarray(episodes.state)[:, :-1][filled], actions)
+    if won is not None:
+        found["win_rate"] = win_rate(episodes, won)
+    found["joint_saco"] = joint_saco(episodes)
+    found["unique_episodes"] = (int(unique_groups(episodes).max()) + 1) / len(lengths)
     for name in ("terminated", "truncated"):
         found[f"share_{name}"] = float((np.asarray(getattr(episodes, name), bool) & filled).any(1).mean())
+    found["device_mb"] = estimate_bytes(episodes, spec) / 1e6
     found["behaviour_levels"] = [_count(level) for level in np.asarray(episodes.behaviour_level).T]
     if spec.discrete:
         found["action_counts"] = [np.bincount(column, minlength=spec.action_size).tolist() for column in actions.T]
@@ -43,55 +76,94 @@ def _count(values: np.ndarray) -> dict[int, int]:
     return {int(value): int(count) for value, count in zip(*np.unique(values, return_counts=True), strict=True)}
 
 
-def _joint_saco(state: np.ndarray, actions: np.ndarray) -> float:
+def win_rate(episodes: Episodes, won: Callable[[np.ndarray], np.ndarray]) -> float:
+    """The share of episodes that have ended in a global state that `won` calls a victory."""
+    lengths = lengths_of(episodes)
+    each = np.arange(len(lengths))
+    ended = np.asarray(episodes.terminated)[each, lengths - 1] | np.asarray(episodes.truncated)[each, lengths - 1]
+    return float((ended & np.asarray(won(np.asarray(episodes.state)[each, lengths]))).mean())
+
+
+def joint_saco(episodes: Episodes) -> float:
     """Distinct rows of (state, joint action), by 64-bit hashes of their 4-decimal roundings, over all rows."""
-    flat = actions.reshape(len(actions), -1)
+    state, actions, filled = np.asarray(episodes.state), np.asarray(episodes.actions), np.asarray(episodes.filled, bool)
+    width = state.shape[2] + int(np.prod(actions.shape[2:]))
     # A random odd factor a column; sums wrap around, and two different rows meet with chance about 2^-60.
-    factors = np.random.default_rng(0).integers(2**63, size=state.shape[1] + flat.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    hashes = np.empty(len(flat), np.uint64)
-    for start in range(0, len(flat), _HASH_ROWS):
-        part = slice(start, start + _HASH_ROWS)
-        rows = np.concatenate([state[part], flat[part]], 1, dtype=np.float64)
-        hashes[part] = (np.rint(rows * 1e4).astype(np.int64).view(np.uint64) * factors).sum(1, dtype=np.uint64)
-    return len(np.unique(hashes)) / len(flat)
+    factors = np.random.default_rng(0).integers(2**63, size=width, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    hashes, each = [], max(1, _HASH_ROWS // filled.shape[1])
+    for first in range(0, len(filled), each):
+        part = slice(first, first + each)
+        real = filled[part]
+        taken = actions[part][real]
+        rows = np.concatenate([state[part, :-1][real], taken.reshape(len(taken), -1)], 1, dtype=np.float64)
+        hashes.append((np.rint(rows * 1e4).astype(np.int64).view(np.uint64) * factors).sum(1, dtype=np.uint64))
+    flat = np.concatenate(hashes)
+    return len(np.unique(flat)) / len(flat)
 
 
-def plot(episodes: Episodes, spec: EnvSpec, path: str | Path) -> None:
-    """A page of plots as a PNG: returns (histogram, violin), lengths of episodes, actions.
+# ----------------------------------------------------------------------------------------------- pictures
+
+
+def plot(episodes: Episodes, spec: EnvSpec, path: str | Path) -> list[Path]:
+    """A page of plots, as a PNG and an SVG beside it: returns (histogram, violin), lengths of episodes, actions.
 
     Actions: a heat map of joint actions where two agents choose among indices, a scatter plot where
-    each of two chooses one real number, else the use of each action by each agent.
+    each of two chooses one real number, else the use of each action by each agent. Where behaviour levels
+    are known: the share of episodes by level, for each agent.
     """
+    import matplotlib
     from matplotlib.figure import Figure
 
     path = Path(path)
     if path.suffix != ".png":
         raise ValueError(f"{path}: expected a file name that ends in .png, found '{path.suffix}'")
-    filled = np.asarray(episodes.filled, bool)
-    returns = np.round(np.where(filled, np.asarray(episodes.reward), 0).astype(np.float64).sum(1), 6)
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    axes = figure.subplots(2, 2)
-    axes[0, 0].hist(returns, bins=40)
-    axes[0, 0].set(xlabel="return", ylabel="episodes", title=f"{spec.name}: {len(returns):,} episodes")
-    axes[0, 1].violinplot(returns, showmeans=True)
-    axes[0, 1].set(ylabel="return", xticks=[])
-    lengths = filled.sum(1)
-    axes[1, 0].hist(lengths, bins=np.arange(lengths.min(), lengths.max() + 2) - 0.5 if np.ptp(lengths) < 100 else 40)
-    axes[1, 0].set(xlabel="steps of an episode", ylabel="episodes")
-    _plot_actions(figure, axes[1, 1], np.asarray(episodes.actions)[filled], spec)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    returns, lengths = np.round(returns_of(episodes), 6), lengths_of(episodes)
+    levels = np.asarray(episodes.behaviour_level)
+    known = bool((levels >= 0).any())
+    with matplotlib.rc_context({"svg.hashsalt": "jaxoff", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(12 if known else 9, 7), layout="constrained")
+        axes = figure.subplot_mosaic(
+            [["returns", "violin", "levels"], ["lengths", "actions", "actions"]]
+            if known
+            else [["returns", "violin"], ["lengths", "actions"]]
+        )
+        axes["returns"].hist(returns, bins=40)
+        axes["returns"].set(xlabel="return", ylabel="episodes", title=f"{spec.name}: {len(returns):,} episodes")
+        axes["violin"].violinplot(returns, showmeans=True)
+        axes["violin"].set(ylabel="return", xticks=[])
+        axes["lengths"].hist(lengths, bins=np.arange(lengths.min(), lengths.max() + 2) - 0.5 if np.ptp(lengths) < 100 else 40)
+        axes["lengths"].set(xlabel="steps of an episode", ylabel="episodes")
+        _plot_actions(figure, axes["actions"], np.asarray(episodes.actions)[np.asarray(episodes.filled, bool)], spec)
+        if known:
+            _plot_levels(axes["levels"], levels)
+        paths = []
+        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            paths.append(path.with_suffix(f".{kind}"))
+            with replacing(paths[-1]) as temporary:
+                figure.savefig(temporary, dpi=120, format=kind, metadata=metadata)
+    return paths
+
+
+def _plot_levels(axis: Any, levels: np.ndarray) -> None:
+    agents, bottom = np.arange(levels.shape[1]), np.zeros(levels.shape[1])
+    for level in np.unique(levels):
+        share = (levels == level).mean(0)
+        colour = _LEVEL_COLOURS[(int(level) + 1) % len(_LEVEL_COLOURS)]
+        axis.bar(agents, share, bottom=bottom, color=colour, label="unknown" if level < 0 else f"level {level}")
+        bottom += share
+    axis.set(xlabel="agent", ylabel="share of episodes", xticks=agents, ylim=(0, 1))
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False, title="behaviour")
 
 
 def _plot_actions(figure: Any, axis: Any, actions: np.ndarray, spec: EnvSpec) -> None:
     n, a = spec.num_agents, spec.action_size
+    some = actions[:: -(-len(actions) // _DRAWN)]
     if not spec.discrete and (n, a) == (2, 1):
-        some = actions[:: -(-len(actions) // 5000), :, 0]
-        axis.scatter(some[:, 0], some[:, 1], s=4, alpha=0.5)
+        axis.scatter(some[:, 0, 0], some[:, 1, 0], s=4, alpha=0.5)
         axis.set(xlabel="action of agent 0", ylabel="action of agent 1")
         return
     if not spec.discrete:
-        axis.violinplot(actions.reshape(len(actions), -1), showmeans=True)
+        axis.violinplot(some.reshape(len(some), -1), showmeans=True)
         axis.set(xlabel="agent, dimension", ylabel="action", xticks=np.arange(n * a) + 1)
         axis.set_xticklabels([f"{i},{d}" for i in range(n) for d in range(a)], rotation=90 if n * a > 8 else 0)
         return

@@ -58,15 +58,17 @@ def record(
     if count < 1:
         raise ValueError(f"episodes: expected at least one, found {count}")
     memory = policy.initial((count,)) if memory is None else memory
-    keys, chunk, parts = jax.random.split(key, count), _chunk(env.spec, count), []
+    keys, chunk, whole = jax.random.split(key, count), _chunk(env.spec, count), None
     for first in range(0, count, chunk):
         # A last part that is smaller is filled up with the first episodes again, and so is the same program.
         index = np.arange(first, first + chunk) % count
         played = _play(env, policy.distribution, noise, keys[index], jax.tree.map(lambda x, i=index: x[i], memory))
-        parts.append(trim(take(jax.tree.map(np.asarray, played), np.arange(min(chunk, count - first)))))
+        played = take(played, np.arange(min(chunk, count - first)))
+        whole = jax.tree.map(lambda x: np.zeros((count, *x.shape[1:]), x.dtype), played) if whole is None else whole
+        _fill(whole, first, played)
         if progress:
             progress(min(first + chunk, count), count)
-    return concatenate(parts)
+    return trim(whole)
 
 
 def replay(env: Env, actions: np.ndarray, key: Key) -> Episodes:
@@ -151,6 +153,23 @@ def lengths_of(episodes: Episodes) -> np.ndarray:
     return np.asarray(episodes.filled).astype(bool).sum(1)
 
 
+def _fill(whole: Episodes, first: int, part: Episodes) -> None:
+    """Put a part's episodes at `first` of larger arrays of zeros, slot by slot.
+
+    Padding is not written: memory that the system gave as zeros and nobody touched costs nothing, so
+    padded arrays need no more of it than their real slots.
+    """
+    steps = np.asarray(part.filled, bool)
+    slots = np.arange(steps.shape[1] + 1) <= steps.sum(1)[:, None]
+    for name, target in whole._asdict().items():
+        value = getattr(part, name)
+        if name == "behaviour_level":
+            target[first : first + len(steps)] = value
+        elif target is not None:
+            mask = slots if name in ("obs", "state", "avail") else steps
+            target[first : first + len(steps), : mask.shape[1]][mask] = np.asarray(value)[mask]
+
+
 def returns_of(episodes: Episodes) -> np.ndarray:
     """Undiscounted team return of each episode, [E] float64."""
     return np.where(np.asarray(episodes.filled, bool), np.asarray(episodes.reward), 0).astype(np.float64).sum(1)
@@ -164,7 +183,9 @@ def _resize(episodes: Episodes, steps: int) -> Episodes:
         x = np.asarray(x)[:, :size]
         if x.shape[1] == size:
             return x
-        return np.pad(x, [(0, 0), (0, size - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+        longer = np.zeros((len(x), size, *x.shape[2:]), x.dtype)
+        longer[:, : x.shape[1]] = x
+        return longer
 
     return Episodes(**{name: fit(name, x) for name, x in episodes._asdict().items()})
 
@@ -188,8 +209,20 @@ def cut(episodes: Episodes, steps: int) -> Episodes:
 def concatenate(parts: Sequence[Episodes]) -> Episodes:
     """Datasets one after the other, padded to the longest."""
     steps = max(part.reward.shape[1] for part in parts)
-    resized = [_resize(part, steps) for part in parts]
-    return resized[0] if len(parts) == 1 else jax.tree.map(lambda *fields: np.concatenate(fields), *resized)
+    if len(parts) == 1:
+        return _resize(parts[0], steps)
+    count = sum(len(part.filled) for part in parts)
+
+    def empty(name: str, x: np.ndarray) -> np.ndarray:
+        slots = () if name == "behaviour_level" else (steps + (name in ("obs", "state", "avail")),)
+        return np.zeros((count, *slots, *x.shape[1 + len(slots) :]), x.dtype)
+
+    whole = Episodes(**{name: None if x is None else empty(name, np.asarray(x)) for name, x in parts[0]._asdict().items()})
+    first = 0
+    for part in parts:
+        _fill(whole, first, part)
+        first += len(part.filled)
+    return whole
 
 
 def take(episodes: Episodes, index: np.ndarray) -> Episodes:

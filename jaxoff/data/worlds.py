@@ -171,7 +171,7 @@ def make(task: Task, options: DataOptions) -> Episodes:
         composition = quality[4:]
     elif quality in _BALANCED:
         composition = f"[{_BALANCED[quality]}*{env.spec.num_agents}]"
-    sit_size = 10_000 if quality in _SIT + ("extreme",) or quality in _BALANCED else world.episodes
+    sit_size = 10_000 if quality in (*_SIT, "extreme") or quality in _BALANCED else world.episodes
     default = (world.replay_episodes or world.episodes) if quality == "medium-replay" else sit_size
     count = default if options.episodes is None else options.episodes
     key = jax.random.key(seed)
@@ -216,7 +216,7 @@ def _played(env: Env, pool: pools.Pool, use: list[int], levels: list[int], count
 
 def _record(env: Env, pool: pools.Pool, use: Sequence[int], choice: np.ndarray, key: Any, options: DataOptions) -> Episodes:
     """Episodes in which agent i of episode e follows member use[choice[e, i]]."""
-    policy, memory = pools.mixture(pool, env.spec, use), pools.choices(pool, env.spec, choice, len(use))
+    policy, memory = pools.mixture(pool, env.spec, tuple(use)), pools.choices(pool, env.spec, choice, len(use))
     noise = None if env.spec.discrete else pool.noise
     return recipes.record(env, policy, len(choice), key, memory=memory, noise=noise, progress=options.progress)
 

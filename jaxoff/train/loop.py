@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import signal
 import sys
@@ -24,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxoff import registry, runtime
 from jaxoff.data.dataset import Dataset, place
+from jaxoff.data.edit import digest
 from jaxoff.eval import statistics
 from jaxoff.files import plain
 from jaxoff.logs import JsonLines, Record, Sink
@@ -62,10 +62,6 @@ def train(
 
 def _describe(job: Job, data: Episodes) -> dict[str, Any]:
     """config.json: what was run, on what, by which code."""
-    digest = hashlib.sha256()
-    for field in data:
-        if field is not None:
-            digest.update(np.ascontiguousarray(field).tobytes())
     spec = dataclasses.asdict(job.spec)
     config = {f.name: getattr(job.config, f.name) for f in dataclasses.fields(job.config)}
     return spec | {
@@ -74,7 +70,7 @@ def _describe(job: Job, data: Episodes) -> dict[str, Any]:
         "config": {name: np.unique(value).tolist() if hasattr(value, "shape") else value for name, value in config.items()},
         "sampler_config": {f.name: getattr(job.sampler_config, f.name) for f in dataclasses.fields(job.sampler_config)},
         "num_runs": job.num_runs,
-        "data": {"sha256": digest.hexdigest(), "episodes": len(data.filled), "steps": int(np.sum(data.filled))},
+        "data": {"sha256": digest(data), "episodes": len(data.filled), "steps": int(np.sum(data.filled))},
         "command": _command(),
         "hardware": runtime.hardware(),
         "git_commit": runtime.git_commit(),

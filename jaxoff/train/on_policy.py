@@ -83,7 +83,9 @@ def start(learner: OnPolicy, env: Env, num_envs: int, key: Key) -> _Run:
     state = learner.init(init_key)
     env_state, seen = jax.vmap(env.reset)(jax.random.split(env_key, num_envs))
     memory = learner.behaviour(state).initial((num_envs,))
-    return _Run(state, Collectors(env_state, seen, memory, jnp.ones(num_envs, bool)), key)
+    run = _Run(state, Collectors(env_state, seen, memory, jnp.ones(num_envs, bool)), key)
+    # Environments start from literals, whose types are weak; the next run's are not, and would compile all again.
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), run)
 
 
 def collect(env: Env, policy: Policy, collectors: Collectors, steps: int, key: Key) -> tuple[Collectors, Segments]:
@@ -160,7 +162,7 @@ def train_on_policy(
     run = jax.jit(lambda key: start(learner, env, num_envs, key))(jax.random.key(seed))
     done: list[Snapshot] = []
     if resume is not None and resume.is_file():
-        run, done = _read(resume, run, jax.eval_shape(look, run)[0])
+        run, done = _read(resume, run, jax.device_get(look(run)[0]), (times * segment * num_envs).tolist())
         yield from done
     metrics: dict[str, Array] = {}
     for index in range(len(done), snapshots + 1):
@@ -187,8 +189,8 @@ def _write(path: Path, run: _Run, done: list[Snapshot]) -> None:
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
 
-def _read(path: Path, run: _Run, actor: Params) -> tuple[_Run, list[Snapshot]]:
-    """The inverse of `_write`, in the structure of `run` and `actor`."""
+def _read(path: Path, run: _Run, actor: Params, env_steps_of: list[int]) -> tuple[_Run, list[Snapshot]]:
+    """The inverse of `_write`, for a training with this start, untrained actor, and steps before each snapshot."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -198,6 +200,10 @@ def _read(path: Path, run: _Run, actor: Params) -> tuple[_Run, list[Snapshot]]:
             params = [_as(arrays[f"actor{k}.{i}"], like) for i, like in enumerate(jax.tree.leaves(actor))]
             evaluation = {name: arrays[f"evaluation{k}.{name}"] for name in names}
             done.append(Snapshot(env_steps, jax.tree.unflatten(jax.tree.structure(actor), map(np.asarray, params)), metrics, evaluation))
+        if (steps := [snapshot.env_steps for snapshot in done]) != env_steps_of[: len(done)]:
+            raise ValueError(f"expected snapshots after {env_steps_of} steps, found {steps}")
+        if not all(map(np.allclose, jax.tree.leaves(done[0].actor), jax.tree.leaves(actor))):
+            raise ValueError("expected the untrained policy of this seed, found another")
     except Exception as error:
         raise ValueError(f"{path}: expected a file of this training to go on from, found another or a damaged one ({error!r})") from error
     return jax.tree.unflatten(jax.tree.structure(run), leaves), done

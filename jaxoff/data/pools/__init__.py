@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,13 +151,15 @@ def net_of(pool: Pool, spec: EnvSpec) -> Actors:
     return Actors(spec, pool.net["hidden"], recurrent=pool.net["recurrent"], share=True)
 
 
-def mixture(pool: Pool, spec: EnvSpec, use: Sequence[int]) -> Policy:
+@functools.cache
+def mixture(pool: Pool, spec: EnvSpec, use: tuple[int, ...]) -> Policy:
     """The joint policy in which each agent of each episode follows one of the members `use`.
 
     Its memory is what `choices` gives: whom each agent follows, and the memory of every member. An agent
-    keeps its own number and memory, as one that was trained beside others of its own kind.
+    keeps its own number and memory, as one that was trained beside others of its own kind. The same object
+    comes back for the same arguments, so that what is compiled for it is used again.
     """
-    nets, params = net_of(pool, spec), jax.tree.map(lambda x: jnp.asarray(x)[np.array(use)], pool.params)
+    nets, params = net_of(pool, spec), jax.tree.map(lambda x: np.asarray(x)[np.array(use)], pool.params)
 
     def one(params: Params, memory: Carry, seen: TimeStep) -> tuple[Carry, Array]:
         memory, dist = nets.policy(params).distribution(memory, seen)

@@ -1,0 +1,1 @@
+"""Every dataset that is made from a recipe, in one table."""

@@ -1,0 +1,107 @@
+"""What every environment keeps, whatever it is: one table of facts, run on each kind."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxoff import registry
+from jaxoff.data import recipes
+from jaxoff.data.dataset import validate
+
+KEY = jax.random.key(3)
+TASKS = {  # a task of each kind -> whether random play may end before the horizon
+    "matrix/xor/d": False,
+    "grid/bridge/random": True,
+    "poly/sign/uniform": False,
+    "mpe/spread/random": False,
+    "mpe/spread-n5/random": False,
+    "mpe/spread-1d/random": False,
+    "mpe/tag/random": False,
+    "mpe/world/random": False,
+    "mpe/CN_4ls4l/random": False,
+    "mpe/PP_3p1p/random": False,
+    "smax/3m/random": True,
+    "smax-x/2s_vs_1sc/random": True,
+    "maze/umaze/random": False,
+}
+SLOW = {"mabrax/walker2d-2x3/random": False, "mamujoco/HalfCheetah_2l/random": False}  # a minute of compilation each
+EACH = pytest.mark.parametrize(("task", "ends"), [*TASKS.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in SLOW.items())])
+COUNT = 6
+
+
+@functools.cache
+def played(task: str, seed: int = 0):
+    env = registry.make_env(task)
+    return recipes.record(env, recipes.random_policy(env.spec), COUNT, jax.random.fold_in(KEY, seed))
+
+
+@EACH
+def test_episodes_have_the_shapes_and_ends_that_the_contract_says(task, ends):
+    env, episodes = registry.make_env(task), played(task)
+    validate(episodes, env.spec, task)  # shapes, finite numbers, available actions, one end flag on the last step
+    assert env.spec == registry.make_spec(task)
+    lengths = recipes.lengths_of(episodes)
+    ended = (episodes.terminated | episodes.truncated).any(1)
+    assert ended.all()
+    # Without a termination an episode has exactly the horizon's steps, and its end is the clock's.
+    np.testing.assert_array_equal(episodes.truncated.any(1), ~episodes.terminated.any(1))
+    assert (lengths[episodes.truncated.any(1)] == env.spec.horizon).all()
+    assert ends or (lengths == env.spec.horizon).all()
+
+
+@EACH
+def test_the_same_key_plays_the_same_and_another_key_another_episode(task, ends):
+    again = recipes.record(registry.make_env(task), recipes.random_policy(registry.make_spec(task)), COUNT, jax.random.fold_in(KEY, 0))
+    jax.tree.map(np.testing.assert_array_equal, again, played(task))
+    other = played(task, 1)
+    assert other.actions.shape != again.actions.shape or (other.actions != again.actions).any()
+
+
+@EACH
+def test_dtypes_and_steps_alone_equal_steps_side_by_side(task, ends):
+    env = registry.make_env(task)
+    spec = env.spec
+    keys = jax.random.split(KEY, 3)
+    state, seen = jax.jit(jax.vmap(env.reset))(keys)
+    assert seen.obs.dtype == seen.state.dtype == seen.avail.dtype == seen.reward.dtype == jnp.float32
+    assert seen.terminated.dtype == seen.truncated.dtype == bool
+    assert not seen.terminated.any() and not seen.truncated.any() and (seen.reward == 0).all()
+    actions = recipes.random_policy(spec).distribution((), seen)[1].sample(seed=KEY)
+    _, many = jax.jit(jax.vmap(env.step))(keys, state, actions)
+    _, one = jax.jit(env.step)(keys[1], jax.tree.map(lambda x: x[1], state), actions[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-4, atol=2e-4), many, one)
+    np.testing.assert_array_equal(one.last_actions, actions[1])
+
+
+@EACH
+def test_the_recorded_last_slot_is_the_end_of_the_episode_and_no_new_start(task, ends):
+    """Stepping by hand with the recorded actions ends in the recorded last observation."""
+    env, episodes = registry.make_env(task), played(task)
+    length = int(recipes.lengths_of(episodes)[0])
+    keys = jax.random.split(jax.random.split(jax.random.fold_in(KEY, 0), COUNT)[0], 3)
+    step_keys = jax.random.split(keys[2], env.spec.horizon)
+
+    @jax.jit
+    def by_hand(actions):
+        def step(state, x):
+            state, after = env.step(x[0], state, x[1])
+            return state, after.obs
+
+        return jax.lax.scan(step, env.reset(keys[0])[0], (step_keys[:length], actions))[1]
+
+    obs = by_hand(jnp.asarray(episodes.actions[0, :length]))
+    # MJX's contacts are chaotic: two programs drift apart.
+    tolerance = {"rtol": 1e-3, "atol": 1e-3} if not task.startswith(("mamujoco", "mabrax")) else {"rtol": 1, "atol": 10}
+    np.testing.assert_allclose(episodes.obs[0, length], obs[-1], **tolerance)
+    assert (episodes.obs[0, length + 1 :] == 0).all()
+
+
+def test_every_listed_task_has_a_specification():
+    for name in registry.tasks():
+        spec = registry.make_spec(name)
+        assert min(spec.num_agents, spec.obs_size, spec.state_size, spec.action_size, spec.horizon) > 0, name

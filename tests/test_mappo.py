@@ -1,0 +1,250 @@
+"""MAPPO: advantages, clipped surrogate, who learns from what, memory, and that it learns."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from baselines import mappo
+from baselines.mappo import Config, advantages, policy_loss
+from jaxoff.data.recipes import random_policy
+from jaxoff.envs.mpe.omar import make_spread
+from jaxoff.eval.rollout import evaluate
+from jaxoff.nets.actors import Actors
+from jaxoff.train import on_policy
+from jaxoff.train.on_policy import Segments, collect, train_on_policy
+from jaxoff.types import TimeStep
+from tests.reference.toy_episodes import toy_spec
+from tests.test_rolling import CLOCK, Clock
+
+KEY = jax.random.key(0)
+SMALL = Config(hidden=8, critic_hidden=8, recurrent=False, num_envs=4, segment=5, minibatches=1, epochs=1, iterations=4)
+
+
+@functools.cache
+def clock_segments(recurrent=False) -> Segments:
+    """Two segments' worth of steps of an untrained policy on Clock, the second of them."""
+    learner = mappo.make(SMALL.replace(recurrent=recurrent), CLOCK.spec)
+    run = jax.jit(lambda: on_policy.start(learner, CLOCK, 4, KEY))()
+    step = jax.jit(lambda now, key: collect(CLOCK, learner.behaviour(run.learner), now, 5, key))
+    return step(step(run.collectors, KEY)[0], jax.random.key(1))[1]
+
+
+@functools.cache
+def compiled(**changes):
+    """The first state and the update, jitted once, of SMALL with these changes."""
+    learner = mappo.make(SMALL.replace(**changes), CLOCK.spec)
+    return jax.jit(learner.init)(KEY), jax.jit(learner.update)
+
+
+def updated(segments: Segments, **changes):
+    state, update = compiled(**changes)
+    return update(state, segments, KEY)
+
+
+def entropy(segments: Segments, recurrent=False) -> np.ndarray:
+    """Entropies [B, T, N] of the untrained policy at the steps of segments."""
+    config = SMALL.replace(recurrent=recurrent)
+    actor = compiled(recurrent=recurrent)[0].nets.actor
+    unroll = jax.jit(mappo.actors(config, CLOCK.spec).unroll)
+    logits = unroll(actor, segments.memory, segments.seen, segments.reset)
+    log_p = np.asarray(jax.nn.log_softmax(logits), float)
+    return -(np.exp(log_p) * log_p).sum(-1)
+
+
+# --------------------------------------------------------------------------------------- advantages
+
+
+@pytest.mark.parametrize(("terminated", "wanted"), [(1, [0.75, -1.0, 2.0]), (0, [1.125, 0.5, 2.0])])
+def test_advantages_by_hand_of_an_episode_that_ends_in_the_middle(terminated, wanted):
+    # discount .5, trace .5. delta_0 = 1 + .5 * 2 - 1 = 1 and delta_2 = 3 + .5 * 4 - 3 = 2; delta_1 = 1 - 2 = -1
+    # if terminated, 1 + .5 * 3 - 2 = .5 if truncated. Nothing of step 2 is in step 1: A_0 = delta_0 + .25 delta_1.
+    values, beyond, reward = jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 3.0, 4.0]), jnp.array([1.0, 1.0, 3.0])
+    end = jnp.array([0.0, 1.0, 0.0])
+    np.testing.assert_allclose(advantages(values, beyond, reward, terminated * end, end, 0.5, 0.5), wanted)
+
+
+def test_advantages_equal_a_loop_over_episodes():
+    rng, steps, discount, trace = np.random.default_rng(0), 12, 0.9, 0.7
+    values, beyond, reward = rng.normal(size=(3, steps, 4, 2))
+    kind = rng.choice(3, p=[0.7, 0.15, 0.15], size=(steps, 4, 1))  # 1: terminated, 2: truncated
+    wanted = np.zeros_like(values)
+    for e in range(4):
+        for t in range(steps):
+            weight = 1.0
+            for later in range(t, steps):  # Eq. 16: sum of (discount trace)^l delta_{t+l}, to the end of the episode
+                follow = 0 if kind[later, e, 0] == 1 else beyond[later, e]
+                wanted[t, e] += weight * (reward[later, e] + discount * follow - values[later, e])
+                weight *= discount * trace
+                if kind[later, e, 0]:
+                    break
+    found = advantages(*map(jnp.asarray, (values, beyond, reward, kind == 1, kind > 0)), discount, trace)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+# -------------------------------------------------------------------------------------- policy loss
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    [
+        (0.5, 1.0, -0.5, -0.5),  # min(.5, .8): not clipped, for it would be better
+        (1.1, 1.0, -1.1, -1.1),
+        (1.5, 1.0, -1.2, 0.0),  # min(1.5, 1.2)
+        (0.5, -1.0, 0.8, 0.0),  # min(-.5, -.8)
+        (1.1, -1.0, 1.1, 1.1),
+        (1.5, -1.0, 1.5, 1.5),  # min(-1.5, -1.2)
+    ],
+)
+def test_the_surrogate_is_clipped_where_that_makes_it_worse(ratio, advantage, loss, slope):
+    found = jax.value_and_grad(policy_loss)(jnp.log(ratio), 0.0, advantage, 0.2)  # slope in log pi: ratio times that in ratio
+    np.testing.assert_allclose(found, (loss, slope), rtol=1e-6)
+
+
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
+def test_before_the_first_step_the_ratio_is_one(recurrent):
+    # so the first loss is minus the mean of standardised advantages: 0
+    segments = clock_segments(recurrent)
+    metrics = updated(segments, recurrent=recurrent)[1]
+    assert float(metrics["policy_loss"]) == pytest.approx(0, abs=1e-6)
+    assert float(metrics["entropy"]) == pytest.approx(entropy(segments, recurrent).mean(), rel=1e-4)
+
+
+# ------------------------------------------------------------------------------------- who is left out
+
+
+def with_dead_agent(reward_of_it: float) -> Segments:
+    """Agent 1 can only take action 0, and is paid so much at every other step."""
+    seg = clock_segments()
+    avail = seg.seen.avail.at[:, :, 1].set(jnp.array([1.0, 0.0, 0.0]))
+    paid = reward_of_it * (jnp.arange(5) % 2)
+    return seg._replace(
+        seen=seg.seen._replace(avail=avail), actions=seg.actions.at[:, :, 1].set(0), reward=seg.reward.at[:, :, 1].set(paid)
+    )
+
+
+def test_an_agent_with_one_action_moves_no_policy(monkeypatch):
+    # without the clipping of gradients, the actor's do not depend on the critic's
+    monkeypatch.setattr(mappo.optax, "clip_by_global_norm", lambda size: optax.identity())
+    learner = mappo.make(SMALL, CLOCK.spec)
+    start, update = jax.jit(learner.init)(KEY), jax.jit(learner.update)
+    poor, rich = (update(start, with_dead_agent(reward), KEY) for reward in (0.0, 50.0))
+    jax.tree.map(np.testing.assert_array_equal, poor[0].nets.actor, rich[0].nets.actor)
+    assert float(poor[1]["entropy"]) == pytest.approx(entropy(clock_segments())[:, :, 0].mean(), rel=1e-4)  # of the living one
+    seg = clock_segments()  # where it is alive, its reward does move the policy
+    alive = [update(start, seg._replace(reward=seg.reward.at[:, ::2, 1].add(more)), KEY)[0].nets.actor for more in (0.0, 50.0)]
+    assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, *alive)))
+
+
+@pytest.mark.parametrize(("central", "values"), [(True, 2), (False, 1)], ids=["MAPPO", "IPPO"])
+def test_only_the_central_critic_sees_the_state(central, values):
+    seg = clock_segments()
+    other = seg._replace(seen=seg.seen._replace(state=seg.seen.state + 1), next_state=seg.next_state + 1)
+    a, b = (updated(part, central=central) for part in (seg, other))
+    assert np.array_equal(a[1]["value_loss"], b[1]["value_loss"]) != central
+    assert {layer["bias"].shape for layer in a[0].nets.critic["params"].values()} == {(8,), (values,)}
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize(("recurrent", "discrete"), [(False, True), (True, True), (True, False)], ids=["MLP", "GRU", "GRU, real actions"])
+def test_unroll_equals_stepping_the_policy_with_memory_emptied_at_resets(recurrent, discrete):
+    spec, rng = toy_spec(discrete), np.random.default_rng(0)
+    net = Actors(spec, 5, recurrent=recurrent, share=True)
+    params, batch, steps = jax.jit(net.init)(KEY), 3, 6
+    draw = lambda *shape: jnp.asarray(rng.normal(size=(batch, steps, *shape)), jnp.float32)  # noqa: E731
+    last = jnp.asarray(rng.integers(-1, 3, (batch, steps, 2))) if discrete else draw(2, 3)
+    avail = jnp.asarray(rng.random((batch, steps, 2, 3)) < 0.7).at[..., 0].set(True).astype(jnp.float32)
+    no = jnp.zeros((batch, steps), bool)
+    seen = TimeStep(draw(2, 4), draw(3), avail, draw(), no, no, last)
+    reset = jnp.asarray([[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]], bool)
+    policy = net.policy(params)
+    start = jax.tree.map(lambda x: x + draw()[:, 0].reshape(batch, 1, 1), policy.initial((batch,)))  # in the middle of an episode
+    memory, wanted, step = start, [], jax.jit(policy.distribution)
+    for t in range(steps):
+        memory = jax.tree.map(lambda m, t=t: jnp.where(reset[:, t, None, None], 0.0, m), memory)
+        memory, dist = step(memory, jax.tree.map(lambda x, t=t: x[:, t], seen))
+        wanted.append(dist.logits if discrete else dist.mode())
+    unroll = jax.jit(net.unroll)
+    found = unroll(params, start, seen, reset)
+    wanted = np.stack(wanted, 1)
+    if discrete:  # the policy's logits are normalised
+        found = jax.nn.log_softmax(found)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert recurrent == (not np.allclose(unroll(params, start, seen, no), unroll(params, start, seen, ~no)))
+
+
+# ------------------------------------------------------------------------------------- real actions
+
+
+def test_a_real_action_has_its_gaussian_density_and_data_a_noise_of_their_own():
+    spec = make_spread(1).spec
+    learner = mappo.make(SMALL.replace(log_std=-1.0, noise=0.3), spec)
+    state = jax.jit(learner.init)(KEY)
+    _, seen = make_spread(1).reset(KEY)
+    behaviour, kept = (p.distribution((), seen)[1] for p in (learner.behaviour(state), learner.policy_of(learner.actor(state))))
+    mean, action = np.asarray(kept.mode()), np.array([[0.3, -0.9]])
+    for dist, std in ((behaviour, np.exp(-1)), (kept, 0.3)):
+        # log N(a; mu, std), summed over the two dimensions
+        wanted = (-0.5 * ((action - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)).sum(-1)
+        np.testing.assert_allclose(dist.log_prob(action), wanted, rtol=1e-4)
+    assert (np.abs(mean) <= spec.action_bound).all()
+
+
+# --------------------------------------------------------------------------------- config, training
+
+
+def test_parts_have_to_divide_the_environments():
+    with pytest.raises(ValueError, match="field 'minibatches': expected a divisor of num_envs = 4, found 3"):
+        mappo.make(SMALL.replace(minibatches=3), CLOCK.spec)
+
+
+def test_the_learning_rate_falls_to_zero_by_the_last_iteration():
+    # four iterations of one step: rates of 4, 3, 2 and 1 quarters, and the fifth would be zero
+    state, update = compiled(recurrent=False)
+    actors = [state.nets]
+    for _ in range(5):
+        state = update(state, clock_segments(), KEY)[0]
+        actors.append(state.nets)
+    moved = [any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), *pair))) for pair in itertools.pairwise(actors)]
+    assert moved == [True] * 4 + [False] and int(state.updates) == 5
+
+
+def test_value_targets_are_standardised_by_what_was_seen_of_them():
+    # The first update knows its own targets only, with weight 0.1; so they have variance 1, against values near 0.
+    rich = clock_segments()._replace(reward=1000.0 * clock_segments().reward)
+    state, metrics = updated(rich, recurrent=False)
+    assert float(state.moments.weight) == pytest.approx(0.1) and float(metrics["value_loss"]) < 2
+
+
+def test_it_learns_to_cover_a_landmark():
+    # Random and untrained policies return about 32, at most 250 is possible, and 30 iterations gave 190 and more.
+    env = make_spread(1)
+    sizes = {"num_envs": 32, "segment": 25, "iterations": 30, "snapshots": 1}
+    config = Config(lr=1e-2, hidden=16, critic_hidden=16, recurrent=False, discount=0.9, entropy=0.0, minibatches=2, **sizes)
+    first, last = train_on_policy(mappo.make(config, env.spec), env, seed=0, eval_episodes=128, **sizes)
+    chance = float(jax.jit(lambda: evaluate(env, random_policy(env.spec), KEY, 128, sampled=True)["returns"].mean())())
+    assert first.evaluation["returns"].mean() < 60 and chance < 60
+    assert last.evaluation["returns"].mean() > 120
+
+
+def test_agents_that_are_paid_apart_learn_apart_and_a_killed_training_goes_on_bit_for_bit(tmp_path):
+    # IPPO with memory. Clock pays each agent its own action: both learn to play 2 of 0, 1, 2
+    env, file = Clock(lengths=(2,)), tmp_path / "unfinished.npz"
+    sizes = {"num_envs": 16, "segment": 8, "iterations": 30, "snapshots": 2}
+    config = Config(lr=1e-2, hidden=8, critic_hidden=8, central=False, recurrent=True, minibatches=2, **sizes)
+    train = lambda file: train_on_policy(mappo.make(config, env.spec), env, seed=0, eval_episodes=64, **sizes, resume=file)  # noqa: E731
+    whole = list(train(None))
+    assert whole[-1].evaluation["returns"].mean() > 7  # of 2 steps * 2 agents * 2 = 8; by chance 4
+    broken = train(file)
+    next(broken), next(broken)
+    broken.close()
+    for a, b in zip(train(file), whole, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
