@@ -127,14 +127,3 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path):
     assert "| 3.24 | SMAC (StarCraft II), not comparable | 0.250 |" in text
     assert "| 116.36 ± 58.86 | particle worlds of OMAR" in text
     assert text.index("mpe/tag/medium") < text.index("smax/2s3z/imbalanced-low")  # the registry's order
-
-
-def test_memory_is_limited_to_a_share_of_what_is_free(monkeypatch):
-    resource = pytest.importorskip("resource")
-    given = []
-    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: given.append((kind, limits[0])))
-    limit = table.limit_memory(0.5)
-    if limit is None:
-        assert not given  # the system does not tell
-    else:
-        assert given == [(resource.RLIMIT_DATA, limit)] and 2**20 < limit < 2**50

@@ -118,8 +118,9 @@ def digest(episodes: Episodes) -> str:
     """SHA-256 of all fields, padding included: the one that `config.json` of a training job names."""
     sums = hashlib.sha256()
     for field in episodes:
-        for start in range(0, 0 if field is None else len(field), 256):  # in parts: a whole copy may be too large
-            sums.update(np.ascontiguousarray(field[start : start + 256]))
+        if field is not None:
+            for start in range(0, len(field), 256):  # in parts: a whole copy may be too large
+                sums.update(np.ascontiguousarray(field[start : start + 256]))
     return sums.hexdigest()
 
 
