@@ -165,7 +165,7 @@ def data_list(family: str = "") -> None:
     Args:
         family: show only task strings that contain this.
     """
-    from jaxoff.data import inspect
+    from jaxoff.data import pools, worlds
 
     scenarios: dict[str, list[str]] = {}
     for name in registry.tasks():
@@ -175,7 +175,7 @@ def data_list(family: str = "") -> None:
     for scenario, names in scenarios.items():
         spec, tasks = registry.make_spec(names[0]), [registry.Task.parse(name) for name in names]
         kind = f"{spec.action_size} {'choices' if spec.discrete else 'reals'}"
-        lacks = any(inspect.needs_pool(task) for task in tasks) and not inspect.has_pool(tasks[0])
+        lacks = any(map(worlds.needs_pool, tasks)) and not pools.has(scenario)
         made = "public data" if tasks[0].source else "recipe, pool not shipped" if lacks else "recipe"
         qualities = " ".join(task.quality for task in tasks)
         rows.append((scenario, qualities, str(spec.num_agents), str(spec.obs_size), kind, str(spec.horizon), made))
@@ -255,9 +255,9 @@ def _options(data_dir: Path | None, pools: Path | None, episodes: int | None = N
 
 def _pool_info(task: registry.Task, spec: EnvSpec, folder: Path | None) -> dict[str, Any]:
     """For the metadata of a dataset: the pool it is made of, by the hash of its file, and how that was made."""
-    from jaxoff.data import inspect, pools
+    from jaxoff.data import pools, worlds
 
-    if not inspect.needs_pool(task):
+    if not worlds.needs_pool(task):
         return {}
     path = pools.path_of(spec.name, folder)
     return {"pool": {"name": spec.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "made": pools.load(path, spec).made}}

@@ -235,7 +235,7 @@ def test_play_says_where_there_is_no_picture(job):
         ),
         ("data split matrix/xor/a --out x", "split: expected at least two unique episodes, found 1"),
         ("data subsample poly/sign/uniform --out x", "subsample: expected either episodes or steps, found both or none"),
-        ("data make smax/3m/medium --pools nowhere --out x", "smax/3m: expected a pool of policies, found none in nowhere"),
+        ("data make smax/3m/medium --pools nowhere --out x", "nowhere: expected a folder of policy pools, found none"),
         ("data fetch d4rl:maze2d/umaze/v1 --data-dir x", "expected a dataset that is published as a vault"),
         ("report nowhere", "nowhere"),
         ("play nowhere", "nowhere/config.json: expected the folder of a training job, found no config.json"),

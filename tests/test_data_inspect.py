@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxoff.data import inspect, recipes
+from jaxoff.data import inspect, pools, recipes, worlds
 from jaxoff.envs.games.matrix import XOR, make_matrix
 from jaxoff.registry import Task
 from tests.reference.toy_episodes import toy_episodes, toy_spec
@@ -94,9 +94,9 @@ def test_a_pool_is_needed_by_recipes_that_play_policies():
         "matrix/xor/b": False,
         "mpe/tag/mix=[r*3]": True,
     }
-    assert {text: inspect.needs_pool(Task.parse(text)) for text in tasks} == tasks
-    assert not inspect.needs_pool(Task.parse("omar:mpe/simple_tag/Expert"))
-    assert not inspect.has_pool(Task.parse("smax/none/expert"))
+    assert {text: worlds.needs_pool(Task.parse(text)) for text in tasks} == tasks
+    assert not worlds.needs_pool(Task.parse("omar:mpe/simple_tag/Expert"))
+    assert not pools.has("smax/none")
 
 
 @pytest.mark.parametrize("discrete", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import io
 import os
 import pickle
 import struct
@@ -15,12 +16,13 @@ import h5py
 import numpy as np
 import pytest
 
+from jaxoff import torch_file
 from jaxoff.data import public
 from jaxoff.data.convert import cfcql, d4rl, omar, omiga
 from jaxoff.data.convert.common import pad
-from jaxoff.data.convert.torch_file import read_torch
 from jaxoff.data.dataset import InvalidEpisodes, validate
 from jaxoff.registry import DataOptions, Task
+from jaxoff.torch_file import InvalidFile, read_torch
 from jaxoff.types import EnvSpec
 
 ROOT = Path(os.environ.get("JAXOFF_PUBLIC_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -378,7 +380,7 @@ def test_a_malicious_pickle_is_refused_by_its_global_and_not_run(torch, tmp_path
     marker = tmp_path / "ran"
     attack = Malicious(function, *(a.format(marker=str(marker)) if isinstance(a, str) else a for a in args))
     file = save_torch(tmp_path / "x.pt", [1, [attack]], legacy)
-    with pytest.raises(InvalidEpisodes, match=rf"x\.pt: expected tensors.*found the global '{name}', which is not run"):
+    with pytest.raises(InvalidFile, match=rf"x\.pt: expected tensors.*found the global '{name}', which is not run"):
         read_torch(file)
     assert not marker.exists()
 
@@ -386,13 +388,13 @@ def test_a_malicious_pickle_is_refused_by_its_global_and_not_run(torch, tmp_path
 def test_tensors_and_arrays_beyond_their_data_are_refused(torch, tmp_path):
     storage = Storage(torch.FloatStorage, "0", np.arange(6, dtype="<f4"))
     for shape, strides, offset in [((7,), (1,), 0), ((2, 3), (3, 1), 1), ((10**9,), (0,), 0), ((3,), (-1,), 5), ((2,), (6,), 0)]:
-        with pytest.raises(InvalidEpisodes, match="expected a tensor within its storage of 6"):
+        with pytest.raises(InvalidFile, match="expected a tensor within its storage of 6"):
             read_torch(save_torch(tmp_path / "x.pt", Tensor(storage, shape, strides, offset)))
-    with pytest.raises(InvalidEpisodes, match="expected arrays of numbers, found object"):
+    with pytest.raises(InvalidFile, match="expected arrays of numbers, found object"):
         read_torch(save_torch(tmp_path / "x.pt", np.array([{}, None], object)))
     loop = []
     loop.append(loop)
-    with pytest.raises(InvalidEpisodes, match="damaged one"):
+    with pytest.raises(InvalidFile, match="damaged one"):
         read_torch(save_torch(tmp_path / "x.pt", loop))
 
 
@@ -402,10 +404,22 @@ def test_damaged_torch_files_are_refused(torch, tmp_path, legacy):
     whole = file.read_bytes()
     for damaged in (b"", b"\x80\x02", b"no pickle at all", *(whole[: len(whole) * k // 7] for k in range(1, 7))):
         file.write_bytes(damaged)
-        with pytest.raises(InvalidEpisodes, match=r"x\.pt: expected a whole torch file, found a damaged one"):
+        with pytest.raises(InvalidFile, match=r"x\.pt: expected a whole torch file, found a damaged one"):
             read_torch(file)
     with pytest.raises(FileNotFoundError, match=r"y\.pt"):
         read_torch(tmp_path / "y.pt")
+
+
+def test_a_torch_file_changes_nothing_that_outlives_the_read(tmp_path):
+    def names():
+        return torch_file._Unpickler(io.BytesIO(), None).known
+
+    for module, name in names():
+        # BUILD with slots: setattr(what the name resolves to, "mark", 1)
+        (tmp_path / "x.pt").write_bytes(f"\x80\x02c{module}\n{name}\n}}}}U\x04markK\x01s\x86b.".encode("latin1"))
+        with pytest.raises(InvalidFile):
+            read_torch(tmp_path / "x.pt")
+    assert not [thing for thing in (*names().values(), *vars(torch_file).values()) if hasattr(thing, "mark")]
 
 
 @pytest.mark.parametrize("name", ["simple_tag", "simple_world"])
@@ -486,6 +500,12 @@ def test_omiga_wrong_episodes_are_refused_by_file(torch, tmp_path, change, messa
     change(episode)
     save_torch(tmp_path / "0.pt", episode)
     with pytest.raises(InvalidEpisodes, match=message):
+        omiga.read_smac(tmp_path, CORRIDOR)
+
+
+def test_omiga_a_damaged_file_is_refused(tmp_path):
+    (tmp_path / "0.pt").write_bytes(b"no pickle at all")
+    with pytest.raises(InvalidEpisodes, match=r"0\.pt: expected a whole torch file, found a damaged one"):
         omiga.read_smac(tmp_path, CORRIDOR)
 
 

@@ -253,8 +253,8 @@ def test_return_scale_is_omars_and_holds_for_its_task_alone():
 
 
 def test_brax_steps_through_our_layout_and_ends_by_the_clock_alone():
-    env = make_mabrax("mabrax/walker2d", "2x3", horizon=3)
-    assert env is make_mabrax("mabrax/walker2d", "2x3", horizon=3)
+    env = make_mabrax("mabrax/walker2d-2x3", horizon=3)
+    assert env is make_mabrax("mabrax/walker2d-2x3", horizon=3)
     assert sys.stdout is not sys.__stdout__  # still pytest's: the import of MABrax points it back at the original
     step = jax.jit(env.step)
     state, seen = jax.jit(env.reset)(KEY)

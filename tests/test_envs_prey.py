@@ -89,6 +89,12 @@ def test_published_layout_is_read(tmp_path):
         np.testing.assert_array_equal(read[name], x)
 
 
+def test_transposed_view_is_read_as_such(tmp_path):
+    params = network()
+    read = read_prey(written(tmp_path, published(params, fc2_weight=tensor("fc2.weight", (64, 64), stride=(1, 64)))))
+    np.testing.assert_array_equal(read["w2"], params["w2"].T)
+
+
 class Command:
     def __reduce__(self):
         return os.system, ("touch owned",)
@@ -98,7 +104,7 @@ def test_pickle_that_would_run_a_command_is_refused_and_not_run(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     evil = pickle.dumps({"agent_params": [Command()] * 4}, 2)
     for content in (HEADER + evil, evil, pickle.dumps(Command(), 4)):
-        with pytest.raises(InvalidPrey, match=r"prey\.pt: it holds the forbidden global (posix|nt)\.system, which was not run"):
+        with pytest.raises(InvalidPrey, match=r"prey\.pt: expected tensors.*found the global '(posix|nt)\.system', which is not run"):
             read_prey(written(tmp_path, content))
     assert not (tmp_path / "owned").exists()
 
@@ -107,45 +113,37 @@ def test_pickle_that_would_run_a_command_is_refused_and_not_run(tmp_path, monkey
 def test_every_other_global_is_refused(tmp_path, name):
     module, function = name.split()
     content = HEADER + f"c{module}\n{function}\n.".encode()
-    with pytest.raises(InvalidPrey, match=f"forbidden global {module}.{function}"):
+    with pytest.raises(InvalidPrey, match=f"found the global '{module}.{function}', which is not run"):
         read_prey(written(tmp_path, content))
-
-
-def test_file_cannot_set_attributes_on_the_reader(tmp_path):
-    # BUILD with slots: setattr on what the name resolved to
-    content = HEADER + b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}}" + plain("mark") + plain(1) + b"s\x86b."
-    with pytest.raises(InvalidPrey):
-        read_prey(written(tmp_path, content))
-    assert not hasattr(preys._tensor, "mark")
 
 
 def test_file_that_ends_early_is_named(tmp_path):
     whole = published(network())
     for length in (0, 10, len(HEADER) + 40, len(whole) - 5000, len(whole) - 1):
-        with pytest.raises(InvalidPrey, match=r"prey\.pt: not a published prey file, or a damaged one: "):
+        with pytest.raises(InvalidPrey, match=r"prey\.pt: expected a whole torch file, found a damaged one"):
             read_prey(written(tmp_path, whole[:length]))
-    with pytest.raises(InvalidPrey, match="the file ends early"):
+    with pytest.raises(InvalidPrey, match="expected a storage of 8 bytes, found 7"):
         read_prey(written(tmp_path, whole[:-1]))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"hello, I am text\n", "prey.pt: not a published prey file, or a damaged one"),
-        (b"PK\x03\x04" + bytes(60), "prey.pt: not a published prey file, or a damaged one"),
-        (pickle.dumps(5, 2) * 5, "not a published prey file.*TypeError"),
-        (pickle.dumps(5, 2) * 2 + pickle.dumps({"little_endian": True}, 2), "the header is not that of a little-endian torch stream"),
-        (HEADER + pickle.dumps([1], 2) * 2, "not a published prey file"),
-        (HEADER + pickle.dumps({"agent_params": 5}, 2) + pickle.dumps([], 2), "not a published prey file"),
+        (b"hello, I am text\n", "prey.pt: expected a whole torch file, found a damaged one"),
+        (b"PK\x03\x04" + bytes(60), "prey.pt: expected a whole torch file, found a damaged one"),
+        (pickle.dumps(5, 2) * 5, "expected torch's first number"),
+        (HEADER.replace(b"\x88", b"\x89") + pickle.dumps([], 2) * 2, "expected little-endian numbers"),
+        (HEADER + pickle.dumps([1], 2) * 2, "expected a whole torch file"),
+        (HEADER + pickle.dumps({"agents": 5}, 2) + pickle.dumps([], 2), "prey.pt: not a published prey file: KeyError: 'agent_params'"),
+        (HEADER + pickle.dumps({"agent_params": 5}, 2) + pickle.dumps([], 2), "prey.pt: not a published prey file: TypeError"),
         (published(network(), agents=3), "agent_params: expected 4 agents, found 3"),
-        (published(network(), fc1_bias=plain([0.0] * 64)), "not a published prey file"),
-        (published(network(), fc1_bias=tensor("fc1.bias", (64,), count=63)), "a tensor of shape .* does not fit 63 numbers"),
-        (published(network(), fc1_bias=tensor("fc1.bias", (64,), offset=1)), "a tensor of shape .* does not fit 64 numbers"),
-        (published(network(), fc2_weight=tensor("fc2.weight", (64, 64), stride=(1, 64))), r"stride \(1, 64\) does not fit"),
-        (published(network(), fc1_bias=tensor("fc1.bias", (-64,), count=64)), "a tensor is not well described"),
+        (published(network(), fc1_bias=b"](" + tensor("fc1.bias", (64,)) + b"e"), "TypeError: fc1.bias: expected a tensor, found list"),
+        (published(network(), fc1_bias=tensor("fc1.bias", (64,), count=63)), "expected a storage of 63 numbers, found 64"),
+        (published(network(), fc1_bias=tensor("fc1.bias", (64,), offset=1)), "expected a tensor within its storage of 64"),
+        (published(network(), fc1_bias=tensor("fc1.bias", (-64,), count=64)), "expected a tensor within its storage of 64"),
         (published(network(), fc1_bias=tensor("fc1.bias", (32,), count=64)), r"prey.pt: b1: expected shape \(64,\), found \(32,\)"),
-        (published(network(), fc1_bias=tensor("fc1.bias", (64,), count=10**12)), "not a published prey file"),
-        (published(network()).replace(struct.pack("<q", 64 * 64), struct.pack("<q", 64 * 65)), "storage fc2.weight: expected 4096 numbers"),
+        (published(network(), fc1_bias=tensor("fc1.bias", (64,), count=10**12)), "expected a storage of 1000000000000 numbers, found 64"),
+        (published(network()).replace(struct.pack("<q", 64 * 64), struct.pack("<q", 64 * 65)), "storage of 4096 numbers, found 4160"),
     ],
 )  # fmt: skip
 def test_file_that_is_not_such_a_file_is_named(tmp_path, content, message):

@@ -90,7 +90,7 @@ def test_an_interrupted_call_keeps_the_rows_it_has(monkeypatch, tmp_path, made):
 
 
 def test_scenarios_without_their_pool_and_public_data_are_left_out(monkeypatch):
-    monkeypatch.setattr(table.inspect, "has_pool", lambda task: task.scenario == "3m")
+    monkeypatch.setattr(table.pools, "has", lambda name: name == "smax/3m")
     found = table.find()
     assert {"matrix/xor/a", "grid/bridge/mixed", "poly/sign/uniform", "maze/umaze/waypoint", "smax/3m/band-poor", "smax/3m/random"} <= set(
         found

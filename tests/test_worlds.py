@@ -220,9 +220,9 @@ def test_wspm_sets_of_one_seed_are_nested(pair):
 
 
 def test_wspm_takes_its_size_from_its_name_and_at_most_all_poor(pair):
-    with pytest.raises(ValueError, match="mpe/pair/wspm-p101-n8: expected P from 0 to 100 and the number of episodes in the name"):
+    with pytest.raises(registry.UnknownName, match="unknown quality 'wspm-p101-n8'"):
         pair("wspm-p101-n8")
-    with pytest.raises(ValueError, match="the number of episodes in the name"):
+    with pytest.raises(ValueError, match="expected none, since the name tells 8, found"):
         pair("wspm-p50-n8", episodes=8)
 
 

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from jaxoff import registry, runtime
-from jaxoff.data import inspect
+from jaxoff.data import inspect, pools, worlds
 from jaxoff.data.recipes import returns_of
 from jaxoff.files import replacing, write_text
 
@@ -74,7 +74,7 @@ def find(patterns: Sequence[str] = ("*",)) -> list[str]:
         if not task.source:
             scenarios.setdefault(f"{task.family}/{task.scenario}", []).append(task)
     # Without a pool even the random data are left out: on some simulators they take hours.
-    ready = [group for group in scenarios.values() if not any(map(inspect.needs_pool, group)) or inspect.has_pool(group[0])]
+    ready = [group for name, group in scenarios.items() if not any(map(worlds.needs_pool, group)) or pools.has(name)]
     names = [str(task) for group in ready for task in group]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):

@@ -8,34 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxoff.data import pools, worlds
 from jaxoff.data.dataset import estimate_bytes
 from jaxoff.data.disk import statistics
 from jaxoff.data.edit import unique_groups
 from jaxoff.data.recipes import lengths_of, returns_of
 from jaxoff.files import replacing
-from jaxoff.registry import Task
 from jaxoff.types import EnvSpec, Episodes
 
 _HASH_ROWS = 65536  # rows that are hashed at once, so that a large dataset needs little memory
 _DRAWN = 5000  # steps whose actions are drawn, at most
 _LEVEL_COLOURS = ("#bbbbbb", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # -1 (unknown), 0, 1, ...
-
-
-# ------------------------------------------------------------------------------------ what it is made of
-
-
-def needs_pool(task: Task) -> bool:
-    """Whether the recipe of a task plays the policies of a pool."""
-    return not task.source and task.family in worlds.WORLDS and task.quality not in ("random", "waypoint")
-
-
-def has_pool(task: Task, folder: str | Path | None = None) -> bool:
-    """Whether the pool of a task's scenario is in `folder` or comes with the library."""
-    try:
-        return pools.path_of(f"{task.family}/{task.scenario}", folder).is_file()
-    except pools.InvalidPool:
-        return False
 
 
 # ---------------------------------------------------------------------------------------------- numbers

@@ -191,8 +191,7 @@ def _read_vault(path: Path, task: Task, spec: EnvSpec, seed: int) -> tuple[Steps
     """The steps, and whether the published statistics are of these."""
     stream = seed if task.source == "omar" else 0
     fixed = spec.horizon if task.source == "omar" else None
-    steps, _ = og_marl.read(path, spec, stream=stream, fixed_length=fixed, joined_obs=task.family == "mpe")
-    return steps, stream == 0
+    return og_marl.read(path, spec, stream=stream, fixed_length=fixed, joined_obs=task.family == "mpe"), stream == 0
 
 
 def _read_files(path: Path, task: Task, spec: EnvSpec, seed: int, verify: bool) -> tuple[Steps, bool]:

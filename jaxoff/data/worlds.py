@@ -34,7 +34,7 @@ _INSPO = ("random", "medium-replay", "medium", "expert", "mixed")
 _SIT = ("imbalanced-low", "imbalanced-medium")
 _BALANCED = {"balanced-random": "r", "balanced-medium": "m", "balanced-expert": "e"}
 _BANDS = {"band-poor": (-np.inf, 10.0), "band-medium": (10.0, 18.0), "band-expert": (18.0, np.inf)}
-_WSPM = re.compile(r"wspm-p(\d+)-n([1-9]\d*)")
+_WSPM = re.compile(r"wspm-p(100|[1-9]?\d)-n([1-9]\d*)")
 _WSPM_LISTED = ("wspm-p0-n200", "wspm-p50-n200", "wspm-p50-n40")
 _ROUNDS = 20  # of playing all members, until a band has episodes enough
 
@@ -162,6 +162,11 @@ def check(task: Task) -> World:
     return world
 
 
+def needs_pool(task: Task) -> bool:
+    """Whether the recipe of a task, of any family, plays the policies of a pool."""
+    return not task.source and task.family in WORLDS and task.quality not in ("random", "waypoint")
+
+
 def make(task: Task, options: DataOptions) -> Episodes:
     """The episodes of a task."""
     world = check(task)
@@ -188,8 +193,8 @@ def make(task: Task, options: DataOptions) -> Episodes:
         return _banded(env, pool, {quality: count}, seed, options)
     if found := _WSPM.fullmatch(quality):
         percent, total = int(found[1]), int(found[2])
-        if percent > 100 or options.episodes is not None:
-            raise ValueError(f"{task}: expected P from 0 to 100 and the number of episodes in the name, found P = {percent}")
+        if options.episodes is not None:
+            raise ValueError(f"{task}: field 'episodes': expected none, since the name tells {total}, found {options.episodes}")
         poor = round(percent / 100 * total)
         return _banded(env, pool, {"band-poor": poor, "band-expert": total - poor}, seed, options)
     return _played(env, pool, *_members(pool, world, quality), count, seed, options)

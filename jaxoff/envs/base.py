@@ -100,9 +100,9 @@ class FromJaxMARL:
 
 
 class Game(MultiAgentEnv, abc.ABC):
-    """Base of our own games: a team reward, one shared global state, both end flags in `info`.
+    """Base of our own games: a team reward or one for each agent, one shared global state, both end flags in `info`.
 
-    A subclass gives `start(key)`, `move(key, state, actions [N, ...]) -> (state, reward, terminated,
+    A subclass gives `start(key)`, `move(key, state, actions [N, ...]) -> (state, reward [] or [N], terminated,
     truncated)`, `observe(state) [N, O]` and `global_state(state) [S]`.
     """
 
@@ -119,10 +119,11 @@ class Game(MultiAgentEnv, abc.ABC):
     def step_env(self, key: Key, state: State, actions: dict[str, Array]) -> tuple[Any, State, Any, Any, Any]:
         """JaxMARL's step without auto-reset: (observations, state, rewards, dones, info)."""
         state, reward, terminated, truncated = self.move(key, state, jnp.stack([actions[a] for a in self.agents]))
+        rewards = jnp.broadcast_to(reward, (self.num_agents,))
         done = terminated | truncated
         dones = dict.fromkeys(self.agents, done) | {"__all__": done}
         info = {"terminated": terminated, "truncated": truncated}
-        return self.get_obs(state), state, dict.fromkeys(self.agents, reward), dones, info
+        return self.get_obs(state), state, {agent: rewards[i] for i, agent in enumerate(self.agents)}, dones, info
 
     def get_obs(self, state: State) -> dict[str, Array]:
         """Observations by agent."""
@@ -139,7 +140,7 @@ class Game(MultiAgentEnv, abc.ABC):
 
     @abc.abstractmethod
     def move(self, key: Key, state: State, actions: Array) -> tuple[State, Array, Array, Array]:
-        """One joint step: (state, team reward, terminated, truncated)."""
+        """One joint step: (state, the team's reward [] or each agent's [N], terminated, truncated)."""
 
     @abc.abstractmethod
     def observe(self, state: State) -> Array:

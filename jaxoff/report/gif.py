@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from jaxoff.files import replacing
 
 CELL = 64  # pixels
 SCALE = 3  # drawn so much larger, then reduced, for smooth edges
+FOOT = 48  # pixels below, for two lines of text
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 PAPER, INK, WALL, LINE = "#ffffff", "#222222", "#4a4a4a", "#d9d9d9"
 
@@ -43,29 +45,40 @@ def grid_gif(
     if not inside:
         raise ValueError(f"grid_gif: field 'positions': expected cells of a grid {walls.shape}, found {positions.min()}..{positions.max()}")
     ground = _ground(walls, goals)
-    frames = [_frame(ground, positions[: t + 1], _caption(t, rewards, text), walls.shape) for t in range(len(positions))]
+    frames = [_frame(ground, positions[: t + 1], caption(t, rewards, text), walls.shape) for t in range(len(positions))]
     # One palette for all frames, so that a colour never flickers.
     palette = frames[-1].quantize(64)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    path = Path(path)
-    durations = [round(1000 * frame_s)] * (len(frames) - 1) + [round(3000 * frame_s)]  # the end stays longer
+    return save_gif(frames, path, round(1000 * frame_s), round(3000 * frame_s))
+
+
+def save_gif(frames: list[Image.Image], path: str | Path, duration: int, last: int) -> Path:
+    """Write frames, whole or not at all, in a loop; each lasts `duration` ms, the last one `last` ms."""
+    durations = [duration] * (len(frames) - 1) + [last]
     with replacing(path) as temporary:
         frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1)
-    return path
+    return Path(path)
 
 
-def _caption(step: int, rewards: Sequence[float] | np.ndarray | None, text: str) -> tuple[str, str]:
+def caption(step: int, rewards: Sequence[float] | np.ndarray | None, text: str) -> tuple[str, str]:
+    """Two lines below a frame: step, reward and return; text."""
     line = f"step {step}"
     if rewards is not None and step:
         line += f"   reward {float(rewards[step - 1]):.2f}   return {float(np.sum(rewards[:step])):.2f}"
     return line, text
 
 
+def write(draw: ImageDraw.ImageDraw, top: int, lines: tuple[str, str]) -> None:
+    """Write lines of text into the foot, which begins at `top`."""
+    for line, text in enumerate(lines):
+        draw.text((6 * SCALE, top + (6 + 21 * line) * SCALE), text, fill=INK, font=font(14))
+
+
 def _ground(walls: np.ndarray, goals: np.ndarray) -> Image.Image:
     """The grid without agents, enlarged; room for two lines of text below."""
     rows, columns = walls.shape
     cell = CELL * SCALE
-    image = Image.new("RGB", (columns * cell + 2 * SCALE, rows * cell + 48 * SCALE), PAPER)
+    image = Image.new("RGB", (columns * cell + 2 * SCALE, rows * cell + FOOT * SCALE), PAPER)
     draw = ImageDraw.Draw(image)
     for row, column in np.ndindex(rows, columns):
         box = (column * cell, row * cell, (column + 1) * cell, (row + 1) * cell)
@@ -75,7 +88,7 @@ def _ground(walls: np.ndarray, goals: np.ndarray) -> Image.Image:
     return image
 
 
-def _frame(ground: Image.Image, path: np.ndarray, caption: tuple[str, str], shape: tuple[int, int]) -> Image.Image:
+def _frame(ground: Image.Image, path: np.ndarray, lines: tuple[str, str], shape: tuple[int, int]) -> Image.Image:
     image = ground.copy()
     draw = ImageDraw.Draw(image)
     cell = CELL * SCALE
@@ -85,13 +98,12 @@ def _frame(ground: Image.Image, path: np.ndarray, caption: tuple[str, str], shap
         offset = (agent - (path.shape[1] - 1) / 2) * 0.1
         points = [((column + 0.5 + offset) * cell, (row + 0.5 + offset) * cell) for row, column in path[:, agent]]
         if len(points) > 1:
-            draw.line(points, fill=_pale(colour), width=3 * SCALE, joint="curve")
+            draw.line(points, fill=pale(colour), width=3 * SCALE, joint="curve")
     for agent, colour in enumerate(COLOURS[: path.shape[1]]):
         row, column = path[-1, agent] + np.array([0, shifts[agent]])
         _disc(draw, row, column, 0.21 if shifts[agent] else 0.26, colour, PAPER)
-        draw.text(((column + 0.5) * cell, (row + 0.5) * cell), str(agent + 1), fill=PAPER, anchor="mm", font=_font(18))
-    for line, text in enumerate(caption):
-        draw.text((6 * SCALE, shape[0] * cell + (6 + 21 * line) * SCALE), text, fill=INK, font=_font(14))
+        draw.text(((column + 0.5) * cell, (row + 0.5) * cell), str(agent + 1), fill=PAPER, anchor="mm", font=font(18))
+    write(draw, shape[0] * cell, lines)
     return image.resize((image.width // SCALE, image.height // SCALE), Image.Resampling.LANCZOS)
 
 
@@ -110,10 +122,13 @@ def _disc(draw: ImageDraw.ImageDraw, row: float, column: float, radius: float, f
     draw.ellipse((x - r, y - r, x + r, y + r), fill=fill, outline=line, width=(2 if fill else 4) * SCALE)
 
 
-def _pale(colour: str) -> tuple[int, int, int]:
+def pale(colour: str) -> tuple[int, int, int]:
+    """Half way to paper, of a colour such as #0072B2."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return (255 + red) // 2, (255 + green) // 2, (255 + blue) // 2
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Of a size in pixels of the finished picture."""
     return ImageFont.load_default(size * SCALE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
-from jaxoff.files import replacing
-from jaxoff.report.gif import COLOURS, INK, LINE, PAPER, SCALE, WALL, _caption, _font, _pale
+from jaxoff.report.gif import COLOURS, FOOT, INK, LINE, PAPER, SCALE, WALL, caption, font, pale, save_gif, write
 
 SIDE = 560  # pixels of the longer side
 FRAMES = 200  # at most: a longer episode is thinned out
-FOOT = 48  # pixels below, for two lines of text
 FOREST, FOOD = "#b8e0d4", "#F0E442"
 # The i-th body of a kind has the i-th of these colours, in turn. What stands still is drawn below what moves.
 MOVING = {"agent": COLOURS, "ally": COLOURS[:1], "enemy": COLOURS[1:2], "prey": (INK,)}
@@ -23,7 +20,6 @@ STILL = {"forest": (FOREST,), "obstacle": (WALL,), "food": (FOOD,), "landmark": 
 RINGS = ("landmark", "goal")
 NUMBERED = ("agent", "ally", "enemy")
 TRAILS = ("agent", "prey")
-font = functools.cache(_font)
 
 
 class View(NamedTuple):
@@ -84,16 +80,11 @@ def scene_gif(
         draw = ImageDraw.Draw(frame)
         draw.rectangle((0, height, width, frame.height), fill=PAPER)  # bodies that leave the bounds are not over the text
         draw.rectangle((0, 0, width - 1, height), outline=LINE, width=SCALE)
-        for line, words in enumerate(_caption(int(t), rewards, text)):
-            draw.text((6 * SCALE, height + (6 + 21 * line) * SCALE), words, fill=INK, font=font(14))
+        write(draw, height, caption(int(t), rewards, text))
         frames.append(frame.reduce(SCALE).quantize(palette=palette, dither=Image.Dither.NONE))
         before = t
     duration = round(1000 * min(max(8.0 / len(frames), 0.05), 0.25))
-    durations = [duration] * (len(frames) - 1) + [1500]  # the end stays longer
-    path = Path(path)
-    with replacing(path) as temporary:
-        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1)
-    return path
+    return save_gif(frames, path, duration, 1500)
 
 
 def _check(
@@ -157,7 +148,7 @@ def _trails(draw: ImageDraw.ImageDraw, view: View, points: np.ndarray, kinds: Se
     """Draw the way [t, K, 2] that was made since the frame before; the ground keeps it."""
     for body in (body for body in range(len(kinds)) if kinds[body] in TRAILS and len(points) > 1):
         colours = MOVING[kinds[body]]
-        draw.line([view.at(*point) for point in points[:, body]], fill=_pale(colours[order[body] % len(colours)]), width=3 * SCALE)
+        draw.line([view.at(*point) for point in points[:, body]], fill=pale(colours[order[body] % len(colours)]), width=3 * SCALE)
 
 
 def _frame(
@@ -178,7 +169,7 @@ def _frame(
         colour = colours[order[body] % len(colours)]
         (x, y), r = view.at(*points[body]), _pixels(view, radii[body])
         if health[body] < 1:  # the part that was lost, clockwise from the top, is pale
-            draw.ellipse((x - r, y - r, x + r, y + r), fill=_pale(colour))
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=pale(colour))
             draw.pieslice((x - r, y - r, x + r, y + r), 270 - 360 * health[body], 270, fill=colour)
         _disc(draw, x, y, r, colour if health[body] >= 1 else None, PAPER, 1)
         if kinds[body] in NUMBERED and r >= 7 * SCALE:

@@ -130,6 +130,6 @@ def choose(
 
 
 def _spread(items: Sequence[int], count: int) -> list[int]:
-    """At most `count` of the items, evenly spread, with the first and the last."""
+    """At most `count` of the items, evenly spread from the first to the last."""
     index = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[i] for i in index]

@@ -18,10 +18,8 @@ from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.types import EnvSpec
 
 
-def read(
-    path: str | Path, spec: EnvSpec, *, stream: int = 0, fixed_length: int | None = None, joined_obs: bool = False
-) -> tuple[Steps, int]:
-    """The episodes in the vault folder `path`, and the number of streams in it.
+def read(path: str | Path, spec: EnvSpec, *, stream: int = 0, fixed_length: int | None = None, joined_obs: bool = False) -> Steps:
+    """The episodes in the vault folder `path`.
 
     stream: which one, where there are several. fixed_length: the steps of an episode where no end is
     flagged at all. joined_obs: take the agents' observations, side by side, as the state; agents beyond
@@ -70,7 +68,7 @@ def read(
     last = np.flatnonzero(ends)
     seen = Slots(obs, state, avail)
     final = Slots(obs[last], state[last], None if avail is None else avail[last])
-    return Steps(seen, final, actions, rewards, np.diff(last, prepend=-1), terminal[last]), streams
+    return Steps(seen, final, actions, rewards, np.diff(last, prepend=-1), terminal[last])
 
 
 def _store(path: Path, name: str) -> Any:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from jaxoff.data.convert.common import Slots, Steps, check_actions, check_array, from_rows, join_state, read_hdf5
-from jaxoff.data.convert.torch_file import read_torch
 from jaxoff.data.dataset import InvalidEpisodes
+from jaxoff.torch_file import InvalidFile, read_torch
 from jaxoff.types import EnvSpec
 
 
@@ -68,7 +68,10 @@ def read_smac(folder: str | Path, spec: EnvSpec) -> Steps:
 
 def _episode(file: Path, spec: EnvSpec) -> dict[str, np.ndarray]:
     """obs [T, N, O], state [T, S], avail [T, N, A], actions [T, N], rewards [T, N], done [T]."""
-    agents = read_torch(file)
+    try:
+        agents = read_torch(file)
+    except InvalidFile as error:
+        raise InvalidEpisodes(str(error)) from error
     n = spec.num_agents
     if not isinstance(agents, list) or len(agents) != n or not all(isinstance(steps, list) for steps in agents):
         raise InvalidEpisodes(f"{file}: expected a list of {n} agents, each a list of steps, found {_kind(agents)}")

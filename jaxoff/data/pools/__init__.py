@@ -95,6 +95,8 @@ def shipped() -> list[str]:
 
 def path_of(name: str, folder: str | Path | None = None) -> Path:
     """The file of a pool: in `folder` if it is there, else the shipped one. Raises InvalidPool."""
+    if folder is not None and not Path(folder).is_dir():
+        raise InvalidPool(f"{folder}: expected a folder of policy pools, found none")
     for base in ([Path(folder)] if folder else []) + [FOLDER]:
         if (base / f"{name}.npz").is_file():
             return base / f"{name}.npz"
@@ -102,6 +104,14 @@ def path_of(name: str, folder: str | Path | None = None) -> Path:
     raise InvalidPool(
         f"{name}: expected a pool of policies, found none in {place}the shipped ones; train one with: jaxoff data pool {name}"
     )
+
+
+def has(name: str, folder: str | Path | None = None) -> bool:
+    """Whether the pool `name` (family/scenario) is in `folder` or comes with the library."""
+    try:
+        return path_of(name, folder).is_file()
+    except InvalidPool:
+        return False
 
 
 def save(path: str | Path, pool: Pool) -> None:

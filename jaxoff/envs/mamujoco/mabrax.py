@@ -88,18 +88,17 @@ def _quiet() -> Iterator[None]:
 
 
 @functools.cache
-def make_mabrax(name: str, split: str | None = None, layout: str = "omar", backend: str = "spring", horizon: int = 1000) -> FromJaxMARL:
+def make_mabrax(name: str, layout: str = "omar", backend: str = "spring", horizon: int = 1000) -> FromJaxMARL:
     """'mabrax/halfcheetah-2x3', -6x1, 'mabrax/walker2d-2x3', 'mabrax/hopper-3x1', 'mabrax/ant-2x4' as an `Env`.
 
-    split: instead of in the name ('mabrax/halfcheetah', '2x3'). layout: one of `layouts.LAYOUTS` but og_marl,
-    whose x position is no part of Brax's observation. backend: one of BACKENDS. State: 17 values (hopper 11, ant 27).
+    layout: one of `layouts.LAYOUTS` but og_marl, whose x position is no part of Brax's observation. backend: one
+    of BACKENDS. State: 17 values (hopper 11, ant 27).
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}; found '{backend}'")
     if layout == "og_marl":
         raise ValueError("layout: Brax's observation has no x position, which 'og_marl' shows")
-    short = name.removeprefix("mabrax/") + (f"-{split}" if split else "")
-    body, split = layouts.split_name(short, "mabrax")
+    body, split = layouts.split_name(name, "mabrax")
     table = layouts.make_layout(body, split, layout)
-    spec = layouts.spec_of(f"mabrax/{short}", horizon, table)
+    spec = layouts.spec_of(f"mabrax/{body}-{split}", horizon, table)
     return FromJaxMARL(MABrax(table, backend, horizon), spec)

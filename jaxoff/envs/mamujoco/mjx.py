@@ -21,7 +21,7 @@ from jaxoff.envs.base import FromJaxMARL, Game, spaces
 from jaxoff.envs.mamujoco import layouts
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
 
-# Names of SIT (shared individual trajectories, AAAI 2023): the same bodies for 200 steps; its observations are not published.
+# Names of SIT (Tian et al., 2023): the same bodies for 200 steps; its observations are not published.
 SIT = {"HalfCheetah_2l": "halfcheetah-2x3", "Walker_2l": "walker2d-2x3"}
 SIT_HORIZON = 200
 OMAR_SCALE = ReturnScale(-284.0, 3568.8, "OMAR (Pan et al., 2022), HalfCheetah-v2, 1000 steps: random; expert. MuJoCo 2.0 physics")

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxoff.envs.base import FromJaxMARL, Game, ScenePicture, spaces
 from jaxoff.envs.mpe import prey as preys
-from jaxoff.envs.mpe.physics import HORIZON, Bodies, ParticleState, advance, distances, is_over, others, overlaps
+from jaxoff.envs.mpe.physics import HORIZON, Bodies, ParticleState, advance, collisions, distances, is_over, others, overlaps
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
 
 _SCALE = "OMAR's published reference returns: uniform actions; trained experts"
@@ -56,19 +56,12 @@ class Spread(Game):
         near = jnp.minimum(1.0 / distances(agents, landmarks), 10.0)
         if not self.cooperative:
             return jnp.diagonal(near)
-        size = self.bodies.size[: self.count]
-        collisions = (overlaps(agents, size, agents, size) & ~jnp.eye(self.count, dtype=bool)).sum(1)
-        return near.max(0).sum() - 5.0 * collisions
+        return near.max(0).sum() - 5.0 * collisions(agents, self.bodies.size[: self.count])
 
     def move(self, key: Key, state: ParticleState, actions: Array) -> tuple[ParticleState, Array, Array, Array]:
         """One joint step; the reward is per agent, [N]."""
         state = advance(self.bodies, state, actions)
         return state, self.rewards(state), *is_over(state)
-
-    def step_env(self, key: Key, state: ParticleState, actions: dict[str, Array]) -> tuple:
-        """JaxMARL's step without auto-reset, with each agent's own reward."""
-        obs, state, reward, dones, info = super().step_env(key, state, actions)
-        return obs, state, {agent: reward[agent][i] for i, agent in enumerate(self.agents)}, dones, info
 
     def observe(self, state: ParticleState) -> Array:
         """Own velocity, own position, offsets to landmarks and to the others, and the others' silence (zeros)."""

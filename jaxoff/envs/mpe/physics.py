@@ -52,6 +52,11 @@ def overlaps(a: Array, size_a: np.ndarray, b: Array, size_b: np.ndarray) -> Arra
     return distances(a, b) < jnp.asarray(size_a[:, None] + size_b[None, :], jnp.float32)
 
 
+def collisions(points: Array, size: np.ndarray) -> Array:
+    """How many others each of some discs overlaps, [A]."""
+    return (overlaps(points, size, points, size) & ~np.eye(len(size), dtype=bool)).sum(1)
+
+
 def contact_forces(bodies: Bodies, positions: Array) -> Array:
     """Forces [M, D] of all contacts on the bodies that move; two bodies in one place do not push each other."""
     movers = len(bodies.gain)

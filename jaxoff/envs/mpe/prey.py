@@ -7,14 +7,10 @@ are read without torch and without running anything in them.
 
 from __future__ import annotations
 
-import functools
-import io
-import math
-import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +18,7 @@ import numpy as np
 
 from jaxoff.envs.mpe.physics import unit
 from jaxoff.files import replacing
+from jaxoff.torch_file import InvalidFile, read_torch
 from jaxoff.types import Array, Key
 
 Act = Callable[[Key, Array], Array]  # (key, the prey's observation [O]) -> action [2]
@@ -165,108 +162,22 @@ def _checked(path: str | Path, params: Mapping[str, Any]) -> dict[str, np.ndarra
 # ---------------------------------------------------------------------------------- the published files
 
 
-class _Storage(NamedTuple):
-    dtype: str
-    key: str
-    length: int
-
-
-class _Tensor(NamedTuple):
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-
-
-class _Table(dict):
-    """Stands for an ordered dictionary, and forgets the attributes that the file would set on it."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> _Tensor:
-    """Note where a tensor lies. Only tensors in row order, inside of their storage, are accepted."""
-    numbers = [offset, *shape, *stride]
-    if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise ValueError("a tensor is not well described")
-    row_order = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
-    if tuple(stride) != row_order or offset + math.prod(shape) > storage.length:
-        raise ValueError(f"a tensor of shape {tuple(shape)} and stride {tuple(stride)} does not fit {storage.length} numbers")
-    return _Tensor(storage, offset, tuple(shape))
-
-
-_GLOBALS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _Table,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch", "FloatStorage"): "<f4",
-    ("torch", "DoubleStorage"): "<f8",
-    ("torch", "LongStorage"): "<i8",
-}
-_SIZES = {"<f4": 4, "<f8": 8, "<i8": 8}  # bytes of a number
-_MAGIC = 0x1950A86A20F9469CFC6C
-# What reading a file that is not such a file may raise.
-_DAMAGE = (ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError, TypeError, ValueError, pickle.UnpicklingError)
-
-
-class _Reader(pickle.Unpickler):
-    """Reads numbers, texts, lists, dictionaries, and notes on tensors. It can name nothing else, so it can call nothing else."""
-
-    def __init__(self, stream: io.BytesIO) -> None:
-        super().__init__(stream)
-        self.storages: dict[str, _Storage] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _GLOBALS:
-            raise InvalidPrey(f"it holds the forbidden global {module}.{name}, which was not run")
-        known = _GLOBALS[module, name]
-        # A fresh object each time, so that a file can set attributes on nothing that outlives it.
-        return functools.partial(known) if callable(known) else known
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _, count, view = pid
-        if kind != "storage" or view is not None or dtype not in _SIZES or type(key) is not str or type(count) is not int:
-            raise ValueError("a storage is not well described")
-        return self.storages.setdefault(key, _Storage(dtype, key, count))
-
-
 def read_prey(path: str | Path) -> dict[str, np.ndarray]:
-    """The prey's parameters from a file published with OMAR (torch's old stream format).
-
-    Five pickles (magic number, version, machine, object, keys of storages), then for each storage its
-    length and its raw numbers. The pickles are read by a reader that knows the few names that such
-    a file needs and refuses every other. Raises InvalidPrey, or FileNotFoundError.
-    """
-    stream = io.BytesIO(Path(path).read_bytes())
+    """The prey's parameters from a torch file published with OMAR. Raises InvalidPrey, or FileNotFoundError."""
     try:
-        magic, version, machine = (_Reader(stream).load() for _ in range(3))
-        if (magic, version, machine["little_endian"]) != (_MAGIC, 1001, True):
-            raise ValueError("the header is not that of a little-endian torch stream")
-        reader = _Reader(stream)
-        agents = reader.load()["agent_params"]
-        numbers = _numbers(stream, reader.storages, _Reader(stream).load())
+        agents = read_torch(path)["agent_params"]
         if len(agents) != _PREY_ENTRY + 1:
-            raise ValueError(f"agent_params: expected 4 agents, found {len(agents)}")
-        tensors = {name: agents[_PREY_ENTRY]["policy"][published] for name, published in _PUBLISHED.items()}
-        params = {}
-        for name, (storage, offset, shape) in tensors.items():
-            x = numbers[storage.key][offset : offset + math.prod(shape)].reshape(shape)
-            params[name] = x.T if name.startswith("w") else x  # torch has weights as [out, in]
-    except InvalidPrey as error:
-        raise InvalidPrey(f"{path}: {error}") from None
-    except _DAMAGE as error:
-        raise InvalidPrey(f"{path}: not a published prey file, or a damaged one: {type(error).__name__}: {error}") from error
-    return _checked(path, params)
+            raise ValueError(f"agent_params: expected {_PREY_ENTRY + 1} agents, found {len(agents)}")
+        params = {name: _tensor(agents[_PREY_ENTRY]["policy"], published) for name, published in _PUBLISHED.items()}
+    except InvalidFile as error:
+        raise InvalidPrey(str(error)) from error
+    except (LookupError, TypeError, ValueError) as error:
+        raise InvalidPrey(f"{path}: not a published prey file: {type(error).__name__}: {error}") from error
+    # torch has weights as [out, in]
+    return _checked(path, {name: x.T if name.startswith("w") else x for name, x in params.items()})
 
 
-def _numbers(stream: io.BytesIO, storages: dict[str, _Storage], keys: list[str]) -> dict[str, np.ndarray]:
-    """The storages' numbers, which lie in the order of `keys`."""
-    numbers = {}
-    for key in keys:
-        dtype, _, count = storages[key]
-        head, raw = stream.read(8), stream.read(count * _SIZES[dtype])
-        if len(head) < 8 or len(raw) < count * _SIZES[dtype]:
-            raise ValueError("the file ends early")
-        if int.from_bytes(head, "little") != count:
-            raise ValueError(f"storage {key}: expected {count} numbers, found {int.from_bytes(head, 'little')}")
-        numbers[key] = np.frombuffer(raw, dtype)
-    return numbers
+def _tensor(policy: Any, name: str) -> np.ndarray:
+    if not isinstance(policy[name], np.ndarray):
+        raise TypeError(f"{name}: expected a tensor, found {type(policy[name]).__name__}")
+    return policy[name]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxoff.envs.base import FromJaxMARL, Game, ScenePicture, spaces
-from jaxoff.envs.mpe.physics import HORIZON, Bodies, ParticleState, advance, distances, is_over, others, overlaps, unit
+from jaxoff.envs.mpe.physics import HORIZON, Bodies, ParticleState, advance, collisions, distances, is_over, others, unit
 from jaxoff.types import Array, EnvSpec, Key
 
 MAPS = ("CN_3ls3l", "CN_4ls4l", "PP_3p1p")
@@ -67,8 +67,7 @@ class _Map(Game):
 
     def collisions(self, state: ParticleState) -> Array:
         """How many other agents each one overlaps, [N]."""
-        agents, size = state.positions[: self.count], self.bodies.size[: self.count]
-        return (overlaps(agents, size, agents, size) & ~jnp.eye(self.count, dtype=bool)).sum(1)
+        return collisions(state.positions[: self.count], self.bodies.size[: self.count])
 
 
 class Navigation(_Map):

@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxoff.data.dataset import InvalidEpisodes
-
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {
     "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "LongStorage": "i8", "IntStorage": "i4",
@@ -30,6 +28,10 @@ _DAMAGE = (
     pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
     NotImplementedError, RecursionError, RuntimeError, OSError, MemoryError, struct.error,
 )  # fmt: skip
+
+
+class InvalidFile(ValueError):
+    """A file that is no torch file, is damaged, or asks for more than data; the message names it."""
 
 
 class _Forbidden(Exception):
@@ -131,7 +133,7 @@ class _Unpickler(pickle.Unpickler):
 def read_torch(path: str | Path) -> Any:
     """What is in a torch file: lists, tuples and dictionaries of numpy arrays (for tensors too) and numbers.
 
-    Raises FileNotFoundError, or InvalidEpisodes naming the file, for damage and for any global that is not
+    Raises FileNotFoundError, or InvalidFile naming the file, for damage and for any global that is not
     one of a few inert ones.
     """
     path = Path(path)
@@ -141,11 +143,11 @@ def read_torch(path: str | Path) -> Any:
         with path.open("rb") as file:
             return _made(_read_zip(path) if zipfile.is_zipfile(file) else _read_stream(path))
     except _Forbidden as error:
-        raise InvalidEpisodes(
+        raise InvalidFile(
             f"{path}: expected tensors, arrays, numbers and containers only, found the global '{error}', which is not run"
         ) from error
     except _DAMAGE as error:
-        raise InvalidEpisodes(f"{path}: expected a whole torch file, found a damaged one ({error!r})") from error
+        raise InvalidFile(f"{path}: expected a whole torch file, found a damaged one ({error!r})") from error
 
 
 def _read_zip(path: Path) -> Any:
