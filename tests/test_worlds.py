@@ -228,8 +228,8 @@ def test_wspm_takes_its_size_from_its_name_and_at_most_all_poor(pair):
 
 def test_a_band_that_no_policy_reaches_is_refused(pair, monkeypatch):
     monkeypatch.setitem(worlds._BANDS, "band-medium", (30.0, 40.0))
-    message = r"mpe/pair: expected \{'band-medium': 7\} episodes in the bands, found \{'band-medium': 0\} in 5120 episodes of the pool"
-    with pytest.raises(ValueError, match=message):  # 20 rounds of 64 episodes of 4 members
+    message = r"mpe/pair: expected \{'band-medium': 7\} episodes in the bands, found \{'band-medium': 0\} in 10240 episodes of the pool"
+    with pytest.raises(ValueError, match=message):  # 40 rounds of 64 episodes of 4 members
         pair("band-medium", episodes=7)
 
 

@@ -36,7 +36,8 @@ _BALANCED = {"balanced-random": "r", "balanced-medium": "m", "balanced-expert": 
 _BANDS = {"band-poor": (-np.inf, 10.0), "band-medium": (10.0, 18.0), "band-expert": (18.0, np.inf)}
 _WSPM = re.compile(r"wspm-p(100|[1-9]?\d)-n([1-9]\d*)")
 _WSPM_LISTED = ("wspm-p0-n200", "wspm-p50-n200", "wspm-p50-n40")
-_ROUNDS = 20  # of playing all members, until a band has episodes enough
+_ROUNDS = 40  # of playing all members, until a band has episodes enough
+_BAND_SIZE = 1_000  # episodes of a band, as many as YANHUI wants at least
 
 
 class World(NamedTuple):
@@ -176,9 +177,7 @@ def make(task: Task, options: DataOptions) -> Episodes:
         composition = quality[4:]
     elif quality in _BALANCED:
         composition = f"[{_BALANCED[quality]}*{env.spec.num_agents}]"
-    sit_size = 10_000 if quality in (*_SIT, "extreme") or quality in _BALANCED else world.episodes
-    default = (world.replay_episodes or world.episodes) if quality == "medium-replay" else sit_size
-    count = default if options.episodes is None else options.episodes
+    count = _size(world, quality) if options.episodes is None else options.episodes
     key = jax.random.key(seed)
     if quality == "random":
         return recipes.with_level(recipes.record(env, recipes.random_policy(env.spec), count, key, progress=options.progress), 0)
@@ -198,6 +197,15 @@ def make(task: Task, options: DataOptions) -> Episodes:
         poor = round(percent / 100 * total)
         return _banded(env, pool, {"band-poor": poor, "band-expert": total - poor}, seed, options)
     return _played(env, pool, *_members(pool, world, quality), count, seed, options)
+
+
+def _size(world: World, quality: str) -> int:
+    """Episodes of a dataset whose size nobody chose."""
+    if quality == "medium-replay":
+        return world.replay_episodes or world.episodes
+    if quality in _BANDS:
+        return _BAND_SIZE
+    return 10_000 if quality in (*_SIT, "extreme", *_BALANCED) else world.episodes
 
 
 def _members(pool: pools.Pool, world: World, quality: str) -> tuple[list[int], list[int]]:
