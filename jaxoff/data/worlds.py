@@ -103,7 +103,8 @@ def _smax(family: str) -> dict[str, World]:
         named = _sit(*texts) if texts else {}
         if name == "2s3z":
             named["extreme"] = "99.5%[r*5]+0.5%[m*5]"
-        qualities = (*_INSPO, *named, *_BALANCED, *_BANDS, *_WSPM_LISTED)
+        # In SMAX a battle pays at most 10 if it is lost, and 20 if it is won: between is nothing but draws.
+        qualities = (*_INSPO, *named, *_BALANCED, "band-poor", "band-expert", *_WSPM_LISTED)
         worlds[name] = World(functools.partial(smax.make_smax, family, name), qualities, 5_000, compositions=named)
     return worlds
 
@@ -158,7 +159,9 @@ def check(task: Task) -> World:
     world = world_of(task)
     if task.quality.startswith("mix="):
         compositions.parse(task.quality[4:], world.env().spec.num_agents)
-    elif task.quality not in world.qualities and not (_WSPM.fullmatch(task.quality) and set(_BANDS) <= set(world.qualities)):
+    elif task.quality not in world.qualities and not (
+        "band-poor" in world.qualities and (task.quality in _BANDS or _WSPM.fullmatch(task.quality))
+    ):
         raise unknown("quality", task.quality, world.qualities)
     return world
 
