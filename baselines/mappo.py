@@ -78,6 +78,20 @@ def actors(config: Config, spec: EnvSpec) -> Actors:
     return Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
 
 
+def moved(moments: Moments, target: Array) -> Moments:
+    """The moments after another batch of targets, which weighs a tenth."""
+    keep = 0.9
+    fresh = Moments(target.mean(), jnp.square(target).mean(), jnp.ones(()))
+    return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, moments, fresh)
+
+
+def scale(moments: Moments) -> tuple[Array, Array]:
+    """Mean and standard deviation that the moments tell; 0 and 1 before the first batch."""
+    known = jnp.maximum(moments.weight, 1e-6)
+    mean = moments.mean / known
+    return mean, jnp.where(moments.weight > 0, jnp.sqrt(jnp.maximum(moments.square / known - jnp.square(mean), 1e-6)), 1.0)
+
+
 # ------------------------------------------------------------------------------------------- losses
 
 
@@ -169,10 +183,8 @@ def make(config: Config, spec: EnvSpec) -> OnPolicy:
 
     def update(state: State, seg: Segments, key: Key) -> tuple[State, dict[str, Array]]:
         """Some passes over the segments, in shuffled parts of environments."""
-        nets, moments = state.nets, state.moments
-        known = jnp.maximum(moments.weight, 1e-6)
-        mean = moments.mean / known
-        std = jnp.where(moments.weight > 0, jnp.sqrt(jnp.maximum(moments.square / known - jnp.square(mean), 1e-6)), 1.0)
+        nets = state.nets
+        mean, std = scale(state.moments)
         now, then = (value(nets, obs, s) * std + mean for obs, s in ((seg.seen.obs, seg.seen.state), (seg.next_obs, seg.next_state)))
         ended = (seg.terminated | seg.truncated)[..., None]
         now_, then_, reward, terminated, ended = (
@@ -181,14 +193,8 @@ def make(config: Config, spec: EnvSpec) -> OnPolicy:
         gae = advantages(now_, then_, reward, terminated, ended, config.discount, config.trace)
         advantage = jnp.moveaxis(gae, 0, 1)
         target = advantage + now
-        keep = 0.9
-        moments = Moments(
-            keep * moments.mean + (1 - keep) * target.mean(),
-            keep * moments.square + (1 - keep) * jnp.square(target).mean(),
-            keep * moments.weight + (1 - keep),
-        )
-        mean = moments.mean / moments.weight
-        std = jnp.sqrt(jnp.maximum(moments.square / moments.weight - jnp.square(mean), 1e-6))
+        moments = moved(state.moments, target)
+        mean, std = scale(moments)
         old = dist_of(actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset), nets.log_std).log_prob(seg.actions)
         whole = {"segments": seg, "advantage": advantage, "target": (target - mean) / std, "log_prob": old}
         weight = config.entropy * jnp.maximum(0.0, 1 - state.updates / (config.entropy_until * config.iterations))

@@ -157,7 +157,8 @@ def train_on_policy(
     @jax.jit
     def look(run: _Run) -> tuple[Params, dict[str, Array]]:
         actor = learner.actor(run.learner)
-        return actor, evaluate(env, learner.policy_of(actor), jax.random.fold_in(run.key, 0), eval_episodes, sampled=True)
+        # The fourth child of the key: the first three are the next iteration's, and fold_in(key, 0) is the first of them.
+        return actor, evaluate(env, learner.policy_of(actor), jax.random.fold_in(run.key, 3), eval_episodes, sampled=True)
 
     run = jax.jit(lambda key: start(learner, env, num_envs, key))(jax.random.key(seed))
     done: list[Snapshot] = []
