@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
-from rich.bar import Bar
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from jaxoff import registry, runtime
+from jaxoff.cli_data import Many, console, data_app, pairs
 from jaxoff.train.results import Interrupted
-from jaxoff.types import EnvSpec, Episodes
 
 app = tyro.extras.SubcommandApp()
-data_app = tyro.extras.SubcommandApp()
-console = Console()
-
-
-def _pairs(items: tuple[str, ...], flag: str) -> dict[str, str]:
-    pairs = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals or not name or not value:
-            raise ValueError(f"{flag}: expected NAME=VALUE, found '{item}'")
-        pairs[name] = value
-    return pairs
 
 
 def _grid(items: tuple[str, ...]) -> dict[str, list[float]]:
     try:
-        return {name: [float(value) for value in values.split(",")] for name, values in _pairs(items, "--grid").items()}
+        return {name: [float(value) for value in values.split(",")] for name, values in pairs(items, "--grid").items()}
     except ValueError as error:
         raise ValueError(f"--grid: expected NAME=NUMBER,NUMBER,..., found '{' '.join(items)}' ({error})") from None
-
-
-Many = tyro.conf.UseAppendAction
 
 
 @app.command
@@ -110,10 +91,10 @@ def train(
         method=method,
         task=task,
         seeds=tuple(range(seeds)),
-        config=_pairs(set, "--set"),
+        config=pairs(set, "--set"),
         grid=_grid(grid),
         sampler=sampler,
-        sampler_config=_pairs(sampler_set, "--sampler-set"),
+        sampler_config=pairs(sampler_set, "--sampler-set"),
         steps=steps,
         evaluations=evaluations,
         eval_episodes=eval_episodes,
@@ -156,389 +137,6 @@ def _summary(runs: list[dict[str, Any]]) -> Table:
             cells.append(f"{np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}" if values else "-")
         table.add_row(point, str(len(group)), *cells, str(len(group) - len(alive)))
     return table
-
-
-@data_app.command(name="list")
-def data_list(family: str = "") -> None:
-    """Every task, SCENARIO/QUALITY: made from a recipe, or read from public data.
-
-    Args:
-        family: show only task strings that contain this.
-    """
-    from jaxoff.data import pools, worlds
-
-    scenarios: dict[str, list[str]] = {}
-    for name in registry.tasks():
-        if family in name:
-            scenarios.setdefault(name.rpartition("/")[0], []).append(name)
-    rows = []
-    for scenario, names in scenarios.items():
-        spec, tasks = registry.make_spec(names[0]), [registry.Task.parse(name) for name in names]
-        kind = f"{spec.action_size} {'choices' if spec.discrete else 'reals'}"
-        lacks = any(map(worlds.needs_pool, tasks)) and not pools.has(scenario)
-        made = "public data" if tasks[0].source else "recipe, pool not shipped" if lacks else "recipe"
-        qualities = " ".join(task.quality for task in tasks)
-        rows.append((scenario, qualities, str(spec.num_agents), str(spec.obs_size), kind, str(spec.horizon), made))
-    # The names are what is looked for, so they are never cut.
-    names_fit = Column("scenario, its qualities", min_width=max((len(row[0]) for row in rows), default=4))
-    made_from = Column("made from", min_width=11, max_width=12)
-    table = Table(
-        names_fit,
-        "agents",
-        Column("obs", no_wrap=True),
-        Column("actions", no_wrap=True),
-        "steps",
-        made_from,
-        box=SIMPLE,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for scenario, qualities, *rest in rows:
-        table.add_row(f"[bold]{scenario}[/bold]\n{qualities}", *rest)
-    console.print(table)
-    for known in registry.families().values():
-        if known.pattern and family in known.pattern:
-            console.print(f"also {known.pattern}", highlight=False, markup=False, soft_wrap=True)
-
-
-@data_app.command(name="make")
-def data_make(
-    task: tyro.conf.Positional[str],
-    /,
-    episodes: int | None = None,
-    seed: int = 0,
-    data_dir: Path | None = None,
-    pools: Path | None = None,
-    out: Path = Path("data"),
-    overwrite: bool = False,
-) -> None:
-    """Write the dataset of a task to disk, as a flashbax Vault.
-
-    Args:
-        task: [source:]family/scenario/quality.
-        episodes: size of a recipe's dataset.
-        seed: seed of a recipe's dataset.
-        data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools written by `jaxoff data pool`, looked in before those that come with the library.
-        out: where datasets go; the dataset is OUT/TASK.vlt/seed-SEED.
-        overwrite: replace what is there.
-    """
-    import time
-
-    from jaxoff.data import disk
-    from jaxoff.logs import Progress
-    from jaxoff.logs.base import Record
-
-    begin = time.perf_counter()
-    parsed = registry.Task.parse(task)
-    env = registry.make_env(parsed)
-    folder = out / f"{parsed.slug}.vlt" / f"seed-{seed}"
-    _vacant(folder, overwrite)
-    bar = Progress(task, unit="episodes")
-    options = _options(data_dir, pools, episodes, seed)._replace(progress=lambda done, total: bar.record(Record("", 0, done, total, [])))
-    bar.start({})
-    try:
-        made = registry.make_data(parsed, options)
-    finally:
-        bar.finish({})
-    info = {"env": f"{parsed.family}/{parsed.scenario}", "scenario": parsed.scenario, "recipe": task, "seed": seed}
-    disk.save(folder, made, env.spec, info | _pool_info(parsed, env.spec, pools), overwrite=overwrite)
-    seconds = time.perf_counter() - begin
-    console.print(f"{len(made.filled)} episodes, {int(np.sum(made.filled)):,} steps, {seconds:.1f} s")
-    console.print(f"dataset: {folder}", soft_wrap=True)
-
-
-def _options(data_dir: Path | None, pools: Path | None, episodes: int | None = None, seed: int = 0) -> registry.DataOptions:
-    text = [None if folder is None else str(folder) for folder in (data_dir, pools)]
-    return registry.DataOptions(seed, episodes, data_dir=text[0], pools=text[1])
-
-
-def _pool_info(task: registry.Task, spec: EnvSpec, folder: Path | None) -> dict[str, Any]:
-    """For the metadata of a dataset: the pool it is made of, by the hash of its file, and how that was made."""
-    from jaxoff.data import pools, worlds
-
-    if not worlds.needs_pool(task):
-        return {}
-    path = pools.path_of(spec.name, folder)
-    return {"pool": {"name": spec.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "made": pools.load(path, spec).made}}
-
-
-@data_app.command(name="fetch")
-def data_fetch(task: tyro.conf.Positional[str], /, data_dir: Path) -> None:
-    """Download the public data of a task's scenario, with all its qualities, to where its reader looks.
-
-    Args:
-        task: source:family/scenario/quality, such as og_marl:smac_v1/3m/Good.
-        data_dir: folder of public datasets, the same as for `jaxoff data make`.
-    """
-    from jaxoff.data import fetch
-
-    try:
-        fetch.fetch(task, data_dir, say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True))
-    except fetch.FetchError as error:
-        raise ValueError(str(error)) from error
-
-
-@data_app.command(name="pool")
-def data_pool(
-    task: tyro.conf.Positional[str],
-    /,
-    seed: int = 0,
-    set: Annotated[tuple[str, ...], Many] = (),
-    out: Path = Path("data/pools"),
-) -> None:
-    """Train the behaviour policies that datasets of a task are made of, from untrained to expert.
-
-    Args:
-        task: family/scenario, such as smax/3m.
-        seed: seed of the training.
-        set: NAME=VALUE sets a field of MAPPO's Config; may be given several times.
-        out: where pools go; the pool is OUT/FAMILY/SCENARIO.npz, and `jaxoff data make --pools OUT` uses it.
-    """
-    from jaxoff.data import pools
-    from jaxoff.logs import Progress
-    from jaxoff.logs.base import Record
-    from jaxoff.train.pool import train_pool
-
-    bar = Progress(f"mappo {task}", unit="steps")
-
-    def tell(snapshot: Any, total: int) -> None:
-        row = {"run": 0, "seed": seed, "return_mean": float(snapshot.evaluation["returns"].mean())}
-        bar.record(Record("pool", 0, snapshot.env_steps, total, [row]))
-
-    bar.start({})
-    pool = train_pool(task, out / f"{task}.npz", seed=seed, overrides=_pairs(set, "--set"), tell=tell)
-    bar.finish({})
-    console.print(_pool_table(pool))
-    console.print(f"pool: {pools.path_of(task, out)}", soft_wrap=True)
-
-
-@data_app.command(name="prey")
-def data_prey(world: tyro.conf.Positional[Literal["tag", "world"]], /, out: Path, seed: int = 0, rounds: int = 3) -> None:
-    """Train a prey for mpe/tag or mpe/world, as the shipped ones were.
-
-    Args:
-        world: tag or world.
-        out: the file to write, .npz.
-        seed: seed of the training.
-        rounds: of predators against the prey, and then a prey against them.
-    """
-    from jaxoff.train.prey import train_prey
-
-    path = train_prey(world, out, seed=seed, rounds=rounds, tell=lambda who, value: console.print(f"{world}, {who}: return {value:.2f}"))
-    console.print(f"prey: {path}", soft_wrap=True)
-
-
-def _pool_table(pool: Any) -> Table:
-    """One line a member."""
-    table = Table(
-        "steps of training", "level", "return", "win rate", "replay", title=f"{pool.name}: random policy {pool.random_return:.2f}"
-    )
-    for member in pool.members:
-        win = "-" if member.win_rate is None else f"{member.win_rate:.3f}"
-        score = f"{member.return_mean:.2f} ± {member.return_std:.2f}"
-        table.add_row(f"{member.env_steps:,}", member.level, score, win, "x" if member.replay else "")
-    return table
-
-
-@data_app.command(name="inspect")
-def data_inspect(
-    task: tyro.conf.Positional[str],
-    /,
-    data: Path | None = None,
-    episodes: int | None = None,
-    seed: int = 0,
-    data_dir: Path | None = None,
-    pools: Path | None = None,
-    out: Path = Path("results/data"),
-) -> None:
-    """What is in a dataset: returns, wins, lengths, coverage, copies, behaviour, actions; as a table and a picture.
-
-    Args:
-        task: [source:]family/scenario/quality, or a dataset folder.
-        data: a dataset folder written by `jaxoff data make`, instead of the task's own data.
-        episodes: size of a recipe's dataset.
-        seed: seed of a recipe's dataset.
-        data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, looked in before those that come with the library.
-        out: where the pictures go, .png and .svg.
-    """
-    from jaxoff.data import inspect, recipes
-
-    found = _dataset(task, _options(data_dir, pools, episodes, seed), data)
-    table = Table("", task)
-    for name, value in inspect.describe(found.episodes, found.spec, found.won).items():
-        table.add_row(name.replace("_", " "), _short(name, value))
-    console.print(table)
-    console.print(_histogram(recipes.returns_of(found.episodes)))
-    for path in inspect.plot(found.episodes, found.spec, out / f"{found.slug}.png"):
-        console.print(f"picture: {path}", soft_wrap=True)
-
-
-def _short(name: str, value: Any) -> str:
-    if name == "behaviour_levels":
-        return "\n".join(
-            f"agent {agent}: " + ", ".join(f"{'unknown' if k < 0 else k} {v / sum(level.values()):.1%}" for k, v in level.items())
-            for agent, level in enumerate(value)
-        )
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):  # a line for each agent
-        return "\n".join(", ".join(f"{item:,}" if isinstance(item, int) else f"{item:.3g}" for item in agent) for agent in value)
-    return f"{value:,}"
-
-
-def _histogram(values: np.ndarray, bins: int = 12) -> Table:
-    """Counts of values as bars of block characters."""
-    counts, edges = np.histogram(np.round(values, 6), bins=bins if np.ptp(np.round(values, 6)) > 0 else 1)
-    table = Table(Column("return", justify="right"), "", Column("episodes", justify="right"))
-    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-        table.add_row(f"{low:.4g} to {high:.4g}", Bar(counts.max(), 0, count, width=40), f"{count:,}")
-    return table
-
-
-class _Dataset(NamedTuple):
-    episodes: Episodes
-    spec: EnvSpec
-    slug: str  # as a file name
-    won: Any  # the environment's, where it is known and has one
-    origin: dict[str, Any]  # for the metadata of what is made from it
-
-
-def _dataset(text: str, options: registry.DataOptions, data: Path | None = None) -> _Dataset:
-    """The dataset of a task, from the folder `data` if there is one; or that of a dataset folder, of which less is known."""
-    from jaxoff.data import disk, edit
-
-    if data is None and Path(text).is_dir():
-        folder = Path(text).absolute()
-        episodes, metadata = disk.load(folder)
-        kept: dict[str, Any] = {name: metadata[name] for name in ("recipe", "seed", "pool", "made_by", "made_from") if name in metadata}
-        origin = {"name": f"{folder.parent.name}/{folder.name}", "sha256": edit.digest(episodes), **kept}
-        return _Dataset(episodes, edit.spec_of(episodes, metadata), f"{folder.parent.stem}-{folder.name}", None, origin)
-    try:
-        task = registry.Task.parse(text)
-        env = registry.make_env(task)
-    except registry.UnknownName as error:
-        raise registry.UnknownName(f"{text}: no dataset folder is there, and as a task: {error}") from None
-    episodes = registry.make_data(task, options) if data is None else disk.load(data)[0]
-    pool = _pool_info(task, env.spec, None if options.pools is None else Path(options.pools)) if data is None else {}
-    origin = {"name": text, "sha256": edit.digest(episodes), "recipe": text, "seed": options.seed, **pool}
-    return _Dataset(episodes, env.spec, task.slug, getattr(env, "won", None), origin)
-
-
-def _vacant(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and not overwrite:
-        raise FileExistsError(f"{folder}: expected no dataset there, found one; pass --overwrite")
-
-
-def _save_made(folder: Path, episodes: Episodes, spec: EnvSpec, how: dict[str, Any], parts: list[_Dataset], overwrite: bool) -> None:
-    from jaxoff.data import disk
-
-    env = spec.name.rpartition(":")[2]
-    info = {"env": env, "scenario": env.rpartition("/")[2], "made_by": how, "made_from": [part.origin for part in parts]}
-    disk.save(folder, episodes, spec, info, overwrite=overwrite)
-    console.print(f"{len(episodes.filled)} episodes, {int(np.sum(episodes.filled)):,} steps")
-    console.print(f"dataset: {folder}", soft_wrap=True)
-
-
-@data_app.command(name="combine")
-def data_combine(
-    datasets: tyro.conf.Positional[tuple[str, ...]],
-    /,
-    out: Path,
-    data_dir: Path | None = None,
-    pools: Path | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Join datasets of one environment.
-
-    Args:
-        datasets: dataset folders, or tasks [source:]family/scenario/quality.
-        out: the dataset folder to write.
-        data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, looked in before those that come with the library.
-        overwrite: replace what is there.
-    """
-    from jaxoff.data import edit
-
-    _vacant(out, overwrite)
-    parts = [_dataset(text, _options(data_dir, pools)) for text in datasets]
-    names: dict[str, str] = {
-        part.spec.name.rpartition(":")[2]: text for part, text in zip(parts, datasets, strict=True) if part.spec.name != "unknown"
-    }
-    if len(names) > 1:
-        (one, first), (other, second) = list(names.items())[:2]
-        raise ValueError(f"combine: field 'env': expected one environment, found {one} in {first} and {other} in {second}")
-    made = edit.combine([part.episodes for part in parts], datasets)
-    _save_made(out, made, parts[0].spec, {"command": "combine"}, parts, overwrite)
-
-
-@data_app.command(name="subsample")
-def data_subsample(
-    dataset: tyro.conf.Positional[str],
-    /,
-    out: Path,
-    episodes: int | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    data_dir: Path | None = None,
-    pools: Path | None = None,
-    overwrite: bool = False,
-) -> None:
-    """A random part of a dataset: so many episodes, or episodes with so many steps together, at most.
-
-    Copies of an episode are all in the part or none, so fewer may fit.
-
-    Args:
-        dataset: a dataset folder, or a task [source:]family/scenario/quality.
-        out: the dataset folder to write.
-        episodes: how many episodes.
-        steps: how many steps, instead.
-        seed: of the choice.
-        data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, looked in before those that come with the library.
-        overwrite: replace what is there.
-    """
-    from jaxoff.data import edit
-
-    _vacant(out, overwrite)
-    whole = _dataset(dataset, _options(data_dir, pools))
-    made = edit.subsample(whole.episodes, seed, episodes, steps)
-    how = {"command": "subsample", "episodes": episodes, "steps": steps, "seed": seed}
-    _save_made(out, made, whole.spec, how, [whole], overwrite)
-
-
-@data_app.command(name="split")
-def data_split(
-    dataset: tyro.conf.Positional[str],
-    /,
-    out: Path,
-    share: float = 0.9,
-    seed: int = 0,
-    data_dir: Path | None = None,
-    pools: Path | None = None,
-    overwrite: bool = False,
-) -> None:
-    """A dataset in two parts, OUT/train and OUT/validation. Copies of an episode are all in the same one.
-
-    Args:
-        dataset: a dataset folder, or a task [source:]family/scenario/quality.
-        out: the folder to write both to.
-        share: of the episodes in train, as near as the copies allow.
-        seed: of the choice.
-        data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, looked in before those that come with the library.
-        overwrite: replace what is there.
-    """
-    from jaxoff.data import edit
-
-    names = ("train", "validation")
-    for name in names:
-        _vacant(out / name, overwrite)
-    whole = _dataset(dataset, _options(data_dir, pools))
-    for name, part in zip(names, edit.split(whole.episodes, share, seed), strict=True):
-        how = {"command": "split", "share": share, "seed": seed, "part": name}
-        _save_made(out / name, part, whole.spec, how, [whole], overwrite)
 
 
 @app.command

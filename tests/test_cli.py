@@ -17,7 +17,7 @@ import chex
 import pytest
 from PIL import Image
 
-from jaxoff import cli, registry
+from jaxoff import cli, cli_data, registry
 from tests.learners import QUICK_ENV, state_of
 
 TINY = ["--seeds", "2", "--steps", "4", "--evaluations", "2", "--eval-episodes", "2", "--set", "hidden=16", "--set", "batch_size=8"]
@@ -124,9 +124,9 @@ def test_a_dataset_made_of_a_pool_names_it_in_its_metadata(tmp_path, monkeypatch
     (tmp_path / "mpe").mkdir()
     (tmp_path / "mpe" / "spread.npz").write_bytes(b"weights")
     spec = registry.make_spec("mpe/spread/medium")
-    found = cli._pool_info(registry.Task.parse("mpe/spread/medium"), spec, tmp_path)["pool"]
+    found = cli_data._pool_info(registry.Task.parse("mpe/spread/medium"), spec, tmp_path)["pool"]
     assert found == {"name": "mpe/spread", "sha256": hashlib.sha256(b"weights").hexdigest(), "made": pool.made}
-    assert cli._pool_info(registry.Task.parse("mpe/spread/random"), spec, tmp_path) == {}
+    assert cli_data._pool_info(registry.Task.parse("mpe/spread/random"), spec, tmp_path) == {}
 
 
 def test_inspect_draws_the_returns_in_the_terminal_and_reads_a_folder_alone(tmp_path):

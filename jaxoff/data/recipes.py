@@ -19,7 +19,7 @@ import numpy as np
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, make_matrix, mne
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial, peak
-from jaxoff.envs.rolling import Trace, play
+from jaxoff.envs.rolling import Trace, bounded, play
 from jaxoff.types import Array, Carry, Env, EnvSpec, Episodes, Key, Policy, TimeStep
 
 Progress = Callable[[int, int], None]  # (episodes done, of all)
@@ -122,7 +122,7 @@ def _play(env: Env, distribution: Any, noise: float | None, keys: Key, memory: C
             actions = dist.sample(seed=key)
         else:
             mode = dist.mode()
-            actions = jnp.clip(mode + noise * spec.action_bound * jax.random.normal(key, mode.shape), -spec.action_bound, spec.action_bound)
+            actions = bounded(spec, mode + noise * spec.action_bound * jax.random.normal(key, mode.shape))
         return memory, actions.astype(jnp.int32 if spec.discrete else jnp.float32)
 
     def keep(trace: Trace) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxoff.types import Array, Carry, Env, Key, TimeStep
+from jaxoff.types import Array, Carry, Env, EnvSpec, Key, TimeStep
 
 Act = Callable[[Carry, TimeStep, Key], tuple[Carry, Array]]
 
@@ -21,6 +21,11 @@ class Trace(NamedTuple):
     actions: Array
     after: TimeStep
     alive: Array  # [T, E] bool: the step is real
+
+
+def bounded(spec: EnvSpec, actions: Array) -> Array:
+    """Actions that an environment may be given: real ones clipped to the bound, choices as they are."""
+    return actions if spec.discrete else jnp.clip(actions, -spec.action_bound, spec.action_bound)
 
 
 def play(

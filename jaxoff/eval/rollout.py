@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxoff.envs.rolling import Trace, play
+from jaxoff.envs.rolling import Trace, bounded, play
 from jaxoff.types import Array, Carry, Env, Key, Policy, TimeStep
 
 __all__ = ["Trace", "evaluate", "rollout"]
@@ -28,7 +28,7 @@ def rollout(env: Env, policy: Policy, key: Key, episodes: int, *, sampled: bool,
 
     def act(memory: Carry, seen: TimeStep, key: Key) -> tuple[Carry, Array]:
         memory, dist = policy.distribution(memory, seen)
-        return memory, dist.sample(seed=key) if sampled else dist.mode()
+        return memory, bounded(env.spec, dist.sample(seed=key) if sampled else dist.mode())
 
     return play(env, act, policy.initial((episodes,)), jax.random.split(reset_key, episodes), keys, keep)[1]
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff.envs.rolling import bounded
 from jaxoff.eval.rollout import evaluate
 from jaxoff.files import replacing
 from jaxoff.types import Array, Carry, Env, Key, Params, Policy, State, TimeStep
@@ -91,13 +92,12 @@ def start(learner: OnPolicy, env: Env, num_envs: int, key: Key) -> _Run:
 def collect(env: Env, policy: Policy, collectors: Collectors, steps: int, key: Key) -> tuple[Collectors, Segments]:
     """`steps` steps in every environment. An ended episode restarts, after its last observation is kept."""
     num_envs = collectors.reset.shape[0]
-    bound = env.spec.action_bound
 
     def step(now: Collectors, key: Key) -> tuple[Collectors, Any]:
         act_key, step_key, reset_key = jax.random.split(key, 3)
         memory, dist = policy.distribution(now.memory, now.seen)
         actions = dist.sample(seed=act_key)
-        made = actions if env.spec.discrete else jnp.clip(actions, -bound, bound)
+        made = bounded(env.spec, actions)
         env_state, after = jax.vmap(env.step)(jax.random.split(step_key, num_envs), now.env, made)
         own = after.reward[:, None] if after.agent_reward is None else after.agent_reward
         own = jnp.broadcast_to(own, (num_envs, env.spec.num_agents))

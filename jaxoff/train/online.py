@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff.envs.rolling import bounded
 from jaxoff.types import Array, Carry, Env, Key, Learner, Policy, State, TimeStep, Transition
 
 
@@ -119,9 +120,8 @@ def _act(env: Env, policy: Policy, noise: float, actors: _Actors, key: Key) -> t
     if env.spec.discrete:
         actions = dist.sample(seed=noise_key)
     else:
-        bound = env.spec.action_bound
         mean = dist.mode()
-        actions = jnp.clip(mean + noise * bound * jax.random.normal(noise_key, mean.shape), -bound, bound)
+        actions = bounded(env.spec, mean + noise * env.spec.action_bound * jax.random.normal(noise_key, mean.shape))
     states, after = jax.vmap(env.step)(jax.random.split(step_key, num_envs), actors.env, actions)
     rows = Transition(
         obs=seen.obs,
