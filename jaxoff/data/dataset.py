@@ -115,6 +115,11 @@ def flatten(batch: Transition) -> Transition:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), batch)
 
 
+def as_windows(batch: Transition) -> Transition:
+    """The batch with leading axes [B, T]; single steps [B] become windows of length 1."""
+    return batch if batch.valid.ndim == 2 else jax.tree.map(lambda x: x[:, None], batch)
+
+
 def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> None:
     """Raise InvalidEpisodes, naming field, expected and found, where episodes break the contract.
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxoff.data.draw import draw, running_total
-from jaxoff.losses.likelihood import expectation, masked_mean, negative_log_likelihood
-from jaxoff.nets.actors import UNAVAILABLE
+from jaxoff.losses.conservative import conservative_term
+from jaxoff.losses.likelihood import expectation, masked_mean, negative_log_likelihood, taken
 from jaxoff.types import Array, Key
 
 
@@ -38,9 +38,8 @@ def soft_value(logits: Array, q: Array, log_mu: Array, alpha: Array, beta: Array
 
 def conservative_value_loss(q: Array, target: Array, actions: Array, avail: Array, cql: Array) -> Array:
     """Squared error plus `cql` times the conservative term over available actions (InSPO Eq. 24), q [M, A] -> [M]."""
-    taken = jnp.take_along_axis(q, actions[:, None], -1)[:, 0]
-    conservative = jax.nn.logsumexp(jnp.where(avail > 0, q, UNAVAILABLE), -1) - taken
-    return jnp.square(taken - lax.stop_gradient(target)) + cql * conservative
+    error = jnp.square(taken(q, actions) - lax.stop_gradient(target))
+    return error + cql * conservative_term(q, actions, avail)
 
 
 def policy_weight(advantage: Array, log_mu_taken: Array, alpha: Array, beta: Array) -> Array:

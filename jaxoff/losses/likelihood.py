@@ -15,11 +15,16 @@ def masked_mean(x: Array, weight: Array) -> Array:
     return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1e-8)
 
 
+def taken(values: Array, actions: Array) -> Array:
+    """values(a): [..., A] at actions [...] int -> [...]."""
+    chex.assert_equal_shape([values[..., 0], actions])
+    chex.assert_type(actions, int)
+    return jnp.take_along_axis(values, actions[..., None], -1)[..., 0]
+
+
 def log_prob(logits: Array, actions: Array) -> Array:
     """log pi(a): logits [..., A] with unavailable actions masked, actions [...] int -> [...]."""
-    chex.assert_equal_shape([logits[..., 0], actions])
-    chex.assert_type(actions, int)
-    return jnp.take_along_axis(jax.nn.log_softmax(logits), actions[..., None], -1)[..., 0]
+    return taken(jax.nn.log_softmax(logits), actions)
 
 
 def negative_log_likelihood(logits: Array, actions: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Policies of all agents: one net for everybody or one each, feed-forward or recurrent.
+"""Nets of all agents, for policies or action values: one for everybody or one each, feed-forward or recurrent.
 
 The same object serves training (outputs for every slot of a batch) and execution (a `Policy`).
 """
@@ -17,6 +17,17 @@ from jaxoff.nets.recurrent import RecurrentNet
 from jaxoff.types import Array, Carry, EnvSpec, Key, Params, Policy, TimeStep, Transition
 
 UNAVAILABLE = -1e10  # logit of an action that may not be taken
+
+
+def greedy(policy: Policy) -> Policy:
+    """The policy that always plays the mode of another one over discrete actions: argmax of its logits, or values."""
+
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+        memory, dist = policy.distribution(memory, seen)
+        best = jax.nn.one_hot(dist.mode(), seen.avail.shape[-1])
+        return memory, distrax.Categorical(logits=jnp.where(best > 0, 0.0, UNAVAILABLE))
+
+    return Policy(policy.initial, distribution)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,28 @@
+"""Conservative terms: values of actions outside the data are held below those of the data's; unreduced."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxoff.losses.likelihood import taken
+from jaxoff.nets.actors import UNAVAILABLE
+from jaxoff.types import Array
+
+
+def available_logsumexp(q: Array, avail: Array) -> Array:
+    """log sum over available actions of exp q: [..., A] -> [...]."""
+    return jax.nn.logsumexp(jnp.where(avail > 0, q, UNAVAILABLE), -1)
+
+
+def conservative_term(q: Array, actions: Array, avail: Array) -> Array:
+    """CQL(H), logsumexp_a q - q(a in the data), over available actions (Kumar et al., 2020, Eq. 4); [..., A] -> [...], >= 0."""
+    return available_logsumexp(q, avail) - taken(q, actions)
+
+
+def sampled_logsumexp(q: Array, log_density: Array, temperature: Array | float = 1.0) -> Array:
+    """T logsumexp_m (q_m - log p(a_m)) / T over sampled actions (Kumar et al., 2020, appendix F).
+
+    q [..., M], log_density broadcastable to it -> [...]. The number of samples is not divided out.
+    """
+    return temperature * jax.nn.logsumexp((q - log_density) / temperature, -1)

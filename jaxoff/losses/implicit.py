@@ -1,0 +1,21 @@
+"""Weights for likelihoods and targets that only ask for values of the data's own actions; unreduced."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxoff.types import Array
+
+
+def batch_weight(x: Array, valid: Array, temperature: Array | float) -> Array:
+    """Softmax of x / temperature over the batch, times the number of valid entries: [B, ...] -> [B, ...], a constant.
+
+    The softmax runs over axis 0 at each position of the other axes, over entries with valid [B, ...] > 0 only;
+    its mean over those is 1, and it is 0 elsewhere (ICQ, Yang et al., 2021, Eq. 12, as the released code normalises).
+    """
+    logits = jnp.where(valid > 0, x / temperature, -jnp.inf)
+    top = jnp.max(logits, 0, keepdims=True)
+    mass = jnp.where(valid > 0, jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0.0)), 0.0)
+    count = jnp.sum(valid > 0, 0, keepdims=True)
+    return lax.stop_gradient(count * mass / jnp.maximum(jnp.sum(mass, 0, keepdims=True), 1e-30))
