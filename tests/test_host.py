@@ -119,7 +119,7 @@ def test_worker_imports_no_jax():
 
 def test_simulator_that_fails_is_reported_with_its_own_error():
     with pytest.raises(RuntimeError, match=r"failed during 'make'(?s:.*)NoSuchBody"):
-        evaluate_host(WAVE, WALKER._replace(gymnasium="NoSuchBody-v0"), 1, seed=0, processes=1)
+        evaluate_host(WAVE, WALKER._replace(name="NoSuchBody-v0"), 1, seed=0, processes=1)
 
 
 def test_worker_that_dies_is_reported(tmp_path):

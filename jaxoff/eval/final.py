@@ -28,7 +28,7 @@ def evaluate_policy(
         from jaxoff.eval.host import evaluate_host, make_host
 
         simulator = f"{host[0]} on the host"
-        found = evaluate_host(policy, make_host(*host), episodes, seed, processes, sampled)
+        found = evaluate_host(policy, make_host(*host, spec=env.spec), episodes, seed, processes, sampled)
     else:
         raise ValueError(f"{env.spec.name}: expected an environment with a simulator, found public data without one")
     returns = np.asarray(found["returns"], np.float64)

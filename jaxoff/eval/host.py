@@ -1,4 +1,4 @@
-"""Episodes on host simulators: MuJoCo in C, many environments in parallel processes, the policy in one jit.
+"""Episodes on host simulators: MuJoCo in C, StarCraft II; many in parallel processes, the policy in one jit.
 
 For policies trained on public data, whose simulators are on the host, and because on a CPU the C simulator
 is much faster than MJX. Simulators run in processes of their own that import no JAX; all episodes are played
@@ -26,20 +26,22 @@ import numpy as np
 
 from jaxoff.envs import maze
 from jaxoff.envs.mamujoco import layouts, mjx
+from jaxoff.envs.rolling import bounded
 from jaxoff.types import Array, EnvSpec, Policy, TimeStep
 
 WIDTH = 64  # episodes side by side; results depend on it for sampled policies, and not on the number of processes
 
 
 class HostEnv(NamedTuple):
-    """A simulator on the host, and how it looks to a policy. `sim` is MuJoCo's [qpos, qvel] [..., Q].
+    """A simulator on the host, and how it looks to a policy. `sim` [..., Q] is what is read from it.
 
-    observe(sim) -> [..., N, O]; state(sim) -> [..., S]; control(actions [..., N, A]) -> [..., U];
-    reward(sim after the step) -> [...], or None for the simulator's own; start(generator) -> sim [Q] of an
-    episode, or None for the simulator's own start.
+    observe(sim) -> [..., N, O]; state(sim) -> [..., S]; control(actions) -> [..., U]; avail(sim) -> [..., N, A],
+    or None where every action may be taken; won(sim after the last step) -> [...]; reward(sim after the step)
+    -> [...], or None for the simulator's own; start(generator) -> sim [Q] of an episode, or None for the
+    simulator's own start. alone: a simulator is so large that each process has one.
     """
 
-    gymnasium: str  # id, with its module before a colon where it is not gymnasium's own
+    name: str  # gymnasium's id, with its module before a colon where it is not gymnasium's own; or SMAC's map
     kwargs: dict[str, Any]
     spec: EnvSpec
     observe: Callable[[Array], Array]
@@ -47,21 +49,30 @@ class HostEnv(NamedTuple):
     control: Callable[[Array], Array]
     reward: Callable[[Array], Array] | None = None
     start: Callable[[np.random.Generator], np.ndarray] | None = None
+    avail: Callable[[Array], Array] | None = None
+    won: Callable[[np.ndarray], np.ndarray] | None = None
+    kind: str = "gymnasium"  # of host_worker.KINDS
+    alone: bool = False
 
 
-def make_host(name: str, layout: str = "omar", horizon: int | None = None) -> HostEnv:
-    """'mamujoco/...' as in `make_mamujoco`, or 'maze/umaze', 'maze/medium', 'maze/large'.
+def make_host(name: str, layout: str = "omar", horizon: int | None = None, spec: EnvSpec | None = None) -> HostEnv:
+    """'mamujoco/...' as in `make_mamujoco`; 'maze/umaze', 'maze/medium', 'maze/large'; or 'smac/<map>' with a spec.
 
     MuJoCo bodies are gymnasium's own version-5 environments seen through `layouts`, which equals
     gymnasium-robotics' factorisation (tested) and saves its dictionaries. Mazes are gymnasium-robotics'
     PointMaze, turned into D4RL's coordinates, with D4RL's starts, goals, reward and time limits: what is left
-    of the difference to D4RL is the version of MuJoCo, and walls that stand on the ground.
+    of the difference to D4RL is the version of MuJoCo, and walls that stand on the ground. SMAC is its authors'
+    StarCraft2Env with its default features, and the sizes of `spec`; it needs the game. Raises ValueError.
     """
     if name.startswith("maze/"):
         return _maze_host(name, horizon)
+    if name.startswith("smac/"):
+        if spec is None:
+            raise ValueError(f"{name}: field 'spec': expected the sizes that a policy was trained with, found none")
+        return _smac_host(name.removeprefix("smac/"), spec)
     spec, table = mjx.resolve(name, layout, horizon)
     return HostEnv(
-        gymnasium=mjx.TASKS[table.body].gymnasium,
+        name=mjx.TASKS[table.body].gymnasium,
         kwargs={"max_episode_steps": spec.horizon},
         spec=spec,
         observe=functools.partial(layouts.observe, table),
@@ -73,25 +84,27 @@ def make_host(name: str, layout: str = "omar", horizon: int | None = None) -> Ho
 def evaluate_host(
     policy: Policy, host: HostEnv, episodes: int, seed: int, processes: int | None = None, sampled: bool = False
 ) -> dict[str, np.ndarray]:
-    """Undiscounted returns [E] and lengths [E] of exactly `episodes` episodes, each counted once.
+    """Undiscounted returns [E], lengths [E], and won [E] where it is known, of exactly `episodes` episodes, each counted once.
 
     Episode e starts from a seed of its own, and is played to its end before the next WIDTH episodes begin,
     so short ones are not over-represented and the number of processes (default: the machine's cores) does
-    not change a result. sampled: draw actions, else take the policy's mode. Raises ValueError for counts
-    below one, RuntimeError when a simulator process fails.
+    not change a result. StarCraft II differs: a process has one game, which has its seed from its start, so
+    there the number of processes matters. sampled: draw actions, else take the policy's mode. Raises
+    ValueError for counts below one, RuntimeError when a simulator process fails or what it needs is absent.
     """
     for what, count in (("episodes", episodes), ("processes", 1 if processes is None else processes)):
         if count < 1:
             raise ValueError(f"{what}: expected at least one, found {count}")
-    width = min(episodes, WIDTH)
+    count = processes or os.cpu_count() or 1
+    width = min(episodes, count if host.alone else WIDTH)
     act = _acting(policy, host, sampled)
     seeds = np.random.SeedSequence(seed).spawn(episodes)
     parts = []
-    with _workers(host, width, min(processes or os.cpu_count() or 1, width)) as workers:
+    with _workers(host, width, min(count, width), seed) as workers:
         for first in range(0, episodes, width):
             key = jax.random.fold_in(jax.random.key(seed), first)
             parts.append(_play(workers, host, act, policy.initial((width,)), seeds[first : first + width], key, width))
-    return {name: np.concatenate([part[name] for part in parts]) for name in ("returns", "lengths")}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _acting(policy: Policy, host: HostEnv, sampled: bool) -> Callable[..., Any]:
@@ -101,11 +114,11 @@ def _acting(policy: Policy, host: HostEnv, sampled: bool) -> Callable[..., Any]:
     @jax.jit
     def act(memory: Any, sim: Array, reward: Array, last_actions: Array, key: Array) -> tuple[Any, Array, Array]:
         over = jnp.zeros(len(sim), bool)
-        avail = jnp.ones((len(sim), spec.num_agents, spec.action_size))
+        avail = host.avail(sim) if host.avail else jnp.ones((len(sim), spec.num_agents, spec.action_size))
         seen = TimeStep(host.observe(sim), host.state(sim), avail, reward, over, over, last_actions)
         memory, dist = policy.distribution(memory, seen)
         actions = dist.sample(seed=key) if sampled else dist.mode()
-        actions = jnp.clip(actions, -spec.action_bound, spec.action_bound)
+        actions = bounded(spec, actions)
         return memory, actions, host.control(actions)
 
     return act
@@ -120,7 +133,8 @@ def _play(
     sim = np.zeros((width, first.shape[1]), np.float32)
     sim[: len(first)] = first
     alive = np.arange(width) < len(seeds)
-    reward, actions = np.zeros(width, np.float32), jnp.zeros((width, *host.spec.action_shape))
+    reward = np.zeros(width, np.float32)
+    actions = jnp.full((width, *host.spec.action_shape), -1) if host.spec.discrete else jnp.zeros((width, *host.spec.action_shape))
     returns, lengths = np.zeros(width), np.zeros(width, np.int64)
     for t in itertools.count():
         if not alive.any():
@@ -133,13 +147,14 @@ def _play(
         returns[index] += reward[index]
         lengths[index] += 1
         alive[index] = ~(terminated | truncated)
-    return {"returns": returns[: len(seeds)], "lengths": lengths[: len(seeds)]}
+    out = {"returns": returns[: len(seeds)], "lengths": lengths[: len(seeds)]}
+    return out | ({"won": host.won(sim[: len(seeds)])} if host.won else {})
 
 
 class Workers:
     """Simulator processes; environment i lives in process i modulo their number."""
 
-    def __init__(self, host: HostEnv, width: int, count: int, folder: str) -> None:
+    def __init__(self, host: HostEnv, width: int, count: int, folder: str, seed: int = 0) -> None:
         self.connections, self.processes = [], []
         for _ in range(count):
             ours, theirs = socket.socketpair()
@@ -149,7 +164,12 @@ class Workers:
                 command = [sys.executable, str(Path(__file__).with_name("host_worker.py")), str(theirs.fileno())]
                 self.processes.append(subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=folder, stderr=subprocess.DEVNULL))
             self.connections.append(Connection(ours.detach()))
-        self._ask("make", [(host.gymnasium, host.kwargs, len(range(w, width, count))) for w in range(count)])
+        seeds = [int(child.generate_state(1)[0]) for child in np.random.SeedSequence([seed, 1]).spawn(width)]
+        try:
+            self._ask("make", [(host.kind, host.name, host.kwargs, seeds[w::count]) for w in range(count)])
+        except RuntimeError:
+            self.close()
+            raise
 
     def reset(self, begin: list[tuple[int, np.ndarray | None]]) -> np.ndarray:
         """Start environments 0.. with (seed, start or None) each: sim [K, Q]."""
@@ -177,6 +197,8 @@ class Workers:
         except (EOFError, OSError) as lost:
             raise RuntimeError(f"a simulator process died during '{what}' (exit codes: {[p.poll() for p in self.processes]})") from lost
         for state, answer in answers:
+            if state == "refused":
+                raise RuntimeError(answer)
             if state == "error":
                 raise RuntimeError(f"a simulator process failed during '{what}':\n{answer}")
         return [answer for _, answer in answers]
@@ -190,13 +212,34 @@ class Workers:
 
 
 @contextmanager
-def _workers(host: HostEnv, width: int, count: int) -> Iterator[Workers]:
+def _workers(host: HostEnv, width: int, count: int, seed: int) -> Iterator[Workers]:
     with tempfile.TemporaryDirectory() as folder:
-        workers = Workers(host, width, count, folder)
+        workers = Workers(host, width, count, folder, seed)
         try:
             yield workers
         finally:
             workers.close()
+
+
+# ------------------------------------------------------------------------------------- StarCraft II
+
+
+def _smac_host(scenario: str, spec: EnvSpec) -> HostEnv:
+    n, o, a = spec.num_agents, spec.obs_size, spec.action_size
+    after_obs, after_state = n * o, n * o + spec.state_size
+    sizes = {"n_agents": n, "obs_shape": o, "state_shape": spec.state_size, "n_actions": a}
+    return HostEnv(
+        name=scenario,
+        kwargs={"sizes": sizes},
+        spec=spec,
+        observe=lambda sim: sim[..., :after_obs].reshape(*sim.shape[:-1], n, o),
+        state=lambda sim: sim[..., after_obs:after_state],
+        avail=lambda sim: sim[..., after_state : after_state + n * a].reshape(*sim.shape[:-1], n, a),
+        control=lambda actions: actions,
+        won=lambda sim: sim[..., -1] > 0,
+        kind="smac",
+        alone=True,
+    )
 
 
 # ------------------------------------------------------------------------------------------- mazes
@@ -227,7 +270,7 @@ def _maze_host(name: str, horizon: int | None) -> HostEnv:
         return np.array([column - (columns - 1) / 2, (rows - 1) / 2 - row, *speed])
 
     return HostEnv(
-        gymnasium=f"gymnasium_robotics:PointMaze_{titles[name.removeprefix('maze/')]}-v3",
+        name=f"gymnasium_robotics:PointMaze_{titles[name.removeprefix('maze/')]}-v3",
         kwargs={"max_episode_steps": horizon or spec.horizon},
         spec=spec,
         observe=lambda sim: state(sim)[..., None, :],

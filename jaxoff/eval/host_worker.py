@@ -2,9 +2,11 @@
 
 Messages are pairs (what, content) over a pipe; each is answered by ("ok", content) or ("error", text).
 
-    make   (gymnasium id, keyword arguments, number of environments)
-    reset  [(index, seed, [qpos, qvel] or None), ...]  -> [K, Q]: [qpos, qvel] of each
-    step   (indices [K], controls [K, U])              -> [K, Q], rewards [K], terminated [K], truncated [K]
+    make   (kind, name, keyword arguments, a seed for each environment)
+    reset  [(index, seed, start [Q] or None), ...]  -> [K, Q]: what can be read from each simulator
+    step   (indices [K], controls [K, U])           -> [K, Q], rewards [K], terminated [K], truncated [K]
+
+Or by ("refused", text), where the user has to do something about it.
 """
 
 from __future__ import annotations
@@ -17,15 +19,18 @@ from typing import Any
 import numpy as np
 
 
-class Simulators:
-    """Several gymnasium environments on MuJoCo."""
+class Refused(Exception):
+    """Something that the user has to install or choose otherwise; told in a sentence, without a traceback."""
 
-    def make(self, content: tuple[str, dict[str, Any], int]) -> None:
-        """Start them; 'module:id' imports the module first."""
+
+class Robots:
+    """Several gymnasium environments on MuJoCo; what is read is [qpos, qvel]."""
+
+    def __init__(self, name: str, kwargs: dict[str, Any], seeds: list[int]) -> None:
+        """Start them; 'module:id' imports the module first. Each episode brings a seed of its own."""
         import gymnasium
 
-        name, kwargs, count = content
-        self.envs = [gymnasium.make(name, disable_env_checker=True, **kwargs) for _ in range(count)]
+        self.envs = [gymnasium.make(name, disable_env_checker=True, **kwargs) for _ in seeds]
 
     def reset(self, content: list[tuple[int, int, np.ndarray | None]]) -> np.ndarray:
         """Start an episode in some, at a given [qpos, qvel] if there is one."""
@@ -53,21 +58,80 @@ class Simulators:
         return np.concatenate([data.qpos, data.qvel])
 
 
+class Battles:
+    """Several games of SMAC on StarCraft II; what is read is [obs of each agent, state, avail of each agent, won]."""
+
+    def __init__(self, name: str, kwargs: dict[str, Any], seeds: list[int]) -> None:
+        """Prepare them. kwargs: SMAC's own, and `sizes`, what the policy expects of SMAC's get_env_info."""
+        try:
+            from smac.env import StarCraft2Env
+        except ImportError as error:
+            raise Refused(
+                "smac: expected the package SMAC with its environment smac.env.StarCraft2Env, found none "
+                f"({error}); install it from its authors' repository, github.com/oxwhirl/smac, and StarCraft II with its maps. "
+                "The package called smac on the Python index is a different program."
+            ) from error
+        kwargs = dict(kwargs)
+        sizes = kwargs.pop("sizes")
+        # Without `continuing_episode` SMAC does not tell a time limit from an end.
+        self.envs = [StarCraft2Env(map_name=name, seed=seed, continuing_episode=True, **kwargs) for seed in seeds]
+        found = self.envs[0].get_env_info()
+        for field, size in sizes.items():
+            if found[field] != size:
+                raise Refused(f"smac/{name}: field '{field}': expected {size}, as the policy was trained with, found {found[field]}")
+
+    def reset(self, content: list[tuple[int, int, np.ndarray | None]]) -> np.ndarray:
+        """Start a battle in some. The game has its seed from its start, so a battle's own is not used."""
+        try:
+            for index, _, _ in content:
+                self.envs[index].reset()
+        except Exception as error:
+            if type(error).__name__ != "SC2LaunchError":
+                raise
+            raise Refused(f"smac: expected StarCraft II in the folder that SC2PATH names, found none that starts ({error})") from error
+        return np.stack([self._state(index, False) for index, _, _ in content])
+
+    def step(self, content: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, ...]:
+        """One step of some."""
+        rows = []
+        for index, actions in zip(*content, strict=True):
+            reward, ended, info = self.envs[index].step(actions.tolist())
+            if "battle_won" not in info:
+                raise RuntimeError("the connection to StarCraft II broke in a battle, whose result is not known")
+            limit = bool(info.get("episode_limit", False))
+            rows.append((self._state(index, info["battle_won"]), reward, ended and not limit, limit))
+        return tuple(np.array(column) for column in zip(*rows, strict=True))
+
+    def _state(self, index: int, won: bool) -> np.ndarray:
+        env = self.envs[index]
+        parts = (*env.get_obs(), env.get_state(), *env.get_avail_actions(), [won])
+        return np.concatenate([np.asarray(part, np.float32).reshape(-1) for part in parts])
+
+
+KINDS = {"gymnasium": Robots, "smac": Battles}
+
+
 def serve(connection: Connection) -> None:
     """Answer until the other side hangs up."""
-    simulators = Simulators()
+    simulators: Any = None
     while True:
         try:
-            connection.send(_answer(simulators, *connection.recv()))
+            what, content = connection.recv()
+            try:
+                if what == "make":
+                    kind, *about = content
+                    simulators, answer = KINDS[kind](*about), None
+                else:
+                    answer = getattr(simulators, what)(content)
+                connection.send(("ok", answer))
+            except Refused as error:
+                connection.send(("refused", str(error)))
+            except Exception:  # told to the other side, which raises it there
+                connection.send(("error", traceback.format_exc()))
         except (EOFError, OSError):
-            return
-
-
-def _answer(simulators: Simulators, what: str, content: Any) -> tuple[str, Any]:
-    try:
-        return "ok", getattr(simulators, what)(content)
-    except Exception:  # told to the other side, which raises it there
-        return "error", traceback.format_exc()
+            break
+    for env in getattr(simulators, "envs", ()):
+        env.close()  # StarCraft II is a program of its own
 
 
 if __name__ == "__main__":
