@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tomllib
 
 import pytest
 
-from experiments.inspo import command, runs
+from experiments.inspo import command, runs, tuning
 from jaxoff import registry
 from jaxoff.report.html import index
+from jaxoff.train.spec import resolve
 
 
 def test_figure_3_draws_every_column_and_is_read_back_without_training(tmp_path):
@@ -25,10 +27,36 @@ def test_figure_3_draws_every_column_and_is_read_back_without_training(tmp_path)
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
-@pytest.mark.parametrize("task", [*runs.XOR, *runs.MNE, *runs.BRIDGE])
-def test_every_size_is_made_of_known_fields(task, scale):
-    parsed = registry.Task.parse(task)
-    for column in (runs.COLUMNS | runs.ENTROPY | runs.SEQUENTIAL).values():
-        sizes = runs.SIZES[parsed.family][scale].get(column.method, {})
-        config = registry.resolve(registry.learner(column.method), parsed, {**sizes, **column.config})
-        assert config.steps >= 20
+@pytest.mark.parametrize("task", [*runs.XOR, *runs.MNE, *runs.BRIDGE, "smax/2s3z/medium"])
+def test_every_job_is_made_of_known_fields(task, scale):
+    columns = runs.SMAX_COLUMNS | runs.ALPHAS | runs.ORDERS if task.startswith("smax") else runs.COLUMNS | runs.ENTROPY | runs.SEQUENTIAL
+    for label, column in columns.items():
+        assert resolve(runs.job(task, label, column, scale)).config.steps >= 4
+
+
+def test_battles_give_tables_of_win_rates_and_of_training_times(tmp_path):
+    (section,) = command.run_parts("table7", "smoke", tmp_path)
+    assert "| 3s_vs_5z medium |" in (tmp_path / "table7.md").read_text()
+    folders = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert folders == {"cfcql-smax-3s_vs_5z-medium", "inspo-smax-3s_vs_5z-medium"}
+    (section,) = command.run_parts("table6", "smoke", tmp_path)  # the paper's maps are not in this scale: its own
+    text = (tmp_path / "table6.md").read_text()
+    assert "semi-greedy" in text and "win rate" in text and "SMAX is not SMAC" in text
+    assert section.stems == ["table6", "table6-return", "table6-curves"]
+
+
+def test_tuning_keeps_the_best_point_of_a_grid_and_shows_all(tmp_path, monkeypatch):
+    # Cloning with a learning rate of zero stays near the uniform policy, whose value on XOR (a) is 0; the data's is 1.
+    monkeypatch.setattr(tuning, "GRIDS", {"matrix": {"bc": {"lr": (0.0, 0.01)}}})
+    file = tuning.tune(["matrix/xor/a"], tmp_path)
+    assert tomllib.loads(file.read_text()) == {"bc": {"matrix/xor/a": {"lr": 0.01}}}
+    assert "| bc | matrix/xor/a | **lr 0.01** |" in (tmp_path / "tuning.md").read_text()
+    assert "| bc | matrix/xor/a | lr 0 |" in (tmp_path / "tuning.md").read_text()
+
+
+def test_tuned_coefficients_are_of_known_fields_and_points_of_the_grid():
+    for method, tables in tomllib.loads(runs.TUNED.read_text()).items():
+        for task, chosen in tables.items():
+            grid = tuning.GRIDS[registry.Task.parse(task).family][method]
+            assert {name: value in grid[name] for name, value in chosen.items()} == dict.fromkeys(grid, True)
+            assert set(chosen) <= set(registry.fields(registry.learner(method).Config))

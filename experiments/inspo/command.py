@@ -1,4 +1,7 @@
-"""The command `python -m experiments.inspo [table1 table2 table3 fig3 fig5 | all] --scale smoke|cpu|full --out results/inspo`."""
+"""The command `python -m experiments.inspo [PART] --scale smoke|cpu|full --out results/inspo`.
+
+Parts: table1, table2, table3, fig3, fig5 (games and Bridge; together: all), table4 ... table7 (SMAX; together: smax).
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from experiments.inspo import figures, runs
+from jaxoff import registry
+from jaxoff.files import write_text
+from jaxoff.report import figures as report_figures
 from jaxoff.report import tables
 from jaxoff.report.html import Section
 
 PAPER = Path(__file__).with_name("paper.csv")
 METRICS = {"return_mean": "", "exact_value": "-exact", "out_of_data": "-out-of-data"}
+SMAX_NOTE = "SMAX is not SMAC: the numbers are not comparable with the paper's. Actions are the policy's modes."
 
 
 class Job:
@@ -68,6 +75,71 @@ def table3(job: Job) -> Section:
     return section._replace(stems=[*section.stems, *gifs])
 
 
+def table4(job: Job) -> Section:
+    """SMAX."""
+    return battles(job, "table4", "InSPO Table 4: SMAX", smax_tasks(job, runs.MAPS), runs.SMAX_COLUMNS, average=True)
+
+
+def table5(job: Job) -> Section:
+    """Fixed alpha against the automatic one."""
+    tasks = smax_tasks(job, ("5m_vs_6m",), ("expert", "mixed"))
+    return battles(
+        job, "table5", "InSPO Table 5: alpha", tasks, runs.ALPHAS, note="The paper does not say on which map; this is 5m_vs_6m. "
+    )
+
+
+def table6(job: Job) -> Section:
+    """Orders of updates."""
+    return battles(job, "table6", "InSPO Table 6: order of updates", smax_tasks(job, ("5m_vs_6m", "6h_vs_8z")), runs.ORDERS)
+
+
+def table7(job: Job) -> Section:
+    """Training time."""
+    tasks = smax_tasks(job, runs.MAPS, ("medium",))
+    done = job.run(list(tasks), runs.TIMED)
+    seconds = {(run.task, run.variant): run.timing["train_s"] / len(run.seeds) for run in done}
+    lines = [
+        "# InSPO Table 7: training time, seconds per seed without compilation",
+        "",
+        "| map | CFCQL | InSPO | ratio | agents |",
+        "|---" * 5 + "|",
+    ]
+    for task, label in tasks.items():
+        ours, theirs = seconds[task, "InSPO"], seconds[task, "CFCQL"]
+        agents = registry.make_spec(task).num_agents
+        lines.append(f"| {label} | {theirs:.1f} | {ours:.1f} | {ours / theirs:.2f} | {agents} |")
+    lines += [
+        "",
+        *(f"- {line}" for line in tables.provenance(done)),
+        f"- Command: `python -m experiments.inspo table7 --scale {job.scale}`",
+    ]
+    write_text(job.out / "table7.md", "\n".join(lines) + "\n")
+    return Section("InSPO Table 7: training time", "All seeds of a cell are one program; both stages of a method are counted.", ["table7"])
+
+
+def smax_tasks(job: Job, maps: Sequence[str], qualities: Sequence[str] = runs.QUALITIES) -> dict[str, str]:
+    """Tasks of these maps and qualities, as far as the scale has them; where it has none, the scale's own."""
+    size = runs.SIZES["smax"][job.scale]
+    maps = [name for name in maps if name in size.maps] or list(size.maps)
+    qualities = [name for name in qualities if name in size.qualities] or list(size.qualities)
+    return {f"smax/{name}/{quality}": f"{name} {quality}" for name in maps for quality in qualities}
+
+
+def battles(
+    job: Job, name: str, title: str, tasks: dict[str, str], columns: dict[str, runs.Column], *, note: str = "", average: bool = False
+) -> Section:
+    """Tables of win rate and return on SMAX tasks, and the learning curves."""
+    done = job.run(list(tasks), columns)
+    stems = [name, f"{name}-return", f"{name}-curves"]
+    for metric, stem in (("win_rate", name), ("return_mean", f"{name}-return")):
+        built = tables.build(
+            done, tasks, None, metric, title=f"{title}, {tables.METRICS[metric]}", note=note + SMAX_NOTE, average=average and len(tasks) > 1
+        )
+        tables.write(built, job.out / stem)
+    report_figures.curves(done, "win_rate", job.out / f"{name}-curves", tasks=tasks, label="win rate")
+    return Section(title, "", stems)
+
+
 def fig3(job: Job) -> Section:
     """Joint policies on XOR (c)."""
     figures.joint_policies(job.run(["matrix/xor/c"], runs.COLUMNS), ("A", "B"), job.out / "fig3")
@@ -100,7 +172,11 @@ def fig5(job: Job) -> Section:
 PARTS: dict[str, Callable[[Job], Section]] = {"table1": table1, "table2": table2, "table3": table3, "fig3": fig3, "fig5": fig5}
 
 
+SMAX_PARTS: dict[str, Callable[[Job], Section]] = {"table4": table4, "table5": table5, "table6": table6, "table7": table7}
+
+
 def run_parts(part: str, scale: str, out: Path) -> list[Section]:
-    """Make a part, or all: the sections of the page, their files below `out`."""
+    """Make a part, all of the games ("all"), or all of SMAX ("smax"): the sections of the page, their files below `out`."""
     job = Job(scale, out)
-    return [make(job) for name, make in PARTS.items() if part in (name, "all")]
+    games = [make(job) for name, make in PARTS.items() if part in (name, "all")]
+    return games + [make(job) for name, make in SMAX_PARTS.items() if part in (name, "smax")]

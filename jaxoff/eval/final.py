@@ -20,7 +20,7 @@ def evaluate_policy(
     simulator, episodes, return_mean, return_std, return_sem; score and win_rate where they are known; returns,
     a list. Raises ValueError where there is no simulator for the environment.
     """
-    host: tuple[str, ...] = getattr(env, "host", ())
+    host: tuple[Any, ...] = getattr(env, "host", ())
     if hasattr(env, "step"):
         simulator = env.spec.name
         found = jax.jit(lambda key: evaluate(env, policy, key, episodes, sampled=sampled))(jax.random.key(seed))

@@ -55,7 +55,7 @@ class HostEnv(NamedTuple):
     alone: bool = False
 
 
-def make_host(name: str, layout: str = "omar", horizon: int | None = None, spec: EnvSpec | None = None) -> HostEnv:
+def make_host(name: str, layout: str = "omar", horizon: int | None = None, *, spec: EnvSpec | None = None) -> HostEnv:
     """'mamujoco/...' as in `make_mamujoco`; 'maze/umaze', 'maze/medium', 'maze/large'; or 'smac/<map>' with a spec.
 
     MuJoCo bodies are gymnasium's own version-5 environments seen through `layouts`, which equals

@@ -11,9 +11,11 @@ from jaxoff.types import Array
 def batch_weight(x: Array, valid: Array, temperature: Array | float) -> Array:
     """Softmax of x / temperature over the batch, times the number of valid entries: [B, ...] -> [B, ...], a constant.
 
-    The softmax runs over axis 0 at each position of the other axes, over entries with valid [B, ...] > 0 only;
-    its mean over those is 1, and it is 0 elsewhere (ICQ, Yang et al., 2021, Eq. 12, as the released code normalises).
+    The softmax runs over axis 0 at each position of the other axes, over entries with valid > 0 only; its mean over
+    those is 1, and it is 0 elsewhere (ICQ, Yang et al., 2021, Eq. 12, as the released code normalises). valid may
+    have only the first axes of x, [B] or [B, T], and is then the same along the others.
     """
+    valid = jnp.broadcast_to(valid.reshape(*valid.shape, *[1] * (x.ndim - valid.ndim)), x.shape)
     logits = jnp.where(valid > 0, x / temperature, -jnp.inf)
     top = jnp.max(logits, 0, keepdims=True)
     mass = jnp.where(valid > 0, jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0.0)), 0.0)

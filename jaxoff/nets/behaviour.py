@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from jaxoff.data.dataset import flatten
-from jaxoff.losses.likelihood import log_prob, masked_mean, negative_log_likelihood
+from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
 from jaxoff.nets.actors import UNAVAILABLE, Actors
 from jaxoff.nets.mlp import MLP
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
@@ -52,6 +52,10 @@ class TeammateModel:
 
         state [M, S], actions [M, N] int, avail [M, N, A] -> [M, N].
         """
+        return taken(self.log_probs(params, anchor, state, actions, avail), actions)
+
+    def log_probs(self, params: Params, anchor: Array | int, state: Array, actions: Array, avail: Array) -> Array:
+        """The same of all actions of agent j, given the data's action of the anchor and of teammates before j: [M, N, A]."""
         n, a = self.spec.num_agents, self.spec.action_size
         rows, one_hot = actions.shape[0], jax.nn.one_hot(actions, a)  # [M, N, A]
         table = np.array([[j for j in range(n) if j != i] for i in range(n)])  # teammates of each anchor
@@ -70,7 +74,7 @@ class TeammateModel:
             -1,
         )
         logits = jnp.where(jnp.take(avail, mates, 1) > 0, self.net().apply(params, x), UNAVAILABLE)
-        return jnp.zeros((rows, n)).at[:, mates].set(log_prob(logits, jnp.take(actions, mates, 1)))
+        return jnp.zeros((rows, n, a)).at[:, mates].set(jax.nn.log_softmax(logits))
 
 
 class Behaviour(NamedTuple):

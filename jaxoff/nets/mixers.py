@@ -5,6 +5,7 @@ values [..., N], state [..., S] -> total [...]. Leading axes are free.
 
 from __future__ import annotations
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,7 @@ class LinearMixer(nn.Module):
 
     def __call__(self, values: Array, state: Array) -> Array:
         """Total [...]."""
+        chex.assert_axis_dimension(values, -1, self.num_agents)  # one weight would be broadcast over all values
         weights, bias = self.weights(state)
         return jnp.sum(weights * values, -1) + bias
 
@@ -88,5 +90,6 @@ class AffineMixer(nn.Module):
 
     def __call__(self, values: Array, state: Array) -> Array:
         """Total [...]."""
+        chex.assert_axis_dimension(values, -1, self.num_agents)  # one weight would be broadcast over all values
         weights, bias = self.weights(state)
         return jnp.sum(weights * values, -1) + bias
