@@ -36,6 +36,7 @@ class Config:
     trace: float = 0.95  # lambda of the advantages
     log_std: float = -0.5  # of continuous actions, at the start
     noise: float = 0.1  # standard deviation of continuous actions when evaluated and in datasets
+    temperature: float = 1.0  # of choices when evaluated and in datasets
     central: bool = struct.field(pytree_node=False, default=True)
     recurrent: bool = struct.field(pytree_node=False, default=True)
     hidden: int = struct.field(pytree_node=False, default=64)
@@ -76,6 +77,13 @@ class State(NamedTuple):
 def actors(config: Config, spec: EnvSpec) -> Actors:
     """The actor net that a pool's parameters belong to."""
     return Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
+
+
+def cooled(actor: Params, temperature: Array | float) -> Params:
+    """An actor whose logits are divided by the temperature: its last layer is."""
+    layers = dict(actor["params"])
+    head = max(name for name in layers if name.startswith("Dense_"))
+    return {"params": layers | {head: jax.tree.map(lambda x: x / temperature, layers[head])}}
 
 
 def moved(moments: Moments, target: Array) -> Moments:
@@ -212,4 +220,7 @@ def make(config: Config, spec: EnvSpec) -> OnPolicy:
         metrics = jax.tree.map(jnp.mean, metrics) | {"reward": seg.reward.mean()}
         return State(nets, opt, moments, state.updates + 1), metrics
 
-    return OnPolicy(init, behaviour, update, lambda state: state.nets.actor, policy_of)
+    def kept(state: State) -> Params:
+        return cooled(state.nets.actor, config.temperature) if spec.discrete else state.nets.actor
+
+    return OnPolicy(init, behaviour, update, kept, policy_of)

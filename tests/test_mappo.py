@@ -198,6 +198,15 @@ def test_a_real_action_has_its_gaussian_density_and_data_a_noise_of_their_own():
     assert (np.abs(mean) <= spec.action_bound).all()
 
 
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_choices_in_data_have_a_temperature_of_their_own(recurrent):
+    learner = mappo.make(SMALL.replace(temperature=0.5, recurrent=recurrent), CLOCK.spec)
+    state = jax.jit(learner.init)(KEY)
+    _, seen = CLOCK.reset(KEY)
+    hot, cold = (p.distribution(p.initial(()), seen)[1].logits for p in (learner.behaviour(state), learner.policy_of(learner.actor(state))))
+    np.testing.assert_allclose(jax.nn.log_softmax(2 * hot), jax.nn.log_softmax(cold), atol=1e-5)
+
+
 # --------------------------------------------------------------------------------- config, training
 
 
