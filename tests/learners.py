@@ -57,6 +57,15 @@ _GRU: dict[str, Any] = {"hidden": 16, "batch_size": 4, "window": -1, "recurrent"
 _EXACT = ((lambda s: s.actor, lambda s: s.target_actor),)
 _LEARNED = ((lambda s: s.actor, lambda s: s.critic, lambda s: s.target_actor, lambda s: s.target_critic),)
 
+_VALUES = ((lambda s: s.critic, lambda s: s.mixer),)
+_MIX: dict[str, Any] = {"hidden": 16, "batch_size": 8, "embed": 4, "window": 0}
+_ICQ = ((lambda s: s.policy, lambda s: s.critic, lambda s: s.mixer),)
+_ICQ_SLOW = (lambda s: s.target_critic, lambda s: s.target_mixer)
+_CF = ((lambda s: s.policy,), *_VALUES)
+_CF_FROZEN = (lambda s: s.behaviour_policy, lambda s: s.target_critic, lambda s: s.target_mixer)
+_CFC = (lambda s: s.policy, lambda s: s.critic, lambda s: s.target_policy, lambda s: s.target_critic)
+_POLY: dict[str, Any] = {"task": "poly/sign/uniform", "data_episodes": 40}
+
 FORMS: dict[str, Form] = {
     "bc": Form(_spec("bc", "matrix/xor/b", config=_MLP), _BC),
     "bc-recurrent": Form(_spec("bc", "grid/bridge/optimal", data_episodes=6, config=_GRU), _BC),
@@ -77,6 +86,74 @@ FORMS: dict[str, Form] = {
             config={"batch_size": 8, "hidden": (16,), "critic": "learned"},
         ),
         _LEARNED,
+    ),
+    "qmix": Form(_spec("qmix", "matrix/xor/b", config=_MIX), _VALUES),
+    "qmix-recurrent": Form(_spec("qmix", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GRU | {"embed": 4}), _VALUES),
+    "bcq": Form(_spec("bcq", "matrix/xor/b", config=_MIX | {"embed": 16}), ((*_VALUES[0], lambda s: s.behaviour_policy),)),
+    "bcq-stages": Form(
+        _spec("bcq", "matrix/xor/b", config=_MIX | {"behaviour_steps": 6}),
+        ((lambda s: s.policy,), *_VALUES),
+        (lambda s: s.behaviour_policy,),
+    ),
+    "cql": Form(_spec("cql", "grid/bridge/optimal", steps=3, data_episodes=6, config=_MIX | {"batch_size": 4, "window": -1}), _VALUES),
+    "icq": Form(_spec("icq", "matrix/xor/b", config=_MIX | {"critic_hidden": 8}), _ICQ, _ICQ_SLOW),
+    "icq-recurrent": Form(
+        _spec("icq", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GRU | {"critic_hidden": 8, "embed": 4}), _ICQ, _ICQ_SLOW
+    ),
+    "icq-continuous": Form(_spec("icq", **_POLY, config=_MIX | {"critic_hidden": 8}), _ICQ, _ICQ_SLOW),
+    "icq-decentralised": Form(
+        _spec("icq", **_POLY, config=_MIX | {"critic_hidden": 8, "decentralised": True}),
+        ((lambda s: s.policy, lambda s: s.critic, lambda s: s.target_critic),),
+    ),
+    "cfcql": Form(_spec("cfcql", "matrix/xor/b", config=_MIX | {"hyper": 8, "behaviour_steps": 6}), _CF, _CF_FROZEN),
+    "cfcql-recurrent": Form(
+        _spec(
+            "cfcql",
+            "grid/bridge/mixed",
+            steps=3,
+            data_episodes=22,
+            config=_GRU | {"behaviour_steps": 2, "embed": 4, "hyper": 8},
+        ),
+        _CF,
+        _CF_FROZEN,
+    ),
+    "cfcql-continuous": Form(
+        _spec(
+            "cfcql",
+            "mpe/spread/random",
+            data_episodes=4,
+            config=_MIX | {"behaviour_steps": 6, "vae_hidden": 16, "policy_every": 1, "num_samples": 3},
+        ),
+        ((lambda s: s.vae,), _CFC),
+        (lambda s: s.vae,),
+    ),
+    "cfcql-samples": Form(
+        _spec(
+            "cfcql",
+            **_POLY,
+            config=_MIX
+            | {"weights": "uniform", "policy_every": 1, "num_samples": 3, "samples": "policy", "input_norm": "none", "window": -1},
+        ),
+        (_CFC,),
+    ),
+    "alberdice": Form(_spec("alberdice", "matrix/xor/b", config=_MLP), ((lambda s: s.nets, lambda s: s.behaviour_policy),)),
+    "omiga": Form(
+        _spec("omiga", "matrix/xor/b", config=_MLP | {"mixer_hidden": 8}),
+        ((lambda s: s.policy, lambda s: s.critic, lambda s: s.mixer, lambda s: s.value, lambda s: s.target_critic),),
+    ),
+    "omiga-continuous": Form(
+        _spec("omiga", **_POLY, config=_MLP | {"mixer_hidden": 8}),
+        ((lambda s: s.policy, lambda s: s.critic, lambda s: s.mixer, lambda s: s.value, lambda s: s.target_value),),
+    ),
+    "omar": Form(
+        _spec("omar", "matrix/xor/b", config=_MLP | {"critic_hidden": 8, "window": 0}),
+        ((lambda s: s.policy, lambda s: s.critic),),
+        (lambda s: s.target_policy, lambda s: s.target_critic),
+    ),
+    "omar-recurrent": Form(
+        _spec("omar", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GRU | {"critic_hidden": 8}),
+        ((lambda s: s.policy, lambda s: s.critic),),
+        (lambda s: s.target_policy, lambda s: s.target_critic),
     ),
 }
 

@@ -1,0 +1,245 @@
+"""CFCQL: counterfactual conservative Q-learning (Shao et al., NeurIPS 2023).
+
+Values are held low where one agent leaves the data's joint action while the others stay with it, so the penalty
+grows with the number of agents, not with that of joint actions:
+    sum_i lambda_i log sum_j exp Q_tot(a_i <- j) - Q_tot(a in the data)   -> counterfactual_totals, conservative_loss
+lambda_i grows with how far agent i leaves its behaviour policy -> deviation, agent_weights. Discrete: QMIX values with
+lambda-returns -> loss; first stage: behaviour models. Continuous: MATD3, in cfcql_continuous.py.
+As the released code: lambda_i from a Kullback-Leibler divergence (the paper: from the expected ratio of policy and
+behaviour); tau = 100 or more stands for argmax. Differs: updates count as such, the code copies its slow nets every
+200 episodes counted 8 per update, so every 25 updates.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+
+from baselines import cfcql_continuous
+from jaxoff.data.dataset import Dataset, as_windows
+from jaxoff.losses.conservative import available_logsumexp
+from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
+from jaxoff.losses.td import lambda_return, squared_td_error
+from jaxoff.nets.actors import UNAVAILABLE, Actors, greedy
+from jaxoff.nets.mixers import QMixer
+from jaxoff.optimisers import adam
+from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
+
+MIN_PROB = 1e-5  # added to both distributions of a deviation
+
+
+@struct.dataclass
+class Config:
+    """Settings of the released code. `cql` and `tau` are tuned there for each dataset; the last group is for continuous actions."""
+
+    lr: float = 1e-3  # Adam, of every net but the VAE
+    gamma: float = 0.99
+    trace: float = 0.6  # of the lambda-return
+    cql: float = 1.0  # weight of the conservative term; .1 to 50 on SMAC
+    tau: float = 0.5  # softmax of the deviations over agents; 0: equal weights, 100: all on the largest
+    max_grad_norm: float = 10.0
+    weights: str = struct.field(pytree_node=False, default="deviation")  # deviation; uniform: no behaviour stage
+    target_every: int = struct.field(pytree_node=False, default=25)  # updates between hard copies
+    embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer
+    hyper: int = struct.field(pytree_node=False, default=64)  # hidden width of its hypernets
+    hidden: int = struct.field(pytree_node=False, default=64)
+    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
+    behaviour_steps: int = struct.field(pytree_node=False, default=2000)
+    steps: int = struct.field(pytree_node=False, default=5000)
+    batch_size: int = struct.field(pytree_node=False, default=128)
+    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps, one-step targets
+
+    polyak: float = 0.005  # share of the online parameters in a target update
+    target_noise: float = 0.05  # standard deviation, of target actions
+    action_penalty: float = 1e-3  # on squared actions of the policies
+    vae_lr: float = 1e-4
+    input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, none
+    samples: str = struct.field(pytree_node=False, default="uniform")  # uniform; policy: also near the policy, now and next
+    num_samples: int = struct.field(pytree_node=False, default=10)  # of each kind
+    critic_state: str = struct.field(pytree_node=False, default="state")  # state; obs: all observations
+    policy_every: int = struct.field(pytree_node=False, default=5)  # critic updates to one of the policies
+    vae_hidden: int = struct.field(pytree_node=False, default=750)
+
+
+CHOICES = {
+    "weights": ("deviation", "uniform"),
+    "input_norm": ("batch", "none"),
+    "samples": ("uniform", "policy"),
+    "critic_state": ("state", "obs"),
+}
+
+
+class Behaviour(NamedTuple):
+    """State of the first stage."""
+
+    policy: Params
+    opt: optax.OptState
+
+
+class State(NamedTuple):
+    """State of the main stage; behaviour_policy is frozen, and empty with equal weights."""
+
+    critic: Params  # values of all agents
+    mixer: Params
+    target_critic: Params
+    target_mixer: Params
+    behaviour_policy: Params
+    opt: optax.OptState
+    updates: Array
+
+
+class Method(NamedTuple):
+    """Nets and optimiser of one config."""
+
+    config: Config
+    actors: Actors
+    mixer: QMixer
+    optimiser: optax.GradientTransformation
+
+
+def init(m: Method, behaviour_policy: Params, key: Key) -> State:
+    """Fresh values; the slow copies are equal to them."""
+    critic_key, mixer_key = jax.random.split(key)
+    critic, spec = m.actors.init(critic_key), m.actors.spec
+    mixer = m.mixer.init(mixer_key, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_size))
+    return State(critic, mixer, critic, mixer, behaviour_policy, m.optimiser.init((critic, mixer)), jnp.zeros((), jnp.int32))
+
+
+# --- behaviour stage ---------------------------------------------------------------------------------
+
+
+def behaviour_learner(m: Method) -> Learner:
+    """Behaviour cloning by nets like those of the values."""
+
+    def loss_of(params: Params, batch: Transition) -> Array:
+        loss = negative_log_likelihood(m.actors.outputs(params, batch)[0], batch.actions)
+        return masked_mean(loss, jnp.broadcast_to(batch.valid[..., None], loss.shape))
+
+    def init(key: Key) -> Behaviour:
+        params = m.actors.init(key)
+        return Behaviour(params, m.optimiser.init(params))
+
+    def update(state: Behaviour, batch: Transition, key: Key) -> tuple[Behaviour, Out]:
+        loss, grads = jax.value_and_grad(loss_of)(state.policy, batch)
+        steps, opt = m.optimiser.update(grads, state.opt)
+        return Behaviour(optax.apply_updates(state.policy, steps), opt), Out({"behaviour": loss})
+
+    return Learner(init, update, lambda state: m.actors.policy(state.policy))
+
+
+# --- conservative term -------------------------------------------------------------------------------
+
+
+def counterfactual_totals(m: Method, mixer: Params, q: Array, batch: Transition) -> Array:
+    """Q_tot of the data's joint action with agent i's entry replaced by each j: q [..., N, A] -> [..., N, A].
+
+    An unavailable j has some finite value here: callers mask it.
+    """
+    q = jnp.where(batch.avail > 0, q, 0.0)
+    own = jnp.eye(q.shape[-2], dtype=bool)[:, None, :]  # [N, 1, N]
+    values = jnp.where(own, q[..., None], taken(q, batch.actions)[..., None, None, :])  # [..., N, A, N]
+    return m.mixer.apply(mixer, values, batch.state[..., None, None, :])  # one set of mixer weights for all N A of them
+
+
+def deviation(totals: Array, log_mu: Array, avail: Array) -> Array:
+    """D_i = KL(softmax_j Q_tot(a_i <- j), mu_i) over available j, both raised by 1e-5: [..., N, A] -> [..., N]."""
+    p = jax.nn.softmax(jnp.where(avail > 0, totals, UNAVAILABLE)) + MIN_PROB
+    return jnp.sum(jnp.where(avail > 0, p * (jnp.log(p) - jnp.log(jnp.exp(log_mu) + MIN_PROB)), 0.0), -1)
+
+
+def agent_weights(deviation: Array, tau: Array | float) -> Array:
+    """lambda_i = softmax_i(tau D_i), a constant: [..., N] -> [..., N]; from tau = 100 on, 1 for the largest D_i alone."""
+    largest = jax.nn.one_hot(jnp.argmax(deviation, -1), deviation.shape[-1], dtype=deviation.dtype)
+    return lax.stop_gradient(jnp.where(tau >= 100.0, largest, jax.nn.softmax(tau * deviation)))
+
+
+def conservative_loss(m: Method, mixer: Params, q: Array, total: Array, log_mu: Array, batch: Transition) -> tuple[Array, Array]:
+    """sum_i lambda_i logsumexp_j Q_tot(a_i <- j) - Q_tot(a), and D_i: unreduced [...], [..., N].
+
+    q, log_mu: [..., N, A]; total: Q_tot(a) [...]. log_mu is not used with equal weights.
+    """
+    totals = counterfactual_totals(m, mixer, q, batch)
+    n = q.shape[-2]
+    if m.config.weights == "uniform":
+        apart, weight = jnp.zeros(q.shape[:-1]), jnp.full(q.shape[:-1], 1.0 / n)
+    else:
+        apart = deviation(totals, log_mu, batch.avail)
+        weight = agent_weights(apart, m.config.tau)
+    return jnp.sum(weight * available_logsumexp(totals, batch.avail), -1) - total, lax.stop_gradient(apart)
+
+
+# --- values ------------------------------------------------------------------------------------------
+
+
+def value_target(m: Method, state: State, batch: Transition, next_q: Array) -> Array:
+    """lambda-return over slow values of the argmax of `next_q` [B, T, N, A] per agent -> [B, T]."""
+    _, slow = m.actors.outputs(state.target_critic, batch)
+    value = m.mixer.apply(state.target_mixer, taken(slow, jnp.argmax(next_q, -1)), batch.next_state)
+    return lambda_return(batch.reward, batch.terminated, batch.valid, value, m.config.gamma, m.config.trace)
+
+
+def loss(m: Method, params: tuple[Params, Params], state: State, batch: Transition) -> tuple[Array, dict[str, Array]]:
+    """Half the squared error plus `cql` times the conservative term, over valid steps. params: (critic, mixer); batch [B, T, ...]."""
+    critic, mixer = params
+    q, next_q = m.actors.outputs(critic, batch)
+    target = value_target(m, state, batch, next_q)
+    total = m.mixer.apply(mixer, taken(q, batch.actions), batch.state)
+    frozen = state.behaviour_policy
+    log_mu = q if m.config.weights == "uniform" else jax.nn.log_softmax(m.actors.outputs(frozen, batch)[0])
+    term, apart = conservative_loss(m, mixer, q, total, log_mu, batch)
+    value, conservative = masked_mean(squared_td_error(total, target), batch.valid), masked_mean(term, batch.valid)
+    told = {"value": value, "conservative": conservative, "q_total": masked_mean(total, batch.valid)}
+    told |= {"target": masked_mean(target, batch.valid), "deviation": masked_mean(jnp.mean(apart, -1), batch.valid)}
+    return value + m.config.cql * conservative, told
+
+
+def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
+    """One step of agents and mixer; the slow nets are copied every `target_every` updates."""
+    params, updates, windows = (state.critic, state.mixer), state.updates + 1, as_windows(batch)
+    grads, metrics = jax.grad(lambda p: loss(m, p, state, windows), has_aux=True)(params)
+    steps, opt = m.optimiser.update(grads, state.opt)
+    critic, mixer = optax.apply_updates(params, steps)
+    slow = (state.target_critic, state.target_mixer)
+    target_critic, target_mixer = optax.periodic_update((critic, mixer), slow, updates, m.config.target_every)
+    return State(critic, mixer, target_critic, target_mixer, state.behaviour_policy, opt, updates), Out(metrics)
+
+
+# --- make --------------------------------------------------------------------------------------------
+
+
+def method_of(config: Config, spec: EnvSpec) -> Method:
+    """The nets of the discrete form."""
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
+    return Method(config, actors, QMixer(config.embed, config.hyper), adam(config.lr, config.max_grad_norm))
+
+
+def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
+    """Behaviour model, then values; values alone with equal weights. Raises ValueError for unknown words and impossible forms."""
+    for name, known in CHOICES.items():
+        if getattr(config, name) not in known:
+            raise ValueError(f"cfcql: field '{name}': expected one of {', '.join(known)}, found '{getattr(config, name)}'")
+    if config.recurrent and config.window == 0:
+        raise ValueError("cfcql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
+    if not spec.discrete:
+        return cfcql_continuous.make(config, spec)
+    m = method_of(config, spec)
+    main = Learner(
+        init=lambda key: init(m, (), key),
+        update=lambda state, batch, key: update(m, state, batch),
+        policy=lambda state: greedy(m.actors.policy(state.critic)),
+    )
+    if config.weights == "uniform":
+        return main
+
+    def prepare(behaviour: Behaviour, dataset: Dataset, key: Key) -> State:
+        return init(m, behaviour.policy, key)
+
+    return (
+        Stage("behaviour", behaviour_learner(m), config.behaviour_steps),
+        Stage("train", main, config.steps, prepare=prepare),
+    )

@@ -1,0 +1,356 @@
+"""CFCQL for continuous actions (Shao et al., NeurIPS 2023, appendix): MATD3 with the counterfactual conservative term.
+
+    sum_k mean(sum_i lambda_i P_ik - Q_k(s, a)), P_ik = log sum_u exp(Q_k(s, a_-i, u) - log p(u))  -> conservative_loss
+over actions u of agent i while its teammates keep those of the data. lambda_i = softmax_i(tau (H - log mu_i(pi_i))), where
+mu_i is a VAE of the joint action, fitted first (Wu et al., 2022) -> VAE, agent_weights; H is the log density of a
+policy with noise .2 at its own action. Policies: - mean_i Q_1(s, a_-i, pi_i(o_i)) -> policy_loss.
+Differs: padding and steps without a next action in the window are left out; the team's reward, where the code has
+that of agent 0; heads start as other layers do. As the code, input_norm = batch gives each call of a net the
+statistics of its own batch, and the policies' running statistics serve execution only.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import distrax
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxoff.data.dataset import Dataset, as_windows, flatten
+from jaxoff.losses.conservative import sampled_logsumexp
+from jaxoff.losses.likelihood import masked_mean
+from jaxoff.losses.td import one_step_target
+from jaxoff.nets.actors import Actors
+from jaxoff.nets.mlp import MLP
+from jaxoff.optimisers import adam
+from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
+
+if TYPE_CHECKING:
+    from baselines.cfcql import Config
+
+NOISE = 0.2  # standard deviation of actions sampled near the policy
+KL_WEIGHT = 0.5  # of the VAE; the variance of its decoder is a quarter of it
+DENSITY_SAMPLES = 20  # of the latent, in an estimate of log mu_i
+STATS_RATE = 0.1
+EPS = 1e-5
+NEVER = 1e10  # log density of a sample that doesn't count
+
+
+class Norm(NamedTuple):
+    """Scale and shift of normalised inputs."""
+
+    scale: Array
+    shift: Array
+
+
+class Net(NamedTuple):
+    """A net and the normalisation of its input; norm is empty without one."""
+
+    net: Params
+    norm: Any
+
+
+class Stats(NamedTuple):
+    """Running mean and variance of the policies' inputs, [N, O] each."""
+
+    mean: Array
+    variance: Array
+
+
+class Behaviour(NamedTuple):
+    """State of the first stage."""
+
+    vae: Params
+    opt: optax.OptState
+
+
+class State(NamedTuple):
+    """State of the main stage; the VAE is frozen, and empty with equal weights."""
+
+    policy: Net  # [N, ...]
+    critic: Net  # twins [2, ...] on one normalised input
+    target_policy: Net
+    target_critic: Net
+    stats: Stats
+    vae: Params
+    policy_opt: optax.OptState
+    critic_opt: optax.OptState
+    updates: Array
+
+
+class Method(NamedTuple):
+    """Nets and optimisers of one config."""
+
+    config: Config
+    spec: EnvSpec
+    actors: Actors
+    critic: MLP
+    encoder: MLP
+    decoder: MLP
+    policy_opt: optax.GradientTransformation
+    critic_opt: optax.GradientTransformation
+
+
+# --- inputs ------------------------------------------------------------------------------------------
+
+
+def moments(x: Array, weight: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and variance of x over axes, with weights of its shape but for the last axis, which is 1."""
+    total = jnp.maximum(jnp.sum(weight, axes, keepdims=True), 1.0)
+    mean = jnp.sum(jnp.where(weight > 0, x, 0.0) * weight, axes, keepdims=True) / total
+    variance = jnp.sum(jnp.where(weight > 0, jnp.square(x - mean), 0.0) * weight, axes, keepdims=True) / total
+    return mean, variance
+
+
+def normalised(norm: Any, x: Array, mean: Array, variance: Array) -> Array:
+    """x at mean 0 and variance 1, then scaled and shifted."""
+    return norm.scale * (x - mean) * lax.rsqrt(variance + EPS) + norm.shift
+
+
+def seen(m: Method, obs: Array, state: Array) -> Array:
+    """What critic and VAE are given beside actions: the state, or all observations. [..., N, O], [..., S] -> [..., F]."""
+    return state if m.config.critic_state == "state" else obs.reshape(*obs.shape[:-2], -1)
+
+
+def twin_values(m: Method, critic: Net, x: Array, weight: Array) -> Array:
+    """Twin values of inputs [K, M, F] -> [2, K, M]; batch statistics over rows with weight [M] above 0."""
+    if m.config.input_norm == "batch":
+        x = normalised(critic.norm, x, *moments(x, jnp.broadcast_to(weight[:, None], (*x.shape[:-1], 1)), (0, 1)))
+    return jax.vmap(m.critic.apply, in_axes=(0, None))(critic.net, x)[..., 0]
+
+
+def counterfactual_values(m: Method, critic: Net, state: Array, mates: Array, own: Array, weight: Array) -> Array:
+    """Q_k(s, a_-i, u): state [M, F], mates [M, N, A] and u = own [K, M, N, A] of every agent i -> [2, M, N, K]."""
+    slot = jnp.eye(mates.shape[-2], dtype=bool)[:, None, None, :, None]
+    joint = jnp.where(slot, own[None], mates[None, None])  # [N, K, M, N, A]
+    joint = joint.reshape(*joint.shape[:-2], -1)
+    x = jnp.concatenate([jnp.broadcast_to(state, (*joint.shape[:-1], state.shape[-1])), joint], -1)
+    return jnp.moveaxis(jax.vmap(lambda x: twin_values(m, critic, x, weight))(x), (0, 1, 2, 3), (2, 0, 3, 1))
+
+
+def policy_actions(m: Method, policy: Net, batch: Transition) -> tuple[Array, Array]:
+    """Actions [B, T, N, A] of all agents, now and at the next slot, from inputs with the statistics of this batch."""
+    if m.config.input_norm == "batch":
+        weight = jnp.broadcast_to(batch.valid[..., None, None], (*batch.obs.shape[:-1], 1))
+        now, then = (normalised(policy.norm, x, *moments(x, weight, (0, 1))) for x in (batch.obs, batch.next_obs))
+        batch = batch._replace(obs=now, next_obs=then)
+    return m.actors.outputs(policy.net, batch)
+
+
+# --- behaviour stage ---------------------------------------------------------------------------------
+
+
+def encode(m: Method, vae: Params, state: Array, joint: Array) -> tuple[Array, Array]:
+    """Mean and log standard deviation of the latent, of joint actions [M, N, A] -> [M, L] each."""
+    x = jnp.concatenate([state, joint.reshape(joint.shape[0], -1)], -1)
+    mean, log_std = jnp.split(m.encoder.apply(vae["encoder"], x), 2, -1)
+    return mean, jnp.clip(log_std, -4.0, 15.0)
+
+
+def decode(m: Method, vae: Params, state: Array, latent: Array) -> Array:
+    """Joint actions [..., N, A] of latents [..., L]."""
+    x = jnp.concatenate([jnp.broadcast_to(state, (*latent.shape[:-1], state.shape[-1])), latent], -1)
+    out = m.spec.action_bound * jnp.tanh(m.decoder.apply(vae["decoder"], x))
+    return out.reshape(*latent.shape[:-1], m.spec.num_agents, m.spec.action_size)
+
+
+def vae_loss(m: Method, vae: Params, rows: Transition, key: Key) -> Array:
+    """Mean squared error plus .5 times the mean divergence of the latent's dimensions, over valid rows [M]."""
+    state = seen(m, rows.obs, rows.state)
+    mean, log_std = encode(m, vae, state, rows.actions)
+    found = decode(m, vae, state, mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
+    error = jnp.mean(jnp.square(found - rows.actions), (-2, -1))
+    divergence = jnp.mean(-0.5 * (1.0 + 2.0 * log_std - jnp.square(mean) - jnp.exp(2.0 * log_std)), -1)
+    return masked_mean(error + KL_WEIGHT * divergence, rows.valid)
+
+
+def log_behaviour(m: Method, vae: Params, state: Array, joint: Array, key: Key) -> Array:
+    """log mu_i(a_i | s) of joint actions [M, N, A] -> [M, N], estimated by importance sampling of the latent, which agents share."""
+    mean, log_std = encode(m, vae, state, joint)
+    noise = jax.random.normal(key, (DENSITY_SAMPLES, *mean.shape))
+    latent = mean + jnp.exp(log_std) * noise
+    prior_to_posterior = jnp.sum(0.5 * jnp.square(noise) + log_std - 0.5 * jnp.square(latent), -1)  # [samples, M]
+    found, std = decode(m, vae, state, latent), math.sqrt(KL_WEIGHT / 4.0)
+    density = jnp.sum(-0.5 * jnp.square((joint - found) / std) - math.log(std * math.sqrt(2.0 * math.pi)), -1)
+    return jax.nn.logsumexp(density + prior_to_posterior[..., None], 0) - math.log(DENSITY_SAMPLES)
+
+
+def behaviour_learner(m: Method) -> Learner:
+    """Fits the VAE; its policy is the decoded mean of the prior, which sees what the critic sees."""
+    optimiser, spec = optax.adam(m.config.vae_lr), m.spec
+    width = spec.state_size if m.config.critic_state == "state" else spec.num_agents * spec.obs_size
+    size = spec.num_agents * spec.action_size
+
+    def init(key: Key) -> Behaviour:
+        encoder_key, decoder_key = jax.random.split(key)
+        vae = {
+            "encoder": m.encoder.init(encoder_key, jnp.zeros(width + size)),
+            "decoder": m.decoder.init(decoder_key, jnp.zeros(width + 2 * size)),
+        }
+        return Behaviour(vae, optimiser.init(vae))
+
+    def update(state: Behaviour, batch: Transition, key: Key) -> tuple[Behaviour, Out]:
+        loss, grads = jax.value_and_grad(lambda vae: vae_loss(m, vae, flatten(batch), key))(state.vae)
+        steps, opt = optimiser.update(grads, state.opt)
+        return Behaviour(optax.apply_updates(state.vae, steps), opt), Out({"behaviour": loss})
+
+    def distribution(vae: Params, now: TimeStep) -> distrax.Distribution:
+        state = seen(m, now.obs, now.state)
+        return distrax.Deterministic(decode(m, vae, state, jnp.zeros((*state.shape[:-1], 2 * size))))
+
+    return Learner(init, update, lambda state: Policy(lambda shape: (), lambda carry, now: (carry, distribution(state.vae, now))))
+
+
+# --- main stage --------------------------------------------------------------------------------------
+
+
+def init(m: Method, vae: Params, key: Key) -> State:
+    """Fresh policies and twin critics; the slow copies are equal to them."""
+    policy_key, critic_key = jax.random.split(key)
+    n, o, spec = m.spec.num_agents, m.spec.obs_size, m.spec
+    width = n * spec.action_size + (spec.state_size if m.config.critic_state == "state" else n * o)
+    norm = (lambda *shape: Norm(jnp.ones(shape), jnp.zeros(shape))) if m.config.input_norm == "batch" else (lambda *shape: ())
+    policy = Net(m.actors.init(policy_key), norm(n, o))
+    critic = Net(jax.vmap(lambda k: m.critic.init(k, jnp.zeros(width)))(jax.random.split(critic_key, 2)), norm(width))
+    stats, opts = Stats(jnp.zeros((n, o)), jnp.ones((n, o))), (m.policy_opt.init(policy), m.critic_opt.init(critic))
+    return State(policy, critic, policy, critic, stats, vae, *opts, jnp.zeros((), jnp.int32))
+
+
+def agent_weights(m: Method, state: State, rows: Transition, actions: Array, key: Key) -> Array:
+    """lambda_i [M, N] from how unlikely the policies' actions [M, N, A] are under the data, a constant; sums to 1 over agents."""
+    if m.config.weights == "uniform":
+        return jnp.full(actions.shape[:-1], 1.0 / m.spec.num_agents)
+    log_mu = log_behaviour(m, state.vae, seen(m, rows.obs, rows.state), actions, key)
+    apart = -m.spec.action_size * math.log(NOISE * math.sqrt(2.0 * math.pi)) - log_mu
+    largest = jax.nn.one_hot(jnp.argmax(apart, -1), apart.shape[-1], dtype=apart.dtype)
+    return lax.stop_gradient(jnp.where(m.config.tau >= 100.0, largest, jax.nn.softmax(m.config.tau * apart)))
+
+
+def conservative_loss(
+    m: Method, critic: Net, values: Array, weight: Array, rows: Transition, near: tuple[Array, Array], ahead: tuple[Array, Array], key: Key
+) -> Array:
+    """sum_k of sum_i lambda_i P_ik - Q_k(s, a), unreduced [M]. values: Q_k(s, a) [2, M]; weight: lambda [M, N].
+
+    near: the policies' actions now and next [M, N, A]; ahead: the data's next actions, and where there are any [M].
+    Uniform samples, and with samples=policy also noisy actions of the policies at o and at o', all of them valued at s;
+    beside those at o' the teammates take the data's next actions.
+    """
+    keys, state, bound = jax.random.split(key, 3), seen(m, rows.obs, rows.state), m.spec.action_bound
+    shape = (m.config.num_samples, *rows.actions.shape)
+    drawn = jax.random.uniform(keys[0], shape, minval=-bound, maxval=bound)
+    q = [counterfactual_values(m, critic, state, rows.actions, drawn, rows.valid)]
+    log_density = [jnp.full(q[0].shape[1:], -m.spec.action_size * math.log(2.0 * bound))]  # [M, N, K]
+    kinds = ((near[0], rows.actions, rows.valid), (near[1], ahead[0], rows.valid * ahead[1]))
+    for (centre, mates, counts), sample_key in zip(kinds if m.config.samples == "policy" else (), keys[1:], strict=False):
+        noise = NOISE * jax.random.normal(sample_key, shape)
+        q.append(counterfactual_values(m, critic, state, mates, jnp.clip(centre + noise, -bound, bound), counts))
+        density = jnp.sum(-0.5 * jnp.square(noise / NOISE) - math.log(NOISE * math.sqrt(2.0 * math.pi)), -1)
+        log_density.append(jnp.where(counts[:, None, None] > 0, jnp.moveaxis(density, 0, -1), NEVER))
+    level = sampled_logsumexp(jnp.concatenate(q, -1), jnp.concatenate(log_density, -1))  # [2, M, N]
+    return jnp.sum(jnp.sum(weight * level, -1) - values, 0)
+
+
+def critic_loss(m: Method, critic: Net, state: State, batch: Transition, key: Key) -> tuple[Array, dict[str, Array]]:
+    """Sum of the twins' mean squared errors plus `cql` times the conservative term. batch: windows [B, T, ...]."""
+    rows, (noise_key, weight_key, sample_key) = flatten(batch), jax.random.split(key, 3)
+    as_rows = lambda x: x.reshape(rows.actions.shape)  # noqa: E731
+    now, then = map(as_rows, policy_actions(m, state.policy, batch))
+    slow, bound = as_rows(policy_actions(m, state.target_policy, batch)[1]), m.spec.action_bound
+    slow = jnp.clip(slow + m.config.target_noise * jax.random.normal(noise_key, slow.shape), -bound, bound)
+    inputs = lambda obs, state, joint: jnp.concatenate([seen(m, obs, state), joint.reshape(joint.shape[0], -1)], -1)[None]  # noqa: E731
+    next_value = jnp.min(twin_values(m, state.target_critic, inputs(rows.next_obs, rows.next_state, slow), rows.valid)[:, 0], 0)
+    target = one_step_target(rows.reward, rows.terminated, next_value, m.config.gamma)
+    values = twin_values(m, critic, inputs(rows.obs, rows.state, rows.actions), rows.valid)[:, 0]
+    value = masked_mean(jnp.sum(jnp.square(values - target), 0), rows.valid)
+    follows = jnp.pad(batch.valid, ((0, 0), (0, 1)))[:, 1:].reshape(-1)
+    next_actions = as_rows(jnp.concatenate([batch.actions[:, 1:], batch.actions[:, -1:]], 1))  # the last is masked
+    weight = agent_weights(m, state, rows, now, weight_key)
+    term = conservative_loss(m, critic, values, weight, rows, (now, then), (next_actions, follows), sample_key)
+    conservative = masked_mean(term, rows.valid)
+    told = {"value": value, "conservative": conservative, "q_total": masked_mean(values[0], rows.valid)}
+    told |= {"target": masked_mean(target, rows.valid), "weight_max": masked_mean(jnp.max(weight, -1), rows.valid)}
+    return value + m.config.cql * conservative, told
+
+
+def policy_loss(m: Method, policy: Net, critic: Net, batch: Transition) -> Array:
+    """-mean_i Q_1(s, a_-i, pi_i(o_i)) + penalty sum_i mean pi_i^2, over valid rows."""
+    rows = flatten(batch)
+    own = policy_actions(m, policy, batch)[0].reshape(rows.actions.shape)
+    q = counterfactual_values(m, critic, seen(m, rows.obs, rows.state), rows.actions, own[None], rows.valid)[0, ..., 0]  # [M, N]
+    size = jnp.sum(jnp.mean(jnp.square(own), -1), -1)
+    return masked_mean(m.config.action_penalty * size - jnp.mean(q, -1), rows.valid)
+
+
+def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
+    """One step of the critics; every `policy_every` updates also one of the policies, and soft updates of the slow nets."""
+    batch, updates = as_windows(batch), state.updates + 1
+    grads, told = jax.grad(lambda critic: critic_loss(m, critic, state, batch, key), has_aux=True)(state.critic)
+    steps, critic_opt = m.critic_opt.update(grads, state.critic_opt)
+    critic = optax.apply_updates(state.critic, steps)
+
+    loss, grads = jax.value_and_grad(lambda policy: policy_loss(m, policy, critic, batch))(state.policy)
+    steps, policy_opt = m.policy_opt.update(grads, state.policy_opt)
+    policy = optax.apply_updates(state.policy, steps)
+    slow = optax.incremental_update((policy, critic), (state.target_policy, state.target_critic), m.config.polyak)
+    new, old = (policy, *slow, policy_opt), (state.policy, state.target_policy, state.target_critic, state.policy_opt)
+    turn = updates % m.config.policy_every == 0
+    policy, target_policy, target_critic, policy_opt = jax.tree.map(lambda x, y: jnp.where(turn, x, y), new, old)
+    stats = running(state.stats, batch) if m.config.input_norm == "batch" else state.stats
+    return (
+        State(policy, critic, target_policy, target_critic, stats, state.vae, policy_opt, critic_opt, updates),
+        Out(told | {"policy": loss}),
+    )
+
+
+def running(stats: Stats, batch: Transition) -> Stats:
+    """A tenth of the way to the statistics of the batch; the variance that is kept is the unbiased one."""
+    count = jnp.sum(batch.valid)
+    mean, variance = moments(batch.obs, jnp.broadcast_to(batch.valid[..., None, None], (*batch.obs.shape[:-1], 1)), (0, 1))
+    fresh = Stats(mean[0, 0], variance[0, 0] * count / jnp.maximum(count - 1.0, 1.0))
+    return jax.tree.map(lambda old, new: old + STATS_RATE * (new - old), stats, fresh)
+
+
+def policy_of(m: Method, state: State) -> Policy:
+    """The deterministic policies, with running statistics."""
+    plain = m.actors.policy(state.policy.net)
+    if m.config.input_norm == "none":
+        return plain
+
+    def distribution(memory: Carry, now: TimeStep) -> tuple[Carry, distrax.Distribution]:
+        return plain.distribution(memory, now._replace(obs=normalised(state.policy.norm, now.obs, *state.stats)))
+
+    return Policy(plain.initial, distribution)
+
+
+def method_of(config: Config, spec: EnvSpec) -> Method:
+    """Nets and optimisers of the continuous form. Raises ValueError for forms that can't be."""
+    if config.recurrent and config.input_norm == "batch":
+        raise ValueError("cfcql: field 'input_norm': expected none with recurrent=true, found 'batch'")
+    if config.samples == "policy" and config.window in (0, 1):
+        raise ValueError(f"cfcql: field 'window': expected -1 or at least 2 with samples=policy, for next actions, found {config.window}")
+    size, wide = spec.num_agents * spec.action_size, (config.vae_hidden, config.vae_hidden)
+    critic, one = MLP((config.hidden, config.hidden, 1)), adam(config.lr, config.max_grad_norm)
+    each = optax.GradientTransformation(jax.vmap(one.init), lambda grads, state, params=None: jax.vmap(one.update)(grads, state))
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent)
+    return Method(config, spec, actors, critic, MLP((*wide, 4 * size)), MLP((*wide, size)), each, one)
+
+
+def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
+    """VAE, then MATD3; MATD3 alone with equal weights."""
+    m = method_of(config, spec)
+    main = Learner(
+        init=lambda key: init(m, (), key),
+        update=lambda state, batch, key: update(m, state, batch, key),
+        policy=lambda state: policy_of(m, state),
+    )
+    if config.weights == "uniform":
+        return main
+
+    def prepare(behaviour: Behaviour, dataset: Dataset, key: Key) -> State:
+        return init(m, behaviour.vae, key)
+
+    return Stage("behaviour", behaviour_learner(m), config.behaviour_steps), Stage("train", main, config.steps, prepare=prepare)

@@ -1,0 +1,379 @@
+"""ICQ: implicit constraint Q-learning for many agents (Yang et al., 2021), which only asks for values of the data's own actions.
+
+Eq. 12, weights of the next values -> critic_target; Eq. 14, value and policy losses -> critic_loss, actor_loss.
+Discrete and continuous, with a linear mixer: Q_tot = sum_i w_i(s) Q_i + b(s). `decentralised` is the MA-ICQ of
+Pan et al. (OMAR, 2022) for continuous actions: no mixer, twin values Q_i(o_i, a_i), the agent's own reward,
+one-step targets and clipped weights -> own_target, own_losses.
+Differs: padding is outside every softmax; a step whose next action the data do not hold (the last of a window,
+unless terminated) ends the lambda-return with its value and is no target. As the released code, not the paper,
+by default: temperature 1000 in the critic, advantages in the actor's weights (actor_weight). As the paper, not the
+code: lambda .8 (code .75), clip 10 (20), one step for all times (per_timestep), pure pi (epsilon_start).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import distrax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+
+from jaxoff.data.dataset import as_windows
+from jaxoff.losses.implicit import batch_weight
+from jaxoff.losses.likelihood import masked_mean, taken
+from jaxoff.losses.td import lambda_return, one_step_target
+from jaxoff.nets.actors import UNAVAILABLE, Actors
+from jaxoff.nets.mixers import LinearMixer
+from jaxoff.nets.mlp import MLP
+from jaxoff.optimisers import adam, rmsprop
+from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
+
+LOG_STD = (-3.0, 0.0)  # of a Gaussian policy; the parameter itself is kept inside
+LOG_STD_START = -0.5
+BASELINE_SAMPLES = 4  # actions of the policy whose mean value is the baseline, if continuous
+
+
+@struct.dataclass
+class Config:
+    """Settings of Tian et al. (2023), Table 11, where they print one; those of the last group are for `decentralised`."""
+
+    lr: float = 5e-4  # of the policies; RMSprop (Adam if decentralised)
+    critic_lr: float = 1e-4  # of critic and mixer
+    gamma: float = 0.99
+    trace: float = 0.8  # lambda
+    beta_critic: float = 1000.0  # temperature of the weights of next values; paper .1
+    beta_actor: float = 0.1  # temperature of the policy's weights
+    max_grad_norm: float = 10.0  # of the policies, and of critic and mixer together
+    epsilon_start: float = 0.0  # share of uniform actions in the policy that is trained (discrete); code .5
+    epsilon_end: float = 0.0  # code .05
+    actor_weight: str = struct.field(pytree_node=False, default="advantage")  # advantage, value
+    per_timestep: bool = struct.field(pytree_node=False, default=False)  # a critic step for each time, as released
+    mixer_bias: bool = struct.field(pytree_node=False, default=True)
+    target_every: int = struct.field(pytree_node=False, default=100)  # updates between hard copies
+    epsilon_updates: int = struct.field(pytree_node=False, default=5000)  # until epsilon_end
+    embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer
+    critic_hidden: int = struct.field(pytree_node=False, default=32)  # code 256
+    hidden: int = struct.field(pytree_node=False, default=64)
+    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
+    steps: int = struct.field(pytree_node=False, default=15000)
+    batch_size: int = struct.field(pytree_node=False, default=32)
+    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; targets need the action that follows
+
+    decentralised: bool = struct.field(pytree_node=False, default=False)
+    beta_q: float = 600.0  # temperature of the next values' weights
+    beta_pi: float = 600.0  # temperature of the policy's weights
+    alpha_w: float = 2.0  # divisor of the next values' weights, then clipped to [0, 1]
+    polyak: float = 0.005  # share of the online parameters in a target update
+
+
+class Gaussian(NamedTuple):
+    """Parameters of Gaussian policies: nets of the means, and log_std [A] ([N, A] if not shared)."""
+
+    net: Params
+    log_std: Array
+
+
+class State(NamedTuple):
+    """What is trained, and the slow copies; mixers are empty if decentralised."""
+
+    policy: Params  # logits' nets, or Gaussian
+    critic: Params
+    mixer: Params
+    target_critic: Params
+    target_mixer: Params
+    policy_opt: optax.OptState
+    critic_opt: optax.OptState
+    updates: Array
+
+
+class Dueling(nn.Module):
+    """Values of all actions, V + A without centring, on two shared layers: [..., F] -> [..., A]."""
+
+    hidden: int
+    actions: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Apply to the last axis."""
+        for _ in range(2):
+            x = jax.nn.relu(nn.Dense(self.hidden)(x))
+        return nn.Dense(1)(x) + nn.Dense(self.actions)(x)
+
+
+class Method(NamedTuple):
+    """Nets and optimisers of one config."""
+
+    config: Config
+    spec: EnvSpec
+    actors: Actors
+    critic: nn.Module
+    mixer: LinearMixer
+    policy_opt: optax.GradientTransformation
+    critic_opt: optax.GradientTransformation
+
+
+def init(m: Method, key: Key) -> State:
+    """Fresh nets; the slow copies are equal to them."""
+    policy_key, critic_key, mixer_key = jax.random.split(key, 3)
+    n, a, spec = m.spec.num_agents, m.spec.action_size, m.spec
+    policy = m.actors.init(policy_key)
+    if not spec.discrete:
+        policy = Gaussian(policy, jnp.full((a,) if m.actors.share else (n, a), LOG_STD_START))
+    zero = jnp.zeros((), jnp.int32)
+    if m.config.decentralised:
+        keys = jax.random.split(critic_key, (n, 2))
+        critic = jax.vmap(jax.vmap(lambda k: m.critic.init(k, jnp.zeros(spec.obs_size + a))))(keys)
+        return State(policy, critic, (), critic, (), m.policy_opt.init(policy), m.critic_opt.init(critic), zero)
+    critic = m.critic.init(critic_key, jnp.zeros(spec.state_size + spec.obs_size + n + (0 if spec.discrete else a)))
+    mixer = m.mixer.init(mixer_key, jnp.zeros(n), jnp.zeros(spec.state_size))
+    return State(policy, critic, mixer, critic, mixer, m.policy_opt.init(policy), m.critic_opt.init((critic, mixer)), zero)
+
+
+# --- values ------------------------------------------------------------------------------------------
+
+
+def action_values(m: Method, critic: Params, batch: Transition, actions: Array | None = None) -> Array:
+    """Q_i(s, o_i, .) [..., N, A] if discrete, else Q_i(s, o_i, a_i) of actions [..., N, A] -> [..., N].
+
+    actions may have axes before those of the batch.
+    """
+    n, obs = m.spec.num_agents, batch.obs
+    state = jnp.broadcast_to(batch.state[..., None, :], (*obs.shape[:-1], batch.state.shape[-1]))
+    x = jnp.concatenate([state, obs, jnp.broadcast_to(jnp.eye(n), (*obs.shape[:-1], n))], -1)
+    if actions is None:
+        return m.critic.apply(critic, x)
+    return m.critic.apply(critic, jnp.concatenate([jnp.broadcast_to(x, (*actions.shape[:-1], x.shape[-1])), actions], -1))[..., 0]
+
+
+def data_values(m: Method, critic: Params, batch: Transition) -> Array:
+    """Q_i of the data's actions, [..., N]."""
+    return taken(action_values(m, critic, batch), batch.actions) if m.spec.discrete else action_values(m, critic, batch, batch.actions)
+
+
+def ahead(x: Array) -> Array:
+    """x of the next slot of a window [B, T, ...]; 0 after the last."""
+    return jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], 1)
+
+
+def usable(batch: Transition) -> Array:
+    """1 where a step has a target: its next action is in the window, or nothing lies beyond it; [B, T]."""
+    return batch.valid * jnp.maximum(batch.terminated, ahead(batch.valid))
+
+
+def critic_target(m: Method, state: State, batch: Transition) -> tuple[Array, Array]:
+    """lambda-return [B, T] over values rho_t Q_tot(s_t, a_t) of the slow nets, and the weights rho [B, T] (Eq. 12)."""
+    c, q = m.config, data_values(m, state.target_critic, batch)
+    total = m.mixer.apply(state.target_mixer, q, batch.state)
+    rho = batch_weight(total, batch.valid, c.beta_critic)
+    # A window that goes on is cut before its last step, whose value then stands for the rest.
+    return lambda_return(batch.reward, batch.terminated, usable(batch), ahead(rho * total), c.gamma, c.trace), rho
+
+
+def critic_loss(m: Method, params: tuple[Params, Params], batch: Transition, target: Array, mask: Array) -> Array:
+    """Eq. 14, values: mean of (target - Q_tot)^2 over mask; any leading axes. params: (critic, mixer)."""
+    total = m.mixer.apply(params[1], data_values(m, params[0], batch), batch.state)
+    return masked_mean(jnp.square(lax.stop_gradient(target) - total), mask)
+
+
+def critic_step(m: Method, state: State, batch: Transition) -> tuple[State, dict[str, Array]]:
+    """One step of critic and mixer, or one for each time of the window, from the first to the last."""
+    (target, rho), mask = critic_target(m, state, batch), usable(batch)
+    carry = ((state.critic, state.mixer), state.critic_opt)
+
+    def step(carry: tuple[Params, optax.OptState], part: tuple[Transition, Array, Array]) -> tuple[tuple[Params, optax.OptState], Array]:
+        loss, grads = jax.value_and_grad(lambda p: critic_loss(m, p, *part))(carry[0])
+        changes, opt = m.critic_opt.update(grads, carry[1])
+        some = jnp.sum(part[-1]) > 0  # a time that no episode reaches is no step
+        return jax.tree.map(lambda new, old: jnp.where(some, new, old), (optax.apply_updates(carry[0], changes), opt), carry), loss
+
+    parts = (batch, target, mask)
+    if m.config.per_timestep:
+        carry, losses = lax.scan(step, carry, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), parts))
+        loss = masked_mean(losses, jnp.sum(mask, 0))
+    else:
+        carry, loss = step(carry, parts)
+    (critic, mixer), opt = carry
+    told = {"value": loss, "target": masked_mean(target, mask), "critic_weight_max": jnp.max(rho)}
+    return state._replace(critic=critic, mixer=mixer, critic_opt=opt), told
+
+
+# --- policies ----------------------------------------------------------------------------------------
+
+
+def mixed_log_probs(logits: Array, avail: Array, epsilon: Array | float) -> Array:
+    """log((1 - epsilon) pi + epsilon / number of available actions): logits [..., A] -> [..., A]."""
+    uniform = jnp.log(epsilon) - jnp.log(jnp.maximum(jnp.sum(avail, -1, keepdims=True), 1.0))
+    return jnp.where(avail > 0, jnp.logaddexp(jnp.log1p(-epsilon) + jax.nn.log_softmax(logits), uniform), UNAVAILABLE)
+
+
+def gaussian(m: Method, policy: Gaussian, mean: Array) -> distrax.Distribution:
+    """N(mean, diagonal), means [..., N, A]; its mode is the mean."""
+    return distrax.Independent(distrax.Normal(mean, jnp.broadcast_to(jnp.exp(policy.log_std), mean.shape)), 1)
+
+
+def data_density(m: Method, dist: distrax.Distribution, actions: Array) -> Array:
+    """log density of the data's actions, clipped to the bound: not squashed, so finite at the bound; [..., N, A] -> [..., N]."""
+    return dist.log_prob(jnp.clip(actions, -m.spec.action_bound, m.spec.action_bound))
+
+
+def epsilon_at(config: Config, updates: Array) -> Array:
+    """From epsilon_start to epsilon_end on a line."""
+    share = jnp.minimum(updates / config.epsilon_updates, 1.0)
+    return config.epsilon_start + share * (config.epsilon_end - config.epsilon_start)
+
+
+def actor_loss(m: Method, policy: Params, state: State, batch: Transition, key: Key) -> tuple[Array, dict[str, Array]]:
+    """Eq. 14, policy: -mean k_i(s) c_i log pi_i(a_i), c_i a softmax over the batch at each time and agent.
+
+    advantage: c of Q_i(a_i) - E_pi Q_i, and k_i = w_i(s), as released. value: c of w_i Q_i(a_i), and k_i = 1, as printed.
+    """
+    if m.spec.discrete:
+        q = action_values(m, state.critic, batch)
+        log_pi = mixed_log_probs(m.actors.outputs(policy, batch)[0], batch.avail, epsilon_at(m.config, state.updates))
+        log_prob, mine, base = taken(log_pi, batch.actions), taken(q, batch.actions), jnp.sum(jnp.exp(log_pi) * q, -1)
+    else:
+        dist, bound = gaussian(m, policy, m.actors.outputs(policy.net, batch)[0]), m.spec.action_bound
+        samples = jnp.clip(dist.sample(seed=key, sample_shape=BASELINE_SAMPLES), -bound, bound)
+        log_prob, mine = data_density(m, dist, batch.actions), action_values(m, state.critic, batch, batch.actions)
+        base = jnp.mean(action_values(m, state.critic, batch, samples), 0)
+    share, _ = m.mixer.apply(state.mixer, batch.state, method="weights")
+    printed = m.config.actor_weight == "value"
+    weight = batch_weight(share * mine if printed else mine - base, batch.valid, m.config.beta_actor)
+    valid = jnp.broadcast_to(batch.valid[..., None], weight.shape)
+    loss = -masked_mean(lax.stop_gradient(weight if printed else share * weight) * log_prob, valid)
+    told = {"policy": loss, "log_prob": masked_mean(log_prob, valid), "actor_effective": effective(weight, valid)}
+    return loss, told | {"advantage": masked_mean(mine - base, valid)}
+
+
+def effective(weight: Array, valid: Array) -> Array:
+    """Mean over the softmaxes along axis 0 of (sum c)^2 / (n sum c^2): 1 if all weights are equal, 1/n if one has all."""
+    count = jnp.sum(valid, 0)
+    share = jnp.square(jnp.sum(weight, 0)) / jnp.maximum(count * jnp.sum(jnp.square(weight), 0), 1e-8)
+    return masked_mean(share, (count > 0).astype(share.dtype))
+
+
+def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[str, Array]]:
+    """One step of the policies on loss_of(policy) -> (loss, told)."""
+    grads, told = jax.grad(loss_of, has_aux=True)(state.policy)
+    changes, opt = m.policy_opt.update(grads, state.policy_opt)
+    policy = optax.apply_updates(state.policy, changes)
+    if not m.spec.discrete:
+        policy = policy._replace(log_std=jnp.clip(policy.log_std, *LOG_STD))
+    return state._replace(policy=policy, policy_opt=opt), told
+
+
+def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
+    """Critic and mixer, then the policies with the new values; slow nets are copied every `target_every` updates."""
+    batch = as_windows(batch)
+    state, told = critic_step(m, state, batch)
+    state, more = actor_step(m, state, lambda policy: actor_loss(m, policy, state, batch, key))
+    new, old = (state.critic, state.mixer), (state.target_critic, state.target_mixer)
+    critic, mixer = optax.periodic_update(new, old, state.updates + 1, m.config.target_every)
+    return state._replace(target_critic=critic, target_mixer=mixer, updates=state.updates + 1), Out(told | more)
+
+
+# --- decentralised -----------------------------------------------------------------------------------
+
+
+def own_values(m: Method, critic: Params, batch: Transition) -> Array:
+    """Twin Q_i(o_i, a_i) of the data's actions: critic [N, 2, ...] -> [2, B, T, N]."""
+    twin = jax.vmap(m.critic.apply, in_axes=(0, None))
+    x = jnp.concatenate([batch.obs, batch.actions], -1)
+    return jax.vmap(twin, in_axes=(0, -2), out_axes=-2)(critic, x)[..., 0]
+
+
+def own_target(m: Method, state: State, batch: Transition) -> tuple[Array, Array]:
+    """y_i = r_i + gamma (1 - terminated) w_i Q_i(o'_i, a'_i) and w_i = clip(n softmax(Q_i / beta_q) / alpha_w, 0, 1); [B, T, N] each.
+
+    The softmax runs over the steps of the batch, whatever their time.
+    """
+    c, follows = m.config, ahead(batch.valid) * batch.valid
+    value = ahead(jnp.min(own_values(m, state.target_critic, batch), 0))
+    weight = batch_weight(value.reshape(-1, value.shape[-1]), follows.reshape(-1), c.beta_q).reshape(value.shape)
+    weight = jnp.clip(weight / c.alpha_w, 0.0, 1.0)
+    return own_return(m, batch, weight * value), weight
+
+
+def own_return(m: Method, batch: Transition, next_value: Array) -> Array:
+    """r_i + gamma (1 - terminated) next_value_i, a constant; the team's reward where agents have none of their own."""
+    shape = next_value.shape
+    reward = jnp.broadcast_to(batch.reward[..., None], shape) if batch.agent_reward is None else batch.agent_reward
+    return one_step_target(reward, jnp.broadcast_to(batch.terminated[..., None], shape), next_value, m.config.gamma)
+
+
+def own_actor_loss(m: Method, policy: Gaussian, state: State, batch: Transition) -> tuple[Array, dict[str, Array]]:
+    """-mean n softmax(A_i / beta_pi) log pi_i(a_i), A_i = r_i + gamma (1 - terminated) Q_i(o'_i, a'_i) - Q_i(o_i, a_i)."""
+    q = jnp.min(own_values(m, state.critic, batch), 0)
+    advantage, mask = own_return(m, batch, ahead(q)) - q, usable(batch)
+    weight = batch_weight(advantage.reshape(-1, q.shape[-1]), mask.reshape(-1), m.config.beta_pi)
+    log_prob = data_density(m, gaussian(m, policy, m.actors.outputs(policy.net, batch)[0]), batch.actions)
+    wide = jnp.broadcast_to(mask[..., None], q.shape)
+    loss = -masked_mean(weight.reshape(q.shape) * log_prob, wide)
+    told = {"policy": loss, "log_prob": masked_mean(log_prob, wide), "advantage": masked_mean(advantage, wide)}
+    return loss, told | {"actor_effective": effective(weight, wide.reshape(weight.shape))}
+
+
+def own_update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
+    """Twin critics of each agent, then its policy, then a soft update of the slow critics."""
+    batch = as_windows(batch)
+    target, weight = own_target(m, state, batch)
+    mask = jnp.broadcast_to(usable(batch)[..., None], target.shape)
+    loss_of = lambda critic: masked_mean(jnp.sum(jnp.square(own_values(m, critic, batch) - target), 0), mask)  # noqa: E731
+    loss, grads = jax.value_and_grad(loss_of)(state.critic)
+    changes, opt = m.critic_opt.update(grads, state.critic_opt)
+    state = state._replace(critic=optax.apply_updates(state.critic, changes), critic_opt=opt, updates=state.updates + 1)
+    told = {"value": loss, "target": masked_mean(target, mask), "critic_weight_max": jnp.max(weight)}
+    state, more = actor_step(m, state, lambda policy: own_actor_loss(m, policy, state, batch))
+    slow = optax.incremental_update(state.critic, state.target_critic, m.config.polyak)
+    return state._replace(target_critic=slow), Out(told | more)
+
+
+# --- make --------------------------------------------------------------------------------------------
+
+
+def method_of(config: Config, spec: EnvSpec) -> Method:
+    """The nets that a config asks for. Raises ValueError for unknown words and what a form can't do."""
+    if config.actor_weight not in ("advantage", "value"):
+        raise ValueError(f"icq: field 'actor_weight': expected one of advantage, value, found '{config.actor_weight}'")
+    if config.recurrent and config.window == 0:
+        raise ValueError("icq: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
+    if config.window in (0, 1) and spec.horizon > 1:
+        raise ValueError(
+            f"icq: field 'window': expected -1 (episodes) or at least 2, since targets need the next action, found {config.window}"
+        )
+    if config.decentralised and spec.discrete:
+        raise ValueError(f"icq on '{spec.name}': field 'decentralised': expected false for discrete actions, found true")
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=not config.decentralised)
+    mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias)
+    critic: nn.Module = MLP((config.critic_hidden, config.critic_hidden, 1))
+    if config.decentralised:
+        each = [adam(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr)]
+        opts = [optax.GradientTransformation(jax.vmap(o.init), lambda g, s, p=None, o=o: jax.vmap(o.update)(g, s)) for o in each]
+    else:
+        opts = [rmsprop(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr)]
+        critic = Dueling(config.critic_hidden, spec.action_size) if spec.discrete else critic
+    return Method(config, spec, actors, critic, mixer, *opts)
+
+
+def policy_of(m: Method, params: Params) -> Policy:
+    """Categorical over available actions, or Gaussians whose mode is the mean."""
+    if m.spec.discrete:
+        return m.actors.policy(params)
+    means = m.actors.policy(params.net)
+
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+        memory, dist = means.distribution(memory, seen)
+        return memory, gaussian(m, params, dist.mode())
+
+    return Policy(means.initial, distribution)
+
+
+def make(config: Config, spec: EnvSpec) -> Learner:
+    """The learner, for discrete or continuous actions."""
+    m = method_of(config, spec)
+    step = own_update if config.decentralised else update
+    return Learner(lambda key: init(m, key), lambda state, batch, key: step(m, state, batch, key), lambda state: policy_of(m, state.policy))

@@ -1,0 +1,251 @@
+"""OMAR: offline multi-agent RL with actor rectification (Pan et al., ICML 2022), discrete actions.
+
+Each agent has an actor that follows its critic's gradient and is drawn to the best action that a search over the
+critic finds, since the gradient alone ends in local optima. The paper has the continuous form; its discrete code was
+not released. This is the form of the CFCQL code base (Shao et al., NeurIPS 2023), whose StarCraft results later papers
+repeat: one actor for all agents, twin critics on (state, own observation, number), TD(lambda) and a conservative term
+-> td_target, critic_loss; policy gradient plus regression onto the best action -> actor_loss. With A actions the search
+is exact: an argmax.
+Differs from that code: actions that are not available are left out of the conservative term and of the argmax, and
+padded steps out of the regression (`mask_cql`, `mask_argmax`, `mask_mse`; false: as there); one critic step on all
+steps of an episode (`per_timestep`: one for each, in order, as there); slow nets are copied after both steps, there
+before the actor's. Its search by Gaussians over action numbers is switched off there and not implemented. Nor are a
+MATD3 with Gumbel-softmax actions, the paper's own StarCraft study, for lack of a published form, and, as yet, the
+continuous form.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+
+from jaxoff.data.dataset import as_windows
+from jaxoff.losses.conservative import conservative_term
+from jaxoff.losses.likelihood import expectation, masked_mean, taken
+from jaxoff.losses.td import lambda_return
+from jaxoff.nets.actors import UNAVAILABLE, Actors
+from jaxoff.nets.mlp import MLP
+from jaxoff.optimisers import adam
+from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
+
+SMALL = 1e-5  # added to a probability before its logarithm
+
+Held = tuple[Params, optax.OptState]  # of the critic
+
+
+@struct.dataclass
+class Config:
+    """Settings of the discrete form, of the CFCQL code base."""
+
+    lr: float = 1e-3  # Adam, of the actor
+    critic_lr: float = 1e-3  # Adam
+    gamma: float = 0.99
+    trace: float = 0.6  # lambda of TD(lambda)
+    cql: float = 5.0  # weight of the conservative term
+    mimic: float = 0.5  # the paper's tau: share of the regression onto the best action, the rest is the gradient's
+    max_grad_norm: float = 10.0  # of actor and critic, each
+    target_every: int = struct.field(pytree_node=False, default=25)  # updates between hard copies
+    mask_cql: bool = struct.field(pytree_node=False, default=True)  # conservative term over available actions only
+    mask_argmax: bool = struct.field(pytree_node=False, default=True)  # best action among available ones
+    mask_mse: bool = struct.field(pytree_node=False, default=True)  # regression on real steps only
+    twin_share_head: bool = struct.field(pytree_node=False, default=True)  # both critics end in the first one's heads
+    per_timestep: bool = struct.field(pytree_node=False, default=False)  # a critic step for each step of the window
+    hidden: int = struct.field(pytree_node=False, default=64)  # of the actor
+    critic_hidden: int = struct.field(pytree_node=False, default=256)  # two layers
+    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
+    steps: int = struct.field(pytree_node=False, default=20000)
+    batch_size: int = struct.field(pytree_node=False, default=128)
+    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps
+
+
+class State(NamedTuple):
+    """What is trained, and the slow copies."""
+
+    policy: Params
+    critic: Params
+    target_policy: Params
+    target_critic: Params
+    policy_opt: optax.OptState
+    critic_opt: optax.OptState
+    updates: Array
+
+
+class Method(NamedTuple):
+    """Nets and optimisers of one config."""
+
+    config: Config
+    actors: Actors
+    critic: TwinCritic
+    optimiser: optax.GradientTransformation
+    critic_optimiser: optax.GradientTransformation
+
+
+class TwinCritic(nn.Module):
+    """Values of all actions by two nets, each with a head per action plus a head per state: [..., F] -> [2, ..., A].
+
+    share_head: the second net has a trunk of its own only.
+    """
+
+    actions: int
+    hidden: int = 256
+    share_head: bool = True
+
+    def setup(self) -> None:
+        """Trunks and heads."""
+        heads = 1 if self.share_head else 2
+        self.trunks = [MLP((self.hidden, self.hidden)) for _ in range(2)]
+        self.of_action = [nn.Dense(self.actions) for _ in range(heads)]
+        self.of_state = [nn.Dense(1) for _ in range(heads)]
+
+    def __call__(self, x: Array) -> Array:
+        """Both values of every action."""
+        features = [jax.nn.relu(trunk(x)) for trunk in self.trunks]
+        heads = [0, 0] if self.share_head else [0, 1]
+        return jnp.stack([self.of_action[k](f) + self.of_state[k](f) for k, f in zip(heads, features, strict=True)])
+
+
+def critic_input(state: Array, obs: Array) -> Array:
+    """State, own observation and one-hot number of each agent: [..., S], [..., N, O] -> [..., N, S + O + N]."""
+    lead, n = obs.shape[:-1], obs.shape[-2]
+    whole = jnp.broadcast_to(state[..., None, :], (*lead, state.shape[-1]))
+    return jnp.concatenate([whole, obs, jnp.broadcast_to(jnp.eye(n, dtype=obs.dtype), (*lead, n))], -1)
+
+
+def init(m: Method, key: Key) -> State:
+    """Fresh nets; the slow copies are equal to them."""
+    policy_key, critic_key = jax.random.split(key)
+    policy, spec = m.actors.init(policy_key), m.actors.spec
+    critic = m.critic.init(critic_key, jnp.zeros(spec.state_size + spec.obs_size + spec.num_agents))
+    opts = m.optimiser.init(policy), m.critic_optimiser.init(critic)
+    return State(policy, critic, policy, critic, opts[0], opts[1], jnp.zeros((), jnp.int32))
+
+
+# --- discrete: critic --------------------------------------------------------------------------------
+
+
+def td_target(m: Method, state: State, batch: Transition) -> Array:
+    """TD(lambda) of both slow critics under the slow actor's best action, the smaller of the two: [B, T, N], a constant.
+
+    Every agent is given the reward of the team.
+    """
+    _, next_logits = m.actors.outputs(state.target_policy, batch)
+    slow = m.critic.apply(state.target_critic, critic_input(batch.next_state, batch.next_obs))  # [2, B, T, N, A]
+    chosen = jnp.argmax(next_logits, -1)
+    returns = [lambda_return(batch.reward, batch.terminated, batch.valid, taken(q, chosen), m.config.gamma, m.config.trace) for q in slow]
+    return jnp.minimum(*returns)
+
+
+def critic_loss(m: Method, params: Params, target: Array, batch: Transition) -> tuple[Array, dict[str, Array]]:
+    """Sum over both critics of the mean, over valid steps and agents, of (Q - y)^2 and `cql` times the conservative term."""
+    both = m.critic.apply(params, critic_input(batch.state, batch.obs))
+    valid = jnp.broadcast_to(batch.valid[..., None], target.shape)
+    avail = batch.avail if m.config.mask_cql else jnp.ones_like(batch.avail)
+    value = sum(masked_mean(jnp.square(taken(q, batch.actions) - target), valid) for q in both)
+    conservative = sum(masked_mean(conservative_term(q, batch.actions, avail), valid) for q in both)
+    told = {"value": value, "conservative": conservative, "q": masked_mean(taken(both[0], batch.actions), valid)}
+    return value + m.config.cql * conservative, told
+
+
+def critic_step(m: Method, held: Held, target: Array, batch: Transition) -> tuple[Held, dict[str, Array]]:
+    """One step of the twin critics."""
+    params, opt = held
+    grads, metrics = jax.grad(lambda p: critic_loss(m, p, target, batch), has_aux=True)(params)
+    steps, opt = m.critic_optimiser.update(grads, opt)
+    return (optax.apply_updates(params, steps), opt), metrics
+
+
+def critic_sweep(m: Method, held: Held, target: Array, batch: Transition) -> tuple[Held, dict[str, Array]]:
+    """A step of the twin critics for each step of the window, in order, but none where all is padding; means of the metrics."""
+
+    def one(held: Held, slot: tuple[Array, Transition]) -> tuple[Held, tuple[dict[str, Array], Array]]:
+        target, batch = jax.tree.map(lambda x: x[:, None], slot)
+        made = jnp.any(batch.valid > 0)
+        after, metrics = critic_step(m, held, target, batch)
+        return jax.tree.map(lambda new, old: jnp.where(made, new, old), after, held), (metrics, made.astype(jnp.float32))
+
+    slots = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (target, batch))
+    held, (metrics, made) = lax.scan(one, held, slots)
+    return held, {name: masked_mean(value, made) for name, value in metrics.items()}
+
+
+# --- discrete: actor ---------------------------------------------------------------------------------
+
+
+def gradient_loss(logits: Array, q: Array, actions: Array) -> Array:
+    """Policy gradient on the data's actions, -(Q(a) - E_pi Q) log(pi(a) + 1e-5), the first factor a constant; [..., A] -> [...]."""
+    advantage = lax.stop_gradient(taken(q, actions) - expectation(logits, q))
+    return -advantage * jnp.log(taken(jax.nn.softmax(logits), actions) + SMALL)
+
+
+def regression_loss(logits: Array, q: Array, avail: Array) -> Array:
+    """Mean over all A actions of (pi - 1[argmax_a Q])^2, the best among those with avail > 0; [..., A] -> [...]."""
+    chex.assert_equal_shape([logits, q, avail])
+    best = jnp.argmax(jnp.where(avail > 0, q, UNAVAILABLE), -1)
+    return jnp.mean(jnp.square(jax.nn.softmax(logits) - jax.nn.one_hot(best, q.shape[-1])), -1)
+
+
+def actor_loss(m: Method, params: Params, critic: Params, batch: Transition) -> tuple[Array, dict[str, Array]]:
+    """(1 - mimic) gradient_loss + mimic regression_loss, each reduced over steps and agents, by the first critic."""
+    config = m.config
+    if not config.mask_mse:
+        # As that code's padding is, with no action available: the policy is then constant, and the step only counts.
+        # The slot after the last step of an episode is real, and there the actor learns.
+        real = jnp.concatenate([jnp.ones_like(batch.valid[:, :1]), batch.valid[:, :-1]], 1)
+        batch = batch._replace(avail=batch.avail * real[..., None, None])
+    logits, _ = m.actors.outputs(params, batch)
+    q = m.critic.apply(critic, critic_input(batch.state, batch.obs))[0]
+    valid = jnp.broadcast_to(batch.valid[..., None], q.shape[:-1])
+    gradient = masked_mean(gradient_loss(logits, q, batch.actions), valid)
+    errors = regression_loss(logits, q, batch.avail if config.mask_argmax else jnp.ones_like(batch.avail))
+    regression = masked_mean(errors, valid if config.mask_mse else jnp.ones_like(valid))
+    loss = (1 - config.mimic) * gradient + config.mimic * regression
+    return loss, {"policy": loss, "gradient": gradient, "regression": regression}
+
+
+# --- update ------------------------------------------------------------------------------------------
+
+
+def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
+    """The critic's step or steps, then the actor's by the new critic; every `target_every` updates the slow nets are copied."""
+    batch = as_windows(batch)
+    target, steps_of = td_target(m, state, batch), critic_sweep if m.config.per_timestep else critic_step
+    (critic, critic_opt), metrics = steps_of(m, (state.critic, state.critic_opt), target, batch)
+    grads, told = jax.grad(lambda p: actor_loss(m, p, critic, batch), has_aux=True)(state.policy)
+    steps, policy_opt = m.optimiser.update(grads, state.policy_opt)
+    policy, updates = optax.apply_updates(state.policy, steps), state.updates + 1
+    slow = state.target_policy, state.target_critic
+    slow_policy, slow_critic = optax.periodic_update((policy, critic), slow, updates, m.config.target_every)
+    return State(policy, critic, slow_policy, slow_critic, policy_opt, critic_opt, updates), Out(metrics | told)
+
+
+# --- make --------------------------------------------------------------------------------------------
+
+
+def method_of(config: Config, spec: EnvSpec) -> Method:
+    """The nets of the discrete form. Raises ValueError for a recurrent actor on single steps."""
+    if config.recurrent and config.window == 0:
+        raise ValueError("omar: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
+    critic = TwinCritic(spec.action_size, config.critic_hidden, config.twin_share_head)
+    optimisers = (adam(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr))
+    return Method(config, actors, critic, *optimisers)
+
+
+def make(config: Config, spec: EnvSpec) -> Learner:
+    """The learner; its policy is stochastic. Raises ValueError for continuous actions, whose form is not there yet."""
+    if not spec.discrete:
+        raise ValueError(f"omar on '{spec.name}': expected discrete actions, found continuous ones, whose form is not there yet")
+    m = method_of(config, spec)
+    return Learner(
+        init=lambda key: init(m, key),
+        update=lambda state, batch, key: update(m, state, batch),
+        policy=lambda state: m.actors.policy(state.policy),
+        target_policy=lambda state: m.actors.policy(state.target_policy),
+    )

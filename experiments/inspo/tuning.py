@@ -1,0 +1,83 @@
+"""Choosing the coefficients that the paper tunes, for every method by the same rule, on seeds that no table has.
+
+All points of a grid are one program. The best mean of the last evaluation wins (the exact value of a matrix
+game, the sampled return of Bridge); at a tie, the first point of the grid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.inspo import runs
+from jaxoff import registry, runtime
+from jaxoff.files import write_text
+from jaxoff.logs import Progress
+from jaxoff.report.load import Run, load_run
+from jaxoff.train import train
+
+SEEDS = (10, 11)
+Grid = Mapping[str, Sequence[float]]
+# InSPO says that it tunes the conservative weights of OMAR and CFCQL, CFCQL's tau, OMIGA's temperature, and its own alpha.
+GRIDS: dict[str, dict[str, Grid]] = {
+    "matrix": {
+        "omar": {"cql": (0.1, 1.0, 5.0), "mimic": (0.5, 0.9)},
+        "alberdice": {"alpha_end": (0.001, 0.01)},
+        "cfcql": {"cql": (0.1, 1.0, 10.0), "tau": (0.0, 1.0, 100.0)},
+        "omiga": {"alpha": (0.1, 1.0, 10.0, 100.0)},
+        "inspo": {"alpha": (0.05, 0.1, 0.5, 1.0)},
+        "cql": {"cql": (0.1, 2.0, 10.0)},
+        "bcq": {"zeta": (0.1, 0.3, 0.9)},
+        "icq": {"beta_actor": (0.01, 0.1, 1.0)},
+    },
+    "grid": {
+        "omar": {"cql": (0.1, 1.0, 5.0)},
+        "cfcql": {"cql": (0.1, 1.0, 10.0)},
+        "omiga": {"alpha": (0.1, 1.0, 10.0)},
+        "inspo": {"alpha": (0.02, 0.1)},
+        "cql": {"cql": (0.1, 2.0)},
+        "bcq": {"zeta": (0.1, 0.3)},
+        "icq": {"beta_actor": (0.1, 1.0)},
+    },
+}
+
+
+def best_point(run: Run) -> tuple[dict[str, float], dict[tuple[float, ...], float]]:
+    """(the best point of a job's grid, the mean final value of every point). A lost run counts as minus infinity."""
+    values = run.values("exact_value" if run.has("exact_value") else "return_mean")
+    names = list(run.config["grid"])
+    points = list(itertools.product(*run.config["grid"].values()))
+    means = np.where(np.isfinite(values), values, -np.inf).reshape(len(points), -1).mean(1)
+    return dict(zip(names, points[int(np.argmax(means))], strict=True)), dict(zip(points, means.tolist(), strict=True))
+
+
+def tune(tasks: Sequence[str], out: Path) -> Path:
+    """Train every grid at scale cpu and write tuned.toml, and tuning.md with the value of every point; their folder is `out`."""
+    chosen: dict[tuple[str, str], dict[str, float]] = {}
+    lines = ["# Tuning", "", f"Seeds {SEEDS}; {runtime.hardware()}; commit {runtime.git_commit()}; `python -m experiments.inspo tune`", ""]
+    lines += ["| method | task | point | mean final value |", "|---|---|---|---|"]
+    for task in tasks:
+        for method, grid in GRIDS[registry.Task.parse(task).family].items():
+            column = runs.Column(method)
+            spec = dataclasses.replace(
+                runs.job(task, f"{method} tuning", column, "cpu", use_tuned=False), seeds=SEEDS, grid=grid, evaluations=1
+            )
+            folder = out / "tuning" / f"{method}-{registry.Task.parse(task).slug}"
+            train(spec, folder, [Progress(f"tuning {method} {task}")])
+            best, means = best_point(load_run(folder))
+            chosen[method, task] = best
+            for point, mean in means.items():
+                named = dict(zip(grid, point, strict=True))
+                text = ", ".join(f"{name} {value:g}" for name, value in named.items())
+                lines.append(f"| {method} | {task} | {f'**{text}**' if named == best else text} | {mean:.4f} |")
+    write_text(out / "tuning.md", "\n".join(lines) + "\n")
+    head = "# Chosen by `python -m experiments.inspo tune` on seeds 10 and 11; the value of every point is in reference/tuning.md.\n"
+    tables = [
+        f'\n[{method}."{task}"]\n' + "".join(f"{name} = {value!r}\n" for name, value in best.items())
+        for (method, task), best in sorted(chosen.items())
+    ]
+    return write_text(out / "tuned.toml", head + "".join(tables))

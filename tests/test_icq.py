@@ -1,0 +1,375 @@
+"""ICQ: its losses and gradients against float64 NumPy, the traps of its formulas, and two games with known answers."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from baselines import icq
+from jaxoff.types import EnvSpec, TimeStep, Transition
+from tests.reference import icq_numpy as ref
+
+B, T, N, S, WIDTH, A = 5, 3, 2, 3, 2, 3
+LENGTHS = np.array([3, 3, 3, 2, 1])
+SIZES: dict[str, Any] = {"hidden": 6, "critic_hidden": 5, "embed": 4}
+
+
+def spec_of(discrete: bool, horizon: int = T) -> EnvSpec:
+    return EnvSpec("small", N, WIDTH, S, A, discrete, horizon)
+
+
+def batch_of(discrete: bool, seed: int = 0) -> Transition:
+    """Windows of lengths 3, 3, 3, 2, 1; some end by terminating; action 2 of every second window is unavailable."""
+    rng = np.random.default_rng(seed)
+    avail = np.ones((B, T, N, A))
+    if discrete:
+        avail[::2, :, :, 2] = 0
+    actions = np.where(avail[..., 2] > 0, rng.integers(0, 3, (B, T, N)), rng.integers(0, 2, (B, T, N))).astype(np.int32)
+    last = np.arange(T) == LENGTHS[:, None] - 1
+    ends = last * np.array([1, 0, 0, 1, 0])[:, None]
+    agent_reward = rng.normal(size=(B, T, N))
+    return Transition(
+        obs=rng.normal(size=(B, T, N, WIDTH)),
+        state=rng.normal(size=(B, T, S)),
+        avail=avail,
+        actions=actions if discrete else rng.uniform(-1, 1, (B, T, N, A)),
+        reward=agent_reward.mean(-1),
+        terminated=ends.astype(float),
+        truncated=(last - ends).astype(float),
+        valid=(np.arange(T) < LENGTHS[:, None]).astype(float),
+        steps_before=np.tile(np.arange(T), (B, 1)),
+        episode=np.tile(np.arange(B)[:, None], (1, T)),
+        next_obs=rng.normal(size=(B, T, N, WIDTH)),
+        next_state=rng.normal(size=(B, T, S)),
+        next_avail=avail,
+        agent_reward=agent_reward,
+    )
+
+
+@functools.cache
+def started(discrete: bool, decentralised: bool = False) -> Any:
+    """A state with random parameters in double precision, so that slow copies differ and biases count."""
+    m = icq.method_of(icq.Config(**SIZES, decentralised=decentralised), spec_of(discrete))
+    state = jax.eval_shape(lambda: icq.init(m, jax.random.key(0)))
+    rng = np.random.default_rng(1)
+    draw = lambda tree: jax.tree.map(lambda x: 0.7 * rng.normal(size=x.shape), tree)  # noqa: E731
+    trees = {k: draw(getattr(state, k)) for k in ("policy", "critic", "mixer", "target_critic", "target_mixer")}
+    if not discrete:
+        trees["policy"] = trees["policy"]._replace(log_std=rng.uniform(-2, -0.2, trees["policy"].log_std.shape))
+    return state._replace(**trees, policy_opt=(), critic_opt=(), updates=np.int32(3))
+
+
+def rows_of(batch: Transition) -> dict[str, np.ndarray]:
+    return {name: np.asarray(x) for name, x in batch._asdict().items() if x is not None}
+
+
+def slope(function: Any, params: Any, seed: int) -> tuple[float, Any]:
+    """Central difference of a NumPy function along a random direction, and the direction."""
+    rng = np.random.default_rng(seed)
+    way = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
+    at = lambda h: function(jax.tree.map(lambda x, d: x + h * d, params, way))  # noqa: E731
+    return (at(1e-6) - at(-1e-6)) / 2e-6, way
+
+
+def along(grads: Any, way: Any) -> float:
+    return sum(float(np.vdot(g, d)) for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(way), strict=True))
+
+
+def pieces(config: icq.Config, discrete: bool, state: Any, batch: Transition) -> dict[str, Any]:
+    """Target, mask, losses, gradients, and the samples of the baseline."""
+    m, key = icq.method_of(config, spec_of(discrete)), jax.random.key(5)
+    (target, rho), mask = icq.critic_target(m, state, batch), icq.usable(batch)
+    critic = jax.value_and_grad(lambda p: icq.critic_loss(m, p, batch, target, mask))((state.critic, state.mixer))
+    actor = jax.value_and_grad(lambda p: icq.actor_loss(m, p, state, batch, key)[0])(state.policy)
+    out = {"target": target, "rho": rho, "mask": mask, "critic": critic, "actor": actor}
+    if not discrete:
+        dist = icq.gaussian(m, state.policy, m.actors.outputs(state.policy.net, batch)[0])
+        out["samples"] = jnp.clip(dist.sample(seed=key, sample_shape=4), -1, 1)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("discrete", "config"),
+    [
+        (True, {"beta_critic": 2.0, "beta_actor": 0.5, "trace": 0.6, "gamma": 0.9}),
+        (True, {"actor_weight": "value", "epsilon_start": 0.5, "epsilon_end": 0.1, "epsilon_updates": 10}),
+        (False, {"beta_critic": 3.0, "beta_actor": 0.7}),
+    ],
+    ids=["discrete", "as printed, with uniform actions mixed in", "continuous"],
+)
+def test_losses_and_gradients_equal_float64_numpy(discrete, config):
+    full, state, batch = icq.Config(**SIZES | config), started(discrete), batch_of(discrete)
+    with jax.enable_x64(True):
+        found = jax.tree.map(np.asarray, jax.jit(lambda s, b: pieces(full, discrete, s, b))(state, batch))
+    rows, c = rows_of(batch), {k: getattr(full, k) for k in ("gamma", "trace", "beta_critic")}
+    target, mask = ref.targets(state.target_critic, state.target_mixer, rows, discrete, **c)
+    np.testing.assert_allclose(found["target"], target, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(found["mask"], mask)
+    value = lambda p: ref.critic_loss(p[0], p[1], rows, target, mask, discrete)  # noqa: E731
+    # updates = 3 of 10: .5 + .3 (.1 - .5) = .38
+    epsilon = 0.38 if full.epsilon_start > 0 else 0.0
+    c = {"beta_actor": full.beta_actor, "actor_weight": full.actor_weight, "epsilon": epsilon}
+    frozen = lambda p: ref.actor_loss(p, state.critic, state.mixer, rows, found.get("samples"), **c)  # noqa: E731
+    assert found["critic"][0] == pytest.approx(value((state.critic, state.mixer)), rel=1e-7)
+    assert found["actor"][0] == pytest.approx(frozen(state.policy), rel=1e-7)  # epsilon is in single precision
+    wanted, way = slope(value, (state.critic, state.mixer), 2)
+    assert along(found["critic"][1], way) == pytest.approx(wanted, rel=1e-6)
+    wanted, way = weighted_slope(state, rows, found, discrete, c)
+    assert along(found["actor"][1], way) == pytest.approx(wanted, rel=1e-6)
+
+
+def weighted_slope(state: Any, rows: dict[str, np.ndarray], found: dict[str, Any], discrete: bool, c: dict[str, Any]) -> tuple[float, Any]:
+    """Slope of the policy loss with its weights held: they depend on pi through the baseline, but are constants."""
+    held: list[np.ndarray] = []
+    plain = ref.softmax_weights
+
+    def hold(x: np.ndarray, valid: np.ndarray, temperature: float) -> np.ndarray:
+        held.append(plain(x, valid, temperature)) if not held else None
+        return held[0]
+
+    ref.softmax_weights = hold
+    try:
+        loss = lambda p: ref.actor_loss(p, state.critic, state.mixer, rows, found.get("samples"), **c)  # noqa: E731
+        loss(state.policy)
+        return slope(loss, state.policy, 3)
+    finally:
+        ref.softmax_weights = plain
+
+
+def test_decentralised_losses_equal_float64_numpy():
+    # Own rewards, twin minimum, weights clipped to [0, 1]; a step without next action in the window counts nowhere.
+    c = {"gamma": 0.9, "beta_q": 0.8, "beta_pi": 0.6, "alpha_w": 1.5}
+    m = icq.method_of(icq.Config(**SIZES, decentralised=True, **c), spec_of(False))
+    state, batch = started(False, True), batch_of(False)
+
+    def losses(state: Any, batch: Transition) -> Any:
+        target, weight = icq.own_target(m, state, batch)
+        mask = jnp.broadcast_to(icq.usable(batch)[..., None], target.shape)
+        error = jnp.sum(jnp.square(icq.own_values(m, state.critic, batch) - target), 0)
+        return jnp.sum(error * mask) / jnp.sum(mask), icq.own_actor_loss(m, state.policy, state, batch)[0], weight
+
+    with jax.enable_x64(True):
+        value, policy, weight = jax.jit(losses)(state, batch)
+        wanted = ref.own_losses(state.policy, state.critic, state.target_critic, rows_of(batch), **c)
+        assert (float(value), float(policy)) == pytest.approx(wanted, rel=1e-9)
+        assert 0 < weight.max() <= 1
+
+
+# ---------------------------------------------------------------------------------------------- traps
+
+
+@functools.cache
+def stepper(discrete: bool, decentralised: bool = False, **switches: Any):
+    """A compiled update, and its start."""
+    learner = icq.make(icq.Config(**SIZES, decentralised=decentralised, **switches), spec_of(discrete))
+    return jax.jit(learner.update), jax.jit(learner.init)(jax.random.key(0))
+
+
+def flat(tree: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+@pytest.mark.parametrize(("discrete", "decentralised"), [(True, False), (False, False), (False, True)])
+def test_padding_changes_nothing(discrete, decentralised):
+    # T15, T16, T19: nonsense in invalid slots, large values and no available action among it.
+    update, state = stepper(discrete, decentralised)
+    batch = batch_of(discrete)
+    off = jnp.asarray(batch.valid) == 0
+    noise = {
+        "obs": jnp.where(off[..., None, None], 1e3, batch.obs),
+        "state": jnp.where(off[..., None], -1e3, batch.state),
+        "reward": jnp.where(off, 1e6, batch.reward),
+        "agent_reward": jnp.where(off[..., None], 1e6, batch.agent_reward),
+        "avail": jnp.where(off[..., None, None], 0.0, batch.avail),
+        "actions": jnp.where(off.reshape(B, T, 1, *[1] * (not discrete)), 1, batch.actions),
+    }
+    clean, dirty = (update(state, b, jax.random.key(0))[0] for b in (batch, batch._replace(**noise)))
+    np.testing.assert_allclose(flat(clean), flat(dirty), rtol=1e-5, atol=1e-7)
+    assert np.isfinite(flat(dirty)).all()
+    assert np.abs(flat(clean.critic) - flat(state.critic)).max() > 0
+
+
+def test_critic_weights_are_nearly_equal_at_temperature_1000():
+    # T22. Q from -20 to 20: e^(40 / 1000) = 1.041 between the extremes.
+    assert (icq.Config().beta_critic, icq.Config().beta_actor) == (1000.0, pytest.approx(0.1))
+    rho = icq.batch_weight(jnp.linspace(-20, 20, 9)[:, None], jnp.ones((9, 1)), icq.Config().beta_critic)
+    assert 0.9 < rho.min() < rho.max() < 1.1
+
+
+@functools.cache
+def target_function():
+    def function(leaves: dict[str, Any], state: Any, batch: Transition) -> Any:
+        m = icq.method_of(icq.Config(**SIZES, **leaves), spec_of(True))
+        return icq.critic_target(m, state, batch)[0]
+
+    return jax.jit(function)
+
+
+def target_of(batch: Transition, trace: float, beta_critic: float = 1e9) -> np.ndarray:
+    leaves = {"trace": jnp.float32(trace), "gamma": jnp.float32(0.5), "beta_critic": jnp.float32(beta_critic)}
+    return np.asarray(target_function()(leaves, started(True), batch))
+
+
+def test_the_configured_lambda_is_the_one_used():
+    # T23. Window 0 terminates after rewards r0, r1, r2; gamma .5. lambda 1: r0 + r1 / 2 + r2 / 4. lambda 0: r0 + Q_tot(1) / 2.
+    batch, state = batch_of(True), started(True)
+    r = batch.reward[0]
+    assert target_of(batch, 1.0)[0, 0] == pytest.approx(r[0] + r[1] / 2 + r[2] / 4, rel=1e-5)
+    total = ref.total_values(state.target_critic, state.target_mixer, rows_of(batch), True)
+    assert target_of(batch, 0.0)[0, 0] == pytest.approx(r[0] + total[0, 1] / 2, rel=1e-5)
+
+
+def test_the_length_of_padding_does_not_move_a_target():
+    # T24. Four more slots of padding: the return of a window starts at its own last step.
+    batch = batch_of(True)
+    longer = jax.tree.map(lambda x: np.concatenate([x, x, x[:, :1]], 1), batch)
+    longer = longer._replace(valid=np.arange(7) < LENGTHS[:, None])
+    longer = longer._replace(valid=longer.valid.astype(float), terminated=np.concatenate([batch.terminated, np.ones((B, 4))], 1))
+    np.testing.assert_allclose(target_of(longer, 0.8, 2.0)[:, :3], target_of(batch, 0.8, 2.0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_cut_window_is_no_target_at_its_end_and_a_terminated_one_is_the_reward():
+    batch = batch_of(True)
+    np.testing.assert_array_equal(icq.usable(batch), [[1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0]])
+    assert target_of(batch, 0.8)[3, 1] == pytest.approx(batch.reward[3, 1], rel=1e-6)
+
+
+def test_the_next_value_is_mixed_at_the_next_state():
+    # T25. Another state at slot 1 changes the target of slot 0 (and 1 not: its own value is no part of it).
+    batch = batch_of(True)
+    other = batch._replace(state=np.where(np.arange(T)[:, None] == 1, 1.0 - batch.state, batch.state))
+    before, after = target_of(batch, 0.8), target_of(other, 0.8)
+    assert (np.abs(before - after)[:4, 0] > 1e-3).all()
+    np.testing.assert_allclose(before[:, 1], after[:, 1], rtol=1e-6)
+
+
+def test_the_policy_loss_moves_neither_critic_nor_mixer():
+    # T25. Its gradient with respect to both is 0.
+    m, state, batch = icq.method_of(icq.Config(**SIZES), spec_of(True)), started(True), batch_of(True)
+    loss = lambda p: icq.actor_loss(m, state.policy, state._replace(critic=p[0], mixer=p[1]), batch, jax.random.key(0))[0]  # noqa: E731
+    assert np.abs(flat(jax.jit(jax.grad(loss))((state.critic, state.mixer)))).max() == 0
+
+
+def test_an_agent_with_one_available_action_learns_nothing():
+    # T19. log pi = log 1 = 0 whatever the logits, and the gradient is 0.
+    m, state, batch = icq.method_of(icq.Config(**SIZES), spec_of(True)), started(True), batch_of(True)
+    batch = batch._replace(avail=np.tile([0.0, 1.0, 0.0], (B, T, N, 1)), actions=np.ones((B, T, N), np.int32))
+    grads, told = jax.jit(jax.grad(lambda p: icq.actor_loss(m, p, state, batch, jax.random.key(0)), has_aux=True))(state.policy)
+    assert float(told["log_prob"]) == pytest.approx(0, abs=1e-6)
+    assert np.abs(flat(grads)).max() < 1e-6
+
+
+def timestep(obs: np.ndarray) -> TimeStep:
+    no = jnp.zeros((), bool)
+    return TimeStep(obs, jnp.zeros(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.zeros((N, A)))
+
+
+def test_a_gaussian_is_finite_at_the_bound_and_evaluated_at_its_mean():
+    # T27. Actions of +-1 and beyond have the density at the bound; the mode is tanh of a net.
+    m, state = icq.method_of(icq.Config(**SIZES), spec_of(False)), started(False)
+    dist = icq.policy_of(m, state.policy).distribution((), timestep(batch_of(False).obs[0, 0]))[1]
+    assert isinstance(dist, distrax.Independent)
+    np.testing.assert_array_equal(dist.mode(), dist.distribution.loc)
+    assert (np.abs(dist.mode()) <= 1).all()
+    at = [icq.data_density(m, dist, jnp.full((N, A), x)) for x in (-1.0, 1.0, 1.5)]
+    assert np.isfinite(at).all()
+    np.testing.assert_array_equal(at[1], at[2])
+
+
+def test_log_std_stays_in_its_range():
+    # A first step of RMSprop is 10 lr = .005 in either direction: from .0001 inside, one of the two ends would be passed.
+    update, state = stepper(False)
+    for edge in (-2.9999, -0.0001):
+        policy = state.policy._replace(log_std=jnp.full(A, edge))
+        for sign in (1.0, 0.02):
+            batch = batch_of(False)
+            after, _ = update(state._replace(policy=policy), batch._replace(actions=sign * batch.actions), jax.random.key(0))
+            assert (after.policy.log_std >= -3).all() and (after.policy.log_std <= 0).all()
+            assert np.abs(after.policy.log_std - policy.log_std).max() > 0
+
+
+def test_slow_nets_are_copied_at_update_100_and_not_before():
+    # T33: updates are counted, not times or episodes.
+    update, state = stepper(True)
+    state, _ = update(state._replace(updates=jnp.int32(98)), batch_of(True), jax.random.key(0))
+    assert np.abs(flat(state.critic) - flat(state.target_critic)).max() > 0
+    state, _ = update(state, batch_of(True), jax.random.key(0))
+    np.testing.assert_array_equal(flat((state.critic, state.mixer)), flat((state.target_critic, state.target_mixer)))
+
+
+def test_a_first_step_of_rmsprop_is_ten_times_the_rate():
+    # T30. g = 1: v = .01, so lr / (.1 + 1e-5); a norm of 10 is not clipped by 10.
+    m = icq.method_of(icq.Config(lr=0.5), spec_of(True))
+    step, _ = m.policy_opt.update(jnp.array([1.0]), m.policy_opt.init(jnp.array([0.0])))
+    assert float(step[0]) == pytest.approx(-0.5 / (0.1 + 1e-5), rel=1e-6)
+
+
+def test_a_critic_step_for_each_time_is_as_many_steps_as_times():
+    # Of T = 3 times the last has a target in window 0 alone. RMSprop's v of a net that got k steps differs from one step's.
+    update, state = stepper(True, per_timestep=True)
+    once, _ = stepper(True)
+    apart, together = (f(state, batch_of(True), jax.random.key(0)) for f in (update, once))
+    assert np.abs(flat(apart[0].critic) - flat(together[0].critic)).max() > 1e-4
+    empty = batch_of(True)._replace(valid=np.zeros((B, T)))
+    after, _ = update(state, empty, jax.random.key(0))
+    np.testing.assert_array_equal(flat((after.critic, after.critic_opt)), flat((state.critic, state.critic_opt)))
+
+
+@pytest.mark.parametrize(
+    ("config", "discrete", "message"),
+    [
+        ({"actor_weight": "q"}, True, "field 'actor_weight': expected one of advantage, value, found 'q'"),
+        ({"window": 0}, True, "field 'window': expected -1 \\(episodes\\) or at least 2"),
+        ({"window": 0, "recurrent": True}, True, "field 'window': expected -1 .* with recurrent=true"),
+        ({"decentralised": True}, True, "field 'decentralised': expected false for discrete actions"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(config, discrete, message):
+    with pytest.raises(ValueError, match=message):
+        icq.make(icq.Config(**config), spec_of(discrete))
+
+
+# ------------------------------------------------------------------------------------------ toy truths
+
+
+def learn(spec: EnvSpec, actions: np.ndarray, reward: np.ndarray, steps: int, **config: Any) -> distrax.Distribution:
+    """The policy after `steps` updates on batches of 64 of the plays of a one-state game, [M, N, ...] and [M]."""
+    learner = icq.make(icq.Config(window=0, **SIZES | config), spec)
+    one, rows = np.ones((64, N, WIDTH), np.float32), actions.shape[0]
+    avail, state, full = np.ones((64, N, A), np.float32), np.ones((64, S), np.float32), np.ones(64, np.float32)
+    count = np.zeros(64, np.int32)
+
+    def step(state_, key):
+        pick_key, key = jax.random.split(key)
+        pick = jax.random.randint(pick_key, (64,), 0, rows)
+        batch = Transition(
+            one, state, avail, jnp.asarray(actions)[pick], jnp.asarray(reward)[pick], full, 0 * full, full, count, count, one, state, avail
+        )
+        return learner.update(state_, batch, key)[0], None
+
+    train = jax.jit(lambda key: lax.scan(step, learner.init(key), jax.random.split(key, steps))[0])
+    return learner.policy(train(jax.random.key(0))).distribution((), timestep(one[0]))[1]
+
+
+def test_the_better_action_of_the_data_is_chosen_and_an_unseen_one_never():
+    # r = [a_0 = 1] + [a_1 = 1] over the data's actions 0 and 1. Action 2 is not in the data, whatever it would pay.
+    rng = np.random.default_rng(0)
+    actions = rng.integers(0, 2, (512, N)).astype(np.int32)
+    dist = learn(spec_of(True, 1), actions, actions.sum(-1).astype(np.float32), 500, lr=3e-3, critic_lr=3e-3)
+    assert (dist.probs[:, 1] > 0.9).all(), dist.probs
+    assert (dist.probs[:, 2] < 0.02).all(), dist.probs
+
+
+def test_a_gaussian_moves_to_the_better_part_of_the_data():
+    # r = -2 sum |a_i - .4|^2, data uniform in [-.8, .8], mean 0: weights e^(A / beta) pull every mean towards .4.
+    actions = np.random.default_rng(0).uniform(-0.8, 0.8, (512, N, A)).astype(np.float32)
+    reward = (-2 * np.square(actions - 0.4).sum((-2, -1))).astype(np.float32)
+    dist = learn(spec_of(False, 1), actions, reward, 600, lr=3e-3, critic_lr=3e-3, critic_hidden=32, hidden=16, beta_actor=0.02)
+    assert (dist.mode() > 0.2).all() and (dist.mode() < 0.6).all(), dist.mode()
