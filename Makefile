@@ -26,10 +26,10 @@ setup-cuda: $(READY)      ## the same with CUDA wheels, for an NVIDIA accelerato
 benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)
 	$(BIN)/python -m experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE)
 
-inspo pjap: $(READY)      ## one paper: every table and figure   (SCALE=...)
+inspo pjap: $(READY)      ## one paper: every table and figure of its games   (SCALE=...)
 	$(BIN)/python -m experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE)
 
-inspo-%: $(READY)         ## one table or figure: inspo-table1 -table2 -table3 -fig3 -fig5
+inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -smax: tables 4-7; -tune: coefficients
 	$(BIN)/python -m experiments.inspo $* --scale $(SCALE) --out $(RESULTS)/inspo-$(SCALE)
 
 pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras

@@ -34,11 +34,12 @@ def test_every_job_is_made_of_known_fields(task, scale):
         assert resolve(runs.job(task, label, column, scale)).config.steps >= 4
 
 
-def test_battles_give_tables_of_win_rates_and_of_training_times(tmp_path):
+def test_battles_give_tables_of_win_rates_and_of_training_times(tmp_path, monkeypatch):
     (section,) = command.run_parts("table7", "smoke", tmp_path)
     assert "| 3s_vs_5z medium |" in (tmp_path / "table7.md").read_text()
     folders = {path.name for path in (tmp_path / "runs").iterdir()}
     assert folders == {"cfcql-smax-3s_vs_5z-medium", "inspo-smax-3s_vs_5z-medium"}
+    monkeypatch.setattr(runs, "ORDERS", {"semi-greedy": runs.ORDERS["semi-greedy"]})  # one is enough to see the table
     (section,) = command.run_parts("table6", "smoke", tmp_path)  # the paper's maps are not in this scale: its own
     text = (tmp_path / "table6.md").read_text()
     assert "semi-greedy" in text and "win rate" in text and "SMAX is not SMAC" in text
@@ -58,5 +59,5 @@ def test_tuned_coefficients_are_of_known_fields_and_points_of_the_grid():
     for method, tables in tomllib.loads(runs.TUNED.read_text()).items():
         for task, chosen in tables.items():
             grid = tuning.GRIDS[registry.Task.parse(task).family][method]
-            assert {name: value in grid[name] for name, value in chosen.items()} == dict.fromkeys(grid, True)
+            assert {name: value in grid[name] for name, value in chosen.items()} == dict.fromkeys(chosen, True)
             assert set(chosen) <= set(registry.fields(registry.learner(method).Config))

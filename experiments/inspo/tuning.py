@@ -26,7 +26,7 @@ Grid = Mapping[str, Sequence[float]]
 GRIDS: dict[str, dict[str, Grid]] = {
     "matrix": {
         "omar": {"cql": (0.1, 1.0, 5.0), "mimic": (0.5, 0.9)},
-        "alberdice": {"alpha_end": (0.001, 0.01)},
+        "alberdice": {"conservative": (0.0, 0.1), "alpha_end": (0.001, 0.1)},
         "cfcql": {"cql": (0.1, 1.0, 10.0), "tau": (0.0, 1.0, 100.0)},
         "omiga": {"alpha": (0.1, 1.0, 10.0, 100.0)},
         "inspo": {"alpha": (0.05, 0.1, 0.5, 1.0)},
@@ -36,6 +36,7 @@ GRIDS: dict[str, dict[str, Grid]] = {
     },
     "grid": {
         "omar": {"cql": (0.1, 1.0, 5.0)},
+        "alberdice": {"alpha_start": (0.5, 5.0), "alpha_end": (0.001, 0.02)},
         "cfcql": {"cql": (0.1, 1.0, 10.0)},
         "omiga": {"alpha": (0.1, 1.0, 10.0)},
         "inspo": {"alpha": (0.02, 0.1)},
