@@ -22,7 +22,7 @@ from jax import lax
 
 from jaxoff.data.dataset import Dataset, flatten
 from jaxoff.losses.in_sample import conservative_value_loss, log_ratio, policy_weight, resample, soft_value, weighted_policy_loss
-from jaxoff.losses.likelihood import expectation, log_prob, masked_mean
+from jaxoff.losses.likelihood import expectation, log_prob, masked_mean, taken
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.behaviour import Behaviour, TeammateModel, behaviour_learner
@@ -197,13 +197,12 @@ def actor_step(m: Method, own: Own, agent: Array, sample: Sample, beta: Array) -
     rows, config, alpha = flatten(sample.batch), m.config, jnp.exp(own.log_alpha)
     actions = rows.actions[:, agent]
     q = m.critic.apply(own.target_critic, critic_input(config, rows.state, rows.obs, agent))
-    take = lambda table: jnp.take_along_axis(table, actions[:, None], -1)[:, 0]  # noqa: E731
 
     def loss_of(params: Params) -> tuple[Array, Array]:
         logits = m.actors.one(params, agent, sample.batch)[0].reshape(q.shape)
         fixed = lax.stop_gradient(logits)
         value = expectation(fixed, q) if config.baseline == "expected" else soft_value(fixed, q, sample.log_mu, alpha, beta)
-        weight = policy_weight(take(q) - value, take(sample.log_mu), alpha, beta)
+        weight = policy_weight(taken(q, actions) - value, taken(sample.log_mu, actions), alpha, beta)
         gap = jnp.clip(jax.nn.log_softmax(fixed) - sample.log_mu, -10.0, 10.0)
         return weighted_policy_loss(logits, actions, weight, sample.counts, config.normalise), masked_mean(
             expectation(fixed, gap), sample.counts
@@ -249,7 +248,7 @@ def advantage_size(m: Method, state: State, batch: Transition) -> Array:
     def size(own: Own, agent: Array) -> Array:
         q = m.critic.apply(own.target_critic, critic_input(m.config, rows.state, rows.obs, agent))
         logits = m.actors.one(own.policy, agent, batch)[0].reshape(q.shape)
-        advantage = jnp.take_along_axis(q, rows.actions[:, agent][:, None], -1)[:, 0] - expectation(logits, q)
+        advantage = taken(q, rows.actions[:, agent]) - expectation(logits, q)
         return masked_mean(jnp.abs(advantage), rows.valid)
 
     return jax.vmap(size)(state.own, jnp.arange(m.spec.num_agents))
