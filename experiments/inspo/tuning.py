@@ -76,7 +76,7 @@ def tune(tasks: Sequence[str], out: Path) -> Path:
                 text = ", ".join(f"{name} {value:g}" for name, value in named.items())
                 lines.append(f"| {method} | {task} | {f'**{text}**' if named == best else text} | {mean:.4f} |")
     write_text(out / "tuning.md", "\n".join(lines) + "\n")
-    head = "# Chosen by `python -m experiments.inspo tune` on seeds 10 and 11; the value of every point is in experiments/reference/inspo/tuning.md.\n"
+    head = "# Chosen by `python -m experiments.inspo tune` on seeds 10 and 11; every value: experiments/reference/inspo/tuning.md.\n"
     tables = [
         f'\n[{method}."{task}"]\n' + "".join(f"{name} = {value!r}\n" for name, value in best.items())
         for (method, task), best in sorted(chosen.items())
