@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -23,9 +24,14 @@ from tests import learners  # noqa: E402
 
 @pytest.fixture(autouse=True, scope="module")
 def fast_compilation():
-    """Without XLA's optimisations: most programs here are run a few times only, so that compiling them is the cost."""
+    """Without XLA's optimisations: most programs here are run a few times only, so that compiling them is the cost.
+
+    A file's programs go with it: each holds memory mappings, and a process may have 65,530 of them, beyond which it crashes.
+    """
     with learners.quick():
         yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
@@ -46,5 +52,4 @@ def trained(tmp_path_factory):
                 done[name] = train(learners.FORMS[name].spec, tmp_path_factory.mktemp(name) / "job")
         return done[name]
 
-    yield get
-    jax.clear_caches()
+    return get
