@@ -48,7 +48,7 @@ FIRST_HEAD = 1e-3  # weights of policy heads start uniform in +- this: policies 
 
 @struct.dataclass
 class Config:
-    """Settings. Defaults are those of the released code."""
+    """Settings. Defaults are those of the released code, apart from `samples`, `steps` and batches."""
 
     lr: float = 1e-4  # of every net
     gamma: float = 0.99

@@ -5,9 +5,9 @@ grows with the number of agents, not with that of joint actions:
     sum_i lambda_i log sum_j exp Q_tot(a_i <- j) - Q_tot(a in the data)   -> counterfactual_totals, conservative_loss
 lambda_i grows with how far agent i leaves its behaviour policy -> deviation, agent_weights. Discrete: QMIX values with
 lambda-returns -> loss; first stage: behaviour models. Continuous: MATD3, in cfcql_continuous.py.
-As the released code: lambda_i from a Kullback-Leibler divergence (the paper: from the expected ratio of policy and
-behaviour); tau = 100 or more stands for argmax. Differs: updates count as such, the code copies its slow nets every
-200 episodes counted 8 per update, so every 25 updates.
+As the released code: lambda_i from a Kullback-Leibler divergence (weights = ratio: from the expected ratio of policy
+and behaviour, as in the paper); tau = 100 or more stands for argmax. Differs: updates count as such, the code copies
+its slow nets every 200 episodes counted 8 per update, so every 25 updates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jax import lax
 
 from baselines import cfcql_continuous
 from jaxoff.data.dataset import Dataset, as_windows
-from jaxoff.losses.conservative import available_logsumexp
+from jaxoff.losses.conservative import agent_weights, available_logsumexp
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
 from jaxoff.losses.td import lambda_return, squared_td_error
 from jaxoff.nets.actors import UNAVAILABLE, Actors, greedy
@@ -43,7 +43,7 @@ class Config:
     cql: float = 1.0  # weight of the conservative term; .1 to 50 on SMAC
     tau: float = 0.5  # softmax of the deviations over agents; 0: equal weights, 100: all on the largest
     max_grad_norm: float = 10.0
-    weights: str = struct.field(pytree_node=False, default="deviation")  # deviation; uniform: no behaviour stage
+    weights: str = struct.field(pytree_node=False, default="deviation")  # deviation; ratio; uniform: no behaviour stage
     target_every: int = struct.field(pytree_node=False, default=25)  # updates between hard copies
     embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer
     hyper: int = struct.field(pytree_node=False, default=64)  # hidden width of its hypernets
@@ -62,15 +62,17 @@ class Config:
     samples: str = struct.field(pytree_node=False, default="uniform")  # uniform; policy: also near the policy, now and next
     num_samples: int = struct.field(pytree_node=False, default=10)  # of each kind
     critic_state: str = struct.field(pytree_node=False, default="state")  # state; obs: all observations
+    reward: str = struct.field(pytree_node=False, default="team")  # team; first: agent 0's own, where agents have any
     policy_every: int = struct.field(pytree_node=False, default=5)  # critic updates to one of the policies
     vae_hidden: int = struct.field(pytree_node=False, default=750)
 
 
 CHOICES = {
-    "weights": ("deviation", "uniform"),
+    "weights": ("deviation", "ratio", "uniform"),
     "input_norm": ("batch", "none"),
     "samples": ("uniform", "policy"),
     "critic_state": ("state", "obs"),
+    "reward": ("team", "first"),
 }
 
 
@@ -146,16 +148,13 @@ def counterfactual_totals(m: Method, mixer: Params, q: Array, batch: Transition)
     return m.mixer.apply(mixer, values, batch.state[..., None, None, :])  # one set of mixer weights for all N A of them
 
 
-def deviation(totals: Array, log_mu: Array, avail: Array) -> Array:
-    """D_i = KL(softmax_j Q_tot(a_i <- j), mu_i) over available j, both raised by 1e-5: [..., N, A] -> [..., N]."""
-    p = jax.nn.softmax(jnp.where(avail > 0, totals, UNAVAILABLE)) + MIN_PROB
-    return jnp.sum(jnp.where(avail > 0, p * (jnp.log(p) - jnp.log(jnp.exp(log_mu) + MIN_PROB)), 0.0), -1)
+def deviation(totals: Array, log_mu: Array, avail: Array, kind: str = "deviation") -> Array:
+    """D_i = KL(p_i, mu_i), or E_p_i[p_i / mu_i] if `ratio`, p_i = softmax_j Q_tot(a_i <- j): [..., N, A] -> [..., N].
 
-
-def agent_weights(deviation: Array, tau: Array | float) -> Array:
-    """lambda_i = softmax_i(tau D_i), a constant: [..., N] -> [..., N]; from tau = 100 on, 1 for the largest D_i alone."""
-    largest = jax.nn.one_hot(jnp.argmax(deviation, -1), deviation.shape[-1], dtype=deviation.dtype)
-    return lax.stop_gradient(jnp.where(tau >= 100.0, largest, jax.nn.softmax(tau * deviation)))
+    Over available j; 1e-5 is added to both distributions.
+    """
+    p, mu = jax.nn.softmax(jnp.where(avail > 0, totals, UNAVAILABLE)) + MIN_PROB, jnp.exp(log_mu) + MIN_PROB
+    return jnp.sum(jnp.where(avail > 0, p * p / mu if kind == "ratio" else p * (jnp.log(p) - jnp.log(mu)), 0.0), -1)
 
 
 def conservative_loss(m: Method, mixer: Params, q: Array, total: Array, log_mu: Array, batch: Transition) -> tuple[Array, Array]:
@@ -168,7 +167,7 @@ def conservative_loss(m: Method, mixer: Params, q: Array, total: Array, log_mu: 
     if m.config.weights == "uniform":
         apart, weight = jnp.zeros(q.shape[:-1]), jnp.full(q.shape[:-1], 1.0 / n)
     else:
-        apart = deviation(totals, log_mu, batch.avail)
+        apart = deviation(totals, log_mu, batch.avail, m.config.weights)
         weight = agent_weights(apart, m.config.tau)
     return jnp.sum(weight * available_logsumexp(totals, batch.avail), -1) - total, lax.stop_gradient(apart)
 

@@ -2,11 +2,11 @@
 
     sum_k mean(sum_i lambda_i P_ik - Q_k(s, a)), P_ik = log sum_u exp(Q_k(s, a_-i, u) - log p(u))  -> conservative_loss
 over actions u of agent i while its teammates keep those of the data. lambda_i = softmax_i(tau (H - log mu_i(pi_i))), where
-mu_i is a VAE of the joint action, fitted first (Wu et al., 2022) -> VAE, agent_weights; H is the log density of a
-policy with noise .2 at its own action. Policies: - mean_i Q_1(s, a_-i, pi_i(o_i)) -> policy_loss.
-Differs: padding and steps without a next action in the window are left out; the team's reward, where the code has
-that of agent 0; heads start as other layers do. As the code, input_norm = batch gives each call of a net the
-statistics of its own batch, and the policies' running statistics serve execution only.
+mu_i is a VAE of the joint action, fitted first (JointVAE in jaxoff/nets/behaviour.py) -> behaviour_weights; H is the log
+density of a policy with noise .2 at its own action. Policies: - mean_i Q_1(s, a_-i, pi_i(o_i)) -> policy_loss.
+Differs: padding and steps without a next action in the window are left out; the team's reward (reward = first: that of
+agent 0, as the code). As the code, input_norm = batch gives each call of a net the statistics of its own batch, which
+for counterfactual actions holds those of all agents, and the policies' running statistics serve execution only.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import optax
 from jax import lax
 
 from jaxoff.data.dataset import Dataset, as_windows, flatten
-from jaxoff.losses.conservative import sampled_logsumexp
+from jaxoff.losses.conservative import agent_weights, sampled_logsumexp
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
+from jaxoff.nets.behaviour import JointVAE
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
     from baselines.cfcql import Config
 
 NOISE = 0.2  # standard deviation of actions sampled near the policy
-KL_WEIGHT = 0.5  # of the VAE; the variance of its decoder is a quarter of it
-DENSITY_SAMPLES = 20  # of the latent, in an estimate of log mu_i
+HEAD = 3e-3  # largest weight of a policy's last layer at the start
 STATS_RATE = 0.1
 EPS = 1e-5
 NEVER = 1e10  # log density of a sample that doesn't count
@@ -89,8 +89,7 @@ class Method(NamedTuple):
     spec: EnvSpec
     actors: Actors
     critic: MLP
-    encoder: MLP
-    decoder: MLP
+    vae: JointVAE
     policy_opt: optax.GradientTransformation
     critic_opt: optax.GradientTransformation
 
@@ -129,7 +128,8 @@ def counterfactual_values(m: Method, critic: Net, state: Array, mates: Array, ow
     joint = jnp.where(slot, own[None], mates[None, None])  # [N, K, M, N, A]
     joint = joint.reshape(*joint.shape[:-2], -1)
     x = jnp.concatenate([jnp.broadcast_to(state, (*joint.shape[:-1], state.shape[-1])), joint], -1)
-    return jnp.moveaxis(jax.vmap(lambda x: twin_values(m, critic, x, weight))(x), (0, 1, 2, 3), (2, 0, 3, 1))
+    q = twin_values(m, critic, x.reshape(-1, *x.shape[2:]), weight)  # one batch of all agents, for its statistics
+    return jnp.moveaxis(q.reshape(2, *x.shape[:3]), (1, 2, 3), (2, 3, 1))
 
 
 def policy_actions(m: Method, policy: Net, batch: Transition) -> tuple[Array, Array]:
@@ -144,63 +144,25 @@ def policy_actions(m: Method, policy: Net, batch: Transition) -> tuple[Array, Ar
 # --- behaviour stage ---------------------------------------------------------------------------------
 
 
-def encode(m: Method, vae: Params, state: Array, joint: Array) -> tuple[Array, Array]:
-    """Mean and log standard deviation of the latent, of joint actions [M, N, A] -> [M, L] each."""
-    x = jnp.concatenate([state, joint.reshape(joint.shape[0], -1)], -1)
-    mean, log_std = jnp.split(m.encoder.apply(vae["encoder"], x), 2, -1)
-    return mean, jnp.clip(log_std, -4.0, 15.0)
-
-
-def decode(m: Method, vae: Params, state: Array, latent: Array) -> Array:
-    """Joint actions [..., N, A] of latents [..., L]."""
-    x = jnp.concatenate([jnp.broadcast_to(state, (*latent.shape[:-1], state.shape[-1])), latent], -1)
-    out = m.spec.action_bound * jnp.tanh(m.decoder.apply(vae["decoder"], x))
-    return out.reshape(*latent.shape[:-1], m.spec.num_agents, m.spec.action_size)
-
-
-def vae_loss(m: Method, vae: Params, rows: Transition, key: Key) -> Array:
-    """Mean squared error plus .5 times the mean divergence of the latent's dimensions, over valid rows [M]."""
-    state = seen(m, rows.obs, rows.state)
-    mean, log_std = encode(m, vae, state, rows.actions)
-    found = decode(m, vae, state, mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
-    error = jnp.mean(jnp.square(found - rows.actions), (-2, -1))
-    divergence = jnp.mean(-0.5 * (1.0 + 2.0 * log_std - jnp.square(mean) - jnp.exp(2.0 * log_std)), -1)
-    return masked_mean(error + KL_WEIGHT * divergence, rows.valid)
-
-
-def log_behaviour(m: Method, vae: Params, state: Array, joint: Array, key: Key) -> Array:
-    """log mu_i(a_i | s) of joint actions [M, N, A] -> [M, N], estimated by importance sampling of the latent, which agents share."""
-    mean, log_std = encode(m, vae, state, joint)
-    noise = jax.random.normal(key, (DENSITY_SAMPLES, *mean.shape))
-    latent = mean + jnp.exp(log_std) * noise
-    prior_to_posterior = jnp.sum(0.5 * jnp.square(noise) + log_std - 0.5 * jnp.square(latent), -1)  # [samples, M]
-    found, std = decode(m, vae, state, latent), math.sqrt(KL_WEIGHT / 4.0)
-    density = jnp.sum(-0.5 * jnp.square((joint - found) / std) - math.log(std * math.sqrt(2.0 * math.pi)), -1)
-    return jax.nn.logsumexp(density + prior_to_posterior[..., None], 0) - math.log(DENSITY_SAMPLES)
-
-
 def behaviour_learner(m: Method) -> Learner:
     """Fits the VAE; its policy is the decoded mean of the prior, which sees what the critic sees."""
-    optimiser, spec = optax.adam(m.config.vae_lr), m.spec
-    width = spec.state_size if m.config.critic_state == "state" else spec.num_agents * spec.obs_size
-    size = spec.num_agents * spec.action_size
+    optimiser = optax.adam(m.config.vae_lr)
+
+    def loss_of(vae: Params, rows: Transition, key: Key) -> Array:
+        return masked_mean(m.vae.loss(vae, seen(m, rows.obs, rows.state), rows.actions, key), rows.valid)
 
     def init(key: Key) -> Behaviour:
-        encoder_key, decoder_key = jax.random.split(key)
-        vae = {
-            "encoder": m.encoder.init(encoder_key, jnp.zeros(width + size)),
-            "decoder": m.decoder.init(decoder_key, jnp.zeros(width + 2 * size)),
-        }
+        vae = m.vae.init(key)
         return Behaviour(vae, optimiser.init(vae))
 
     def update(state: Behaviour, batch: Transition, key: Key) -> tuple[Behaviour, Out]:
-        loss, grads = jax.value_and_grad(lambda vae: vae_loss(m, vae, flatten(batch), key))(state.vae)
+        loss, grads = jax.value_and_grad(loss_of)(state.vae, flatten(batch), key)
         steps, opt = optimiser.update(grads, state.opt)
         return Behaviour(optax.apply_updates(state.vae, steps), opt), Out({"behaviour": loss})
 
     def distribution(vae: Params, now: TimeStep) -> distrax.Distribution:
         state = seen(m, now.obs, now.state)
-        return distrax.Deterministic(decode(m, vae, state, jnp.zeros((*state.shape[:-1], 2 * size))))
+        return distrax.Deterministic(m.vae.decode(vae, state, jnp.zeros((*state.shape[:-1], 2 * m.vae.size))))
 
     return Learner(init, update, lambda state: Policy(lambda shape: (), lambda carry, now: (carry, distribution(state.vae, now))))
 
@@ -208,26 +170,32 @@ def behaviour_learner(m: Method) -> Learner:
 # --- main stage --------------------------------------------------------------------------------------
 
 
+def small_head(params: Params, key: Key) -> Params:
+    """The parameters of policies with small weights in the last layer, for actions away from the bounds."""
+    layers = dict(params["params"])
+    last = max(name for name in layers if name.startswith("Dense"))
+    kernel = jax.random.uniform(key, layers[last]["kernel"].shape, minval=-HEAD, maxval=HEAD)
+    return {"params": layers | {last: layers[last] | {"kernel": kernel}}}
+
+
 def init(m: Method, vae: Params, key: Key) -> State:
     """Fresh policies and twin critics; the slow copies are equal to them."""
     policy_key, critic_key = jax.random.split(key)
-    n, o, spec = m.spec.num_agents, m.spec.obs_size, m.spec
-    width = n * spec.action_size + (spec.state_size if m.config.critic_state == "state" else n * o)
+    n, o = m.spec.num_agents, m.spec.obs_size
+    width = m.vae.width + m.vae.size
     norm = (lambda *shape: Norm(jnp.ones(shape), jnp.zeros(shape))) if m.config.input_norm == "batch" else (lambda *shape: ())
-    policy = Net(m.actors.init(policy_key), norm(n, o))
+    policy = Net(small_head(m.actors.init(policy_key), jax.random.fold_in(policy_key, 1)), norm(n, o))
     critic = Net(jax.vmap(lambda k: m.critic.init(k, jnp.zeros(width)))(jax.random.split(critic_key, 2)), norm(width))
     stats, opts = Stats(jnp.zeros((n, o)), jnp.ones((n, o))), (m.policy_opt.init(policy), m.critic_opt.init(critic))
     return State(policy, critic, policy, critic, stats, vae, *opts, jnp.zeros((), jnp.int32))
 
 
-def agent_weights(m: Method, state: State, rows: Transition, actions: Array, key: Key) -> Array:
+def behaviour_weights(m: Method, state: State, rows: Transition, actions: Array, key: Key) -> Array:
     """lambda_i [M, N] from how unlikely the policies' actions [M, N, A] are under the data, a constant; sums to 1 over agents."""
     if m.config.weights == "uniform":
         return jnp.full(actions.shape[:-1], 1.0 / m.spec.num_agents)
-    log_mu = log_behaviour(m, state.vae, seen(m, rows.obs, rows.state), actions, key)
-    apart = -m.spec.action_size * math.log(NOISE * math.sqrt(2.0 * math.pi)) - log_mu
-    largest = jax.nn.one_hot(jnp.argmax(apart, -1), apart.shape[-1], dtype=apart.dtype)
-    return lax.stop_gradient(jnp.where(m.config.tau >= 100.0, largest, jax.nn.softmax(m.config.tau * apart)))
+    log_mu = m.vae.log_prob(state.vae, seen(m, rows.obs, rows.state), actions, key)
+    return agent_weights(-m.spec.action_size * math.log(NOISE * math.sqrt(2.0 * math.pi)) - log_mu, m.config.tau)
 
 
 def conservative_loss(
@@ -254,6 +222,11 @@ def conservative_loss(
     return jnp.sum(jnp.sum(weight * level, -1) - values, 0)
 
 
+def reward_of(m: Method, rows: Transition) -> Array:
+    """The reward of the values: the team's, or with reward=first that of agent 0 where agents have rewards of their own."""
+    return rows.reward if m.config.reward == "team" or rows.agent_reward is None else rows.agent_reward[..., 0]
+
+
 def critic_loss(m: Method, critic: Net, state: State, batch: Transition, key: Key) -> tuple[Array, dict[str, Array]]:
     """Sum of the twins' mean squared errors plus `cql` times the conservative term. batch: windows [B, T, ...]."""
     rows, (noise_key, weight_key, sample_key) = flatten(batch), jax.random.split(key, 3)
@@ -263,12 +236,12 @@ def critic_loss(m: Method, critic: Net, state: State, batch: Transition, key: Ke
     slow = jnp.clip(slow + m.config.target_noise * jax.random.normal(noise_key, slow.shape), -bound, bound)
     inputs = lambda obs, state, joint: jnp.concatenate([seen(m, obs, state), joint.reshape(joint.shape[0], -1)], -1)[None]  # noqa: E731
     next_value = jnp.min(twin_values(m, state.target_critic, inputs(rows.next_obs, rows.next_state, slow), rows.valid)[:, 0], 0)
-    target = one_step_target(rows.reward, rows.terminated, next_value, m.config.gamma)
+    target = one_step_target(reward_of(m, rows), rows.terminated, next_value, m.config.gamma)
     values = twin_values(m, critic, inputs(rows.obs, rows.state, rows.actions), rows.valid)[:, 0]
     value = masked_mean(jnp.sum(jnp.square(values - target), 0), rows.valid)
     follows = jnp.pad(batch.valid, ((0, 0), (0, 1)))[:, 1:].reshape(-1)
     next_actions = as_rows(jnp.concatenate([batch.actions[:, 1:], batch.actions[:, -1:]], 1))  # the last is masked
-    weight = agent_weights(m, state, rows, now, weight_key)
+    weight = behaviour_weights(m, state, rows, now, weight_key)
     term = conservative_loss(m, critic, values, weight, rows, (now, then), (next_actions, follows), sample_key)
     conservative = masked_mean(term, rows.valid)
     told = {"value": value, "conservative": conservative, "q_total": masked_mean(values[0], rows.valid)}
@@ -332,11 +305,13 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         raise ValueError("cfcql: field 'input_norm': expected none with recurrent=true, found 'batch'")
     if config.samples == "policy" and config.window in (0, 1):
         raise ValueError(f"cfcql: field 'window': expected -1 or at least 2 with samples=policy, for next actions, found {config.window}")
-    size, wide = spec.num_agents * spec.action_size, (config.vae_hidden, config.vae_hidden)
+    if config.weights == "ratio":
+        raise ValueError("cfcql: field 'weights': expected deviation or uniform with continuous actions, found 'ratio'")
+    width = spec.state_size if config.critic_state == "state" else spec.num_agents * spec.obs_size
     critic, one = MLP((config.hidden, config.hidden, 1)), adam(config.lr, config.max_grad_norm)
     each = optax.GradientTransformation(jax.vmap(one.init), lambda grads, state, params=None: jax.vmap(one.update)(grads, state))
     actors = Actors(spec, config.hidden, recurrent=config.recurrent)
-    return Method(config, spec, actors, critic, MLP((*wide, 4 * size)), MLP((*wide, size)), each, one)
+    return Method(config, spec, actors, critic, JointVAE(spec, width, config.vae_hidden), each, one)
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:

@@ -34,6 +34,7 @@ from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Polic
 
 LOG_STD = (-3.0, 0.0)  # of a Gaussian policy; the parameter itself is kept inside
 LOG_STD_START = -0.5
+OWN_LOG_STD = -6.0  # least of the decentralised form, where log_std = -6 + 6 sigmoid(parameter), which starts at 0
 BASELINE_SAMPLES = 4  # actions of the policy whose mean value is the baseline, if continuous
 
 
@@ -71,7 +72,7 @@ class Config:
 
 
 class Gaussian(NamedTuple):
-    """Parameters of Gaussian policies: nets of the means, and log_std [A] ([N, A] if not shared)."""
+    """Parameters of Gaussian policies: nets of the means, and log_std [A]; [N, A] and before the sigmoid if decentralised."""
 
     net: Params
     log_std: Array
@@ -122,7 +123,7 @@ def init(m: Method, key: Key) -> State:
     n, a, spec = m.spec.num_agents, m.spec.action_size, m.spec
     policy = m.actors.init(policy_key)
     if not spec.discrete:
-        policy = Gaussian(policy, jnp.full((a,) if m.actors.share else (n, a), LOG_STD_START))
+        policy = Gaussian(policy, jnp.zeros((n, a)) if m.config.decentralised else jnp.full(a, LOG_STD_START))
     zero = jnp.zeros((), jnp.int32)
     if m.config.decentralised:
         keys = jax.random.split(critic_key, (n, 2))
@@ -212,7 +213,8 @@ def mixed_log_probs(logits: Array, avail: Array, epsilon: Array | float) -> Arra
 
 def gaussian(m: Method, policy: Gaussian, mean: Array) -> distrax.Distribution:
     """N(mean, diagonal), means [..., N, A]; its mode is the mean."""
-    return distrax.Independent(distrax.Normal(mean, jnp.broadcast_to(jnp.exp(policy.log_std), mean.shape)), 1)
+    log_std = OWN_LOG_STD * (1.0 - jax.nn.sigmoid(policy.log_std)) if m.config.decentralised else policy.log_std
+    return distrax.Independent(distrax.Normal(mean, jnp.broadcast_to(jnp.exp(log_std), mean.shape)), 1)
 
 
 def data_density(m: Method, dist: distrax.Distribution, actions: Array) -> Array:
@@ -261,7 +263,7 @@ def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[st
     grads, told = jax.grad(loss_of, has_aux=True)(state.policy)
     changes, opt = m.policy_opt.update(grads, state.policy_opt)
     policy = optax.apply_updates(state.policy, changes)
-    if not m.spec.discrete:
+    if not (m.spec.discrete or m.config.decentralised):
         policy = policy._replace(log_std=jnp.clip(policy.log_std, *LOG_STD))
     return state._replace(policy=policy, policy_opt=opt), told
 
@@ -305,8 +307,17 @@ def own_return(m: Method, batch: Transition, next_value: Array) -> Array:
     return one_step_target(reward, jnp.broadcast_to(batch.terminated[..., None], shape), next_value, m.config.gamma)
 
 
+def own_critic_loss(m: Method, critic: Params, batch: Transition, target: Array) -> Array:
+    """Mean of both (y_i - Q_i)^2 over an agent's steps, summed over agents: each has its own net, clipped by its own norm."""
+    error = jnp.sum(jnp.square(own_values(m, critic, batch) - target), 0)
+    return m.spec.num_agents * masked_mean(error, jnp.broadcast_to(usable(batch)[..., None], error.shape))
+
+
 def own_actor_loss(m: Method, policy: Gaussian, state: State, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """-mean n softmax(A_i / beta_pi) log pi_i(a_i), A_i = r_i + gamma (1 - terminated) Q_i(o'_i, a'_i) - Q_i(o_i, a_i)."""
+    """-mean n softmax(A_i / beta_pi) log pi_i(a_i), A_i = r_i + gamma (1 - terminated) Q_i(o'_i, a'_i) - Q_i(o_i, a_i).
+
+    Summed over agents, as the values' loss.
+    """
     q = jnp.min(own_values(m, state.critic, batch), 0)
     advantage, mask = own_return(m, batch, ahead(q)) - q, usable(batch)
     weight = batch_weight(advantage.reshape(-1, q.shape[-1]), mask.reshape(-1), m.config.beta_pi)
@@ -314,7 +325,7 @@ def own_actor_loss(m: Method, policy: Gaussian, state: State, batch: Transition)
     wide = jnp.broadcast_to(mask[..., None], q.shape)
     loss = -masked_mean(weight.reshape(q.shape) * log_prob, wide)
     told = {"policy": loss, "log_prob": masked_mean(log_prob, wide), "advantage": masked_mean(advantage, wide)}
-    return loss, told | {"actor_effective": effective(weight, wide.reshape(weight.shape))}
+    return m.spec.num_agents * loss, told | {"actor_effective": effective(weight, wide.reshape(weight.shape))}
 
 
 def own_update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
@@ -322,11 +333,10 @@ def own_update(m: Method, state: State, batch: Transition, key: Key) -> tuple[St
     batch = as_windows(batch)
     target, weight = own_target(m, state, batch)
     mask = jnp.broadcast_to(usable(batch)[..., None], target.shape)
-    loss_of = lambda critic: masked_mean(jnp.sum(jnp.square(own_values(m, critic, batch) - target), 0), mask)  # noqa: E731
-    loss, grads = jax.value_and_grad(loss_of)(state.critic)
+    loss, grads = jax.value_and_grad(lambda critic: own_critic_loss(m, critic, batch, target))(state.critic)
     changes, opt = m.critic_opt.update(grads, state.critic_opt)
     state = state._replace(critic=optax.apply_updates(state.critic, changes), critic_opt=opt, updates=state.updates + 1)
-    told = {"value": loss, "target": masked_mean(target, mask), "critic_weight_max": jnp.max(weight)}
+    told = {"value": loss / m.spec.num_agents, "target": masked_mean(target, mask), "critic_weight_max": jnp.max(weight)}
     state, more = actor_step(m, state, lambda policy: own_actor_loss(m, policy, state, batch))
     slow = optax.incremental_update(state.critic, state.target_critic, m.config.polyak)
     return state._replace(target_critic=slow), Out(told | more)

@@ -5,8 +5,8 @@ Q_tot towards r + gamma V_tot(next) -> critic_loss; V_i from E_mu exp(w_i (Q_i -
 pi_i by likelihood weighted with that exponential -> policy_loss. Formulas: jaxoff/losses/implicit_values.py.
 Differs from the released code: the mixer sees the global state, not all agents' copies of one; policies are masked to
 available actions in training too (`mask_actor=false`: at execution only); where steps end is what the data say (its
-StarCraft branch infers it from s' = s). That branch also regresses on rewards-to-go, which its file reader had put in
-place of rewards: not implemented, since a single step doesn't hold the rewards after it; edit the dataset for that.
+StarCraft branch infers it from s' = s); rewards are rewards, where that branch regresses on rewards-to-go, which its
+file reader had put in their place (`rtg_reward=true`).
 Three optimisers step in the order policy, Q and mixer, V there; no loss reads what another one steps, so here they
 step at once, then the three slow nets move.
 """
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax import lax
 
 from jaxoff.losses.implicit_values import exponent, exponent_shift, implicit_policy_loss, implicit_value_loss
 from jaxoff.losses.likelihood import log_prob, masked_mean, taken
@@ -46,6 +47,7 @@ class Config:
     alpha: float = 10.0  # weight of the regulariser
     max_grad_norm: float = 1.0  # of policy, Q with mixer, and V, each
     mask_actor: bool = struct.field(pytree_node=False, default=True)  # false: mask at execution only
+    rtg_reward: bool = struct.field(pytree_node=False, default=False)  # true: rewards-to-go in place of rewards; whole episodes only
     hidden: int = struct.field(pytree_node=False, default=256)  # two layers
     mixer_hidden: int = struct.field(pytree_node=False, default=64)
     steps: int = struct.field(pytree_node=False, default=20000)
@@ -196,8 +198,15 @@ def policy_loss(m: Method, params: Params, z: Array, batch: Transition) -> Array
 # --- update ------------------------------------------------------------------------------------------
 
 
+def with_rewards_to_go(batch: Transition) -> Transition:
+    """Whole episodes [B, T] whose rewards are the sums, not discounted, of those from a step to the end."""
+    return batch._replace(reward=lax.cumsum(batch.reward * batch.valid, axis=1, reverse=True))
+
+
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     """One step of each of the three optimisers, then of the slow nets."""
+    if m.config.rtg_reward:
+        batch = with_rewards_to_go(batch)
     value_grads, (z, metrics) = jax.grad(lambda p: value_loss(m, p, state, batch), has_aux=True)(state.value)
     loss, policy_grads = jax.value_and_grad(lambda p: policy_loss(m, p, z, batch))(state.policy)
     critic_grads, told = jax.grad(lambda p: critic_loss(m, p, state, batch), has_aux=True)((state.critic, state.mixer))
@@ -229,6 +238,8 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 
 def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner, for discrete or continuous actions; its policy is stochastic."""
+    if config.rtg_reward and config.window != -1:
+        raise ValueError(f"omiga: rtg_reward=true: expected window=-1, found {config.window}: rewards-to-go need whole episodes")
     m = method_of(config, spec)
     return Learner(
         init=lambda key: init(m, key),

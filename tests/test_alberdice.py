@@ -119,9 +119,12 @@ def test_losses_and_gradients_equal_float64_numpy(monkeypatch):
             log_pi = jax.nn.log_softmax(m.actors.outputs(state.nets.policy, rows)[0])
             log_mu = jax.nn.log_softmax(m.behaviour.outputs(state.behaviour_policy, rows)[0])
             sample = alberdice.draw_sample(m, nets, agent, batch, log_pi, log_mu, jax.random.key(0))
-            return sample, *jax.grad(alberdice.agent_losses, argnums=1, has_aux=True)(m, nets, agent, sample, alpha)
+            by_draws = alberdice.draw_sample(method_of(n, samples=5000), nets, agent, batch, log_pi, log_mu, jax.random.key(0))
+            mu_loss = alberdice.behaviour_step(m, state, rows)[1]
+            grads, told = jax.grad(alberdice.agent_losses, argnums=1, has_aux=True)(m, nets, agent, sample, alpha)
+            return by_draws.divergence, mu_loss, sample, grads, told
 
-        sample, grads, told = run(jax.tree.map(jnp.asarray, batch))
+        drawn, mu_loss, sample, grads, told = run(jax.tree.map(jnp.asarray, batch))
         from_data = alberdice.dual_losses(method_of(n, **settings | {"initial": "data"}), nets.dual, sample, alpha)[0]
     avail, obs = rows["avail"], rows["obs"]
     pi = np.stack([np.exp(log_softmax(ref.forward(net_of(state.nets.policy, j), obs[:, j])[0], avail[:, j])) for j in range(n)], 1)
@@ -135,6 +138,9 @@ def test_losses_and_gradients_equal_float64_numpy(monkeypatch):
     assert c["absorbing"] == 2 + 2 + 3  # episodes 0 and 2 end after 3 of 5 steps, episode 4 after 2
     np.testing.assert_allclose(sample.ratio, c["counts"], rtol=1e-9)
     np.testing.assert_allclose(sample.divergence, c["divergence"], rtol=1e-9)
+    np.testing.assert_allclose(drawn, c["divergence"], atol=0.1)  # 5000 draws of standard deviation about 1: five errors are .07
+    of_data = [-np.log(mu[k, j, rows["actions"][k, j]]) for k in np.flatnonzero(rows["valid"]) for j in range(n)]
+    assert float(mu_loss) == pytest.approx(np.mean(of_data), rel=1e-9)
     assert float(from_data) == pytest.approx(ref.dual(nets_np[2], rows, c | {"initial": "data"})[0], rel=1e-9)
     names = {"policy": "policy", "critic": "value", "dual": "dual", "teammates": "teammates"}
     for k, (net, loss) in enumerate(losses.items()):
@@ -396,28 +402,31 @@ def test_one_agent_is_refused():
 
 @functools.cache
 def solver() -> Any:
-    """policies(dataset) [2, A] of two agents in one state; one program for datasets of one size."""
+    """policies(dataset, conservative) [2, A] of two agents in one state; one program for datasets of one size."""
     spec = make_matrix("xor", XOR).spec
-    config = alberdice.Config(hidden=16, lr=5e-3, alpha_start=2.0, alpha_end=0.1, conservative=0.0, steps=400, batch_size=128)
-    learner, sampler = alberdice.make(config, spec), samplers.uniform(config.batch_size)
+    base = alberdice.Config(hidden=16, lr=5e-3, alpha_start=1.0, alpha_end=0.05, steps=800, batch_size=128)
+    sampler = samplers.uniform(base.batch_size)
     obs, no = jnp.ones((2, 1)), jnp.zeros((), bool)
     first = TimeStep(obs, obs[0], jnp.ones((2, 2)), jnp.zeros(()), no, no, jnp.full(2, -1))
 
     @jax.jit
-    def program(dataset: Dataset) -> jax.Array:
+    def program(dataset: Dataset, conservative: jax.Array) -> jax.Array:
+        learner = alberdice.make(base.replace(conservative=conservative), spec)
+
         def step(state: Any, key: jax.Array) -> Any:
             draw_key, update_key = jax.random.split(key)
             return learner.update(state, sampler.gather(dataset, sampler.draw((), dataset, draw_key)), update_key)[0], ()
 
-        state, _ = lax.scan(step, learner.init(jax.random.key(0)), jax.random.split(jax.random.key(1), config.steps))
+        state, _ = lax.scan(step, learner.init(jax.random.key(0)), jax.random.split(jax.random.key(1), base.steps))
         return learner.policy(state).distribution((), first)[1].probs
 
     return spec, program
 
 
-@pytest.mark.parametrize("data", ["b", "c"])
-def test_xor_is_solved(optimised, data):
-    # The optimum is 1; cloning gets 0 on (b) and 2/9 on (c).
+@pytest.mark.parametrize(("data", "conservative"), [("a", 0.1), ("b", 0.0), ("c", 0.0), ("d", 0.1)])
+def test_xor_is_solved(optimised, data, conservative):
+    # The optimum is 1; cloning gets 1 on (a), where all that matters is not to leave the data, 0 on (b), 2/9 on (c), 0 on (d).
     spec, program = solver()
-    joint = np.asarray(joint_probabilities(program(place(recipes.xor(data, episodes=600), spec))))
+    policies = program(place(recipes.xor(data, episodes=600), spec), jnp.float32(conservative))
+    joint = np.asarray(joint_probabilities(policies))
     assert float((joint * XOR).sum()) >= 0.95

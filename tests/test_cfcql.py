@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 
 from baselines import cfcql, cfcql_continuous
+from jaxoff.losses.conservative import agent_weights
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests.reference import cfcql_numpy as ref
 from tests.test_icq import along, flat, slope
@@ -130,9 +131,10 @@ def test_of_one_agent_the_term_is_that_of_plain_cql():
 def test_agent_weights_are_equal_at_tau_0_one_hot_at_100_and_sum_to_1():
     # D = (.1, .7, .3). tau 2: e^.2, e^1.4, e^.6 over their sum 1.2214 + 4.0552 + 1.8221 = 7.0987.
     d = jnp.array([0.1, 0.7, 0.3])
-    np.testing.assert_allclose(cfcql.agent_weights(d, 0.0), 1 / 3, rtol=1e-6)
-    np.testing.assert_array_equal(cfcql.agent_weights(d, 100.0), [0, 1, 0])
-    np.testing.assert_allclose(cfcql.agent_weights(d, 2.0), [0.17206, 0.57126, 0.25668], rtol=1e-4)
+    np.testing.assert_allclose(agent_weights(d, 0.0), 1 / 3, rtol=1e-6)
+    np.testing.assert_array_equal(agent_weights(d, 100.0), [0, 1, 0])
+    np.testing.assert_allclose(agent_weights(d, 2.0), [0.17206, 0.57126, 0.25668], rtol=1e-4)
+    np.testing.assert_array_equal(jax.jacobian(agent_weights)(d, 2.0), np.zeros((3, 3)))
 
 
 def test_deviation_is_zero_where_the_values_are_those_of_the_behaviour():
@@ -142,13 +144,19 @@ def test_deviation_is_zero_where_the_values_are_those_of_the_behaviour():
     np.testing.assert_allclose(cfcql.deviation(totals, log_mu, jnp.array([[1.0, 1.0, 0.0]])), 0, atol=1e-6)
 
 
+def test_deviation_by_hand():
+    # p = (.5, .5), mu = (.2, .8): KL = .5 log(.5 / .2) + .5 log(.5 / .8) = .22314, and E_p[p / mu] = .25 / .2 + .25 / .8 = 1.5625.
+    totals, log_mu, avail = jnp.zeros((1, 2)), jnp.log(jnp.array([[0.2, 0.8]])), jnp.ones((1, 2))
+    assert float(cfcql.deviation(totals, log_mu, avail)[0]) == pytest.approx(0.22314, rel=1e-3)
+    assert float(cfcql.deviation(totals, log_mu, avail, "ratio")[0]) == pytest.approx(1.5625, rel=1e-3)
+
+
 def test_the_mixer_is_monotone_in_every_value():
-    # Trap 13, by differences of 1e-2 at random values and states.
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        values, state = rng.normal(size=N), rng.normal(size=S)
-        base = ref.mix(discrete_state().mixer, values, state, 4)
-        assert all(ref.mix(discrete_state().mixer, values + 1e-2 * one, state, 4) >= base for one in np.eye(N))
+    # Trap 13, by differences of 1e-2 at random values and states, for mixer weights of both signs.
+    rng, mixer = np.random.default_rng(0), cfcql.method_of(cfcql.Config(**SIZES), spec_of(True)).mixer
+    values, state = rng.normal(size=(50, 1, N)), rng.normal(size=(50, 1, S))
+    total = jax.jit(mixer.apply)(discrete_state().mixer, np.concatenate([values, values + 1e-2 * np.eye(N)], 1), state)
+    assert (total[:, 1:] >= total[:, :1]).all() and (total[:, 1:] > total[:, :1]).any()
 
 
 @functools.cache
@@ -275,7 +283,7 @@ def draws_of(key: jax.Array, shape: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def test_continuous_losses_and_policy_gradient_equal_float64_numpy():
+def test_continuous_losses_and_gradients_equal_float64_numpy():
     # Batch statistics, three kinds of samples, weights from the VAE; the next action of a window's last step counts nowhere.
     config = cfcql.Config(**SIZES, samples="policy", tau=0.002, cql=0.4, gamma=0.9)
     state, batch, key = continuous_state(), batch_of(False), jax.random.key(4)
@@ -283,24 +291,47 @@ def test_continuous_losses_and_policy_gradient_equal_float64_numpy():
 
     def losses(config: Any, state: Any, batch: Transition) -> Any:
         m = cfcql_continuous.method_of(config, spec_of(False))
-        vae = cfcql_continuous.vae_loss(m, state.vae, cfcql_continuous.flatten(batch), key)
-        value, _ = cfcql_continuous.critic_loss(m, state.critic, state, batch, key)
+        vae = m.vae.loss(state.vae, rows["state"], rows["actions"], key)
+        value = jax.value_and_grad(lambda p: cfcql_continuous.critic_loss(m, p, state, batch, key)[0])(state.critic)
         policy = jax.value_and_grad(lambda p: cfcql_continuous.policy_loss(m, p, state.critic, batch))(state.policy)
         noise = draws_of(key, rows["actions"].shape), jax.random.normal(key, (B * T, 2 * N * A))
         return value, policy, vae, noise
 
     with jax.enable_x64(True):
         out = jax.tree.map(np.asarray, jax.jit(losses)(double(config), state, batch))
-    value, (policy, grads), vae, (draws, latent) = out
+    (value, value_grads), (policy, grads), vae, (draws, latent) = out
     nets = {k: getattr(state, k) for k in ("policy", "critic", "target_policy", "target_critic", "vae")}
     follows = np.concatenate([batch.valid[:, 1:], np.zeros((B, 1))], 1).reshape(-1) > 0
     ahead = np.concatenate([batch.actions[:, 1:], batch.actions[:, :1]], 1).reshape(rows["actions"].shape)
-    assert float(value) == pytest.approx(ref.critic_loss(nets, rows, follows, ahead, draws, tau=0.002, cql=0.4, gamma=0.9), rel=1e-8)
-    assert float(vae) == pytest.approx(ref.vae_loss(state.vae, rows, latent), rel=1e-9)
+    wanted = lambda p: ref.critic_loss(nets | {"critic": p}, rows, follows, ahead, draws, tau=0.002, cql=0.4, gamma=0.9)  # noqa: E731
+    assert float(value) == pytest.approx(wanted(state.critic), rel=1e-8)
+    difference, way = slope(wanted, state.critic, 3)
+    assert along(value_grads, way) == pytest.approx(difference, rel=1e-5)
+    assert float(vae[rows["valid"] > 0].mean()) == pytest.approx(ref.vae_loss(state.vae, rows, latent), rel=1e-9)
     wanted = lambda p: ref.policy_loss(p, state.critic, rows, 1e-3)  # noqa: E731
     assert float(policy) == pytest.approx(wanted(state.policy), rel=1e-9)
     difference, way = slope(wanted, state.policy, 3)
     assert along(grads, way) == pytest.approx(difference, rel=1e-5)
+
+
+def test_policies_start_with_small_heads():
+    _, _, _, state = stepper(False, samples="policy")
+    head = np.abs(state.policy.net["params"]["Dense_2"]["kernel"])  # [N, hidden, A]
+    assert 1e-3 < head.max() <= 3e-3
+    np.testing.assert_array_equal(flat(state.policy), flat(state.target_policy))
+
+
+def test_critics_may_see_all_observations_and_values_the_reward_of_agent_0():
+    batch = batch_of(False)._replace(agent_reward=np.random.default_rng(2).normal(size=(B, T, N)))
+    m = cfcql_continuous.method_of(cfcql.Config(**SIZES, critic_state="obs", reward="first"), spec_of(False))
+    np.testing.assert_array_equal(cfcql_continuous.seen(m, batch.obs, batch.state), batch.obs.reshape(B, T, -1))
+    state = jax.eval_shape(lambda: cfcql_continuous.init(m, (), jax.random.key(0)))
+    assert state.critic.net["params"]["Dense_0"]["kernel"].shape == (2, N * WIDTH + N * A, SIZES["hidden"])
+    np.testing.assert_array_equal(cfcql_continuous.reward_of(m, batch), batch.agent_reward[..., 0])
+    shared = batch._replace(agent_reward=None)
+    np.testing.assert_array_equal(cfcql_continuous.reward_of(m, shared), batch.reward)
+    team = cfcql_continuous.method_of(cfcql.Config(**SIZES), spec_of(False))
+    np.testing.assert_array_equal(cfcql_continuous.reward_of(team, batch), batch.reward)
 
 
 def test_running_statistics_serve_execution():
@@ -328,7 +359,8 @@ def test_running_statistics_go_a_tenth_of_the_way_to_the_batch():
 @pytest.mark.parametrize(
     ("config", "discrete", "message"),
     [
-        ({"weights": "kl"}, True, "field 'weights': expected one of deviation, uniform, found 'kl'"),
+        ({"weights": "kl"}, True, "field 'weights': expected one of deviation, ratio, uniform, found 'kl'"),
+        ({"weights": "ratio"}, False, "field 'weights': expected deviation or uniform with continuous actions, found 'ratio'"),
         ({"samples": "gauss"}, False, "field 'samples': expected one of uniform, policy, found 'gauss'"),
         ({"recurrent": True, "window": 0}, True, "field 'window': expected -1 .* with recurrent=true, found 0"),
         ({"recurrent": True}, False, "field 'input_norm': expected none with recurrent=true"),

@@ -9,6 +9,7 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import lax
 
@@ -143,23 +144,35 @@ def weighted_slope(state: Any, rows: dict[str, np.ndarray], found: dict[str, Any
         ref.softmax_weights = plain
 
 
-def test_decentralised_losses_equal_float64_numpy():
+def test_decentralised_losses_and_gradients_equal_float64_numpy():
     # Own rewards, twin minimum, weights clipped to [0, 1]; a step without next action in the window counts nowhere.
+    # Sums over agents of each one's mean: with a mean over agents, clipping by each norm would begin at N times the norm.
     c = {"gamma": 0.9, "beta_q": 0.8, "beta_pi": 0.6, "alpha_w": 1.5}
     m = icq.method_of(icq.Config(**SIZES, decentralised=True, **c), spec_of(False))
     state, batch = started(False, True), batch_of(False)
 
     def losses(state: Any, batch: Transition) -> Any:
         target, weight = icq.own_target(m, state, batch)
-        mask = jnp.broadcast_to(icq.usable(batch)[..., None], target.shape)
-        error = jnp.sum(jnp.square(icq.own_values(m, state.critic, batch) - target), 0)
-        return jnp.sum(error * mask) / jnp.sum(mask), icq.own_actor_loss(m, state.policy, state, batch)[0], weight
+        value = jax.value_and_grad(lambda p: icq.own_critic_loss(m, p, batch, target))(state.critic)
+        return value, jax.value_and_grad(lambda p: icq.own_actor_loss(m, p, state, batch)[0])(state.policy), weight
 
     with jax.enable_x64(True):
-        value, policy, weight = jax.jit(losses)(state, batch)
-        wanted = ref.own_losses(state.policy, state.critic, state.target_critic, rows_of(batch), **c)
-        assert (float(value), float(policy)) == pytest.approx(wanted, rel=1e-9)
-        assert 0 < weight.max() <= 1
+        (value, critic), (policy, actor), weight = jax.tree.map(np.asarray, jax.jit(losses)(state, batch))
+    rows, slow = rows_of(batch), state.target_critic
+    assert (float(value), float(policy)) == pytest.approx(ref.own_losses(state.policy, state.critic, slow, rows, **c), rel=1e-9)
+    assert 0 < weight.max() <= 1
+    wanted, way = slope(lambda p: ref.own_losses(state.policy, p, slow, rows, **c)[0], state.critic, 2)
+    assert along(critic, way) == pytest.approx(wanted, rel=1e-6)
+    wanted, way = slope(lambda p: ref.own_losses(p, state.critic, slow, rows, **c)[1], state.policy, 3)
+    assert along(actor, way) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_decentralised_agents_are_clipped_apart():
+    # Adam's first step is lr g / (|g| + 1e-8): g = 1e-8 gives lr / 2, unless another agent's norm of 1e6 had shrunk it.
+    m = icq.method_of(icq.Config(lr=0.5, decentralised=True), spec_of(False))
+    params, grads = jnp.zeros((2, 1)), jnp.array([[1e6], [1e-8]])
+    step, _ = m.policy_opt.update(grads, m.policy_opt.init(params))
+    np.testing.assert_allclose(step, [[-0.5], [-0.25]], rtol=1e-4)
 
 
 # ---------------------------------------------------------------------------------------------- traps
@@ -311,15 +324,22 @@ def test_a_first_step_of_rmsprop_is_ten_times_the_rate():
     assert float(step[0]) == pytest.approx(-0.5 / (0.1 + 1e-5), rel=1e-6)
 
 
-def test_a_critic_step_for_each_time_is_as_many_steps_as_times():
-    # Of T = 3 times the last has a target in window 0 alone. RMSprop's v of a net that got k steps differs from one step's.
+def test_a_critic_step_for_each_time_goes_through_the_times_in_order():
+    # Targets once, then a step on each time alone, 0, 1, 2, each from where the last one ended.
     update, state = stepper(True, per_timestep=True)
-    once, _ = stepper(True)
-    apart, together = (f(state, batch_of(True), jax.random.key(0)) for f in (update, once))
-    assert np.abs(flat(apart[0].critic) - flat(together[0].critic)).max() > 1e-4
-    empty = batch_of(True)._replace(valid=np.zeros((B, T)))
-    after, _ = update(state, empty, jax.random.key(0))
-    np.testing.assert_array_equal(flat((after.critic, after.critic_opt)), flat((state.critic, state.critic_opt)))
+    m, batch = icq.method_of(icq.Config(**SIZES), spec_of(True)), batch_of(True)
+    mask, target = icq.usable(batch), lambda: icq.critic_target(m, state, batch)[0]
+    grad = jax.jit(jax.grad(lambda p, only: icq.critic_loss(m, p, batch, target(), only)))
+    params, opt = (state.critic, state.mixer), state.critic_opt
+    for t in range(T):
+        changes, opt = m.critic_opt.update(grad(params, mask * (np.arange(T) == t)), opt)
+        params = optax.apply_updates(params, changes)
+    after, _ = update(state, batch, jax.random.key(0))
+    np.testing.assert_allclose(flat((after.critic, after.mixer)), flat(params), atol=2e-6)
+    # Three steps of up to 10 lr = .001: not one.
+    assert np.abs(flat(after.critic) - flat(state.critic)).max() > 1.5e-3
+    empty, _ = update(state, batch._replace(valid=np.zeros((B, T))), jax.random.key(0))
+    np.testing.assert_array_equal(flat((empty.critic, empty.critic_opt)), flat((state.critic, state.critic_opt)))
 
 
 @pytest.mark.parametrize(

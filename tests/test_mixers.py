@@ -40,11 +40,10 @@ def made(name: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("name", MIXERS)
 def test_mixer_equals_float64(name):
-    total, params = made(name)
-    values, state = problem()
-    wide = jax.tree.map(lambda x: np.asarray(x, float), params)
-    wanted = [MIXERS[name][1](wide, q.astype(float), s.astype(float)) for q, s in zip(values, state, strict=True)]
-    np.testing.assert_allclose(total(values, state), wanted, rtol=2e-5, atol=1e-5)
+    with jax.enable_x64(True):
+        wide, values, state = jax.tree.map(lambda x: np.asarray(x, np.float64), (made(name)[1], *problem()))
+        wanted = [MIXERS[name][1](wide, q, s) for q, s in zip(values, state, strict=True)]
+        np.testing.assert_allclose(jax.jit(MIXERS[name][0].apply)(wide, values, state), wanted, rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", MIXERS)

@@ -284,6 +284,34 @@ def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
         assert float(stepper()(state, ended, gamma=0.5)[1].metrics["critic"]) == pytest.approx(loss, rel=1e-5)
 
 
+def test_policies_are_weighted_by_v_before_its_step_and_metrics_are_the_losses():
+    # V moves by lr = .1 in this update: z by the V after it would give another loss.
+    nets = nets_of(first_state())
+    top, z = reference_constants(nets, True)
+    metrics = stepper()(first_state(), batch_of(), lr=0.1, alpha=0.3, gamma=0.9)[1].metrics
+    for name in ("policy", "value", "critic"):
+        assert float(metrics[name]) == pytest.approx(reference_loss(name, nets, True, True, top, z), rel=1e-5), name
+
+
+def test_rewards_to_go_end_with_the_episode():
+    # Rewards 1, 2, 4 of which the last slot of the second episode is padding: 7, 6, 4 and 3, 2, 0.
+    batch = batch_of()._replace(reward=jnp.array([[1.0, 2.0, 4.0]] * 2), valid=jnp.array([[1.0, 1, 1], [1, 1, 0]]))
+    np.testing.assert_allclose(omiga.with_rewards_to_go(batch).reward, [[7, 6, 4], [3, 2, 0]])
+
+
+def test_rewards_to_go_take_the_place_of_rewards_in_the_loss_of_q():
+    # All values 0, so the loss is the mean square of the target: for three rewards of 1, (9 + 4 + 1) / 3.
+    state, whole = constant_state(first_state(), np.zeros(A), 0.0), batch_of()._replace(reward=np.ones((B, T)), valid=np.ones((B, T)))
+    m = method(rtg_reward=True, window=-1)
+    found = jax.jit(lambda state, batch: omiga.update(m, state, batch)[1].metrics["critic"])(state, whole)
+    assert float(found) == pytest.approx(14 / 3, rel=1e-5)
+
+
+def test_rewards_to_go_of_single_steps_are_refused():
+    with pytest.raises(ValueError, match="rtg_reward=true: expected window=-1, found 0"):
+        omiga.make(omiga.Config(rtg_reward=True), spec_of())
+
+
 def constant_state(state: omiga.State, q: np.ndarray, v: float) -> omiga.State:
     """Q_i(a) = q [A], V_i = v, w_i = 1, b = 0 everywhere, present and slow."""
 

@@ -51,7 +51,7 @@ CASES = {
     "maddpg": Case("maddpg", "poly/twin_peaks/peak-s0.5", {"batch_size": 32}, 2000),
     "maddpg+pjap": Case("maddpg", "poly/twin_peaks/peak-s0.5", {"batch_size": 32}, 500, "pjap"),
     "inspo": Case("inspo", "grid/bridge/mixed", {"hidden": 64, "window": 0, "batch_size": 256}, 100),
-    "alberdice": Case("alberdice", "grid/bridge/mixed", {"hidden": 64, "batch_size": 256}, 100),
+    "alberdice": Case("alberdice", "grid/bridge/mixed", {"hidden": 64, "batch_size": 256, "window": 0}, 100),
     "omiga": Case("omiga", "grid/bridge/mixed", {"hidden": 64, "batch_size": 256}, 200),
     "cfcql": Case("cfcql", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 200),
     "omar": Case("omar", "grid/bridge/mixed", {"hidden": 64, "critic_hidden": 64, "window": -1, "batch_size": 16}, 200),

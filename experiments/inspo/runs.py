@@ -99,6 +99,7 @@ SIZES: dict[str, dict[str, Size]] = {
         "cpu": Size(
             _GRID,
             {"bc": {"steps": 4000}, "inspo": {"behaviour_steps": 2000, "tau": 0.02, "alpha": 0.02, "window": 0}}
+            | {"alberdice": {"window": 0}}
             | dict.fromkeys(("omar", "cfcql", "qmix", "cql", "bcq", "icq"), _EPISODES),
         ),
         "full": Size(),

@@ -38,7 +38,7 @@ GRIDS: dict[str, dict[str, Grid]] = {
         "omar": {"cql": (0.1, 1.0, 5.0)},
         "alberdice": {"alpha_start": (0.5, 5.0), "alpha_end": (0.001, 0.02)},
         "cfcql": {"cql": (0.1, 1.0, 10.0)},
-        "omiga": {"alpha": (0.1, 1.0, 10.0)},
+        "omiga": {"alpha": (0.1, 1.0, 10.0, 100.0)},
         "inspo": {"alpha": (0.02, 0.1)},
         "cql": {"cql": (0.1, 2.0)},
         "bcq": {"zeta": (0.1, 0.3)},

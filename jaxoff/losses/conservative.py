@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxoff.losses.likelihood import taken
 from jaxoff.nets.actors import UNAVAILABLE
@@ -26,3 +27,12 @@ def sampled_logsumexp(q: Array, log_density: Array, temperature: Array | float =
     q [..., M], log_density broadcastable to it -> [...]. The number of samples is not divided out.
     """
     return temperature * jax.nn.logsumexp((q - log_density) / temperature, -1)
+
+
+def agent_weights(deviation: Array, tau: Array | float) -> Array:
+    """lambda_i = softmax_i(tau D_i), a constant: [..., N] -> [..., N]; from tau = 100 on, 1 for the largest D_i alone.
+
+    The share of each agent's conservative term (CFCQL, Shao et al., 2023): more for one that leaves its behaviour further.
+    """
+    largest = jax.nn.one_hot(jnp.argmax(deviation, -1), deviation.shape[-1], dtype=deviation.dtype)
+    return lax.stop_gradient(jnp.where(tau >= 100.0, largest, jax.nn.softmax(tau * deviation)))

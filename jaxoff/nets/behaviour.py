@@ -1,13 +1,15 @@
-"""Behaviour models: how each agent acts, and how its teammates act given the state and its own action.
+"""Behaviour models: how each agent acts, how its teammates act given the state and its own action, and joint densities.
 
 mu_i(a_j | s, a_i, earlier teammates) of AlberDICE (Matsunaga et al., 2023) and InSPO: one net per anchor
 agent i, used for each teammate j. Its input is the one-hot of j, the state, the one-hot of a_i, and the
 one-hots of teammates before j (n - 2 slots, increasing index, zero until filled).
+Continuous actions: a VAE of the joint action given the state, as CFCQL (Shao et al., 2023) has it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
@@ -23,6 +25,8 @@ from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
 
 HELD_OUT_EVERY = 20  # one episode in so many decides when fitting stops
 CHECKS = 100  # of the held-out likelihood in a stage
+KL_WEIGHT = 0.5  # of a VAE; the variance of its decoder is a quarter of it
+DENSITY_SAMPLES = 20  # of the latent, in an estimate of log mu_i
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +79,61 @@ class TeammateModel:
         )
         logits = jnp.where(jnp.take(avail, mates, 1) > 0, self.net().apply(params, x), UNAVAILABLE)
         return jnp.zeros((rows, n, a)).at[:, mates].set(jax.nn.log_softmax(logits))
+
+
+@dataclasses.dataclass(frozen=True)
+class JointVAE:
+    """VAE of joint continuous actions given a state [..., width] (after Wu et al., 2022); its latent has twice their dimensions."""
+
+    spec: EnvSpec
+    width: int
+    hidden: int = 750
+
+    @property
+    def size(self) -> int:
+        """Dimensions of a joint action."""
+        return self.spec.num_agents * self.spec.action_size
+
+    def net(self, out: int) -> MLP:
+        """Encoder or decoder."""
+        return MLP((self.hidden, self.hidden, out))
+
+    def init(self, key: Key) -> Params:
+        """Parameters of both nets."""
+        encoder_key, decoder_key = jax.random.split(key)
+        return {
+            "encoder": self.net(4 * self.size).init(encoder_key, jnp.zeros(self.width + self.size)),
+            "decoder": self.net(self.size).init(decoder_key, jnp.zeros(self.width + 2 * self.size)),
+        }
+
+    def encode(self, params: Params, state: Array, joint: Array) -> tuple[Array, Array]:
+        """Mean and log standard deviation of the latent, of joint actions [M, N, A] -> [M, L] each."""
+        x = jnp.concatenate([state, joint.reshape(joint.shape[0], -1)], -1)
+        mean, log_std = jnp.split(self.net(4 * self.size).apply(params["encoder"], x), 2, -1)
+        return mean, jnp.clip(log_std, -4.0, 15.0)
+
+    def decode(self, params: Params, state: Array, latent: Array) -> Array:
+        """Joint actions [..., N, A] of latents [..., L]."""
+        x = jnp.concatenate([jnp.broadcast_to(state, (*latent.shape[:-1], state.shape[-1])), latent], -1)
+        out = self.spec.action_bound * jnp.tanh(self.net(self.size).apply(params["decoder"], x))
+        return out.reshape(*latent.shape[:-1], self.spec.num_agents, self.spec.action_size)
+
+    def loss(self, params: Params, state: Array, joint: Array, key: Key) -> Array:
+        """Squared error, mean over dimensions, plus .5 times the mean divergence of the latent's: [M, N, A] -> [M]."""
+        mean, log_std = self.encode(params, state, joint)
+        found = self.decode(params, state, mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
+        divergence = -0.5 * (1.0 + 2.0 * log_std - jnp.square(mean) - jnp.exp(2.0 * log_std))
+        return jnp.mean(jnp.square(found - joint), (-2, -1)) + KL_WEIGHT * jnp.mean(divergence, -1)
+
+    def log_prob(self, params: Params, state: Array, joint: Array, key: Key) -> Array:
+        """log mu_i(a_i | s) of joint actions [M, N, A] -> [M, N], estimated by importance sampling of the latent, which agents share."""
+        mean, log_std = self.encode(params, state, joint)
+        noise = jax.random.normal(key, (DENSITY_SAMPLES, *mean.shape))
+        latent = mean + jnp.exp(log_std) * noise
+        prior_to_posterior = jnp.sum(0.5 * jnp.square(noise) + log_std - 0.5 * jnp.square(latent), -1)  # [samples, M]
+        found, std = self.decode(params, state, latent), math.sqrt(KL_WEIGHT / 4.0)
+        density = jnp.sum(-0.5 * jnp.square((joint - found) / std) - math.log(std * math.sqrt(2.0 * math.pi)), -1)
+        return jax.nn.logsumexp(density + prior_to_posterior[..., None], 0) - math.log(DENSITY_SAMPLES)
 
 
 class Behaviour(NamedTuple):

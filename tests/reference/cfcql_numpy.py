@@ -120,6 +120,16 @@ def twin_values(critic: Any, state: np.ndarray, joint: np.ndarray, keep: np.ndar
     return np.stack([mlp(of_twin(critic[0], k), x)[..., 0] for k in range(2)])
 
 
+def replaced_values(critic: Any, state: np.ndarray, mates: np.ndarray, own: np.ndarray, keep: np.ndarray) -> list[np.ndarray]:
+    """For each agent i, twin values [2, K, M] of mates [M, N, A] with its action that of own [K, M, N, A]; one statistic for all."""
+    joints = []
+    for i in range(own.shape[2]):
+        joint = np.broadcast_to(mates, own.shape).copy()
+        joint[:, :, i] = own[:, :, i]
+        joints.append(joint)
+    return np.split(twin_values(critic, state, np.concatenate(joints), keep), len(joints), 1)
+
+
 def policies(policy: Any, obs: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """tanh nets of all agents on normalised inputs, [M, N, O] -> [M, N, A]."""
     n = obs.shape[1]
@@ -162,15 +172,12 @@ def critic_loss(nets: dict[str, Any], rows: Batch, follows: np.ndarray, next_act
     kinds = [(draws["uniform"], rows["actions"], keep, np.full(draws["uniform"].shape[:3], a * np.log(0.5)))]
     for centre, mates, kept, noise in ((now, rows["actions"], keep, draws["now"]), (then, next_actions, keep & follows, draws["next"])):
         kinds.append((np.clip(centre + noise, -1, 1), mates, kept, normal_log_density(noise / 0.2, 0.2)))
-    level = np.zeros((2, len(keep), n))
-    for i in range(n):
-        found, density = [], []
-        for own, mates, kept, log_p in kinds:
-            joint = np.broadcast_to(mates, own.shape).copy()
-            joint[:, :, i] = own[:, :, i]
-            found.append(twin_values(nets["critic"], rows["state"], joint, kept))
-            density.append(np.where(kept, log_p[:, :, i], 1e10))  # a sample that weighs nothing
-        level[:, :, i] = log_sum_exp(np.concatenate(found, 1) - np.concatenate(density, 0), 1)
+    terms: list[list[np.ndarray]] = [[] for _ in range(n)]  # Q_k - log p of each agent, [2, samples, M]
+    for own, mates, kept, log_p in kinds:
+        found = replaced_values(nets["critic"], rows["state"], mates, own, kept)
+        for i in range(n):
+            terms[i].append(found[i] - np.where(kept, log_p[:, :, i], 1e10))  # a sample that isn't there weighs nothing
+    level = np.stack([log_sum_exp(np.concatenate(x, 1), 1) for x in terms], -1)
     loss = (q - y) ** 2 + c["cql"] * ((weight * level).sum(-1) - q)
     return float(loss.sum(0)[keep].mean())
 
@@ -179,11 +186,8 @@ def policy_loss(policy: Any, critic: Any, rows: Batch, penalty: float) -> float:
     """-mean_i Q_1 with the action of agent i replaced, plus penalty times the squares."""
     keep, total = rows["valid"] > 0, 0.0
     own = policies(policy, rows["obs"], keep)
-    for i in range(own.shape[1]):
-        joint = rows["actions"].copy()
-        joint[:, i] = own[:, i]
-        q = twin_values(critic, rows["state"], joint[None], keep)[0, 0]
-        total += -q[keep].mean() / own.shape[1] + penalty * (own[keep][:, i] ** 2).mean()
+    for i, q in enumerate(replaced_values(critic, rows["state"], rows["actions"], own[None], keep)):
+        total += -q[0, 0][keep].mean() / own.shape[1] + penalty * (own[keep][:, i] ** 2).mean()
     return total
 
 

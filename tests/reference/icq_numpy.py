@@ -159,7 +159,7 @@ def flat_weights(x: np.ndarray, mask: np.ndarray, temperature: float) -> np.ndar
 
 
 def own_losses(policy: Any, critic: Any, slow: Any, batch: Batch, **c: float) -> tuple[float, float]:
-    """(value loss, policy loss) of the decentralised form; policy is (net [N], log_std [N, A])."""
+    """(value loss, policy loss) of the decentralised form, sums over agents; policy is (net [N], log_std before the sigmoid [N, A])."""
     valid, reward, end = batch["valid"], batch["agent_reward"], batch["terminated"][..., None]
     follows = np.concatenate([valid[:, 1:], np.zeros_like(valid[:, :1])], 1)
     ahead = lambda x: np.concatenate([x[:, 1:], np.zeros_like(x[:, :1])], 1)  # noqa: E731
@@ -167,13 +167,14 @@ def own_losses(policy: Any, critic: Any, slow: Any, batch: Batch, **c: float) ->
     value = ahead(own_values(slow, batch).min(0))
     weight = np.clip(flat_weights(value, follows, c["beta_q"]) / c["alpha_w"], 0, 1)
     target = reward + c["gamma"] * (1 - end) * weight * value
-    q, total = own_values(critic, batch), mask.sum() * reward.shape[-1]
+    q, total = own_values(critic, batch), mask.sum()
     value_loss = float((mask[..., None] * (q - target) ** 2).sum() / total)
     low = q.min(0)
     advantage = reward + c["gamma"] * (1 - end) * ahead(low) - low
     weight, loss = flat_weights(advantage, mask, c["beta_pi"]), 0.0
     for i in range(reward.shape[-1]):
         net = {name: {part: x[i] for part, x in layer.items()} for name, layer in policy[0]["params"].items()}
-        log_prob = gaussian_log_prob(np.tanh(mlp(net, batch["obs"][:, :, i])), policy[1][i], batch["actions"][:, :, i])
+        log_std = -6 + 6 / (1 + np.exp(-policy[1][i]))
+        log_prob = gaussian_log_prob(np.tanh(mlp(net, batch["obs"][:, :, i])), log_std, batch["actions"][:, :, i])
         loss -= (mask * weight[..., i] * log_prob).sum() / total
     return value_loss, float(loss)
