@@ -149,6 +149,10 @@ BROKEN = {
     "infinite reward": (changed("reward", (2, 4), np.inf), "'reward': expected finite"),
     "action too large": (changed("actions", (0, 0, 1), 3), r"'actions': expected 0\.\.2, found \d\.\.3"),
     "negative action": (changed("actions", (0, 0, 1), -1), r"'actions': expected 0\.\.2, found -1\.\."),
+    "nothing to do beyond": (
+        changed("avail", (2, 5, 1), 0)._replace(terminated=np.zeros((3, 5), bool)),
+        "'avail': expected an available action for every agent after .* found none in episode 2",
+    ),
     "unavailable": (unavailable(), "'actions': expected available actions, found 1"),
 }
 

@@ -124,7 +124,8 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
     """Raise InvalidEpisodes, naming field, expected and found, where episodes break the contract.
 
     Checked: shapes against the spec, `filled` a prefix of at least one step, end flags only on the
-    last step and never both, actions in range and available, every number finite.
+    last step and never both, actions in range and available, also after an end that is not terminal,
+    every number finite.
     """
     if episodes.filled.ndim != 2:
         raise InvalidEpisodes(f"{source}: field 'filled': expected shape (E, T), found {tuple(episodes.filled.shape)}")
@@ -177,6 +178,12 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
         allowed = np.take_along_axis(avail[filled], taken[..., None].astype(int), -1)
         if (allowed == 0).any():
             raise InvalidEpisodes(f"{source}: field 'actions': expected available actions, found {int((allowed == 0).sum())} that are not")
+        beyond = np.asarray(episodes.avail)[np.arange(count), lengths].any(-1).all(-1) | (ends["terminated"] & last).any(1)
+        if not beyond.all():
+            raise InvalidEpisodes(
+                f"{source}: field 'avail': expected an available action for every agent after a last step that is not terminated, "
+                f"found none in episode {int(np.argmin(beyond))}"
+            )
 
 
 def _layout(spec: EnvSpec, obs_dtype: str, individual: bool) -> tuple[tuple[tuple[str, str, int, tuple[int, ...]], ...], dict[str, int]]:
