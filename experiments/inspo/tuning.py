@@ -36,7 +36,7 @@ GRIDS: dict[str, dict[str, Grid]] = {
     },
     "grid": {
         "omar": {"cql": (0.1, 1.0, 5.0)},
-        "alberdice": {"alpha_start": (0.5, 5.0), "alpha_end": (0.001, 0.02)},
+        "alberdice": {"alpha_start": (0.5, 5.0), "alpha_end": (0.02,), "conservative": (0.01, 0.1)},
         "cfcql": {"cql": (0.1, 1.0, 10.0)},
         "omiga": {"alpha": (0.1, 1.0, 10.0, 100.0)},
         "inspo": {"alpha": (0.02, 0.1)},
