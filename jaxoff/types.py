@@ -154,6 +154,7 @@ class Feedback(NamedTuple):
     policy: Policy  # after the update: the target policy where the learner has one
     updates: Array  # [] updates made, this one included
     key: Key
+    online: Policy | None = None  # after the update: the policy that is trained
 
 
 class Sampler(NamedTuple):

@@ -109,8 +109,9 @@ class Program:
     def _feedback(
         self, learner: Learner, sampler: Sampler, states: tuple[Any, Any], dataset: Dataset, items: Array, out: Out, count: Array, key: Key
     ) -> Any:
-        policy = (learner.target_policy or learner.policy)(states[0])
-        told = Feedback(items, out.signal, policy, count, jax.random.fold_in(key, count))
+        online = learner.policy(states[0])
+        slow = learner.target_policy(states[0]) if learner.target_policy else online
+        told = Feedback(items, out.signal, slow, count, jax.random.fold_in(key, count), online)
         assert sampler.feedback is not None
         return sampler.feedback(states[1], dataset, told)
 
