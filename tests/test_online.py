@@ -138,19 +138,17 @@ def test_the_share_of_uniform_choices_falls_on_a_line():
 # ------------------------------------------------------------------------------------------- draws
 
 
-def ring_of(steps: int, per_env: int):
-    """The buffer after so many steps of one clock environment whose state is the time; rewards are always 1."""
-    policy = still().policy(jnp.zeros(()))
-    online = KEEP.replace(num_envs=3, capacity=3 * per_env, collect=steps)
-    sampler = online_sampler.make_acting(online.replace(collect=per_env, warmup=steps), 64, 0, Clock(), policy, jax.random.key(2))
+def wrapped_ring():
+    """The buffer of 3 clocks after 4 + 12 steps of each, in a ring of 12; the policy counts its steps."""
+    online = KEEP.replace(num_envs=3, capacity=36, warmup=12, collect=12)
+    sampler = online_sampler.make_acting(online, 64, 0, Clock(), still().policy(jnp.zeros(())), jax.random.key(2))
     return sampler.init(()).buffer
 
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_no_window_runs_into_the_next_episode_or_from_the_newest_step_to_the_oldest(whole):
-    # 12 + 12 steps in a ring of 12: wrapped, so that the place after the newest step holds the oldest.
-    buffer = jax.jit(lambda: ring_of(12, 12))()
-    assert bool(buffer.is_full)
+    buffer = jax.jit(wrapped_ring)()
+    assert bool(buffer.is_full) and int(buffer.current_index) == 4  # the place after the newest step holds the oldest
     batch = jax.jit(lambda key: online_sampler.sample(buffer, key, 500, 3, whole))(jax.random.key(0))
     valid, episode, before = (np.asarray(x) for x in (batch.valid, batch.episode, batch.steps_before))
     assert (valid[:, 0] == 1).all() and (np.diff(valid, axis=1) <= 0).all() and (valid == 0).any()
