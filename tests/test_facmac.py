@@ -155,15 +155,17 @@ def test_the_optimum_of_a_quadratic_game_is_found(optimised):
 def test_values_of_a_chain_are_its_discounted_rewards(optimised):
     # Rewards 0, 0, 1 whatever is done, gamma .9: .81, .9, 1.
     batch = toys.chain()
-    config = facmac.Config(hidden=8, critic_hidden=16, embed=8, target_every=10, gamma=0.9, critic_lr=2e-3, lr=0.0)
     spec = EnvSpec("chain", 2, 3, 3, 2, discrete=False, horizon=3)
-    learner, m = facmac.make(config, spec), facmac.method_of(config, spec)
+    config = facmac.Config(hidden=8, critic_hidden=16, embed=8, target_every=10, gamma=0.9, lr=0.0)
+    m = facmac.method_of(config, spec)
 
-    def step(state: Any, key: Any) -> Any:  # actions anew, so that values are known at the policy's too
-        actions = jax.random.uniform(key, batch.avail.shape, minval=-1.0)
-        return learner.update(state, batch._replace(actions=actions), key)[0], None
+    def step(state: Any, now: Any) -> Any:  # actions anew, so that values are known at the policy's too; the rate falls to zero
+        done, key = now
+        rows = batch._replace(actions=jax.random.uniform(key, batch.avail.shape, minval=-1.0))
+        return facmac.update(facmac.method_of(config.replace(critic_lr=3e-3 * (1 - done)), spec), state, rows)[0], None
 
-    state, _ = jax.jit(lambda: lax.scan(step, learner.init(KEY), jax.random.split(KEY, 1500)))()
+    inputs = (jnp.linspace(0.0, 1.0, 1500), jax.random.split(KEY, 1500))
+    state, _ = jax.jit(lambda: lax.scan(step, facmac.init(m, KEY), inputs))()
     values = jax.jit(lambda: facmac.agent_values(m, state.critic, batch.obs, m.actors.outputs(state.policy, batch)[0]))()
     total = m.mixer.apply(state.mixer, values, batch.state)
     np.testing.assert_allclose(total[0], [0.81, 0.9, 1.0], atol=0.08)
