@@ -9,8 +9,7 @@ With `num_samples` it is MADDPG+CQL as in OG-MARL: the conservative term of Kuma
 samples every agent's action is out of the data -> conservative_loss. `independent`: each agent's critics see its
 own observation, action and reward (independent DDPG; TD3 without delay and noise with twins).
 Differs from Lowe et al.: twin critics (`critics=1`: one), whose minimum is the target and the actor's objective, and
-Polyak averaging after every step, as in OG-MARL. A truncated step bootstraps from its own true successor there is in
-the data, so the last step of a window is a target too.
+Polyak averaging after every step, as in OG-MARL. Every step has its own true successor, so the last of a window counts too.
 """
 
 from __future__ import annotations
@@ -283,10 +282,9 @@ def policy_of(m: Method, params: Params) -> Policy:
     """The deterministic policies."""
     if m.config.actor != "constant":
         return m.actors.policy(params)
-    fill = lambda step: jnp.broadcast_to(params, (*step.obs.shape[:-1], m.spec.action_size))  # noqa: E731
 
     def distribution(carry: tuple[()], step: TimeStep) -> tuple[tuple[()], distrax.Distribution]:
-        return carry, distrax.Deterministic(fill(step))
+        return carry, distrax.Deterministic(jnp.broadcast_to(params, (*step.obs.shape[:-1], m.spec.action_size)))
 
     return Policy(initial=lambda batch_shape: (), distribution=distribution)
 
