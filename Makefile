@@ -32,8 +32,8 @@ inspo pjap: $(READY)      ## one paper: every table and figure of its games   (S
 inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -smax: tables 4-7; -tune: coefficients
 	$(BIN)/python -m experiments.inspo $* --scale $(SCALE) --out $(RESULTS)/inspo-$(SCALE)
 
-pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras
-	$(BIN)/python -m experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE)
+pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras; -fig6: sequences   (DATA=folder of public data)
+	$(BIN)/python -m experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE) $(if $(DATA),--data-dir $(DATA))
 
 bench: $(READY)           ## updates/s of each learner by number of runs; writes experiments/bench/
 	$(BIN)/python -m experiments.bench

@@ -1,19 +1,21 @@
 """MADDPG for continuous actions (Lowe et al., 2017), with the best response under data of Tilbury et al. (2024).
 
-Tilbury et al., Eq. 2 -> brud_joint_actions; Eq. 3 and 4 -> actor_loss, whose gradient it is.
-Exact form (`critic="exact"`, `actor="constant"`): in a stateless game with known payoff the critic is the
-payoff, a policy is one number per agent and action dimension, and an update is one plain gradient step
-of size eta for all agents at once, from the old policies.
-Learned form: an MLP with tanh for each agent, twin centralised critics on (state, joint action), slow targets
-and Adam.
-Differs from Lowe et al.: twin critics, whose minimum is the target and the actor's objective, and Polyak
-averaging after every step, as in OG-MARL.
+Tilbury et al., Eq. 2 -> brud_joint_actions; Eq. 3 and 4 -> policy_values, whose gradient it is.
+Exact form (`critic="exact"`, `actor="constant"`): in a stateless game with known payoff the critic is the payoff, a
+policy is one number per agent and action dimension, and an update is one plain gradient step of size eta for all
+agents at once, from the old policies.
+Learned form: policies with tanh (MLP, or GRU over windows), twin critics on (state, joint action), slow copies.
+With `num_samples` it is MADDPG+CQL as in OG-MARL: the conservative term of Kumar et al. (2020, appendix F), in whose
+samples every agent's action is out of the data -> conservative_loss. `independent`: each agent's critics see its
+own observation, action and reward (independent DDPG; TD3 without delay and noise with twins).
+Differs from Lowe et al.: twin critics (`critics=1`: one), whose minimum is the target and the actor's objective, and
+Polyak averaging after every step, as in OG-MARL. Every step has its own true successor, so the last of a window counts too.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
 from typing import NamedTuple
 
 import distrax
@@ -21,35 +23,52 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax import lax
 
+from jaxoff.losses.conservative import sampled_logsumexp
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target, squared_td_error
+from jaxoff.nets.actors import Actors
 from jaxoff.nets.mlp import MLP
+from jaxoff.optimisers import adam, sonnet_rmsprop
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
+
+OPTIMISERS = {"adam": adam, "rmsprop": sonnet_rmsprop}
 
 
 @struct.dataclass
 class Config:
-    """Floats are leaves and may be swept; the rest is static."""
+    """Floats are leaves and may be swept; the rest is static. Numbers of the learned form are those of OG-MARL's PJAP code."""
 
     eta: float = 0.02  # step size of a constant actor
     start_0: float = -0.5  # first action of agents 0, 2, ... (constant actor)
     start_1: float = 0.5  # first action of agents 1, 3, ...
-    actor_lr: float = 3e-4  # Adam, MLP actor
-    critic_lr: float = 1e-3  # Adam
+    actor_lr: float = 3e-4
+    critic_lr: float = 1e-3
     gamma: float = 0.99
     tau: float = 0.005  # share of the online parameters in a target update
+    cql: float = 5.0  # weight of the conservative term; without effect where num_samples is 0
+    noise: float = 0.3  # of the term's actions near the policy, as a share of the action bound
+    action_penalty: float = 1e-3  # on the mean square of actions; not for a constant actor
+    max_grad_norm: float = 0.0  # of actor and critic, each; 0: not clipped
     critic: str = struct.field(pytree_node=False, default="auto")  # exact | learned; auto: exact if the payoff is known
-    actor: str = struct.field(pytree_node=False, default="auto")  # constant | mlp; auto: constant with the exact critic
+    actor: str = struct.field(pytree_node=False, default="auto")  # constant | mlp | recurrent; auto: constant if exact, else by window
+    independent: bool = struct.field(pytree_node=False, default=False)  # critics of (o_i, a_i) and the agent's own reward
+    share: bool = struct.field(pytree_node=False, default=False)  # one policy (and independent critic) for all agents, given their number
+    others: str = struct.field(pytree_node=False, default="data")  # data | policy: whose actions an agent responds to
+    critics: int = struct.field(pytree_node=False, default=2)  # 1 or 2
+    num_samples: int = struct.field(pytree_node=False, default=0)  # actions of each of three kinds in the conservative term; 0: no term
+    optimiser: str = struct.field(pytree_node=False, default="adam")  # adam | rmsprop (Sonnet's)
     clip: bool = struct.field(pytree_node=False, default=False)  # project a constant actor onto the action bound
-    hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(128, 128))
+    hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(128, 128))  # of the critics
+    actor_hidden: int = struct.field(pytree_node=False, default=64)  # of the policies
     steps: int = struct.field(pytree_node=False, default=100)
     batch_size: int = struct.field(pytree_node=False, default=32)
     window: int = struct.field(pytree_node=False, default=0)
 
 
 class State(NamedTuple):
-    """Parameters [N, ...] of the actors, of the twin critics [2, ...] (empty if exact), their slow copies and optimisers."""
+    """Parameters of actors and critics (empty if exact), their slow copies and optimisers. A constant actor is [N, A]."""
 
     actor: Params
     critic: Params
@@ -59,48 +78,68 @@ class State(NamedTuple):
     critic_opt: optax.OptState
 
 
-class Nets(NamedTuple):
-    """actions(params, obs [..., N, O]) -> [..., N, A]; values(params, state [..., S], joint [..., N, A]) -> [2, ...]."""
+class Method(NamedTuple):
+    """Nets and optimisers of one config."""
 
-    init: Callable[[Key], tuple[Params, Params]]
-    actions: Callable[[Params, Array], Array]
-    values: Callable[[Params, Array, Array], Array]
+    config: Config
+    spec: EnvSpec
+    actors: Actors
+    critic: MLP
+    actor_opt: optax.GradientTransformation
+    critic_opt: optax.GradientTransformation
 
 
-def make(config: Config, spec: EnvSpec) -> Learner:
-    """MADDPG for the environment. Raises ValueError for discrete actions, or where the payoff is needed and unknown."""
-    config = _resolve(config, spec)
-    nets = _nets(config, spec)
-    actor_opt = optax.sgd(config.eta) if config.actor == "constant" else optax.adam(config.actor_lr)
-    critic_opt = optax.adam(config.critic_lr)
+# --- nets --------------------------------------------------------------------------------------------
 
-    def init(key: Key) -> State:
-        actor, critic = nets.init(key)
-        return State(actor, critic, actor, critic, actor_opt.init(actor), critic_opt.init(critic))
 
-    def update(state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-        """One simultaneous step of every agent (and of the critics) on a batch [B, ...] or [B, T, ...]."""
-        (_, metrics), grad = jax.value_and_grad(actor_loss, has_aux=True)(state.actor, state.critic, nets, batch)
-        step, actor_state = actor_opt.update(grad, state.actor_opt)
-        actor = optax.apply_updates(state.actor, step)
-        if config.actor == "constant" and config.clip:
-            actor = jax.tree.map(lambda x: jnp.clip(x, -spec.action_bound, spec.action_bound), actor)
-        metrics["actor_grad_norm"] = jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(grad)))
-        if config.critic == "exact":
-            return state._replace(actor=actor, target_actor=actor, actor_opt=actor_state), Out(metrics)
+def init(m: Method, key: Key) -> State:
+    """Fresh nets, each twin with a key of its own; the slow copies are equal to them."""
+    actor_key, critic_key = jax.random.split(key)
+    c, n, a = m.config, m.spec.num_agents, m.spec.action_size
+    if c.actor == "constant":
+        start = jnp.where(jnp.arange(n) % 2 == 0, c.start_0, c.start_1)
+        actor: Params = jnp.broadcast_to(start[:, None], (n, a)).astype(jnp.float32)
+    else:
+        actor = m.actors.init(actor_key)
+    critic: Params = ()
+    if c.critic == "learned":
+        own = m.spec.obs_size + a + (n if c.share else 0)
+        each = () if c.share or not c.independent else (n,)
+        width = own if c.independent else m.spec.state_size + n * a
+        one = lambda k: m.critic.init(k, jnp.zeros(width))  # noqa: E731
+        critic = (jax.vmap(jax.vmap(one)) if each else jax.vmap(one))(jax.random.split(critic_key, (*each, c.critics)))
+    return State(actor, critic, actor, critic, m.actor_opt.init(actor), m.critic_opt.init(critic))
 
-        (_, (extra, signal)), grad = jax.value_and_grad(critic_loss, has_aux=True)(state.critic, state, config, nets, batch)
-        step, critic_state = critic_opt.update(grad, state.critic_opt)
-        critic = optax.apply_updates(state.critic, step)
-        slow_actor, slow_critic = optax.incremental_update((actor, critic), (state.target_actor, state.target_critic), config.tau)
-        return State(actor, critic, slow_actor, slow_critic, actor_state, critic_state), Out(metrics | extra, signal)
 
-    return Learner(
-        init=init,
-        update=update,
-        policy=lambda state: _policy(nets, state.actor),
-        target_policy=lambda state: _policy(nets, state.target_actor),
-    )
+def policy_actions(m: Method, actor: Params, batch: Transition) -> tuple[Array, Array]:
+    """Actions [..., N, A] of all agents, now and at the next slot."""
+    if m.config.actor == "constant":
+        still = jnp.broadcast_to(actor, (*batch.obs.shape[:-1], m.spec.action_size))
+        return still, still
+    return m.actors.outputs(actor, batch)
+
+
+def joint_values(m: Method, critic: Params, obs: Array, state: Array, joint: Array) -> Array:
+    """Values of joint actions [..., N, A] -> [K, ..., V] of each critic: one of the team (V = 1), or one of each agent.
+
+    obs [..., N, O] and state [..., S] may lack leading axes of the joint actions.
+    """
+    if m.config.critic == "exact":
+        assert m.spec.payoff is not None
+        return m.spec.payoff(joint)[None, ..., None]
+    twins = jax.vmap(m.critic.apply, in_axes=(0, None))
+    lead = joint.shape[:-2]
+    if not m.config.independent:
+        flat = joint.reshape(*lead, -1)
+        return twins(critic, jnp.concatenate([jnp.broadcast_to(state, (*lead, state.shape[-1])), flat], -1))
+    x = jnp.concatenate([jnp.broadcast_to(obs, (*lead, *obs.shape[-2:])), joint], -1)
+    if not m.config.share:
+        return jax.vmap(twins, in_axes=(0, -2), out_axes=-1)(critic, x)[..., 0, :]
+    number = jnp.broadcast_to(jnp.eye(m.spec.num_agents), (*joint.shape[:-1], m.spec.num_agents))
+    return twins(critic, jnp.concatenate([x, number], -1))[..., 0]
+
+
+# --- losses ------------------------------------------------------------------------------------------
 
 
 def brud_joint_actions(own: Array, data: Array) -> Array:
@@ -113,82 +152,149 @@ def brud_joint_actions(own: Array, data: Array) -> Array:
     return jnp.where(own_slot, own[..., None, :, :], data[..., None, :, :])
 
 
-def actor_loss(actor: Params, critic: Params, nets: Nets, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """Minus the sum over agents of the mean value of their best responses; its gradient is Eq. 3 (Eq. 4 if exact)."""
-    own = nets.actions(actor, batch.obs)  # [..., N, A]
-    joint = brud_joint_actions(own, batch.actions)  # [..., N, N, A]
-    values = nets.values(critic, batch.state[..., None, :], joint).min(0)  # [..., N]
-    objective = masked_mean(values.sum(-1), batch.valid)
-    gap = jnp.abs(own - batch.actions).mean((-2, -1))
-    return -objective, {"objective": objective / own.shape[-2], "distance": masked_mean(gap, batch.valid)}
+def policy_values(m: Method, critic: Params, batch: Transition, own: Array) -> Array:
+    """Smaller value of each agent's own actions [..., N], while the others play the data's or their policies'; its gradient is Eq. 3."""
+    if m.config.independent:
+        return joint_values(m, critic, batch.obs, batch.state, own).min(0)
+    joint = brud_joint_actions(own, batch.actions if m.config.others == "data" else lax.stop_gradient(own))
+    return joint_values(m, critic, batch.obs[..., None, :, :], batch.state[..., None, :], joint).min(0)[..., 0]
 
 
-def critic_loss(
-    critic: Params, state: State, config: Config, nets: Nets, batch: Transition
-) -> tuple[Array, tuple[dict[str, Array], Array]]:
-    """Mean over both critics of the squared TD error to the smaller target value; the signal is |TD error| per item [B]."""
-    next_actions = nets.actions(state.target_actor, batch.next_obs)
-    next_value = nets.values(state.target_critic, batch.next_state, next_actions).min(0)
-    target = one_step_target(batch.reward, batch.terminated, next_value, config.gamma)  # [...]
-    values = nets.values(critic, batch.state, batch.actions)  # [2, ...]
-    loss = squared_td_error(values, jnp.broadcast_to(target, values.shape)).mean(0)
-    error = jnp.abs(values.mean(0) - target) * batch.valid
+def actor_loss(m: Method, actor: Params, critic: Params, batch: Transition) -> tuple[Array, dict[str, Array]]:
+    """Minus the mean value over valid steps and agents, plus the action penalty; a constant actor's is the plain sum over agents."""
+    own, _ = policy_actions(m, actor, batch)  # [..., N, A]
+    objective = masked_mean(policy_values(m, critic, batch, own).mean(-1), batch.valid)
+    gap = masked_mean(jnp.abs(own - batch.actions).mean((-2, -1)), batch.valid)
+    told = {"objective": objective, "distance": gap}
+    if m.config.actor == "constant":
+        return -objective * m.spec.num_agents, told
+    return m.config.action_penalty * masked_mean(jnp.square(own).mean((-2, -1)), batch.valid) - objective, told
+
+
+def td_target(m: Method, state: State, batch: Transition) -> Array:
+    """r + gamma (1 - terminated) min_k Q'_k(s', mu'(o')), [..., V]; the agent's own reward where critics are independent."""
+    _, then = policy_actions(m, state.target_actor, batch)
+    value = joint_values(m, state.target_critic, batch.next_obs, batch.next_state, then).min(0)
+    own = m.config.independent and batch.agent_reward is not None
+    reward = batch.agent_reward if own else jnp.broadcast_to(batch.reward[..., None], value.shape)
+    return one_step_target(reward, jnp.broadcast_to(batch.terminated[..., None], value.shape), value, m.config.gamma)
+
+
+def conservative_loss(m: Method, critic: Params, values: Array, actor: Params, batch: Transition, key: Key) -> Array:
+    """log sum_u exp(Q_k(s, u) - log p(u_i)) - Q_k(s, a): [K, ..., N]. values: Q_k(s, a) [K, ..., V].
+
+    u are joint actions of three kinds, all valued at s: uniform, and the policies' at o and at o' with Gaussian noise,
+    clipped to the bound; the density is that of the noise before clipping, and of agent i's own action.
+    """
+    bound, a, keys = m.spec.action_bound, m.spec.action_size, jax.random.split(key, 3)
+    shape, scale = (m.config.num_samples, *batch.actions.shape), m.config.noise * m.spec.action_bound
+    samples = [jax.random.uniform(keys[0], shape, minval=-bound, maxval=bound)]
+    log_density = [jnp.full(shape[:-1], -a * math.log(2.0 * bound))]
+    for centre, noise_key in zip(policy_actions(m, lax.stop_gradient(actor), batch), keys[1:], strict=True):
+        noise = jax.random.normal(noise_key, shape)
+        samples.append(jnp.clip(centre + scale * noise, -bound, bound))
+        log_density.append(jnp.sum(-0.5 * jnp.square(noise) - jnp.log(scale) - 0.5 * math.log(2.0 * math.pi), -1))
+    q = joint_values(m, critic, batch.obs, batch.state, jnp.concatenate(samples))  # [K, 3M, ..., V]
+    level = sampled_logsumexp(jnp.moveaxis(q, 1, -1), jnp.moveaxis(jnp.concatenate(log_density), 0, -1))  # [K, ..., N]
+    return level - values
+
+
+def critic_loss(m: Method, critic: Params, state: State, batch: Transition, key: Key) -> tuple[Array, tuple[dict[str, Array], Array]]:
+    """Mean over critics of half the squared TD error plus `cql` times the conservative term; the signal is |TD error| per item [B]."""
+    target = td_target(m, state, batch)  # [..., V]
+    values = joint_values(m, critic, batch.obs, batch.state, batch.actions)  # [K, ..., V]
+    loss = squared_td_error(values, jnp.broadcast_to(target, values.shape)).mean((0, -1))
+    td = masked_mean(loss, batch.valid)
+    told = {"critic_loss": td, "value": masked_mean(values.mean((0, -1)), batch.valid), "target": masked_mean(target.mean(-1), batch.valid)}
+    if m.config.num_samples:
+        term = conservative_loss(m, critic, values, state.actor, batch, key).mean((0, -1))
+        told["conservative"] = masked_mean(term, batch.valid)
+        td = td + m.config.cql * told["conservative"]
+    error = jnp.abs(values.mean(0) - target).mean(-1) * batch.valid
     inner = tuple(range(1, error.ndim))
     signal = error.sum(inner) / jnp.maximum(batch.valid.sum(inner), 1.0)
-    total = masked_mean(loss, batch.valid)
-    return total, ({"critic_loss": total, "value": masked_mean(values.mean(0), batch.valid)}, jax.lax.stop_gradient(signal))
+    return td, (told, lax.stop_gradient(signal))
 
 
-def _resolve(config: Config, spec: EnvSpec) -> Config:
+# --- update, make ------------------------------------------------------------------------------------
+
+
+def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
+    """One simultaneous step of every agent and of the critics, on a batch [B, ...] or [B, T, ...]."""
+    learned, bound = m.config.critic == "learned", m.spec.action_bound
+    if learned:  # critics are not asked about actions that no policy can play
+        batch = batch._replace(actions=jnp.clip(batch.actions, -bound, bound))
+    (_, metrics), grad = jax.value_and_grad(lambda p: actor_loss(m, p, state.critic, batch), has_aux=True)(state.actor)
+    step, actor_opt = m.actor_opt.update(grad, state.actor_opt)
+    actor = optax.apply_updates(state.actor, step)
+    if m.config.actor == "constant" and m.config.clip:
+        actor = jax.tree.map(lambda x: jnp.clip(x, -bound, bound), actor)
+    metrics["actor_grad_norm"] = optax.tree.norm(grad)
+    if not learned:
+        return state._replace(actor=actor, target_actor=actor, actor_opt=actor_opt), Out(metrics)
+
+    grad, (extra, signal) = jax.grad(lambda p: critic_loss(m, p, state, batch, key), has_aux=True)(state.critic)
+    step, critic_opt = m.critic_opt.update(grad, state.critic_opt)
+    critic = optax.apply_updates(state.critic, step)
+    slow_actor, slow_critic = optax.incremental_update((actor, critic), (state.target_actor, state.target_critic), m.config.tau)
+    return State(actor, critic, slow_actor, slow_critic, actor_opt, critic_opt), Out(metrics | extra, signal)
+
+
+def resolved(config: Config, spec: EnvSpec) -> Config:
+    """The config without `auto`. Raises ValueError for unknown words and for forms that can't be."""
     if spec.discrete:
         raise ValueError(f"maddpg: environment '{spec.name}': expected continuous actions, found {spec.action_size} discrete ones")
     critic, actor = config.critic, config.actor
     if critic == "auto":
         critic = "learned" if spec.payoff is None else "exact"
     if actor == "auto":
-        actor = "constant" if critic == "exact" else "mlp"
-    for name, value, known in (("critic", critic, ("exact", "learned")), ("actor", actor, ("constant", "mlp"))):
+        actor = "constant" if critic == "exact" else "recurrent" if config.window else "mlp"
+    words = (
+        ("critic", critic, ("auto", "exact", "learned")),
+        ("actor", actor, ("auto", "constant", "mlp", "recurrent")),
+        ("others", config.others, ("data", "policy")),
+        ("optimiser", config.optimiser, tuple(OPTIMISERS)),
+        ("critics", config.critics, (1, 2)),
+    )
+    for name, value, known in words:
         if value not in known:
-            raise ValueError(f"maddpg: field '{name}': expected auto, {known[0]} or {known[1]}, found '{value}'")
+            raise ValueError(f"maddpg: field '{name}': expected one of {', '.join(map(str, known))}, found '{value}'")
     if critic == "exact" and spec.payoff is None:
         raise ValueError(f"maddpg: field 'critic': 'exact' needs a known payoff, and environment '{spec.name}' has none")
+    if critic == "exact" and config.independent:
+        raise ValueError("maddpg: field 'independent': expected false with the exact critic, found true")
+    if actor == "recurrent" and not config.window:
+        raise ValueError("maddpg: field 'window': expected -1 (episodes) or a length with actor=recurrent, found 0")
     return dataclasses.replace(config, critic=critic, actor=actor)
 
 
-def _nets(config: Config, spec: EnvSpec) -> Nets:
-    n, a = spec.num_agents, spec.action_size
-    actor, critic = MLP((*config.hidden, a)), MLP((*config.hidden, 1))
-
-    def init(key: Key) -> tuple[Params, Params]:
-        actor_key, critic_key = jax.random.split(key)
-        if config.actor == "constant":
-            start = jnp.where(jnp.arange(n) % 2 == 0, config.start_0, config.start_1)
-            actor_params: Params = jnp.broadcast_to(start[:, None], (n, a)).astype(jnp.float32)
-        else:
-            actor_params = jax.vmap(lambda k: actor.init(k, jnp.zeros(spec.obs_size)))(jax.random.split(actor_key, n))
-        if config.critic == "exact":
-            return actor_params, ()
-        flat = jnp.zeros(spec.state_size + n * a)
-        return actor_params, jax.vmap(lambda k: critic.init(k, flat))(jax.random.split(critic_key, 2))
-
-    def actions(params: Params, obs: Array) -> Array:
-        if config.actor == "constant":
-            return jnp.broadcast_to(params, (*obs.shape[:-1], a))
-        return jnp.tanh(jax.vmap(actor.apply, in_axes=(0, -2), out_axes=-2)(params, obs)) * spec.action_bound
-
-    def values(params: Params, state: Array, joint: Array) -> Array:
-        if config.critic == "exact":
-            assert spec.payoff is not None
-            return spec.payoff(joint)[None]
-        flat = joint.reshape(*joint.shape[:-2], n * a)
-        inputs = jnp.concatenate([jnp.broadcast_to(state, (*flat.shape[:-1], state.shape[-1])), flat], -1)
-        return jax.vmap(critic.apply, in_axes=(0, None))(params, inputs)[..., 0]
-
-    return Nets(init, actions, values)
+def method_of(config: Config, spec: EnvSpec) -> Method:
+    """The nets that a config asks for. Raises ValueError as `resolved` does."""
+    c = resolved(config, spec)
+    actors = Actors(spec, c.actor_hidden, recurrent=c.actor == "recurrent", share=c.share, last_action=False, activated=True)
+    limit = jnp.where(jnp.asarray(c.max_grad_norm) > 0, c.max_grad_norm, jnp.inf)
+    make_opt = OPTIMISERS[c.optimiser]
+    actor_opt = optax.sgd(c.eta) if c.actor == "constant" else make_opt(c.actor_lr, limit)
+    return Method(c, spec, actors, MLP((*c.hidden, 1)), actor_opt, make_opt(c.critic_lr, limit))
 
 
-def _policy(nets: Nets, params: Params) -> Policy:
+def policy_of(m: Method, params: Params) -> Policy:
+    """The deterministic policies."""
+    if m.config.actor != "constant":
+        return m.actors.policy(params)
+
     def distribution(carry: tuple[()], step: TimeStep) -> tuple[tuple[()], distrax.Distribution]:
-        return carry, distrax.Deterministic(nets.actions(params, step.obs))
+        return carry, distrax.Deterministic(jnp.broadcast_to(params, (*step.obs.shape[:-1], m.spec.action_size)))
 
     return Policy(initial=lambda batch_shape: (), distribution=distribution)
+
+
+def make(config: Config, spec: EnvSpec) -> Learner:
+    """MADDPG for the environment. Raises ValueError for discrete actions, or where the payoff is needed and unknown."""
+    m = method_of(config, spec)
+    return Learner(
+        init=lambda key: init(m, key),
+        update=lambda state, batch, key: update(m, state, batch, key),
+        policy=lambda state: policy_of(m, state.actor),
+        target_policy=lambda state: policy_of(m, state.target_actor),
+    )

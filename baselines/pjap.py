@@ -5,7 +5,8 @@ Eq. 6 -> priority_of; Eq. 7 (single steps) and Eq. 8 (windows) -> joint_distance
 Differs from the paper: the distance is the mean over agents and action dimensions as in the authors' code
 (Eq. 7 writes the sum, which `distance="sum"` gives; in the toy game alpha for it is a quarter of alpha for
 the mean); for discrete actions, which the paper does not treat, it is the mean over agents of 1 - pi_i(a_i).
-No importance weights: the bias is the purpose.
+No importance weights: the bias is the purpose. Windows of a recurrent policy: refresh=0 refreshes those of the training
+batch, as in the authors' code, which also ramps the steepness up (`ramp`), without a word in the paper.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ class Config:
     alpha: float = 16.0  # Eq. 6, sharpness; with the steepness s of the authors' code, alpha = s^2
     eps: float = 1e-3  # Eq. 6, floor, which keeps every item reachable
     exponent: float = 1.0  # items are drawn in proportion to priority ** exponent
+    ramp: float = 0.0  # updates over which the steepness sqrt(alpha) rises to its value, on a line; 0: there from the start
     refresh: int = struct.field(pytree_node=False, default=128)  # items refreshed an update; 0: the training batch; -1: all
     distance: str = struct.field(pytree_node=False, default="mean")  # mean | sum, over agents and action dimensions
     clip_actions: bool = struct.field(pytree_node=False, default=False)  # recorded actions to the action bound
+    policy: str = struct.field(pytree_node=False, default="target")  # target | online: whose distance, where a learner has both
 
 
 def make(config: Config, batch_size: int, window: int) -> Sampler:
@@ -37,12 +40,20 @@ def make(config: Config, batch_size: int, window: int) -> Sampler:
         raise ValueError(f"pjap: field 'window': expected 0 (single steps) or a length, found {window}")
     if config.distance not in ("mean", "sum"):
         raise ValueError(f"pjap: field 'distance': expected mean or sum, found '{config.distance}'")
+    if config.policy not in ("target", "online"):
+        raise ValueError(f"pjap: field 'policy': expected target or online, found '{config.policy}'")
 
     def priority(dataset: Dataset, told: Feedback, batch: Transition) -> Array:
-        d = joint_distance(told.policy, batch, dataset.spec, config.distance, config.clip_actions)
-        return priority_of(d, config.alpha, config.eps)
+        policy = told.online if config.policy == "online" and told.online is not None else told.policy
+        d = joint_distance(policy, batch, dataset.spec, config.distance, config.clip_actions)
+        return priority_of(d, config.alpha * jnp.square(ramped(told.updates, config.ramp)), config.eps)
 
     return prioritised(batch_size, priority, exponent=config.exponent, refresh=config.refresh, window=window)
+
+
+def ramped(updates: Array, ramp: float | Array) -> Array:
+    """Share of the steepness after so many updates: min(1, updates / ramp), and 1 without a ramp."""
+    return jnp.where(ramp > 0, jnp.minimum(updates / jnp.maximum(ramp, 1.0), 1.0), 1.0)
 
 
 def priority_of(distance: Array, alpha: float | Array, eps: float | Array) -> Array:

@@ -112,8 +112,8 @@ def online_learner(name: str) -> ModuleType:
 
 
 def sampler_names() -> list[str]:
-    """Every registered sampler; `uniform` is built in."""
-    return sorted({"uniform", *_entry("jaxoff.samplers")})
+    """Every registered sampler; `uniform` and `online` are built in."""
+    return sorted({"uniform", "online", *_entry("jaxoff.samplers")})
 
 
 def sampler(name: str) -> ModuleType:
@@ -122,6 +122,10 @@ def sampler(name: str) -> ModuleType:
         from jaxoff.data import uniform_sampler
 
         return uniform_sampler
+    if name == "online":
+        from jaxoff.data import online_sampler
+
+        return online_sampler
     return _load("jaxoff.samplers", "sampler", name)
 
 

@@ -154,12 +154,13 @@ class Feedback(NamedTuple):
     policy: Policy  # after the update: the target policy where the learner has one
     updates: Array  # [] updates made, this one included
     key: Key
+    online: Policy | None = None  # after the update: the policy that is trained
 
 
 class Sampler(NamedTuple):
     """Which items of a dataset make a batch. Orthogonal to methods.
 
-    init(dataset) -> state; draw(state, dataset, key) -> items [B] int; gather(dataset, items) -> batch;
+    init(dataset) -> state; draw(state, dataset, key) -> items [B] int, or whatever its gather takes; gather(dataset, items) -> batch;
     feedback(state, dataset, Feedback) -> state, or None for a sampler that never changes: its draws are
     then made for a whole chunk in one call.
     """

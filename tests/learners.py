@@ -54,6 +54,7 @@ _INSPO = ((lambda s: s.policy, lambda s: s.teammates), (lambda s: s.own.policy, 
 _FROZEN = (lambda s: s.behaviour_policy, lambda s: s.teammates)
 _MLP: dict[str, Any] = {"hidden": 16, "batch_size": 8}
 _GRU: dict[str, Any] = {"hidden": 16, "batch_size": 4, "window": -1, "recurrent": True}
+_WINDOWS: dict[str, Any] = {"actor": "recurrent", "hidden": (8,), "actor_hidden": 8, "batch_size": 4, "window": 5}
 _EXACT = ((lambda s: s.actor, lambda s: s.target_actor),)
 _LEARNED = ((lambda s: s.actor, lambda s: s.critic, lambda s: s.target_actor, lambda s: s.target_critic),)
 
@@ -86,6 +87,33 @@ FORMS: dict[str, Form] = {
             config={"batch_size": 8, "hidden": (16,), "critic": "learned"},
         ),
         _LEARNED,
+    ),
+    "maddpg-sequence-pjap": Form(
+        _spec(
+            "maddpg",
+            "mpe/spread/random",
+            steps=3,
+            data_episodes=4,
+            sampler="pjap",
+            sampler_config={"refresh": 0, "ramp": 4.0},
+            config=_WINDOWS | {"share": True, "num_samples": 2, "max_grad_norm": 0.0, "optimiser": "rmsprop"},
+        ),
+        _LEARNED,
+    ),
+    "maddpg-independent": Form(
+        _spec("maddpg", **_POLY, config={"batch_size": 8, "hidden": (8,), "actor_hidden": 8, "critic": "learned", "independent": True}),
+        _LEARNED,
+    ),
+    "facmac": Form(
+        _spec("facmac", **_POLY, config=_MIX | {"critic_hidden": 8, "target_every": 0, "optimiser": "adam"}),
+        ((*_VALUES[0], lambda s: s.policy, lambda s: s.target_policy, lambda s: s.target_critic, lambda s: s.target_mixer),),
+    ),
+    "facmac-recurrent": Form(
+        _spec(
+            "facmac", "mpe/spread/random", steps=3, data_episodes=4, config=_GRU | {"window": 5, "critic_hidden": 8, "embed": 4, "hyper": 4}
+        ),
+        ((*_VALUES[0], lambda s: s.policy),),
+        (lambda s: s.target_policy, lambda s: s.target_critic, lambda s: s.target_mixer),
     ),
     "qmix": Form(_spec("qmix", "matrix/xor/b", config=_MIX), _VALUES),
     "qmix-recurrent": Form(_spec("qmix", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GRU | {"embed": 4}), _VALUES),

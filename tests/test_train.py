@@ -81,7 +81,7 @@ def test_one_update_trains_what_it_should_and_ignores_padding(name):
         for stage in stages:
             key, init, draw, step = jax.random.split(key, 4)
             before = stage.learner.init(init) if stage.prepare is None else stage.prepare(state, dataset, init)
-            sampler = job.sampler(stage, before, config)
+            sampler = job.sampler(stage, before, config, env, step)
             items = sampler.draw(sampler.init(dataset), dataset, draw)
             batch = spoilt = sampler.gather(dataset, items)
             if config.window:  # some steps more than the longest episode has, so that each has padding

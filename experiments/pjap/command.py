@@ -1,7 +1,7 @@
-"""The command `python -m experiments.pjap [fig1 ... fig5 | extras | all] --scale smoke|cpu|full --out results/pjap`.
+"""The command `python -m experiments.pjap [fig1 ... fig5 | extras | all | fig6] --scale smoke|cpu|full --out results/pjap`.
 
 smoke: two seeds and a tenth of the epochs, to see that everything runs. cpu: the paper's epochs with
-ten seeds. full: the same with a hundred seeds.
+ten seeds. full: the same with a hundred seeds. fig6, the sequences, has sizes of its own and is no part of `all`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from experiments.pjap import figures, runs, tables
+from experiments.pjap import figures, runs, sequences, tables
 from jaxoff.report.figures import save, style
 from jaxoff.report.html import Section
 from jaxoff.report.tables import Table, write
@@ -93,7 +93,9 @@ def extras(job: Job) -> Section:
 PARTS: dict[str, Callable[[Job], Section]] = {"fig1": fig1, "fig2": fig2, "fig3": fig3, "fig4": fig4, "fig5": fig5, "extras": extras}
 
 
-def run_parts(part: str, scale: str, out: Path) -> list[Section]:
-    """Make a part, or all: the sections of the page, their files below `out`."""
+def run_parts(part: str, scale: str, out: Path, data_dir: str | None = None) -> list[Section]:
+    """Make a part, or all of the games: the sections of the page, their files below `out`. data_dir: of public data, for fig6."""
+    if part == "fig6":
+        return [sequences.fig6(scale, out, data_dir)]
     job = Job(scale, out, f"python -m experiments.pjap {part} --scale {scale}")
     return [make(job) for name, make in PARTS.items() if part in (name, "all")]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from baselines import maddpg, pjap
-from jaxoff.data import samplers, uniform_sampler
+from jaxoff.data import online_sampler, samplers, uniform_sampler
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.envs.base import FromJaxMARL
 from jaxoff.envs.games.polynomial import GAMES, TWIN_PEAKS, make_polynomial, peak, reward_of
@@ -203,10 +203,8 @@ def fig2_runs(seeds: Sequence[int], epochs: int = 190, capacities: Sequence[int]
             env,
             seeds=seeds,
             steps=epochs,
-            capacity=capacity,
             batch_size=128,
-            num_envs=128,
-            noise=0.1,
+            online=online_sampler.Config(noise=0.1, num_envs=128, warmup=0, capacity=capacity),
         )
         for capacity in capacities
     ]

@@ -36,7 +36,9 @@ class Actors:
 
     recurrent: a GRU over the episode that also sees the previous action, from zero memory. share: one
     set of weights, with the agent's number appended to its input; else parameters have a leading axis [N].
-    hidden: width of each layer; layers: hidden layers of the feed-forward net.
+    hidden: width of each layer; layers: hidden layers of the feed-forward net. numbered: whether a shared net
+    is given the agent's number. last_action, activated: whether a recurrent net is given the previous action, and
+    whether a ReLU follows its GRU.
     """
 
     spec: EnvSpec
@@ -44,17 +46,20 @@ class Actors:
     layers: int = 2
     recurrent: bool = False
     share: bool = False
+    numbered: bool = True
+    last_action: bool = True
+    activated: bool = False
 
     def net(self) -> Any:
         """The flax module of one agent."""
         out = self.spec.action_size
-        return RecurrentNet(self.hidden, out) if self.recurrent else MLP((self.hidden,) * self.layers + (out,))
+        return RecurrentNet(self.hidden, out, self.activated) if self.recurrent else MLP((self.hidden,) * self.layers + (out,))
 
     def init(self, key: Key) -> Params:
         """Parameters; with a leading axis [N] unless shared."""
-        width = self.spec.obs_size + (self.spec.num_agents if self.share else 0)
+        width = self.spec.obs_size + (self.spec.num_agents if self.share and self.numbered else 0)
         if self.recurrent:
-            width += self.spec.action_size
+            width += self.spec.action_size if self.last_action else 0
             init = lambda k: self.net().init(k, jnp.zeros(self.hidden), jnp.zeros((1, width)))  # noqa: E731
         else:
             init = lambda k: self.net().init(k, jnp.zeros(width))  # noqa: E731
@@ -81,7 +86,7 @@ class Actors:
         x = jnp.concatenate([obs, next_obs[..., -1:, :]], -2)
         before = jnp.concatenate([jnp.zeros_like(taken[..., :1, :]), taken], -2)
         memory = jnp.zeros((*x.shape[:-2], self.hidden))
-        _, out = self.net().apply(params, memory, jnp.concatenate([x, before], -1))
+        _, out = self.net().apply(params, memory, jnp.concatenate([x, before], -1) if self.last_action else x)
         return self._finish(out[..., :-1, :], avail), self._finish(out[..., 1:, :], next_avail)
 
     def unroll(self, params: Params, memory: Carry, seen: TimeStep, reset: Array) -> Array:
@@ -94,8 +99,7 @@ class Actors:
             x = self._seen(seen.obs, agent)
             if not self.recurrent:
                 return self.net().apply(params, x)
-            x = jnp.concatenate([x, self._encode(jnp.take(seen.last_actions, agent, -1 if self.spec.discrete else -2))], -1)
-            return self.net().apply(params, jnp.take(memory, agent, -2), x, reset)[1]
+            return self.net().apply(params, jnp.take(memory, agent, -2), self._with_last(x, agent, seen), reset)[1]
 
         return self._finish(self._each(params, one), seen.avail)
 
@@ -117,8 +121,7 @@ class Actors:
         return Policy(initial, distribution)
 
     def _step(self, params: Params, agent: Array, memory: Array, seen: TimeStep) -> tuple[Array, Array]:
-        last = self._encode(jnp.take(seen.last_actions, agent, -1 if self.spec.discrete else -2))
-        x = jnp.concatenate([self._seen(seen.obs, agent), last], -1)
+        x = self._with_last(self._seen(seen.obs, agent), agent, seen)
         after, out = self.net().apply(params, jnp.take(memory, agent, -2), x[..., None, :])
         return after, out[..., 0, :]
 
@@ -128,10 +131,15 @@ class Actors:
 
     def _seen(self, obs: Array, agent: Array | int) -> Array:
         own = jnp.take(obs, agent, -2)
-        if not self.share:
+        if not (self.share and self.numbered):
             return own
         number = jax.nn.one_hot(agent, self.spec.num_agents)
         return jnp.concatenate([own, jnp.broadcast_to(number, (*own.shape[:-1], self.spec.num_agents))], -1)
+
+    def _with_last(self, x: Array, agent: Array, seen: TimeStep) -> Array:
+        if not self.last_action:
+            return x
+        return jnp.concatenate([x, self._encode(jnp.take(seen.last_actions, agent, -1 if self.spec.discrete else -2))], -1)
 
     def _encode(self, actions: Array) -> Array:
         return jax.nn.one_hot(actions, self.spec.action_size) if self.spec.discrete else actions  # of -1: zeros

@@ -43,13 +43,17 @@ class GRU(nn.Module):
 
 
 class RecurrentNet(nn.Module):
-    """Linear - ReLU - GRU - linear, as the agent nets of PyMARL: (memory, x [..., T, F]) -> (memory, [..., T, out])."""
+    """Linear - ReLU - GRU - linear, as the agent nets of PyMARL: (memory, x [..., T, F]) -> (memory, [..., T, out]).
+
+    activated: a ReLU after the GRU too, as the policies of OG-MARL.
+    """
 
     hidden: int
     out: int
+    activated: bool = False
 
     @nn.compact
     def __call__(self, memory: Array, x: Array, reset: Array | None = None) -> tuple[Array, Array]:
         """Run over the time axis, the last but one."""
         memory, h = GRU(self.hidden)(memory, jax.nn.relu(nn.Dense(self.hidden)(x)), reset)
-        return memory, nn.Dense(self.out)(h)
+        return memory, nn.Dense(self.out)(jax.nn.relu(h) if self.activated else h)

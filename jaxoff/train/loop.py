@@ -22,7 +22,6 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxoff import registry, runtime
-from jaxoff.data.dataset import Dataset, place
 from jaxoff.data.edit import digest
 from jaxoff.eval import statistics
 from jaxoff.files import plain
@@ -30,7 +29,7 @@ from jaxoff.logs import JsonLines, Record, Sink
 from jaxoff.train import mapping, results
 from jaxoff.train.checkpoint import Checkpoints
 from jaxoff.train.program import Program, Report
-from jaxoff.train.restore import empty_state, state_like
+from jaxoff.train.restore import empty_state, load_dataset, state_like
 from jaxoff.train.results import Interrupted, Results
 from jaxoff.train.spec import Job, TrainSpec, interval, resolve
 from jaxoff.types import Env, Episodes
@@ -49,7 +48,7 @@ def train(
     """
     job = resolve(spec)
     env = registry.make_env(spec.task) if env is None else env
-    if data is None:
+    if data is None and not job.acts:
         data = registry.make_data(spec.task, registry.DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
     record = _describe(job, data)
     if out is not None:
@@ -60,7 +59,7 @@ def train(
         return _Loop(job, env, data, None if out is None else Path(out), sinks, record).run()
 
 
-def _describe(job: Job, data: Episodes) -> dict[str, Any]:
+def _describe(job: Job, data: Episodes | None) -> dict[str, Any]:
     """config.json: what was run, on what, by which code."""
     spec = dataclasses.asdict(job.spec)
     config = {f.name: getattr(job.config, f.name) for f in dataclasses.fields(job.config)}
@@ -70,7 +69,7 @@ def _describe(job: Job, data: Episodes) -> dict[str, Any]:
         "config": {name: np.unique(value).tolist() if hasattr(value, "shape") else value for name, value in config.items()},
         "sampler_config": {f.name: getattr(job.sampler_config, f.name) for f in dataclasses.fields(job.sampler_config)},
         "num_runs": job.num_runs,
-        "data": {"sha256": digest(data), "episodes": len(data.filled), "steps": int(np.sum(data.filled))},
+        "data": None if data is None else {"sha256": digest(data), "episodes": len(data.filled), "steps": int(np.sum(data.filled))},
         "command": _command(),
         "hardware": runtime.hardware(),
         "git_commit": runtime.git_commit(),
@@ -118,15 +117,16 @@ def _differences(wanted: dict[str, Any], found: dict[str, Any], prefix: str = ""
 class _Loop:
     """One job being trained."""
 
-    def __init__(self, job: Job, env: Env, data: Episodes, out: Path | None, sinks: Sequence[Sink], record: dict[str, Any]) -> None:
+    def __init__(self, job: Job, env: Env, data: Episodes | None, out: Path | None, sinks: Sequence[Sink], record: dict[str, Any]) -> None:
         self.job, self.env, self.out, self.spec = job, env, out, job.spec
         self.mesh = mapping.run_mesh(job.num_runs)
         platform = self.mesh.devices.flat[0].platform
         self.mode = mapping.choose_mode(platform) if self.spec.mode == "auto" else self.spec.mode
-        self.dataset: Dataset = place(
-            data, env.spec, obs_dtype=self.spec.obs_dtype, sharding=NamedSharding(self.mesh, P()), source=self.spec.task
-        )
+        self.dataset = load_dataset(job, env, data, NamedSharding(self.mesh, P()))
         self.stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
+        if job.acts and len(self.stages) > 1:
+            names = ", ".join(stage.name for stage in self.stages)
+            raise ValueError(f"sampler '{self.spec.sampler}': expected a method of one stage, found {self.spec.method} with {names}")
         self.checkpoints = Checkpoints(out / "checkpoint") if out else None
         self.data = data
         self.sinks, self.record = list(sinks), record
@@ -227,7 +227,7 @@ class _Loop:
         if "won" in evaluation:
             named["win_rate"] = evaluation.pop("won").mean(1)
         named |= evaluation
-        if "joint_policy" in evaluation:
+        if "joint_policy" in evaluation and self.data is not None:
             named["out_of_data"] = statistics.out_of_data(
                 evaluation["joint_policy"], np.asarray(self.data.actions)[np.asarray(self.data.filled)]
             )

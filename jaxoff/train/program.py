@@ -21,7 +21,7 @@ from jaxoff.train.mapping import map_runs
 from jaxoff.train.spec import Job
 from jaxoff.types import Array, Env, Feedback, Key, Learner, Out, Sampler, Transition
 
-PREPARE, DRAW, UPDATE, FEEDBACK, EVALUATE = range(5)  # what a key is for
+PREPARE, DRAW, UPDATE, FEEDBACK, EVALUATE, COLLECT = range(6)  # what a key is for
 
 
 class RunState(NamedTuple):
@@ -69,14 +69,14 @@ class Program:
         stage, learner = self._parts(config)
         key = self._key(run, PREPARE)
         state = learner.init(key) if stage.prepare is None else stage.prepare(run.learner, dataset, key)
-        sampler = self.job.sampler(stage, state, config)
+        sampler = self.job.sampler(stage, state, config, self.env, self._key(run, COLLECT))
         return config, RunState(run.key, state, sampler.init(dataset), jnp.zeros((), jnp.int32), run.failed_at)
 
     def _chunk(self, per_run: tuple[Any, RunState], dataset: Dataset) -> tuple[tuple[Any, RunState], Report]:
         """`updates` gradient steps, then an evaluation. A run that is no longer finite keeps its last finite state."""
         config, run = per_run
         stage, learner = self._parts(config)
-        sampler = self.job.sampler(stage, run.learner, config)
+        sampler = self.job.sampler(stage, run.learner, config, self.env, self._key(run, COLLECT))
         (state, sampler_state), metrics = self._train(learner, sampler, run, dataset)
         metrics = jax.tree.map(lambda x: jnp.mean(x.astype(jnp.float32), 0), metrics)
         ok = _all_finite(state) & (run.failed_at < 0)
@@ -109,8 +109,9 @@ class Program:
     def _feedback(
         self, learner: Learner, sampler: Sampler, states: tuple[Any, Any], dataset: Dataset, items: Array, out: Out, count: Array, key: Key
     ) -> Any:
-        policy = (learner.target_policy or learner.policy)(states[0])
-        told = Feedback(items, out.signal, policy, count, jax.random.fold_in(key, count))
+        online = learner.policy(states[0])
+        slow = learner.target_policy(states[0]) if learner.target_policy else online
+        told = Feedback(items, out.signal, slow, count, jax.random.fold_in(key, count), online)
         assert sampler.feedback is not None
         return sampler.feedback(states[1], dataset, told)
 

@@ -10,21 +10,28 @@ import jax
 import numpy as np
 
 from jaxoff import registry
-from jaxoff.data.dataset import Dataset, place
+from jaxoff.data.dataset import place
 from jaxoff.train import mapping
 from jaxoff.train.checkpoint import Checkpoints
 from jaxoff.train.program import Program, RunState
 from jaxoff.train.spec import Job, TrainSpec, resolve
-from jaxoff.types import Env, Policy
+from jaxoff.types import Env, Episodes, Policy
 
 
-def state_like(job: Job, env: Env, dataset: Dataset, stage: int, carried: Any) -> RunState:
+def state_like(job: Job, env: Env, dataset: Any, stage: int, carried: Any) -> RunState:
     """Zeros [R, ...] in the structure of the state in a stage, found by tracing the stages up to there."""
     mesh = mapping.run_mesh(1, jax.local_devices()[:1])
     for index in range(stage + 1):
         program = Program(job, env, index, 1, mesh, "sequence", evaluates=False)
         carried = jax.eval_shape(program.prepare, carried, dataset)
     return jax.tree.map(lambda x: np.zeros((job.num_runs, *x.shape[1:]), x.dtype), carried[1])
+
+
+def load_dataset(job: Job, env: Env, data: Episodes | None, sharding: Any = None) -> Any:
+    """The data of a job on the device; nothing for a job that collects its own."""
+    if data is None:
+        return ()
+    return place(data, env.spec, obs_dtype=job.spec.obs_dtype, sharding=sharding, source=job.spec.task)
 
 
 def empty_state(job: Job) -> RunState:
@@ -58,8 +65,8 @@ def restore_policy(folder: str | Path, run: int = 0, data_dir: str | None = None
     meta = checkpoints.meta()
     if meta is None:
         raise FileNotFoundError(f"{folder / 'checkpoint'}: expected a complete checkpoint, found none")
-    data = registry.make_data(spec.task, registry.DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
-    dataset = place(data, env.spec, obs_dtype=spec.obs_dtype, source=spec.task)
+    options = registry.DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
+    dataset = load_dataset(job, env, None if job.acts else registry.make_data(spec.task, options))
     like = state_like(job, env, dataset, meta["stage_index"], (job.config, empty_state(job)))
     state = jax.tree.map(lambda x: x[run], checkpoints.state(like))
     checkpoints.close()

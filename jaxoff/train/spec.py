@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxoff import registry
-from jaxoff.types import EnvSpec, Sampler, Stage
+from jaxoff.types import Env, EnvSpec, Key, Sampler, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +70,18 @@ class Job:
         made = self.module.make(config, env_spec)
         return tuple(made) if isinstance(made, tuple) and made and isinstance(made[0], Stage) else (Stage("train", made, config.steps),)
 
-    def sampler(self, stage: Stage, state: Any, config: Any) -> Sampler:
-        """The sampler of a stage: its own, or the one that the user chose."""
+    @property
+    def acts(self) -> bool:
+        """Whether the sampler collects what it draws from: there is no dataset then."""
+        return hasattr(self.sampler_module, "make_acting")
+
+    def sampler(self, stage: Stage, state: Any, config: Any, env: Env, key: Key) -> Sampler:
+        """The sampler of a stage: its own, or the one that the user chose. key: of what it does before the first draw."""
         if stage.sampler is not None:
             return stage.sampler(state)
+        if self.acts:
+            policy = stage.learner.policy(state)
+            return self.sampler_module.make_acting(self.sampler_config, config.batch_size, config.window, env, policy, key)
         return self.sampler_module.make(self.sampler_config, config.batch_size, config.window)
 
 

@@ -1,0 +1,164 @@
+"""FACMAC for continuous actions (Peng et al., NeurIPS 2021), on a fixed dataset as the baseline of Tian et al. (AAAI 2023), or online.
+
+Values Q_i(o_i, a_i) of each agent, mixed by non-negative weights that depend on the state to Q_tot (QMIX's mixer).
+y = r + gamma (1 - terminated) Q'_tot(s', Q'_i(o'_i, mu'_i(o'_i))), squared error over valid steps -> td_target, critic_loss.
+Centralised policy gradient: the actions of all agents come from their current policies at once, and only policies
+move -> actor_loss. Discrete actions are QMIX's part, and refused here.
+Differs from the released code: padding is outside the actor's loss too. By default the sizes, RMSprop and hard copies
+of Tian et al. (Table 11); `optimiser=adam` and `target_every=0` (slow copies by `polyak`) are the released code's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxoff.losses.likelihood import masked_mean
+from jaxoff.losses.td import one_step_target
+from jaxoff.nets.actors import Actors
+from jaxoff.nets.mixers import QMixer
+from jaxoff.nets.mlp import MLP
+from jaxoff.optimisers import adam, rmsprop
+from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
+
+OPTIMISERS = {"rmsprop": rmsprop, "adam": lambda lr, norm: adam(lr, norm, eps=0.01)}
+
+
+@struct.dataclass
+class Config:
+    """Settings of Tian et al. (Table 11) where they print one; [code]: the released MAMuJoCo settings."""
+
+    lr: float = 5e-4  # of the policies; code 1e-3
+    critic_lr: float = 5e-4  # of critic and mixer; code 1e-3
+    gamma: float = 0.99
+    polyak: float = 0.001  # share of the online parameters in a soft update [code]
+    action_penalty: float = 1e-3  # on the mean square of actions [code]
+    max_grad_norm: float = 10.0  # of the policies, and of critic and mixer together; code .5
+    target_every: int = struct.field(pytree_node=False, default=100)  # updates between hard copies; 0: soft updates [code]
+    optimiser: str = struct.field(pytree_node=False, default="rmsprop")  # rmsprop | adam (eps .01) [code]
+    agent_id: bool = struct.field(pytree_node=False, default=True)  # number of the agent in both inputs; code false
+    embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer; code 64
+    hyper: int = struct.field(pytree_node=False, default=64)  # hidden width of its hypernets; 0: linear
+    critic_hidden: int = struct.field(pytree_node=False, default=32)  # two layers; code 400
+    hidden: int = struct.field(pytree_node=False, default=64)  # of the policies; code 400
+    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU policies over the episode; needs window != 0
+    steps: int = struct.field(pytree_node=False, default=15000)
+    batch_size: int = struct.field(pytree_node=False, default=32)
+    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; code 0, with 100 single steps
+
+
+class State(NamedTuple):
+    """What is trained, and the slow copies."""
+
+    policy: Params
+    critic: Params
+    mixer: Params
+    target_policy: Params
+    target_critic: Params
+    target_mixer: Params
+    policy_opt: optax.OptState
+    critic_opt: optax.OptState
+    updates: Array
+
+
+class Method(NamedTuple):
+    """Nets and optimisers of one config."""
+
+    config: Config
+    actors: Actors
+    critic: MLP
+    mixer: QMixer
+    policy_opt: optax.GradientTransformation
+    critic_opt: optax.GradientTransformation
+
+
+def init(m: Method, key: Key) -> State:
+    """Fresh nets; the slow copies are equal to them."""
+    policy_key, critic_key, mixer_key = jax.random.split(key, 3)
+    spec = m.actors.spec
+    width = spec.obs_size + spec.action_size + (spec.num_agents if m.config.agent_id else 0)
+    policy, critic = m.actors.init(policy_key), m.critic.init(critic_key, jnp.zeros(width))
+    mixer = m.mixer.init(mixer_key, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_size))
+    nets = (policy, critic, mixer)
+    return State(*nets, *nets, m.policy_opt.init(policy), m.critic_opt.init((critic, mixer)), jnp.zeros((), jnp.int32))
+
+
+def agent_values(m: Method, critic: Params, obs: Array, actions: Array) -> Array:
+    """Q_i(o_i, a_i) of every agent: [..., N, O], [..., N, A] -> [..., N]."""
+    x = [obs, actions]
+    if m.config.agent_id:
+        x.append(jnp.broadcast_to(jnp.eye(obs.shape[-2]), (*obs.shape[:-1], obs.shape[-2])))
+    return m.critic.apply(critic, jnp.concatenate(x, -1))[..., 0]
+
+
+def td_target(m: Method, state: State, batch: Transition) -> Array:
+    """r + gamma (1 - terminated) Q'_tot of the slow policies' actions at the next slot, [...]."""
+    _, then = m.actors.outputs(state.target_policy, batch)
+    values = agent_values(m, state.target_critic, batch.next_obs, then)
+    total = m.mixer.apply(state.target_mixer, values, batch.next_state)
+    return one_step_target(batch.reward, batch.terminated, total, m.config.gamma)
+
+
+def critic_loss(m: Method, params: tuple[Params, Params], state: State, batch: Transition) -> tuple[Array, dict[str, Array]]:
+    """Mean over valid steps of (y - Q_tot)^2 at the data's actions, and what is logged. params: (critic, mixer)."""
+    target = td_target(m, state, batch)
+    total = m.mixer.apply(params[1], agent_values(m, params[0], batch.obs, batch.actions), batch.state)
+    value = masked_mean(jnp.square(target - total), batch.valid)
+    return value, {"value": value, "q_total": masked_mean(total, batch.valid), "target": masked_mean(target, batch.valid)}
+
+
+def actor_loss(m: Method, policy: Params, critic: Params, mixer: Params, batch: Transition) -> tuple[Array, dict[str, Array]]:
+    """-mean over valid steps of Q_tot(s, Q_i(o_i, mu_i(o_i))) of all current policies, plus the penalty on their actions' size."""
+    actions, _ = m.actors.outputs(policy, batch)
+    total = m.mixer.apply(mixer, agent_values(m, critic, batch.obs, actions), batch.state)
+    size = jnp.mean(jnp.square(actions), (-2, -1))
+    loss = masked_mean(m.config.action_penalty * size - total, batch.valid)
+    gap = masked_mean(jnp.abs(actions - batch.actions).mean((-2, -1)), batch.valid)
+    return loss, {"policy": loss, "action_size": masked_mean(size, batch.valid), "distance": gap}
+
+
+def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
+    """Critic and mixer, then the policies by the new values, then the slow nets."""
+    bound, c = m.actors.spec.action_bound, m.config
+    batch = batch._replace(actions=jnp.clip(batch.actions, -bound, bound))
+    params, updates = (state.critic, state.mixer), state.updates + 1
+    grads, told = jax.grad(lambda p: critic_loss(m, p, state, batch), has_aux=True)(params)
+    steps, critic_opt = m.critic_opt.update(grads, state.critic_opt)
+    critic, mixer = optax.apply_updates(params, steps)
+
+    grads, more = jax.grad(lambda p: actor_loss(m, p, critic, mixer, batch), has_aux=True)(state.policy)
+    steps, policy_opt = m.policy_opt.update(grads, state.policy_opt)
+    new = (optax.apply_updates(state.policy, steps), critic, mixer)
+    old = (state.target_policy, state.target_critic, state.target_mixer)
+    slow = optax.periodic_update(new, old, updates, c.target_every) if c.target_every else optax.incremental_update(new, old, c.polyak)
+    opts = {"policy_opt": policy_opt, "critic_opt": critic_opt, "updates": updates}
+    return State(*new, *slow, **opts), Out(told | more)
+
+
+def method_of(config: Config, spec: EnvSpec) -> Method:
+    """The nets that a config asks for. Raises ValueError for what FACMAC can't do."""
+    if spec.discrete:
+        raise ValueError(f"facmac on '{spec.name}': expected continuous actions, found discrete ones, which are qmix's")
+    if config.recurrent and config.window == 0:
+        raise ValueError("facmac: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
+    if config.optimiser not in OPTIMISERS:
+        raise ValueError(f"facmac: field 'optimiser': expected one of {', '.join(OPTIMISERS)}, found '{config.optimiser}'")
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, numbered=config.agent_id)
+    critic, optimiser = MLP((config.critic_hidden, config.critic_hidden, 1)), OPTIMISERS[config.optimiser]
+    opts = [optimiser(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr)]
+    return Method(config, actors, critic, QMixer(config.embed, config.hyper), *opts)
+
+
+def make(config: Config, spec: EnvSpec) -> Learner:
+    """The learner, for continuous actions."""
+    m = method_of(config, spec)
+    return Learner(
+        init=lambda key: init(m, key),
+        update=lambda state, batch, key: update(m, state, batch),
+        policy=lambda state: m.actors.policy(state.policy),
+        target_policy=lambda state: m.actors.policy(state.target_policy),
+    )

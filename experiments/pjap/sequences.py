@@ -1,0 +1,251 @@
+"""Figure 6 of Tilbury et al. (2024): MADDPG+CQL on sequences, with and without PJAP; and the same on what is there without a download.
+
+Data of the paper: OG-MARL's Good, and Good followed by Medium, of the two-agent HalfCheetah (`--data-dir`). Without
+them: our own expert, and expert and medium in equal parts, of the same robot, which need a pool of its policies;
+random policies, which need nothing; and a particle world, whose pool is shipped. What is missing is named on the page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.pjap import tables
+from jaxoff import registry
+from jaxoff.data import recipes
+from jaxoff.data.disk import InvalidDataset
+from jaxoff.data.pools import InvalidPool
+from jaxoff.eval import statistics
+from jaxoff.eval.final import evaluate_policy
+from jaxoff.files import write_text
+from jaxoff.logs import Progress
+from jaxoff.report.figures import band_of, looks, save, style
+from jaxoff.report.html import Section
+from jaxoff.report.load import Run, load_run
+from jaxoff.report.tables import read_paper
+from jaxoff.train import TrainSpec, train
+from jaxoff.train.restore import restore_policy
+from jaxoff.types import Episodes, ReturnScale
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "MADDPG+CQL": ("uniform", {}),
+    "MADDPG+CQL+PJAP": ("pjap", {}),
+    "MADDPG+CQL+PJAP, no ramp": ("pjap", {"ramp": 0.0}),
+}
+LATE = 0.1  # share of the training that "late" means
+PAPER_SCALE = ReturnScale(0.0, 9132.2471, "0; largest return in Good")
+SEQUENCES = {"actor": "recurrent", "share": True, "num_samples": 10, "optimiser": "rmsprop", "window": 20, "batch_size": 64}
+PARTICLES = SEQUENCES | {"actor_lr": 3e-4, "critic_lr": 1e-3, "gamma": 0.95, "tau": 0.005, "max_grad_norm": 0.0, "hidden": (128, 128)}
+WINDOWS = {"refresh": 0, "exponent": 0.99, "clip_actions": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A dataset of the figure: its tasks, one after the other, and what is set on it."""
+
+    name: str
+    tasks: tuple[str, ...]
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sampler: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scale: ReturnScale | None = None  # None: that of the environment
+    scales: tuple[str, ...] = ("full",)
+    episodes: int | None = None  # of a recipe, below full scale
+
+
+ROBOT, OURS, SPREAD = "og_marl:mamujoco/2halfcheetah", "mamujoco/halfcheetah-2x3", "mpe/spread"
+SOURCES = (
+    Source("Good", (f"{ROBOT}/Good",), scale=PAPER_SCALE),
+    Source("Good-Medium", (f"{ROBOT}/Good", f"{ROBOT}/Medium"), scale=PAPER_SCALE),
+    Source("HalfCheetah expert (ours)", (f"{OURS}/expert",)),
+    Source("HalfCheetah expert + medium (ours)", (f"{OURS}/mix=50%[e e]+50%[m m]",)),
+    Source("HalfCheetah random (ours)", (f"{OURS}/random",), episodes=20),
+    Source("spread expert", (f"{SPREAD}/expert",), PARTICLES, WINDOWS, None, ("smoke", "cpu", "full"), 400),
+    Source("spread expert + medium", (f"{SPREAD}/mix=50%[e e e]+50%[m m m]",), PARTICLES, WINDOWS, None, ("cpu", "full"), 400),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large a scale is. ramp: of PJAP's steepness, the same share of the training as in the authors' code."""
+
+    steps: int
+    seeds: int
+    evaluations: int
+    eval_episodes: int
+    final_episodes: int
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def ramp(self) -> float:
+        """150,000 of 500,000 updates."""
+        return 0.3 * self.steps
+
+
+SIZES = {
+    "smoke": Size(20, 2, 2, 2, 2, {"hidden": (8,), "actor_hidden": 8, "batch_size": 4, "num_samples": 2}),
+    "cpu": Size(3000, 3, 10, 16, 64, {"batch_size": 16}),
+    "full": Size(500_000, 10, 100, 4, 40),  # the paper's
+}
+
+
+def job(source: Source, label: str, scale: str, data_dir: str | None) -> TrainSpec:
+    """The training job of a cell."""
+    size, (sampler, own) = SIZES[scale], VARIANTS[label]
+    return TrainSpec(
+        "maddpg",
+        source.tasks[0],
+        seeds=tuple(range(size.seeds)),
+        config=source.config | {"steps": size.steps} | size.config,
+        sampler=sampler,
+        sampler_config=source.sampler | {"ramp": size.ramp} | own if sampler == "pjap" else {},
+        evaluations=size.evaluations,
+        eval_episodes=size.eval_episodes,
+        sampled=False,
+        data_dir=data_dir,
+        data_episodes=None if scale == "full" else source.episodes,
+        variant=label,
+    )
+
+
+def data_of(source: Source, scale: str, data_dir: str | None) -> Episodes:
+    """The episodes of all of a source's tasks. Raises InvalidPool, FileNotFoundError or InvalidDataset where they can't be had."""
+    options = registry.DataOptions(0, None if scale == "full" else source.episodes, data_dir)
+    return recipes.concatenate([registry.make_data(task, options) for task in source.tasks])
+
+
+def run_source(source: Source, scale: str, out: Path, data_dir: str | None) -> dict[str, Run] | str:
+    """The trained jobs of every variant, or what is missing."""
+    try:
+        data = data_of(source, scale, data_dir)
+    except (InvalidPool, InvalidDataset, FileNotFoundError) as missing:
+        return str(missing)
+    done = {}
+    for label in VARIANTS:
+        letters = "".join(x if x.isalnum() else "-" for x in f"{label} {source.name}".lower())
+        folder = out / "-".join(filter(None, letters.split("-")))
+        train(job(source, label, scale, data_dir), folder, [Progress(f"{label} {source.name}")], data=data)
+        done[label] = load_run(folder)
+    return done
+
+
+def final_returns(run: Run, episodes: int, data_dir: str | None) -> np.ndarray:
+    """Mean return [R] of each run's final policy: in jit, or on the simulator of the data; NaN for a lost run."""
+    file = run.path / "final-returns.csv"
+    if not file.exists():
+        found = []
+        for index in range(len(run.runs)):
+            env, policy, _ = restore_policy(run.path, index, data_dir)
+            found.append(evaluate_policy(env, policy, episodes, seed=index)["return_mean"])
+        write_text(file, "\n".join(map(repr, found)) + "\n")
+    return np.where(run.lost, np.nan, np.loadtxt(file, ndmin=1))
+
+
+def late_distance(run: Run) -> np.ndarray:
+    """Mean over the last tenth of the training of the distance of the batch to the policy, [R]."""
+    curve = run.history("loss/distance")
+    return np.where(run.lost, np.nan, curve[-max(1, round(LATE * len(curve))) :].mean(0))
+
+
+def interval(values: np.ndarray, statistic: Callable[[Any], Any]) -> str:
+    """A statistic over seeds with its 95% bootstrap interval."""
+    kept = [statistics.finite(values)]
+    if not kept[0].size:
+        return "lost"
+    low, high = statistics.bootstrap(kept, statistic)
+    return f"{float(statistic(kept)):.3g} [{low:.3g}, {high:.3g}]"
+
+
+AGGREGATES = {
+    "median over tasks": statistics.median_of_task_means,
+    "median over seeds": statistics.median_of_runs,
+    "IQM": statistics.iqm,
+    "mean": statistics.mean_of_task_means,
+}
+
+
+def table(source: Source, returns: dict[str, np.ndarray], late: dict[str, np.ndarray], scale: ReturnScale) -> list[str]:
+    """Markdown lines of one dataset: aggregates of normalised final returns, raw returns, late distances, differences."""
+    base, printed = next(iter(VARIANTS)), read_paper(tables.PAPER, "fig6")
+    scores = {label: statistics.normalised(values, scale) / 100 for label, values in returns.items()}
+    lines = [f"## {source.name}", "", "| | " + " | ".join(VARIANTS) + " |", "|---" * (len(VARIANTS) + 1) + "|"]
+
+    def row(name: str, cells: dict[str, str]) -> None:
+        shown = []
+        for label, cell in cells.items():
+            paper = printed.get((f"{source.name}, {name}", label), "")
+            shown.append(cell + (f" (paper {paper})" if paper else ""))
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+
+    for name, statistic in AGGREGATES.items():
+        row(f"score, {name}", {label: interval(values, statistic) for label, values in scores.items()})
+    row("return, mean", {label: interval(values, statistics.mean_of_task_means) for label, values in returns.items()})
+    row("late distance", {label: interval(values, statistics.mean_of_task_means) for label, values in late.items()})
+    mean = statistics.mean_of_task_means
+    row("score minus baseline", {x: "" if x == base else interval(scores[x] - scores[base], mean) for x in scores})
+    row("late distance minus baseline", {x: "" if x == base else interval(late[x] - late[base], mean) for x in late})
+    row("seeds with a smaller distance", {x: "" if x == base else f"{int((late[x] < late[base]).sum())} of {late[x].size}" for x in late})
+    return [*lines, "", f"Score: 0 at return {scale.low:g}, 1 at {scale.high:g} ({scale.source}).", ""]
+
+
+def figure(done: dict[str, dict[str, Run]], returns: dict[str, dict[str, np.ndarray]], scales: dict[str, ReturnScale]) -> Any:
+    """Aggregates with intervals, and the distance over training; a row a dataset."""
+    with style() as new:
+        drawn = new(figsize=(10, 2.7 * len(done)), layout="constrained")
+        axes, look = drawn.subplots(len(done), 2, squeeze=False, width_ratios=(3, 2)), looks(list(VARIANTS))
+        for (left, right), (name, runs) in zip(axes, done.items(), strict=True):
+            for place, (label, run) in enumerate(runs.items()):
+                scores = [statistics.finite(statistics.normalised(returns[name][label], scales[name]) / 100)]
+                for column, statistic in enumerate(AGGREGATES.values()):
+                    if scores[0].size:
+                        low, high = statistics.bootstrap(scores, statistic)
+                        height = column + 0.2 * (place - 1)
+                        left.plot([low, high], [height, height], lw=5, alpha=0.35, color=look[label]["color"])
+                        left.plot(float(statistic(scores)), height, "|", ms=11, mew=2, color=look[label]["color"])
+                steps = run.arrays["steps"][1:]
+                middle, low, high = band_of(run.history("loss/distance"), "ci")
+                right.plot(steps, middle, label=label, **look[label])
+                right.fill_between(steps, low, high, alpha=0.2, lw=0, color=look[label]["color"])
+            left.set_yticks(range(len(AGGREGATES)), list(AGGREGATES))
+            left.invert_yaxis()
+            left.set(title=name, xlabel="normalised return")
+            right.set(xlabel="updates", ylabel="distance of the batch", ylim=(0, None))
+        axes[0, 1].legend()
+    return drawn
+
+
+def fig6(scale: str, out: Path, data_dir: str | None = None) -> Section:
+    """Train, or read back; write fig6.md and fig6 as a picture. What is missing is named, not replaced."""
+    size, missing = SIZES[scale], []
+    done: dict[str, dict[str, Run]] = {}
+    returns: dict[str, dict[str, np.ndarray]] = {}
+    scales: dict[str, ReturnScale] = {}
+    lines = ["# PJAP Figure 6: MADDPG+CQL on sequences", ""]
+    for source in SOURCES:
+        if scale not in source.scales:
+            continue
+        found = run_source(source, scale, out / "runs", data_dir)
+        if isinstance(found, str):
+            missing.append(f"**{source.name}: not run.** {found}")
+            continue
+        done[source.name] = found
+        returns[source.name] = {label: final_returns(run, size.final_episodes, data_dir) for label, run in found.items()}
+        spec = registry.make_spec(source.tasks[0])
+        scales[source.name] = source.scale or spec.return_scale or ReturnScale(0.0, 1.0, "no scale is known: raw returns")
+        late = {label: late_distance(run) for label, run in found.items()}
+        lines += table(source, returns[source.name], late, scales[source.name])
+    absent = [source.name for source in SOURCES if scale not in source.scales]
+    lines += [*missing, *([f"Not part of the scale {scale}: {', '.join(absent)}."] if absent else []), ""]
+    lines += ["Late: the last tenth of the training. Intervals: 95%, bootstrap over seeds. Median over tasks: of one task, its mean.", ""]
+    command = f"python -m experiments.pjap fig6 --scale {scale}" + (" --data-dir DIR" if data_dir else "")
+    lines += [f"- {line}" for line in tables.about(range(size.seeds), command)]
+    lines += [f"- Updates: {size.steps:,}; final returns of {size.final_episodes} episodes a seed, without noise"]
+    write_text(out / "fig6.md", "\n".join(lines) + "\n")
+    stems: Sequence[str] = ("fig6",)
+    if done:
+        save(figure(done, returns, scales), out / "fig6-curves")
+        stems = ("fig6", "fig6-curves")
+    return Section("PJAP Figure 6: sequences", "Aggregates over seeds, and the distance of the sampled sequences to the policy.", stems)

@@ -1,0 +1,71 @@
+"""Figure 6 of Tilbury et al. (2024): its jobs, its aggregates by hand, a smoke run, and what it says of data that are not there."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from experiments.pjap import command, sequences
+from jaxoff.eval import statistics
+from jaxoff.train.spec import resolve
+from jaxoff.types import ReturnScale
+
+SOURCES = {source.name: source for source in sequences.SOURCES}
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_job_has_windows_recurrent_policies_and_the_paper_codes_pjap(name, scale):
+    for label in sequences.VARIANTS:
+        job = resolve(sequences.job(SOURCES[name], label, scale, None))
+        assert (job.config.actor, job.config.window, job.config.optimiser) == ("recurrent", 20, "rmsprop") and job.config.num_samples
+        if label != "MADDPG+CQL":
+            sampler = job.sampler_config
+            assert sampler.refresh == 0 and sampler.clip_actions and float(sampler.exponent) == pytest.approx(0.99)
+            assert float(sampler.ramp) == (0 if "no ramp" in label else pytest.approx(0.3 * job.config.steps))
+
+
+def test_aggregates_of_ten_seeds_by_hand():
+    # scores 0 ... 9: IQM drops 2 at each end, the mean of 2 ... 7 is 4.5; the median over one task is its mean.
+    values = np.arange(10.0) ** 2
+    found = {name: float(statistic([values])) for name, statistic in sequences.AGGREGATES.items()}
+    assert found == {"median over tasks": 28.5, "median over seeds": 20.5, "IQM": pytest.approx(139 / 6), "mean": 28.5}
+
+
+def test_a_table_shows_scores_returns_distances_and_differences():
+    returns = dict(zip(sequences.VARIANTS, (np.full(4, 4566.12355), np.full(4, 9132.2471), np.full(4, 0.0)), strict=True))
+    late = dict(zip(sequences.VARIANTS, (np.full(4, 0.2), np.array([0.1, 0.1, 0.1, 0.3]), np.full(4, 0.2)), strict=True))
+    text = "\n".join(sequences.table(SOURCES["Good"], returns, late, sequences.PAPER_SCALE))
+    assert "| score, IQM | 0.5 [0.5, 0.5] (paper 0.80) | 1 [1, 1] (paper 0.97) | 0 [0, 0] |" in text
+    assert "| return, mean | 4.57e+03" in text and "| score minus baseline |  | 0.5 [0.5, 0.5] | -0.5 [-0.5, -0.5] |" in text
+    assert "| seeds with a smaller distance |  | 3 of 4 | 0 of 4 |" in text
+    assert "Score: 0 at return 0, 1 at 9132.25 (0; largest return in Good)." in text
+    assert statistics.normalised(4566.12355, ReturnScale(0.0, 9132.2471, "")) == pytest.approx(50)
+
+
+def test_what_is_missing_is_named(tmp_path):
+    for name, wanted in (
+        ("Good", "field 'data_dir': expected"),
+        (
+            "HalfCheetah expert (ours)",
+            "expected a pool of policies, found none .* train one with: jaxoff data pool mamujoco/halfcheetah-2x3",
+        ),
+    ):
+        found = sequences.run_source(SOURCES[name], "smoke", tmp_path, None)
+        assert isinstance(found, str)
+        assert re.search(wanted, found), found
+
+
+def test_the_smoke_scale_writes_a_table_and_curves_and_trains_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sequences, "VARIANTS", dict(list(sequences.VARIANTS.items())[:2]))
+    monkeypatch.setattr(sequences, "SOURCES", (SOURCES["Good"], SOURCES["spread expert"]))
+    (section,) = command.run_parts("fig6", "smoke", tmp_path)
+    assert list(section.stems) == ["fig6", "fig6-curves"]
+    text = (tmp_path / "fig6.md").read_text()
+    assert "## spread expert" in text and "Not part of the scale smoke: Good." in text and "Seeds: 0–1" in text
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("final.json")}
+    assert len(before) == 2
+    command.run_parts("fig6", "smoke", tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
