@@ -36,7 +36,8 @@ class Actors:
 
     recurrent: a GRU over the episode that also sees the previous action, from zero memory. share: one
     set of weights, with the agent's number appended to its input; else parameters have a leading axis [N].
-    hidden: width of each layer; layers: hidden layers of the feed-forward net.
+    hidden: width of each layer; layers: hidden layers of the feed-forward net. head: 0, or start the feed-forward
+    net as PyTorch would, the weights of its last layer in +-head.
     """
 
     spec: EnvSpec
@@ -44,11 +45,14 @@ class Actors:
     layers: int = 2
     recurrent: bool = False
     share: bool = False
+    head: float = 0.0
 
     def net(self) -> Any:
         """The flax module of one agent."""
         out = self.spec.action_size
-        return RecurrentNet(self.hidden, out) if self.recurrent else MLP((self.hidden,) * self.layers + (out,))
+        if self.recurrent:
+            return RecurrentNet(self.hidden, out)
+        return MLP((self.hidden,) * self.layers + (out,), fan_in=self.head > 0, head=self.head)
 
     def init(self, key: Key) -> Params:
         """Parameters; with a leading axis [N] unless shared."""
