@@ -64,6 +64,7 @@ _ICQ_SLOW = (lambda s: s.target_critic, lambda s: s.target_mixer)
 _CF = ((lambda s: s.policy,), *_VALUES)
 _CF_FROZEN = (lambda s: s.behaviour_policy, lambda s: s.target_critic, lambda s: s.target_mixer)
 _CFC = (lambda s: s.policy, lambda s: s.critic, lambda s: s.target_policy, lambda s: s.target_critic)
+_ALL = ((lambda s: s.policy, lambda s: s.critic, lambda s: s.target_policy, lambda s: s.target_critic),)
 _POLY: dict[str, Any] = {"task": "poly/sign/uniform", "data_episodes": 40}
 
 FORMS: dict[str, Form] = {
@@ -155,6 +156,13 @@ FORMS: dict[str, Form] = {
         ((lambda s: s.policy, lambda s: s.critic),),
         (lambda s: s.target_policy, lambda s: s.target_critic),
     ),
+    "omar-continuous": Form(_spec("omar", "mpe/spread/random", data_episodes=4, config=_MLP | {"batch_size": 9, "steps": 6}), _ALL),
+    "omar-centralised": Form(
+        _spec("omar", **_POLY, config=_MLP | {"centralised": True, "search": "cem", "samples": "policy", "num_samples": 3, "window": -1}),
+        _ALL,
+    ),
+    "cql-continuous": Form(_spec("cql", **_POLY, config=_MLP | {"own_batches": False, "window": -1}), _ALL),
+    "td3bc": Form(_spec("td3bc", **_POLY, config=_MLP | {"input_norm": "dataset"}), _ALL),
 }
 
 
