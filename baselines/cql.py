@@ -53,6 +53,7 @@ class Config:
     batch_size: int = struct.field(pytree_node=False, default=32)
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps, where n is 1
 
+    critic_lr: float = 1e-2  # Adam, of critics; lr is then that of the policies, Adam too
     polyak: float = 0.01  # share of the online parameters in a target update
     action_penalty: float = 1e-3  # on squared actions of the policies
     temperature: float = 1.0  # of the log-sum-exp
@@ -60,6 +61,7 @@ class Config:
     num_samples: int = struct.field(pytree_node=False, default=10)  # of each kind
     plain_density: bool = struct.field(pytree_node=False, default=False)  # of policy samples: p, not log p, as released
     input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
+    policy_steps: int = struct.field(pytree_node=False, default=1)  # of a policy to one of its critics, on the same batch
     centralised: bool = struct.field(pytree_node=False, default=False)  # critics of the state and all actions
     own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
     truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal

@@ -108,5 +108,7 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     def of_actor(policy: Params, critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
         return actor_loss(m, policy, critic, mine, key)
 
-    both = adam(config.lr, config.max_grad_norm), adam(config.lr, config.max_grad_norm)
-    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, passes=passes_of(config)), config.steps)
+    both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
+    passes = passes_of(config) + ("obs",) * (config.policy_steps - 1)
+    more: dict[str, Any] = {"passes": passes, "policy_steps": config.policy_steps}
+    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, **more), config.steps)

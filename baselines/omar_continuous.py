@@ -140,6 +140,6 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     def of_actor(policy: Params, critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
         return actor_loss(m, policy, critic, mine, key)
 
-    both = adam(config.lr, config.max_grad_norm), adam(config.lr, config.max_grad_norm)
+    both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
     passes = cql_continuous.passes_of(config)
     return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, passes=passes), config.steps)

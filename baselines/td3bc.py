@@ -27,7 +27,8 @@ from jaxoff.types import Array, EnvSpec, Key, Learner, Params, Stage
 class Config:
     """Settings of OMAR's particle games, and alpha of TD3+BC."""
 
-    lr: float = 1e-2  # Adam, of policies and critics
+    lr: float = 1e-2  # Adam, of policies
+    critic_lr: float = 1e-2  # Adam
     gamma: float = 0.95
     alpha: float = 2.5  # weight of values against cloning
     polyak: float = 0.01  # share of the online parameters in a target update
@@ -91,6 +92,6 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     def of_actor(policy: Params, critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
         return actor_loss(m, policy, critic, mine)
 
-    both = adam(config.lr, config.max_grad_norm), adam(config.lr, config.max_grad_norm)
+    both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
     made = learner(agents, both, config.polyak, of_critic, of_actor, policy_every=config.policy_every)
     return stages(agents, made, config.steps)

@@ -186,6 +186,7 @@ def learner(
     start: Callable[[Net], Params] = lambda net: net,
     policy: Callable[[State], Policy] | None = None,
     policy_every: int = 1,
+    policy_steps: int = 1,
     passes: tuple[str, ...] = ("obs",),
 ) -> Learner:
     """Of each agent: one step of the critics, then of the policy by the new critics; then soft updates of all slow nets.
@@ -193,6 +194,7 @@ def learner(
     critic_loss(critic, mine, key) and actor_loss(policy, critic, mine, key) give (loss, numbers to log) of one agent.
     optimisers: of policy and critic. start: the policies' parameters from their nets. passes: what of a batch the policies
     are run on in an update, in order; their running statistics see each. policy_every: critic updates to one of the others.
+    policy_steps: of a policy in its turn, all on the same rows.
     """
     policy_opt, critic_opt = optimisers
     n = agents.spec.num_agents
@@ -210,9 +212,17 @@ def learner(
         grads, told = jax.grad(critic_loss, has_aux=True)(critic, mine, critic_key)
         steps, critic_state = critic_opt.update(grads, critic_state)
         critic = optax.apply_updates(critic, steps)
-        grads, more = jax.grad(actor_loss, has_aux=True)(policy, critic, mine, actor_key)
-        steps, moved = policy_opt.update(grads, policy_state)
-        after = optax.apply_updates(policy, steps), moved
+
+        def climb(carry: tuple[Params, Any], key: Key) -> tuple[tuple[Params, Any], dict[str, Array]]:
+            grads, told = jax.grad(actor_loss, has_aux=True)(carry[0], critic, mine, key)
+            steps, opt = policy_opt.update(grads, carry[1])
+            return (optax.apply_updates(carry[0], steps), opt), told
+
+        if policy_steps == 1:
+            after, more = climb((policy, policy_state), actor_key)
+        else:
+            after, more = jax.lax.scan(climb, (policy, policy_state), jax.random.split(actor_key, policy_steps))
+            more = jax.tree.map(lambda x: x[-1], more)
         if policy_every > 1:
             turn = (state.updates + 1) % policy_every == 0
             after = jax.tree.map(lambda x, y: jnp.where(turn, x, y), after, (policy, policy_state))
