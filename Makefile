@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda benchmark inspo pjap omar bench datasets report test test-all lint check clean
+.PHONY: help setup setup-cuda benchmark inspo pjap omar bench bench-omar datasets report test test-all lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -40,6 +40,10 @@ omar-%: $(READY)          ## a part: omar-landscape, -motivation, -agents, -mpe;
 
 bench: $(READY)           ## updates/s of each learner by number of runs; writes experiments/bench/
 	$(BIN)/python -m experiments.bench
+
+bench-omar: $(READY)      ## OMAR's rounds/s beside a PyTorch learner, which this installs; writes experiments/bench/omar.md
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
+	$(BIN)/python -m experiments.bench.omar
 
 datasets: $(READY)        ## every dataset that has a recipe, and a table of what they hold; hours   (what is there is kept)
 	$(BIN)/python -m experiments.datasets --out $(RESULTS)/datasets
