@@ -35,7 +35,7 @@ inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -sm
 pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras
 	$(BIN)/python -m experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE)
 
-omar-%: $(READY)          ## a part: omar-landscape, -motivation, -agents, -mpe; -references: returns that scores are measured by
+omar-%: $(READY)          ## a part: omar-landscape, -motivation, -agents, -mpe; -spread: part of -mpe; -references: of scores
 	$(BIN)/python -m experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE)
 
 bench: $(READY)           ## updates/s of each learner by number of runs; writes experiments/bench/

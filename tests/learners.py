@@ -156,13 +156,17 @@ FORMS: dict[str, Form] = {
         ((lambda s: s.policy, lambda s: s.critic),),
         (lambda s: s.target_policy, lambda s: s.target_critic),
     ),
-    "omar-continuous": Form(_spec("omar", "mpe/spread/random", data_episodes=4, config=_MLP | {"batch_size": 9, "steps": 6}), _ALL),
+    "omar-continuous": Form(_spec("omar", "mpe/spread/random", data_episodes=4, config=_MLP | {"batch_size": 9}), _ALL),
     "omar-centralised": Form(
-        _spec("omar", **_POLY, config=_MLP | {"centralised": True, "search": "cem", "samples": "policy", "num_samples": 3, "window": -1}),
+        _spec(
+            "omar",
+            **_POLY,
+            config=_MLP | {"centralised": True, "search": "cem", "samples": "policy", "num_samples": 3, "window": -1, "input_norm": "none"},
+        ),
         _ALL,
     ),
-    "cql-continuous": Form(_spec("cql", **_POLY, config=_MLP | {"own_batches": False, "window": -1}), _ALL),
-    "td3bc": Form(_spec("td3bc", **_POLY, config=_MLP | {"input_norm": "dataset"}), _ALL),
+    "cql-continuous": Form(_spec("cql", **_POLY, config=_MLP | {"own_batches": False, "window": -1, "input_norm": "none"}), _ALL),
+    "td3bc": Form(_spec("td3bc", "mpe/spread/random", data_episodes=4, config=_MLP | {"batch_size": 9, "input_norm": "dataset"}), _ALL),
 }
 
 

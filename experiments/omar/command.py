@@ -1,6 +1,6 @@
 """The command `python -m experiments.omar [PART] --scale smoke|cpu|full --out results/omar`.
 
-Parts: landscape, motivation, agents, mpe (together: all), references (the returns that scores are measured by).
+Parts: landscape, motivation, agents, mpe (together: all); spread (a part of mpe); references (the returns that scores are measured by).
 """
 
 from __future__ import annotations
@@ -143,28 +143,31 @@ def rescaled(run: Run, scale: ReturnScale) -> Run:
 
 def mpe(job: Job) -> Section:
     """Three tasks, four qualities, all methods."""
-    tasks = runs.MPE
-    done = job.run(list(tasks), runs.COLUMNS)
-    ours = references.read()
+    return games(job, "mpe", "OMAR Table 1: particle games", runs.MPE, runs.COLUMNS)
+
+
+def spread(job: Job) -> Section:
+    """A part of the same table, which takes minutes: spread, random and medium-replay; cloning, MA-CQL, OMAR."""
+    return games(job, "spread", "OMAR: spread, a part of Table 1", runs.SPREAD, runs.PAIR)
+
+
+def games(job: Job, stem: str, title: str, tasks: Mapping[str, str], columns: Mapping[str, Column]) -> Section:
+    """Tables of returns, of scores by both scales, and the learning curves; the data's own return stands first."""
+    done, ours = job.run(list(tasks), columns), references.read()
     scale_of = lambda task, own: ours["/".join(task.split("/")[:2])] if own else registry.make_spec(task).return_scale  # noqa: E731
-    stems = ["mpe-return"]
-    data = {task: job.behaviour(task)[0] for task in tasks}
-    plain = tables.build(done, tasks, None, title="OMAR: particle games, mean return", note=job.about())
-    tables.write(with_data(plain, {tasks[task]: value for task, value in data.items()}), job.out / "mpe-return")
-    kinds = {"mpe": (False, "the authors' references"), "mpe-own": (True, "references measured here (experiments/omar/references.csv)")}
-    for stem, (own, about) in kinds.items():
-        if own and not ours:
-            continue
+    data, stems = {task: job.behaviour(task)[0] for task in tasks}, [stem]
+    plain = tables.build(done, tasks, None, title=f"{title}, mean return", note=job.about())
+    tables.write(with_data(plain, {tasks[task]: value for task, value in data.items()}), job.out / f"{stem}-return")
+    kinds = {stem: (False, "the authors' references"), f"{stem}-own": (True, "references measured here (experiments/omar/references.csv)")}
+    for name, (own, about) in kinds.items():
         scored = [rescaled(run, scale_of(run.task, own)) for run in done]
         paper = None if own else tables.read_paper(PAPER, "mpe")
         note = f"0 is uniformly random play, 100 an expert: {about}. " + job.about()
-        title = f"OMAR: particle games, normalised by {about}"
-        built = tables.build(scored, tasks, None, "score", title=title, paper=paper, note=note, average=True)
+        built = tables.build(scored, tasks, None, "score", title=f"{title}, by {about}", paper=paper, note=note, average=True)
         values = {tasks[task]: float(statistics.normalised(value, scale_of(task, own))) for task, value in data.items()}
-        tables.write(with_data(built, values, average=True), job.out / stem)
-        stems.append(stem)
-    report_figures.curves(done, "return_mean", job.out / "mpe-curves", tasks=tasks, label="return")
-    return Section("OMAR Table 1: particle games", job.about(), [*stems, "mpe-curves"])
+        tables.write(with_data(built, values, average=True), job.out / name)
+    report_figures.curves(done, "return_mean", job.out / f"{stem}-curves", tasks=tasks, label="return")
+    return Section(title, job.about(), [*stems, f"{stem}-own", f"{stem}-return", f"{stem}-curves"])
 
 
 def measure_references(job: Job) -> Section:
@@ -178,10 +181,12 @@ def measure_references(job: Job) -> Section:
 
 PARTS: dict[str, Callable[[Job], Section]] = {"landscape": landscape_part, "motivation": motivation, "agents": agents, "mpe": mpe}
 
+ALONE: dict[str, Callable[[Job], Section]] = {"spread": spread, "references": measure_references}  # no part of "all"
+
 
 def run_parts(part: str, scale: str, out: Path) -> list[Section]:
-    """Make a part, all of them ("all"), or the reference returns: the sections of the page, their files below `out`."""
+    """Make a part, or all of them ("all"): the sections of the page, their files below `out`."""
     job = Job(scale, out)
-    if part == "references":
-        return [measure_references(job)]
+    if part in ALONE:
+        return [ALONE[part](job)]
     return [make(job) for name, make in PARTS.items() if part in (name, "all")]

@@ -34,6 +34,7 @@ MORE = {f"MA-CQL, {steps} actor steps": Column("cql", {"policy_steps": steps}) f
 WORLDS = {"spread": "CN", "tag": "PP", "world": "World"}
 QUALITIES = ("random", "medium-replay", "medium", "expert")
 MPE = {f"mpe/{world}/{quality}": f"{quality} {name}" for quality in QUALITIES for world, name in WORLDS.items()}
+SPREAD = {task: label for task, label in MPE.items() if task in ("mpe/spread/random", "mpe/spread/medium-replay")}
 COUNTS = (1, 2, 3, 4, 5)
 AGENTS = {f"mpe/{'spread' if n == 3 else f'spread-n{n}'}/medium-replay": n for n in COUNTS}
 LINE = "mpe/spread-n2-1d/medium-replay"
