@@ -57,6 +57,7 @@ _GRU: dict[str, Any] = {"hidden": 16, "batch_size": 4, "window": -1, "recurrent"
 _EXACT = ((lambda s: s.actor, lambda s: s.target_actor),)
 _LEARNED = ((lambda s: s.actor, lambda s: s.critic, lambda s: s.target_actor, lambda s: s.target_critic),)
 
+_ALL = ((lambda s: s.policy, lambda s: s.critic, lambda s: s.target_policy, lambda s: s.target_critic),)
 _VALUES = ((lambda s: s.critic, lambda s: s.mixer),)
 _MIX: dict[str, Any] = {"hidden": 16, "batch_size": 8, "embed": 4, "window": 0}
 _ICQ = ((lambda s: s.policy, lambda s: s.critic, lambda s: s.mixer),)
@@ -64,7 +65,6 @@ _ICQ_SLOW = (lambda s: s.target_critic, lambda s: s.target_mixer)
 _CF = ((lambda s: s.policy,), *_VALUES)
 _CF_FROZEN = (lambda s: s.behaviour_policy, lambda s: s.target_critic, lambda s: s.target_mixer)
 _CFC = (lambda s: s.policy, lambda s: s.critic, lambda s: s.target_policy, lambda s: s.target_critic)
-_ALL = ((lambda s: s.policy, lambda s: s.critic, lambda s: s.target_policy, lambda s: s.target_critic),)
 _POLY: dict[str, Any] = {"task": "poly/sign/uniform", "data_episodes": 40}
 
 FORMS: dict[str, Form] = {
@@ -103,8 +103,8 @@ FORMS: dict[str, Form] = {
     ),
     "icq-continuous": Form(_spec("icq", **_POLY, config=_MIX | {"critic_hidden": 8}), _ICQ, _ICQ_SLOW),
     "icq-decentralised": Form(
-        _spec("icq", **_POLY, config=_MIX | {"critic_hidden": 8, "decentralised": True}),
-        ((lambda s: s.policy, lambda s: s.critic, lambda s: s.target_critic),),
+        _spec("icq", **_POLY, config=_MIX | {"decentralised": True, "input_norm": "none"}),
+        _ALL,
     ),
     "cfcql": Form(_spec("cfcql", "matrix/xor/b", config=_MIX | {"hyper": 8, "behaviour_steps": 6}), _CF, _CF_FROZEN),
     "cfcql-recurrent": Form(

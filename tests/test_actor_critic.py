@@ -11,11 +11,11 @@ import numpy as np
 import optax
 import pytest
 
-from baselines import cql, cql_continuous, omar, td3bc
+from baselines import cql, cql_continuous, icq, icq_decentralised, omar, td3bc
 from jaxoff import registry
 from jaxoff.data.dataset import place
 from jaxoff.losses.conservative import near_actions, sampled_logsumexp, uniform_actions
-from jaxoff.nets.actor_critic import Agents, Mine, deal, learner, own_return
+from jaxoff.nets.actor_critic import Agents, Mine, as_rows, deal, learner, own_return
 from jaxoff.nets.normalised import Net
 from jaxoff.train.spec import TrainSpec, resolve
 from jaxoff.types import EnvSpec, TimeStep, Transition
@@ -134,6 +134,52 @@ def test_td3bc_losses_and_gradients_equal_float64_numpy():
     assert along(grads, way) == pytest.approx(difference, rel=1e-5)
 
 
+def test_icq_losses_and_gradients_equal_float64_numpy():
+    # Windows of three steps: the last has no target unless it terminates; row 0 of each window is followed by row 1.
+    i, nets = 1, nets_of(False)
+    batch = jax.tree.map(lambda x: x.reshape(3, 3, *x.shape[1:]), batch_of(9))
+    batch = batch._replace(terminated=np.array([[0, 0, 1.0], [0, 1, 0], [0, 0, 0]]), valid=np.array([[1, 1, 1.0], [1, 1, 0], [1, 1, 1]]))
+    given = {"gamma": 0.9, "beta_q": 1.5, "beta_pi": 0.7, "alpha_w": 2.0}
+    config = icq.Config(decentralised=True, hidden=5, **given)
+    spread = np.random.default_rng(3).normal(size=(N, A))
+
+    def losses(config: Any, nets: dict[str, Net], spread: Any, batch: Transition) -> Any:
+        m, (rows, beside) = icq_decentralised.Method(config, Agents(SPEC, 5)), as_rows(*icq_decentralised.with_next(batch))
+        mine, critic = mine_of(nets, rows, i)._replace(beside=beside), part(nets["critic"], i)
+        policy = icq_decentralised.Gaussian(part(nets["policy"], i), spread[i])
+        of_critic = jax.value_and_grad(lambda p: icq_decentralised.critic_loss(m, p, mine, None)[0])(critic)
+        return of_critic, jax.value_and_grad(lambda p: icq_decentralised.actor_loss(m, p, critic, mine)[0])(policy), rows.valid
+
+    with jax.enable_x64(True):
+        found = jax.tree.map(np.asarray, jax.jit(losses)(double(config), nets, spread, batch))
+    (value, critic_grads), (loss, grads), usable = found
+    np.testing.assert_array_equal(usable, [1, 1, 1, 1, 1, 0, 1, 1, 0])
+    rows = {name: np.asarray(x).reshape(9, *x.shape[2:]) for name, x in batch._asdict().items()}
+    critic, policy = part(nets["critic"], i), (part(nets["policy"], i), spread[i])
+    wanted = lambda p: ref.icq_losses(policy, p, critic, part(nets["target_critic"], i), rows, 3, i, **given)[0]  # noqa: E731
+    assert float(value) == pytest.approx(wanted(critic), rel=1e-8)
+    difference, way = slope(wanted, critic, 3)
+    assert along(critic_grads, way) == pytest.approx(difference, rel=1e-5)
+    wanted = lambda p: ref.icq_losses(p, critic, critic, part(nets["target_critic"], i), rows, 3, i, **given)[1]  # noqa: E731
+    assert float(loss) == pytest.approx(wanted(policy), rel=1e-8)
+    difference, way = slope(wanted, policy, 4)
+    assert along(tuple(grads), way) == pytest.approx(difference, rel=1e-5)
+
+
+def test_the_next_action_of_the_data_never_crosses_the_end_of_an_episode():
+    # Episodes of 25 steps that only the clock ends: as whole windows and as windows of two, row 24 of each is left out.
+    steps = 25
+    whole = jax.tree.map(lambda x: np.broadcast_to(x[:1, None], (2, steps, *x.shape[1:])).copy(), batch_of(2))
+    whole = whole._replace(valid=np.ones((2, steps)), terminated=np.zeros((2, steps)), truncated=np.zeros((2, steps)))
+    whole.truncated[:, -1] = 1
+    numbered = whole._replace(actions=np.arange(2 * steps * N * A).reshape(2, steps, N, A))
+    usable, (actions, _) = icq_decentralised.with_next(numbered)
+    np.testing.assert_array_equal(usable.valid, np.tile(np.arange(steps) < steps - 1, (2, 1)))
+    np.testing.assert_array_equal(actions[:, :-1, 0, 0], np.arange(2 * steps).reshape(2, steps)[:, 1:] * N * A)
+    pairs = jax.tree.map(lambda x: x[:, -2:], whole)
+    np.testing.assert_array_equal(icq_decentralised.with_next(pairs)[0].valid, [[1, 0], [1, 0]])
+
+
 # ------------------------------------------------------------------------------------- normalisation
 
 
@@ -194,7 +240,7 @@ def test_running_statistics_of_policies_see_each_pass_and_slow_nets_only_move_sc
     made, batch = learner_of(Agents(SPEC, 5), passes), batch_of(6)
     before = jax.jit(made.init)(jax.random.key(0))
     after, _ = jax.jit(made.update)(before, batch, jax.random.key(1))
-    dealt = deal(batch, N)
+    dealt, _ = deal(batch, N)
     for i in range(N):
         mean, variance = np.zeros(WIDTH), np.ones(WIDTH)
         for field in passes:
@@ -288,12 +334,12 @@ def test_coefficients_are_those_of_the_published_table():
 
 def test_each_agent_learns_from_rows_and_a_reward_of_its_own():
     batch = batch_of(6)
-    dealt = deal(batch, N)
+    dealt, _ = deal(batch, N)
     for i in range(N):  # rows i and i + 3
         np.testing.assert_array_equal(dealt.agent_reward[i, :, i], batch.agent_reward[i::N, i])
         np.testing.assert_array_equal(own_return(i, part(dealt, i), jnp.zeros(2), 0.9), batch.agent_reward[i::N, i].astype(np.float32))
     windows = jax.tree.map(lambda x: np.stack([x, x + 1], 1), batch)  # [B, T, ...]
-    np.testing.assert_allclose(deal(windows, N).obs[1], np.concatenate([windows.obs[1], windows.obs[4]]), rtol=1e-6)
+    np.testing.assert_allclose(deal(windows, N)[0].obs[1], np.concatenate([windows.obs[1], windows.obs[4]]), rtol=1e-6)
     with pytest.raises(ValueError, match="field 'batch_size': expected a multiple of 3, the number of agents, found 7"):
         deal(batch_of(7), N)
 

@@ -54,9 +54,9 @@ def batch_of(discrete: bool, seed: int = 0) -> Transition:
 
 
 @functools.cache
-def started(discrete: bool, decentralised: bool = False) -> Any:
+def started(discrete: bool) -> Any:
     """A state with random parameters in double precision, so that slow copies differ and biases count."""
-    m = icq.method_of(icq.Config(**SIZES, decentralised=decentralised), spec_of(discrete))
+    m = icq.method_of(icq.Config(**SIZES), spec_of(discrete))
     state = jax.eval_shape(lambda: icq.init(m, jax.random.key(0)))
     rng = np.random.default_rng(1)
     draw = lambda tree: jax.tree.map(lambda x: 0.7 * rng.normal(size=x.shape), tree)  # noqa: E731
@@ -143,32 +143,13 @@ def weighted_slope(state: Any, rows: dict[str, np.ndarray], found: dict[str, Any
         ref.softmax_weights = plain
 
 
-def test_decentralised_losses_equal_float64_numpy():
-    # Own rewards, twin minimum, weights clipped to [0, 1]; a step without next action in the window counts nowhere.
-    c = {"gamma": 0.9, "beta_q": 0.8, "beta_pi": 0.6, "alpha_w": 1.5}
-    m = icq.method_of(icq.Config(**SIZES, decentralised=True, **c), spec_of(False))
-    state, batch = started(False, True), batch_of(False)
-
-    def losses(state: Any, batch: Transition) -> Any:
-        target, weight = icq.own_target(m, state, batch)
-        mask = jnp.broadcast_to(icq.usable(batch)[..., None], target.shape)
-        error = jnp.sum(jnp.square(icq.own_values(m, state.critic, batch) - target), 0)
-        return jnp.sum(error * mask) / jnp.sum(mask), icq.own_actor_loss(m, state.policy, state, batch)[0], weight
-
-    with jax.enable_x64(True):
-        value, policy, weight = jax.jit(losses)(state, batch)
-        wanted = ref.own_losses(state.policy, state.critic, state.target_critic, rows_of(batch), **c)
-        assert (float(value), float(policy)) == pytest.approx(wanted, rel=1e-9)
-        assert 0 < weight.max() <= 1
-
-
 # ---------------------------------------------------------------------------------------------- traps
 
 
 @functools.cache
 def stepper(discrete: bool, decentralised: bool = False, **switches: Any):
     """A compiled update, and its start."""
-    learner = icq.make(icq.Config(**SIZES, decentralised=decentralised, **switches), spec_of(discrete))
+    learner = icq.make(icq.Config(**SIZES, decentralised=decentralised, own_batches=False, **switches), spec_of(discrete))
     return jax.jit(learner.update), jax.jit(learner.init)(jax.random.key(0))
 
 

@@ -50,6 +50,7 @@ class Mine(NamedTuple):
     policies: Params  # of all agents, [N, ...], before this update
     target_policies: Params
     target_critic: Net  # its own
+    beside: Any = None  # what `view` gives beside the rows, [M, ...]
 
 
 Losses = Callable[..., tuple[Array, dict[str, Array]]]
@@ -168,12 +169,19 @@ def own_return(agent: Array | int, rows: Transition, next_value: Array, gamma: A
     return one_step_target(reward, rows.terminated, next_value, gamma)
 
 
-def deal(batch: Transition, num_agents: int) -> Transition:
-    """A batch [B, ...] or [B, T, ...] dealt out: item b goes to agent b mod N, as rows [N, M, ...]."""
+def deal(batch: Transition, num_agents: int, beside: Any = None) -> tuple[Transition, Any]:
+    """A batch [B, ...] or [B, T, ...] dealt out: item b goes to agent b mod N, as rows [N, M, ...]; and what lies beside it."""
     size = batch.valid.shape[0]
     if size % num_agents:
         raise ValueError(f"field 'batch_size': expected a multiple of {num_agents}, the number of agents, found {size}")
-    return jax.vmap(flatten, in_axes=1)(jax.tree.map(lambda x: x.reshape(size // num_agents, num_agents, *x.shape[1:]), batch))
+    stacks = jax.tree.map(lambda x: x.reshape(size // num_agents, num_agents, *x.shape[1:]), (batch, beside))
+    return jax.vmap(lambda pair: as_rows(*pair), in_axes=1)(stacks)
+
+
+def as_rows(batch: Transition, beside: Any = None) -> tuple[Transition, Any]:
+    """Leading axes [B] or [B, T] of a batch, and of what lies beside it, to rows [M]."""
+    axes = batch.valid.ndim
+    return flatten(batch), jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), beside)
 
 
 def learner(
@@ -188,13 +196,15 @@ def learner(
     policy_every: int = 1,
     policy_steps: int = 1,
     passes: tuple[str, ...] = ("obs",),
+    view: Callable[[Transition], tuple[Transition, Any]] = lambda batch: (batch, None),
 ) -> Learner:
     """Of each agent: one step of the critics, then of the policy by the new critics; then soft updates of all slow nets.
 
     critic_loss(critic, mine, key) and actor_loss(policy, critic, mine, key) give (loss, numbers to log) of one agent.
     optimisers: of policy and critic. start: the policies' parameters from their nets. passes: what of a batch the policies
     are run on in an update, in order; their running statistics see each. policy_every: critic updates to one of the others.
-    policy_steps: of a policy in its turn, all on the same rows.
+    policy_steps: of a policy in its turn, all on the same rows. view: what is made of a batch, and what is
+    given to the losses beside it.
     """
     policy_opt, critic_opt = optimisers
     n = agents.spec.num_agents
@@ -205,10 +215,11 @@ def learner(
         opts = jax.vmap(policy_opt.init)(policy), jax.vmap(critic_opt.init)(critic)
         return State(policy, critic, policy, critic, unit_stats(n, agents.spec.obs_size), *opts, jnp.zeros((), jnp.int32))
 
-    def one(agent: Array, own: tuple[Any, ...], rows: Transition, key: Key, state: State) -> tuple[tuple[Any, ...], dict[str, Array]]:
+    def one(agent: Array, own: tuple[Any, ...], given: Any, key: Key, state: State) -> tuple[tuple[Any, ...], dict[str, Array]]:
         """One agent, with what is its own of the state; the rest as it was before the update."""
         policy, critic, target_critic, stats, policy_state, critic_state = own
-        mine, (critic_key, actor_key) = Mine(agent, rows, state.policy, state.target_policy, target_critic), jax.random.split(key)
+        (rows, beside), (critic_key, actor_key) = given, jax.random.split(key)
+        mine = Mine(agent, rows, state.policy, state.target_policy, target_critic, beside)
         grads, told = jax.grad(critic_loss, has_aux=True)(critic, mine, critic_key)
         steps, critic_state = critic_opt.update(grads, critic_state)
         critic = optax.apply_updates(critic, steps)
@@ -236,9 +247,10 @@ def learner(
             batch = batch._replace(obs=standard(batch.obs), next_obs=standard(batch.next_obs))
         if agents.truncated_ends:
             batch = batch._replace(terminated=jnp.maximum(batch.terminated, batch.truncated))
-        rows, axis = (deal(batch, n), 0) if agents.own_batches else (flatten(batch), None)
+        batch, beside = view(batch)
+        given, axis = (deal(batch, n, beside), 0) if agents.own_batches else (as_rows(batch, beside), None)
         own = state.policy, state.critic, state.target_critic, state.stats, state.policy_opt, state.critic_opt
-        new, told = jax.vmap(one, (0, 0, axis, 0, None))(jnp.arange(n), own, rows, jax.random.split(key, n), state)
+        new, told = jax.vmap(one, (0, 0, axis, 0, None))(jnp.arange(n), own, given, jax.random.split(key, n), state)
         policy, critic, stats, policy_state, critic_state = new
         slow = state.target_policy, state.target_critic
         slow_policy, slow_critic = optax.incremental_update((policy, critic), slow, polyak)

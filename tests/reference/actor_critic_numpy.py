@@ -115,6 +115,31 @@ def td3bc_actor_loss(policy: Any, critic: Any, rows: Batch, i: int, alpha: float
     return float(((own - rows["actions"][:, i])[keep] ** 2).mean() - scale * q[keep].mean() + penalty * (own[keep] ** 2).mean())
 
 
+def icq_losses(policy: Any, critic: Any, fixed: Any, slow: Any, rows: Batch, length: int, i: int, **c: float) -> tuple[float, float]:
+    """(value loss of critic, policy loss by fixed) of windows of `length` rows; policy is ((net, norm), p of the deviation)."""
+    count = len(rows["valid"])
+    follows = np.array([rows["valid"][k] * rows["valid"][k + 1] if (k + 1) % length else 0.0 for k in range(count)]) > 0
+    keep = (rows["valid"] > 0) & (follows | (rows["terminated"] > 0))
+    ahead = np.roll(rows["actions"][:, i], -1, 0)[None]
+    reward, going = rows["agent_reward"][:, i], c["gamma"] * (1 - rows["terminated"])
+
+    def beyond(net: Any) -> np.ndarray:
+        return np.where(follows, values(net, rows["next_obs"][:, i], ahead, follows)[:, 0].min(0), 0.0)
+
+    def softmax(x: np.ndarray, mask: np.ndarray, temperature: float) -> np.ndarray:
+        mass = np.where(mask, np.exp((x - x[mask].max()) / temperature), 0.0)
+        return mask.sum() * mass / mass.sum()
+
+    data = lambda net: values(net, rows["obs"][:, i], rows["actions"][None, :, i], keep)[:, 0]  # noqa: E731
+    later = beyond(slow)
+    target = reward + going * np.clip(softmax(later, follows, c["beta_q"]) / c["alpha_w"], 0, 1) * later
+    value = ((data(critic) - target) ** 2).sum(0)[keep].mean()
+    weight = softmax(reward + going * beyond(fixed) - data(fixed).min(0), keep, c["beta_pi"])
+    log_std = -6 + 6 / (1 + np.exp(-policy[1]))
+    z = (rows["actions"][:, i] - act(policy[0], rows["obs"][:, i], keep)) / np.exp(log_std)
+    return float(value), float(-(weight * (-0.5 * z**2 - log_std - 0.5 * np.log(2 * np.pi)).sum(-1))[keep].mean())
+
+
 def softmax_search(value: Any, noise: np.ndarray, spread: float) -> tuple[np.ndarray, np.ndarray]:
     """noise [J, K, M, A]; value(samples [K, M, A]) -> [K, M]. The best of the last iteration and its value."""
     rounds, count, rows, size = noise.shape
