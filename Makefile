@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda benchmark inspo pjap bench datasets report test test-all lint check clean
+.PHONY: help setup setup-cuda benchmark inspo pjap omar bench bench-omar datasets report test test-all lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -26,7 +26,7 @@ setup-cuda: $(READY)      ## the same with CUDA wheels, for an NVIDIA accelerato
 benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)
 	$(BIN)/python -m experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE)
 
-inspo pjap: $(READY)      ## one paper: every table and figure of its games   (SCALE=...)
+inspo pjap omar: $(READY) ## one paper: every table and figure of its games   (SCALE=...)
 	$(BIN)/python -m experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE)
 
 inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -smax: tables 4-7; -tune: coefficients
@@ -35,8 +35,15 @@ inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -sm
 pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras; -fig6: sequences   (DATA=folder of public data)
 	$(BIN)/python -m experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE) $(if $(DATA),--data-dir $(DATA))
 
+omar-%: $(READY)          ## a part: omar-landscape, -motivation, -agents, -mpe; -spread: part of -mpe; -references: of scores
+	$(BIN)/python -m experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE)
+
 bench: $(READY)           ## updates/s of each learner by number of runs; writes experiments/bench/
 	$(BIN)/python -m experiments.bench
+
+bench-omar: $(READY)      ## OMAR's rounds/s beside a PyTorch learner, which this installs; writes experiments/bench/omar.md
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
+	$(BIN)/python -m experiments.bench.omar
 
 datasets: $(READY)        ## every dataset that has a recipe, and a table of what they hold; hours   (what is there is kept)
 	$(BIN)/python -m experiments.datasets --out $(RESULTS)/datasets

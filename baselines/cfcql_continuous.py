@@ -12,21 +12,21 @@ for counterfactual actions holds those of all agents, and the policies' running 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import distrax
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from jaxoff.data.dataset import Dataset, as_windows, flatten
-from jaxoff.losses.conservative import agent_weights, sampled_logsumexp
+from jaxoff.losses.conservative import agent_weights, near_actions, sampled_logsumexp, uniform_actions
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.behaviour import JointVAE
 from jaxoff.nets.mlp import MLP
+from jaxoff.nets.normalised import Net, Stats, moments, normalised, running, unit_norm, unit_stats
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
 
@@ -35,30 +35,7 @@ if TYPE_CHECKING:
 
 NOISE = 0.2  # standard deviation of actions sampled near the policy
 HEAD = 3e-3  # largest weight of a policy's last layer at the start
-STATS_RATE = 0.1
-EPS = 1e-5
 NEVER = 1e10  # log density of a sample that doesn't count
-
-
-class Norm(NamedTuple):
-    """Scale and shift of normalised inputs."""
-
-    scale: Array
-    shift: Array
-
-
-class Net(NamedTuple):
-    """A net and the normalisation of its input; norm is empty without one."""
-
-    net: Params
-    norm: Any
-
-
-class Stats(NamedTuple):
-    """Running mean and variance of the policies' inputs, [N, O] each."""
-
-    mean: Array
-    variance: Array
 
 
 class Behaviour(NamedTuple):
@@ -95,19 +72,6 @@ class Method(NamedTuple):
 
 
 # --- inputs ------------------------------------------------------------------------------------------
-
-
-def moments(x: Array, weight: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and variance of x over axes, with weights of its shape but for the last axis, which is 1."""
-    total = jnp.maximum(jnp.sum(weight, axes, keepdims=True), 1.0)
-    mean = jnp.sum(jnp.where(weight > 0, x, 0.0) * weight, axes, keepdims=True) / total
-    variance = jnp.sum(jnp.where(weight > 0, jnp.square(x - mean), 0.0) * weight, axes, keepdims=True) / total
-    return mean, variance
-
-
-def normalised(norm: Any, x: Array, mean: Array, variance: Array) -> Array:
-    """x at mean 0 and variance 1, then scaled and shifted."""
-    return norm.scale * (x - mean) * lax.rsqrt(variance + EPS) + norm.shift
 
 
 def seen(m: Method, obs: Array, state: Array) -> Array:
@@ -170,23 +134,15 @@ def behaviour_learner(m: Method) -> Learner:
 # --- main stage --------------------------------------------------------------------------------------
 
 
-def small_head(params: Params, key: Key) -> Params:
-    """The parameters of policies with small weights in the last layer, for actions away from the bounds."""
-    layers = dict(params["params"])
-    last = max(name for name in layers if name.startswith("Dense"))
-    kernel = jax.random.uniform(key, layers[last]["kernel"].shape, minval=-HEAD, maxval=HEAD)
-    return {"params": layers | {last: layers[last] | {"kernel": kernel}}}
-
-
 def init(m: Method, vae: Params, key: Key) -> State:
     """Fresh policies and twin critics; the slow copies are equal to them."""
     policy_key, critic_key = jax.random.split(key)
     n, o = m.spec.num_agents, m.spec.obs_size
     width = m.vae.width + m.vae.size
-    norm = (lambda *shape: Norm(jnp.ones(shape), jnp.zeros(shape))) if m.config.input_norm == "batch" else (lambda *shape: ())
-    policy = Net(small_head(m.actors.init(policy_key), jax.random.fold_in(policy_key, 1)), norm(n, o))
+    norm = unit_norm if m.config.input_norm == "batch" else (lambda *shape: ())
+    policy = Net(m.actors.init(policy_key), norm(n, o))
     critic = Net(jax.vmap(lambda k: m.critic.init(k, jnp.zeros(width)))(jax.random.split(critic_key, 2)), norm(width))
-    stats, opts = Stats(jnp.zeros((n, o)), jnp.ones((n, o))), (m.policy_opt.init(policy), m.critic_opt.init(critic))
+    stats, opts = unit_stats(n, o), (m.policy_opt.init(policy), m.critic_opt.init(critic))
     return State(policy, critic, policy, critic, stats, vae, *opts, jnp.zeros((), jnp.int32))
 
 
@@ -208,18 +164,16 @@ def conservative_loss(
     beside those at o' the teammates take the data's next actions.
     """
     keys, state, bound = jax.random.split(key, 3), seen(m, rows.obs, rows.state), m.spec.action_bound
-    shape = (m.config.num_samples, *rows.actions.shape)
-    drawn = jax.random.uniform(keys[0], shape, minval=-bound, maxval=bound)
+    drawn, level = uniform_actions(keys[0], (m.config.num_samples, *rows.actions.shape), bound)
     q = [counterfactual_values(m, critic, state, rows.actions, drawn, rows.valid)]
-    log_density = [jnp.full(q[0].shape[1:], -m.spec.action_size * math.log(2.0 * bound))]  # [M, N, K]
+    log_density = [jnp.full(q[0].shape[1:], level)]  # [M, N, K]
     kinds = ((near[0], rows.actions, rows.valid), (near[1], ahead[0], rows.valid * ahead[1]))
     for (centre, mates, counts), sample_key in zip(kinds if m.config.samples == "policy" else (), keys[1:], strict=False):
-        noise = NOISE * jax.random.normal(sample_key, shape)
-        q.append(counterfactual_values(m, critic, state, mates, jnp.clip(centre + noise, -bound, bound), counts))
-        density = jnp.sum(-0.5 * jnp.square(noise / NOISE) - math.log(NOISE * math.sqrt(2.0 * math.pi)), -1)
+        drawn, density = near_actions(sample_key, centre, m.config.num_samples, NOISE, bound)
+        q.append(counterfactual_values(m, critic, state, mates, drawn, counts))
         log_density.append(jnp.where(counts[:, None, None] > 0, jnp.moveaxis(density, 0, -1), NEVER))
-    level = sampled_logsumexp(jnp.concatenate(q, -1), jnp.concatenate(log_density, -1))  # [2, M, N]
-    return jnp.sum(jnp.sum(weight * level, -1) - values, 0)
+    held = sampled_logsumexp(jnp.concatenate(q, -1), jnp.concatenate(log_density, -1))  # [2, M, N]
+    return jnp.sum(jnp.sum(weight * held, -1) - values, 0)
 
 
 def reward_of(m: Method, rows: Transition) -> Array:
@@ -272,19 +226,12 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     new, old = (policy, *slow, policy_opt), (state.policy, state.target_policy, state.target_critic, state.policy_opt)
     turn = updates % m.config.policy_every == 0
     policy, target_policy, target_critic, policy_opt = jax.tree.map(lambda x, y: jnp.where(turn, x, y), new, old)
-    stats = running(state.stats, batch) if m.config.input_norm == "batch" else state.stats
+    weight = jnp.broadcast_to(batch.valid[..., None, None], (*batch.obs.shape[:-1], 1))
+    stats = running(state.stats, batch.obs, weight, (0, 1)) if m.config.input_norm == "batch" else state.stats
     return (
         State(policy, critic, target_policy, target_critic, stats, state.vae, policy_opt, critic_opt, updates),
         Out(told | {"policy": loss}),
     )
-
-
-def running(stats: Stats, batch: Transition) -> Stats:
-    """A tenth of the way to the statistics of the batch; the variance that is kept is the unbiased one."""
-    count = jnp.sum(batch.valid)
-    mean, variance = moments(batch.obs, jnp.broadcast_to(batch.valid[..., None, None], (*batch.obs.shape[:-1], 1)), (0, 1))
-    fresh = Stats(mean[0, 0], variance[0, 0] * count / jnp.maximum(count - 1.0, 1.0))
-    return jax.tree.map(lambda old, new: old + STATS_RATE * (new - old), stats, fresh)
 
 
 def policy_of(m: Method, state: State) -> Policy:
@@ -310,7 +257,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     width = spec.state_size if config.critic_state == "state" else spec.num_agents * spec.obs_size
     critic, one = MLP((config.hidden, config.hidden, 1)), adam(config.lr, config.max_grad_norm)
     each = optax.GradientTransformation(jax.vmap(one.init), lambda grads, state, params=None: jax.vmap(one.update)(grads, state))
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent)
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, head=HEAD)
     return Method(config, spec, actors, critic, JointVAE(spec, width, config.vae_hidden), each, one)
 
 

@@ -1,4 +1,6 @@
-"""MACQL: conservative values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq. 13).
+"""MACQL: conservative values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq. 13), for discrete actions.
+
+Continuous actions: the decentralised MA-CQL of Pan et al. (OMAR, ICML 2022), in cql_continuous.py.
 
 Q_tot = sum_i w_i(s) Q_i + b(s). Values of available actions are held below those of the data's, per agent
 -> conservative_loss; n-step Tree Backup with the slow nets -> tree_backup, backup_target; both -> loss.
@@ -18,6 +20,7 @@ import optax
 from flax import struct
 from jax import lax
 
+from baselines import cql_continuous
 from jaxoff.data.dataset import as_windows
 from jaxoff.losses.conservative import conservative_term
 from jaxoff.losses.likelihood import masked_mean, taken
@@ -25,12 +28,12 @@ from jaxoff.losses.td import one_step_target, squared_td_error
 from jaxoff.nets.actors import Actors, greedy
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.optimisers import rmsprop
-from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
+from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
 
 
 @struct.dataclass
 class Config:
-    """Settings, of Tian et al. (Table 11) where they print one."""
+    """Settings, of Tian et al. (Table 11) where they print one; the last group is for continuous actions."""
 
     lr: float = 5e-4  # RMSprop, of agents and mixer
     gamma: float = 0.99
@@ -49,6 +52,19 @@ class Config:
     steps: int = struct.field(pytree_node=False, default=15000)
     batch_size: int = struct.field(pytree_node=False, default=32)
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps, where n is 1
+
+    critic_lr: float = 1e-2  # Adam, of critics; lr is then that of the policies, Adam too
+    polyak: float = 0.01  # share of the online parameters in a target update
+    action_penalty: float = 1e-3  # on squared actions of the policies
+    temperature: float = 1.0  # of the log-sum-exp
+    samples: str = struct.field(pytree_node=False, default="uniform")  # uniform; policy: also near the policy, next and now
+    num_samples: int = struct.field(pytree_node=False, default=10)  # of each kind
+    plain_density: bool = struct.field(pytree_node=False, default=False)  # of policy samples: p, not log p, as released
+    input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
+    policy_steps: int = struct.field(pytree_node=False, default=1)  # of a policy to one of its critics, on the same batch
+    centralised: bool = struct.field(pytree_node=False, default=False)  # critics of the state and all actions
+    own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
+    truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
 
 
 CHOICES = {"cql_target": ("tree_backup", "onestep_double"), "backup_policy": ("greedy", "softmax")}
@@ -170,9 +186,7 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError for unknown words and what this form can't do."""
-    if not spec.discrete:
-        raise ValueError(f"cql on '{spec.name}': expected discrete actions, found continuous ones")
+    """The nets of the discrete form. Raises ValueError for unknown words and what it can't do."""
     for name, known in CHOICES.items():
         if getattr(config, name) not in known:
             raise ValueError(f"cql: field '{name}': expected one of {', '.join(known)}, found '{getattr(config, name)}'")
@@ -185,8 +199,10 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     return Method(config, actors, mixer, rmsprop(config.lr, config.max_grad_norm))
 
 
-def make(config: Config, spec: EnvSpec) -> Learner:
-    """The learner, for discrete actions; its policy takes the argmax of each agent's values."""
+def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
+    """The learner; with discrete actions its policy takes the argmax of each agent's values."""
+    if not spec.discrete:
+        return cql_continuous.make(config, spec)
     m = method_of(config, spec)
     return Learner(
         init=lambda key: init(m, key),

@@ -2,8 +2,7 @@
 
 Eq. 12, weights of the next values -> critic_target; Eq. 14, value and policy losses -> critic_loss, actor_loss.
 Discrete and continuous, with a linear mixer: Q_tot = sum_i w_i(s) Q_i + b(s). `decentralised` is the MA-ICQ of
-Pan et al. (OMAR, 2022) for continuous actions: no mixer, twin values Q_i(o_i, a_i), the agent's own reward,
-one-step targets and clipped weights -> own_target, own_losses.
+Pan et al. (OMAR, 2022) for continuous actions, without a mixer: in icq_decentralised.py.
 Differs: padding is outside every softmax; a step whose next action the data do not hold (the last of a window,
 unless terminated) ends the lambda-return with its value and is no target. As the released code, not the paper,
 by default: temperature 1000 in the critic, advantages in the actor's weights (actor_weight). As the paper, not the
@@ -22,19 +21,19 @@ import optax
 from flax import struct
 from jax import lax
 
+from baselines import icq_decentralised
 from jaxoff.data.dataset import as_windows
 from jaxoff.losses.implicit import batch_weight
 from jaxoff.losses.likelihood import masked_mean, taken
-from jaxoff.losses.td import lambda_return, one_step_target
+from jaxoff.losses.td import lambda_return
 from jaxoff.nets.actors import UNAVAILABLE, Actors
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.nets.mlp import MLP
-from jaxoff.optimisers import adam, rmsprop
-from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
+from jaxoff.optimisers import rmsprop
+from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
 
 LOG_STD = (-3.0, 0.0)  # of a Gaussian policy; the parameter itself is kept inside
 LOG_STD_START = -0.5
-OWN_LOG_STD = -6.0  # least of the decentralised form, where log_std = -6 + 6 sigmoid(parameter), which starts at 0
 BASELINE_SAMPLES = 4  # actions of the policy whose mean value is the baseline, if continuous
 
 
@@ -58,7 +57,7 @@ class Config:
     epsilon_updates: int = struct.field(pytree_node=False, default=5000)  # until epsilon_end
     embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer
     critic_hidden: int = struct.field(pytree_node=False, default=32)  # code 256
-    hidden: int = struct.field(pytree_node=False, default=64)
+    hidden: int = struct.field(pytree_node=False, default=64)  # of MA-ICQ, also of the critics
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
     steps: int = struct.field(pytree_node=False, default=15000)
     batch_size: int = struct.field(pytree_node=False, default=32)
@@ -69,17 +68,19 @@ class Config:
     beta_pi: float = 600.0  # temperature of the policy's weights
     alpha_w: float = 2.0  # divisor of the next values' weights, then clipped to [0, 1]
     polyak: float = 0.005  # share of the online parameters in a target update
+    input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
+    own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
 
 
 class Gaussian(NamedTuple):
-    """Parameters of Gaussian policies: nets of the means, and log_std [A]; [N, A] and before the sigmoid if decentralised."""
+    """Parameters of Gaussian policies: nets of the means, and log_std [A]."""
 
     net: Params
     log_std: Array
 
 
 class State(NamedTuple):
-    """What is trained, and the slow copies; mixers are empty if decentralised."""
+    """What is trained, and the slow copies."""
 
     policy: Params  # logits' nets, or Gaussian
     critic: Params
@@ -123,12 +124,8 @@ def init(m: Method, key: Key) -> State:
     n, a, spec = m.spec.num_agents, m.spec.action_size, m.spec
     policy = m.actors.init(policy_key)
     if not spec.discrete:
-        policy = Gaussian(policy, jnp.zeros((n, a)) if m.config.decentralised else jnp.full(a, LOG_STD_START))
+        policy = Gaussian(policy, jnp.full((a,), LOG_STD_START))
     zero = jnp.zeros((), jnp.int32)
-    if m.config.decentralised:
-        keys = jax.random.split(critic_key, (n, 2))
-        critic = jax.vmap(jax.vmap(lambda k: m.critic.init(k, jnp.zeros(spec.obs_size + a))))(keys)
-        return State(policy, critic, (), critic, (), m.policy_opt.init(policy), m.critic_opt.init(critic), zero)
     critic = m.critic.init(critic_key, jnp.zeros(spec.state_size + spec.obs_size + n + (0 if spec.discrete else a)))
     mixer = m.mixer.init(mixer_key, jnp.zeros(n), jnp.zeros(spec.state_size))
     return State(policy, critic, mixer, critic, mixer, m.policy_opt.init(policy), m.critic_opt.init((critic, mixer)), zero)
@@ -213,8 +210,7 @@ def mixed_log_probs(logits: Array, avail: Array, epsilon: Array | float) -> Arra
 
 def gaussian(m: Method, policy: Gaussian, mean: Array) -> distrax.Distribution:
     """N(mean, diagonal), means [..., N, A]; its mode is the mean."""
-    log_std = OWN_LOG_STD * (1.0 - jax.nn.sigmoid(policy.log_std)) if m.config.decentralised else policy.log_std
-    return distrax.Independent(distrax.Normal(mean, jnp.broadcast_to(jnp.exp(log_std), mean.shape)), 1)
+    return distrax.Independent(distrax.Normal(mean, jnp.broadcast_to(jnp.exp(policy.log_std), mean.shape)), 1)
 
 
 def data_density(m: Method, dist: distrax.Distribution, actions: Array) -> Array:
@@ -263,7 +259,7 @@ def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[st
     grads, told = jax.grad(loss_of, has_aux=True)(state.policy)
     changes, opt = m.policy_opt.update(grads, state.policy_opt)
     policy = optax.apply_updates(state.policy, changes)
-    if not (m.spec.discrete or m.config.decentralised):
+    if not m.spec.discrete:
         policy = policy._replace(log_std=jnp.clip(policy.log_std, *LOG_STD))
     return state._replace(policy=policy, policy_opt=opt), told
 
@@ -276,70 +272,6 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     new, old = (state.critic, state.mixer), (state.target_critic, state.target_mixer)
     critic, mixer = optax.periodic_update(new, old, state.updates + 1, m.config.target_every)
     return state._replace(target_critic=critic, target_mixer=mixer, updates=state.updates + 1), Out(told | more)
-
-
-# --- decentralised -----------------------------------------------------------------------------------
-
-
-def own_values(m: Method, critic: Params, batch: Transition) -> Array:
-    """Twin Q_i(o_i, a_i) of the data's actions: critic [N, 2, ...] -> [2, B, T, N]."""
-    twin = jax.vmap(m.critic.apply, in_axes=(0, None))
-    x = jnp.concatenate([batch.obs, batch.actions], -1)
-    return jax.vmap(twin, in_axes=(0, -2), out_axes=-2)(critic, x)[..., 0]
-
-
-def own_target(m: Method, state: State, batch: Transition) -> tuple[Array, Array]:
-    """y_i = r_i + gamma (1 - terminated) w_i Q_i(o'_i, a'_i) and w_i = clip(n softmax(Q_i / beta_q) / alpha_w, 0, 1); [B, T, N] each.
-
-    The softmax runs over the steps of the batch, whatever their time.
-    """
-    c, follows = m.config, ahead(batch.valid) * batch.valid
-    value = ahead(jnp.min(own_values(m, state.target_critic, batch), 0))
-    weight = batch_weight(value.reshape(-1, value.shape[-1]), follows.reshape(-1), c.beta_q).reshape(value.shape)
-    weight = jnp.clip(weight / c.alpha_w, 0.0, 1.0)
-    return own_return(m, batch, weight * value), weight
-
-
-def own_return(m: Method, batch: Transition, next_value: Array) -> Array:
-    """r_i + gamma (1 - terminated) next_value_i, a constant; the team's reward where agents have none of their own."""
-    shape = next_value.shape
-    reward = jnp.broadcast_to(batch.reward[..., None], shape) if batch.agent_reward is None else batch.agent_reward
-    return one_step_target(reward, jnp.broadcast_to(batch.terminated[..., None], shape), next_value, m.config.gamma)
-
-
-def own_critic_loss(m: Method, critic: Params, batch: Transition, target: Array) -> Array:
-    """Mean of both (y_i - Q_i)^2 over an agent's steps, summed over agents: each has its own net, clipped by its own norm."""
-    error = jnp.sum(jnp.square(own_values(m, critic, batch) - target), 0)
-    return m.spec.num_agents * masked_mean(error, jnp.broadcast_to(usable(batch)[..., None], error.shape))
-
-
-def own_actor_loss(m: Method, policy: Gaussian, state: State, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """-mean n softmax(A_i / beta_pi) log pi_i(a_i), A_i = r_i + gamma (1 - terminated) Q_i(o'_i, a'_i) - Q_i(o_i, a_i).
-
-    Summed over agents, as the values' loss.
-    """
-    q = jnp.min(own_values(m, state.critic, batch), 0)
-    advantage, mask = own_return(m, batch, ahead(q)) - q, usable(batch)
-    weight = batch_weight(advantage.reshape(-1, q.shape[-1]), mask.reshape(-1), m.config.beta_pi)
-    log_prob = data_density(m, gaussian(m, policy, m.actors.outputs(policy.net, batch)[0]), batch.actions)
-    wide = jnp.broadcast_to(mask[..., None], q.shape)
-    loss = -masked_mean(weight.reshape(q.shape) * log_prob, wide)
-    told = {"policy": loss, "log_prob": masked_mean(log_prob, wide), "advantage": masked_mean(advantage, wide)}
-    return m.spec.num_agents * loss, told | {"actor_effective": effective(weight, wide.reshape(weight.shape))}
-
-
-def own_update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """Twin critics of each agent, then its policy, then a soft update of the slow critics."""
-    batch = as_windows(batch)
-    target, weight = own_target(m, state, batch)
-    mask = jnp.broadcast_to(usable(batch)[..., None], target.shape)
-    loss, grads = jax.value_and_grad(lambda critic: own_critic_loss(m, critic, batch, target))(state.critic)
-    changes, opt = m.critic_opt.update(grads, state.critic_opt)
-    state = state._replace(critic=optax.apply_updates(state.critic, changes), critic_opt=opt, updates=state.updates + 1)
-    told = {"value": loss / m.spec.num_agents, "target": masked_mean(target, mask), "critic_weight_max": jnp.max(weight)}
-    state, more = actor_step(m, state, lambda policy: own_actor_loss(m, policy, state, batch))
-    slow = optax.incremental_update(state.critic, state.target_critic, m.config.polyak)
-    return state._replace(target_critic=slow), Out(told | more)
 
 
 # --- make --------------------------------------------------------------------------------------------
@@ -355,17 +287,10 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         raise ValueError(
             f"icq: field 'window': expected -1 (episodes) or at least 2, since targets need the next action, found {config.window}"
         )
-    if config.decentralised and spec.discrete:
-        raise ValueError(f"icq on '{spec.name}': field 'decentralised': expected false for discrete actions, found true")
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=not config.decentralised)
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
     mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias)
-    critic: nn.Module = MLP((config.critic_hidden, config.critic_hidden, 1))
-    if config.decentralised:
-        each = [adam(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr)]
-        opts = [optax.GradientTransformation(jax.vmap(o.init), lambda g, s, p=None, o=o: jax.vmap(o.update)(g, s)) for o in each]
-    else:
-        opts = [rmsprop(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr)]
-        critic = Dueling(config.critic_hidden, spec.action_size) if spec.discrete else critic
+    critic = Dueling(config.critic_hidden, spec.action_size) if spec.discrete else MLP((config.critic_hidden, config.critic_hidden, 1))
+    opts = [rmsprop(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr)]
     return Method(config, spec, actors, critic, mixer, *opts)
 
 
@@ -382,8 +307,11 @@ def policy_of(m: Method, params: Params) -> Policy:
     return Policy(means.initial, distribution)
 
 
-def make(config: Config, spec: EnvSpec) -> Learner:
+def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner, for discrete or continuous actions."""
     m = method_of(config, spec)
-    step = own_update if config.decentralised else update
-    return Learner(lambda key: init(m, key), lambda state, batch, key: step(m, state, batch, key), lambda state: policy_of(m, state.policy))
+    if config.decentralised:
+        return icq_decentralised.make(config, spec)
+    return Learner(
+        lambda key: init(m, key), lambda state, batch, key: update(m, state, batch, key), lambda state: policy_of(m, state.policy)
+    )

@@ -1,17 +1,16 @@
-"""OMAR: offline multi-agent RL with actor rectification (Pan et al., ICML 2022), discrete actions.
+"""OMAR: offline multi-agent RL with actor rectification (Pan et al., ICML 2022).
 
 Each agent has an actor that follows its critic's gradient and is drawn to the best action that a search over the
-critic finds, since the gradient alone ends in local optima. The paper has the continuous form; its discrete code was
-not released. This is the form of the CFCQL code base (Shao et al., NeurIPS 2023), whose StarCraft results later papers
-repeat: one actor for all agents, twin critics on (state, own observation, number), TD(lambda) and a conservative term
--> td_target, critic_loss; policy gradient plus regression onto the best action -> actor_loss. With A actions the search
-is exact: an argmax.
+critic finds, since the gradient alone ends in local optima. Continuous actions: the paper's form, in omar_continuous.py.
+Discrete ones, whose code was not released: the form of the CFCQL code base (Shao et al., NeurIPS 2023), whose StarCraft
+results later papers repeat: one actor for all agents, twin critics on (state, own observation, number), TD(lambda) and
+a conservative term -> td_target, critic_loss; policy gradient plus regression onto the best action -> actor_loss.
+With A actions the search is exact: an argmax.
 Differs from that code: actions that are not available are left out of the conservative term and of the argmax, and
 padded steps out of the regression (`mask_cql`, `mask_argmax`, `mask_mse`; false: as there); one critic step on all
 steps of an episode (`per_timestep`: one for each, in order, as there); slow nets are copied after both steps, there
-before the actor's. Its search by Gaussians over action numbers is switched off there and not implemented. Nor are a
-MATD3 with Gumbel-softmax actions, the paper's own StarCraft study, for lack of a published form, and, as yet, the
-continuous form.
+before the actor's. Its search by Gaussians over action numbers is switched off there and not implemented. Nor is a
+MATD3 with Gumbel-softmax actions, the paper's own StarCraft study, for lack of a published form.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ import optax
 from flax import struct
 from jax import lax
 
+from baselines import omar_continuous
 from jaxoff.data.dataset import as_windows
 from jaxoff.losses.conservative import conservative_term
 from jaxoff.losses.likelihood import expectation, masked_mean, taken
@@ -33,7 +33,7 @@ from jaxoff.losses.td import lambda_return
 from jaxoff.nets.actors import UNAVAILABLE, Actors
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import adam
-from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
+from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
 
 SMALL = 1e-5  # added to a probability before its logarithm
 
@@ -42,7 +42,7 @@ Held = tuple[Params, optax.OptState]  # of the critic
 
 @struct.dataclass
 class Config:
-    """Settings of the discrete form, of the CFCQL code base."""
+    """Settings of the CFCQL code base; the last group is for continuous actions, of the released code's particle games."""
 
     lr: float = 1e-3  # Adam, of the actor
     critic_lr: float = 1e-3  # Adam
@@ -63,6 +63,22 @@ class Config:
     steps: int = struct.field(pytree_node=False, default=20000)
     batch_size: int = struct.field(pytree_node=False, default=128)
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps
+
+    polyak: float = 0.01  # share of the online parameters in a target update
+    action_penalty: float = 1e-3  # on squared actions of the policies
+    temperature: float = 1.0  # of the conservative term's log-sum-exp
+    search_spread: float = 2.0  # standard deviation that a search starts with, in action bounds
+    search: str = struct.field(pytree_node=False, default="softmax")  # softmax, cem, random
+    search_iterations: int = struct.field(pytree_node=False, default=3)  # 2 with cem
+    search_samples: int = struct.field(pytree_node=False, default=10)  # of an iteration; 20 with cem
+    search_elites: int = struct.field(pytree_node=False, default=5)  # of cem
+    samples: str = struct.field(pytree_node=False, default="uniform")  # uniform; policy: also near the policy, next and now
+    num_samples: int = struct.field(pytree_node=False, default=10)  # of each kind
+    plain_density: bool = struct.field(pytree_node=False, default=False)  # of policy samples: p, not log p, as released
+    input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
+    centralised: bool = struct.field(pytree_node=False, default=False)  # critics of the state and all actions
+    own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
+    truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
 
 
 class State(NamedTuple):
@@ -238,10 +254,10 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     return Method(config, actors, critic, *optimisers)
 
 
-def make(config: Config, spec: EnvSpec) -> Learner:
-    """The learner; its policy is stochastic. Raises ValueError for continuous actions, whose form is not there yet."""
+def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
+    """The learner; its policy is stochastic with discrete actions, deterministic with continuous ones."""
     if not spec.discrete:
-        raise ValueError(f"omar on '{spec.name}': expected discrete actions, found continuous ones, whose form is not there yet")
+        return omar_continuous.make(config, spec)
     m = method_of(config, spec)
     return Learner(
         init=lambda key: init(m, key),

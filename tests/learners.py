@@ -58,6 +58,7 @@ _WINDOWS: dict[str, Any] = {"actor": "recurrent", "hidden": (8,), "actor_hidden"
 _EXACT = ((lambda s: s.actor, lambda s: s.target_actor),)
 _LEARNED = ((lambda s: s.actor, lambda s: s.critic, lambda s: s.target_actor, lambda s: s.target_critic),)
 
+_ALL = ((lambda s: s.policy, lambda s: s.critic, lambda s: s.target_policy, lambda s: s.target_critic),)
 _VALUES = ((lambda s: s.critic, lambda s: s.mixer),)
 _MIX: dict[str, Any] = {"hidden": 16, "batch_size": 8, "embed": 4, "window": 0}
 _ICQ = ((lambda s: s.policy, lambda s: s.critic, lambda s: s.mixer),)
@@ -130,8 +131,8 @@ FORMS: dict[str, Form] = {
     ),
     "icq-continuous": Form(_spec("icq", **_POLY, config=_MIX | {"critic_hidden": 8}), _ICQ, _ICQ_SLOW),
     "icq-decentralised": Form(
-        _spec("icq", **_POLY, config=_MIX | {"critic_hidden": 8, "decentralised": True}),
-        ((lambda s: s.policy, lambda s: s.critic, lambda s: s.target_critic),),
+        _spec("icq", **_POLY, config=_MIX | {"decentralised": True, "input_norm": "none"}),
+        _ALL,
     ),
     "cfcql": Form(_spec("cfcql", "matrix/xor/b", config=_MIX | {"hyper": 8, "behaviour_steps": 6}), _CF, _CF_FROZEN),
     "cfcql-recurrent": Form(
@@ -183,6 +184,17 @@ FORMS: dict[str, Form] = {
         ((lambda s: s.policy, lambda s: s.critic),),
         (lambda s: s.target_policy, lambda s: s.target_critic),
     ),
+    "omar-continuous": Form(_spec("omar", "mpe/spread/random", data_episodes=4, config=_MLP | {"batch_size": 9}), _ALL),
+    "omar-centralised": Form(
+        _spec(
+            "omar",
+            **_POLY,
+            config=_MLP | {"centralised": True, "search": "cem", "samples": "policy", "num_samples": 3, "window": -1, "input_norm": "none"},
+        ),
+        _ALL,
+    ),
+    "cql-continuous": Form(_spec("cql", **_POLY, config=_MLP | {"own_batches": False, "window": -1, "input_norm": "none"}), _ALL),
+    "td3bc": Form(_spec("td3bc", "mpe/spread/random", data_episodes=4, config=_MLP | {"batch_size": 9, "input_norm": "dataset"}), _ALL),
 }
 
 

@@ -350,7 +350,8 @@ def test_running_statistics_serve_execution():
 def test_running_statistics_go_a_tenth_of_the_way_to_the_batch():
     # From mean 0: .1 of the mean of valid rows. From variance 1: .9 + .1 of the unbiased variance.
     batch = batch_of(False)
-    found = cfcql_continuous.running(cfcql_continuous.Stats(jnp.zeros((N, WIDTH)), jnp.ones((N, WIDTH))), batch)
+    weight = jnp.broadcast_to(batch.valid[..., None, None], (B, T, N, 1))
+    found = cfcql_continuous.running(cfcql_continuous.Stats(jnp.zeros((N, WIDTH)), jnp.ones((N, WIDTH))), batch.obs, weight, (0, 1))
     rows = batch.obs[batch.valid > 0]
     np.testing.assert_allclose(found.mean, 0.1 * rows.mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.variance, 0.9 + 0.1 * rows.var(0, ddof=1), rtol=1e-4)

@@ -12,7 +12,6 @@ import pytest
 from scipy.optimize import brentq
 
 from baselines import cql
-from jaxoff.types import EnvSpec
 from tests.reference import value_numpy as ref
 from tests.reference import value_toys as toys
 
@@ -243,8 +242,3 @@ def test_on_xor_b_no_action_is_preferred(games):
 def test_settings_that_make_no_sense_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
         cql.make(cql.Config(**config), toys.SPEC)
-
-
-def test_continuous_actions_are_refused():
-    with pytest.raises(ValueError, match="cql on 'real': expected discrete actions"):
-        cql.make(cql.Config(), EnvSpec("real", 2, 1, 1, 1, False, 1))

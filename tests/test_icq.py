@@ -55,9 +55,9 @@ def batch_of(discrete: bool, seed: int = 0) -> Transition:
 
 
 @functools.cache
-def started(discrete: bool, decentralised: bool = False) -> Any:
+def started(discrete: bool) -> Any:
     """A state with random parameters in double precision, so that slow copies differ and biases count."""
-    m = icq.method_of(icq.Config(**SIZES, decentralised=decentralised), spec_of(discrete))
+    m = icq.method_of(icq.Config(**SIZES), spec_of(discrete))
     state = jax.eval_shape(lambda: icq.init(m, jax.random.key(0)))
     rng = np.random.default_rng(1)
     draw = lambda tree: jax.tree.map(lambda x: 0.7 * rng.normal(size=x.shape), tree)  # noqa: E731
@@ -144,44 +144,13 @@ def weighted_slope(state: Any, rows: dict[str, np.ndarray], found: dict[str, Any
         ref.softmax_weights = plain
 
 
-def test_decentralised_losses_and_gradients_equal_float64_numpy():
-    # Own rewards, twin minimum, weights clipped to [0, 1]; a step without next action in the window counts nowhere.
-    # Sums over agents of each one's mean: with a mean over agents, clipping by each norm would begin at N times the norm.
-    c = {"gamma": 0.9, "beta_q": 0.8, "beta_pi": 0.6, "alpha_w": 1.5}
-    m = icq.method_of(icq.Config(**SIZES, decentralised=True, **c), spec_of(False))
-    state, batch = started(False, True), batch_of(False)
-
-    def losses(state: Any, batch: Transition) -> Any:
-        target, weight = icq.own_target(m, state, batch)
-        value = jax.value_and_grad(lambda p: icq.own_critic_loss(m, p, batch, target))(state.critic)
-        return value, jax.value_and_grad(lambda p: icq.own_actor_loss(m, p, state, batch)[0])(state.policy), weight
-
-    with jax.enable_x64(True):
-        (value, critic), (policy, actor), weight = jax.tree.map(np.asarray, jax.jit(losses)(state, batch))
-    rows, slow = rows_of(batch), state.target_critic
-    assert (float(value), float(policy)) == pytest.approx(ref.own_losses(state.policy, state.critic, slow, rows, **c), rel=1e-9)
-    assert 0 < weight.max() <= 1
-    wanted, way = slope(lambda p: ref.own_losses(state.policy, p, slow, rows, **c)[0], state.critic, 2)
-    assert along(critic, way) == pytest.approx(wanted, rel=1e-6)
-    wanted, way = slope(lambda p: ref.own_losses(p, state.critic, slow, rows, **c)[1], state.policy, 3)
-    assert along(actor, way) == pytest.approx(wanted, rel=1e-6)
-
-
-def test_decentralised_agents_are_clipped_apart():
-    # Adam's first step is lr g / (|g| + 1e-8): g = 1e-8 gives lr / 2, unless another agent's norm of 1e6 had shrunk it.
-    m = icq.method_of(icq.Config(lr=0.5, decentralised=True), spec_of(False))
-    params, grads = jnp.zeros((2, 1)), jnp.array([[1e6], [1e-8]])
-    step, _ = m.policy_opt.update(grads, m.policy_opt.init(params))
-    np.testing.assert_allclose(step, [[-0.5], [-0.25]], rtol=1e-4)
-
-
 # ---------------------------------------------------------------------------------------------- traps
 
 
 @functools.cache
 def stepper(discrete: bool, decentralised: bool = False, **switches: Any):
     """A compiled update, and its start."""
-    learner = icq.make(icq.Config(**SIZES, decentralised=decentralised, **switches), spec_of(discrete))
+    learner = icq.make(icq.Config(**SIZES, decentralised=decentralised, own_batches=False, **switches), spec_of(discrete))
     return jax.jit(learner.update), jax.jit(learner.init)(jax.random.key(0))
 
 

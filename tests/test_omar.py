@@ -347,11 +347,6 @@ def test_executed_policies_never_take_unavailable_actions_and_start_from_empty_m
 # ------------------------------------------------------------------------------------------ settings
 
 
-def test_continuous_actions_are_refused_as_not_there_yet():
-    with pytest.raises(ValueError, match="omar on 'real': expected discrete actions, found continuous ones, whose form is not there yet"):
-        omar.make(omar.Config(), EnvSpec("real", 2, 1, 1, 1, False, 1))
-
-
 def test_recurrent_nets_on_single_steps_are_refused():
     with pytest.raises(ValueError, match="field 'window': expected -1"):
         omar.make(omar.Config(recurrent=True, window=0), spec_of())

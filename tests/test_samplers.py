@@ -236,3 +236,20 @@ def test_the_built_in_sampler_makes_steps_windows_and_episodes(ds):
         assert sampler.feedback is None
         shapes[window] = jax.eval_shape(lambda s=sampler: s.gather(ds, s.draw(s.init(ds), ds, KEY))).reward.shape
     assert shapes == {0: (5,), 4: (5, 4), -1: (5, 6)}
+
+
+def test_a_cyclic_sampler_repeats_its_first_batches_and_the_uniform_one_does_not(ds):
+    module = registry.sampler("cyclic")
+    sampler = module.make(module.Config(period=3), 8, 0)
+
+    def step(state, key):
+        items = sampler.draw(state, ds, key)
+        return sampler.feedback(state, ds, told(items)), (items, samplers.uniform(8).draw((), ds, key))
+
+    keys = jax.random.split(KEY, 9)
+    cyclic, uniform = (np.asarray(x) for x in jax.jit(lambda: jax.lax.scan(step, sampler.init(ds), keys)[1])())
+    np.testing.assert_array_equal(cyclic, np.tile(cyclic[:3], (3, 1)))
+    np.testing.assert_array_equal(cyclic[:3], uniform[:3])
+    assert len({tuple(row) for row in uniform}) == 9 and len({tuple(row) for row in cyclic}) == 3
+    with pytest.raises(ValueError, match="cyclic: field 'period': expected at least 1, found 0"):
+        module.make(module.Config(period=0), 8, 0)

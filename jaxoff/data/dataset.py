@@ -98,6 +98,21 @@ class Dataset:
         """The number of the episode that each row belongs to."""
         return jnp.searchsorted(self.episode_row, row, side="right") - 1
 
+    def moments(self, name: str) -> tuple[Array, Array]:
+        """Mean and variance of a field over all real steps, each of the field's shape."""
+        weight = self._column("filled")  # the slot after the last step, and padding, are not filled
+        x = self._column(name)
+        total = weight.reshape(-1, *[1] * (x.ndim - 1))
+        mean = jnp.sum(x * total, 0) / jnp.sum(weight)
+        return mean, jnp.sum(jnp.square(x - mean) * total, 0) / jnp.sum(weight)
+
+    def _column(self, wanted: str) -> Array:
+        """One field of every row: [rows, ...]."""
+        for name, dtype, offset, shape in self.layout:
+            if name == wanted:
+                return self.rows[dtype][:, offset : offset + math.prod(shape)].reshape(-1, *shape).astype(jnp.float32)
+        raise KeyError(wanted)
+
     def _unpack(self, parts: dict[str, Array]) -> dict[str, Array]:
         fields = {}
         for name, dtype, offset, shape in self.layout:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxoff.losses.likelihood import taken
 from jaxoff.nets.actors import UNAVAILABLE
-from jaxoff.types import Array
+from jaxoff.types import Array, Key
 
 
 def available_logsumexp(q: Array, avail: Array) -> Array:
@@ -36,3 +38,15 @@ def agent_weights(deviation: Array, tau: Array | float) -> Array:
     """
     largest = jax.nn.one_hot(jnp.argmax(deviation, -1), deviation.shape[-1], dtype=deviation.dtype)
     return lax.stop_gradient(jnp.where(tau >= 100.0, largest, jax.nn.softmax(tau * deviation)))
+
+
+def uniform_actions(key: Key, shape: tuple[int, ...], bound: float) -> tuple[Array, float]:
+    """Actions [..., A] of a shape, uniform in +-bound, and log p of each: -A log(2 bound)."""
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound), -shape[-1] * math.log(2.0 * bound)
+
+
+def near_actions(key: Key, centre: Array, count: int, noise: float, bound: float) -> tuple[Array, Array]:
+    """Actions [count, ..., A] with Gaussian noise around centre [..., A], clipped to +-bound, and log p [count, ...] before clipping."""
+    away = noise * jax.random.normal(key, (count, *centre.shape))
+    density = jnp.sum(-0.5 * jnp.square(away / noise) - math.log(noise * math.sqrt(2.0 * math.pi)), -1)
+    return jnp.clip(centre + away, -bound, bound), density

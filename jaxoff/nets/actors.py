@@ -36,9 +36,10 @@ class Actors:
 
     recurrent: a GRU over the episode that also sees the previous action, from zero memory. share: one
     set of weights, with the agent's number appended to its input; else parameters have a leading axis [N].
-    hidden: width of each layer; layers: hidden layers of the feed-forward net. numbered: whether a shared net
-    is given the agent's number. last_action, activated: whether a recurrent net is given the previous action, and
-    whether a ReLU follows its GRU.
+    hidden: width of each layer; layers: hidden layers of the feed-forward net. head: 0, or start the feed-forward
+    net as PyTorch would, the weights of its last layer in +-head. numbered: whether a shared net is given the
+    agent's number. last_action, activated: whether a recurrent net is given the previous action, and whether a
+    ReLU follows its GRU.
     """
 
     spec: EnvSpec
@@ -46,6 +47,7 @@ class Actors:
     layers: int = 2
     recurrent: bool = False
     share: bool = False
+    head: float = 0.0
     numbered: bool = True
     last_action: bool = True
     activated: bool = False
@@ -53,7 +55,9 @@ class Actors:
     def net(self) -> Any:
         """The flax module of one agent."""
         out = self.spec.action_size
-        return RecurrentNet(self.hidden, out, self.activated) if self.recurrent else MLP((self.hidden,) * self.layers + (out,))
+        if self.recurrent:
+            return RecurrentNet(self.hidden, out, self.activated)
+        return MLP((self.hidden,) * self.layers + (out,), fan_in=self.head > 0, head=self.head)
 
     def init(self, key: Key) -> Params:
         """Parameters; with a leading axis [N] unless shared."""

@@ -1,4 +1,4 @@
-"""ICQ, its losses in float64 NumPy, written from the equations (Yang et al., 2021; MA-ICQ of Pan et al., 2022) with loops over steps.
+"""ICQ, its losses in float64 NumPy, written from the equations (Yang et al., 2021) with loops over steps.
 
 A batch is a dictionary of arrays [B, T, ...]; parameters are the nested dictionaries of the nets, as NumPy arrays.
 """
@@ -138,43 +138,3 @@ def actor_loss(policy: Any, critic: Any, mixer: Any, batch: Batch, samples: np.n
     weight = softmax_weights(signal, batch["valid"], c["beta_actor"])
     outside = 1.0 if c["actor_weight"] == "value" else share
     return float(-(outside * weight * log_prob * batch["valid"][..., None]).sum() / (batch["valid"].sum() * shape[2]))
-
-
-# --------------------------------------------------------------------------------------- decentralised
-
-
-def own_values(critic: Any, batch: Batch) -> np.ndarray:
-    """Q of agent i and twin k at the data's actions: [2, B, T, N]."""
-    n = batch["obs"].shape[2]
-    out = np.zeros((2, *batch["obs"].shape[:3]))
-    for k, i in np.ndindex(2, n):
-        layers = {name: {part: x[i, k] for part, x in layer.items()} for name, layer in critic["params"].items()}
-        out[k, :, :, i] = mlp(layers, np.concatenate([batch["obs"][:, :, i], batch["actions"][:, :, i]], -1))[..., 0]
-    return out
-
-
-def flat_weights(x: np.ndarray, mask: np.ndarray, temperature: float) -> np.ndarray:
-    """n softmax over all steps of mask, for each agent: [B, T, N], [B, T]."""
-    return softmax_weights(x.reshape(-1, x.shape[-1]), mask.reshape(-1), temperature).reshape(x.shape)
-
-
-def own_losses(policy: Any, critic: Any, slow: Any, batch: Batch, **c: float) -> tuple[float, float]:
-    """(value loss, policy loss) of the decentralised form, sums over agents; policy is (net [N], log_std before the sigmoid [N, A])."""
-    valid, reward, end = batch["valid"], batch["agent_reward"], batch["terminated"][..., None]
-    follows = np.concatenate([valid[:, 1:], np.zeros_like(valid[:, :1])], 1)
-    ahead = lambda x: np.concatenate([x[:, 1:], np.zeros_like(x[:, :1])], 1)  # noqa: E731
-    mask = valid * np.maximum(batch["terminated"], follows)
-    value = ahead(own_values(slow, batch).min(0))
-    weight = np.clip(flat_weights(value, follows, c["beta_q"]) / c["alpha_w"], 0, 1)
-    target = reward + c["gamma"] * (1 - end) * weight * value
-    q, total = own_values(critic, batch), mask.sum()
-    value_loss = float((mask[..., None] * (q - target) ** 2).sum() / total)
-    low = q.min(0)
-    advantage = reward + c["gamma"] * (1 - end) * ahead(low) - low
-    weight, loss = flat_weights(advantage, mask, c["beta_pi"]), 0.0
-    for i in range(reward.shape[-1]):
-        net = {name: {part: x[i] for part, x in layer.items()} for name, layer in policy[0]["params"].items()}
-        log_std = -6 + 6 / (1 + np.exp(-policy[1][i]))
-        log_prob = gaussian_log_prob(np.tanh(mlp(net, batch["obs"][:, :, i])), log_std, batch["actions"][:, :, i])
-        loss -= (mask * weight[..., i] * log_prob).sum() / total
-    return value_loss, float(loss)

@@ -1,0 +1,114 @@
+"""MA-CQL for continuous actions, the baseline of Pan et al. (OMAR, ICML 2022): each agent has a TD3 of its own with CQL's penalty.
+
+    sum_k mean (Q_k(o, a) - y)^2 + cql sum_k mean(T log sum_u exp((Q_k(o, u) - log p(u)) / T) - Q_k(o, a))   -> critic_loss
+    y = r_i + gamma (1 - terminated) min_k Q'_k(o', pi'(o')), without smoothing noise
+    -mean Q_1(o, pi(o)) + penalty mean pi(o)^2, by the critic just updated                                    -> actor_loss
+u are uniform actions and, with samples=policy, also noisy ones of the policies at o' and o, all of them valued at o.
+Not divided by the number of samples. `plain_density`: as the released code, which subtracts the density of a policy's
+sample where its logarithm belongs. Centralised: critics of the state and all actions; u is then a joint action.
+Differs: batches are drawn with replacement; agents are updated at once, which is the same, as none uses another's nets
+before all are done.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxoff.losses.conservative import near_actions, sampled_logsumexp, uniform_actions
+from jaxoff.losses.likelihood import masked_mean
+from jaxoff.nets.actor_critic import Agents, Mine, learner, stages
+from jaxoff.nets.normalised import Net
+from jaxoff.optimisers import adam
+from jaxoff.types import Array, EnvSpec, Key, Learner, Params, Stage
+
+if TYPE_CHECKING:
+    from baselines.cql import Config
+
+NOISE = 0.2  # standard deviation of actions sampled near a policy
+SAMPLES = ("uniform", "policy")
+
+
+class Method(NamedTuple):
+    """Nets of one config; any Config with the fields of the continuous form."""
+
+    config: Any
+    agents: Agents
+
+
+# --- critics -----------------------------------------------------------------------------------------
+
+
+def conservative_loss(m: Method, critic: Net, mine: Mine, values: Array, key: Key) -> Array:
+    """sum_k of the log-sum-exp of Q_k over sampled actions minus Q_k(o, a) = values [2, M]; unreduced [M]."""
+    c, rows, agents = m.config, mine.rows, m.agents
+    bound, keys = agents.spec.action_bound, jax.random.split(key, 3)
+    context = agents.seen(mine.agent, rows.obs, rows.state)
+    width = agents.spec.action_size * (agents.spec.num_agents if agents.centralised else 1)
+    drawn, level = uniform_actions(keys[0], (c.num_samples, rows.valid.shape[0], width), bound)
+    kinds = [(drawn, jnp.full(drawn.shape[:-1], level))]
+    for obs, near_key in ((rows.next_obs, keys[1]), (rows.obs, keys[2])) if c.samples == "policy" else ():
+        centre = agents.played(mine.agent, mine.policies, obs, rows.valid)
+        near, density = near_actions(near_key, centre, c.num_samples, NOISE, bound)
+        kinds.append((near, jnp.exp(density) if c.plain_density else density))
+    # Each kind is a batch of its own to input normalisation.
+    q = jnp.concatenate([agents.values(critic, context, actions, rows.valid) for actions, _ in kinds], 1)  # [2, K, M]
+    held = sampled_logsumexp(jnp.moveaxis(q, 1, -1), jnp.moveaxis(jnp.concatenate([d for _, d in kinds]), 0, -1), c.temperature)
+    return jnp.sum(held - values, 0)
+
+
+def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    """Sum of the twins' mean squared errors plus `cql` times the conservative term, over valid rows of one agent."""
+    rows, values = mine.rows, m.agents.data_values(critic, mine)
+    target = m.agents.target(mine, m.agents.played(mine.agent, mine.target_policies, rows.next_obs, rows.valid), m.config.gamma)
+    value = masked_mean(jnp.sum(jnp.square(values - target), 0), rows.valid)
+    conservative = masked_mean(conservative_loss(m, critic, mine, values, key), rows.valid)
+    told = {"value": value, "conservative": conservative, "q": masked_mean(values[0], rows.valid)}
+    return value + m.config.cql * conservative, told | {"target": masked_mean(target, rows.valid)}
+
+
+# --- policies ----------------------------------------------------------------------------------------
+
+
+def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    """-mean Q_1(o, pi(o)) plus `action_penalty` times the mean square of pi(o), over valid rows and action dimensions."""
+    rows = mine.rows
+    own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
+    q = m.agents.first_values(critic, mine, own[None])[0]
+    loss = masked_mean(m.config.action_penalty * jnp.mean(jnp.square(own), -1) - q, rows.valid)
+    return loss, {"policy": loss, "policy_value": masked_mean(q, rows.valid)}
+
+
+# --- make --------------------------------------------------------------------------------------------
+
+
+def method_of(config: Any, spec: EnvSpec, name: str) -> Method:
+    """Nets of the continuous form, for a method of this name. Raises ValueError for forms that can't be."""
+    if config.samples not in SAMPLES:
+        raise ValueError(f"{name}: field 'samples': expected one of {', '.join(SAMPLES)}, found '{config.samples}'")
+    if config.recurrent:
+        raise ValueError(f"{name} on '{spec.name}': field 'recurrent': expected false for continuous actions, found true")
+    return Method(config, Agents(spec, config.hidden, config.input_norm, config.centralised, config.own_batches, config.truncated_ends))
+
+
+def passes_of(config: Any) -> tuple[str, ...]:
+    """What the policies are run on in an update, in order."""
+    return ("next_obs", "obs", "obs") if config.samples == "policy" else ("obs",)
+
+
+def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
+    """The learner; its policies are deterministic."""
+    m = method_of(config, spec, "cql")
+
+    def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+        return critic_loss(m, critic, mine, key)
+
+    def of_actor(policy: Params, critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+        return actor_loss(m, policy, critic, mine, key)
+
+    both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
+    passes = passes_of(config) + ("obs",) * (config.policy_steps - 1)
+    more: dict[str, Any] = {"passes": passes, "policy_steps": config.policy_steps}
+    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, **more), config.steps)

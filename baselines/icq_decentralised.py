@@ -1,0 +1,130 @@
+"""MA-ICQ, the baseline of Pan et al. (OMAR, ICML 2022): the single-agent ICQ of Yang et al. (2021) for each agent, continuous actions.
+
+    y = r_i + gamma (1 - terminated) w min_k Q'_k(o', a'), w = clip(n softmax(min_k Q'_k(o', a') / beta_q) / alpha_w, 0, 1)  -> critic_loss
+    -mean n softmax(A / beta_pi) log pi(a | o), A = r_i + gamma (1 - terminated) min_k Q_k(o', a') - min_k Q_k(o, a)           -> actor_loss
+a' is the data's next action, and the softmaxes run over the batch. pi is a Gaussian around a tanh net, whose log standard
+deviation, -6 + 6 sigmoid(p), is one number for each dimension. Evaluated by its mode it plays the mean.
+The authors of OMAR did not release theirs: nets, rates, batches and order of updates are those of their base, which MA-CQL and
+OMAR share (jaxoff/nets/actor_critic.py). Differs from the single-agent code: twin critics, whose minimum counts; no weight decay.
+A step whose next action the window does not hold is left out of everything, unless it terminates.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import distrax
+import jax
+import jax.numpy as jnp
+
+from jaxoff.data.dataset import as_windows
+from jaxoff.losses.implicit import batch_weight
+from jaxoff.losses.likelihood import masked_mean
+from jaxoff.nets.actor_critic import Agents, Mine, State, learner, own_return, stages
+from jaxoff.nets.normalised import Net
+from jaxoff.optimisers import adam
+from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Params, Policy, Stage, TimeStep, Transition
+
+if TYPE_CHECKING:
+    from baselines.icq import Config
+
+
+class Gaussian(NamedTuple):
+    """Means' nets, and what log standard deviations are made of, [N, A]."""
+
+    mean: Net
+    spread: Array
+
+
+class Method(NamedTuple):
+    """Nets of one config."""
+
+    config: Any
+    agents: Agents
+
+
+def with_next(batch: Transition) -> tuple[Transition, tuple[Array, Array]]:
+    """Windows whose `valid` is 0 where a step has no target; beside them next actions, and where there are any."""
+    batch = as_windows(batch)
+    ahead = lambda x: jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], 1)  # noqa: E731
+    follows = batch.valid * ahead(batch.valid)
+    usable = batch.valid * jnp.maximum(batch.terminated, follows)
+    return batch._replace(valid=usable), (ahead(batch.actions), follows)
+
+
+def next_values(m: Method, critic: Net, mine: Mine) -> Array:
+    """min_k Q_k(o', a') of the data's next actions, [M]; of no meaning where none follows."""
+    (actions, follows), rows = mine.beside, mine.rows
+    own = jnp.take(actions, mine.agent, 1)
+    return jnp.min(m.agents.values(critic, jnp.take(rows.next_obs, mine.agent, 1), own[None], follows)[:, 0], 0)
+
+
+def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    """Sum of the twins' mean squared errors, over rows of one agent that have a target."""
+    c, rows, follows = m.config, mine.rows, mine.beside[1]
+    value = jnp.where(follows > 0, next_values(m, mine.target_critic, mine), 0.0)
+    weight = jnp.clip(batch_weight(value, follows, c.beta_q) / c.alpha_w, 0.0, 1.0)
+    target = own_return(mine.agent, rows, weight * value, c.gamma)
+    q = m.agents.data_values(critic, mine)
+    loss = masked_mean(jnp.sum(jnp.square(q - target), 0), rows.valid)
+    told = {"value": loss, "target": masked_mean(target, rows.valid), "critic_weight_max": jnp.max(weight)}
+    return loss, told
+
+
+def density(m: Method, spread: Array, mean: Array, actions: Array) -> Array:
+    """log pi of actions, clipped to the bound: not squashed, so finite there; [M, A] -> [M]."""
+    bound = m.agents.spec.action_bound
+    dist = distrax.Normal(mean, jnp.exp(log_std(spread)))
+    return jnp.sum(dist.log_prob(jnp.clip(actions, -bound, bound)), -1)
+
+
+def log_std(spread: Array) -> Array:
+    """-6 + 6 sigmoid(p)."""
+    return -6.0 + 6.0 * jax.nn.sigmoid(spread)
+
+
+def actor_loss(m: Method, policy: Gaussian, critic: Net, mine: Mine) -> tuple[Array, dict[str, Array]]:
+    """Weighted likelihood of the data's actions, over rows of one agent that have a target; the weights are constants."""
+    c, rows, follows = m.config, mine.rows, mine.beside[1]
+    q = jnp.min(m.agents.data_values(critic, mine), 0)
+    ahead = jnp.where(follows > 0, next_values(m, critic, mine), 0.0)
+    advantage = own_return(mine.agent, rows, ahead, c.gamma) - q
+    weight = batch_weight(advantage, rows.valid, c.beta_pi)
+    mean = m.agents.act(policy.mean, jnp.take(rows.obs, mine.agent, 1), rows.valid)
+    likelihood = density(m, policy.spread, mean, jnp.take(rows.actions, mine.agent, 1))
+    loss = -masked_mean(weight * likelihood, rows.valid)
+    count, squares = jnp.sum(rows.valid), jnp.sum(jnp.square(weight))
+    told = {"policy": loss, "log_prob": masked_mean(likelihood, rows.valid), "advantage": masked_mean(advantage, rows.valid)}
+    return loss, told | {"actor_effective": jnp.square(jnp.sum(weight)) / jnp.maximum(count * squares, 1e-8)}
+
+
+def policy_of(m: Method, state: State) -> Policy:
+    """Gaussians whose mode is the mean."""
+    means = m.agents.policy(state.policy.mean, state.stats)
+
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+        memory, dist = means.distribution(memory, seen)
+        mean = dist.mode()
+        return memory, distrax.Independent(distrax.Normal(mean, jnp.broadcast_to(jnp.exp(log_std(state.policy.spread)), mean.shape)), 1)
+
+    return Policy(means.initial, distribution)
+
+
+def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
+    """The learner. Raises ValueError for discrete actions, and for windows that hold no next action."""
+    if spec.discrete:
+        raise ValueError(f"icq on '{spec.name}': field 'decentralised': expected false for discrete actions, found true")
+    if config.recurrent:
+        raise ValueError("icq: field 'recurrent': expected false with decentralised=true, found true")
+    m = Method(config, Agents(spec, config.hidden, config.input_norm, own_batches=config.own_batches))
+    shape = spec.num_agents, spec.action_size
+
+    def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+        return critic_loss(m, critic, mine, key)
+
+    def of_actor(policy: Params, critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+        return actor_loss(m, policy, critic, mine)
+
+    both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
+    hooks: dict[str, Any] = {"start": lambda net: Gaussian(net, jnp.zeros(shape)), "policy": lambda state: policy_of(m, state)}
+    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, view=with_next, **hooks), config.steps)

@@ -1,0 +1,97 @@
+"""MA-TD3+BC, a baseline of Pan et al. (OMAR, ICML 2022): the TD3+BC of Fujimoto and Gu (NeurIPS 2021) for each agent.
+
+    sum_k mean (Q_k(o, a) - y)^2, y = r_i + gamma (1 - terminated) min_k Q'_k(o', pi'(o'))        -> critic_loss
+    -lambda mean Q_1(o, pi(o)) + mean (pi(o) - a)^2 + penalty mean pi(o)^2, lambda = alpha / mean |Q_1(o, pi(o))|  -> actor_loss
+lambda is a constant. The authors of OMAR did not release theirs; nets, rates and order of updates are those of their base.
+Differs from TD3+BC: no smoothing noise and no delay (`target_noise`, `policy_every`), observations normalised by the
+batch (`input_norm=dataset`: standardised by the dataset, as there), a penalty on actions; all of it as in OMAR's base.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from jaxoff.losses.likelihood import masked_mean
+from jaxoff.nets.actor_critic import Agents, Mine, learner, stages
+from jaxoff.nets.normalised import Net
+from jaxoff.optimisers import adam
+from jaxoff.types import Array, EnvSpec, Key, Learner, Params, Stage
+
+
+@struct.dataclass
+class Config:
+    """Settings of OMAR's particle games, and alpha of TD3+BC."""
+
+    lr: float = 1e-2  # Adam, of policies
+    critic_lr: float = 1e-2  # Adam
+    gamma: float = 0.95
+    alpha: float = 2.5  # weight of values against cloning
+    polyak: float = 0.01  # share of the online parameters in a target update
+    max_grad_norm: float = 0.5  # of each agent's policy and critic
+    action_penalty: float = 1e-3  # on squared actions of the policies
+    target_noise: float = 0.0  # standard deviation, of target actions; TD3 .2
+    noise_clip: float = 0.5  # of that noise
+    policy_every: int = struct.field(pytree_node=False, default=1)  # critic updates to one of the policies; TD3 2
+    input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
+    centralised: bool = struct.field(pytree_node=False, default=False)  # critics of the state and all actions
+    own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
+    truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
+    hidden: int = struct.field(pytree_node=False, default=64)
+    steps: int = struct.field(pytree_node=False, default=2001)
+    batch_size: int = struct.field(pytree_node=False, default=3072)  # of all agents together
+    window: int = struct.field(pytree_node=False, default=0)  # single steps
+
+
+class Method(NamedTuple):
+    """Nets of one config."""
+
+    config: Config
+    agents: Agents
+
+
+def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    """Sum of the twins' mean squared errors, over valid rows of one agent."""
+    c, rows, bound = m.config, mine.rows, m.agents.spec.action_bound
+    ahead = m.agents.played(mine.agent, mine.target_policies, rows.next_obs, rows.valid)
+    noise = jnp.clip(c.target_noise * jax.random.normal(key, ahead.shape), -c.noise_clip, c.noise_clip)
+    target = m.agents.target(mine, jnp.clip(ahead + noise, -bound, bound), c.gamma)
+    values = m.agents.data_values(critic, mine)
+    loss = masked_mean(jnp.sum(jnp.square(values - target), 0), rows.valid)
+    return loss, {"value": loss, "q": masked_mean(values[0], rows.valid), "target": masked_mean(target, rows.valid)}
+
+
+def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine) -> tuple[Array, dict[str, Array]]:
+    """Normalised values against cloning, over valid rows of one agent; squares are averaged over action dimensions."""
+    c, rows = m.config, mine.rows
+    own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
+    q = m.agents.first_values(critic, mine, own[None])[0]
+    size = masked_mean(jnp.abs(q), rows.valid)
+    scale = lax.stop_gradient(c.alpha / jnp.maximum(size, 1e-8))
+    clone = masked_mean(jnp.mean(jnp.square(own - jnp.take(rows.actions, mine.agent, 1)), -1), rows.valid)
+    penalty = masked_mean(jnp.mean(jnp.square(own), -1), rows.valid)
+    mean_q = masked_mean(q, rows.valid)
+    loss = -scale * mean_q + clone + c.action_penalty * penalty
+    return loss, {"policy": loss, "policy_value": mean_q, "clone": clone, "scale": scale}
+
+
+def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
+    """The learner, for continuous actions; its policies are deterministic. Raises ValueError for forms that can't be."""
+    if config.policy_every < 1:
+        raise ValueError(f"td3bc: field 'policy_every': expected at least 1, found {config.policy_every}")
+    agents = Agents(spec, config.hidden, config.input_norm, config.centralised, config.own_batches, config.truncated_ends)
+    m = Method(config, agents)
+
+    def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+        return critic_loss(m, critic, mine, key)
+
+    def of_actor(policy: Params, critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+        return actor_loss(m, policy, critic, mine)
+
+    both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
+    made = learner(agents, both, config.polyak, of_critic, of_actor, policy_every=config.policy_every)
+    return stages(agents, made, config.steps)

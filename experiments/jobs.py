@@ -1,0 +1,74 @@
+"""The training jobs of a paper's tables: columns, how large a job is at a scale, and training what is not there yet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxoff import registry
+from jaxoff.logs import Progress
+from jaxoff.report.load import Run, load_run
+from jaxoff.train import TrainSpec, train
+from jaxoff.types import Episodes
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table: a registered method, and what it sets at every scale."""
+
+    method: str
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large the jobs of a kind of task are at a scale.
+
+    every: set for each method that has such a field; own: for one method, over it.
+    """
+
+    every: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    own: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    seeds: int = 5
+    evaluations: int = 20
+    eval_episodes: int = 32
+    data_episodes: int | None = None
+    sampled: bool = True  # evaluate by sampling from policies, else by their modes
+
+    def config(self, method: str) -> dict[str, Any]:
+        """What a method sets at this size."""
+        known = registry.fields(registry.learner(method).Config)
+        return {name: value for name, value in self.every.items() if name in known} | dict(self.own.get(method, {}))
+
+    def spec(self, task: str, label: str, column: Column, chosen: Mapping[str, Any] | None = None) -> TrainSpec:
+        """The job of a cell; `chosen` is set over the size and under the column."""
+        return TrainSpec(
+            method=column.method,
+            task=task,
+            seeds=tuple(range(self.seeds)),
+            config={**self.config(column.method), **(chosen or {}), **column.config},
+            evaluations=self.evaluations,
+            eval_episodes=self.eval_episodes,
+            data_episodes=self.data_episodes,
+            sampled=self.sampled,
+            variant=label,
+        )
+
+
+def folder_name(spec: TrainSpec) -> str:
+    """The folder of a job: its label and its task."""
+    label = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in spec.label.lower().replace(", ", "-"))
+    return f"{label}-{registry.Task.parse(spec.task).slug}"
+
+
+def run_all(specs: Iterable[TrainSpec], out: Path, data: Callable[[TrainSpec], Episodes] | None = None) -> list[Run]:
+    """Train every job, or read back what is already there. data: where the episodes are not those that the task's name gives."""
+    runs = []
+    for spec in specs:
+        folder = out / folder_name(spec)
+        if not (folder / "final.json").exists() or data is None:
+            train(spec, folder, [Progress(f"{spec.label} {spec.task}")], data=None if data is None else data(spec))
+        runs.append(load_run(folder))
+    return runs

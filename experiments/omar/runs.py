@@ -1,0 +1,99 @@
+"""What is run for OMAR (Pan et al., 2022): columns, tasks, data and policies they need, and how large at each scale."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import jobs
+from experiments.jobs import Column, Size
+from jaxoff import registry
+from jaxoff.data import pools, recipes
+from jaxoff.report.load import Run
+from jaxoff.train import TrainSpec
+from jaxoff.train.pool import train_pool
+from jaxoff.types import Episodes
+
+COLUMNS = {
+    "BC": Column("bc"),
+    "MA-ICQ": Column("icq"),
+    "MA-TD3+BC": Column("td3bc"),
+    "MA-CQL": Column("cql"),
+    "OMAR": Column("omar"),
+}
+PAIR = {name: COLUMNS[name] for name in ("BC", "MA-CQL", "OMAR")}
+CURVES = {name: COLUMNS[name] for name in ("BC", "MA-TD3+BC", "MA-CQL", "OMAR")}
+# The paper's question is whether MA-CQL only climbs too slowly: larger steps of its actors, or more of them.
+LARGER = {f"MA-CQL, actor lr {lr:g}": Column("cql", {"lr": lr}) for lr in (0.05, 0.1)}
+MORE = {f"MA-CQL, {steps} actor steps": Column("cql", {"policy_steps": steps}) for steps in (5, 20)}
+
+WORLDS = {"spread": "CN", "tag": "PP", "world": "World"}
+QUALITIES = ("random", "medium-replay", "medium", "expert")
+MPE = {f"mpe/{world}/{quality}": f"{quality} {name}" for quality in QUALITIES for world, name in WORLDS.items()}
+SPREAD = {task: label for task, label in MPE.items() if task in ("mpe/spread/random", "mpe/spread/medium-replay")}
+COUNTS = (1, 2, 3, 4, 5)
+AGENTS = {f"mpe/{'spread' if n == 3 else f'spread-n{n}'}/medium-replay": n for n in COUNTS}
+LINE = "mpe/spread-n2-1d/medium-replay"
+
+# `full`: settings of `baselines/settings.toml`, which are the released code's. `cpu`: a quarter of each agent's batch, fewer
+# rounds, 3 seeds, 3,900 episodes of each dataset. Cloning has the same net and batch at both.
+_SMOKE = {"steps": 4, "batch_size": 60, "hidden": 8, "critic_hidden": 8}
+_CLONE = {"hidden": 64, "lr": 1e-3}
+SIZES = {
+    "smoke": Size(
+        {"steps": 4, "batch_size": 60, "hidden": 8, "critic_hidden": 8}, seeds=2, evaluations=2, eval_episodes=4, data_episodes=40
+    ),
+    "cpu": Size({"steps": 1000, "batch_size": 768}, {"bc": _CLONE}, seeds=3, evaluations=10, eval_episodes=100, data_episodes=3900),
+    "full": Size({}, {"bc": _CLONE | {"batch_size": 1024, "steps": 2001}}, seeds=5, evaluations=100, eval_episodes=100),
+}
+POOLS: dict[str, dict[str, Any]] = {  # over the settings of the method that trains them
+    "smoke": {"iterations": 2, "num_envs": 4, "hidden": 8, "snapshots": 2},
+    "cpu": {"iterations": 300},
+    "full": {},
+}
+
+
+class Data:
+    """Datasets of one scale; policies that don't come with the library are trained once, into `folder`."""
+
+    def __init__(self, scale: str, folder: Path) -> None:
+        self.scale, self.folder = scale, folder
+        self.of = functools.lru_cache(maxsize=1)(self._make)  # columns of a task come one after the other
+
+    def _make(self, task: str, seed: int, episodes: int | None) -> Episodes:
+        name = "/".join(task.split("/")[:2])
+        if task.endswith("/random"):
+            return registry.make_data(task, registry.DataOptions(seed, episodes))
+        if not pools.has(name, self.folder if self.folder.is_dir() else None):
+            path = self.folder / f"{name}.npz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            train_pool(name, path, overrides=POOLS[self.scale])
+        return registry.make_data(task, registry.DataOptions(seed, episodes, pools=str(self.folder) if self.folder.is_dir() else None))
+
+    def __call__(self, spec: TrainSpec) -> Episodes:
+        return self.of(spec.task, spec.data_seed, spec.data_episodes)
+
+    def returns(self, task: str, episodes: int | None) -> np.ndarray:
+        """The returns of the data's own episodes, [E]."""
+        return recipes.returns_of(self.of(task, 0, episodes))
+
+
+def specs(tasks: Sequence[str], columns: Mapping[str, Column], scale: str) -> list[TrainSpec]:
+    """The jobs of a table. Policies are evaluated by their modes; a batch has as many rows for each agent whatever their number."""
+    found, size = [], SIZES[scale]
+    for task in tasks:
+        batch = size.every.get("batch_size", 0) * registry.make_spec(task).num_agents // 3
+        for label, column in columns.items():
+            chosen = {"batch_size": batch} if batch and column.method != "bc" else {}
+            spec = size.spec(task, label, column, chosen)
+            found.append(TrainSpec(**{**vars(spec), "sampled": False}))
+    return found
+
+
+def run_all(tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path, data: Data) -> list[Run]:
+    """Train every column on every task, or read back what is already there."""
+    return jobs.run_all(specs(tasks, columns, scale), out, data)

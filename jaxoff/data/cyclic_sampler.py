@@ -1,0 +1,43 @@
+"""The sampler `cyclic`: uniform, but the items of the first `period` updates come back again and again.
+
+OMAR's released code reseeds the generator that draws its batches in each evaluation, ten updates apart, so that in
+particle games no other batches are ever seen. For comparison with such runs; not for use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxoff.data import uniform_sampler
+from jaxoff.data.dataset import Dataset
+from jaxoff.types import Array, Feedback, Key, Sampler
+
+
+@struct.dataclass
+class Config:
+    """period: updates until the items come back."""
+
+    period: int = struct.field(pytree_node=False, default=10)
+
+
+def make(config: Config, batch_size: int, window: int) -> Sampler:
+    """As `uniform_sampler.make`, in a cycle; state: the items [period, B], and the number of updates."""
+    if config.period < 1:
+        raise ValueError(f"cyclic: field 'period': expected at least 1, found {config.period}")
+    fresh = uniform_sampler.make(uniform_sampler.Config(), batch_size, window)
+
+    def init(dataset: Dataset) -> Any:
+        return fresh.init(dataset), jnp.zeros((config.period, batch_size), jnp.int32), jnp.zeros((), jnp.int32)
+
+    def draw(state: Any, dataset: Dataset, key: Key) -> Array:
+        inner, items, count = state
+        return jnp.where(count < config.period, fresh.draw(inner, dataset, key), items[count % config.period])
+
+    def feedback(state: Any, dataset: Dataset, told: Feedback) -> Any:
+        inner, items, count = state
+        return inner, items.at[count % config.period].set(told.items), count + 1
+
+    return Sampler(init, draw, fresh.gather, feedback)
