@@ -23,9 +23,9 @@ from flax import struct
 from jax import lax
 
 from jaxoff.data.dataset import as_windows
-from jaxoff.losses.implicit import batch_weight
+from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean, taken
-from jaxoff.losses.td import lambda_return, one_step_target
+from jaxoff.losses.td import ahead, lambda_return, one_step_target
 from jaxoff.nets.actors import UNAVAILABLE, Actors
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.nets.mlp import MLP
@@ -154,11 +154,6 @@ def data_values(m: Method, critic: Params, batch: Transition) -> Array:
     return taken(action_values(m, critic, batch), batch.actions) if m.spec.discrete else action_values(m, critic, batch, batch.actions)
 
 
-def ahead(x: Array) -> Array:
-    """x of the next slot of a window [B, T, ...]; 0 after the last."""
-    return jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], 1)
-
-
 def usable(batch: Transition) -> Array:
     """1 where a step has a target: its next action is in the window, or nothing lies beyond it; [B, T]."""
     return batch.valid * jnp.maximum(batch.terminated, ahead(batch.valid))
@@ -247,13 +242,6 @@ def actor_loss(m: Method, policy: Params, state: State, batch: Transition, key: 
     loss = -masked_mean(lax.stop_gradient(weight if printed else share * weight) * log_prob, valid)
     told = {"policy": loss, "log_prob": masked_mean(log_prob, valid), "actor_effective": effective(weight, valid)}
     return loss, told | {"advantage": masked_mean(mine - base, valid)}
-
-
-def effective(weight: Array, valid: Array) -> Array:
-    """Mean over the softmaxes along axis 0 of (sum c)^2 / (n sum c^2): 1 if all weights are equal, 1/n if one has all."""
-    count = jnp.sum(valid, 0)
-    share = jnp.square(jnp.sum(weight, 0)) / jnp.maximum(count * jnp.sum(jnp.square(weight), 0), 1e-8)
-    return masked_mean(share, (count > 0).astype(share.dtype))
 
 
 def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[str, Array]]:
