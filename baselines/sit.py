@@ -8,7 +8,7 @@ Differs: Eq. 10 ends in Q_i, whose gradient is zero; log pi_i stands there, as i
 episodes; the data hold no action after the last step, so a truncated episode ends like a terminated one (truncation).
 Eq. 6 prints a discount that grows. 1/u is bounded (u_floor, weight_max). Z of Eq. 10 is taken at each time of the batch
 (actor_norm). An agent's own number is among its inputs, never that of the agent whose trajectory it learns from.
-Ablations: decomposition=none, decomposition=sum (without attention), members=1, gat=none, alpha=inf (without priority),
+Ablations: decomposition=none, decomposition=sum (without attention), members=1, gat=none, alpha=1e9 (without priority),
 decomposition=monotonic (MNC), critic_reward=team.
 """
 
@@ -50,7 +50,7 @@ class Config:
     critic_lr: float = 1e-4
     decomposition_lr: float = 1e-4
     gamma: float = 0.99
-    alpha: float = 0.2  # Eq. 7, temperature of the draws; inf draws uniformly
+    alpha: float = 0.2  # Eq. 7, temperature of the draws; 1e9 draws uniformly
     priority_max: float = 20.0  # priorities of a type are rescaled to [0, this]
     beta: float = 0.1  # Eq. 10, temperature of the policy's weights
     eta: float = 1.0  # Eq. 9 and 10, weight eta / u

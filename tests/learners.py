@@ -66,6 +66,8 @@ _CF_FROZEN = (lambda s: s.behaviour_policy, lambda s: s.target_critic, lambda s:
 _CFC = (lambda s: s.policy, lambda s: s.critic, lambda s: s.target_policy, lambda s: s.target_critic)
 _SIT: dict[str, Any] = {"hidden": 8, "critic_hidden": 8, "decomposition_hidden": 8, "batch_size": 4, "decomposition_steps": 2}
 _SIT_MAIN = (lambda s: s.policy, lambda s: s.critic)
+# Both agents of Bridge see the same, so that no attention between them is learnt there.
+_SIT_SAME = (lambda s: s.policy, lambda s: {name: net for name, net in s.critic["params"].items() if name != "gat"})
 _SIT_FIXED = (lambda s: s.target_critic, lambda s: s.replay)
 _POLY: dict[str, Any] = {"task": "poly/sign/uniform", "data_episodes": 40}
 
@@ -141,7 +143,7 @@ FORMS: dict[str, Form] = {
     ),
     "sit": Form(
         _spec("sit", "grid/bridge/mixed", steps=3, data_episodes=22, config=_SIT | {"members": 2}),
-        ((lambda s: s.params,), _SIT_MAIN),
+        ((lambda s: s.params,), _SIT_SAME),
         _SIT_FIXED,
     ),
     "sit-continuous": Form(

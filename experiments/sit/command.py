@@ -166,7 +166,7 @@ def fig8(job: Job) -> Section:
         figures.curves(done, "return_mean", job.out / f"fig8-{name}-curves", tasks=tasks)
         stems += [job.table(done, tasks, f"fig8-{name}", f"SIT Figure 8: {name}"), f"fig8-{name}-curves"]
     text = (
-        "alpha = inf draws uniformly. As beta goes to 0 the softmax over the batch imitates its best sample alone, which is not a policy "
+        "alpha = 1e9 draws uniformly. As beta goes to 0 the softmax over the batch imitates its best sample alone, which is not a policy "
         "without constraint. RMSprop hardly sees a factor of the loss, so eta acts through the clipping of gradients."
     )
     return Section("SIT Figure 8: sweeps", text, stems)

@@ -16,6 +16,7 @@ from jaxoff.report.load import Run
 from jaxoff.train import TrainSpec
 from jaxoff.types import Episodes
 
+UNIFORM = 1e9  # an alpha that draws uniformly; infinity has no place in JSON
 COLUMNS = {
     "BC": Column("bc"),
     "QMIX": Column("qmix"),
@@ -35,11 +36,11 @@ ABLATIONS = SIT | {
     "mean for GAT": Column("sit", {"gat": "mean"}),
     "advantages": Column("sit", {"actor_weight": "advantage"}),
 }
-PRIORITY = SIT | {"w/o priority": Column("sit", {"alpha": float("inf")})}
+PRIORITY = SIT | {"w/o priority": Column("sit", {"alpha": UNIFORM})}
 MNC = SIT | {"MNC": Column("sit", {"decomposition": "monotonic"})}
 EXCHANGE = {"ICQ": COLUMNS["ICQ"], "ICQ, exchange": COLUMNS["ICQ"]}
 SWEEPS = {  # Figure 8; its points can't be read
-    "alpha": (0.02, 0.2, 2.0, float("inf")),
+    "alpha": (0.02, 0.2, 2.0, UNIFORM),
     "beta": (0.01, 0.1, 1.0, 10.0),
     "eta": (0.01, 0.1, 1.0, 10.0),
 }

@@ -28,11 +28,11 @@ REPORTS = 40  # parts of the fit
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the reward is taken apart; defaults are those of Tian et al. (2023), Table 10."""
+    """How the reward is taken apart; defaults are those of Tian et al. (2023), Table 10, but for the batch: they draw episodes."""
 
     steps: int = 20000
     lr: float = 1e-4
-    batch_size: int = 32  # episodes
+    batch_size: int = 512  # steps, whatever their episode: none is padding
     members: int = 5
     hidden: int = 64
     kind: str = "attention"
@@ -83,7 +83,8 @@ def judge(
     types = (0,) * spec.num_agents if one_type or not spec.agent_types else spec.agent_types
     held = _held_out(episodes, settings.held_out, seed)
     dataset = place(episodes, spec)
-    params, history = _fit(model, dataset, jnp.asarray(np.flatnonzero(~held)), settings, jax.random.key(seed), progress)
+    rows = dataset.step_row[np.flatnonzero(~np.repeat(held, np.asarray(dataset.episode_length)))]
+    params, history = _fit(model, dataset, rows, settings, jax.random.key(seed), progress)
     found = jax.tree.map(
         np.asarray, jax.jit(lambda p, d: over_episodes(d, lambda batch: _judged(model, p, batch, settings.gamma)))(params, dataset)
     )
@@ -122,31 +123,31 @@ def _held_out(episodes: Episodes, share: float, seed: int) -> np.ndarray:
 
 
 def _fit(
-    model: Decomposition, dataset: Dataset, train: Array, settings: Settings, key: Key, progress: Any
+    model: Decomposition, dataset: Dataset, rows: Array, settings: Settings, key: Key, progress: Any
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """Parameters, and what was logged: means over each of at most REPORTS parts."""
+    """Parameters after a fit to the steps at some rows, and what was logged: means over each of at most REPORTS parts."""
     learner = decomposition_learner(model, rmsprop(settings.lr, 10.0))
     size = -(-settings.steps // REPORTS)
 
     @jax.jit
-    def part(state: Any, key: Key, dataset: Dataset, train: Array) -> tuple[Any, dict[str, Array]]:
+    def part(state: Any, key: Key, dataset: Dataset, rows: Array) -> tuple[Any, dict[str, Array]]:
         def one(state: Any, key: Key) -> tuple[Any, dict[str, Array]]:
-            items = train[jax.random.randint(key, (settings.batch_size,), 0, len(train))]
-            state, out = learner.update(state, dataset.window(dataset.episode_row[items], dataset.max_length), key)
+            batch = dataset.steps(rows[jax.random.randint(key, (settings.batch_size,), 0, len(rows))])
+            state, out = learner.update(state, batch, key)
             return state, out.metrics
 
         state, metrics = lax.scan(one, state, jax.random.split(key, size))
         return state, jax.tree.map(jnp.mean, metrics)
 
     start, walk = jax.random.split(key)
-    state, rows = jax.jit(learner.init)(start), []
+    state, told = jax.jit(learner.init)(start), []
     parts = -(-settings.steps // size)
     for number in range(parts):
-        state, metrics = part(state, jax.random.fold_in(walk, number), dataset, train)
-        rows.append({"steps": size * (number + 1)} | {name: float(value) for name, value in metrics.items()})
+        state, metrics = part(state, jax.random.fold_in(walk, number), dataset, rows)
+        told.append({"steps": size * (number + 1)} | {name: float(value) for name, value in metrics.items()})
         if progress:
-            progress(number + 1, parts, rows[-1])
-    return state.params, {name: np.array([row[name] for row in rows]) for name in rows[0]}
+            progress(number + 1, parts, told[-1])
+    return state.params, {name: np.array([row[name] for row in told]) for name in told[0]}
 
 
 def _judged(model: Decomposition, params: Any, batch: Transition, gamma: float) -> tuple[Array, ...]:
