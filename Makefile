@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda benchmark inspo pjap omar bench bench-omar datasets report test test-all lint check clean
+.PHONY: help setup setup-cuda benchmark inspo pjap omar sit bench bench-omar datasets report test test-all lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -37,6 +37,12 @@ pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras; -fig6: seq
 
 omar-%: $(READY)          ## a part: omar-landscape, -motivation, -agents, -mpe; -spread: part of -mpe; -references: of scores
 	$(BIN)/python -m experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE)
+
+sit: $(READY)             ## SIT: table 1 and every figure; hours   (SCALE=...)
+	$(BIN)/python -m experiments.sit all --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
+
+sit-%: $(READY)           ## a part: sit-table1, sit-fig1f -fig3 -fig4a -fig4b -fig4c -fig7 -fig8, -fig9 ... -fig20
+	$(BIN)/python -m experiments.sit $* --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
 
 bench: $(READY)           ## updates/s of each learner by number of runs; writes experiments/bench/
 	$(BIN)/python -m experiments.bench

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,17 +22,16 @@ from jax import lax
 
 from baselines import icq_decentralised
 from jaxoff.data.dataset import as_windows
-from jaxoff.losses.implicit import batch_weight
+from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean, taken
-from jaxoff.losses.td import lambda_return
+from jaxoff.losses.td import ahead, lambda_return
 from jaxoff.nets.actors import UNAVAILABLE, Actors
+from jaxoff.nets.gaussian import LOG_STD_START, Gaussian, bounded_spread, data_density, gaussian, gaussian_policy
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import rmsprop
-from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
+from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, Transition
 
-LOG_STD = (-3.0, 0.0)  # of a Gaussian policy; the parameter itself is kept inside
-LOG_STD_START = -0.5
 BASELINE_SAMPLES = 4  # actions of the policy whose mean value is the baseline, if continuous
 
 
@@ -70,13 +68,6 @@ class Config:
     polyak: float = 0.005  # share of the online parameters in a target update
     input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
     own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
-
-
-class Gaussian(NamedTuple):
-    """Parameters of Gaussian policies: nets of the means, and log_std [A]."""
-
-    net: Params
-    log_std: Array
 
 
 class State(NamedTuple):
@@ -152,11 +143,6 @@ def data_values(m: Method, critic: Params, batch: Transition) -> Array:
     return taken(action_values(m, critic, batch), batch.actions) if m.spec.discrete else action_values(m, critic, batch, batch.actions)
 
 
-def ahead(x: Array) -> Array:
-    """x of the next slot of a window [B, T, ...]; 0 after the last."""
-    return jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], 1)
-
-
 def usable(batch: Transition) -> Array:
     """1 where a step has a target: its next action is in the window, or nothing lies beyond it; [B, T]."""
     return batch.valid * jnp.maximum(batch.terminated, ahead(batch.valid))
@@ -208,16 +194,6 @@ def mixed_log_probs(logits: Array, avail: Array, epsilon: Array | float) -> Arra
     return jnp.where(avail > 0, jnp.logaddexp(jnp.log1p(-epsilon) + jax.nn.log_softmax(logits), uniform), UNAVAILABLE)
 
 
-def gaussian(m: Method, policy: Gaussian, mean: Array) -> distrax.Distribution:
-    """N(mean, diagonal), means [..., N, A]; its mode is the mean."""
-    return distrax.Independent(distrax.Normal(mean, jnp.broadcast_to(jnp.exp(policy.log_std), mean.shape)), 1)
-
-
-def data_density(m: Method, dist: distrax.Distribution, actions: Array) -> Array:
-    """log density of the data's actions, clipped to the bound: not squashed, so finite at the bound; [..., N, A] -> [..., N]."""
-    return dist.log_prob(jnp.clip(actions, -m.spec.action_bound, m.spec.action_bound))
-
-
 def epsilon_at(config: Config, updates: Array) -> Array:
     """From epsilon_start to epsilon_end on a line."""
     share = jnp.minimum(updates / config.epsilon_updates, 1.0)
@@ -234,9 +210,9 @@ def actor_loss(m: Method, policy: Params, state: State, batch: Transition, key: 
         log_pi = mixed_log_probs(m.actors.outputs(policy, batch)[0], batch.avail, epsilon_at(m.config, state.updates))
         log_prob, mine, base = taken(log_pi, batch.actions), taken(q, batch.actions), jnp.sum(jnp.exp(log_pi) * q, -1)
     else:
-        dist, bound = gaussian(m, policy, m.actors.outputs(policy.net, batch)[0]), m.spec.action_bound
+        dist, bound = gaussian(policy.log_std, m.actors.outputs(policy.net, batch)[0]), m.spec.action_bound
         samples = jnp.clip(dist.sample(seed=key, sample_shape=BASELINE_SAMPLES), -bound, bound)
-        log_prob, mine = data_density(m, dist, batch.actions), action_values(m, state.critic, batch, batch.actions)
+        log_prob, mine = data_density(dist, batch.actions, bound), action_values(m, state.critic, batch, batch.actions)
         base = jnp.mean(action_values(m, state.critic, batch, samples), 0)
     share, _ = m.mixer.apply(state.mixer, batch.state, method="weights")
     printed = m.config.actor_weight == "value"
@@ -247,20 +223,13 @@ def actor_loss(m: Method, policy: Params, state: State, batch: Transition, key: 
     return loss, told | {"advantage": masked_mean(mine - base, valid)}
 
 
-def effective(weight: Array, valid: Array) -> Array:
-    """Mean over the softmaxes along axis 0 of (sum c)^2 / (n sum c^2): 1 if all weights are equal, 1/n if one has all."""
-    count = jnp.sum(valid, 0)
-    share = jnp.square(jnp.sum(weight, 0)) / jnp.maximum(count * jnp.sum(jnp.square(weight), 0), 1e-8)
-    return masked_mean(share, (count > 0).astype(share.dtype))
-
-
 def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[str, Array]]:
     """One step of the policies on loss_of(policy) -> (loss, told)."""
     grads, told = jax.grad(loss_of, has_aux=True)(state.policy)
     changes, opt = m.policy_opt.update(grads, state.policy_opt)
     policy = optax.apply_updates(state.policy, changes)
     if not m.spec.discrete:
-        policy = policy._replace(log_std=jnp.clip(policy.log_std, *LOG_STD))
+        policy = bounded_spread(policy)
     return state._replace(policy=policy, policy_opt=opt), told
 
 
@@ -296,15 +265,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 
 def policy_of(m: Method, params: Params) -> Policy:
     """Categorical over available actions, or Gaussians whose mode is the mean."""
-    if m.spec.discrete:
-        return m.actors.policy(params)
-    means = m.actors.policy(params.net)
-
-    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
-        memory, dist = means.distribution(memory, seen)
-        return memory, gaussian(m, params, dist.mode())
-
-    return Policy(means.initial, distribution)
+    return m.actors.policy(params) if m.spec.discrete else gaussian_policy(m.actors.policy(params.net), params.log_std)
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:

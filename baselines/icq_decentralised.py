@@ -13,17 +13,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 
 from jaxoff.data.dataset import as_windows
-from jaxoff.losses.implicit import batch_weight
+from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean
+from jaxoff.losses.td import ahead
 from jaxoff.nets.actor_critic import Agents, Mine, State, learner, own_return, stages
+from jaxoff.nets.gaussian import data_density, gaussian, gaussian_policy
 from jaxoff.nets.normalised import Net
 from jaxoff.optimisers import adam
-from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Params, Policy, Stage, TimeStep, Transition
+from jaxoff.types import Array, EnvSpec, Key, Learner, Params, Policy, Stage, Transition
 
 if TYPE_CHECKING:
     from baselines.icq import Config
@@ -46,7 +47,6 @@ class Method(NamedTuple):
 def with_next(batch: Transition) -> tuple[Transition, tuple[Array, Array]]:
     """Windows whose `valid` is 0 where a step has no target; beside them next actions, and where there are any."""
     batch = as_windows(batch)
-    ahead = lambda x: jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], 1)  # noqa: E731
     follows = batch.valid * ahead(batch.valid)
     usable = batch.valid * jnp.maximum(batch.terminated, follows)
     return batch._replace(valid=usable), (ahead(batch.actions), follows)
@@ -71,13 +71,6 @@ def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, di
     return loss, told
 
 
-def density(m: Method, spread: Array, mean: Array, actions: Array) -> Array:
-    """log pi of actions, clipped to the bound: not squashed, so finite there; [M, A] -> [M]."""
-    bound = m.agents.spec.action_bound
-    dist = distrax.Normal(mean, jnp.exp(log_std(spread)))
-    return jnp.sum(dist.log_prob(jnp.clip(actions, -bound, bound)), -1)
-
-
 def log_std(spread: Array) -> Array:
     """-6 + 6 sigmoid(p)."""
     return -6.0 + 6.0 * jax.nn.sigmoid(spread)
@@ -87,27 +80,19 @@ def actor_loss(m: Method, policy: Gaussian, critic: Net, mine: Mine) -> tuple[Ar
     """Weighted likelihood of the data's actions, over rows of one agent that have a target; the weights are constants."""
     c, rows, follows = m.config, mine.rows, mine.beside[1]
     q = jnp.min(m.agents.data_values(critic, mine), 0)
-    ahead = jnp.where(follows > 0, next_values(m, critic, mine), 0.0)
-    advantage = own_return(mine.agent, rows, ahead, c.gamma) - q
+    value = jnp.where(follows > 0, next_values(m, critic, mine), 0.0)
+    advantage = own_return(mine.agent, rows, value, c.gamma) - q
     weight = batch_weight(advantage, rows.valid, c.beta_pi)
     mean = m.agents.act(policy.mean, jnp.take(rows.obs, mine.agent, 1), rows.valid)
-    likelihood = density(m, policy.spread, mean, jnp.take(rows.actions, mine.agent, 1))
+    likelihood = data_density(gaussian(log_std(policy.spread), mean), jnp.take(rows.actions, mine.agent, 1), m.agents.spec.action_bound)
     loss = -masked_mean(weight * likelihood, rows.valid)
-    count, squares = jnp.sum(rows.valid), jnp.sum(jnp.square(weight))
     told = {"policy": loss, "log_prob": masked_mean(likelihood, rows.valid), "advantage": masked_mean(advantage, rows.valid)}
-    return loss, told | {"actor_effective": jnp.square(jnp.sum(weight)) / jnp.maximum(count * squares, 1e-8)}
+    return loss, told | {"actor_effective": effective(weight, rows.valid)}
 
 
 def policy_of(m: Method, state: State) -> Policy:
     """Gaussians whose mode is the mean."""
-    means = m.agents.policy(state.policy.mean, state.stats)
-
-    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
-        memory, dist = means.distribution(memory, seen)
-        mean = dist.mode()
-        return memory, distrax.Independent(distrax.Normal(mean, jnp.broadcast_to(jnp.exp(log_std(state.policy.spread)), mean.shape)), 1)
-
-    return Policy(means.initial, distribution)
+    return gaussian_policy(m.agents.policy(state.policy.mean, state.stats), log_std(state.policy.spread))
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from jaxoff.types import Episodes
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of a table: a registered method, and what it sets at every scale."""
+    """A column of a table: a registered method, what it sets at every scale, and the leaves that are swept."""
 
     method: str
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    grid: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Size:
             task=task,
             seeds=tuple(range(self.seeds)),
             config={**self.config(column.method), **(chosen or {}), **column.config},
+            grid=column.grid,
             evaluations=self.evaluations,
             eval_episodes=self.eval_episodes,
             data_episodes=self.data_episodes,
@@ -58,9 +60,9 @@ class Size:
 
 
 def folder_name(spec: TrainSpec) -> str:
-    """The folder of a job: its label and its task."""
-    label = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in spec.label.lower().replace(", ", "-"))
-    return f"{label}-{registry.Task.parse(spec.task).slug}"
+    """The folder of a job: its label and its task, in letters, digits, points and lines."""
+    label, slug = spec.label.lower().replace(", ", "-"), registry.Task.parse(spec.task).slug
+    return "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in f"{label}-{slug}")
 
 
 def run_all(specs: Iterable[TrainSpec], out: Path, data: Callable[[TrainSpec], Episodes] | None = None) -> list[Run]:

@@ -249,6 +249,73 @@ def data_inspect(
         console.print(f"picture: {path}", soft_wrap=True)
 
 
+@data_app.command(name="credit")
+def data_credit(
+    task: tyro.conf.Positional[str],
+    /,
+    data: Path | None = None,
+    episodes: int | None = None,
+    seed: int = 0,
+    steps: int = 20000,
+    lr: float = 1e-4,
+    members: int = 5,
+    held_out: float = 0.1,
+    one_type: bool = False,
+    data_dir: Path | None = None,
+    pools: Path | None = None,
+    out: Path = Path("results/data"),
+) -> None:
+    """Who in the team was good: takes the team's reward apart, and judges every agent of every episode by its part.
+
+    Args:
+        task: [source:]family/scenario/quality, or a dataset folder.
+        data: a dataset folder written by `jaxoff data make`, instead of the task's own data.
+        episodes: size of a recipe's dataset.
+        seed: seed of a recipe's dataset, and of the fit.
+        steps: updates of the fit.
+        lr: its learning rate.
+        members: of the ensemble, whose differences are the uncertainty.
+        held_out: share of the episodes that the fit does not see.
+        one_type: compare all agents with each other, not those of a type alone.
+        data_dir: folder of public datasets, for a task with a source.
+        pools: folder of policy pools, looked in before those that come with the library.
+        out: where OUT/TASK-credit.csv, .png and .svg go.
+    """
+    from jaxoff.data import credit
+    from jaxoff.logs import Progress
+    from jaxoff.logs.base import Record
+    from jaxoff.report import credit as report
+
+    whole = _dataset(task, _options(data_dir, pools, episodes, seed), data)
+    settings = credit.Settings(steps=steps, lr=lr, members=members, held_out=held_out)
+    bar = Progress(f"credit {task}", unit="updates")
+
+    def tell(done: int, total: int, metrics: dict[str, float]) -> None:
+        bar.record(Record(f"R² {metrics['r2']:.3f}", 0, done * steps // total, steps, []))
+
+    bar.start({})
+    try:
+        found = credit.judge(whole.episodes, whole.spec, settings, seed=seed, one_type=one_type, progress=tell)
+    finally:
+        bar.finish({})
+    table = Table(
+        "agent", "type", "own reward a step", "rank in type", "members agree", "priority", "share of draws", "of data", title=task
+    )
+    for row in credit.by_agent(found):
+        reward = f"{row.reward:.4g} ± {row.reward_std:.2g}"
+        shares = f"{row.drawn:.1%}", f"{row.data:.1%}"
+        table.add_row(str(row.agent), str(row.type), reward, str(row.rank), f"{row.agreement:.0%}", f"{row.priority:.4g}", *shares)
+    console.print(table)
+    for level in credit.by_level(found, np.asarray(whole.episodes.behaviour_level)):
+        shares_of = f"{level['data']:.1%} of the trajectories, {level['drawn']:.1%} of the draws, priority {level['priority']:.4g}"
+        console.print(f"type {level['type']:.0f}, behaviour level {level['level']:.0f}: {shares_of}", highlight=False)
+    console.print(f"R² of the team's reward: {found.r2:.3f}; on {int(found.held_out.sum())} held-out episodes {found.r2_held_out:.3f}")
+    stem = out / f"{whole.slug}-credit"
+    report.write_trajectories(found, whole.episodes, stem.with_name(f"{stem.name}.csv"))
+    for path in [stem.with_name(f"{stem.name}.csv"), *report.draw(found, stem, title=task)]:
+        console.print(f"written: {path}", soft_wrap=True)
+
+
 def _short(name: str, value: Any) -> str:
     if name == "behaviour_levels":
         return "\n".join(

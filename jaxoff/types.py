@@ -112,6 +112,8 @@ class Transition(NamedTuple):
     next_state: Array  # [..., S]
     next_avail: Array  # [..., N, A]
     agent_reward: Array | None = None  # [..., N] where agents have rewards of their own; `reward` is then their mean
+    agent: Array | None = None  # [...] int whose trajectory it is, where a sampler draws those of single agents
+    weight: Array | None = None  # [..., N] of agents' steps in a loss, where a sampler gives some
 
 
 class Policy(NamedTuple):
@@ -177,7 +179,7 @@ class Stage(NamedTuple):
     prepare(previous, dataset, key) -> state: what the learner starts from; `previous` is the final
     state of the stage before. None stands for learner.init(key).
     sampler(state) -> Sampler: the stage's own, which may use what `prepare` computed; None stands for
-    the sampler that the user chose.
+    the sampler that the user chose. reports: how often a stage that is not the last tells its metrics.
     """
 
     name: str
@@ -185,6 +187,7 @@ class Stage(NamedTuple):
     steps: int
     prepare: Callable[[State, Any, Key], State] | None = None
     sampler: Callable[[State], Sampler] | None = None
+    reports: int = 10
 
 
 class Env(Protocol):

@@ -66,6 +66,11 @@ _ICQ_SLOW = (lambda s: s.target_critic, lambda s: s.target_mixer)
 _CF = ((lambda s: s.policy,), *_VALUES)
 _CF_FROZEN = (lambda s: s.behaviour_policy, lambda s: s.target_critic, lambda s: s.target_mixer)
 _CFC = (lambda s: s.policy, lambda s: s.critic, lambda s: s.target_policy, lambda s: s.target_critic)
+_SIT: dict[str, Any] = {"hidden": 8, "critic_hidden": 8, "decomposition_hidden": 8, "batch_size": 4, "decomposition_steps": 2}
+_SIT_MAIN = (lambda s: s.policy, lambda s: s.critic)
+# Both agents of Bridge see the same, so that no attention between them is learnt there.
+_SIT_SAME = (lambda s: s.policy, lambda s: {name: net for name, net in s.critic["params"].items() if name != "gat"})
+_SIT_FIXED = (lambda s: s.target_critic, lambda s: s.replay)
 _POLY: dict[str, Any] = {"task": "poly/sign/uniform", "data_episodes": 40}
 
 FORMS: dict[str, Form] = {
@@ -164,6 +169,14 @@ FORMS: dict[str, Form] = {
             | {"weights": "uniform", "policy_every": 1, "num_samples": 3, "samples": "policy", "input_norm": "none", "window": -1},
         ),
         (_CFC,),
+    ),
+    "sit": Form(
+        _spec("sit", "grid/bridge/mixed", steps=3, data_episodes=22, config=_SIT | {"members": 2}),
+        ((lambda s: s.params,), _SIT_SAME),
+        _SIT_FIXED,
+    ),
+    "sit-continuous": Form(
+        _spec("sit", "mpe/spread/random", steps=3, data_episodes=4, config=_SIT | {"decomposition": "none"}), (_SIT_MAIN,), _SIT_FIXED
     ),
     "alberdice": Form(_spec("alberdice", "matrix/xor/b", config=_MLP), ((lambda s: s.nets, lambda s: s.behaviour_policy),)),
     "omiga": Form(

@@ -23,6 +23,7 @@ PLACES = [
     ("inspo", (0, 6)),
     ("inspo", (1, 2)),
     ("maddpg-learned-pjap", (0, 2)),
+    ("sit", (1, 1)),
 ]
 
 

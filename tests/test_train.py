@@ -68,6 +68,8 @@ def spoil_padding(batch, spec: EnvSpec):
         next_obs=put(batch.next_obs, now, 7.5),
         next_state=put(batch.next_state, now, -3.5),
         next_avail=put(batch.next_avail, now, 1),
+        weight=None if batch.weight is None else put(batch.weight, now, 5.0),
+        agent_reward=None if batch.agent_reward is None else put(batch.agent_reward, now, -9.0),
     )
 
 
@@ -85,7 +87,10 @@ def test_one_update_trains_what_it_should_and_ignores_padding(name):
             items = sampler.draw(sampler.init(dataset), dataset, draw)
             batch = spoilt = sampler.gather(dataset, items)
             if config.window:  # some steps more than the longest episode has, so that each has padding
-                batch = dataset.window(dataset.episode_row[items], dataset.max_length + 3)
+                if stage.sampler is None:
+                    batch = dataset.window(dataset.episode_row[items], dataset.max_length + 3)
+                else:  # its items may be no episodes
+                    batch = jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, 3), *[(0, 0)] * (x.ndim - 2)]), batch)
                 spoilt = spoil_padding(batch, env.spec)
             # One traced update for both batches, so that the same instructions run.
             batches = jax.tree.map(lambda *x: jnp.stack(x), batch, spoilt)

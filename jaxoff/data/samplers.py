@@ -6,7 +6,7 @@ is None never changes, so a training chunk makes all its draws in one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from flashbax.buffers import sum_tree
 
 from jaxoff.data.dataset import Dataset
 from jaxoff.data.draw import draw, running_total
+from jaxoff.losses.credit import members_of
 from jaxoff.types import Array, Feedback, Key, Sampler, Transition
 
 
@@ -41,6 +42,36 @@ def episodes(batch_size: int) -> Sampler:
         init=lambda dataset: (),
         draw=lambda state, dataset, key: jax.random.randint(key, (batch_size,), 0, dataset.num_episodes),
         gather=lambda dataset, items: dataset.window(dataset.episode_row[items], dataset.max_length),
+    )
+
+
+def trajectories(batch_size: int, types: Sequence[int], log_prob: Array, reward: Array, weight: Array) -> Sampler:
+    """For each agent, whole trajectories of agents of its type, with fixed probabilities exp(log_prob) [E, N].
+
+    Those add up to 1 over the episodes and agents of each type. Item k N + j is what agent j did in episode k; a batch
+    [N * batch_size, T, ...] has the draws of agent 0 first, and is of whole joint episodes, with `agent` telling j.
+    reward, weight [E, T, N], T of the longest episode: the batch's `agent_reward` and `weight`. Nothing is copied but
+    the batch.
+    """
+    agents, groups = len(types), members_of(types)
+
+    def draw_all(totals: tuple[Array, ...], dataset: Dataset, key: Key) -> Array:
+        items = jnp.zeros((agents, batch_size), jnp.int32)
+        for group, total, one in zip(groups, totals, jax.random.split(key, len(groups)), strict=True):
+            index = draw(total, one, len(group) * batch_size).reshape(len(group), batch_size)
+            items = items.at[group].set(index // len(group) * agents + jnp.asarray(group)[index % len(group)])
+        return items.reshape(-1)
+
+    def gather(dataset: Dataset, items: Array) -> Transition:
+        episode, agent = items // agents, items % agents
+        batch = dataset.window(dataset.episode_row[episode], dataset.max_length)
+        agent = jnp.broadcast_to(agent[:, None], batch.valid.shape)
+        return batch._replace(agent_reward=reward[episode], weight=weight[episode], agent=agent)
+
+    return Sampler(
+        init=lambda dataset: tuple(running_total(jnp.exp(log_prob[:, group]).reshape(-1)) for group in groups),
+        draw=draw_all,
+        gather=gather,
     )
 
 

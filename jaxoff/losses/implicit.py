@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jax import lax
 
+from jaxoff.losses.likelihood import masked_mean
 from jaxoff.types import Array
 
 
@@ -21,3 +22,10 @@ def batch_weight(x: Array, valid: Array, temperature: Array | float) -> Array:
     mass = jnp.where(valid > 0, jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0.0)), 0.0)
     count = jnp.sum(valid > 0, 0, keepdims=True)
     return lax.stop_gradient(count * mass / jnp.maximum(jnp.sum(mass, 0, keepdims=True), 1e-30))
+
+
+def effective(weight: Array, valid: Array) -> Array:
+    """Mean over the softmaxes along axis 0 of (sum c)^2 / (n sum c^2): 1 if all weights are equal, 1/n if one has all."""
+    count = jnp.sum(valid, 0)
+    share = jnp.square(jnp.sum(weight, 0)) / jnp.maximum(count * jnp.sum(jnp.square(weight), 0), 1e-8)
+    return masked_mean(share, (count > 0).astype(share.dtype))

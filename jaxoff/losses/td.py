@@ -19,6 +19,11 @@ def one_step_target(reward: Array, terminated: Array, next_value: Array, gamma: 
     return jax.lax.stop_gradient(reward + gamma * (1.0 - terminated) * next_value)
 
 
+def ahead(x: Array) -> Array:
+    """x of the next slot of a window [B, T, ...]; 0 after the last."""
+    return jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], 1)
+
+
 def squared_td_error(value: Array, target: Array) -> Array:
     """Half the squared distance of values [...] to constant targets [...]."""
     chex.assert_equal_shape([value, target])

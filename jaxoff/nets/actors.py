@@ -6,11 +6,13 @@ The same object serves training (outputs for every slot of a batch) and executio
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import distrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.recurrent import RecurrentNet
@@ -30,16 +32,36 @@ def greedy(policy: Policy) -> Policy:
     return Policy(policy.initial, distribution)
 
 
+def init_by_type(init: Callable[[Key], Params], key: Key, types: Sequence[int]) -> Params:
+    """Parameters for each type of agent, a leading axis in order of first appearance; none where all are of one type."""
+    count = len(set(types))
+    return init(key) if count == 1 else jax.vmap(init)(jax.random.split(key, count))
+
+
+def over_agents(function: Callable[..., Any], types: Sequence[int], out_axes: int = 0) -> Callable[..., Any]:
+    """function(parameters, ...) of one agent -> the same of all: parameters of `init_by_type`, other arguments [N, ...]."""
+    kinds = list(dict.fromkeys(types))
+
+    def all_agents(params: Params, *args: Any) -> Any:
+        if len(kinds) == 1:
+            return jax.vmap(function, (None, *[0] * len(args)), out_axes)(params, *args)
+        own = jax.tree.map(lambda x: x[np.array([kinds.index(kind) for kind in types])], params)
+        return jax.vmap(function, out_axes=out_axes)(own, *args)
+
+    return all_agents
+
+
 @dataclasses.dataclass(frozen=True)
 class Actors:
     """Nets from what each agent sees to logits (discrete) or actions in the bound (continuous).
 
     recurrent: a GRU over the episode that also sees the previous action, from zero memory. share: one
     set of weights, with the agent's number appended to its input; else parameters have a leading axis [N].
-    hidden: width of each layer; layers: hidden layers of the feed-forward net. head: 0, or start the feed-forward
-    net as PyTorch would, the weights of its last layer in +-head. numbered: whether a shared net is given the
-    agent's number. last_action, activated: whether a recurrent net is given the previous action, and whether a
-    ReLU follows its GRU.
+    hidden: width of each layer; layers: hidden layers of the feed-forward net. types: with `share`, the type of each
+    agent; weights are then shared within a type, and have a leading axis of types where there are several. head: 0, or
+    start the feed-forward net as PyTorch would, the weights of its last layer in +-head. numbered: whether a shared net
+    is given the agent's number. last_action, activated: whether a recurrent net is given the previous action, and
+    whether a ReLU follows its GRU.
     """
 
     spec: EnvSpec
@@ -47,6 +69,7 @@ class Actors:
     layers: int = 2
     recurrent: bool = False
     share: bool = False
+    types: tuple[int, ...] = ()
     head: float = 0.0
     numbered: bool = True
     last_action: bool = True
@@ -67,7 +90,9 @@ class Actors:
             init = lambda k: self.net().init(k, jnp.zeros(self.hidden), jnp.zeros((1, width)))  # noqa: E731
         else:
             init = lambda k: self.net().init(k, jnp.zeros(width))  # noqa: E731
-        return init(key) if self.share else jax.vmap(init)(jax.random.split(key, self.spec.num_agents))
+        if self.share:
+            return init_by_type(init, key, self._types())
+        return jax.vmap(init)(jax.random.split(key, self.spec.num_agents))
 
     def outputs(self, params: Params, batch: Transition) -> tuple[Array, Array]:
         """Outputs [..., N, A] of all agents, now and at the next slot; masked logits if discrete.
@@ -131,7 +156,11 @@ class Actors:
 
     def _each(self, params: Params, function: Any) -> Any:
         """function(parameters, agent) of every agent, stacked on axis -2."""
-        return jax.vmap(function, in_axes=(None if self.share else 0, 0), out_axes=-2)(params, jnp.arange(self.spec.num_agents))
+        each = over_agents(function, self._types(), -2) if self.share else jax.vmap(function, out_axes=-2)
+        return each(params, jnp.arange(self.spec.num_agents))
+
+    def _types(self) -> tuple[int, ...]:
+        return self.types or (0,) * self.spec.num_agents
 
     def _seen(self, obs: Array, agent: Array | int) -> Array:
         own = jnp.take(obs, agent, -2)

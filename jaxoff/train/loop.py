@@ -34,8 +34,6 @@ from jaxoff.train.results import Interrupted, Results
 from jaxoff.train.spec import Job, TrainSpec, interval, resolve
 from jaxoff.types import Env, Episodes
 
-PRETRAIN_REPORTS = 10  # progress reports of a stage that is not evaluated
-
 
 def train(
     spec: TrainSpec, out: Path | None = None, sinks: Sequence[Sink] = (), data: Episodes | None = None, env: Env | None = None
@@ -127,6 +125,8 @@ class _Loop:
         if job.acts and len(self.stages) > 1:
             names = ", ".join(stage.name for stage in self.stages)
             raise ValueError(f"sampler '{self.spec.sampler}': expected a method of one stage, found {self.spec.method} with {names}")
+        if self.spec.sampler != "uniform" and all(stage.sampler for stage in self.stages):
+            raise ValueError(f"field 'sampler': expected uniform, since {self.spec.method} draws by itself, found '{self.spec.sampler}'")
         self.checkpoints = Checkpoints(out / "checkpoint") if out else None
         self.data = data
         self.sinks, self.record = list(sinks), record
@@ -161,7 +161,7 @@ class _Loop:
 
     def _stage(self, index: int, carried: Any, chunk: int, resumed: bool, stop: threading.Event) -> Any:
         stage, last = self.stages[index], index == len(self.stages) - 1
-        size = interval(stage.steps, self.spec.evaluations if last else PRETRAIN_REPORTS)
+        size = interval(stage.steps, self.spec.evaluations if last else stage.reports)
         program = Program(self.job, self.env, index, size, self.mesh, self.mode, evaluates=last)
         carried = self._start_stage(program, carried, resumed)
         if last and not resumed:

@@ -1,0 +1,348 @@
+"""SIT: sharing individual trajectories (Tian et al., AAAI 2023), for discrete or continuous actions.
+
+I. An ensemble shares the team's reward out, Eq. 1-3 -> jaxoff/nets/decomposition.py. II. Own rewards, their uncertainty
+and the priority of every trajectory, Eq. 4-7 -> prepare, jaxoff/losses/credit.py; a replay for each type of agents is an
+index over the one dataset -> data/samplers.py, trajectories. III. Each agent i learns from trajectories of any agent j of
+its type, drawn for it alone: Eq. 8 -> Critic, Eq. 9 -> critic_target, critic_loss, Eq. 10 -> actor_loss.
+Differs: Eq. 10 ends in Q_i, whose gradient is zero; log pi_i stands there, as in what it cites. Eq. 9 lacks the end of
+episodes; the data hold no action after the last step, so a truncated episode ends like a terminated one (truncation).
+Eq. 6 prints a discount that grows. 1/u is bounded (u_floor, weight_max). Z of Eq. 10 is taken at each time of the batch
+(actor_norm). An agent's own number is among its inputs, never that of the agent whose trajectory it learns from.
+Ablations: decomposition=none, decomposition=sum (without attention), members=1, gat=none, alpha=1e9 (without priority),
+decomposition=monotonic (MNC), critic_reward=team.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import distrax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+
+from jaxoff.data import samplers
+from jaxoff.data.dataset import Dataset
+from jaxoff.losses.credit import certainty_weights, effective_share, episode_means, returns_to_go, trajectory_log_probs
+from jaxoff.losses.implicit import batch_weight, effective
+from jaxoff.losses.likelihood import expectation, log_prob, masked_mean
+from jaxoff.losses.td import ahead, one_step_target
+from jaxoff.nets.actors import Actors, init_by_type, over_agents
+from jaxoff.nets.decomposition import Credit, Decomposed, Decomposition, decomposition_learner, over_episodes
+from jaxoff.nets.gat import GraphAttention
+from jaxoff.nets.gaussian import LOG_STD_START, Gaussian, bounded_spread, data_density, gaussian, gaussian_policy
+from jaxoff.nets.mlp import MLP
+from jaxoff.optimisers import rmsprop
+from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
+
+LOG_PROB_MIN = -20.0
+BASELINE_SAMPLES = 4  # actions of the policy whose mean value is the baseline, if continuous
+
+
+@struct.dataclass
+class Config:
+    """Settings of Tables 10 and 11; what the paper does not print is marked ours."""
+
+    lr: float = 5e-4  # of the policies
+    critic_lr: float = 1e-4
+    decomposition_lr: float = 1e-4
+    gamma: float = 0.99
+    alpha: float = 0.2  # Eq. 7, temperature of the draws; 1e9 draws uniformly
+    priority_max: float = 20.0  # priorities of a type are rescaled to [0, this]
+    beta: float = 0.1  # Eq. 10, temperature of the policy's weights
+    eta: float = 1.0  # Eq. 9 and 10, weight eta / u
+    u_floor: float = 1e-3  # least u; ours
+    weight_max: float = 100.0  # largest eta / u; ours
+    max_grad_norm: float = 10.0  # of each of the three optimisers
+    decomposition: str = struct.field(pytree_node=False, default="attention")  # attention, sum, monotonic, none
+    members: int = struct.field(pytree_node=False, default=5)  # of the ensemble; with 1 the weights eta / u are 1
+    attention_scale: bool = struct.field(pytree_node=False, default=False)  # scores over sqrt(width); ours
+    mask_dead: bool = struct.field(pytree_node=False, default=False)  # agents that see nothing get no reward; ours
+    critic_reward: str = struct.field(pytree_node=False, default="own")  # own, team (without weights)
+    gat: str = struct.field(pytree_node=False, default="attention")  # attention, mean, none
+    actor_weight: str = struct.field(pytree_node=False, default="value")  # value, advantage (ours)
+    actor_norm: str = struct.field(pytree_node=False, default="batch")  # batch, batch_time; ours
+    weight_norm: str = struct.field(pytree_node=False, default="none")  # none, mean; ours
+    truncation: str = struct.field(pytree_node=False, default="terminal")  # terminal, skip: no target there; ours
+    types: str = struct.field(pytree_node=False, default="spec")  # spec, one: all agents are of one type
+    target_every: int = struct.field(pytree_node=False, default=100)  # updates between hard copies
+    hidden: int = struct.field(pytree_node=False, default=64)  # of the recurrent policies
+    critic_hidden: int = struct.field(pytree_node=False, default=32)
+    decomposition_hidden: int = struct.field(pytree_node=False, default=64)
+    decomposition_steps: int = struct.field(pytree_node=False, default=20000)
+    steps: int = struct.field(pytree_node=False, default=15000)
+    batch_size: int = struct.field(pytree_node=False, default=32)  # episodes; in the last stage of each agent
+    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes
+
+
+CHOICES = {
+    "decomposition": ("attention", "sum", "monotonic", "none"),
+    "critic_reward": ("own", "team"),
+    "gat": ("attention", "mean", "none"),
+    "actor_weight": ("value", "advantage"),
+    "actor_norm": ("batch", "batch_time"),
+    "weight_norm": ("none", "mean"),
+    "truncation": ("terminal", "skip"),
+    "types": ("spec", "one"),
+}
+
+
+class Replay(NamedTuple):
+    """Individual trajectories by type: indices into the dataset, and what is known of each."""
+
+    log_prob: Array  # [E, N] of being drawn, among its type
+    reward: Array  # [E, T, N] own rewards
+    weight: Array  # [E, T, N] eta / u
+    effective: Array  # [] effective share of the trajectories that are drawn
+
+
+class State(NamedTuple):
+    """State of the last stage; nets have an axis of types where there are several."""
+
+    policy: Params  # logits' nets, or Gaussian
+    critic: Params
+    target_critic: Params
+    policy_opt: optax.OptState
+    critic_opt: optax.OptState
+    updates: Array
+    replay: Replay  # never changes
+
+
+class View(NamedTuple):
+    """What agent i learns from: B trajectories of agents j of its type, and what j's teams saw."""
+
+    team: Array  # [N, B, T, N, O] observations of all agents of the episode
+    own: Array  # [N, B, T, O] those of j
+    before: Array  # [N, B, T] int, -1 at the start; or [N, B, T, A], 0 at the start
+    action: Array  # [N, B, T] int or [N, B, T, A]
+    avail: Array  # [N, B, T, A]
+    reward: Array  # [N, B, T]
+    weight: Array  # [N, B, T]
+    valid: Array  # [N, B, T]
+    terminated: Array  # [N, B, T]
+
+
+class Critic(nn.Module):
+    """Q_i(o_j, a_j before, a_j, o_-j): an embedding of what j saw and did, one of what its team saw, and their value."""
+
+    hidden: int
+    gat: str
+
+    @nn.compact
+    def __call__(self, team: Array, own: Array, before: Array, actions: Array) -> Array:
+        """team [..., N, O], own [..., O], before [..., A], actions [..., K, A] -> values of the K actions [..., K]."""
+        wide = lambda x: jnp.broadcast_to(x[..., None, :], (*actions.shape[:-1], x.shape[-1]))  # noqa: E731
+        x = MLP((self.hidden, self.hidden), name="local")(jnp.concatenate([wide(own), wide(before), actions], -1))
+        if self.gat != "none":
+            seen = GraphAttention(self.hidden, self.gat == "attention", name="gat")(team, own)
+            x = jnp.concatenate([x, wide(seen)], -1)
+        return MLP((self.hidden, 1), name="value")(x)[..., 0]
+
+
+class Method(NamedTuple):
+    """Nets and optimisers of one config."""
+
+    config: Config
+    spec: EnvSpec
+    types: tuple[int, ...]
+    decomposition: Decomposition
+    actors: Actors
+    critic: Critic
+    policy_opt: optax.GradientTransformation
+    critic_opt: optax.GradientTransformation
+
+
+# --- from the decomposition to the replay ------------------------------------------------------------
+
+
+def prepare(m: Method, fitted: Decomposed | tuple[()], dataset: Dataset, key: Key) -> State:
+    """Stage II, and fresh nets for stage III."""
+    policy_key, critic_key = jax.random.split(key)
+    a, observation = m.spec.action_size, jnp.zeros(m.spec.obs_size)
+    policy = m.actors.init(policy_key)
+    if not m.spec.discrete:
+        policy = Gaussian(policy, jnp.full((len(set(m.types)), a), LOG_STD_START))
+    dummy = (jnp.zeros((m.spec.num_agents, m.spec.obs_size)), observation, jnp.zeros(a), jnp.zeros((1, a)))
+    critic = init_by_type(lambda k: m.critic.init(k, *dummy), critic_key, m.types)
+    opts = m.policy_opt.init(policy), m.critic_opt.init(critic)
+    return State(policy, critic, critic, *opts, jnp.zeros((), jnp.int32), replay_of(m, fitted, dataset))
+
+
+def replay_of(m: Method, fitted: Decomposed | tuple[()], dataset: Dataset) -> Replay:
+    """Eq. 4-7. Without a decomposition every agent is paid the team's reward; own rewards alone have an uncertainty."""
+    c = m.config
+    team, valid = over_episodes(dataset, lambda batch: (batch.reward, batch.valid))
+    team = jnp.broadcast_to(team[..., None], (*team.shape, m.spec.num_agents))
+    if isinstance(fitted, Decomposed):
+        credit = m.decomposition.credit(fitted.params, dataset, c.gamma)
+    else:
+        credit = Credit(team, jnp.zeros_like(team), episode_means(returns_to_go(team, valid, c.gamma), valid))
+    own = c.decomposition != "none" and c.critic_reward == "own"
+    weight = jnp.ones_like(team)
+    if own and c.members > 1:
+        weight = certainty_weights(credit.spread, valid, m.types, c.eta, c.u_floor, c.weight_max)
+    log_p = trajectory_log_probs(credit.priority, m.types, c.priority_max, c.alpha)
+    return Replay(log_p, credit.reward if own else team, weight, effective_share(log_p, m.types))
+
+
+def view_of(m: Method, batch: Transition) -> View:
+    """A batch [N * B, T, ...] as agent i's [N, B, T, ...], seen by the agent j whose trajectory each is."""
+    assert batch.agent is not None and batch.agent_reward is not None and batch.weight is not None
+    agent = batch.agent
+
+    def own(x: Array) -> Array:
+        return jnp.take_along_axis(x, agent.reshape(*agent.shape, *[1] * (x.ndim - 2)), 2)[:, :, 0]
+
+    action = own(batch.actions)
+    start = jnp.full_like(action[:, :1], -1 if m.spec.discrete else 0)
+    before, weight = jnp.concatenate([start, action[:, :-1]], 1), own(batch.weight)
+    if m.config.weight_norm == "mean":
+        weight = weight / jnp.maximum(masked_mean(weight, batch.valid), 1e-8)
+    credit = own(batch.agent_reward), weight
+    view = View(batch.obs, own(batch.obs), before, action, own(batch.avail), *credit, batch.valid, batch.terminated)
+    return jax.tree.map(lambda x: x.reshape(m.spec.num_agents, -1, *x.shape[1:]), view)
+
+
+# --- critic ------------------------------------------------------------------------------------------
+
+
+def encode(m: Method, actions: Array) -> Array:
+    """One-hot numbers (of -1: zeros), or reals kept in the bound: [..., A]."""
+    bound = m.spec.action_bound
+    return jax.nn.one_hot(actions, m.spec.action_size) if m.spec.discrete else jnp.clip(actions, -bound, bound)
+
+
+def values(m: Method, critic: Params, view: View, actions: Array | None = None) -> Array:
+    """Q_i of the trajectories' actions [N, B, T], or of K others [N, B, T, K, A] -> [N, B, T, K]."""
+    asked = encode(m, view.action)[..., None, :] if actions is None else actions
+    q = over_agents(m.critic.apply, m.types)(critic, view.team, view.own, encode(m, view.before), asked)
+    return q[..., 0] if actions is None else q
+
+
+def critic_target(m: Method, critic: Params, view: View) -> tuple[Array, Array]:
+    """y = r_j + gamma (1 - terminated) Q'_i at the trajectory's next action, and where it holds; [N, B, T] each."""
+    next_of = jax.vmap(ahead)
+    follows = view.valid * next_of(view.valid)
+    y = one_step_target(view.reward, view.terminated, follows * next_of(values(m, critic, view)), m.config.gamma)
+    return y, view.valid if m.config.truncation == "terminal" else view.valid * jnp.maximum(view.terminated, follows)
+
+
+def critic_loss(m: Method, critic: Params, view: View, target: Array, mask: Array) -> tuple[Array, dict[str, Array]]:
+    """Eq. 9: mean over mask of eta / u (y - Q_i)^2, and what is logged."""
+    q = values(m, critic, view)
+    loss = masked_mean(view.weight * jnp.square(lax.stop_gradient(target) - q), mask)
+    means = {"q": q, "target": target, "weight": view.weight}
+    return loss, {"critic": loss} | {name: masked_mean(x, view.valid) for name, x in means.items()}
+
+
+# --- policies ----------------------------------------------------------------------------------------
+
+
+def outputs(m: Method, nets: Params, view: View) -> Array:
+    """What pi_i, told the number i, makes of the trajectories of agents j: [B, T, N, A]."""
+    own, avail, before, valid = (jnp.moveaxis(x, 0, 2) for x in (view.own, view.avail, view.before, view.valid))
+    nothing = jnp.zeros(valid.shape[:2], bool)
+    seen = TimeStep(own, nothing, avail, nothing, nothing, nothing, before)  # the nets read what an agent sees, no more
+    return m.actors.unroll(nets, m.actors.policy(nets).initial(valid.shape[:1]), seen, nothing)
+
+
+def spread(m: Method, log_std: Array) -> Array:
+    """log_std of each agent, [types, A] -> [N, A]."""
+    return over_agents(lambda x: x, m.types)(log_std) if len(set(m.types)) > 1 else log_std
+
+
+def actor_loss(m: Method, policy: Params, critic: Params, view: View, key: Key) -> tuple[Array, dict[str, Array]]:
+    """Eq. 10: -mean eta / u c log pi_i(a_j), c = n softmax(Q_i / beta) over the batch at each time; of A_i, if so chosen."""
+    c, q = m.config, values(m, critic, view)
+    back = lambda x: jnp.moveaxis(x, 0, 2)  # noqa: E731  [N, B, T, ...] -> [B, T, N, ...]
+    out = outputs(m, policy if m.spec.discrete else policy.net, view)
+    if m.spec.discrete:
+        log_pi, asked = log_prob(out, back(view.action)), jnp.eye(m.spec.action_size)
+    else:
+        dist: distrax.Distribution = gaussian(spread(m, policy.log_std), out)
+        log_pi = data_density(dist, back(view.action), m.spec.action_bound)
+        asked = jnp.moveaxis(encode(m, dist.sample(seed=key, sample_shape=BASELINE_SAMPLES)), (3, 0), (0, 3))
+    if c.actor_weight == "advantage":
+        each = values(m, critic, view, jnp.broadcast_to(asked, (*q.shape, *asked.shape[-2:])))
+        q = q - (jnp.moveaxis(expectation(out, back(each)), 2, 0) if m.spec.discrete else jnp.mean(each, -1))
+    signal, valid = back(q), back(view.valid)
+    if c.actor_norm == "batch":
+        share = batch_weight(signal, valid, c.beta)
+    else:
+        flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
+        share = batch_weight(flat(signal), flat(valid), c.beta).reshape(signal.shape)
+    log_pi = jnp.maximum(log_pi, LOG_PROB_MIN)
+    loss = -masked_mean(lax.stop_gradient(back(view.weight) * share) * log_pi, valid)
+    return loss, {"policy": loss, "log_prob": masked_mean(log_pi, valid), "actor_effective": effective(share, valid)}
+
+
+# --- update ------------------------------------------------------------------------------------------
+
+
+def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
+    """Critic, then policies with its new values; the slow critic is copied every `target_every` updates."""
+    view = view_of(m, batch)
+    target, mask = critic_target(m, state.target_critic, view)
+    grads, told = jax.grad(lambda p: critic_loss(m, p, view, target, mask), has_aux=True)(state.critic)
+    changes, critic_opt = m.critic_opt.update(grads, state.critic_opt)
+    critic = optax.apply_updates(state.critic, changes)
+    norms = {"critic_clipped": optax.tree.norm(grads)}
+    grads, more = jax.grad(lambda p: actor_loss(m, p, critic, view, key), has_aux=True)(state.policy)
+    changes, policy_opt = m.policy_opt.update(grads, state.policy_opt)
+    policy = optax.apply_updates(state.policy, changes)
+    policy = policy if m.spec.discrete else bounded_spread(policy)
+    norms |= {"policy_clipped": optax.tree.norm(grads)}
+    told |= more | {name: (norm > m.config.max_grad_norm).astype(jnp.float32) for name, norm in norms.items()}
+    slow = optax.periodic_update(critic, state.target_critic, state.updates + 1, m.config.target_every)
+    after = State(policy, critic, slow, policy_opt, critic_opt, state.updates + 1, state.replay)
+    return after, Out(told | {"draw_effective": state.replay.effective})
+
+
+# --- make --------------------------------------------------------------------------------------------
+
+
+def method_of(config: Config, spec: EnvSpec) -> Method:
+    """The nets that a config asks for. Raises ValueError for unknown words and sizes."""
+    for name, known in CHOICES.items():
+        if getattr(config, name) not in known:
+            raise ValueError(f"sit: field '{name}': expected one of {', '.join(known)}, found '{getattr(config, name)}'")
+    if config.window != -1:
+        raise ValueError(f"sit: field 'window': expected -1, since trajectories are drawn whole, found {config.window}")
+    if config.members < 1:
+        raise ValueError(f"sit: field 'members': expected at least 1, found {config.members}")
+    types = spec.agent_types if spec.agent_types and config.types == "spec" else (0,) * spec.num_agents
+    kind = "attention" if config.decomposition == "none" else config.decomposition
+    decomposition = Decomposition(
+        spec, config.members, config.decomposition_hidden, kind, scale=config.attention_scale, mask_dead=config.mask_dead
+    )
+    actors = Actors(spec, config.hidden, recurrent=True, share=True, types=types)
+    opts = (rmsprop(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr))
+    return Method(config, spec, types, decomposition, actors, Critic(config.critic_hidden, config.gat), *opts)
+
+
+def policy_of(m: Method, policy: Params) -> Policy:
+    """Categorical over available actions, or Gaussians whose mode is the mean."""
+    return m.actors.policy(policy) if m.spec.discrete else gaussian_policy(m.actors.policy(policy.net), spread(m, policy.log_std))
+
+
+def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
+    """Decomposition, and learning from individual trajectories; without a decomposition the second alone."""
+    m = method_of(config, spec)
+
+    def init(key: Key) -> State:
+        raise RuntimeError("the last stage of sit starts from its dataset, by `prepare`")
+
+    main = Learner(init, lambda state, batch, key: update(m, state, batch, key), lambda state: policy_of(m, state.policy))
+    fit = decomposition_learner(m.decomposition, rmsprop(config.decomposition_lr, config.max_grad_norm))
+    first = Stage("decomposition", fit, config.decomposition_steps, sampler=lambda state: samplers.episodes(config.batch_size), reports=40)
+    last = Stage(
+        "train",
+        main,
+        config.steps,
+        prepare=lambda fitted, dataset, key: prepare(m, fitted, dataset, key),
+        sampler=lambda state: samplers.trajectories(config.batch_size, m.types, *state.replay[:3]),
+    )
+    return (last,) if config.decomposition == "none" else (first, last)

@@ -1,0 +1,160 @@
+"""What is run for SIT (Tian et al., 2023): columns, tasks, and how large at each scale."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments import jobs
+from experiments.jobs import Column, Size
+from jaxoff import registry
+from jaxoff.data import credit, pools
+from jaxoff.report.load import Run
+from jaxoff.train import TrainSpec
+from jaxoff.types import Episodes
+
+UNIFORM = 1e9  # an alpha that draws uniformly; infinity has no place in JSON
+COLUMNS = {
+    "BC": Column("bc"),
+    "QMIX": Column("qmix"),
+    "MABCQ": Column("bcq"),
+    "MACQL": Column("cql"),
+    "ICQ": Column("icq"),
+    "SIT": Column("sit"),
+}
+CONTINUOUS = {name: COLUMNS[name] for name in ("BC", "ICQ", "SIT")}  # FACMAC, MABCQ and MACQL have no such form yet
+SIT = {"SIT": COLUMNS["SIT"]}
+ABLATIONS = SIT | {
+    "w/o decomposition": Column("sit", {"decomposition": "none"}),
+    "critic on team reward": Column("sit", {"critic_reward": "team"}),
+    "w/o attention": Column("sit", {"decomposition": "sum"}),
+    "w/o ensemble": Column("sit", {"members": 1}),
+    "w/o GAT": Column("sit", {"gat": "none"}),
+    "mean for GAT": Column("sit", {"gat": "mean"}),
+    "advantages": Column("sit", {"actor_weight": "advantage"}),
+}
+PRIORITY = SIT | {"w/o priority": Column("sit", {"alpha": UNIFORM})}
+MNC = SIT | {"MNC": Column("sit", {"decomposition": "monotonic"})}
+EXCHANGE = {"ICQ": COLUMNS["ICQ"], "ICQ, exchange": COLUMNS["ICQ"]}
+SWEEPS = {  # Figure 8; its points can't be read
+    "alpha": (0.02, 0.2, 2.0, UNIFORM),
+    "beta": (0.01, 0.1, 1.0, 10.0),
+    "eta": (0.01, 0.1, 1.0, 10.0),
+}
+MAPS = {
+    "smax": ("smax-x/2s_vs_1sc", "smax/3s_vs_5z", "smax/2s3z", "smax/8m", "smax-x/1c3s5z", "smax/10m_vs_11m"),
+    "mpe": ("mpe/CN_3ls3l", "mpe/CN_4ls4l", "mpe/PP_3p1p"),
+    "mamujoco": ("mamujoco/HalfCheetah_2l", "mamujoco/Walker_2l"),
+}
+QUALITIES = ("low", "medium")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Sizes of the jobs by kind of map, of a fit of rewards alone, the maps of the table, and the map of the ablations."""
+
+    sizes: Mapping[str, Size]
+    fit: credit.Settings
+    maps: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=lambda: MAPS)
+    ablated: str = "smax/2s3z"
+    motivation: str = "smax/3s_vs_5z"
+
+
+# `full` is Tables 10 and 11. `cpu`: fewer updates, larger steps for the decomposition, 3 seeds. Policies are evaluated by their modes.
+_SMOKE = {"hidden": 8, "critic_hidden": 8, "decomposition_hidden": 8, "embed": 4, "steps": 4, "batch_size": 4, "window": -1}
+_CPU = {"steps": 3000, "decomposition_steps": 3000, "decomposition_lr": 1e-3, "hidden": 64, "batch_size": 32, "window": -1}
+_RECURRENT = {"recurrent": True}
+# Table 11 holds for all methods: recurrent policies of width 64, batches of 32 episodes, 15,000 updates.
+_FULL = {"steps": 15000, "hidden": 64, "batch_size": 32, "window": -1}
+_OWN = dict.fromkeys(("bc", "qmix", "bcq", "cql", "icq"), _RECURRENT)
+_SMOKE_SIZE = Size(
+    _SMOKE,
+    {**_OWN, "sit": {"decomposition_steps": 4, "members": 2}},
+    seeds=2,
+    evaluations=1,
+    eval_episodes=2,
+    data_episodes=16,
+    sampled=False,
+)
+SCALES = {
+    "smoke": Scale(
+        dict.fromkeys(MAPS, _SMOKE_SIZE),
+        credit.Settings(steps=8, members=2, hidden=8),
+        maps={"mpe": ("mpe/CN_3ls3l",)},
+        ablated="mpe/CN_3ls3l",
+        motivation="mpe/CN_3ls3l",
+    ),
+    "cpu": Scale(
+        {
+            "smax": Size(_CPU | {"steps": 1000}, _OWN, seeds=3, evaluations=5, data_episodes=1000, sampled=False),
+            "mpe": Size(_CPU, _OWN, seeds=3, evaluations=6, data_episodes=5000, sampled=False),
+            "mamujoco": Size(_CPU | {"steps": 1000}, _OWN, seeds=3, evaluations=5, eval_episodes=8, data_episodes=1000, sampled=False),
+        },
+        credit.Settings(steps=3000, lr=1e-3),
+        maps={"smax": ("smax/3s_vs_5z", "smax/2s3z", "smax/8m"), "mpe": MAPS["mpe"]},
+    ),
+    "full": Scale(dict.fromkeys(MAPS, Size(_FULL, _OWN, evaluations=30, sampled=False)), credit.Settings()),
+}
+
+
+def kind_of(scenario: str) -> str:
+    """smax, mpe or mamujoco, of a scenario or task."""
+    return scenario.partition("/")[0].partition("-")[0]
+
+
+def columns_of(scenario: str) -> dict[str, Column]:
+    """The methods that can be run there."""
+    return CONTINUOUS if kind_of(scenario) == "mamujoco" else COLUMNS
+
+
+def tasks_of(kind: str, quality: str, scale: str) -> tuple[dict[str, str], list[str]]:
+    """(task -> label of the maps of a kind at a scale, those whose policies don't come with the library and aren't run)."""
+    maps = SCALES[scale].maps.get(kind, ())
+    have = [name for name in maps if pools.has(name)]
+    return {f"{name}/imbalanced-{quality}": f"{label(name)} {quality}" for name in have}, [name for name in maps if name not in have]
+
+
+def label(scenario: str) -> str:
+    """The paper's name of a map."""
+    return scenario.rpartition("/")[2]
+
+
+def job(task: str, name: str, column: Column, scale: str) -> TrainSpec:
+    """The training job of a cell."""
+    return SCALES[scale].sizes[kind_of(task)].spec(task, name, column)
+
+
+def run_all(tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path) -> list[Run]:
+    """Train every column on every task, or read back what is already there."""
+    return jobs.run_all((job(task, name, column, scale) for task in tasks for name, column in columns.items()), out)
+
+
+def run_exchange(task: str, scale: str, out: Path) -> list[Run]:
+    """ICQ on data as they are, and on data in which agents of a type exchange what they saw and did at every step."""
+    episodes, spec = data_of(task, scale), registry.make_spec(task)
+    types = spec.agent_types or (0,) * spec.num_agents
+    mixed = exchanged(episodes, types)
+    specs = [job(task, name, column, scale) for name, column in EXCHANGE.items()]
+    return jobs.run_all(specs, out, lambda spec: mixed if spec.label == "ICQ, exchange" else episodes)
+
+
+def data_of(task: str, scale: str) -> Episodes:
+    """The dataset of a task at a scale."""
+    return registry.make_data(task, registry.DataOptions(episodes=SCALES[scale].sizes[kind_of(task)].data_episodes))
+
+
+def exchanged(episodes: Episodes, types: Sequence[int], seed: int = 0) -> Episodes:
+    """Observations, available actions and actions of agents of one type in a random order at every step; the rest as it is."""
+    rng = np.random.default_rng(seed)
+    count, slots, n = np.asarray(episodes.obs).shape[:3]
+    order = np.broadcast_to(np.arange(n), (count, slots, n)).copy()
+    for kind in set(types):
+        own = np.flatnonzero(np.asarray(types) == kind)
+        order[..., own] = own[np.argsort(rng.random((count, slots, len(own))), -1)]
+    pick = lambda x, index: np.take_along_axis(np.asarray(x), index.reshape(*index.shape, *[1] * (np.ndim(x) - 3)), 2)  # noqa: E731
+    return episodes._replace(
+        obs=pick(episodes.obs, order), avail=pick(episodes.avail, order), actions=pick(episodes.actions, order[:, :-1])
+    )

@@ -1,0 +1,38 @@
+"""Graph attention: what one node of a fully connected graph gathers from all of them."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxoff.types import Array
+
+
+class GraphAttention(nn.Module):
+    """One head of a graph attention layer (Velickovic et al., 2018), for one node: [..., N, F], [..., F] -> [..., features].
+
+    h_n = W x_n; the node weighs every h_n, its own among them, by softmax_n LeakyReLU(a . [h_own; h_n]) with slope 0.2
+    and adds them up; nothing is applied after that. attention: false gives every node the same weight.
+    """
+
+    features: int
+    attention: bool = True
+
+    def setup(self) -> None:
+        """W, and the two halves of a."""
+        self.embed = nn.Dense(self.features, use_bias=False)
+        if self.attention:
+            self.of_own, self.of_node = nn.Dense(1, use_bias=False), nn.Dense(1, use_bias=False)
+
+    def weights(self, nodes: Array, own: Array) -> Array:
+        """[..., N], adding up to 1; `own` is the node that looks, and is among `nodes`."""
+        h = self.embed(nodes)
+        if not self.attention:
+            return jnp.full(h.shape[:-1], 1.0 / h.shape[-2])
+        score = self.of_own(self.embed(own)) + self.of_node(h)[..., 0]
+        return jax.nn.softmax(jax.nn.leaky_relu(score, 0.2), -1)
+
+    def __call__(self, nodes: Array, own: Array) -> Array:
+        """The weighted sum [..., features]."""
+        return jnp.einsum("...n,...nf->...f", self.weights(nodes, own), self.embed(nodes))

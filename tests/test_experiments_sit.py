@@ -1,0 +1,70 @@
+"""SIT's experiments at smoke scale: what they write; that every job of every scale is made of known fields."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from experiments.sit import command, runs
+from jaxoff.report import tables
+from jaxoff.train.spec import resolve
+from tests.reference.credit_toy import credit_episodes
+
+
+@pytest.mark.parametrize("scale", runs.SCALES)
+def test_every_job_is_made_of_known_fields(scale):
+    for kind, maps in runs.MAPS.items():
+        columns = runs.columns_of(maps[0]) | runs.ABLATIONS | runs.PRIORITY | runs.MNC
+        for label, column in columns.items():
+            config = resolve(runs.job(f"{maps[0]}/imbalanced-low", label, column, scale)).config
+            assert config.window == -1 and config.steps >= 4, (kind, label)
+            assert getattr(config, "recurrent", True)
+    sweep = resolve(runs.job("mpe/CN_3ls3l/imbalanced-low", "x", runs.Column("sit", grid={"alpha": runs.SWEEPS["alpha"]}), scale))
+    assert sweep.num_runs == 4 * runs.SCALES[scale].sizes["mpe"].seeds
+
+
+def test_full_scale_is_tables_10_and_11():
+    config = resolve(runs.job("mpe/CN_3ls3l/imbalanced-low", "SIT", runs.COLUMNS["SIT"], "full")).config
+    assert (config.steps, config.decomposition_steps, config.batch_size, config.members) == (15000, 20000, 32, 5)
+    assert (config.hidden, config.critic_hidden, config.decomposition_hidden, config.target_every) == (64, 32, 64, 100)
+    leaves = [float(getattr(config, name).ravel()[0]) for name in ("lr", "critic_lr", "decomposition_lr", "alpha", "beta", "eta")]
+    assert leaves == pytest.approx([5e-4, 1e-4, 1e-4, 0.2, 0.1, 1.0])
+
+
+def test_the_papers_table_is_whole():
+    printed = tables.read_paper(command.PAPER, "table1")
+    assert len(printed) == 22 * 7
+    rows = {f"{runs.label(name)} {quality}" for maps in runs.MAPS.values() for name in maps for quality in runs.QUALITIES}
+    assert {row for row, _ in printed} == rows
+    assert printed["CN_3ls3l low", "BC"] == "-161.1 ± 4.2" and printed["2s3z medium", "SIT"] == "14.8 ± 0.3"
+
+
+def test_an_exchange_keeps_every_step_and_its_reward():
+    episodes, _ = credit_episodes(40)
+    mixed = runs.exchanged(episodes, (0, 0, 1))
+    for name in ("reward", "state", "filled"):
+        np.testing.assert_array_equal(getattr(mixed, name), getattr(episodes, name))
+    np.testing.assert_array_equal(mixed.actions[..., 2], episodes.actions[..., 2])  # alone in its type
+    swapped = (mixed.obs[..., 0, :] == episodes.obs[..., 1, :]).all(-1) & episodes.filled[:, 0, None]
+    kept = (mixed.obs[..., 0, :] == episodes.obs[..., 0, :]).all(-1)
+    assert (swapped | kept).all() and 0.3 < swapped[:, :4].mean() < 0.7
+    np.testing.assert_array_equal(mixed.actions[..., 0], np.where(swapped[:, :-1], episodes.actions[..., 1], episodes.actions[..., 0]))
+
+
+def test_figure_3_tells_agents_and_levels(tmp_path):
+    (section,) = command.run_parts("fig3", "smoke", tmp_path)
+    assert section.stems == ["fig3", "fig3-CN_3ls3l-medium", "fig3-CN_3ls3l-low"]
+    text = (tmp_path / "fig3.md").read_text()
+    assert text.count("| CN_3ls3l medium | ") == 3 + 3 and "| CN_3ls3l low | 0 | 1 | 16.7% |" in text and "held-out" in text
+    assert (tmp_path / "fig3-CN_3ls3l-low.png").exists()
+
+
+def test_table_1_has_the_datas_return_and_the_papers_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "COLUMNS", {"BC": runs.COLUMNS["BC"]})  # one is enough to see the table
+    monkeypatch.setattr(runs, "QUALITIES", ("low",))
+    (section,) = command.run_parts("table1", "smoke", tmp_path)
+    text = (tmp_path / "table1.md").read_text()
+    assert "| task | Behaviour | BC |" in text and "paper -161.1 ± 4.2" in text and "paper -157.7" in text
+    assert section.stems == ["table1"]
+    monkeypatch.setattr(runs, "SCALES", {"smoke": runs.dataclasses.replace(runs.SCALES["smoke"], maps={"smax": ("smax-x/1c3s5z",)})})
+    assert runs.tasks_of("smax", "low", "smoke") == ({}, ["smax-x/1c3s5z"])
