@@ -112,6 +112,7 @@ class Transition(NamedTuple):
     next_state: Array  # [..., S]
     next_avail: Array  # [..., N, A]
     agent_reward: Array | None = None  # [..., N] where agents have rewards of their own; `reward` is then their mean
+    last_actions: Array | None = None  # [..., N] int, -1 at the first step of an episode; or [..., N, A] float, 0 there
 
 
 class Policy(NamedTuple):
