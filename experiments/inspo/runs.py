@@ -9,20 +9,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from experiments import cells
+from experiments.cells import Column, run_cell
 from jaxoff import registry
-from jaxoff.logs import Progress
-from jaxoff.report.load import Run, load_run
-from jaxoff.train import TrainSpec, train
+from jaxoff.report.load import Run
+from jaxoff.train import TrainSpec
 
 TUNED = Path(__file__).with_name("tuned.toml")
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A column of a table: a registered method, and what it sets at every scale."""
-
-    method: str
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # The paper's columns, in its order, then the further value methods.
@@ -59,26 +52,11 @@ QUALITIES = ("medium", "medium-replay", "expert", "mixed")
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """How large the jobs of a kind of task are at a scale.
+class Size(cells.Size):
+    """How large the jobs are, and of battles on which maps. Games evaluate stochastic policies, battles their modes."""
 
-    every: set for each method that has such a field; own: for one method, over it.
-    """
-
-    every: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    own: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    seeds: int = 5  # the paper's
-    evaluations: int = 20
-    eval_episodes: int = 32  # the paper's
-    data_episodes: int | None = None
-    sampled: bool = True  # the paper evaluates stochastic policies on games, their modes on battles
     maps: tuple[str, ...] = MAPS
     qualities: tuple[str, ...] = QUALITIES
-
-    def config(self, method: str) -> dict[str, Any]:
-        """What a method sets at this size."""
-        known = registry.fields(registry.learner(method).Config)
-        return {name: value for name, value in self.every.items() if name in known} | dict(self.own.get(method, {}))
 
 
 # `full` is the methods' own settings. `cpu` has narrower nets and fewer, larger steps; InSPO's were chosen on imbalanced M-NE
@@ -154,12 +132,4 @@ def job(task: str, label: str, column: Column, scale: str, *, use_tuned: bool = 
 
 def run_all(tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path) -> list[Run]:
     """Train every column on every task, or read back what is already there."""
-    runs = []
-    for task in tasks:
-        for label, column in columns.items():
-            spec = job(task, label, column, scale)
-            name = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in label.lower().replace(", ", "-"))
-            folder = out / f"{name}-{registry.Task.parse(task).slug}"
-            train(spec, folder, [Progress(f"{label} {task}")])
-            runs.append(load_run(folder))
-    return runs
+    return [run_cell(job(task, label, column, scale), out) for task in tasks for label, column in columns.items()]
