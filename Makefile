@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda benchmark inspo pjap bench datasets report test test-all lint check clean
+.PHONY: help setup setup-cuda benchmark inspo pjap yanhui bench datasets report test test-all lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -26,7 +26,7 @@ setup-cuda: $(READY)      ## the same with CUDA wheels, for an NVIDIA accelerato
 benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)
 	$(BIN)/python -m experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE)
 
-inspo pjap: $(READY)      ## one paper: every table and figure of its games   (SCALE=...)
+inspo pjap yanhui: $(READY) ## one paper: every table and figure of its games   (SCALE=...)
 	$(BIN)/python -m experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE)
 
 inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -smax: tables 4-7; -tune: coefficients
@@ -34,6 +34,9 @@ inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -sm
 
 pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras
 	$(BIN)/python -m experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE)
+
+yanhui-%: $(READY)        ## a part: yanhui-table1, -table2, -fig1, -fig2; -claim: 3m with YANHUI, MADT, BC
+	$(BIN)/python -m experiments.yanhui $* --scale $(SCALE) --out $(RESULTS)/yanhui-$(SCALE)
 
 bench: $(READY)           ## updates/s of each learner by number of runs; writes experiments/bench/
 	$(BIN)/python -m experiments.bench

@@ -216,24 +216,19 @@ def test_good_data_attract_poor_data_repel_and_medium_data_do_less():
 
 
 def test_one_step_on_g_moves_the_policy_as_the_return_says():
-    m = method(anchors=4, contrast=1.0, cloning=0.0, experts=1, bandwidth=1.0)
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), random_params(1))
-    base, batch, to_go = with_returns(m, params)
-
-    def log_prob(p):
-        mixture = m.head.apply(p["head"], m.trunk.features(p["trunk"], batch, to_go), 1.0)
-        log_part = yanhui.log_parts(m, mixture, batch.avail)[..., 0, :]
-        return jnp.take_along_axis(log_part, batch.actions[..., None], -1)[..., 0]
+    head, x, action = Experts(1, 6, 5), jax.random.normal(jax.random.key(0), (1, 8)), jnp.array([2])
+    one = jnp.ones((1, 1))
 
     @jax.jit
-    def change(total):
-        state = base._replace(returns=base.returns._replace(to_go=jnp.full_like(base.returns.to_go, total)), scale=SCALE)
-        grads = jax.grad(lambda p: yanhui.objective(m, p, state, batch, jax.random.key(0))[0])(params)
-        after = jax.tree.map(lambda p, g: p - 1e-2 * g, params, grads)
-        weight = batch.valid[..., None] * (batch.avail.sum(-1) > 1)
-        return jnp.sum((log_prob(after) - log_prob(params)) * weight) / jnp.sum(weight)
+    def change(rho):
+        params = head.init(jax.random.key(1), x, 1.0)
+        cosine = lambda p: head.apply(p, x, 1.0).cosine  # noqa: E731
+        g = lambda p: contrast_loss((1 - cosine(p)) / 2, pairs_of(one, rho[None], one), action, ETA, NU, MU).sum()  # noqa: E731
+        after = jax.tree.map(lambda p, d: p - 1e-3 * d, params, jax.grad(g)(params))
+        before, then = (jax.nn.log_softmax(cosine(p)[0, 0] / 0.2)[2] for p in (params, after))
+        return then - before
 
-    assert float(change(160.0)) > 1e-5 and float(change(0.0)) < -1e-5
+    assert float(change(jnp.asarray(0.993))) > 1e-4 and float(change(jnp.asarray(0.007))) < -1e-4
 
 
 def test_what_is_no_neighbour_or_not_available_has_no_gradient_at_all():

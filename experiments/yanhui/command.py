@@ -117,7 +117,7 @@ def fig2(job: Job) -> Section:
     by_percent = dict(zip(job.size.percent, tasks, strict=True))
     found = checks.values_of(done)
     figures.robustness(found, by_percent, list(runs.COLUMNS), "return", job.out / "fig2")
-    stems = job.table("fig2", "YANHUI Figure 2: proportion of poor data", done, tasks)
+    stems = job.table("fig2-table", "YANHUI Figure 2: proportion of poor data", done, tasks)
     listed = checks.robust(found, by_percent, list(runs.COLUMNS))
     text = f"3m, {job.size.few} episodes in all; means over seeds with standard errors."
     return Section("YANHUI Figure 2", text, ["fig2", *stems, write_checks(job, "fig2-checks", listed, done)])

@@ -59,7 +59,7 @@ _SMOKE = {"hidden": 8, "batch_size": 4, "anchors": 2, "support": 16}
 # One dataset of all seeds, fewer and smaller batches, larger steps; the trunks are the paper's.
 _CPU = {"lr": 1e-3, "hidden": 64}
 _GPT = {"hidden": 32, "batch_size": 32}
-_EPISODES = {"batch_size": 8}
+_EPISODES = {"batch_size": 4}
 SIZES = {
     "smoke": Size(_SMOKE, seeds=2, evaluations=1, eval_episodes=2, sampled=False, percent=(0, 50), episodes=8, few=4, updates=4),
     "cpu": Size(
