@@ -22,7 +22,7 @@ from distrax import Categorical
 from flax import struct
 
 from jaxoff.data import samplers
-from jaxoff.data.dataset import Dataset, as_windows
+from jaxoff.data.dataset import Dataset, as_windows, choosing
 from jaxoff.data.returns import Returns, episode_returns, no_returns, positivity, returns_of, share_of_best
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood
 from jaxoff.nets.actors import UNAVAILABLE
@@ -80,11 +80,6 @@ def init(m: Method, returns: Returns, key: Key) -> State:
     trunk_key, head_key = jax.random.split(key)
     params = {"trunk": m.trunk.init(trunk_key), "head": m.head.init(head_key, jnp.zeros(m.config.hidden))}
     return State(params, m.optimiser.init(params), returns)
-
-
-def choosing(batch: Transition) -> Array:
-    """1 at the steps of each agent at which it has a choice, [..., N]; a dead unit has one available action at most."""
-    return batch.valid[..., None] * (jnp.sum(batch.avail, -1) > 1)
 
 
 def logits_of(m: Method, params: Params, batch: Transition, to_go: Array) -> Array:

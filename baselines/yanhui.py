@@ -18,7 +18,7 @@ import optax
 from distrax import Categorical
 from flax import struct
 
-from jaxoff.data.dataset import Dataset, as_windows
+from jaxoff.data.dataset import Dataset, as_windows, choosing
 from jaxoff.data.returns import Returns, no_returns, positivity, returns_of, share_of_best
 from jaxoff.losses.contrast import NEAR, Scale, contrast_terms, pairs_of, proximity, scale_of, some
 from jaxoff.losses.likelihood import masked_mean, taken
@@ -120,7 +120,7 @@ def prepare(m: Method, dataset: Dataset, key: Key) -> State:
 
 def items_of(batch: Transition, share: Array) -> Items:
     """Every agent of every step as one item, [..., N] flattened."""
-    valid = batch.valid[..., None] * (jnp.sum(batch.avail, -1) > 1)
+    valid = choosing(batch)
     flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
     share = jnp.broadcast_to(share[..., None], valid.shape)
     return Items(flat(batch.obs), flat(batch.avail), batch.actions.reshape(-1), share.reshape(-1), valid.reshape(-1))

@@ -133,6 +133,11 @@ def as_windows(batch: Transition) -> Transition:
     return batch if batch.valid.ndim == 2 else jax.tree.map(lambda x: x[:, None], batch)
 
 
+def choosing(batch: Transition) -> Array:
+    """1 at the real steps of each agent at which more than one action is available, [..., N]: the dead have one at most."""
+    return batch.valid[..., None] * (jnp.sum(batch.avail, -1) > 1)
+
+
 def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> None:
     """Raise InvalidEpisodes, naming field, expected and found, where episodes break the contract.
 
