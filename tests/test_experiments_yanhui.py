@@ -43,11 +43,14 @@ def test_paired_differences_and_areas():
     worse = {(task, "YANHUI"): theirs, (task, "MADT"): ours}
     assert not checks.above(worse, task, "3m", "MADT").holds
     curve = {("0", "YANHUI"): np.array([20.0]), ("50", "YANHUI"): np.array([18.0]), ("90", "YANHUI"): np.array([10.0])}
-    curve |= {(place, "MADT"): values_ / 2 for (place, _), values_ in curve.items()} | {("100", "YANHUI"): np.array([0.0])}
+    # MADT starts where YANHUI does and falls twice as fast: 20, 16, 0
+    curve |= {(place, "MADT"): 2 * found - 20 for (place, _), found in curve.items()} | {("100", "YANHUI"): np.array([0.0])}
     places = {0: "0", 50: "50", 90: "90", 100: "100"}
     # (19 * 50 + 14 * 40) / 90 = 16.78
     assert checks.area(curve, places, "YANHUI") == pytest.approx(16.78, abs=0.01)
     assert [check.holds for check in checks.robust(curve, places, ["YANHUI", "MADT"])] == [True, True]
+    other = {(place, "MADT" if name == "YANHUI" else "YANHUI"): found for (place, name), found in curve.items()}
+    assert [check.holds for check in checks.robust(other, places, ["YANHUI", "MADT"])] == [False, False]
 
 
 def test_the_papers_numbers_stand_in_rows_that_the_tables_have():
