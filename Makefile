@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda benchmark inspo pjap omar sit bench bench-omar datasets report test test-all lint check clean
+.PHONY: help setup setup-cuda benchmark inspo pjap omar sit yanhui bench bench-omar datasets report test test-all lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -26,7 +26,7 @@ setup-cuda: $(READY)      ## the same with CUDA wheels, for an NVIDIA accelerato
 benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)
 	$(BIN)/python -m experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE)
 
-inspo pjap omar: $(READY) ## one paper: every table and figure of its games   (SCALE=...)
+inspo pjap omar yanhui: $(READY) ## one paper: every table and figure   (SCALE=...)
 	$(BIN)/python -m experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE)
 
 inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -smax: tables 4-7; -tune: coefficients
@@ -43,6 +43,9 @@ sit: $(READY)             ## SIT: table 1 and every figure; hours   (SCALE=...)
 
 sit-%: $(READY)           ## a part: sit-table1, sit-fig1f -fig3 -fig4a -fig4b -fig4c -fig7 -fig8, -fig9 ... -fig20
 	$(BIN)/python -m experiments.sit $* --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
+
+yanhui-%: $(READY)        ## a part: yanhui-table1, -table2, -fig1, -fig2; -claim: 3m with YANHUI, MADT, BC
+	$(BIN)/python -m experiments.yanhui $* --scale $(SCALE) --out $(RESULTS)/yanhui-$(SCALE)
 
 bench: $(READY)           ## updates/s of each learner by number of runs; writes experiments/bench/
 	$(BIN)/python -m experiments.bench

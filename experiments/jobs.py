@@ -60,9 +60,11 @@ class Size:
 
 
 def folder_name(spec: TrainSpec) -> str:
-    """The folder of a job: its label and its task, in letters, digits, points and lines."""
-    label, slug = spec.label.lower().replace(", ", "-"), registry.Task.parse(spec.task).slug
-    return "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in f"{label}-{slug}")
+    """The folder of a job: its label, its task, and the seed of its data if that is not 0, in letters, digits, points and lines."""
+    name = f"{spec.label.lower().replace(', ', '-')}-{registry.Task.parse(spec.task).slug}" + f"-data{spec.data_seed}" * (
+        spec.data_seed > 0
+    )
+    return "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name)
 
 
 def run_all(specs: Iterable[TrainSpec], out: Path, data: Callable[[TrainSpec], Episodes] | None = None) -> list[Run]:

@@ -114,6 +114,7 @@ class Transition(NamedTuple):
     agent_reward: Array | None = None  # [..., N] where agents have rewards of their own; `reward` is then their mean
     agent: Array | None = None  # [...] int whose trajectory it is, where a sampler draws those of single agents
     weight: Array | None = None  # [..., N] of agents' steps in a loss, where a sampler gives some
+    last_actions: Array | None = None  # [..., N] int, -1 at the first step of an episode; or [..., N, A] float, 0 there
 
 
 class Policy(NamedTuple):

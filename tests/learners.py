@@ -71,6 +71,8 @@ _SIT_MAIN = (lambda s: s.policy, lambda s: s.critic)
 # Both agents of Bridge see the same, so that no attention between them is learnt there.
 _SIT_SAME = (lambda s: s.policy, lambda s: {name: net for name, net in s.critic["params"].items() if name != "gat"})
 _SIT_FIXED = (lambda s: s.target_critic, lambda s: s.replay)
+_GPT: dict[str, Any] = {"hidden": 8, "layers": 1, "batch_size": 4}
+_MIXTURE: dict[str, Any] = {"width": 6, "anchors": 3, "support": 16}
 _POLY: dict[str, Any] = {"task": "poly/sign/uniform", "data_episodes": 40}
 
 FORMS: dict[str, Form] = {
@@ -186,6 +188,15 @@ FORMS: dict[str, Form] = {
     "omiga-continuous": Form(
         _spec("omiga", **_POLY, config=_MLP | {"mixer_hidden": 8}),
         ((lambda s: s.policy, lambda s: s.critic, lambda s: s.mixer, lambda s: s.value, lambda s: s.target_value),),
+    ),
+    "madt": Form(_spec("madt", "matrix/xor/b", config=_GPT | {"window": 0, "weighting": "return", "return_high": 1.0}), _BC),
+    "madt-context": Form(
+        _spec("madt", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GPT | {"window": -1, "mode": "rtg_state_action"}), _BC
+    ),
+    "yanhui": Form(_spec("yanhui", "matrix/xor/b", config=_GPT | _MIXTURE | {"window": 0, "return_high": 1.0}), _BC),
+    "yanhui-context": Form(
+        _spec("yanhui", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GPT | _MIXTURE | {"window": -1, "mode": "state_action"}),
+        _BC,
     ),
     "omar": Form(
         _spec("omar", "matrix/xor/b", config=_MLP | {"critic_hidden": 8, "window": 0}),

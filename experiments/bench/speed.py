@@ -61,6 +61,8 @@ CASES = {
     "qmix": Case("qmix", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 200),
     "cql": Case("cql", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 200),
     "bcq": Case("bcq", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 200),
+    "madt": Case("madt", "grid/bridge/mixed", {"batch_size": 256}, 200),
+    "yanhui": Case("yanhui", "grid/bridge/mixed", {"batch_size": 512, "anchors": 256, "return_low": -10.0, "return_high": -1.0}, 50),
     "icq": Case("icq", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 200),
 }
 

@@ -88,11 +88,24 @@ class Dataset:
             next_state=fields["state"][:, 1:],
             next_avail=fields["avail"][:, 1:],
             agent_reward=now["agent_reward"] * valid[..., None] if "agent_reward" in now else None,
+            last_actions=self._last_actions(first_row, now["actions"], before),
         )
+
+    def _last_actions(self, first_row: Array, actions: Array, before: Array) -> Array:
+        """The action before each step, that of a window's first step from the row before it."""
+        earlier = jax.tree.map(lambda matrix: matrix[jnp.maximum(first_row - 1, 0)], self.rows)
+        last = jnp.concatenate([self._unpack(earlier)["actions"][:, None], actions[:, :-1]], 1)
+        begins = (before == 0).reshape(*before.shape, *[1] * (last.ndim - 2))
+        return jnp.where(begins, -1 if self.spec.discrete else 0.0, last)
 
     def steps(self, row: Array) -> Transition:
         """The single step at each row [B] -> fields [B, ...]."""
         return jax.tree.map(lambda x: x[:, 0], self.window(row, 1))
+
+    def unpacked(self, *names: str) -> dict[str, Array]:
+        """Fields of all rows, [rows, ...]: those of every episode one after the other, then padding."""
+        fields = self._unpack(self.rows)
+        return {name: fields[name] for name in names}
 
     def episode_of(self, row: Array) -> Array:
         """The number of the episode that each row belongs to."""
@@ -133,6 +146,11 @@ def flatten(batch: Transition) -> Transition:
 def as_windows(batch: Transition) -> Transition:
     """The batch with leading axes [B, T]; single steps [B] become windows of length 1."""
     return batch if batch.valid.ndim == 2 else jax.tree.map(lambda x: x[:, None], batch)
+
+
+def choosing(batch: Transition) -> Array:
+    """1 at the real steps of each agent at which more than one action is available, [..., N]: the dead have one at most."""
+    return batch.valid[..., None] * (jnp.sum(batch.avail, -1) > 1)
 
 
 def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> None:

@@ -27,13 +27,21 @@ def uniform(batch_size: int) -> Sampler:
     )
 
 
-def weighted(batch_size: int, weights: Callable[[Dataset], Array]) -> Sampler:
-    """Single steps with fixed priorities weights(dataset) [M] >= 0; a zero is never drawn."""
-    return Sampler(
-        init=lambda dataset: running_total(weights(dataset)),
-        draw=lambda state, dataset, key: draw(state, key, batch_size),
-        gather=_gather_steps,
-    )
+def weighted(batch_size: int, weights: Callable[[Dataset], Array], window: int = 0) -> Sampler:
+    """Items with fixed priorities weights(dataset) [M] >= 0, by their first step; a zero is never drawn.
+
+    window: 0 for single steps, a length, or -1 for whole episodes. Where every weight is zero, all are alike.
+    """
+
+    def init(dataset: Dataset) -> Array:
+        given = weights(dataset)
+        given = jnp.where(jnp.any(given > 0), given, 1.0)
+        return running_total(given * _window_starts(dataset, _length(dataset, window)) if window else given)
+
+    def gather(dataset: Dataset, items: Array) -> Transition:
+        return dataset.window(dataset.step_row[items], _length(dataset, window)) if window else _gather_steps(dataset, items)
+
+    return Sampler(init, lambda state, dataset, key: draw(state, key, batch_size), gather)
 
 
 def episodes(batch_size: int) -> Sampler:
@@ -163,6 +171,10 @@ def draw_tree(tree: sum_tree.SumTreeState, key: Key, count: int) -> Array:
     # Rounding in the descent can step just past the last item with mass: send it to one that has some.
     mass = sum_tree.get_batch(tree, items)
     return jnp.where(mass > 0, items, items[jnp.argmax(mass)])
+
+
+def _length(dataset: Dataset, window: int) -> int:
+    return dataset.max_length if window < 0 else window
 
 
 def _gather_steps(dataset: Dataset, items: Array) -> Transition:

@@ -84,6 +84,7 @@ class Table:
     provenance: tuple[str, ...]
     commands: tuple[str, ...]
     has_paper: bool = False
+    standard_error: bool = False  # of the mean, instead of the deviation over seeds
 
 
 def read_paper(file: str | Path, table: str) -> dict[tuple[str, str], str]:
@@ -108,12 +109,14 @@ def build(
     paper: Mapping[tuple[str, str], str] | None = None,
     note: str = "",
     average: bool = False,
+    standard_error: bool = False,
 ) -> Table:
     """A table of final values; the larger is the better, but for SMALLER_IS_BETTER.
 
     rows: tasks, or task -> label; columns: variants, or variant -> label; None takes all, in order.
     metric: a number of final.json's runs. paper: (row label, column label) -> printed number.
-    average: a further row, over tasks. Folders of the same task and variant are pooled.
+    average: a further row, over tasks. standard_error: shown instead of the standard deviation.
+    Folders of the same task and variant are pooled.
     Raises BrokenResult where a metric is missing, or two folders hold the same seed.
     """
     runs = by_config(runs)
@@ -137,7 +140,7 @@ def build(
         cells |= _averages(values, labels, names, paper or {})
         labels = (*labels, AVERAGE)
     commands = tuple(dict.fromkeys(run.config["command"] for run in shown))
-    return Table(title, labels, names, cells, metric, note, provenance(shown), commands, paper is not None)
+    return Table(title, labels, names, cells, metric, note, provenance(shown), commands, paper is not None, standard_error)
 
 
 def provenance(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -153,11 +156,12 @@ def provenance(runs: Sequence[Run]) -> tuple[str, ...]:
     )
 
 
-def cell_lines(cell: Cell | None, digits: int, has_paper: bool) -> list[str]:
+def cell_lines(cell: Cell | None, digits: int, has_paper: bool, standard_error: bool = False) -> list[str]:
     """What stands in a cell, line by line, without its marks; z in a format: no minus sign before a zero."""
     if cell is None:
         return [NONE]
-    spread = f" ± {cell.std:z.{digits}f}" if np.isfinite(cell.std) else ""
+    width = cell.std / np.sqrt(cell.kept) if standard_error and cell.kept else cell.std
+    spread = f" ± {width:z.{digits}f}" if np.isfinite(width) else ""
     lines = [f"{cell.mean:z.{digits}f}{spread}" if np.isfinite(cell.mean) else NONE]
     iqm, low, high = cell.iqm
     if np.isfinite(iqm):
@@ -179,8 +183,9 @@ def digits_of(table: Table, row: str) -> int:
 def legend(table: Table) -> str:
     """What the numbers and marks mean."""
     lost = any(cell.kept < cell.total for cell in table.cells.values())
+    spread = "standard error" if table.standard_error else "standard deviation"
     return (
-        f"{METRICS.get(table.metric, table.metric).capitalize()}: mean ± standard deviation over seeds, then the interquartile mean "
+        f"{METRICS.get(table.metric, table.metric).capitalize()}: mean ± {spread} over seeds, then the interquartile mean "
         f"with its {statistics.LEVEL:.0%} stratified bootstrap interval ({statistics.RESAMPLES} resamples). Bold: best mean. "
         f"*: no significant difference from it (two-sided Welch test, p ≥ {statistics.SIGNIFICANCE})."
         + (" k/n runs: the others ended in NaN and are not in the mean." if lost else "")
@@ -197,7 +202,7 @@ def markdown(table: Table) -> str:
         texts = [safe(row)]
         for name in table.columns:
             cell = table.cells.get((row, name))
-            first, *rest = cell_lines(cell, digits_of(table, row), table.has_paper)
+            first, *rest = cell_lines(cell, digits_of(table, row), table.has_paper, table.standard_error)
             mark = cell.mark if cell else ""
             texts.append("<br>".join([f"**{first}**" if mark == "best" else f"{first} \\*" if mark == "*" else first, *rest]))
         lines.append("| " + " | ".join(texts) + " |")
@@ -215,7 +220,7 @@ def latex(table: Table) -> str:
         texts = [_tex(row)]
         for name in table.columns:
             cell = table.cells.get((row, name))
-            first, *rest = map(_tex, cell_lines(cell, digits_of(table, row), table.has_paper))
+            first, *rest = map(_tex, cell_lines(cell, digits_of(table, row), table.has_paper, table.standard_error))
             mark = cell.mark if cell else ""
             first = rf"\textbf{{{first}}}" if mark == "best" else f"{first}$^*$" if mark == "*" else first
             stacked = r" \\ ".join([first, *(rf"\scriptsize {line}" for line in rest)])

@@ -1,0 +1,153 @@
+"""MADT: behaviour cloning with a causal transformer (Meng et al., 2021, arXiv 2112.02845), its offline stage.
+
+Every agent of every episode is a sequence; cross-entropy of a_t given a window of at most C steps -> cloning_loss.
+Modes: state_only (o_t; the released default, with C = 1), state_action (o_t, a_{t-1}), rtg_state_action (return to go,
+o_t, a_{t-1}); the net and its rolling context are in jaxoff/nets/transformer.py. Evaluate with --greedy.
+Differs: unavailable actions are masked in the loss too (mask_loss=false: as released); steps at which an agent has a
+single available action, as a dead unit has, are left out of the loss; a window never crosses an episode, and a
+short one is padded at its end; a window's first step is drawn uniformly. The critic and the online stage, which
+no offline result uses, are not here.
+Controls: weighting=filter drops episodes below half of the best return, weighting=return draws by positivity.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from distrax import Categorical
+from flax import struct
+
+from jaxoff.data import samplers
+from jaxoff.data.dataset import Dataset, as_windows, choosing
+from jaxoff.data.returns import Returns, episode_returns, no_returns, positivity, returns_of, share_of_best
+from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood
+from jaxoff.nets.actors import UNAVAILABLE
+from jaxoff.nets.transformer import SMALL, ContextNet, Memory
+from jaxoff.optimisers import adamw
+from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Sampler, Stage, TimeStep, Transition
+
+WEIGHTINGS = ("none", "filter", "return")
+POOR = 0.5  # share of the best return below which an episode is poor
+
+
+@struct.dataclass
+class Config:
+    """Settings, of the released code where it has them."""
+
+    lr: float = 5e-4  # constant
+    weight_decay: float = 0.1  # of linear weights
+    max_grad_norm: float = 0.5
+    target_return: float = 20.0  # asked for at the first step of an evaluation, with returns to go
+    return_low: float = 0.0  # of doing nothing, with weighting
+    return_high: float = 20.0  # of a perfect episode
+    slope: float = 10.0  # of positivity, with weighting=return
+    midpoint: float = 0.5
+    mode: str = struct.field(pytree_node=False, default="state_only")  # state_only, state_action, rtg_state_action
+    weighting: str = struct.field(pytree_node=False, default="none")  # none, filter, return
+    mask_loss: bool = struct.field(pytree_node=False, default=True)
+    agent_id: bool = struct.field(pytree_node=False, default=True)
+    hidden: int = struct.field(pytree_node=False, default=32)
+    layers: int = struct.field(pytree_node=False, default=2)
+    heads: int = struct.field(pytree_node=False, default=2)
+    steps: int = struct.field(pytree_node=False, default=10_000)
+    batch_size: int = struct.field(pytree_node=False, default=128)  # windows of all agents
+    window: int = struct.field(pytree_node=False, default=1)  # C; 0 is 1, -1 whole episodes
+
+
+class State(NamedTuple):
+    """What is trained, and the dataset's returns."""
+
+    policy: Params  # {"trunk", "head"}
+    opt: optax.OptState
+    returns: Returns
+
+
+class Method(NamedTuple):
+    """Nets and optimiser of one config."""
+
+    config: Config
+    trunk: ContextNet
+    head: nn.Dense
+    optimiser: optax.GradientTransformation
+
+
+def init(m: Method, returns: Returns, key: Key) -> State:
+    """Fresh nets."""
+    trunk_key, head_key = jax.random.split(key)
+    params = {"trunk": m.trunk.init(trunk_key), "head": m.head.init(head_key, jnp.zeros(m.config.hidden))}
+    return State(params, m.optimiser.init(params), returns)
+
+
+def logits_of(m: Method, params: Params, batch: Transition, to_go: Array) -> Array:
+    """Logits [B, T, N, A] over windows, not masked."""
+    return m.head.apply(params["head"], m.trunk.features(params["trunk"], batch, to_go))
+
+
+def cloning_loss(m: Method, params: Params, batch: Transition, to_go: Array) -> Array:
+    """-log pi(a_t) of each step and agent, [B, T, N]."""
+    logits = logits_of(m, params, batch, to_go)
+    if m.config.mask_loss:
+        logits = jnp.where(batch.avail > 0, logits, UNAVAILABLE)
+    return negative_log_likelihood(logits, batch.actions)
+
+
+def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
+    """One step of AdamW on the mean over all agents' steps."""
+    batch = as_windows(batch)
+    weight, to_go = choosing(batch), state.returns.ahead(batch)
+    share = share_of_best(state.returns.whole(batch), m.config.return_low, m.config.return_high)[..., None]
+
+    def loss_of(params: Params) -> tuple[Array, Array]:
+        losses = cloning_loss(m, params, batch, to_go)
+        return masked_mean(losses, weight), losses
+
+    (loss, losses), grads = jax.value_and_grad(loss_of, has_aux=True)(state.policy)
+    changes, opt = m.optimiser.update(grads, state.opt, state.policy)
+    told = {"policy": loss, "policy_poor": masked_mean(losses, weight * (share < POOR))}
+    return state._replace(policy=optax.apply_updates(state.policy, changes), opt=opt), Out(told)
+
+
+def policy_of(m: Method, state: State) -> Policy:
+    """Categorical over available actions; its memory is the context."""
+
+    def distribution(memory: Memory, seen: TimeStep) -> tuple[Memory, Categorical]:
+        memory, features = m.trunk.step(state.policy["trunk"], memory, seen)
+        logits = m.head.apply(state.policy["head"], features)
+        return memory, Categorical(logits=jnp.where(seen.avail > 0, logits, UNAVAILABLE))
+
+    return Policy(lambda shape: m.trunk.initial(shape, m.config.target_return), distribution)
+
+
+def draw_weights(config: Config, dataset: Dataset) -> Array:
+    """How often each real step is drawn, [M]: 0 or 1 of poor and other episodes, or their positivity."""
+    share = share_of_best(episode_returns(dataset), config.return_low, config.return_high)
+    if config.weighting == "filter":
+        return (share >= POOR).astype(jnp.float32)
+    return positivity(share, config.slope, config.midpoint)
+
+
+def method_of(config: Config, spec: EnvSpec) -> Method:
+    """The nets that a config asks for. Raises ValueError for unknown words."""
+    if config.weighting not in WEIGHTINGS:
+        raise ValueError(f"madt: field 'weighting': expected one of {', '.join(WEIGHTINGS)}, found '{config.weighting}'")
+    trunk = ContextNet(spec, config.hidden, config.layers, config.heads, config.mode, config.window, config.agent_id)
+    head = nn.Dense(spec.action_size, use_bias=False, kernel_init=SMALL)
+    return Method(config, trunk, head, adamw(config.lr, config.max_grad_norm, config.weight_decay))
+
+
+def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
+    """One stage, which reads the dataset's returns first. For discrete actions."""
+    m = method_of(config, spec)
+
+    def prepare(before: None, dataset: Dataset, key: Key) -> State:
+        return init(m, returns_of(dataset), key)
+
+    def sampler(state: State) -> Sampler:
+        return samplers.weighted(config.batch_size, lambda dataset: draw_weights(config, dataset), config.window)
+
+    learner = Learner(lambda key: init(m, no_returns(), key), lambda *args: update(m, *args), lambda state: policy_of(m, state))
+    return (Stage("train", learner, config.steps, prepare, None if config.weighting == "none" else sampler),)

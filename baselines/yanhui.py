@@ -1,0 +1,235 @@
+"""YANHUI: cloning with a mixture of experts, drawn to good data and away from poor (Meng et al., ICASSP 2024).
+
+Eq. 2, resolved -> objective: E_n sum_k q_nk [contrast G_nk - cloning log p(a_n | n, k) - log p(k | o_n) + log q_nk], with q the
+exact posterior, held constant -> jaxoff/losses/mixture.py; G and its scores -> jaxoff/losses/contrast.py; gate and
+experts -> jaxoff/nets/experts.py; the trunk is MADT's, in the same modes. Evaluate with --greedy.
+Decided here, since the paper prints no code and no constants (docs/methods/yanhui.md): q is inside the expectation with the
+gate's likelihood, scores are distances, the gate weighs experts in the policy too (mix=uniform: as printed).
+Ablations: experts=1 (no mixture), soft=false (hard assignment), contrast=0 (no contrast), cloning=0 (no cross-entropy).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from distrax import Categorical
+from flax import struct
+
+from jaxoff.data.dataset import Dataset, as_windows, choosing
+from jaxoff.data.returns import Returns, no_returns, positivity, returns_of, share_of_best
+from jaxoff.losses.contrast import NEAR, Scale, contrast_terms, pairs_of, proximity, scale_of, some
+from jaxoff.losses.likelihood import masked_mean, taken
+from jaxoff.losses.mixture import bound_loss, mixture_log_prob, posterior
+from jaxoff.nets.actors import UNAVAILABLE
+from jaxoff.nets.experts import Experts, Mixture, prototypes
+from jaxoff.nets.transformer import ContextNet, Memory
+from jaxoff.optimisers import adamw
+from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
+
+CHOICES = {"mix": ("gate", "uniform"), "ce_weight": ("none", "rho")}
+GOOD, POOR = 0.9, 0.5  # shares of the best return: from GOOD on an episode is an expert's, below POOR it is poor
+SAMPLE = 2048  # items that the bandwidth is measured on
+
+
+@struct.dataclass
+class Config:
+    """Settings; the paper prints none. Trunk and optimiser are MADT's, the rest was chosen on a tabular problem."""
+
+    lr: float = 5e-4
+    weight_decay: float = 0.1
+    max_grad_norm: float = 0.5
+    contrast: float = 20.0  # lambda_G
+    cloning: float = 1.0  # lambda_CE
+    gate_temperature: float = 1.0  # tau_g
+    action_temperature: float = 0.2  # tau_a
+    eta: float = 20.0  # G: positives are at rest below a score of mu / eta,
+    nu: float = 10.0  # negatives above mu / nu
+    mu: float = 4.0
+    slope: float = 10.0  # of positivity over the share of the best return
+    midpoint: float = 0.5
+    bandwidth: float = 3.0  # of the kernel, times the median distance of an item to the nearest one of another episode
+    return_low: float = 0.0  # of doing nothing
+    return_high: float = 20.0  # of a perfect episode
+    target_return: float = 20.0  # asked for at the first step of an evaluation, with returns to go
+    experts: int = struct.field(pytree_node=False, default=4)  # K
+    width: int = struct.field(pytree_node=False, default=64)  # d
+    mix: str = struct.field(pytree_node=False, default="gate")  # gate, uniform
+    soft: bool = struct.field(pytree_node=False, default=True)
+    ce_weight: str = struct.field(pytree_node=False, default="none")  # none, rho: likelihood weighted by positivity
+    group_by_action: bool = struct.field(pytree_node=False, default=True)  # the sum over actions of G
+    mode: str = struct.field(pytree_node=False, default="state_only")  # as MADT's
+    agent_id: bool = struct.field(pytree_node=False, default=True)
+    hidden: int = struct.field(pytree_node=False, default=32)
+    layers: int = struct.field(pytree_node=False, default=2)
+    heads: int = struct.field(pytree_node=False, default=2)
+    support: int = struct.field(pytree_node=False, default=1024)  # J, items of all agents that anchors are compared with
+    anchors: int = struct.field(pytree_node=False, default=128)  # windows that are trained on; the further ones are support only
+    steps: int = struct.field(pytree_node=False, default=10_000)
+    batch_size: int = struct.field(pytree_node=False, default=384)  # windows of all agents, anchors included
+    window: int = struct.field(pytree_node=False, default=1)  # C; 0 is 1, -1 whole episodes
+
+
+class State(NamedTuple):
+    """What is trained, and what is known of the dataset."""
+
+    policy: Params  # {"trunk", "head"}
+    opt: optax.OptState
+    returns: Returns
+    scale: Scale
+
+
+class Method(NamedTuple):
+    """Nets and optimiser of one config."""
+
+    config: Config
+    trunk: ContextNet
+    head: Experts
+    optimiser: optax.GradientTransformation
+
+
+class Items(NamedTuple):
+    """Steps of single agents, M of them."""
+
+    obs: Array  # [M, O]
+    avail: Array  # [M, A]
+    actions: Array  # [M]
+    share: Array  # [M] the episode's return, from 0 to 1
+    valid: Array  # [M] 1 where the agent has a choice
+
+
+def init(m: Method, returns: Returns, scale: Scale, key: Key) -> State:
+    """Fresh nets."""
+    trunk_key, head_key = jax.random.split(key)
+    params = {"trunk": m.trunk.init(trunk_key), "head": m.head.init(head_key, jnp.zeros(m.config.hidden), 1.0)}
+    return State(params, m.optimiser.init(params), returns, scale)
+
+
+def prepare(m: Method, dataset: Dataset, key: Key) -> State:
+    """Fresh nets, the dataset's returns, and how its observations are compared."""
+    init_key, sample_key = jax.random.split(key)
+    batch = dataset.steps(dataset.step_row)
+    items = items_of(batch, jnp.zeros(batch.valid.shape))
+    picks = some(sample_key, items.valid, SAMPLE)
+    episode = jnp.where(items.valid > 0, jnp.repeat(batch.episode, m.trunk.spec.num_agents), -1)
+    scale = scale_of(items.obs, items.valid, items.obs[picks], episode[picks])
+    return init(m, returns_of(dataset), scale._replace(bandwidth=m.config.bandwidth * scale.bandwidth), init_key)
+
+
+def items_of(batch: Transition, share: Array) -> Items:
+    """Every agent of every step as one item, [..., N] flattened."""
+    valid = choosing(batch)
+    flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
+    share = jnp.broadcast_to(share[..., None], valid.shape)
+    return Items(flat(batch.obs), flat(batch.avail), batch.actions.reshape(-1), share.reshape(-1), valid.reshape(-1))
+
+
+def log_parts(m: Method, mixture: Mixture, avail: Array) -> Array:
+    """log p(a | n, k), [..., K, A]: softmax over available actions of cosines / tau_a."""
+    return jax.nn.log_softmax(jnp.where(avail[..., None, :] > 0, mixture.cosine / m.config.action_temperature, UNAVAILABLE))
+
+
+def contrast_of(m: Method, cosine: Array, items: Items, support: Items, same: Array, scale: Scale) -> tuple[Array, dict[str, Array]]:
+    """G [M, K] of anchors against support items; same [M, J] where both are one item, which is its own neighbour."""
+    c = m.config
+    near = jnp.where(same, 1.0, proximity(items.obs, support.obs, scale)) * support.valid
+    rho = positivity(support.share, c.slope, c.midpoint)
+    if not c.soft:  # episodes between the two thresholds are no part of the support
+        rho = (support.share >= GOOD).astype(jnp.float32)
+        near = near * ((support.share >= GOOD) | (support.share <= POOR))
+    pairs = pairs_of(near, rho, jnp.take(items.avail, support.actions, -1), c.soft)
+    terms = contrast_terms((1.0 - cosine) / 2, pairs, support.actions, c.eta, c.nu, c.mu, c.group_by_action)
+    active = lambda term, k: jnp.mean(jnp.any(term > jnp.log(2.0) / k, (-1, -2)))  # noqa: E731
+    told = {"neighbours": masked_mean(jnp.sum(pairs.member, 1), items.valid)}
+    told |= {"active_positive": active(terms[0], c.eta), "active_negative": active(terms[1], c.nu)}
+    return jnp.sum(terms[0] + terms[1], -1), told | overlap(near, items, support)
+
+
+def overlap(near: Array, items: Items, support: Items) -> dict[str, Array]:
+    """Share of poor anchors that have an expert's item near them, and one of the same action."""
+    poor = items.valid * (items.share < POOR)
+    beside = (near >= NEAR) & (support.share >= GOOD)
+    same = beside & (items.actions[:, None] == support.actions)
+    return {"state_overlap": masked_mean(jnp.any(beside, 1) * 1.0, poor), "action_overlap": masked_mean(jnp.any(same, 1) * 1.0, poor)}
+
+
+def objective(m: Method, params: Params, state: State, batch: Transition, key: Key) -> tuple[Array, dict[str, Array]]:
+    """The loss, a scalar, of windows [B, T, ...]: the first `anchors` of them are trained on, the others compared with."""
+    c, count = m.config, min(m.config.anchors, batch.valid.shape[0])
+    share = share_of_best(state.returns.whole(batch), c.return_low, c.return_high)
+    first = jax.tree.map(lambda x: x[:count], batch)
+    features = m.trunk.features(params["trunk"], first, state.returns.ahead(first))
+    mixture: Mixture = m.head.apply(params["head"], features.reshape(-1, features.shape[-1]), c.gate_temperature)
+    everything = items_of(batch, share)
+    items = jax.tree.map(lambda x: x[: features[..., 0].size], everything)
+    log_part = log_parts(m, mixture, items.avail)
+    log_taken = taken(log_part, jnp.broadcast_to(items.actions[:, None], mixture.log_gate.shape))
+    q = posterior(mixture.log_gate, log_taken)
+    cloning = c.cloning * (positivity(items.share, c.slope, c.midpoint)[:, None] if c.ce_weight == "rho" else 1.0)
+    bound = masked_mean(bound_loss(q, mixture.log_gate, log_taken, cloning), items.valid)
+    # Anchors of G: all items that are trained on, or as many at random as there may be support.
+    anchor_key, support_key = jax.random.split(key)
+    chosen = some(anchor_key, items.valid, c.support)
+    more = some(support_key, everything.valid[items.valid.size :], c.support - chosen.size) + items.valid.size
+    spots = jnp.concatenate([chosen, more])
+    picked, support = (jax.tree.map(lambda x, i=i: x[i], everything) for i in (chosen, spots))
+    g, told = contrast_of(m, mixture.cosine[chosen], picked, support, chosen[:, None] == spots, state.scale)
+    contrast = masked_mean(jnp.sum(q[chosen] * g, -1), picked.valid)
+    nll = -taken(mixture_log_prob(mixture.log_gate, log_part), items.actions)
+    return bound + c.contrast * contrast, told | {"bound": bound, "contrast": contrast} | mixture_metrics(q, nll, items)
+
+
+def mixture_metrics(q: Array, nll: Array, items: Items) -> dict[str, Array]:
+    """Likelihoods of the mixture on all, an expert's and poor items; entropy of q, and the share of the most used expert."""
+    usage = jnp.sum(q * items.valid[:, None], 0) / jnp.maximum(jnp.sum(items.valid), 1.0)
+    entropy = -jnp.sum(jax.scipy.special.xlogy(q, q), -1)
+    good, poor = items.valid * (items.share >= GOOD), items.valid * (items.share < POOR)
+    likelihoods = {"policy": items.valid, "policy_expert": good, "policy_poor": poor}
+    told = {name: masked_mean(nll, weight) for name, weight in likelihoods.items()}
+    return told | {"q_entropy": masked_mean(entropy, items.valid), "usage_max": jnp.max(usage)}
+
+
+def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
+    """One step of AdamW."""
+    batch = as_windows(batch)
+    (loss, told), grads = jax.value_and_grad(lambda p: objective(m, p, state, batch, key), has_aux=True)(state.policy)
+    changes, opt = m.optimiser.update(grads, state.opt, state.policy)
+    return state._replace(policy=optax.apply_updates(state.policy, changes), opt=opt), Out(told | {"loss": loss})
+
+
+def policy_of(m: Method, params: Params) -> Policy:
+    """sum_k p(k | o) p(a | n, k) over available actions; it knows no action and no return of the data."""
+
+    def distribution(memory: Memory, seen: TimeStep) -> tuple[Memory, Categorical]:
+        memory, features = m.trunk.step(params["trunk"], memory, seen)
+        mixture = m.head.apply(params["head"], features, m.config.gate_temperature)
+        log_probs = mixture_log_prob(mixture.log_gate, log_parts(m, mixture, seen.avail))
+        return memory, Categorical(logits=jnp.where(seen.avail > 0, log_probs, UNAVAILABLE))
+
+    return Policy(lambda shape: m.trunk.initial(shape, m.config.target_return), distribution)
+
+
+def method_of(config: Config, spec: EnvSpec) -> Method:
+    """The nets that a config asks for. Raises ValueError for unknown words and sizes."""
+    for name, words in CHOICES.items():
+        if getattr(config, name) not in words:
+            raise ValueError(f"yanhui: field '{name}': expected one of {', '.join(words)}, found '{getattr(config, name)}'")
+    for name in ("experts", "anchors", "support"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"yanhui: field '{name}': expected at least 1, found {getattr(config, name)}")
+    trunk = ContextNet(spec, config.hidden, config.layers, config.heads, config.mode, config.window, config.agent_id)
+    prototypes(config.experts, config.width)  # raises where the sphere is too small for them
+    head = Experts(config.experts, config.width, spec.action_size, config.mix == "uniform")
+    return Method(config, trunk, head, adamw(config.lr, config.max_grad_norm, config.weight_decay))
+
+
+def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
+    """One stage, which looks at the whole dataset first. For discrete actions."""
+    m = method_of(config, spec)
+    unknown = Scale(jnp.ones(spec.obs_size), jnp.ones(()))
+    learner = Learner(
+        lambda key: init(m, no_returns(), unknown, key), lambda *args: update(m, *args), lambda state: policy_of(m, state.policy)
+    )
+    return (Stage("train", learner, config.steps, lambda before, dataset, key: prepare(m, dataset, key)),)

@@ -1,0 +1,90 @@
+"""What must hold for the claim to be reproduced, decided by numbers: paired differences over seeds, and areas of curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from jaxoff.report.load import Run
+
+Values = Mapping[tuple[str, str], np.ndarray]  # (task, column) -> final returns by seed
+
+
+class Check(NamedTuple):
+    """A line of the list: what is asked, the numbers, and whether it holds."""
+
+    name: str
+    found: str
+    holds: bool
+
+
+def values_of(runs: Sequence[Run], metric: str = "return_mean") -> dict[tuple[str, str], np.ndarray]:
+    """Final numbers by (task, column), in order of seeds; folders of a single seed are joined."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for run in runs:
+        for seed, value in zip(run.seeds, run.values(metric), strict=True):
+            found.setdefault((run.task, run.variant), {})[seed] = value
+    return {place: np.array([by_seed[seed] for seed in sorted(by_seed)]) for place, by_seed in found.items()}
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float]:
+    """Mean of the paired differences a - b, their standard error, and the ends of the 95% interval (t distribution)."""
+    gap = a - b
+    error = float(np.std(gap, ddof=1) / np.sqrt(len(gap))) if len(gap) > 1 else float("nan")
+    reach = float(stats.t.ppf(0.975, max(len(gap) - 1, 1))) * error
+    return float(gap.mean()), error, float(gap.mean()) - reach, float(gap.mean()) + reach
+
+
+def pooled_error(a: np.ndarray, b: np.ndarray) -> float:
+    """Standard error of the difference of two means."""
+    return float(np.sqrt(np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b)))
+
+
+def tie(values: Values, task: str, name: str) -> Check:
+    """A1, without poor data: |YANHUI - MADT| is at most 1, or two pooled standard errors."""
+    ours, theirs = values[task, "YANHUI"], values[task, "MADT"]
+    gap, most = abs(ours.mean() - theirs.mean()), max(1.0, 2 * pooled_error(ours, theirs))
+    return Check(f"A1, {name}: YANHUI and MADT tie", f"difference {gap:.2f}, allowed {most:.2f}", bool(gap <= most))
+
+
+def above(values: Values, task: str, name: str, other: str) -> Check:
+    """A2, half of the data poor: YANHUI is above another column by two standard errors of the paired difference."""
+    mean, error, low, high = difference(values[task, "YANHUI"], values[task, other])
+    text = f"difference {mean:.2f} ± {error:.2f}, 95% interval [{low:.2f}, {high:.2f}]"
+    return Check(f"A2, {name}: YANHUI above {other}", text, bool(mean >= 2 * error and mean > 0))
+
+
+def kept(values: Values, clean: str, mixed: str, name: str) -> Check:
+    """A2 on the easy map: YANHUI keeps 80 % of its return without poor data."""
+    share = values[mixed, "YANHUI"].mean() / max(values[clean, "YANHUI"].mean(), 1e-9)
+    return Check(f"A2, {name}: YANHUI keeps 80 %", f"{100 * share:.0f} %", bool(share >= 0.8))
+
+
+def area(values: Values, tasks: Mapping[int, str], column: str, most: int = 90) -> float:
+    """Mean return over the percentage of poor data, up to `most`, by the trapezoidal rule."""
+    x = np.array([percent for percent in tasks if percent <= most], float)
+    y = np.array([values[tasks[int(percent)], column].mean() for percent in x])
+    return float(np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) / np.ptp(x))
+
+
+def robust(values: Values, tasks: Mapping[int, str], columns: Sequence[str]) -> list[Check]:
+    """A3: YANHUI's area under return over p <= 90 % is the largest, and its fall from 0 to 50 % smaller than MADT's."""
+    areas = {name: area(values, tasks, name) for name in columns}
+    best = max((name for name in columns if name != "YANHUI"), key=areas.__getitem__)
+    text = f"YANHUI {areas['YANHUI']:.2f}, best other {best} {areas[best]:.2f}"
+    falls = {name: values[tasks[0], name].mean() - values[tasks[50], name].mean() for name in ("YANHUI", "MADT")}
+    fall = f"YANHUI {falls['YANHUI']:.2f}, MADT {falls['MADT']:.2f}"
+    return [
+        Check("A3: largest area under return(p), p <= 90 %", text, areas["YANHUI"] > areas[best]),
+        Check("A3: falls less than MADT from 0 to 50 %", fall, bool(falls["YANHUI"] < falls["MADT"])),
+    ]
+
+
+def markdown(title: str, checks: Sequence[Check], notes: Sequence[str] = ()) -> str:
+    """The list as a table."""
+    lines = [f"# {title}", "", "| check | found | holds |", "|---|---|---|"]
+    lines += [f"| {check.name} | {check.found} | {'yes' if check.holds else 'no'} |" for check in checks]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"

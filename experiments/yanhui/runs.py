@@ -1,0 +1,113 @@
+"""What is run for YANHUI (Meng et al., 2024): maps, proportions of poor data, columns, and how large at each scale."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments import jobs
+from experiments.jobs import Column
+from jaxoff import registry
+from jaxoff.data.recipes import lengths_of
+from jaxoff.report.load import Run
+from jaxoff.train import TrainSpec
+
+SCENARIOS = {"3m": "smax/3m", "3s_vs_5z": "smax/3s_vs_5z", "corridor": "smax-x/corridor", "MMM2": "smax-x/MMM2"}
+CONTEXT = {"mode": "state_action", "window": 20}
+YANHUI, MADT, BC = {"YANHUI": Column("yanhui")}, {"MADT": Column("madt")}, {"BC": Column("bc")}
+# The paper's columns, in its order.
+PAPER_COLUMNS = {"BCQ": Column("bcq"), "CQL": Column("cql"), "ICQ": Column("icq")} | BC | MADT | YANHUI
+# What the paper does not report: memory on both sides, returns to go, and its own remark on rejection sampling.
+CONTROLS = {
+    "BC-MLP": Column("bc", {"recurrent": False, "window": 0}),
+    "MADT-C20": Column("madt", CONTEXT),
+    "MADT-rtg": Column("madt", CONTEXT | {"mode": "rtg_state_action"}),
+    "MADT, filtered": Column("madt", {"weighting": "filter"}),
+    "MADT, return-weighted": Column("madt", {"weighting": "return"}),
+}
+COLUMNS = PAPER_COLUMNS | CONTROLS
+ABLATIONS = YANHUI | {
+    "no mixture": Column("yanhui", {"experts": 1}),
+    "hard assignment": Column("yanhui", {"soft": False}),
+    "no contrast": Column("yanhui", {"contrast": 0.0}),
+    "no cross-entropy": Column("yanhui", {"cloning": 0.0}),
+}
+CLAIM = YANHUI | MADT | BC
+PERCENT = (0, 10, 25, 50, 75, 90, 100)
+MADT_BATCH, MADT_EPOCHS, LEAST_UPDATES = 128, 100, 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Size(jobs.Size):
+    """How large the jobs are. Actions are the policy's modes, as in the paper.
+
+    maps, percent: what is run of the paper's. episodes, few: of Tables 1 and 2, of Figure 2. updates: of every method; 0 is
+    what MADT makes in 100 epochs, at least 10,000. own_data: each seed has its own dataset, and is a job of its own.
+    """
+
+    maps: tuple[str, ...] = ("3m",)
+    percent: tuple[int, ...] = PERCENT
+    episodes: int = 200
+    few: int = 40
+    updates: int = 0
+    own_data: bool = False
+
+
+_SMOKE = {"hidden": 8, "batch_size": 4, "anchors": 2, "support": 16}
+# One dataset of all seeds, fewer and smaller batches, larger steps; the trunks are the paper's.
+_CPU = {"lr": 1e-3, "hidden": 64}
+_GPT = {"hidden": 32, "batch_size": 32}
+_EPISODES = {"batch_size": 4}
+SIZES = {
+    "smoke": Size(_SMOKE, seeds=2, evaluations=1, eval_episodes=2, sampled=False, percent=(0, 50), episodes=8, few=4, updates=4),
+    "cpu": Size(
+        _CPU,
+        {"madt": _GPT, "yanhui": _GPT | {"batch_size": 128, "anchors": 32, "support": 384}}
+        | dict.fromkeys(("bc", "bcq", "cql", "icq"), _EPISODES),
+        evaluations=5,
+        sampled=False,
+        updates=2000,
+    ),
+    "full": Size(sampled=False, maps=tuple(SCENARIOS), own_data=True),
+}
+
+
+def task_of(map_name: str, percent: int, episodes: int) -> str:
+    """The dataset of a map with so many percent of poor episodes."""
+    return f"{SCENARIOS[map_name]}/wspm-p{percent}-n{episodes}"
+
+
+@functools.cache
+def madt_updates(task: str) -> int:
+    """Updates of MADT in 100 epochs, an epoch being as many batches of 128 windows of all agents as the data have steps for."""
+    return MADT_EPOCHS * (int(lengths_of(registry.make_data(task)).sum()) // MADT_BATCH)
+
+
+def specs(task: str, label: str, column: Column, scale: str) -> list[TrainSpec]:
+    """The training jobs of a cell: one of all seeds, or one for each seed with its own dataset."""
+    size = SIZES[scale]
+    config = {**size.config(column.method), **column.config}
+    if column.config.get("recurrent") is False:  # single steps: as many as some episodes have
+        config["batch_size"] = 16 * config.get("batch_size", MADT_BATCH // 16)
+    spec = TrainSpec(
+        method=column.method,
+        task=task,
+        seeds=tuple(range(size.seeds)),
+        config=config,
+        steps=size.updates or max(LEAST_UPDATES, madt_updates(task)),
+        evaluations=size.evaluations,
+        eval_episodes=size.eval_episodes,
+        sampled=size.sampled,
+        variant=label,
+    )
+    if not size.own_data:
+        return [spec]
+    return [dataclasses.replace(spec, seeds=(seed,), data_seed=seed) for seed in spec.seeds]
+
+
+def run_all(tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path) -> list[Run]:
+    """Train every column on every task, or read back what is already there."""
+    cells = ((task, label, column) for task in tasks for label, column in columns.items())
+    return jobs.run_all((spec for cell in cells for spec in specs(*cell, scale)), out)

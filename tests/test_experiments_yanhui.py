@@ -1,0 +1,72 @@
+"""YANHUI's experiments: jobs of every scale, what must hold, and a part at smoke scale."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments.yanhui import checks, command, runs
+from jaxoff.report import tables
+from jaxoff.train.spec import resolve
+
+
+@pytest.mark.parametrize("scale", runs.SIZES)
+def test_every_job_is_made_of_known_fields(scale, monkeypatch):
+    monkeypatch.setattr(runs, "madt_updates", lambda task: 12_000)
+    for label, column in (runs.COLUMNS | runs.ABLATIONS).items():
+        made = runs.specs("smax/3m/wspm-p50-n200", label, column, scale)
+        # at full scale every seed has its own data, and at least as many updates as MADT makes in 100 epochs
+        assert len(made) == (5 if scale == "full" else 1) and all(resolve(spec).config.steps == spec.steps for spec in made)
+        assert [spec.data_seed for spec in made] == [spec.seeds[0] for spec in made]
+        assert made[0].steps == {"smoke": 4, "cpu": 2000, "full": 12_000}[scale]
+
+
+def test_updates_of_full_scale_are_those_of_100_epochs_and_at_least_ten_thousand(monkeypatch):
+    monkeypatch.setattr(runs, "madt_updates", lambda task: 2200)
+    assert runs.specs("smax/3m/wspm-p0-n200", "MADT", runs.COLUMNS["MADT"], "full")[0].steps == 10_000
+
+
+def test_epochs_are_counted_in_batches_of_the_datas_steps():
+    # 8 episodes of 3m have some 100 steps, fewer than a batch of 128; 40 have 550 or so, 4 batches
+    assert runs.madt_updates("smax/3m/wspm-p50-n40") == 400
+
+
+def test_paired_differences_and_areas():
+    task, ours, theirs = "t", np.array([19.0, 18, 20, 19, 19]), np.array([12.0, 11, 12, 13, 12])
+    # differences 7, 7, 8, 6, 7: mean 7, deviation .707, error .316, t(4) = 2.776
+    np.testing.assert_allclose(checks.difference(ours, theirs), [7.0, 0.3162, 7 - 0.878, 7 + 0.878], atol=1e-3)
+    values = {(task, "YANHUI"): ours, (task, "MADT"): theirs, ("clean", "YANHUI"): ours + 1, ("clean", "MADT"): ours + 0.5}
+    assert checks.above(values, task, "3m", "MADT").holds and checks.tie(values, "clean", "3m").holds
+    assert not checks.tie(values, task, "3m").holds and checks.kept(values, "clean", task, "3m").holds
+    worse = {(task, "YANHUI"): theirs, (task, "MADT"): ours}
+    assert not checks.above(worse, task, "3m", "MADT").holds
+    curve = {("0", "YANHUI"): np.array([20.0]), ("50", "YANHUI"): np.array([18.0]), ("90", "YANHUI"): np.array([10.0])}
+    # MADT starts where YANHUI does and falls twice as fast: 20, 16, 0
+    curve |= {(place, "MADT"): 2 * found - 20 for (place, _), found in curve.items()} | {("100", "YANHUI"): np.array([0.0])}
+    places = {0: "0", 50: "50", 90: "90", 100: "100"}
+    # (19 * 50 + 14 * 40) / 90 = 16.78
+    assert checks.area(curve, places, "YANHUI") == pytest.approx(16.78, abs=0.01)
+    assert [check.holds for check in checks.robust(curve, places, ["YANHUI", "MADT"])] == [True, True]
+    other = {(place, "MADT" if name == "YANHUI" else "YANHUI"): found for (place, name), found in curve.items()}
+    assert [check.holds for check in checks.robust(other, places, ["YANHUI", "MADT"])] == [False, False]
+
+
+def test_the_papers_numbers_stand_in_rows_that_the_tables_have():
+    for name, columns in (("table1", runs.PAPER_COLUMNS), ("table2", runs.ABLATIONS)):
+        paper = tables.read_paper(command.PAPER, name)
+        assert {column for _, column in paper} == set(columns)
+        rows = {f"{map_name}, p = {p} %" for map_name in runs.SCENARIOS for p in (0, 50)}
+        assert {row for row, _ in paper} <= rows
+
+
+def test_figure_2_at_smoke_scale(tmp_path, monkeypatch):
+    few = {name: dataclasses.replace(column) for name, column in runs.CLAIM.items() if name != "BC"}
+    monkeypatch.setattr(runs, "COLUMNS", few)
+    (section,) = command.run_parts("fig2", "smoke", tmp_path)
+    assert section.stems == ["fig2", "fig2-table", "fig2-table-win-rate", "fig2-checks"]
+    text = (tmp_path / "fig2-table.md").read_text()
+    assert "standard error over seeds" in text and "| 3m, p = 50 % |" in text and (tmp_path / "fig2.svg").exists()
+    assert "Updates of every method (of MADT in 100 epochs of 128 windows): 3m, p = 0 %: 4 (0); 3m, p = 50 %: 4 (0)" in text
+    assert "A3: falls less than MADT" in (tmp_path / "fig2-checks.md").read_text()
