@@ -61,10 +61,10 @@ report: $(READY)          ## tables, curves and a page from every result in $(RE
 	$(BIN)/jaxoff report $(RESULTS)
 
 test: $(READY)            ## the tests, on every core
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" tests
+	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0 -m "not slow" tests
 
 test-all: $(READY)        ## the same, and those marked slow
-	$(BIN)/python -m pytest -n auto --dist loadfile tests
+	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0 tests
 
 lint: $(READY)            ## style and types
 	$(BIN)/ruff check .
