@@ -51,7 +51,7 @@ SIZES = {
     "full": Size({}, {"bc": _CLONE | {"batch_size": 1024, "steps": 2001}}, seeds=5, evaluations=100, eval_episodes=100),
 }
 POOLS: dict[str, dict[str, Any]] = {  # over the settings of the method that trains them
-    "smoke": {"iterations": 2, "num_envs": 4, "hidden": 8, "snapshots": 2},
+    "smoke": {"iterations": 2, "num_envs": 8, "minibatches": 2, "epochs": 1, "hidden": 8, "snapshots": 2},
     "cpu": {"iterations": 300},
     "full": {},
 }
