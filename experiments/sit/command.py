@@ -61,7 +61,9 @@ class Job:
 
 def table1(job: Job) -> Section:
     """Every method on every imbalanced dataset."""
-    done, tasks, lacking = [], {}, []
+    done: list[Run] = []
+    tasks: dict[str, str] = {}
+    lacking: list[str] = []
     for kind in runs.MAPS:
         for quality in runs.QUALITIES:
             here, absent = runs.tasks_of(kind, quality, job.scale)
