@@ -190,8 +190,8 @@ def replay_of(m: Method, fitted: Decomposed | tuple[()], dataset: Dataset) -> Re
 
 def view_of(m: Method, batch: Transition) -> View:
     """A batch [N * B, T, ...] as agent i's [N, B, T, ...], seen by the agent j whose trajectory each is."""
-    assert batch.agent is not None and batch.agent_reward is not None and batch.weight is not None
     agent = batch.agent
+    assert agent is not None and batch.agent_reward is not None and batch.weight is not None
 
     def own(x: Array) -> Array:
         return jnp.take_along_axis(x, agent.reshape(*agent.shape, *[1] * (x.ndim - 2)), 2)[:, :, 0]

@@ -309,6 +309,8 @@ def data_credit(
     for level in credit.by_level(found, np.asarray(whole.episodes.behaviour_level)):
         shares_of = f"{level['data']:.1%} of the trajectories, {level['drawn']:.1%} of the draws, priority {level['priority']:.4g}"
         console.print(f"type {level['type']:.0f}, behaviour level {level['level']:.0f}: {shares_of}", highlight=False)
+    for kind, few, count in credit.effective_draws(found):
+        console.print(f"type {kind}: draws fall on about {few:.0f} of {count:,} trajectories", highlight=False)
     console.print(f"R² of the team's reward: {found.r2:.3f}; on {int(found.held_out.sum())} held-out episodes {found.r2_held_out:.3f}")
     stem = out / f"{whole.slug}-credit"
     report.write_trajectories(found, whole.episodes, stem.with_name(f"{stem.name}.csv"))

@@ -35,6 +35,14 @@ def test_the_best_agent_is_told_with_its_uncertainty(found):
     assert [row.data for row in rows] == [pytest.approx(1 / 3)] * 3
 
 
+def test_draws_fall_on_few_trajectories(found):
+    # One trajectory with everything: 1; all of one type alike: their number.
+    ((kind, few, count),) = credit.effective_draws(found)
+    assert (kind, count) == (0, 600) and 1 <= few < 300
+    even = found._replace(probability=np.full((200, 3), [1 / 400, 1 / 400, 1 / 200]), types=(4, 4, 7))
+    assert credit.effective_draws(even) == [(4, pytest.approx(400), 400), (7, pytest.approx(200), 200)]
+
+
 def test_held_out_episodes_are_a_quarter_and_copies_stay_together(found):
     assert found.held_out.sum() == 50
     base = credit_episodes(8)[0]

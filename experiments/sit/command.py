@@ -61,8 +61,9 @@ class Job:
 
 def table1(job: Job) -> Section:
     """Every method on every imbalanced dataset."""
+    done: list[Run] = []
     tasks: dict[str, str] = {}
-    done, lacking = [], []
+    lacking: list[str] = []
     for kind in runs.MAPS:
         for quality in runs.QUALITIES:
             here, absent = runs.tasks_of(kind, quality, job.scale)
@@ -103,7 +104,9 @@ def credits(job: Job, tasks: Mapping[str, str], stem: str, kind: str = "attentio
         for level in credit.by_level(found, np.asarray(episodes.behaviour_level)):
             numbers = f"{level['data']:.1%} | {level['drawn']:.2%} | {level['priority']:.3f}"
             more.append(f"| {name} | {level['type']:.0f} | {level['level']:.0f} | {numbers} |")
-        fits.append(f"- {name}: {len(episodes.filled):,} episodes, R² {found.r2:.3f}, on held-out episodes {found.r2_held_out:.3f}")
+        few = ", ".join(f"{few:.0f} of {count:,} of type {kind}" for kind, few, count in credit.effective_draws(found))
+        fit = f"R² {found.r2:.3f}, on held-out episodes {found.r2_held_out:.3f}"
+        fits.append(f"- {name}: {len(episodes.filled):,} episodes, {fit}; draws fall on about {few} trajectories")
     about = [f"- {runtime.hardware()}; commit {runtime.git_commit()}; {job.at.fit}", f"- Command: `{job.command(stem)}`"]
     text = [f"# SIT: decomposition of the reward, {kind}", "", *lines, "", *more, "", *fits, *about]
     write_text(job.out / f"{stem}.md", "\n".join(text) + "\n")

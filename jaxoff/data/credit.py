@@ -200,3 +200,9 @@ def by_level(found: Verdict, levels: np.ndarray) -> list[dict[str, float]]:
             numbers |= {"priority": found.priority[:, members][mask].mean(), "own_reward": own[:, members][mask].mean()}
             rows.append({"type": found.types[members[0]], "level": level} | {name: float(x) for name, x in numbers.items()})
     return rows
+
+
+def effective_draws(found: Verdict) -> list[tuple[int, float, int]]:
+    """(type, about how many trajectories the draws fall on, 1 / sum p^2, how many there are) of each type."""
+    parts = [(found.types[members[0]], found.probability[:, members]) for members in members_of(found.types)]
+    return [(kind, float(1 / np.square(p, dtype=np.float64).sum()), p.size) for kind, p in parts]

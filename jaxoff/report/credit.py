@@ -64,7 +64,7 @@ def _shares(panel: Any, found: Verdict, names: Sequence[str]) -> None:
     place = np.arange(len(rows))
     panel.bar(place - 0.2, [row.data for row in rows], 0.4, color="#bbbbbb", label="of the data")
     panel.bar(place + 0.2, [row.drawn for row in rows], 0.4, color=[COLOURS[i % len(COLOURS)] for i in place])
-    panel.set(ylabel="share within the type: data (grey), draws", xticks=place, ylim=(0, 1))
+    panel.set(ylabel="share of draws (of data: grey)", xticks=place, ylim=(0, 1))
     panel.set_xticklabels([str(row.agent) for row in rows])
     panel.set_xlabel("agent")
 
