@@ -118,7 +118,11 @@ FORMS: dict[str, Form] = {
     ),
     "facmac-recurrent": Form(
         _spec(
-            "facmac", "mpe/spread/random", steps=3, data_episodes=4, config=_GRU | {"window": 5, "critic_hidden": 8, "embed": 16, "hyper": 4}
+            "facmac",
+            "mpe/spread/random",
+            steps=3,
+            data_episodes=4,
+            config=_GRU | {"window": 5, "critic_hidden": 8, "embed": 16, "hyper": 4},
         ),
         ((*_VALUES[0], lambda s: s.policy),),
         (lambda s: s.target_policy, lambda s: s.target_critic, lambda s: s.target_mixer),
