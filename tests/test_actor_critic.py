@@ -224,6 +224,19 @@ def test_one_observation_alone_gives_a_constant_by_its_own_statistics_and_not_by
     np.testing.assert_allclose(other, np.tanh(ref.mlp(net.net, net.norm.scale + net.norm.shift)), rtol=1e-3)
 
 
+def test_slow_policies_are_played_with_the_same_statistics():
+    agents, nets, no = Agents(SPEC, 5), nets_of(False), jnp.zeros((), bool)
+    made = learner_of(agents)
+    state = jax.eval_shape(made.init, jax.random.key(0))
+    ones = jnp.ones((N, WIDTH))
+    state = state._replace(policy=nets["policy"], target_policy=nets["target_policy"], stats=type(state.stats)(ones, 2 * ones))
+    seen = TimeStep(3 * ones, jnp.zeros(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.zeros((N, A)))
+    slow, fast = (jax.jit(lambda f=f: f(state).distribution((), seen)[1].mode())() for f in (made.target_policy, made.policy))
+    net, x = part(nets["target_policy"], 2), (3 - 1) / np.sqrt(2 + 1e-5) * np.ones(WIDTH)
+    np.testing.assert_allclose(slow[2], np.tanh(ref.mlp(net.net, net.norm.scale * x + net.norm.shift)), rtol=1e-4)
+    assert np.abs(slow - fast).max() > 1e-3
+
+
 def learner_of(agents: Agents, passes: tuple[str, ...] = ("obs",), **more: Any) -> Any:
     """A learner whose critic fits 0 and whose policy climbs Q_1, by plain gradient steps."""
     critic = lambda p, mine, key: (jnp.mean(jnp.square(agents.data_values(p, mine))), {})  # noqa: E731

@@ -260,7 +260,9 @@ def learner(
         state = State(policy, critic, slow_policy, slow_critic, stats, policy_state, critic_state, state.updates + 1)
         return state, Out({name: jnp.mean(value) for name, value in told.items()})
 
-    return Learner(init, update, policy or (lambda state: agents.policy(state.policy, state.stats)))
+    executed = policy or (lambda state: agents.policy(state.policy, state.stats))
+    # Statistics are of observations, so they serve the slow policies as well.
+    return Learner(init, update, executed, lambda state: executed(state._replace(policy=state.target_policy)))
 
 
 def stages(agents: Agents, made: Learner, steps: int) -> Learner | tuple[Stage, ...]:
