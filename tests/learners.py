@@ -109,9 +109,7 @@ FORMS: dict[str, Form] = {
         ((*_VALUES[0], lambda s: s.policy, lambda s: s.target_policy, lambda s: s.target_critic, lambda s: s.target_mixer),),
     ),
     "facmac-recurrent": Form(
-        _spec(
-            "facmac", "mpe/spread/random", steps=3, data_episodes=4, config=_GRU | {"window": 5, "critic_hidden": 8, "embed": 4, "hyper": 4}
-        ),
+        _spec("facmac", "mpe/spread/random", steps=3, data_episodes=4, config=_GRU | {"window": 5, "critic_hidden": 16, "embed": 16}),
         ((*_VALUES[0], lambda s: s.policy),),
         (lambda s: s.target_policy, lambda s: s.target_critic, lambda s: s.target_mixer),
     ),
