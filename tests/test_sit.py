@@ -453,19 +453,19 @@ def chain(ends: bool) -> tuple[EnvSpec, Episodes]:
 
 @functools.cache
 def chain_views(ends: bool, **switches: Any) -> tuple[sit.Method, sit.View, Any]:
-    """The method, a view of the chain, and random critics."""
+    """The method, a view of the chain, and fresh critics."""
     spec, data = chain(ends)
-    m = sit.method_of(sit.Config(**SIZES | {"decomposition": "none", "critic_hidden": 16} | switches, gamma=0.9), spec)
+    m = sit.method_of(sit.Config(**SIZES | {"decomposition": "none", "critic_hidden": 32} | switches, gamma=0.9), spec)
     table = jnp.asarray(data.reward[..., None])
     sampler, dataset = samplers.trajectories(4, (0,), jnp.zeros((4, 1)), table, 0 * table + 1), place(data, spec)
-    critic = random_like(jax.eval_shape(lambda d: sit.prepare(m, (), d, jax.random.key(0)).critic, dataset), 0)
-    return m, sit.view_of(m, sampler.gather(dataset, jnp.arange(4))), jax.tree.map(np.float32, critic)
+    critic = jax.jit(lambda d: sit.prepare(m, (), d, jax.random.key(0)).critic)(dataset)
+    return m, sit.view_of(m, sampler.gather(dataset, jnp.arange(4))), critic
 
 
 def test_values_of_a_chain():
     # T17. gamma .9: .81, .9, 1. Adam on the critic alone, its slow copy made every 10 steps.
     m, view, critic = chain_views(True)
-    optimiser = optax.adam(1e-2)
+    optimiser = optax.adam(5e-3)
 
     def step(carry: Any, number: Any) -> Any:
         critic, slow, opt = carry
@@ -476,7 +476,7 @@ def test_values_of_a_chain():
         slow = jax.tree.map(lambda new, old: jnp.where(number % 10 == 0, new, old), critic, slow)
         return (critic, slow, opt), None
 
-    train = lambda p: lax.scan(step, (p, p, optimiser.init(p)), jnp.arange(600))[0][0]  # noqa: E731
+    train = lambda p: lax.scan(step, (p, p, optimiser.init(p)), jnp.arange(800))[0][0]  # noqa: E731
     q = jax.jit(lambda p: sit.values(m, train(p), view))(critic)
     np.testing.assert_allclose(np.asarray(q)[0, 0], [0.81, 0.9, 1.0], atol=0.02)
 
