@@ -46,6 +46,8 @@ class Job:
         note = f"{NOTE}Updates of every method (of MADT in 100 epochs of 128 windows): {updates}."
         stems = []
         for metric, suffix in METRICS.items():
+            if not all(run.has(metric) for run in done):
+                continue
             paper = tables.read_paper(PAPER, name) if metric == "return_mean" else None
             titled = f"{title}, {tables.METRICS[metric]}"
             built = tables.build(done, tasks, None, metric, title=titled, paper=paper, note=note, standard_error=True)
