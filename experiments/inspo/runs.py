@@ -28,7 +28,11 @@ PAPER_COLUMNS = {
     "InSPO": Column("inspo"),
 }
 COLUMNS = PAPER_COLUMNS | {"QMIX": Column("qmix"), "MACQL": Column("cql"), "MABCQ": Column("bcq"), "ICQ": Column("icq")}
-ENTROPY = {"InSPO w/o entropy": Column("inspo", {"beta_start": 0.0})}
+ENTROPY = {
+    "InSPO w/o entropy": Column("inspo", {"beta_start": 0.0}),
+    "InSPO, alpha 1": Column("inspo", {"alpha": 1.0}),
+    "InSPO w/o entropy, alpha 1": Column("inspo", {"beta_start": 0.0, "alpha": 1.0}),
+}
 SEQUENTIAL = {
     "InSPO w/o SPO": Column("inspo", {"spo": "off_rho1"}),
     "InSPO, stale teammates": Column("inspo", {"spo": "off_stale"}),
