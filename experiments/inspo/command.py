@@ -163,8 +163,9 @@ def fig5(job: Job) -> Section:
             tables.write(built, job.out / f"{name}-{metric.replace('_', '-')}")
             stems.append(f"{name}-{metric.replace('_', '-')}")
     text = (
-        "(a) InSPO without the entropy term on imbalanced M-NE, whose local optimum is AA, with the alpha of the tables and with 1. (b) InSPO without teammate tracking on XOR (b), "
-        "which holds AB and BA; and with teammates as they were at the start of an iteration."
+        "(a) InSPO without the entropy term on imbalanced M-NE, whose local optimum is AA, with the alpha of the tables and with 1. "
+        "(b) InSPO without teammate tracking on XOR (b), which holds AB and BA; and with teammates as "
+        "they were at the start of an iteration."
     )
     return Section("InSPO Figure 5: ablations", text, stems)
 
