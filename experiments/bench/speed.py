@@ -46,24 +46,24 @@ class Case:
 
 
 CASES = {
-    "bc": Case("bc", "grid/bridge/mixed", {"hidden": 64}, 500),
+    "bc": Case("bc", "grid/bridge/mixed", {"hidden": 64}, 200),
     "bc (GRU)": Case("bc", "grid/bridge/optimal", {"hidden": 64, "recurrent": True, "window": -1, "batch_size": 32}, 20),
     "maddpg": Case("maddpg", "poly/twin_peaks/peak-s0.5", {"batch_size": 32}, 2000),
     "maddpg+pjap": Case("maddpg", "poly/twin_peaks/peak-s0.5", {"batch_size": 32}, 500, "pjap"),
-    "inspo": Case("inspo", "grid/bridge/mixed", {"hidden": 64, "window": 0, "batch_size": 256}, 100),
-    "alberdice": Case("alberdice", "grid/bridge/mixed", {"hidden": 64, "batch_size": 256, "window": 0}, 100),
-    "omiga": Case("omiga", "grid/bridge/mixed", {"hidden": 64, "batch_size": 256}, 200),
-    "cfcql": Case("cfcql", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 200),
-    "omar": Case("omar", "grid/bridge/mixed", {"hidden": 64, "critic_hidden": 64, "window": -1, "batch_size": 16}, 200),
+    "inspo": Case("inspo", "grid/bridge/mixed", {"hidden": 64, "window": 0, "batch_size": 256}, 30),
+    "alberdice": Case("alberdice", "grid/bridge/mixed", {"hidden": 64, "batch_size": 256, "window": 0}, 30),
+    "omiga": Case("omiga", "grid/bridge/mixed", {"hidden": 64, "batch_size": 256}, 40),
+    "cfcql": Case("cfcql", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
+    "omar": Case("omar", "grid/bridge/mixed", {"hidden": 64, "critic_hidden": 64, "window": -1, "batch_size": 16}, 40),
     "omar (continuous)": Case("omar", "mpe/spread/medium", {}, 20),
     "cql (continuous)": Case("cql", "mpe/spread/medium", {}, 20),
     "td3bc": Case("td3bc", "mpe/spread/medium", {}, 50),
-    "qmix": Case("qmix", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 200),
-    "cql": Case("cql", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 200),
-    "bcq": Case("bcq", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 200),
+    "qmix": Case("qmix", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
+    "cql": Case("cql", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
+    "bcq": Case("bcq", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
     "madt": Case("madt", "grid/bridge/mixed", {"batch_size": 256}, 20),
     "yanhui": Case("yanhui", "grid/bridge/mixed", {"batch_size": 512, "anchors": 256, "return_low": -10.0, "return_high": -1.0}, 10),
-    "icq": Case("icq", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 200),
+    "icq": Case("icq", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
 }
 
 
