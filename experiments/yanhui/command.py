@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from experiments.cells import Column
+from experiments.jobs import Column
 from experiments.yanhui import checks, figures, runs
 from jaxoff.files import write_text
 from jaxoff.report import figures as report_figures
