@@ -52,6 +52,7 @@ class Config:
     gamma: float = 0.99
     alpha: float = 0.2  # Eq. 7, temperature of the draws; 1e9 draws uniformly
     priority_max: float = 20.0  # priorities of a type are rescaled to [0, this]
+    priority_trim: float = 0.0  # share at either end that has no say in that range; ours
     beta: float = 0.1  # Eq. 10, temperature of the policy's weights
     eta: float = 1.0  # Eq. 9 and 10, weight eta / u
     u_floor: float = 1e-3  # least u; ours
@@ -184,7 +185,7 @@ def replay_of(m: Method, fitted: Decomposed | tuple[()], dataset: Dataset) -> Re
     weight = jnp.ones_like(team)
     if own and c.members > 1:
         weight = certainty_weights(credit.spread, valid, m.types, c.eta, c.u_floor, c.weight_max)
-    log_p = trajectory_log_probs(credit.priority, m.types, c.priority_max, c.alpha)
+    log_p = trajectory_log_probs(credit.priority, m.types, c.priority_max, c.alpha, c.priority_trim)
     return Replay(log_p, credit.reward if own else team, weight, effective_share(log_p, m.types))
 
 

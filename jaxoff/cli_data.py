@@ -260,6 +260,7 @@ def data_credit(
     lr: float = 1e-4,
     members: int = 5,
     held_out: float = 0.1,
+    trim: float = 0.0,
     one_type: bool = False,
     data_dir: Path | None = None,
     pools: Path | None = None,
@@ -276,6 +277,7 @@ def data_credit(
         lr: its learning rate.
         members: of the ensemble, whose differences are the uncertainty.
         held_out: share of the episodes that the fit does not see.
+        trim: share at either end of a type's priorities that has no say in the range that draws depend on.
         one_type: compare all agents with each other, not those of a type alone.
         data_dir: folder of public datasets, for a task with a source.
         pools: folder of policy pools, looked in before those that come with the library.
@@ -287,7 +289,7 @@ def data_credit(
     from jaxoff.report import credit as report
 
     whole = _dataset(task, _options(data_dir, pools, episodes, seed), data)
-    settings = credit.Settings(steps=steps, lr=lr, members=members, held_out=held_out)
+    settings = credit.Settings(steps=steps, lr=lr, members=members, held_out=held_out, priority_trim=trim)
     bar = Progress(f"credit {task}", unit="updates")
 
     def tell(done: int, total: int, metrics: dict[str, float]) -> None:

@@ -236,6 +236,17 @@ def test_probabilities_are_rescaled_by_type():
     np.testing.assert_allclose(credit.trajectory_log_probs(priority - 50, (0, 0, 1), 20.0, 0.2), log_p, rtol=1e-4)
 
 
+def test_a_far_trajectory_does_not_set_the_range_if_that_is_trimmed():
+    # Ours: 0 ... 100 and one of 10,000; without its ends, 1 ... 99 span the range, and what lies beyond stands at its end.
+    priority = jnp.append(jnp.arange(100.0), 1e4)[:, None]
+    share = lambda trim: jnp.exp(credit.trajectory_log_probs(priority, (0,), 20.0, 0.2, trim))[:, 0]  # noqa: E731
+    np.testing.assert_allclose(credit.rescaled(priority, 20.0, 0.0)[[0, -1], 0], [0, 20])
+    np.testing.assert_allclose(credit.rescaled(priority, 20.0, 0.01)[[0, 1, 50, 99, 100], 0], [0, 0, 10, 20, 20], rtol=1e-5)
+    assert share(0.0)[-1] > 0.999
+    next_to = np.exp(-20 / 98 / 0.2)  # two at the top, then each one this factor below
+    np.testing.assert_allclose(share(0.01)[99:], 1 / (2 + next_to / (1 - next_to)), rtol=1e-3)
+
+
 def test_a_unit_of_priority_is_a_factor_of_148():
     # T11. e^(1 / .2) = e^5 = 148.41; finite and of sum 1 in single precision; alpha = inf draws uniformly.
     priority = jnp.array([[0.0], [19.0], [20.0]])

@@ -39,6 +39,7 @@ class Settings:
     gamma: float = 0.99
     alpha: float = 0.2  # temperature of the draws that are told
     priority_max: float = 20.0
+    priority_trim: float = 0.0  # share at either end of a type's priorities that has no say in their range
     held_out: float = 0.1  # share of the episodes
 
 
@@ -77,6 +78,8 @@ def judge(
     for name, low in (("steps", 1), ("batch_size", 1), ("members", 1), ("hidden", 1)):
         if getattr(settings, name) < low:
             raise ValueError(f"credit: field '{name}': expected at least {low}, found {getattr(settings, name)}")
+    if not 0 <= settings.priority_trim < 0.5:
+        raise ValueError(f"credit: field 'priority_trim': expected a share in [0, 0.5), found {settings.priority_trim}")
     if not 0 <= settings.held_out < 1:
         raise ValueError(f"credit: field 'held_out': expected a share in [0, 1), found {settings.held_out}")
     model = Decomposition(spec, settings.members, settings.hidden, settings.kind)
@@ -89,7 +92,7 @@ def judge(
         np.asarray, jax.jit(lambda p, d: over_episodes(d, lambda batch: _judged(model, p, batch, settings.gamma)))(params, dataset)
     )
     reward, spread, priority, sums, errors = found
-    log_p = trajectory_log_probs(jnp.asarray(priority.mean(1)), types, settings.priority_max, settings.alpha)
+    log_p = trajectory_log_probs(jnp.asarray(priority.mean(1)), types, settings.priority_max, settings.alpha, settings.priority_trim)
     filled = np.asarray(episodes.filled, bool)[:, : dataset.max_length]
     real = np.asarray(episodes.reward, np.float64)[:, : dataset.max_length]
 

@@ -41,21 +41,27 @@ def episode_means(x: Array, valid: Array) -> Array:
     return jnp.sum(x * valid[..., None], 1) / jnp.maximum(jnp.sum(valid, 1), 1.0)[:, None]
 
 
-def rescaled(x: Array, top: Array | float) -> Array:
-    """x moved and stretched to [0, top]; all 0 where x does not vary."""
-    low, spread = jnp.min(x), jnp.max(x) - jnp.min(x)
-    return jnp.where(spread < 1e-8, 0.0, top * (x - low) / jnp.maximum(spread, 1e-8))
+def rescaled(x: Array, top: Array | float, trim: Array | float = 0.0) -> Array:
+    """x moved and stretched to [0, top]; all 0 where x does not vary.
+
+    trim: this share of the values at either end is moved to the ends of the range, so that a few far ones don't set it.
+    """
+    low, high = jnp.quantile(x, trim), jnp.quantile(x, 1.0 - trim)
+    spread = high - low
+    return jnp.where(spread < 1e-8, 0.0, top * (jnp.clip(x, low, high) - low) / jnp.maximum(spread, 1e-8))
 
 
-def trajectory_log_probs(priority: Array, types: Sequence[int], top: Array | float, alpha: Array | float) -> Array:
+def trajectory_log_probs(
+    priority: Array, types: Sequence[int], top: Array | float, alpha: Array | float, trim: Array | float = 0.0
+) -> Array:
     """log p of every trajectory among those of its type, Eq. 7: priority [E, N] -> [E, N].
 
-    exp adds up to 1 over all episodes and all agents of a type. Priorities of a type are first rescaled to [0, top];
-    alpha = inf is a uniform choice.
+    exp adds up to 1 over all episodes and all agents of a type. Priorities of a type are first rescaled to [0, top],
+    without the share `trim` at either end; alpha = inf is a uniform choice.
     """
     out = jnp.zeros_like(priority)
     for members in members_of(types):
-        own = rescaled(priority[:, members], top) / alpha
+        own = rescaled(priority[:, members], top, trim) / alpha
         out = out.at[:, members].set(jax.nn.log_softmax(own.reshape(-1)).reshape(own.shape))
     return out
 
