@@ -106,7 +106,7 @@ class Ready(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1)
-def _episodes(task: str) -> Episodes:
+def episodes_of(task: str) -> Episodes:
     """The data of a task; those of the last one are kept."""
     return registry.make_data(task)
 
@@ -118,7 +118,7 @@ def prepare(spec: TrainSpec, way: str, updates: int) -> Ready:
     env = registry.make_env(spec.task)
     mesh = mapping.run_mesh(job.num_runs, devices)
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    dataset = place(_episodes(spec.task), env.spec, sharding=sharding)
+    dataset = place(episodes_of(spec.task), env.spec, sharding=sharding)
     carried = mapping.to_devices((job.config, empty_state(job)), mesh)
     for index in range(len(job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))):
         program = Program(job, env, index, updates, mesh, mode, evaluates=False)
