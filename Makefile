@@ -47,12 +47,12 @@ sit-%: $(READY)           ## a part: sit-table1, sit-fig1f -fig3 -fig4a -fig4b -
 yanhui-%: $(READY)        ## a part: yanhui-table1, -table2, -fig1, -fig2; -claim: 3m with YANHUI, MADT, BC
 	$(BIN)/python -m experiments.yanhui $* --scale $(SCALE) --out $(RESULTS)/yanhui-$(SCALE)
 
-bench: $(READY)           ## updates/s of each learner by number of runs; writes experiments/bench/
+bench: $(READY)           ## updates/s of each learner, tokens/s of transformers, by number of runs; writes experiments/bench/
 	$(BIN)/python -m experiments.bench
 
-bench-omar: $(READY)      ## OMAR's rounds/s beside a PyTorch learner, which this installs; writes experiments/bench/omar.md
-	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
-	$(BIN)/python -m experiments.bench.omar
+bench-omar: $(READY)      ## OMAR's rounds/s beside a PyTorch learner; installs torch, or takes PEER_PYTHON=an interpreter that has it
+	test -n '$(PEER_PYTHON)' || $(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
+	$(BIN)/python -m experiments.bench.omar $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
 
 datasets: $(READY)        ## every dataset that has a recipe, and a table of what they hold; hours   (what is there is kept)
 	$(BIN)/python -m experiments.datasets --out $(RESULTS)/datasets

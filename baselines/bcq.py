@@ -1,4 +1,6 @@
-"""MABCQ: batch-constrained values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq. 12).
+"""MABCQ: batch-constrained values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq. 12), for discrete actions.
+
+Continuous actions: a VAE and a perturbation in the place of mu_i and the mask, in bcq_continuous.py.
 
 Behaviour models mu_i by likelihood -> behaviour_loss. Actions whose mu_i is above zeta times the largest
 one are kept -> keep_mask; double Q target over these, Q_tot = sum_i w_i(s) Q_i + b(s) -> td_target, loss.
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from baselines import bcq_continuous
 from jaxoff.data.dataset import Dataset
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
 from jaxoff.losses.td import one_step_target
@@ -29,9 +32,9 @@ from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Polic
 
 @struct.dataclass
 class Config:
-    """Settings, of Tian et al. (Table 11) where they print one."""
+    """Settings, of Tian et al. (Table 11) where they print one; the last group is for continuous actions."""
 
-    lr: float = 5e-4  # RMSprop, of agents and mixer
+    lr: float = 5e-4  # RMSprop, of agents and mixer; of the perturbation too
     lr_behaviour: float = 5e-4
     gamma: float = 0.99
     zeta: float = 0.3  # Eq. 12, least mu(a) / max mu of an action that may be chosen; 0: all, 1: argmax of mu
@@ -45,6 +48,12 @@ class Config:
     steps: int = struct.field(pytree_node=False, default=15000)
     batch_size: int = struct.field(pytree_node=False, default=32)
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps
+
+    perturbation: float = 0.05  # BCQ's Phi, as a share of the action bound
+    soft_min: float = 0.75  # BCQ's lambda: weight of the smaller twin, the rest on the larger
+    candidates: int = struct.field(pytree_node=False, default=10)  # decoded actions that are compared
+    vae_hidden: int = struct.field(pytree_node=False, default=64)
+    critic_hidden: int = struct.field(pytree_node=False, default=32)  # two layers; `hidden` is the perturbation's
 
 
 class Behaviour(NamedTuple):
@@ -176,9 +185,7 @@ def policy_of(m: Method, critic: Params, behaviour_policy: Params) -> Policy:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError for what this form can't do."""
-    if not spec.discrete:
-        raise ValueError(f"bcq on '{spec.name}': expected discrete actions, found continuous ones")
+    """The nets that a config asks for, for discrete actions. Raises ValueError for what this form can't do."""
     if config.recurrent and config.window == 0:
         raise ValueError("bcq: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
     actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
@@ -187,7 +194,9 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
-    """One learner, or two stages with `behaviour_steps` > 0. Discrete actions."""
+    """One learner, or two stages with `behaviour_steps` > 0."""
+    if not spec.discrete:
+        return bcq_continuous.make(config, spec)
     m = method_of(config, spec)
 
     def start(key: Key) -> State:

@@ -135,6 +135,11 @@ FORMS: dict[str, Form] = {
         ((lambda s: s.policy,), *_VALUES),
         (lambda s: s.behaviour_policy,),
     ),
+    "bcq-continuous": Form(
+        _spec("bcq", **_POLY, config=_MIX | {"critic_hidden": 8, "vae_hidden": 8, "candidates": 3}),
+        ((*_VALUES[0], lambda s: s.policy, lambda s: s.behaviour_policy),),
+        (lambda s: s.target_policy, lambda s: s.target_critic, lambda s: s.target_mixer, lambda s: s.latents),
+    ),
     "cql": Form(_spec("cql", "grid/bridge/optimal", steps=3, data_episodes=6, config=_MIX | {"batch_size": 4, "window": -1}), _VALUES),
     "icq": Form(_spec("icq", "matrix/xor/b", config=_MIX | {"critic_hidden": 8}), _ICQ, _ICQ_SLOW),
     "icq-recurrent": Form(

@@ -12,7 +12,7 @@ import pytest
 
 from baselines import bcq
 from jaxoff.nets.actors import UNAVAILABLE
-from jaxoff.types import EnvSpec, TimeStep
+from jaxoff.types import TimeStep
 from tests.reference import value_numpy as ref
 from tests.reference import value_toys as toys
 
@@ -224,5 +224,3 @@ def test_on_xor_c_the_threshold_decides(games):
 def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="bcq: field 'window': expected -1"):
         bcq.make(bcq.Config(recurrent=True, window=0), toys.SPEC)
-    with pytest.raises(ValueError, match="bcq on 'real': expected discrete actions"):
-        bcq.make(bcq.Config(), EnvSpec("real", 2, 1, 1, 1, False, 1))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
 from experiments.sit import command, runs
+from jaxoff import registry
 from jaxoff.report import tables
 from jaxoff.train.spec import resolve
 from tests.reference.credit_toy import credit_episodes
@@ -18,9 +20,24 @@ def test_every_job_is_made_of_known_fields(scale):
         for label, column in columns.items():
             config = resolve(runs.job(f"{maps[0]}/imbalanced-low", label, column, scale)).config
             assert config.window == -1 and config.steps >= 4, (kind, label)
-            assert getattr(config, "recurrent", True)
+            assert getattr(config, "recurrent", True) == (kind != "mamujoco" or label not in ("MABCQ", "MACQL")), (kind, label)
     sweep = resolve(runs.job("mpe/CN_3ls3l/imbalanced-low", "x", runs.Column("sit", grid={"alpha": runs.SWEEPS["alpha"]}), scale))
     assert sweep.num_runs == 4 * runs.SCALES[scale].sizes["mpe"].seeds
+
+
+def test_robots_have_every_column_of_the_paper_and_each_makes_a_learner():
+    scenario = runs.MAPS["mamujoco"][0]
+    task = f"{scenario}/imbalanced-low"
+    columns, printed = runs.columns_of(scenario), tables.read_paper(command.PAPER, "table1")
+    assert ["Behaviour", *columns] == [column for row, column in printed if row == f"{runs.label(scenario)} low"]
+    for scale in runs.SCALES:
+        for label, column in columns.items():
+            job = resolve(runs.job(task, label, column, scale))
+            stages = job.stages(jax.tree.map(lambda x: x[0], job.config), registry.make_spec(task))
+            assert stages[-1].steps == job.config.steps, (scale, label)
+    # the rate of Table 11, in batches of all agents
+    config = resolve(runs.job(task, "MACQL", columns["MACQL"], "full")).config
+    assert (float(config.lr[0]), float(config.cql[0]), config.batch_size, config.own_batches) == (pytest.approx(5e-4), 2.0, 32, False)
 
 
 def test_full_scale_is_tables_10_and_11():

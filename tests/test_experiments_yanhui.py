@@ -51,6 +51,29 @@ def test_paired_differences_and_areas():
     assert [check.holds for check in checks.robust(other, places, ["YANHUI", "MADT"])] == [False, False]
 
 
+def test_without_contrast_ties_with_madt_within_two_pooled_errors_and_is_below_yanhui():
+    spread = np.array([-2.0, -1, 0, 1, 2])  # variance 2.5: the pooled error of 5 and 5 is sqrt(.5 + .5) = 1
+    holds = lambda ours, ablated, madt: [  # noqa: E731
+        check.holds
+        for check in checks.without_contrast(
+            {("t", "YANHUI"): ours + spread, ("t", "no contrast"): ablated + spread, ("t", "MADT"): madt + spread}, "t", "3m"
+        )
+    ]
+    assert holds(15.0, 10.0, 11.9) == holds(15.0, 10.0, 8.1) == [True, True]
+    assert holds(15.0, 10.0, 12.1) == [False, True] and holds(10.0, 10.0, 11.0) == [True, False]
+
+
+def test_table_2_holds_the_ablation_against_madt(tmp_path, monkeypatch):
+    # A game in the place of battles; two columns of the ablations are enough.
+    monkeypatch.setattr(runs, "task_of", lambda name, percent, episodes: "matrix/xor/b")
+    monkeypatch.setattr(runs, "madt_updates", lambda task: 700)
+    monkeypatch.setattr(runs, "ABLATIONS", {name: runs.ABLATIONS[name] for name in ("YANHUI", "no contrast")})
+    (section,) = command.run_parts("table2", "smoke", tmp_path)
+    assert section.stems == ["table2", "table2-checks"]
+    text = (tmp_path / "table2-checks.md").read_text()
+    assert "| A4, 3m, p = 50 %: no contrast and MADT tie | difference " in text and "| A4, 3m, p = 50 %: no contrast below YANHUI |" in text
+
+
 def test_the_papers_numbers_stand_in_rows_that_the_tables_have():
     for name, columns in (("table1", runs.PAPER_COLUMNS), ("table2", runs.ABLATIONS)):
         paper = tables.read_paper(command.PAPER, name)

@@ -1,4 +1,4 @@
-"""`python -m experiments.bench [learner ...]`: see `experiments.bench.speed`."""
+"""`python -m experiments.bench [learner ...]`: see `experiments.bench.speed`; `tokens`: see `experiments.bench.tokens`."""
 
 from jaxoff import runtime
 
@@ -9,12 +9,17 @@ if __name__ == "__main__":
 
     import jax
 
-    from experiments.bench import speed
+    from experiments.bench import speed, tokens
 
     parser = argparse.ArgumentParser(prog="python -m experiments.bench", description="Updates/s of each learner by number of runs.")
-    parser.add_argument("learner", nargs="*", choices=[[], *speed.CASES], default=[], help="default: every one")
+    names = [*speed.CASES, "tokens"]
+    parser.add_argument("learner", nargs="*", choices=[[], *names], default=[], help="or tokens: of transformers; default: every one")
     parser.add_argument("--runs", nargs="*", type=int, help="numbers of runs to measure")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where speed.csv, .md, .png, .svg go")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where speed.csv, .md, .png, .svg and tokens.md go")
     chosen = parser.parse_args()
     counts = chosen.runs or (speed.RUNS if jax.default_backend() == "cpu" else speed.RUNS_ACCELERATOR)
-    print(*speed.run(chosen.out, chosen.learner or list(speed.CASES), counts), sep="\n")
+    wanted = chosen.learner or names
+    learners = [name for name in wanted if name != "tokens"]
+    made = speed.run(chosen.out, learners, counts) if learners else []
+    made += [tokens.run(chosen.out, chosen.runs or tokens.RUNS)] if "tokens" in wanted else []
+    print(*made, sep="\n")

@@ -1,29 +1,38 @@
-"""`python -m experiments.bench.omar`: rounds per second of OMAR beside a PyTorch learner, both on the same data, in one process.
+"""`python -m experiments.bench.omar`: rounds per second of OMAR beside a PyTorch learner, one after the other on the same data.
 
 Three agents, batches of 1024 for each, nets of 64, one million transitions, sampling included. Both use what threads they take by
-default. Ours is also measured over numbers of runs.
+default. Ours is also measured over numbers of runs. From the same weights, batch and random numbers both make the same step
+(tests/test_bench_omar.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import json
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from jaxoff import runtime
 
 TASK = "mpe/spread/medium"
+PEER = Path(__file__).with_name("omar_torch.py")
 
 
-def torch_rounds_per_s(rounds: int, repeats: int = 3) -> tuple[float, str]:
-    """The PyTorch learner's rounds per second, the fastest of some timings after a warm-up; and its version and threads."""
+def peer(python: str, rounds: int) -> dict[str, Any]:
+    """What the PyTorch learner tells of itself, run by an interpreter that has torch, on the data and with the weights of terms of ours.
+
+    Raises RuntimeError with the end of its errors where it fails.
+    """
     import numpy as np
-    import torch
 
-    from experiments.bench.omar_torch import Learner
-    from jaxoff import registry
+    from experiments.bench import speed
+    from jaxoff.train import TrainSpec
+    from jaxoff.train.spec import resolve
 
-    episodes = registry.make_data(TASK)
+    episodes, config = speed.episodes_of(TASK), resolve(TrainSpec("omar", TASK)).config
     flat = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])  # noqa: E731
     data = {
         "obs": flat(episodes.obs[:, :-1]),
@@ -32,28 +41,30 @@ def torch_rounds_per_s(rounds: int, repeats: int = 3) -> tuple[float, str]:
         "reward": flat(episodes.agent_reward),
         "terminated": flat(episodes.terminated),
     }
-    torch.manual_seed(0)
-    learner, best = Learner(data, cql=5.0, mimic=1.0), float("inf")
-    learner.round()
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        for _ in range(rounds):
-            learner.round()
-        best = min(best, time.perf_counter() - begin)
-    return rounds / best, f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "data.npz"
+        np.savez(file, **data)
+        weights = [f"--cql={float(config.cql[0])}", f"--mimic={float(config.mimic[0])}"]
+        done = subprocess.run([python, str(PEER), str(file), *weights, f"--rounds={rounds}"], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"peer-python {python}: expected an interpreter that has torch and numpy, found\n{done.stderr[-2000:]}")
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure and write omar.md."""
     parser = argparse.ArgumentParser(prog="python -m experiments.bench.omar", description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="of a timing")
     parser.add_argument("--runs", type=int, nargs="*", default=[1, 2, 4, 8], help="numbers of runs of ours")
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has torch; default: this one")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where omar.md goes")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     from experiments.bench import speed
     from jaxoff.files import write_text
 
-    theirs, about = torch_rounds_per_s(chosen.rounds)
+    told = peer(chosen.peer_python, chosen.rounds)
+    theirs, about = told["rounds_per_s"], told["about"]
     case = speed.Case("omar", TASK, {}, chosen.rounds)
     rows = [speed.measure("omar", case, way, count) for count in chosen.runs for way in speed.ways()]
     lines = [
@@ -61,7 +72,12 @@ def main() -> None:
         "",
         f"{runtime.hardware()}; {about}; commit {runtime.git_commit()}; command `make bench-omar`.",
     ]
-    lines += ["", *(__doc__ or "").split("\n\n", 1)[1].strip().split("\n"), "A round updates all three agents.", ""]
+    lines += [
+        "",
+        *(__doc__ or "").split("\n\n", 1)[1].strip().split("\n"),
+        f"A round updates all three agents. The data have {told['rows']:,} transitions.",
+        "",
+    ]
     lines += ["| learner | way | runs | rounds/s, all runs | against PyTorch | compile s |", "|---|---|---|---|---|---|"]
     lines.append(f"| PyTorch | one after the other | 1 | {theirs:.2f} | 1.0 | |")
     for row in rows:

@@ -2,12 +2,16 @@
 
 Particle games: for each agent in turn a batch of its own, twin critics with ten uniform actions in the conservative term, the
 softmax search (3 iterations of 10), inputs normalised by the batch, Adam with clipped gradients; slow nets after all agents.
-Torch is no dependency: `make bench-omar` installs it.
+Torch is no dependency, and this file needs nothing else of the project: `python omar_torch.py DATA.npz` times it with an
+interpreter that has torch, and prints what it found as JSON.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -88,11 +92,11 @@ def step(optimiser: Any, module: nn.Module, loss: Any) -> None:
     optimiser.step()
 
 
-def search(critics: Critics, obs: Any, size: int) -> tuple[Any, Any]:
-    """The best of the last iteration's samples, and its value."""
-    mean, spread = torch.zeros(len(obs), 1, size), torch.full((len(obs), 1, size), 2.0)
-    for _ in range(ITERATIONS):
-        actions = (mean + spread * torch.randn(len(obs), SAMPLES, size)).clamp(-1, 1)
+def search(critics: Critics, obs: Any, noise: Any) -> tuple[Any, Any]:
+    """The best of the last iteration's samples, and its value; noise [ITERATIONS, B, SAMPLES, A], normal."""
+    mean, spread = torch.zeros(len(obs), 1, noise.shape[-1]), torch.full((len(obs), 1, noise.shape[-1]), 2.0)
+    for drawn in noise:
+        actions = (mean + spread * drawn).clamp(-1, 1)
         q = critics.many(obs, actions, both=False)
         mean = (q.softmax(1)[..., None] * actions).sum(1, keepdim=True)
         spread = (actions - mean).square().mean(1, keepdim=True).sqrt()
@@ -100,26 +104,34 @@ def search(critics: Critics, obs: Any, size: int) -> tuple[Any, Any]:
     return actions[torch.arange(len(obs)), index], value
 
 
-def update(agent: Agent, batch: tuple[Any, ...], cql: float, mimic: float) -> None:
-    """Critics, then the actor."""
+def critic_loss(agent: Agent, batch: tuple[Any, ...], drawn: Any, cql: float) -> Any:
+    """Squared errors and the conservative term of both critics; drawn [B, SAMPLES, A], uniform in [-1, 1]."""
     obs, actions, reward, after, terminated = batch
-    size = actions.shape[-1]
     with torch.no_grad():
         target = reward + GAMMA * (1 - terminated) * torch.minimum(*agent.slow_critics(after, agent.slow_actor(after)))
-    values = agent.critics(obs, actions)
-    drawn = torch.rand(len(obs), SAMPLES, size) * 2 - 1
     held = agent.critics.many(obs, drawn, both=True)
-    loss = sum(
-        (q - target).square().mean() + cql * ((h + size * math.log(2)).logsumexp(1) - q).mean() for q, h in zip(values, held, strict=True)
-    )
-    step(agent.critic_opt, agent.critics, loss)
+    level = actions.shape[-1] * math.log(2)
+    pairs = zip(agent.critics(obs, actions), held, strict=True)
+    return sum((q - target).square().mean() + cql * ((h + level).logsumexp(1) - q).mean() for q, h in pairs)
+
+
+def actor_loss(agent: Agent, obs: Any, noise: Any, mimic: float) -> Any:
+    """Towards what the search found where that is better, and up the first critic."""
     own = agent.actor(obs)
     q = agent.critics.one(obs, own)
     with torch.no_grad():
-        found, value = search(agent.critics, obs, size)
+        found, value = search(agent.critics, obs, noise)
         wanted = torch.where((q >= value)[:, None], own, found)
-    actor_loss = mimic * (own - wanted).square().mean() - (1 - mimic) * q.mean() + PENALTY * own.square().mean()
-    step(agent.actor_opt, agent.actor, actor_loss)
+    return mimic * (own - wanted).square().mean() - (1 - mimic) * q.mean() + PENALTY * own.square().mean()
+
+
+def update(agent: Agent, batch: tuple[Any, ...], drawn: Any, noise: Any, cql: float, mimic: float) -> tuple[Any, Any]:
+    """Critics, then the actor by the new critics: both losses."""
+    of_critics = critic_loss(agent, batch, drawn, cql)
+    step(agent.critic_opt, agent.critics, of_critics)
+    of_actor = actor_loss(agent, batch[0], noise, mimic)
+    step(agent.actor_opt, agent.actor, of_actor)
+    return of_critics, of_actor
 
 
 class Learner:
@@ -139,6 +151,35 @@ class Learner:
         for agent, columns in zip(self.agents, self.data, strict=True):
             rows = torch.randint(len(self.terminated), (BATCH,))
             obs, actions, reward, after = (x[rows] for x in columns)
-            update(agent, (obs, actions, reward, after, self.terminated[rows]), self.cql, self.mimic)
+            drawn = torch.rand(BATCH, SAMPLES, actions.shape[-1]) * 2 - 1
+            noise = torch.randn(ITERATIONS, BATCH, SAMPLES, actions.shape[-1])
+            update(agent, (obs, actions, reward, after, self.terminated[rows]), drawn, noise, self.cql, self.mimic)
         for agent in self.agents:
             agent.follow()
+
+
+def main() -> None:
+    """Time rounds after a warm-up."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("data", help=".npz of obs, next_obs [M, N, O], actions [M, N, A], reward [M, N], terminated [M]")
+    parser.add_argument("--cql", type=float, required=True, help="weight of the conservative term")
+    parser.add_argument("--mimic", type=float, required=True, help="weight of the search")
+    parser.add_argument("--rounds", type=int, default=30, help="of a timing")
+    parser.add_argument("--repeats", type=int, default=3, help="timings, of which the fastest counts")
+    chosen = parser.parse_args()
+    torch.manual_seed(0)
+    with np.load(chosen.data) as arrays:
+        learner = Learner(dict(arrays), chosen.cql, chosen.mimic)
+    learner.round()
+    best = float("inf")
+    for _ in range(chosen.repeats):
+        begin = time.perf_counter()
+        for _ in range(chosen.rounds):
+            learner.round()
+        best = min(best, time.perf_counter() - begin)
+    about = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    print(json.dumps({"rounds_per_s": chosen.rounds / best, "about": about, "rows": len(learner.terminated)}))
+
+
+if __name__ == "__main__":
+    main()

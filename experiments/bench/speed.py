@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import track
 
@@ -26,7 +28,8 @@ from jaxoff.files import write_text
 from jaxoff.train import TrainSpec, mapping
 from jaxoff.train.program import Program
 from jaxoff.train.restore import empty_state
-from jaxoff.train.spec import resolve
+from jaxoff.train.spec import Job, resolve
+from jaxoff.types import Env, Episodes
 
 RUNS = (1, 4, 16)
 RUNS_ACCELERATOR = (*RUNS, 64, 128, 256, 512, 1024)
@@ -90,32 +93,65 @@ def ways() -> dict[str, tuple[list[Any], str]]:
     return found
 
 
+class Ready(NamedTuple):
+    """A job whose runs are about to train: what to compile and what to call it with. `carried` is given up to the first chunk."""
+
+    job: Job
+    env: Env
+    mesh: Mesh
+    mode: str
+    dataset: Any
+    program: Program  # of the last stage
+    carried: Any
+
+
+@functools.lru_cache(maxsize=1)
+def episodes_of(task: str) -> Episodes:
+    """The data of a task; those of the last one are kept."""
+    return registry.make_data(task)
+
+
+def prepare(spec: TrainSpec, way: str, updates: int) -> Ready:
+    """The runs of a job, on the devices of a way, at the start of its last stage; `updates` of a chunk."""
+    devices, mode = ways()[way]
+    job = resolve(spec)
+    env = registry.make_env(spec.task)
+    mesh = mapping.run_mesh(job.num_runs, devices)
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    dataset = place(episodes_of(spec.task), env.spec, sharding=sharding)
+    carried = mapping.to_devices((job.config, empty_state(job)), mesh)
+    for index in range(len(job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))):
+        program = Program(job, env, index, updates, mesh, mode, evaluates=False)
+        carried = program.prepare(carried, dataset)
+    return Ready(job, env, mesh, mode, dataset, program, carried)
+
+
+def compiled(function: Any, carried: Any, dataset: Any) -> tuple[Any, float]:
+    """A function of a program, compiled, and how long that took."""
+    begin = time.perf_counter()
+    return function.lower(carried, dataset).compile(), time.perf_counter() - begin
+
+
+def fastest(call: Callable[[Any], Any], carried: Any) -> tuple[Any, float]:
+    """What the last of some calls of carried -> carried gave, and the seconds of the fastest; the first is a warm-up, and not counted."""
+    seconds = []
+    for _ in range(REPEATS + 1):
+        begin = time.perf_counter()
+        carried = jax.block_until_ready(call(carried))
+        seconds.append(time.perf_counter() - begin)
+    return carried, min(seconds[1:])
+
+
 def measure(name: str, case: Case, way: str, runs: int) -> Row:
     """Compile and time one case."""
-    devices, mode = ways()[way]
-    job = resolve(TrainSpec(case.method, case.task, seeds=tuple(range(runs)), config=case.config, sampler=case.sampler))
-    env = registry.make_env(case.task)
-    mesh = mapping.run_mesh(runs, devices)
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    dataset = place(registry.make_data(case.task), env.spec, sharding=sharding)
-    carried = mapping.to_devices((job.config, empty_state(job)), mesh)
-    last = len(job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)) - 1
-    for index in range(last + 1):
-        program = Program(job, env, index, case.updates, mesh, mode, evaluates=False)
-        carried = program.prepare(carried, dataset)
-    begin = time.perf_counter()
-    compiled = program.chunk.lower(carried, dataset).compile()
-    compile_s = time.perf_counter() - begin
-    best = float("inf")
-    for _ in range(REPEATS + 1):  # the first is a warm-up, and never the fastest
-        begin = time.perf_counter()
-        carried, _ = jax.block_until_ready(compiled(carried, dataset))
-        best = min(best, time.perf_counter() - begin)
-    memory = compiled.memory_analysis()
+    ready = prepare(TrainSpec(case.method, case.task, tuple(range(runs)), case.config, sampler=case.sampler), way, case.updates)
+    chunk, compile_s = compiled(ready.program.chunk, ready.carried, ready.dataset)
+    carried, best = fastest(lambda carried: chunk(carried, ready.dataset)[0], ready.carried)
+    memory = chunk.memory_analysis()
     planned = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
-    made = mapping.padded(runs, mesh)
+    made = mapping.padded(runs, ready.mesh)
     if name not in _FLOPS:
-        _FLOPS[name] = _count_flops(job, env, last, dataset, carried)
+        _FLOPS[name] = _count_flops(ready.job, ready.env, ready.program.index, ready.dataset, carried)
     return Row(name, case.task, way, runs, made * case.updates / best, compile_s, planned / 1e6, _FLOPS[name])
 
 

@@ -63,6 +63,17 @@ def kept(values: Values, clean: str, mixed: str, name: str) -> Check:
     return Check(f"A2, {name}: YANHUI keeps 80 %", f"{100 * share:.0f} %", bool(share >= 0.8))
 
 
+def without_contrast(values: Values, task: str, name: str) -> list[Check]:
+    """A4, half of the data poor: YANHUI without contrast is within two pooled standard errors of MADT, and below YANHUI."""
+    ours, ablated, theirs = (values[task, column] for column in ("YANHUI", "no contrast", "MADT"))
+    gap, most = abs(ablated.mean() - theirs.mean()), 2 * pooled_error(ablated, theirs)
+    below = f"no contrast {ablated.mean():.2f}, YANHUI {ours.mean():.2f}"
+    return [
+        Check(f"A4, {name}: no contrast and MADT tie", f"difference {gap:.2f}, allowed {most:.2f}", bool(gap <= most)),
+        Check(f"A4, {name}: no contrast below YANHUI", below, bool(ablated.mean() < ours.mean())),
+    ]
+
+
 def area(values: Values, tasks: Mapping[int, str], column: str, most: int = 90) -> float:
     """Mean return over the percentage of poor data, up to `most`, by the trapezoidal rule."""
     x = np.array([percent for percent in tasks if percent <= most], float)

@@ -102,6 +102,7 @@ def table2(job: Job) -> Section:
     stems = job.table("table2", "YANHUI Table 2: ablations", done, tasks)
     found = checks.values_of(done)
     listed = [checks.above(found, task, label, other) for task, label in tasks.items() for other in runs.ABLATIONS if other != "YANHUI"]
+    listed += [check for task, label in tasks.items() for check in checks.without_contrast(found, task, label)]
     return Section("YANHUI Table 2", "", [*stems, write_checks(job, "table2-checks", listed, done)])
 
 
