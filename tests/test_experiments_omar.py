@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.jobs import Column
-from experiments.omar import command, references, runs
+from experiments.omar import command, gains, references, runs
+from experiments.omar.gains import Gain
 from jaxoff import registry
 from jaxoff.report import tables
 from jaxoff.train.spec import resolve
@@ -71,3 +72,57 @@ def test_printed_numbers_have_the_means_that_are_printed_with_them():
     for name, mean in (("MA-ICQ", 46.7), ("MA-TD3+BC", 48.5), ("MA-CQL", 43.5), ("OMAR", 59.2)):
         cells = [float(paper[label, name].split(" ")[0]) for label in runs.MPE.values()]
         assert np.mean(cells) == pytest.approx(mean, abs=0.06), name
+
+
+# --------------------------------------------------------------------------------- online, and the control
+
+
+def test_gains_by_hand(tmp_path):
+    # (3 - 2) / 2 = 50 %; (-1 + 2) / |-2| = 50 %; nothing over 0
+    up, loss, none = (
+        Gain("a", name, np.array(x), np.array(y)) for name, x, y in (("x", [2.0, 4.0], [2.0]), ("y", [-1.0], [-2.0]), ("z", [1.0], [0.0]))
+    )
+    assert (up.percent, up.interval, loss.percent) == (50.0, (0.0, 100.0), 50.0) and np.isnan(none.percent)
+    assert "50.0 % [0.0, 100.0]<br>3 against 2" in gains.text(up) and gains.text(none) == "— (1 against 0)" and gains.text(None) == "—"
+    lost = up._replace(ours=np.array([np.nan, 4.0]))
+    assert lost.percent == 100.0 and np.isnan(up._replace(theirs=np.array([np.nan])).percent)
+    found = [up, up._replace(row="b", theirs=np.array([1.5])), none]
+    assert gains.average(found, "x") == 75.0
+    gains.write(found, tmp_path / "found", "Title", ["- Command: `c`"])
+    text = (tmp_path / "found.md").read_text()
+    assert "| | x | z |" in text and "| average | 75.0 % | — |" in text
+    assert (tmp_path / "found.csv").read_text().splitlines()[1] == "a,x,50,0,100,2 4,2"
+    assert len(gains.bars(found, tmp_path / "found")) == 2
+
+
+def test_online_jobs_differ_by_the_actors_objective_only_and_have_no_conservative_term():
+    for scale in ("smoke", "cpu", "full"):
+        base, ours = (resolve(spec) for spec in runs.online_specs(["mpe/spread/medium-replay"], runs.ONLINE, scale))
+        assert base.acts and ours.acts and (base.spec.method, ours.spec.method) == ("cql", "omar")
+        for name in ("cql", "centralised", "gamma", "lr", "critic_lr", "polyak", "hidden", "batch_size", "steps", "action_penalty"):
+            one, other = (np.unique(getattr(job.config, name)).tolist() for job in (base, ours))
+            assert one == other, name
+        assert not np.any(base.config.cql) and base.config.centralised
+    assert (base.config.steps, base.config.batch_size) == (10_000, 3072)
+
+
+def test_the_comparison_of_online_and_offline_is_told_and_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "TWO_BY_TWO", {"mpe/spread-n1/random": 1})
+    for side, names in (("OFFLINE", ("MA-CQL", "OMAR")), ("ONLINE", ("MATD3", "MATD3+OMAR"))):  # one program each, to save compiling
+        monkeypatch.setattr(runs, side, {name: Column("td3bc", {"alpha": alpha}) for name, alpha in zip(names, (1.0, 2.0), strict=True)})
+    (section,) = command.run_parts("online", "smoke", tmp_path)
+    text = (tmp_path / "online-gains.md").read_text()
+    assert text.count("| offline | ") == text.count("| online | ") == 1 and "| | n = 1 |" in text
+    assert all(any((tmp_path / f"{stem}.{kind}").is_file() for kind in ("md", "svg")) for stem in section.stems)
+    assert "MATD3+OMAR" in (tmp_path / "online.md").read_text()
+
+
+def test_the_control_pays_own_landmarks_and_tells_the_trend(tmp_path, monkeypatch):
+    for task, n in runs.CONTROL.items():
+        spec = registry.make_spec(task)
+        assert spec.num_agents == n and spec.name.endswith("-own") == (n > 1)
+    monkeypatch.setattr(runs, "CONTROL", {"mpe/spread-n1/random": 1, "mpe/spread-n2-own/random": 2})
+    monkeypatch.setattr(runs, "PAIR", {name: runs.PAIR[name] for name in ("MA-CQL", "OMAR")})
+    command.run_parts("control", "smoke", tmp_path)
+    text = (tmp_path / "control.md").read_text()
+    assert "| n = 2 | " in text and "Spearman correlation" in text and (tmp_path / "control-figure.svg").is_file()

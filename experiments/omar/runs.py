@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,21 @@ SPREAD = {task: label for task, label in MPE.items() if task in ("mpe/spread/ran
 COUNTS = (1, 2, 3, 4, 5)
 AGENTS = {f"mpe/{'spread' if n == 3 else f'spread-n{n}'}/medium-replay": n for n in COUNTS}
 LINE = "mpe/spread-n2-1d/medium-replay"
+# Each agent has a landmark of its own and is paid for that alone; one agent is the same task either way.
+CONTROL = {f"mpe/spread{f'-n{n}' * (n != 3)}{'-own' * (n > 1)}/medium-replay": n for n in COUNTS}
+
+# Online and offline. MATD3 is the learner below MA-CQL with values of the state and all actions and without a conservative term.
+TWO_BY_TWO = {task: n for task, n in AGENTS.items() if n in (1, 3)}
+OFFLINE = {name: COLUMNS[name] for name in ("MA-CQL", "OMAR")}
+_MATD3 = {"cql": 0.0, "centralised": True}
+ONLINE = {"MATD3": Column("cql", _MATD3), "MATD3+OMAR": Column("omar", _MATD3)}
+# As the authors' learner that made their data: a round of gradient steps for 100 joint steps, noise .1, a buffer of a million.
+COLLECT: dict[str, dict[str, Any]] = {
+    "smoke": {"num_envs": 4, "collect": 5, "warmup": 80, "capacity": 400},
+    "cpu": {"num_envs": 20, "collect": 5, "warmup": 1024, "capacity": 100_000},
+    "full": {"num_envs": 20, "collect": 5, "warmup": 1024, "capacity": 1_000_000},
+}
+ROUNDS = 10_000  # online, at full scale: the million steps of the authors' learner
 
 # `full`: settings of `baselines/settings.toml`, which are the released code's. `cpu`: a quarter of each agent's batch, fewer
 # rounds, 3 seeds, 3,900 episodes of each dataset. Cloning has the same net and batch at both.
@@ -90,8 +106,16 @@ def specs(tasks: Sequence[str], columns: Mapping[str, Column], scale: str) -> li
         for label, column in columns.items():
             chosen = {"batch_size": batch} if batch and column.method != "bc" else {}
             spec = size.spec(task, label, column, chosen)
-            found.append(TrainSpec(**{**vars(spec), "sampled": False}))
+            found.append(dataclasses.replace(spec, sampled=False))
     return found
+
+
+def online_specs(tasks: Sequence[str], columns: Mapping[str, Column], scale: str) -> list[TrainSpec]:
+    """The same jobs without data: the learners act. The quality in a task's name chooses settings only."""
+    found = specs(tasks, columns, scale)
+    steps = {} if "steps" in SIZES[scale].every else {"steps": ROUNDS}
+    acting: dict[str, Any] = {"sampler": "online", "sampler_config": COLLECT[scale], "data_episodes": None}
+    return [dataclasses.replace(spec, config={**spec.config, **steps}, **acting) for spec in found]
 
 
 def run_all(tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path, data: Data) -> list[Run]:
