@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from experiments.jobs import Column
-from experiments.omar import command, gains, references, runs
+from experiments.omar import command, gains, references, runs, sources
 from experiments.omar.gains import Gain
 from jaxoff import registry
+from jaxoff.data.dataset import place
 from jaxoff.report import tables
 from jaxoff.train.spec import resolve
 
@@ -126,3 +129,92 @@ def test_the_control_pays_own_landmarks_and_tells_the_trend(tmp_path, monkeypatc
     command.run_parts("control", "smoke", tmp_path)
     text = (tmp_path / "control.md").read_text()
     assert "| n = 2 | " in text and "Spearman correlation" in text and (tmp_path / "control-figure.svg").is_file()
+
+
+# ------------------------------------------------------------------------------- robots, mazes, battles
+
+
+@pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
+def test_jobs_of_robots_mazes_and_battles_are_made_of_known_fields(scale):
+    kinds = [(runs.ROBOTS, runs.COLUMNS | runs.LOG_DENSITY, runs.ROBOT_SIZES), (runs.MAZES, runs.MAZE_COLUMNS | runs.TAUS, runs.MAZE_SIZES)]
+    found = [spec for rows, columns, sizes in kinds for spec in sources.specs(rows, columns, sizes[scale], None)]
+    assert {spec.task for spec in found} == {runs.ROBOTS[0].own, *(row.own for row in runs.MAZES)}  # those that need no policies
+    found += [runs.BATTLE_SIZES[scale].spec(f"{name}/{runs.QUALITY}", "x", c) for name in runs.MAPS[scale] for c in runs.BATTLES.values()]
+    for spec in found:
+        config = resolve(spec).config
+        assert not spec.sampled and config.steps >= 4
+        if scale == "full" and spec.method != "bc" and not spec.task.startswith("smax"):
+            assert (config.hidden, config.steps, config.batch_size) == (256, 100_001, 512 if "cheetah" in spec.task else 256)
+    if scale == "full":
+        (omar,) = (resolve(spec).config for spec in found if spec.variant == "OMAR" and "cheetah" in spec.task)
+        shape = omar.search, omar.search_iterations, omar.search_samples, omar.search_elites, omar.samples, omar.num_samples
+        assert shape == ("cem", 2, 20, 5, "policy", 10) and omar.plain_density and omar.truncated_ends
+
+
+def test_battles_compare_learners_that_differ_by_the_regression_only():
+    base, ours = (
+        resolve(runs.BATTLE_SIZES["full"].spec("smax/2s3z/medium-replay", name, runs.BATTLES[name])).config for name in ("MA-CQL", "OMAR")
+    )
+    differ = [name for name in registry.fields(type(ours)) if np.any(np.asarray(getattr(base, name)) != np.asarray(getattr(ours, name)))]
+    assert differ == ["mimic"] and not np.any(base.mimic) and ours.recurrent
+
+
+def test_published_data_come_first_with_our_settings_and_a_part_for_each_seed(tmp_path):
+    rng = np.random.default_rng(0)
+    for part in (0, 1):
+        folder = tmp_path / "HalfCheetah-v2" / "medium" / f"seed_{part}_data"
+        folder.mkdir(parents=True)
+        state = rng.normal(size=(1001, 17)) + part
+        for i in range(2):
+            obs = rng.normal(size=(1001, 6))
+            arrays = {"obs": obs[:-1], "next_obs": obs[1:], "acs": rng.uniform(-1, 1, (1000, 3)), "rews": np.ones(1000)}
+            arrays |= {"dones": np.arange(1000) == 999, "states": state[:-1], "next_states": state[1:]}
+            for name, value in arrays.items():
+                np.save(folder / f"{name}_{i}.npy", value)
+    (medium,) = (row for row in runs.ROBOTS if row.label == "medium")
+    assert sources.found(medium, None) is None and sources.found(medium, str(tmp_path)) == "omar:mamujoco/2halfcheetah/Medium"
+    size = dataclasses.replace(runs.ROBOT_SIZES["cpu"], seeds=2, data_episodes=None)
+    specs = sources.specs([medium], {"OMAR": runs.COLUMNS["OMAR"]}, size, str(tmp_path))
+    assert [(spec.data_seed, spec.seeds) for spec in specs] == [(0, (0,)), (1, (1,))]
+    config = resolve(specs[1]).config
+    assert (config.search, config.hidden, config.batch_size, float(config.mimic[0])) == ("cem", 64, 512, pytest.approx(0.7))
+    data = sources.Data(runs.ROBOTS)
+    with pytest.warns(UserWarning, match="published statistics"):
+        first, second = (data(spec) for spec in specs)
+    spec = registry.make_spec(medium.own)
+    assert first.state.shape == (1, 1001, 17) and place(second, spec).rows
+    assert np.mean(second.state) - np.mean(first.state) > 0.5 and data.returns(specs[0]).tolist() == [1000.0]
+    three = sources.specs([medium], {"OMAR": runs.COLUMNS["OMAR"]}, dataclasses.replace(size, seeds=3), str(tmp_path))
+    assert [(spec.data_seed, spec.seeds) for spec in three] == [(0, (0, 1, 2))]  # there is no third part
+
+
+def test_mazes_have_scores_returns_the_printed_numbers_and_a_sweep(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "MAZES", runs.MAZES[:1])
+    monkeypatch.setattr(runs, "MAZE_COLUMNS", {"TD3+BC": Column("td3bc")})
+    monkeypatch.setattr(runs, "TAUS", {"OMAR": Column("td3bc", grid={"alpha": (1.0, 2.0)})})
+    (section,) = command.run_parts("maze", "smoke", tmp_path)
+    text = (tmp_path / "maze.md").read_text()
+    assert "| task | data | TD3+BC |" in text and "paper 41.1 ± 4.9" in text and "our own recipes, 4 episodes: umaze" in text
+    assert "OMAR (alpha=1)" in (tmp_path / "maze-tau.md").read_text()
+    assert {"maze", "maze-return", "maze-tau"} <= set(section.stems)
+
+
+@pytest.mark.parametrize("world", ["particles", pytest.param("robots", marks=pytest.mark.slow)])
+def test_robots_are_told_what_is_not_run(tmp_path, monkeypatch, world):
+    if world == "particles":  # in the place of the robot, which takes long to compile
+        monkeypatch.setattr(runs, "ROBOTS", (runs.ROBOTS[0]._replace(own="mpe/spread/random"), *runs.ROBOTS[1:]))
+    monkeypatch.setattr(runs, "COLUMNS", {"MA-TD3+BC": Column("td3bc", {"batch_size": 6})})
+    monkeypatch.setattr(runs, "LOG_DENSITY", {})
+    command.run_parts("mujoco", "smoke", tmp_path)
+    text = (tmp_path / "mujoco.md").read_text()
+    assert "paper 7.4 ± 0.0" in text and "come with the library: medium-replay, medium, expert." in text
+
+
+def test_battles_have_win_rates_and_gains(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "BATTLES", {name: runs.BATTLES[name] for name in ("MA-CQL", "OMAR")})  # one program
+    monkeypatch.setattr(runs, "MAPS", {"smoke": ("smax/3m", "smax-x/1c3s5z")})
+    (section,) = command.run_parts("smac", "smoke", tmp_path)
+    text = (tmp_path / "smac-gains.md").read_text()
+    assert "| | OMAR over MA-CQL |" in text and "on average 76.7 % over MA-CQL" in text and "with the library: 1c3s5z." in text
+    assert "win rate" in (tmp_path / "smac-win-rate.md").read_text().lower() and (tmp_path / "smac-curves.svg").is_file()
+    assert section.stems[0] == "smac-gains"

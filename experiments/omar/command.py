@@ -1,6 +1,6 @@
 """The command `python -m experiments.omar [PART] --scale smoke|cpu|full --out results/omar`.
 
-Parts: landscape, motivation, agents, control, online, mpe (together: all); spread (a part of mpe); references
+Parts: landscape, motivation, agents, control, online, mpe, mujoco, smac, maze (together: all); spread (a part of mpe); references
 (the returns that scores are measured by).
 """
 
@@ -15,7 +15,7 @@ from scipy import stats
 
 from baselines import omar
 from experiments.jobs import Column
-from experiments.omar import figures, landscape, online, references, runs
+from experiments.omar import battles, figures, landscape, online, references, runs, scores
 from experiments.omar.job import PAPER, Job, rescaled, with_data
 from jaxoff import registry
 from jaxoff.eval import statistics
@@ -153,6 +153,9 @@ PARTS: dict[str, Callable[[Job], Section]] = {
     "control": control,
     "online": online.part,
     "mpe": mpe,
+    "mujoco": scores.robots,
+    "smac": battles.part,
+    "maze": scores.mazes,
 }
 
 ALONE: dict[str, Callable[[Job], Section]] = {"spread": spread, "references": measure_references}  # no part of "all"

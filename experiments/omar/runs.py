@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments import jobs
 from experiments.jobs import Column, Size
+from experiments.omar.sources import Row
 from jaxoff import registry
 from jaxoff.data import pools, recipes
 from jaxoff.report.load import Run
@@ -55,6 +56,22 @@ COLLECT: dict[str, dict[str, Any]] = {
 }
 ROUNDS = 10_000  # online, at full scale: the million steps of the authors' learner
 
+# Robots and mazes: the released density of policy samples, and the logarithm that belongs there.
+LOG_DENSITY = {f"{name}, log density": Column(method, {"plain_density": False}) for name, method in (("MA-CQL", "cql"), ("OMAR", "omar"))}
+ROBOTS = tuple(Row(q, f"mamujoco/halfcheetah-2x3/{q}", f"omar:mamujoco/2halfcheetah/{q.title()}") for q in QUALITIES)
+MAZES = tuple(Row(maze, f"maze/{maze}/waypoint", f"d4rl:maze2d/{maze}/v1") for maze in ("umaze", "medium", "large"))
+MAZE_COLUMNS = {name.removeprefix("MA-"): column for name, column in COLUMNS.items()}  # one agent
+TAUS = {"OMAR": Column("omar", grid={"mimic": (0.3, 0.5, 0.7, 0.9, 1.0)})}
+
+# Battles. The paper's base is not released. MA-CQL is here the very learner of OMAR without the regression; MACQL is SIT's.
+BATTLES = {"MACQL": Column("cql"), "MA-CQL": Column("omar", {"mimic": 0.0}), "OMAR": Column("omar")}
+QUALITY = "medium-replay"  # as the paper's, data of the training of the behaviour policies
+MAPS = {
+    "smoke": ("smax/3m",),
+    "cpu": ("smax/3m", "smax/2s3z"),
+    "full": ("smax/3m", "smax/2s3z", "smax/3s5z", "smax-x/1c3s5z", "smax/3s_vs_5z", "smax/5m_vs_6m", "smax/8m"),
+}
+
 # `full`: settings of `baselines/settings.toml`, which are the released code's. `cpu`: a quarter of each agent's batch, fewer
 # rounds, 3 seeds, 3,900 episodes of each dataset. Cloning has the same net and batch at both.
 _SMOKE = {"steps": 4, "batch_size": 60, "hidden": 8, "critic_hidden": 8}
@@ -65,6 +82,24 @@ SIZES = {
     ),
     "cpu": Size({"steps": 1000, "batch_size": 768}, {"bc": _CLONE}, seeds=3, evaluations=10, eval_episodes=100, data_episodes=3900),
     "full": Size({}, {"bc": _CLONE | {"batch_size": 1024, "steps": 2001}}, seeds=5, evaluations=100, eval_episodes=100),
+}
+_FAST = {"steps": 4, "batch_size": 16, "hidden": 8, "critic_hidden": 8}
+_BODY = {"hidden": 256, "lr": 3e-4, "steps": 100_001}  # cloning with the nets and steps of the others
+ROBOT_SIZES = {
+    "smoke": Size(_FAST, seeds=1, evaluations=1, eval_episodes=1, data_episodes=1),
+    "cpu": Size({"steps": 3000, "hidden": 64}, seeds=3, evaluations=3, eval_episodes=8, data_episodes=50),
+    "full": Size({}, {"bc": _BODY | {"batch_size": 512}}, evaluations=20, eval_episodes=100),
+}
+MAZE_SIZES = {
+    "smoke": Size(_FAST, seeds=1, evaluations=1, eval_episodes=2, data_episodes=4),
+    "cpu": Size({"steps": 3000, "hidden": 64}, {"bc": _CLONE}, seeds=3, evaluations=5, eval_episodes=50, data_episodes=500),
+    "full": Size({}, {"bc": _BODY}, evaluations=20, eval_episodes=100),
+}
+_BATTLE: dict[str, Any] = {"window": -1, "hidden": 64, "batch_size": 32}
+BATTLE_SIZES = {
+    "smoke": Size(_FAST | {"embed": 4, "batch_size": 4}, seeds=2, evaluations=1, eval_episodes=2, data_episodes=16, sampled=False),
+    "cpu": Size(_BATTLE | {"critic_hidden": 64, "steps": 1000}, seeds=3, evaluations=5, data_episodes=1000, sampled=False),
+    "full": Size(_BATTLE | {"batch_size": 128, "steps": 20_000}, evaluations=50, sampled=False),
 }
 POOLS: dict[str, dict[str, Any]] = {  # over the settings of the method that trains them
     "smoke": {"iterations": 2, "num_envs": 8, "minibatches": 2, "epochs": 1, "hidden": 8, "snapshots": 2},
