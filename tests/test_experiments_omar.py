@@ -19,13 +19,15 @@ from jaxoff.train.spec import resolve
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
 def test_every_job_is_made_of_known_fields_and_batches_divide_by_agents(scale):
     wanted = [(list(runs.MPE), runs.COLUMNS), (list(runs.AGENTS), runs.PAIR), ([runs.LINE], runs.CURVES | runs.LARGER | runs.MORE)]
+    wanted += [(list(runs.CN), columns) for columns in (runs.CENTRALISED, runs.SEARCHES, *runs.SWEEPS.values())]
     for tasks, columns in wanted:
         for spec in runs.specs(tasks, columns, scale):
             config, agents = resolve(spec).config, registry.make_spec(spec.task).num_agents
             assert not spec.sampled and config.steps >= 4
             if spec.method != "bc":  # as many rows for each agent, whatever their number
                 each = {"smoke": 20, "cpu": 256, "full": 1024}[scale]
-                assert config.batch_size == each * agents, spec
+                parts = 1 + config.critic_steps if getattr(config, "shared_team", False) else agents
+                assert config.batch_size == each * parts, spec
 
 
 def test_full_scale_has_the_released_settings():
@@ -218,3 +220,49 @@ def test_battles_have_win_rates_and_gains(tmp_path, monkeypatch):
     assert "| | OMAR over MA-CQL |" in text and "on average 76.7 % over MA-CQL" in text and "with the library: 1c3s5z." in text
     assert "win rate" in (tmp_path / "smac-win-rate.md").read_text().lower() and (tmp_path / "smac-curves.svg").is_file()
     assert section.stems[0] == "smac-gains"
+
+
+# ------------------------------------------------------------------------------ centralised, and searches
+
+
+def test_searches_draw_equally_many_samples_and_sweeps_hold_the_methods_own_values():
+    own = resolve(*runs.specs(["mpe/spread/expert"], {"softmax": runs.SEARCHES["softmax"]}, "full")).config
+    assert (own.search, own.search_iterations * own.search_samples, float(own.search_mean[0]), float(own.search_spread[0])) == (
+        "softmax",
+        30,
+        0.0,
+        2.0,
+    )
+    # What is called by the method's own values is the method itself, which is trained once.
+    for name, value in (("J", own.search_iterations), ("K", own.search_samples)):
+        assert [label for label, column in runs.SWEEPS[name].items() if column == runs.COLUMNS["OMAR"]] == [f"{name} = {value}"]
+    assert 0.0 in runs.SWEEPS["mu0"]["mu0"].grid["search_mean"] and 2.0 in runs.SWEEPS["sigma0"]["sigma0"].grid["search_spread"]
+
+
+def test_printed_columns_of_the_ablations_exist():
+    for name, columns, rest in (("centralised", runs.CENTRALISED, {"MA-ICQ", "MA-ICQ, centralised"}), ("search", runs.SEARCHES, set())):
+        printed = tables.read_paper(command.PAPER, name)
+        assert {row for row, _ in printed} == set(runs.CN.values())
+        assert {column for _, column in printed} - rest <= set(columns), name
+
+
+def test_critics_of_agents_and_of_the_team_stand_beside_the_papers(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "CN", {"mpe/spread/random": "random CN"})
+    monkeypatch.setattr(runs, "CENTRALISED", {"MA-CQL, one critic": runs.CENTRALISED["MA-CQL, one critic"]})
+    command.run_parts("centralised", "smoke", tmp_path)
+    text = (tmp_path / "centralised.md").read_text()
+    assert "| task | data | MA-CQL, one critic |" in text and "paper —" in text and "| average | " in text
+    printed = tables.read_paper(command.PAPER, "centralised")
+    assert printed["expert CN", "MA-CQL, centralised"] == "69.5" and printed["expert CN", "MA-CQL"] == "98.2 ± 5.2"
+
+
+def test_searches_and_a_sweep_are_tabulated(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "CN", {"mpe/spread/random": "random CN"})
+    monkeypatch.setattr(runs, "SEARCHES", {"random": runs.SEARCHES["random"]})
+    monkeypatch.setitem(runs.COLUMNS, "OMAR", runs.SEARCHES["random"])  # stands for the method, under another name
+    monkeypatch.setattr(runs, "SWEEPS", {"mu0": {"mu0": Column("omar", {"search": "random"}, {"search_mean": (0.0, 0.1)})}})
+    (section,) = command.run_parts("search", "smoke", tmp_path)
+    assert section.stems == ["search", "search-mu0"] and "paper 24.3" in (tmp_path / "search.md").read_text()
+    assert (tmp_path / "runs" / "omar-mpe-spread-random").is_dir() and not (tmp_path / "runs" / "random-mpe-spread-random").exists()
+    text = (tmp_path / "search-mu0.md").read_text()
+    assert "mu0 (search_mean=0.1)" in text and "Averages lie 0 % of their mean apart" in text  # a random search starts nowhere

@@ -1,7 +1,7 @@
 """The command `python -m experiments.omar [PART] --scale smoke|cpu|full --out results/omar`.
 
-Parts: landscape, motivation, agents, control, online, mpe, mujoco, smac, maze (together: all); spread (a part of mpe); references
-(the returns that scores are measured by).
+Parts: landscape, motivation, agents, control, online, mpe, mujoco, smac, maze, centralised, search (together: all);
+spread (a part of mpe); references (the returns that scores are measured by).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy import stats
 
 from baselines import omar
 from experiments.jobs import Column
-from experiments.omar import battles, figures, landscape, online, references, runs, scores
+from experiments.omar import ablations, battles, figures, landscape, online, references, runs, scores
 from experiments.omar.job import PAPER, Job, rescaled, with_data
 from jaxoff import registry
 from jaxoff.eval import statistics
@@ -156,6 +156,8 @@ PARTS: dict[str, Callable[[Job], Section]] = {
     "mujoco": scores.robots,
     "smac": battles.part,
     "maze": scores.mazes,
+    "centralised": ablations.centralised,
+    "search": ablations.search,
 }
 
 ALONE: dict[str, Callable[[Job], Section]] = {"spread": spread, "references": measure_references}  # no part of "all"

@@ -44,7 +44,7 @@ class Job:
 
     def about(self) -> str:
         """What the settings of a table of particle games were."""
-        rows = self.size.every.get("batch_size", 3072) // 3
+        rows = self.size.every.get("batch_size", runs.RELEASED) // 3
         rounds = self.size.every.get("steps", "released")
         return (
             f"Data: our own recipes, {self.size.data_episodes or 'all'} episodes. Rounds of gradient steps: {rounds}; rows for each "

@@ -56,6 +56,29 @@ COLLECT: dict[str, dict[str, Any]] = {
 }
 ROUNDS = 10_000  # online, at full scale: the million steps of the authors' learner
 
+# Decentralised and centralised critics; a critic for each agent (the paper's), and one for the team (the CFCQL code base's).
+CN = {task: label for task, label in MPE.items() if label.endswith(" CN")}
+_FORMS: dict[str, dict[str, Any]] = {"": {}, "centralised": {"centralised": True}, "one critic": {"shared_team": True}}
+CENTRALISED: dict[str, Column] = {
+    name if not form else f"{name}, {form}": Column(method, config)
+    for name, method in (("MA-TD3+BC", "td3bc"), ("MA-CQL", "cql"), ("OMAR", "omar"))
+    for form, config in _FORMS.items()
+    if not (method == "td3bc" and form == "one critic")
+}
+
+# Searches, and sweeps of the softmax one around its values.
+SEARCHES = {
+    "softmax": COLUMNS["OMAR"],
+    "cem": Column("omar", {"search": "cem", "search_iterations": 2, "search_samples": 20, "search_elites": 5}),
+    "random": Column("omar", {"search": "random"}),
+}
+SWEEPS: dict[str, dict[str, Column]] = {
+    "J": {f"J = {n}": Column("omar", {} if n == 3 else {"search_iterations": n}) for n in (1, 2, 3, 5, 10)},
+    "K": {f"K = {n}": Column("omar", {} if n == 10 else {"search_samples": n}) for n in (5, 10, 15, 20, 25)},
+    "mu0": {"mu0": Column("omar", grid={"search_mean": (-0.2, -0.1, 0.0, 0.1, 0.2)})},
+    "sigma0": {"sigma0": Column("omar", grid={"search_spread": (1.0, 1.5, 2.0, 2.5, 3.0)})},
+}
+
 # Robots and mazes: the released density of policy samples, and the logarithm that belongs there.
 LOG_DENSITY = {f"{name}, log density": Column(method, {"plain_density": False}) for name, method in (("MA-CQL", "cql"), ("OMAR", "omar"))}
 ROBOTS = tuple(Row(q, f"mamujoco/halfcheetah-2x3/{q}", f"omar:mamujoco/2halfcheetah/{q.title()}") for q in QUALITIES)
@@ -72,6 +95,7 @@ MAPS = {
     "full": ("smax/3m", "smax/2s3z", "smax/3s5z", "smax-x/1c3s5z", "smax/3s_vs_5z", "smax/5m_vs_6m", "smax/8m"),
 }
 
+RELEASED = 3072  # rows of a batch of three agents
 # `full`: settings of `baselines/settings.toml`, which are the released code's. `cpu`: a quarter of each agent's batch, fewer
 # rounds, 3 seeds, 3,900 episodes of each dataset. Cloning has the same net and batch at both.
 _SMOKE = {"steps": 4, "batch_size": 60, "hidden": 8, "critic_hidden": 8}
@@ -136,10 +160,14 @@ class Data:
 def specs(tasks: Sequence[str], columns: Mapping[str, Column], scale: str) -> list[TrainSpec]:
     """The jobs of a table. Policies are evaluated by their modes; a batch has as many rows for each agent whatever their number."""
     found, size = [], SIZES[scale]
+    each = size.every.get("batch_size", RELEASED) // 3
     for task in tasks:
-        batch = size.every.get("batch_size", 0) * registry.make_spec(task).num_agents // 3
+        batch = each * registry.make_spec(task).num_agents if "batch_size" in size.every else 0
         for label, column in columns.items():
-            chosen = {"batch_size": batch} if batch and column.method != "bc" else {}
+            if column.config.get("shared_team"):  # all agents learn from the same rows, and the critics from five parts of them
+                chosen = {"batch_size": 5 * each}
+            else:
+                chosen = {"batch_size": batch} if batch and column.method != "bc" else {}
             spec = size.spec(task, label, column, chosen)
             found.append(dataclasses.replace(spec, sampled=False))
     return found
