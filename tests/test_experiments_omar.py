@@ -93,7 +93,7 @@ def test_gains_by_hand(tmp_path):
     assert lost.percent == 100.0 and np.isnan(up._replace(theirs=np.array([np.nan])).percent)
     found = [up, up._replace(row="b", theirs=np.array([1.5])), none]
     assert gains.average(found, "x") == 75.0
-    gains.write(found, tmp_path / "found", "Title", ["- Command: `c`"])
+    gains.write(found, tmp_path / "found", "Title", ["- Command: `c`"], averaged=True)
     text = (tmp_path / "found.md").read_text()
     assert "| | x | z |" in text and "| average | 75.0 % | — |" in text
     assert (tmp_path / "found.csv").read_text().splitlines()[1] == "a,x,50,0,100,2 4,2"

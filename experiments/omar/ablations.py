@@ -20,8 +20,8 @@ def centralised(job: Job) -> Section:
     """Critics of the own observation and action, and of the state and all actions."""
     note = (
         "Spread, scores by the authors' references. centralised: a critic for each agent, of the state and all actions, as in the paper. "
-        "one critic: for the team, paid what the first agent is; noise of .05 on target actions, and of five parts of a batch, as large as an "
-        "agent's otherwise, the policies learn from one: this form of the code base of CFCQL makes five steps of its critic an update. "
+        "one critic: for the team, paid what the first agent is; noise of .05 on target actions; of five parts of a batch, each as big as "
+        "an agent's otherwise, the policies learn from one: this form of the code base of CFCQL makes five steps of its critic an update. "
         "State: all observations. The paper does not name the task of its centralised critics. " + job.about()
     )
     return Section("OMAR: centralised critics", note, [scored(job, "centralised", "OMAR: centralised critics", runs.CENTRALISED, note)])

@@ -38,5 +38,5 @@ def part(job: Job) -> Section:
     printed = tables.read_paper(PAPER, "smac")["average", "OMAR over MA-CQL"]
     about = [f"Paper: on average {printed} over MA-CQL, on four maps of SMAC.", "", note, ""]
     about += [f"- {line}" for line in tables.provenance(done)] + [f"- Command: `python -m experiments.omar smac --scale {job.scale}`"]
-    gains.write(found, job.out / "smac-gains", "OMAR: gain in win rate", about)
+    gains.write(found, job.out / "smac-gains", "OMAR: gain in win rate", about, averaged=True)
     return Section("OMAR: battles", note, stems)

@@ -63,13 +63,13 @@ def text(gain: Gain | None) -> str:
     return f"{gain.percent:.1f} % {ends}<br>{statistics.mean(gain.ours):.3g} against {statistics.mean(gain.theirs):.3g}"
 
 
-def write(gains: Sequence[Gain], stem: Path, title: str, about: Sequence[str]) -> None:
-    """stem.md and stem.csv: rows and columns in order; a last row of averages over rows, if there are several."""
+def write(gains: Sequence[Gain], stem: Path, title: str, about: Sequence[str], averaged: bool = False) -> None:
+    """stem.md and stem.csv: rows and columns in order. averaged: a last row of averages over rows, if there are several."""
     rows, columns = places(gains)
     at = {(gain.row, gain.column): gain for gain in gains}
     lines = [f"# {title}", "", "| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     lines += ["| " + " | ".join([row, *(text(at.get((row, column))) for column in columns)]) + " |" for row in rows]
-    if len(rows) > 1:
+    if averaged and len(rows) > 1:
         means = [average(gains, column) for column in columns]
         lines.append("| average | " + " | ".join(f"{mean:.1f} %" if np.isfinite(mean) else NONE for mean in means) + " |")
     legend = f"Gain over the mean of the other, with its {statistics.LEVEL:.0%} bootstrap interval over seeds; below it both means."
