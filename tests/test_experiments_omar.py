@@ -13,7 +13,7 @@ from experiments.omar.gains import Gain
 from jaxoff import registry
 from jaxoff.data.dataset import place
 from jaxoff.report import tables
-from jaxoff.train.spec import resolve
+from jaxoff.train.spec import TrainSpec, resolve
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
@@ -28,6 +28,27 @@ def test_every_job_is_made_of_known_fields_and_batches_divide_by_agents(scale):
                 each = {"smoke": 20, "cpu": 256, "full": 1024}[scale]
                 parts = 1 + config.critic_steps if getattr(config, "shared_team", False) else agents
                 assert config.batch_size == each * parts, spec
+
+
+def test_ma_cql_and_omar_share_all_settings_but_the_actors_on_every_task():
+    shared = (
+        "lr",
+        "critic_lr",
+        "gamma",
+        "cql",
+        "polyak",
+        "action_penalty",
+        "temperature",
+        "max_grad_norm",
+        "hidden",
+        "steps",
+        "batch_size",
+    )
+    shared += ("window", "samples", "num_samples", "plain_density", "input_norm", "own_batches", "truncated_ends")
+    for task in (*runs.MPE, *runs.AGENTS, *runs.CONTROL, runs.LINE, *(row.own for row in runs.ROBOTS + runs.MAZES)):
+        base, ours = (resolve(TrainSpec(method, task)).config for method in ("cql", "omar"))
+        differ = [name for name in shared if np.any(np.asarray(getattr(base, name)) != np.asarray(getattr(ours, name)))]
+        assert not differ, (task, differ)
 
 
 def test_full_scale_has_the_released_settings():

@@ -116,7 +116,7 @@ ROBOT_SIZES = {
 }
 MAZE_SIZES = {
     "smoke": Size(_FAST, seeds=1, evaluations=1, eval_episodes=2, data_episodes=4),
-    "cpu": Size({"steps": 3000, "hidden": 64}, {"bc": _CLONE}, seeds=3, evaluations=5, eval_episodes=50, data_episodes=500),
+    "cpu": Size({"steps": 10_000, "hidden": 64}, {"bc": _CLONE}, seeds=3, evaluations=5, eval_episodes=50, data_episodes=500),
     "full": Size({}, {"bc": _BODY}, evaluations=20, eval_episodes=100),
 }
 _BATTLE: dict[str, Any] = {"window": -1, "hidden": 64, "batch_size": 32}

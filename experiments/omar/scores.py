@@ -30,11 +30,20 @@ def mazes(job: Job) -> Section:
     """Point mazes: three sizes, all methods, and OMAR's tau."""
     note = (
         "Point mazes, one agent; scores by D4RL's references of version 1. The authors' settings were not released: those of HalfCheetah "
-        "with gamma .99, the softmax search and tau .5."
+        "with gamma .99, the softmax search, tau .5 and a conservative term of weight 1."
     )
-    size, rows = runs.MAZE_SIZES[job.scale], runs.MAZES[:1] if job.scale == "smoke" else runs.MAZES
+    size, rows = runs.MAZE_SIZES[job.scale], runs.MAZES[: 1 if job.scale == "smoke" else None]
     section = scores(job, "maze", "OMAR: Maze2D", rows, runs.MAZE_COLUMNS, size, note)
-    swept = scores(job, "maze-tau", "OMAR: Maze2D, tau", rows, runs.TAUS, size, note.replace(" and tau .5", ""), folder="tau")
+    swept = scores(
+        job,
+        "maze-tau",
+        "OMAR: Maze2D, tau",
+        rows[: None if job.scale == "full" else 1],
+        runs.TAUS,
+        size,
+        note.replace("tau .5", "several tau"),
+        folder="tau",
+    )
     return section._replace(stems=[*section.stems, *swept.stems])
 
 
@@ -57,7 +66,8 @@ def scores(
         "not run, since there are neither files nor policies that come with the library": lacking,
     }
     told = "; ".join(f"{where}: {', '.join(names)}" for where, names in origin.items() if names)
-    extent = f"{size.every.get('steps', 'released')} updates; modes of final policies, {size.eval_episodes} episodes."
+    updates = size.every.get("steps", 100_001)
+    extent = f"Inputs normalised by the batch; {updates:,} updates; modes of final policies, {size.eval_episodes} episodes."
     note = f"{note} {extent} Data: {told}."
     if not tasks:
         return Section(title, note, [])
