@@ -35,8 +35,8 @@ inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -sm
 pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras; -fig6: sequences   (DATA=folder of public data)
 	$(BIN)/python -m experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE) $(if $(DATA),--data-dir $(DATA))
 
-omar-%: $(READY)          ## a part: omar-landscape, -motivation, -agents, -mpe; -spread: part of -mpe; -references: of scores
-	$(BIN)/python -m experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE)
+omar-%: $(READY)          ## a part: omar-landscape -motivation -agents -control -online -mpe -mujoco -smac -maze -centralised -search (DATA=...)
+	$(BIN)/python -m experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE) $(if $(DATA),--data-dir $(DATA))
 
 sit: $(READY)             ## SIT: table 1 and every figure; hours   (SCALE=...)
 	$(BIN)/python -m experiments.sit all --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)

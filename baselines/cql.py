@@ -20,7 +20,7 @@ import optax
 from flax import struct
 from jax import lax
 
-from baselines import cql_continuous
+from baselines import cql_continuous, cql_team
 from jaxoff.data.dataset import as_windows
 from jaxoff.losses.conservative import conservative_term
 from jaxoff.losses.likelihood import masked_mean, taken
@@ -57,12 +57,15 @@ class Config:
     polyak: float = 0.01  # share of the online parameters in a target update
     action_penalty: float = 1e-3  # on squared actions of the policies
     temperature: float = 1.0  # of the log-sum-exp
+    target_noise: float = 0.05  # standard deviation, of target actions with shared_team
     samples: str = struct.field(pytree_node=False, default="uniform")  # uniform; policy: also near the policy, next and now
     num_samples: int = struct.field(pytree_node=False, default=10)  # of each kind
     plain_density: bool = struct.field(pytree_node=False, default=False)  # of policy samples: p, not log p, as released
     input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
     policy_steps: int = struct.field(pytree_node=False, default=1)  # of a policy to one of its critics, on the same batch
     centralised: bool = struct.field(pytree_node=False, default=False)  # critics of the state and all actions
+    shared_team: bool = struct.field(pytree_node=False, default=False)  # one such critic for the team; critic_steps, target_noise: of it
+    critic_steps: int = struct.field(pytree_node=False, default=4)  # steps of the critics alone to one of all, each on a part of the batch
     own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
     truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
 
@@ -202,7 +205,8 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner; with discrete actions its policy takes the argmax of each agent's values."""
     if not spec.discrete:
-        return cql_continuous.make(config, spec)
+        team = config.shared_team
+        return cql_team.make(config, spec, "cql", cql_continuous.objective) if team else cql_continuous.make(config, spec)
     m = method_of(config, spec)
     return Learner(
         init=lambda key: init(m, key),

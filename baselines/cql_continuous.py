@@ -12,6 +12,7 @@ before all are done.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -60,9 +61,18 @@ def conservative_loss(m: Method, critic: Net, mine: Mine, values: Array, key: Ke
 
 
 def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
-    """Sum of the twins' mean squared errors plus `cql` times the conservative term, over valid rows of one agent."""
+    """`penalised_loss` with the next actions of the slow policies."""
+    ahead = m.agents.played(mine.agent, mine.target_policies, mine.rows.next_obs, mine.rows.valid)
+    return penalised_loss(m, critic, mine, ahead, key)
+
+
+def penalised_loss(m: Method, critic: Net, mine: Mine, ahead: Array, key: Key) -> tuple[Array, dict[str, Array]]:
+    """Sum of the twins' mean squared errors plus `cql` times the conservative term, over valid rows of one agent.
+
+    ahead: next actions [M, D], of the agent or of all, as its critics are given them.
+    """
     rows, values = mine.rows, m.agents.data_values(critic, mine)
-    target = m.agents.target(mine, m.agents.played(mine.agent, mine.target_policies, rows.next_obs, rows.valid), m.config.gamma)
+    target = m.agents.target(mine, ahead, m.config.gamma)
     value = masked_mean(jnp.sum(jnp.square(values - target), 0), rows.valid)
     conservative = masked_mean(conservative_loss(m, critic, mine, values, key), rows.valid)
     told = {"value": value, "conservative": conservative, "q": masked_mean(values[0], rows.valid)}
@@ -72,13 +82,19 @@ def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, di
 # --- policies ----------------------------------------------------------------------------------------
 
 
+def objective(m: Method, own: Array, value: Callable[[Array], Array], penalty: Array | float, key: Key) -> tuple[Array, dict[str, Array]]:
+    """-Q_1(o, pi(o)) plus `penalty` times the mean square of pi(o), unreduced: own [M, A], value [K, M, A] -> [K, M] => [M]."""
+    q = value(own[None])[0]
+    return penalty * jnp.mean(jnp.square(own), -1) - q, {"policy_value": q}
+
+
 def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
-    """-mean Q_1(o, pi(o)) plus `action_penalty` times the mean square of pi(o), over valid rows and action dimensions."""
+    """Mean of `objective` over valid rows of one agent."""
     rows = mine.rows
     own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
-    q = m.agents.first_values(critic, mine, own[None])[0]
-    loss = masked_mean(m.config.action_penalty * jnp.mean(jnp.square(own), -1) - q, rows.valid)
-    return loss, {"policy": loss, "policy_value": masked_mean(q, rows.valid)}
+    loss, told = objective(m, own, lambda actions: m.agents.first_values(critic, mine, actions), m.config.action_penalty, key)
+    told = {name: masked_mean(value, rows.valid) for name, value in ({"policy": loss} | told).items()}
+    return told["policy"], told
 
 
 # --- make --------------------------------------------------------------------------------------------

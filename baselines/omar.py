@@ -67,7 +67,9 @@ class Config:
     polyak: float = 0.01  # share of the online parameters in a target update
     action_penalty: float = 1e-3  # on squared actions of the policies
     temperature: float = 1.0  # of the conservative term's log-sum-exp
-    search_spread: float = 2.0  # standard deviation that a search starts with, in action bounds
+    target_noise: float = 0.05  # standard deviation, of target actions with shared_team
+    search_mean: float = 0.0  # mean that a search starts with, in action bounds
+    search_spread: float = 2.0  # standard deviation that it starts with, in action bounds
     search: str = struct.field(pytree_node=False, default="softmax")  # softmax, cem, random
     search_iterations: int = struct.field(pytree_node=False, default=3)  # 2 with cem
     search_samples: int = struct.field(pytree_node=False, default=10)  # of an iteration; 20 with cem
@@ -77,6 +79,8 @@ class Config:
     plain_density: bool = struct.field(pytree_node=False, default=False)  # of policy samples: p, not log p, as released
     input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
     centralised: bool = struct.field(pytree_node=False, default=False)  # critics of the state and all actions
+    shared_team: bool = struct.field(pytree_node=False, default=False)  # one such critic for the team; critic_steps, target_noise: of it
+    critic_steps: int = struct.field(pytree_node=False, default=4)  # steps of the critics alone to one of all, each on a part of the batch
     own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
     truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
 

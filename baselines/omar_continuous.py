@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from baselines import cql_continuous
+from baselines import cql_continuous, cql_team
 from baselines.cql_continuous import Method
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.actor_critic import Mine, learner, stages
@@ -84,7 +84,7 @@ def search(config: Config, value: Value, shape: tuple[int, int], bound: float, k
     elites: Any = None
     if config.search == "cem":
         elites = jnp.zeros((count, *shape)), jnp.full((count, shape[0]), -jnp.inf)
-    start = jnp.zeros(shape), jnp.broadcast_to(config.search_spread * bound, shape), elites
+    start = *(jnp.broadcast_to(x * bound, shape) for x in (config.search_mean, config.search_spread)), elites
     _, found = lax.scan(one, start, jax.random.split(key, rounds))
     return jax.tree.map(lambda x: x[-1], found)
 
@@ -105,17 +105,22 @@ def rectified_loss(own: Array, wanted: Array, q: Array, mimic: Array | float, pe
     return mimic * squared(own - wanted) - (1.0 - mimic) * q + penalty * squared(own)
 
 
-def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
-    """Mean of `rectified_loss` over valid rows of one agent."""
-    c, rows = m.config, mine.rows
-    own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
-    q = m.agents.first_values(critic, mine, own[None])[0]
-    found = search(c, lambda samples: m.agents.first_values(critic, mine, samples), own.shape, m.agents.spec.action_bound, key)
+def objective(m: Method, own: Array, value: Value, penalty: Array | float, key: Key) -> tuple[Array, dict[str, Array]]:
+    """`rectified_loss` of own actions [M, A] by a search over the value, unreduced [M]."""
+    q = value(own[None])[0]
+    found = search(m.config, value, own.shape, m.agents.spec.action_bound, key)
     wanted = target_action(own, q, *found)
-    loss = masked_mean(rectified_loss(own, wanted, q, c.mimic, c.action_penalty), rows.valid)
-    told = {"policy": loss, "policy_value": masked_mean(q, rows.valid)}
-    told |= {"mimic_error": masked_mean(jnp.mean(jnp.square(own - wanted), -1), rows.valid)}
-    return loss, told | {"search_better": masked_mean((found[1] > q).astype(q.dtype), rows.valid)}
+    told = {"policy_value": q, "mimic_error": jnp.mean(jnp.square(own - wanted), -1), "search_better": (found[1] > q).astype(q.dtype)}
+    return rectified_loss(own, wanted, q, m.config.mimic, penalty), told
+
+
+def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    """Mean of `objective` over valid rows of one agent."""
+    rows = mine.rows
+    own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
+    loss, told = objective(m, own, lambda samples: m.agents.first_values(critic, mine, samples), m.config.action_penalty, key)
+    told = {name: masked_mean(value, rows.valid) for name, value in ({"policy": loss} | told).items()}
+    return told["policy"], told
 
 
 # --- make --------------------------------------------------------------------------------------------
@@ -133,6 +138,8 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner; its policies are deterministic."""
     m = method_of(config, spec)
+    if config.shared_team:
+        return cql_team.make(config, spec, "omar", objective)
 
     def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
         return cql_continuous.critic_loss(m, critic, mine, key)

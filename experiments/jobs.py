@@ -11,7 +11,7 @@ from jaxoff import registry
 from jaxoff.logs import Progress
 from jaxoff.report.load import Run, load_run
 from jaxoff.train import TrainSpec, train
-from jaxoff.types import Episodes
+from jaxoff.types import Env, Episodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +67,18 @@ def folder_name(spec: TrainSpec) -> str:
     return "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name)
 
 
-def run_all(specs: Iterable[TrainSpec], out: Path, data: Callable[[TrainSpec], Episodes] | None = None) -> list[Run]:
-    """Train every job, or read back what is already there. data: where the episodes are not those that the task's name gives."""
+def run_all(
+    specs: Iterable[TrainSpec],
+    out: Path,
+    data: Callable[[TrainSpec], Episodes] | None = None,
+    env: Callable[[TrainSpec], Env] | None = None,
+) -> list[Run]:
+    """Train every job, or read back what is already there. data, env: where they are not those that the task's name gives."""
     runs = []
     for spec in specs:
         folder = out / folder_name(spec)
         if not (folder / "final.json").exists() or data is None:
-            train(spec, folder, [Progress(f"{spec.label} {spec.task}")], data=None if data is None else data(spec))
+            given = {name: made(spec) for name, made in (("data", data), ("env", env)) if made is not None}
+            train(spec, folder, [Progress(f"{spec.label} {spec.task}")], **given)
         runs.append(load_run(folder))
     return runs

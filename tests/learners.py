@@ -226,6 +226,10 @@ FORMS: dict[str, Form] = {
         ),
         _ALL,
     ),
+    "omar-team": Form(
+        _spec("omar", **_POLY, config=_MLP | {"shared_team": True, "critic_steps": 2, "batch_size": 9, "input_norm": "none"}),
+        _ALL,
+    ),
     "cql-continuous": Form(_spec("cql", **_POLY, config=_MLP | {"own_batches": False, "window": -1, "input_norm": "none"}), _ALL),
     "td3bc": Form(_spec("td3bc", "mpe/spread/random", data_episodes=4, config=_MLP | {"batch_size": 9, "input_norm": "dataset"}), _ALL),
 }

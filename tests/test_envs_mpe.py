@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxoff import registry
 from jaxoff.envs.base import MultiAgentEnv
 from jaxoff.envs.mpe.omar import Chase, make_prey_env, make_spread, make_tag, make_world
 from jaxoff.envs.mpe.physics import ParticleState, advance
@@ -251,6 +252,12 @@ def test_spread_alone_pays_for_the_own_landmark_only():
     # agents 0, 1 overlap: no penalty; own landmarks at distance 0.5, 2, 0.01 (capped at 10)
     state = particles([(0, 0), (0.2, 0), (3, 3), (0, 0.5), (2.2, 0), (3, 3.01)], np.zeros((3, 2)))
     np.testing.assert_allclose(make_spread(cooperative=False).env.rewards(state), (2, 0.5, 10), rtol=1e-5)
+    np.testing.assert_array_equal(
+        registry.make_env("mpe/spread-own/random").env.rewards(state), make_spread(cooperative=False).env.rewards(state)
+    )
+    # alone it is the cooperative task
+    alone = particles([(0.3, 0), (0, 0.4)], [(0, 0)])
+    np.testing.assert_allclose([make_spread(1, cooperative=c).env.rewards(alone)[0] for c in (True, False)], [2, 2], rtol=1e-5)
 
 
 def test_one_dimension_is_two_with_a_coordinate_at_zero():

@@ -80,6 +80,14 @@ def test_first_draws_are_clipped_at_the_bound_in_two_thirds_of_coordinates():
     assert np.abs(samples).max() == 1.0 and (np.abs(samples) == 1).mean() == pytest.approx(0.617, abs=0.01)
 
 
+def test_a_search_starts_where_it_is_told():
+    # A flat value: the first draws of one sample are normal around the mean, whatever the search.
+    for name in ("softmax", "cem"):
+        config = omar.Config(**FORMS[name]).replace(search_iterations=1, search_spread=0.01, search_mean=0.4)
+        samples, _ = found_by(config, lambda a: jnp.zeros(a.shape[:2]), 1000, 1)
+        assert samples.mean() == pytest.approx(0.4, abs=0.01) and samples.std() < 0.02
+
+
 def test_cem_update_by_hand_keeps_elites_and_the_best_value_never_falls():
     # Elites .2 and .4: deviation over E - 1 is .141421.
     none = jnp.zeros((2, 1, 1)), jnp.full((2, 1), -jnp.inf)

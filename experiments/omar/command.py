@@ -1,74 +1,31 @@
 """The command `python -m experiments.omar [PART] --scale smoke|cpu|full --out results/omar`.
 
-Parts: landscape, motivation, agents, mpe (together: all); spread (a part of mpe); references (the returns that scores are measured by).
+Parts: landscape, motivation, agents, control, online, mpe, mujoco, smac, maze, centralised, search (together: all);
+spread (a part of mpe); references (the returns that scores are measured by).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
+from scipy import stats
 
 from baselines import omar
 from experiments.jobs import Column
-from experiments.omar import figures, landscape, references, runs
+from experiments.omar import ablations, battles, figures, landscape, online, references, runs, scores
+from experiments.omar.job import PAPER, Job, rescaled, with_data
 from jaxoff import registry
 from jaxoff.eval import statistics
 from jaxoff.files import write_text
 from jaxoff.report import figures as report_figures
 from jaxoff.report import tables
 from jaxoff.report.html import Section
-from jaxoff.report.load import Run
-from jaxoff.types import ReturnScale
 
-PAPER = Path(__file__).with_name("paper.csv")
-DATA = "data"  # the column of the data's own return
 SHARES = (0.0, 0.5, 0.7, 0.9, 1.0)
 SEARCHES = {"softmax": omar.Config(), "cem": omar.Config(search="cem", search_iterations=2, search_samples=20)}
-
-
-class Job:
-    """One call of the command. A result that is already in `out` is read back, not trained again."""
-
-    def __init__(self, scale: str, out: Path) -> None:
-        self.scale, self.out, self.size = scale, out, runs.SIZES[scale]
-        self.data = runs.Data(scale, out / "pools")
-
-    def run(self, tasks: Sequence[str], columns: Mapping[str, Column]) -> list[Run]:
-        """Train columns on tasks, one folder each below out/runs."""
-        return runs.run_all(tasks, columns, self.scale, self.out / "runs", self.data)
-
-    def behaviour(self, task: str) -> tuple[float, float]:
-        """Mean and standard deviation of the returns of a task's data; measured once."""
-        file = self.out / "behaviour.json"
-        known = json.loads(file.read_text()) if file.exists() else {}
-        if task not in known:
-            returns = self.data.returns(task, self.size.data_episodes)
-            known[task] = [float(returns.mean()), float(returns.std())]
-            write_text(file, json.dumps(known, indent=1) + "\n")
-        return known[task][0], known[task][1]
-
-    def about(self) -> str:
-        """What the settings of a table were."""
-        rows = self.size.every.get("batch_size", 3072) // 3
-        rounds = self.size.every.get("steps", "released")
-        return (
-            f"Data: our own recipes, {self.size.data_episodes or 'all'} episodes. Rounds of gradient steps: {rounds}; rows for each "
-            f"agent in a batch: {rows}; gamma .95; inputs normalised by the batch; modes of final policies, "
-            f"{self.size.eval_episodes} episodes."
-        )
-
-
-def with_data(table: tables.Table, values: Mapping[str, float], average: bool = False) -> tables.Table:
-    """The table with a first column of the data's own value in each row."""
-    cells = {(row, DATA): tables.Cell((np.array([value]),)) for row, value in values.items()}
-    if average:
-        cells[tables.AVERAGE, DATA] = tables.Cell(tuple(np.array([value]) for value in values.values()))
-    return dataclasses.replace(table, columns=(DATA, *table.columns), cells=cells | table.cells)
 
 
 def landscape_part(job: Job) -> Section:
@@ -117,28 +74,38 @@ def motivation(job: Job) -> Section:
 
 def agents(job: Job) -> Section:
     """One to five agents: MA-CQL over the data, OMAR over MA-CQL."""
-    done = job.run(list(runs.AGENTS), runs.PAIR)
+    return by_number(job, "agents", "OMAR Figure 2: number of agents", runs.AGENTS, "Spread, medium-replay.")
+
+
+def control(job: Job) -> Section:
+    """The same where agents have nothing to do with one another."""
+    about = (
+        "Each agent is paid for being near a landmark of its own; medium-replay. The paper finds no fall with the number of agents here."
+    )
+    return by_number(job, "control", "OMAR: number of agents, non-cooperative control", runs.CONTROL, about)
+
+
+def by_number(job: Job, stem: str, title: str, tasks: Mapping[str, int], about: str) -> Section:
+    """Improvements over the number of agents, and how that goes with MA-CQL's."""
+    done = job.run(list(tasks), runs.PAIR)
     value = {(run.task, run.variant): run.values("return_mean") for run in done}
-    data = {task: job.behaviour(task)[0] for task in runs.AGENTS}
+    data = {task: job.behaviour(task)[0] for task in tasks}
     over = lambda a, b: (100.0 * (a - b) / abs(b)).tolist()  # noqa: E731
     series = {
-        "MA-CQL": {n: over(value[task, "MA-CQL"], data[task]) for task, n in runs.AGENTS.items()},
-        "OMAR": {n: over(value[task, "OMAR"], data[task]) for task, n in runs.AGENTS.items()},
-        "gain": {n: over(value[task, "OMAR"], np.mean(value[task, "MA-CQL"])) for task, n in runs.AGENTS.items()},
+        "MA-CQL": {n: over(value[task, "MA-CQL"], data[task]) for task, n in tasks.items()},
+        "OMAR": {n: over(value[task, "OMAR"], data[task]) for task, n in tasks.items()},
+        "gain": {n: over(value[task, "OMAR"], np.mean(value[task, "MA-CQL"])) for task, n in tasks.items()},
     }
     titles = {"MA-CQL": "MA-CQL over the data", "OMAR": "OMAR over the data", "gain": "OMAR over MA-CQL"}
-    figures.by_agents(series, titles, job.out / "agents-figure")
-    labels = {task: f"n = {n}" for task, n in runs.AGENTS.items()}
-    note = "Spread, medium-replay. " + job.about()
-    built = tables.build(done, labels, None, title="OMAR: number of agents", note=note)
-    tables.write(with_data(built, {labels[task]: data[task] for task in labels}), job.out / "agents")
-    return Section("OMAR Figure 2: number of agents", note, ["agents", "agents-figure"])
-
-
-def rescaled(run: Run, scale: ReturnScale) -> Run:
-    """The run with scores by another scale."""
-    scored = [row | {"score": float(statistics.normalised(row["return_mean"], scale))} for row in run.runs]
-    return dataclasses.replace(run, runs=scored)
+    figures.by_agents(series, titles, job.out / f"{stem}-figure")
+    labels = {task: f"n = {n}" for task, n in tasks.items()}
+    points = np.array([(n, gain) for n, gained in series["MA-CQL"].items() for gain in gained])
+    rank = stats.spearmanr(*points[np.isfinite(points).all(1)].T)
+    trend = f" Spearman correlation of n with MA-CQL's improvement over the data, all seeds: {rank.statistic:.2f} (p = {rank.pvalue:.2g})."
+    note = f"{about} {job.about()}{trend}"
+    built = tables.build(done, labels, None, title=title, note=note)
+    tables.write(with_data(built, {labels[task]: data[task] for task in labels}), job.out / stem)
+    return Section(title, note, [stem, f"{stem}-figure"])
 
 
 def mpe(job: Job) -> Section:
@@ -179,14 +146,26 @@ def measure_references(job: Job) -> Section:
     return Section("Reference returns", text, [])
 
 
-PARTS: dict[str, Callable[[Job], Section]] = {"landscape": landscape_part, "motivation": motivation, "agents": agents, "mpe": mpe}
+PARTS: dict[str, Callable[[Job], Section]] = {
+    "landscape": landscape_part,
+    "motivation": motivation,
+    "agents": agents,
+    "control": control,
+    "online": online.part,
+    "mpe": mpe,
+    "mujoco": scores.robots,
+    "smac": battles.part,
+    "maze": scores.mazes,
+    "centralised": ablations.centralised,
+    "search": ablations.search,
+}
 
 ALONE: dict[str, Callable[[Job], Section]] = {"spread": spread, "references": measure_references}  # no part of "all"
 
 
-def run_parts(part: str, scale: str, out: Path) -> list[Section]:
-    """Make a part, or all of them ("all"): the sections of the page, their files below `out`."""
-    job = Job(scale, out)
+def run_parts(part: str, scale: str, out: Path, data_dir: str | None = None) -> list[Section]:
+    """Make a part, or all of them ("all"): the sections of the page, their files below `out`. data_dir: of public data."""
+    job = Job(scale, out, data_dir)
     if part in ALONE:
         return [ALONE[part](job)]
     return [make(job) for name, make in PARTS.items() if part in (name, "all")]

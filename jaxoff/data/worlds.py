@@ -70,6 +70,9 @@ def _mpe() -> dict[str, World]:
     for n in range(1, 6):
         name = f"spread-n{n}-1d" if n != 3 else "spread-1d"
         worlds[name] = World(functools.partial(omar.make_spread, n, 1), _OMAR, 40_000, 3_900, 0.306)
+    for n in range(2, 6):  # an agent alone has a landmark of its own anyway
+        name = f"spread-n{n}-own" if n != 3 else "spread-own"
+        worlds[name] = World(functools.partial(omar.make_spread, n, cooperative=False), _OMAR, 40_000, 3_900, 0.306)
     particles = {
         "CN_3ls3l": ("50%[r r r]+50%[r r m]", "[r m e]"),
         "CN_4ls4l": ("50%[r r r r]+50%[r r r m]", "[r r e e]"),

@@ -106,6 +106,36 @@ def actor_loss(
     return total / keep.sum()
 
 
+def team_critic_loss(
+    nets: dict[str, Any], critic: Any, rows: Batch, draws: list[np.ndarray], noise: np.ndarray, gamma: float, cql: float
+) -> float:
+    """One critic for the team, (parameters [2, ...], norm): noise [M, N A] on target actions; draws as in `cql_critic_loss`."""
+    keep, n = rows["valid"] > 0, rows["actions"].shape[1]
+    everyone = lambda policies, obs: np.concatenate([act(of_agent(policies, j), obs[:, j], keep) for j in range(n)], -1)  # noqa: E731
+    ahead = np.clip(everyone(nets["target_policy"], rows["next_obs"]) + noise, -1, 1)
+    slow = values(nets["target_critic"], rows["next_state"], ahead[None], keep)[:, 0].min(0)
+    y = rows["agent_reward"][:, 0] + gamma * (1 - rows["terminated"]) * slow
+    q = values(critic, rows["state"], rows["actions"].reshape(1, len(keep), -1), keep)[:, 0]
+    found = [values(critic, rows["state"], draws[0], keep) + draws[0].shape[-1] * np.log(2.0)]
+    for away, obs in zip(draws[1:], ("next_obs", "obs"), strict=False):
+        near = np.clip(everyone(nets["policy"], rows[obs]) + away, -1, 1)
+        log_p = (-0.5 * (away / 0.2) ** 2 - np.log(0.2 * np.sqrt(2 * np.pi))).sum(-1)
+        found.append(values(critic, rows["state"], near, keep) - log_p)
+    return float(((q - y) ** 2 + cql * (log_sum_exp(np.concatenate(found, 1), 1) - q)).sum(0)[keep].mean())
+
+
+def team_actor_loss(policies: Any, critic: Any, rows: Batch, wanted: np.ndarray, mimic: float, penalty: float) -> float:
+    """mimic mean_{N,B,d} (pi - a^)^2 - (1 - mimic) mean_{N,B} Q_1 + penalty sum_i mean pi_i^2; wanted [N, M, A]."""
+    keep = rows["valid"] > 0
+    near, value, size = [], [], 0.0
+    for i in range(len(wanted)):
+        own = act(of_agent(policies, i), rows["obs"][:, i], keep)
+        near.append(((own - wanted[i]) ** 2)[keep])
+        value.append(values(critic, rows["state"], with_own(rows, i, own[None], True), keep)[0, 0][keep])
+        size += (own[keep] ** 2).mean()
+    return float(mimic * np.mean(near) - (1 - mimic) * np.mean(value) + penalty * size)
+
+
 def td3bc_actor_loss(policy: Any, critic: Any, rows: Batch, i: int, alpha: float, penalty: float, scale: float | None = None) -> float:
     """-lambda Q_1 + (pi - a)^2 + penalty pi^2; scale: lambda held."""
     keep = rows["valid"] > 0

@@ -1,0 +1,111 @@
+"""Tables of robots and mazes: data as the authors published them, where they lie in `--data-dir`, else by our own recipe.
+
+Settings and environment are those of our task either way. What needs policies that don't come with the library is not run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import jobs
+from experiments.jobs import Column, Size
+from jaxoff import registry
+from jaxoff.data import pools, public, worlds
+from jaxoff.data.disk import InvalidDataset
+from jaxoff.data.recipes import returns_of
+from jaxoff.report.load import Run
+from jaxoff.train import TrainSpec
+from jaxoff.types import Env, Episodes
+
+
+class Row(NamedTuple):
+    """A row of a table: our task, and the same data as they were published."""
+
+    label: str
+    own: str
+    published: str
+
+
+def found(row: Row, data_dir: str | None) -> str | None:
+    """The task whose data can be had, the published ones first; None if there are none."""
+    if data_dir is not None:
+        try:
+            public.locate(registry.Task.parse(row.published), registry.DataOptions(data_dir=data_dir))
+            return row.published
+        except (FileNotFoundError, InvalidDataset):
+            pass
+    lacks = worlds.needs_pool(registry.Task.parse(row.own)) and not pools.has(row.own.rpartition("/")[0])
+    return None if lacks else row.own
+
+
+def settings(method: str, task: str) -> dict[str, Any]:
+    """All that a method sets on a task, as plain values."""
+    module = registry.learner(method)
+    config, fields = registry.resolve(module, registry.Task.parse(task), {}), registry.fields(module.Config)
+    return {name: float(getattr(config, name)) if registry.is_leaf(field) else getattr(config, name) for name, field in fields.items()}
+
+
+def parts(task: str, seeds: Sequence[int], data_dir: str | None) -> dict[int, tuple[int, ...]]:
+    """Part of the data -> seeds that learn from it: each its own, as in the paper, where there are so many; else all the first."""
+    if task.startswith("omar:") and len(seeds) > 1:
+        try:
+            for seed in seeds:
+                public.locate(registry.Task.parse(task), registry.DataOptions(seed, data_dir=data_dir))
+            return {seed: (seed,) for seed in seeds}
+        except (FileNotFoundError, InvalidDataset):
+            pass
+    return {0: tuple(seeds)}
+
+
+def specs(rows: Sequence[Row], columns: Mapping[str, Column], size: Size, data_dir: str | None) -> list[TrainSpec]:
+    """The jobs of those rows whose data can be had; policies are evaluated by their modes."""
+    jobs_of = []
+    for row in rows:
+        task = found(row, data_dir)
+        for label, column in columns.items() if task else ():
+            assert task is not None
+            # The published data's name has no settings of its own.
+            chosen = {} if task == row.own else settings(column.method, row.own) | size.config(column.method)
+            spec = size.spec(task, label, column, chosen)
+            for part, seeds in parts(task, spec.seeds, data_dir).items():
+                own = {"seeds": seeds, "data_seed": part, "data_dir": None if task == row.own else data_dir}
+                jobs_of.append(dataclasses.replace(spec, sampled=False, **own))
+    return jobs_of
+
+
+class Data:
+    """Episodes and environments of the jobs of some rows."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.own = {row.published: row.own for row in rows}
+        self.of = functools.lru_cache(maxsize=1)(self._make)  # columns of a task come one after the other
+
+    def env(self, spec: TrainSpec) -> Env:
+        """Ours, in jit."""
+        return registry.make_env(self.own.get(spec.task, spec.task))
+
+    def returns(self, spec: TrainSpec) -> np.ndarray:
+        """Of the data's own episodes, [E]."""
+        return returns_of(self(spec))
+
+    def _make(self, task: str, options: registry.DataOptions) -> Episodes:
+        episodes = registry.make_data(task, options)
+        if task in self.own:  # the authors' robots have the state once for each agent, one after the other
+            size = registry.make_spec(self.own[task]).state_size
+            episodes = episodes._replace(state=episodes.state[..., :size])
+        return episodes
+
+    def __call__(self, spec: TrainSpec) -> Episodes:
+        return self.of(spec.task, registry.DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
+
+
+def run_all(specs: Sequence[TrainSpec], rows: Sequence[Row], out: Path) -> tuple[list[Run], Data]:
+    """Train every job, or read back what is there; and the data that they learnt from."""
+    data = Data(rows)
+    return jobs.run_all(specs, out, data, data.env), data
