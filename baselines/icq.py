@@ -4,7 +4,7 @@ Eq. 12, weights of the next values -> critic_target; Eq. 14, value and policy lo
 Discrete and continuous, with a linear mixer: Q_tot = sum_i w_i(s) Q_i + b(s). `decentralised` is the MA-ICQ of
 Pan et al. (OMAR, 2022) for continuous actions, without a mixer: in icq_decentralised.py.
 Differs: padding is outside every softmax; a step whose next action the data do not hold (the last of a window,
-unless terminated) ends the lambda-return with its value and is no target. As the released code, not the paper,
+unless terminated) ends the lambda-return with its value and is no target (truncation). As the released code, not the paper,
 by default: temperature 1000 in the critic, advantages in the actor's weights (actor_weight). As the paper, not the
 code: lambda .8 (code .75), clip 10 (20), one step for all times (per_timestep), pure pi (epsilon_start).
 """
@@ -32,6 +32,7 @@ from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, Transition
 
+CHOICES = {"actor_weight": ("advantage", "value"), "truncation": ("value", "terminal")}
 BASELINE_SAMPLES = 4  # actions of the policy whose mean value is the baseline, if continuous
 
 
@@ -49,6 +50,7 @@ class Config:
     epsilon_start: float = 0.0  # share of uniform actions in the policy that is trained (discrete); code .5
     epsilon_end: float = 0.0  # code .05
     actor_weight: str = struct.field(pytree_node=False, default="advantage")  # advantage, value
+    truncation: str = struct.field(pytree_node=False, default="value")  # value: of the last step; terminal: nothing beyond it; ours
     per_timestep: bool = struct.field(pytree_node=False, default=False)  # a critic step for each time, as released
     mixer_bias: bool = struct.field(pytree_node=False, default=True)
     target_every: int = struct.field(pytree_node=False, default=100)  # updates between hard copies
@@ -148,6 +150,11 @@ def usable(batch: Transition) -> Array:
     return batch.valid * jnp.maximum(batch.terminated, ahead(batch.valid))
 
 
+def closed(batch: Transition) -> Transition:
+    """The batch [B, T, ...] of whole episodes with the last step of each as an end, also where it was only cut."""
+    return batch._replace(terminated=jnp.maximum(batch.terminated, batch.valid * (1.0 - ahead(batch.valid))))
+
+
 def critic_target(m: Method, state: State, batch: Transition) -> tuple[Array, Array]:
     """lambda-return [B, T] over values rho_t Q_tot(s_t, a_t) of the slow nets, and the weights rho [B, T] (Eq. 12)."""
     c, q = m.config, data_values(m, state.target_critic, batch)
@@ -236,6 +243,8 @@ def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[st
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
     """Critic and mixer, then the policies with the new values; slow nets are copied every `target_every` updates."""
     batch = as_windows(batch)
+    if m.config.truncation == "terminal":
+        batch = closed(batch)
     state, told = critic_step(m, state, batch)
     state, more = actor_step(m, state, lambda policy: actor_loss(m, policy, state, batch, key))
     new, old = (state.critic, state.mixer), (state.target_critic, state.target_mixer)
@@ -248,8 +257,11 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises ValueError for unknown words and what a form can't do."""
-    if config.actor_weight not in ("advantage", "value"):
-        raise ValueError(f"icq: field 'actor_weight': expected one of advantage, value, found '{config.actor_weight}'")
+    for name, words in CHOICES.items():
+        if getattr(config, name) not in words:
+            raise ValueError(f"icq: field '{name}': expected one of {', '.join(words)}, found '{getattr(config, name)}'")
+    if config.truncation == "terminal" and config.window != -1:
+        raise ValueError(f"icq: field 'window': expected -1 (episodes) with truncation=terminal, found {config.window}")
     if config.recurrent and config.window == 0:
         raise ValueError("icq: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
     if config.window in (0, 1) and spec.horizon > 1:

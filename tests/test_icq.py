@@ -223,6 +223,17 @@ def test_a_cut_window_is_no_target_at_its_end_and_a_terminated_one_is_the_reward
     assert target_of(batch, 0.8)[3, 1] == pytest.approx(batch.reward[3, 1], rel=1e-6)
 
 
+def test_a_cut_episode_may_end_like_a_terminated_one():
+    # truncation=terminal: every real step is a target, and the last one of each row is its reward; padding stays out.
+    batch = batch_of(True)
+    ended = icq.closed(batch)
+    np.testing.assert_array_equal(icq.usable(ended), batch.valid)
+    target, last = target_of(ended, 0.8), LENGTHS - 1
+    real = LENGTHS > 0
+    np.testing.assert_allclose(target[real, last[real]], batch.reward[real, last[real]], rtol=1e-6)
+    assert (np.abs(target - target_of(batch, 0.8))[[1, 2], 0] > 1e-3).all() and (target[~real] == 0).all()
+
+
 def test_the_next_value_is_mixed_at_the_next_state():
     # T25. Another state at slot 1 changes the target of slot 0 (and 1 not: its own value is no part of it).
     batch = batch_of(True)
