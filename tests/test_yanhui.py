@@ -328,7 +328,7 @@ def toy_program() -> Any:
 
     @jax.jit
     def run(dataset: Dataset, features: jax.Array, contrast: Any, cloning: Any) -> Any:
-        (stage,) = yanhui.make(yanhui.Config(lr=3e-3, contrast=contrast, cloning=cloning, **sizes), SPEC)
+        (stage,) = yanhui.make(yanhui.Config(lr=3e-3, contrast=contrast, cloning=cloning, bandwidth=3.0, **sizes), SPEC)
 
         def step(state, key):
             draw, use = jax.random.split(key)
