@@ -43,7 +43,8 @@ class Job:
         """Tables of return and win rate, with standard errors; returns the file stems."""
         made = {task: f"{done_steps(done, task):,} ({runs.madt_updates(task):,})" for task in tasks}
         updates = "; ".join(f"{label}: {made[task]}" for task, label in tasks.items())
-        note = f"{NOTE}Episodes of an evaluation: {self.size.eval_episodes}. Updates of every method (of MADT in 100 epochs of 128 windows): {updates}."
+        size = f"Episodes of an evaluation: {self.size.eval_episodes}. "
+        note = f"{NOTE}{size}Updates of every method (of MADT in 100 epochs of 128 windows): {updates}."
         stems = []
         for metric, suffix in METRICS.items():
             if not all(run.has(metric) for run in done):

@@ -45,6 +45,7 @@ class Size(jobs.Size):
 
     maps, percent: what is run of the paper's. episodes, few: of Tables 1 and 2, of Figure 2. updates: of every method; 0 is
     what MADT makes in 100 epochs, at least 10,000. own_data: each seed has its own dataset, and is a job of its own.
+    contexts: windows of several steps in a batch; 0 is as many as there are of single steps.
     """
 
     maps: tuple[str, ...] = ("3m",)
@@ -53,6 +54,7 @@ class Size(jobs.Size):
     few: int = 40
     updates: int = 0
     own_data: bool = False
+    contexts: int = 0
 
 
 _SMOKE = {"hidden": 8, "batch_size": 4, "anchors": 2, "support": 16}
@@ -71,6 +73,7 @@ SIZES = {
         eval_episodes=256,
         sampled=False,
         updates=6000,
+        contexts=8,
     ),
     "full": Size(sampled=False, maps=tuple(SCENARIOS), own_data=True),
 }
@@ -93,6 +96,8 @@ def specs(task: str, label: str, column: Column, scale: str) -> list[TrainSpec]:
     config = {**size.config(column.method), **column.config}
     if column.config.get("recurrent") is False:  # single steps: as many as some episodes have
         config["batch_size"] = 16 * config.get("batch_size", MADT_BATCH // 16)
+    if column.config.get("window", 0) > 1 and size.contexts:
+        config["batch_size"] = size.contexts
     spec = TrainSpec(
         method=column.method,
         task=task,
