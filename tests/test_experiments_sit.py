@@ -85,3 +85,27 @@ def test_table_1_has_the_datas_return_and_the_papers_numbers(tmp_path, monkeypat
     assert section.stems == ["table1"]
     monkeypatch.setattr(runs, "SCALES", {"smoke": runs.dataclasses.replace(runs.SCALES["smoke"], maps={"smax": ("smax-x/1c3s5z",)})})
     assert runs.tasks_of("smax", "low", "smoke") == ({}, ["smax-x/1c3s5z"])
+
+
+def test_the_claim_compares_settings_of_the_paper_and_tuned_ones(tmp_path, monkeypatch):
+    few = {name: runs.CLAIM[name] for name in ("BC", "ICQ", "SIT")}
+    monkeypatch.setattr(runs, "CLAIM", few | {f"{name}, tuned": few[name] for name in ("ICQ", "SIT")})
+    monkeypatch.setattr(runs, "QUALITIES", ("low",))
+    (section,) = command.run_parts("claim", "smoke", tmp_path)
+    text = (tmp_path / "claim-checks.md").read_text()
+    assert section.stems == ["claim", "claim-checks", "claim-curves"]
+    assert text.count("| CN_3ls3l low: ") == 4 and "| CN_3ls3l low: ICQ, tuned above BC | difference" in text
+
+
+def test_the_search_has_seeds_of_its_own():
+    for name, column in runs.SEARCH.items():
+        points = resolve(runs.job("mpe/CN_3ls3l/imbalanced-low", name, column, "cpu")).num_runs
+        assert points == {"ICQ, values": 12, "ICQ, advantages": 12, "SIT": 27}[name]
+    assert not set(runs.SEARCH_SEEDS) & set(range(runs.SCALES["full"].sizes["mpe"].seeds))
+    chosen = [
+        runs.TUNED["ICQ, tuned"].config["beta_actor"],
+        runs.TUNED["SIT, tuned"].config["alpha"],
+        runs.TUNED["SIT, tuned"].config["beta"],
+    ]
+    grids = [runs.SEARCH["ICQ, values"].grid["beta_actor"], runs.SEARCH["SIT"].grid["alpha"], runs.SEARCH["SIT"].grid["beta"]]
+    assert all(value in grid for value, grid in zip(chosen, grids, strict=True))

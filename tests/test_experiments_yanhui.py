@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from experiments import checks as shared_checks
 from experiments.yanhui import checks, command, runs
 from jaxoff.report import tables
 from jaxoff.train.spec import resolve
@@ -34,7 +35,7 @@ def test_epochs_are_counted_in_batches_of_the_datas_steps():
 def test_paired_differences_and_areas():
     task, ours, theirs = "t", np.array([19.0, 18, 20, 19, 19]), np.array([12.0, 11, 12, 13, 12])
     # differences 7, 7, 8, 6, 7: mean 7, deviation .707, error .316, t(4) = 2.776
-    np.testing.assert_allclose(checks.difference(ours, theirs), [7.0, 0.3162, 7 - 0.878, 7 + 0.878], atol=1e-3)
+    np.testing.assert_allclose(shared_checks.difference(ours, theirs), [7.0, 0.3162, 7 - 0.878, 7 + 0.878], atol=1e-3)
     values = {(task, "YANHUI"): ours, (task, "MADT"): theirs, ("clean", "YANHUI"): ours + 1, ("clean", "MADT"): ours + 0.5}
     assert checks.above(values, task, "3m", "MADT").holds and checks.tie(values, "clean", "3m").holds
     assert not checks.tie(values, task, "3m").holds and checks.kept(values, "clean", task, "3m").holds

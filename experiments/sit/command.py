@@ -1,7 +1,8 @@
 """The command `python -m experiments.sit [PART] --scale smoke|cpu|full --out results/sit`.
 
 Parts: table1; fig1f, motivation; fig3, decomposition and priorities; fig4a, fig4b, fig4c, ablations; fig7, a monotone
-decomposition; fig8, sweeps; fig9 ... fig14, learning curves; fig15 ... fig20, decompositions of every dataset; all.
+decomposition; fig8, sweeps; fig9 ... fig14, learning curves; fig15 ... fig20, decompositions of every dataset; together: all.
+And claim, a part of the table: SIT, ICQ and BC on two maps; tune, the search behind its tuned columns.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments import checks
 from experiments.jobs import Column
 from experiments.sit import runs
 from jaxoff import registry, runtime
@@ -74,6 +76,25 @@ def table1(job: Job) -> Section:
     note = f"Not run, since their policies don't come with the library: {', '.join(lacking)}." if lacking else ""
     stem = job.table(done, tasks, "table1", "SIT Table 1: imbalanced data", note, paper="table1")
     return Section("SIT Table 1: agent-wise imbalanced data", note, [stem])
+
+
+def claim(job: Job) -> Section:
+    """SIT above ICQ above BC, with the paper's settings and with those that were chosen for either."""
+    tasks = {f"{name}/imbalanced-{quality}": f"{runs.label(name)} {quality}" for name in job.at.claimed for quality in runs.QUALITIES}
+    done = job.run(tasks, runs.CLAIM)
+    stem = job.table(done, tasks, "claim", "SIT: what must hold, returns", paper="table1")
+    found, pairs = checks.values_of(done), (("SIT", "ICQ"), ("ICQ", "BC"), ("SIT, tuned", "ICQ, tuned"), ("ICQ, tuned", "BC"))
+    listed = [checks.above(found, task, label, *pair) for task, label in tasks.items() for pair in pairs]
+    write_text(job.out / "claim-checks.md", checks.markdown("SIT: what must hold", listed, tables.provenance(done)))
+    figures.curves(done, "return_mean", job.out / "claim-curves", tasks=tasks)
+    return Section("SIT: the claim on few maps", "", [stem, "claim-checks", "claim-curves"])
+
+
+def tune(job: Job) -> Section:
+    """Every point of the search for the tuned columns."""
+    tasks = {f"{job.at.searched}/imbalanced-{quality}": f"{runs.label(job.at.searched)} {quality}" for quality in runs.QUALITIES}
+    done = runs.search(list(tasks), job.scale, job.out / "tuning")
+    return Section("SIT: tuning", "", [job.table(done, tasks, "tuning", "SIT: tuning", "Seeds that no other table has.")])
 
 
 def fig1f(job: Job) -> Section:
@@ -202,8 +223,12 @@ PARTS: dict[str, Callable[[Job], Section]] = {
     **{part: functools.partial(decompositions, part=part) for part in CREDITS},
 }
 
+ALONE: dict[str, Callable[[Job], Section]] = {"claim": claim, "tune": tune}  # no part of "all"
+
 
 def run_parts(part: str, scale: str, out: Path) -> list[Section]:
     """Make a part, or all: the sections of the page, their files below `out`."""
     job = Job(scale, out)
+    if part in ALONE:
+        return [ALONE[part](job)]
     return [make(job) for name, make in PARTS.items() if part in (name, "all")]

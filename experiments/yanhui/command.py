@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from experiments import checks as shared_checks
 from experiments.jobs import Column
 from experiments.yanhui import checks, figures, runs
 from jaxoff.files import write_text
@@ -67,7 +68,7 @@ def table1(job: Job) -> Section:
     tasks = job.tasks(("3m", "3s_vs_5z", "corridor"), (0, 50), job.size.episodes)
     done = job.run(tasks, runs.COLUMNS)
     stems = job.table("table1", "YANHUI Table 1: jump points", done, tasks)
-    found, listed = checks.values_of(done), []
+    found, listed = shared_checks.values_of(done), []
     for name in job.size.maps:
         clean, mixed = (runs.task_of(name, p, job.size.episodes) for p in (0, 50))
         if mixed in tasks:
@@ -85,14 +86,14 @@ def claim(job: Job) -> Section:
     tasks = job.tasks(("3m",), (0, 50), job.size.episodes)
     done = job.run(tasks, runs.CLAIM)
     stems = job.table("claim", "YANHUI on 3m", done, tasks)
-    found, (clean, mixed) = checks.values_of(done), tasks
+    found, (clean, mixed) = shared_checks.values_of(done), tasks
     listed = [checks.tie(found, clean, tasks[clean]), *(checks.above(found, mixed, tasks[mixed], other) for other in ("MADT", "BC"))]
     return Section("YANHUI on 3m", "", [*stems, write_checks(job, "claim-checks", [*listed, checks.kept(found, clean, mixed, "3m")], done)])
 
 
 def write_checks(job: Job, stem: str, listed: list[checks.Check], done: list[Run]) -> str:
     """The list of checks as a file; returns its stem."""
-    write_text(job.out / f"{stem}.md", checks.markdown("YANHUI: what must hold", listed, tables.provenance(done)))
+    write_text(job.out / f"{stem}.md", shared_checks.markdown("YANHUI: what must hold", listed, tables.provenance(done)))
     return stem
 
 
@@ -101,7 +102,7 @@ def table2(job: Job) -> Section:
     tasks = job.tasks(("3m", "MMM2"), (50,), job.size.episodes)
     done = job.run(tasks, runs.ABLATIONS | runs.MADT)
     stems = job.table("table2", "YANHUI Table 2: ablations", done, tasks)
-    found = checks.values_of(done)
+    found = shared_checks.values_of(done)
     listed = [checks.above(found, task, label, other) for task, label in tasks.items() for other in runs.ABLATIONS if other != "YANHUI"]
     listed += [check for task, label in tasks.items() for check in checks.without_contrast(found, task, label)]
     return Section("YANHUI Table 2", "", [*stems, write_checks(job, "table2-checks", listed, done)])
@@ -119,7 +120,7 @@ def fig2(job: Job) -> Section:
     tasks = job.tasks(("3m",), job.size.percent, job.size.few)
     done = job.run(tasks, runs.COLUMNS)
     by_percent = dict(zip(job.size.percent, tasks, strict=True))
-    found = checks.values_of(done)
+    found = shared_checks.values_of(done)
     figures.robustness(found, by_percent, list(runs.COLUMNS), "return", job.out / "fig2")
     stems = job.table("fig2-table", "YANHUI Figure 2: proportion of poor data", done, tasks)
     listed = checks.robust(found, by_percent, list(runs.COLUMNS))
