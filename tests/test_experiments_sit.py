@@ -90,7 +90,8 @@ def test_table_1_has_the_datas_return_and_the_papers_numbers(tmp_path, monkeypat
 def test_the_claim_compares_settings_of_the_paper_and_tuned_ones(tmp_path, monkeypatch):
     few = {name: runs.CLAIM[name] for name in ("BC", "ICQ", "SIT")}
     monkeypatch.setattr(runs, "CLAIM", few | {f"{name}, tuned": few[name] for name in ("ICQ", "SIT")})
-    monkeypatch.setattr(runs, "QUALITIES", ("low",))
+    at = runs.dataclasses.replace(runs.SCALES["smoke"], claimed={"mpe/CN_3ls3l/imbalanced-low": "CN_3ls3l low"})
+    monkeypatch.setattr(runs, "SCALES", {"smoke": at})
     (section,) = command.run_parts("claim", "smoke", tmp_path)
     text = (tmp_path / "claim-checks.md").read_text()
     assert section.stems == ["claim", "claim-checks", "claim-curves"]

@@ -80,7 +80,7 @@ def table1(job: Job) -> Section:
 
 def claim(job: Job) -> Section:
     """SIT above ICQ above BC, with the paper's settings and with those that were chosen for either."""
-    tasks = {f"{name}/imbalanced-{quality}": f"{runs.label(name)} {quality}" for name in job.at.claimed for quality in runs.QUALITIES}
+    tasks = job.at.claimed
     done = job.run(tasks, runs.CLAIM)
     stem = job.table(done, tasks, "claim", "SIT: what must hold, returns", paper="table1")
     found, pairs = checks.values_of(done), (("SIT", "ICQ"), ("ICQ", "BC"), ("SIT, tuned", "ICQ, tuned"), ("ICQ, tuned", "BC"))
