@@ -19,7 +19,7 @@ def test_every_job_is_made_of_known_fields(scale, monkeypatch):
         # at full scale every seed has its own data, and at least as many updates as MADT makes in 100 epochs
         assert len(made) == (5 if scale == "full" else 1) and all(resolve(spec).config.steps == spec.steps for spec in made)
         assert [spec.data_seed for spec in made] == [spec.seeds[0] for spec in made]
-        assert made[0].steps == {"smoke": 4, "cpu": 2000, "full": 12_000}[scale]
+        assert made[0].steps == {"smoke": 4, "cpu": 6000, "full": 12_000}[scale]
 
 
 def test_updates_of_full_scale_are_those_of_100_epochs_and_at_least_ten_thousand(monkeypatch):
