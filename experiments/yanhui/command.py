@@ -118,12 +118,12 @@ def fig1(job: Job) -> Section:
 def fig2(job: Job) -> Section:
     """Robustness to poor data on 3m with few episodes."""
     tasks = job.tasks(("3m",), job.size.percent, job.size.few)
-    done = job.run(tasks, runs.COLUMNS)
+    done = job.run(tasks, runs.CURVE_COLUMNS)
     by_percent = dict(zip(job.size.percent, tasks, strict=True))
     found = shared_checks.values_of(done)
-    figures.robustness(found, by_percent, list(runs.COLUMNS), "return", job.out / "fig2")
+    figures.robustness(found, by_percent, list(runs.CURVE_COLUMNS), "return", job.out / "fig2")
     stems = job.table("fig2-table", "YANHUI Figure 2: proportion of poor data", done, tasks)
-    listed = checks.robust(found, by_percent, list(runs.COLUMNS))
+    listed = checks.robust(found, by_percent, list(runs.CURVE_COLUMNS))
     text = f"3m, {job.size.few} episodes in all; means over seeds with standard errors."
     return Section("YANHUI Figure 2", text, ["fig2", *stems, write_checks(job, "fig2-checks", listed, done)])
 

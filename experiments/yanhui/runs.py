@@ -28,6 +28,8 @@ CONTROLS = {
     "MADT, return-weighted": Column("madt", {"weighting": "return"}),
 }
 COLUMNS = PAPER_COLUMNS | CONTROLS
+# Figure 2: the paper's columns, and the controls that see what YANHUI sees, the return of an episode.
+CURVE_COLUMNS = PAPER_COLUMNS | {name: CONTROLS[name] for name in ("MADT, filtered", "MADT, return-weighted")}
 ABLATIONS = YANHUI | {
     "no mixture": Column("yanhui", {"experts": 1}),
     "hard assignment": Column("yanhui", {"soft": False}),
@@ -72,6 +74,7 @@ SIZES = {
         evaluations=6,
         eval_episodes=256,
         sampled=False,
+        percent=(0, 25, 50, 75, 90, 100),
         updates=6000,
         contexts=8,
     ),
