@@ -90,7 +90,7 @@ def test_figure_2_and_its_table_at_smoke_scale(tmp_path, monkeypatch, world):
     if world == "matrix":
         monkeypatch.setattr(runs, "task_of", lambda name, percent, episodes: games[percent])
         monkeypatch.setattr(runs, "madt_updates", lambda task: 700)
-    monkeypatch.setattr(runs, "COLUMNS", {name: column for name, column in runs.CLAIM.items() if name != "BC"})
+    monkeypatch.setattr(runs, "CURVE_COLUMNS", {name: column for name, column in runs.CLAIM.items() if name != "BC"})
     (section,) = command.run_parts("fig2", "smoke", tmp_path)
     wins = ["fig2-table-win-rate"] if world == "smax" else []
     assert section.stems == ["fig2", "fig2-table", *wins, "fig2-checks"] and (tmp_path / "fig2.svg").exists()
