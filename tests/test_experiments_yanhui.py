@@ -25,6 +25,10 @@ def test_every_job_is_made_of_known_fields(scale, monkeypatch):
 def test_updates_of_full_scale_are_those_of_100_epochs_and_at_least_ten_thousand(monkeypatch):
     monkeypatch.setattr(runs, "madt_updates", lambda task: 2200)
     assert runs.specs("smax/3m/wspm-p0-n200", "MADT", runs.COLUMNS["MADT"], "full")[0].steps == 10_000
+    # a fifth of the episodes are seen as often in a fifth of the updates
+    assert runs.specs("smax/3m/wspm-p0-n40", "MADT", runs.COLUMNS["MADT"], "cpu", 0.2)[0].steps == 1200
+    monkeypatch.setattr(runs, "madt_updates", lambda task: 400)
+    assert runs.specs("smax/3m/wspm-p0-n40", "MADT", runs.COLUMNS["MADT"], "full", 0.2)[0].steps == 2000
 
 
 def test_epochs_are_counted_in_batches_of_the_datas_steps():
@@ -96,7 +100,7 @@ def test_figure_2_and_its_table_at_smoke_scale(tmp_path, monkeypatch, world):
     assert section.stems == ["fig2", "fig2-table", *wins, "fig2-checks"] and (tmp_path / "fig2.svg").exists()
     text = (tmp_path / "fig2-table.md").read_text()
     assert "± standard error over seeds" in text and "| 3m, p = 50 % |" in text
-    assert world == "smax" or "(of MADT in 100 epochs of 128 windows): 3m, p = 0 %: 4 (700); 3m, p = 50 %: 4 (700)" in text
+    assert world == "smax" or "(of MADT in 100 epochs of 128 windows): 3m, p = 0 %: 2 (700); 3m, p = 50 %: 2 (700)" in text
     assert "A3: falls less than MADT" in (tmp_path / "fig2-checks.md").read_text()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("final.json")}
     command.run_parts("fig2", "smoke", tmp_path)

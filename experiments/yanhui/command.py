@@ -36,9 +36,9 @@ class Job:
         maps = [name for name in wanted if name in self.size.maps]
         return {runs.task_of(name, p, episodes): f"{name}, p = {p} %" for name in maps for p in percent}
 
-    def run(self, tasks: Mapping[str, str], columns: Mapping[str, Column]) -> list[Run]:
-        """Train columns on tasks, a folder each below out/runs."""
-        return runs.run_all(list(tasks), columns, self.scale, self.out / "runs")
+    def run(self, tasks: Mapping[str, str], columns: Mapping[str, Column], share: float = 1.0) -> list[Run]:
+        """Train columns on tasks, a folder each below out/runs; share: of the updates."""
+        return runs.run_all(list(tasks), columns, self.scale, self.out / "runs", share)
 
     def table(self, name: str, title: str, done: list[Run], tasks: dict[str, str]) -> list[str]:
         """Tables of return and win rate, with standard errors; returns the file stems."""
@@ -118,7 +118,7 @@ def fig1(job: Job) -> Section:
 def fig2(job: Job) -> Section:
     """Robustness to poor data on 3m with few episodes."""
     tasks = job.tasks(("3m",), job.size.percent, job.size.few)
-    done = job.run(tasks, runs.CURVE_COLUMNS)
+    done = job.run(tasks, runs.CURVE_COLUMNS, job.size.few / job.size.episodes)
     by_percent = dict(zip(job.size.percent, tasks, strict=True))
     found = shared_checks.values_of(done)
     figures.robustness(found, by_percent, list(runs.CURVE_COLUMNS), "return", job.out / "fig2")

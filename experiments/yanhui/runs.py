@@ -45,8 +45,9 @@ MADT_BATCH, MADT_EPOCHS, LEAST_UPDATES = 128, 100, 10_000
 class Size(jobs.Size):
     """How large the jobs are. Actions are the policy's modes, as in the paper.
 
-    maps, percent: what is run of the paper's. episodes, few: of Tables 1 and 2, of Figure 2. updates: of every method; 0 is
-    what MADT makes in 100 epochs, at least 10,000. own_data: each seed has its own dataset, and is a job of its own.
+    maps, percent: what is run of the paper's. episodes, few: of Tables 1 and 2, of Figure 2, where updates are fewer in that
+    proportion. updates: of every method; 0 is what MADT makes in 100 epochs, at least 10,000. own_data: each seed has its own
+    dataset, and is a job of its own.
     contexts: windows of several steps in a batch; 0 is as many as there are of single steps.
     """
 
@@ -74,7 +75,6 @@ SIZES = {
         evaluations=6,
         eval_episodes=256,
         sampled=False,
-        percent=(0, 25, 50, 75, 90, 100),
         updates=6000,
         contexts=8,
     ),
@@ -93,8 +93,11 @@ def madt_updates(task: str) -> int:
     return MADT_EPOCHS * (int(lengths_of(registry.make_data(task)).sum()) // MADT_BATCH)
 
 
-def specs(task: str, label: str, column: Column, scale: str) -> list[TrainSpec]:
-    """The training jobs of a cell: one of all seeds, or one for each seed with its own dataset."""
+def specs(task: str, label: str, column: Column, scale: str, share: float = 1.0) -> list[TrainSpec]:
+    """The training jobs of a cell: one of all seeds, or one for each seed with its own dataset.
+
+    share: of the updates, where the data are smaller than those of the tables; so that each episode is seen as often.
+    """
     size = SIZES[scale]
     config = {**size.config(column.method), **column.config}
     if column.config.get("recurrent") is False:  # single steps: as many as some episodes have
@@ -106,7 +109,7 @@ def specs(task: str, label: str, column: Column, scale: str) -> list[TrainSpec]:
         task=task,
         seeds=tuple(range(size.seeds)),
         config=config,
-        steps=size.updates or max(LEAST_UPDATES, madt_updates(task)),
+        steps=round(share * size.updates) or max(round(share * LEAST_UPDATES), madt_updates(task)),
         evaluations=size.evaluations,
         eval_episodes=size.eval_episodes,
         sampled=size.sampled,
@@ -117,7 +120,7 @@ def specs(task: str, label: str, column: Column, scale: str) -> list[TrainSpec]:
     return [dataclasses.replace(spec, seeds=(seed,), data_seed=seed) for seed in spec.seeds]
 
 
-def run_all(tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path) -> list[Run]:
-    """Train every column on every task, or read back what is already there."""
+def run_all(tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path, share: float = 1.0) -> list[Run]:
+    """Train every column on every task, or read back what is already there. share: as in `specs`."""
     cells = ((task, label, column) for task in tasks for label, column in columns.items())
-    return jobs.run_all((spec for cell in cells for spec in specs(*cell, scale)), out)
+    return jobs.run_all((spec for cell in cells for spec in specs(*cell, scale, share)), out)
