@@ -128,7 +128,7 @@ SCALES = {
             "mpe": Size(_CPU, _OWN, seeds=3, evaluations=6, data_episodes=5000, sampled=False),
             "mamujoco": Size(_CPU | {"steps": 1000}, _ROBOTS, seeds=3, evaluations=5, eval_episodes=8, data_episodes=1000, sampled=False),
         },
-        credit.Settings(steps=3000, lr=1e-3),
+        credit.Settings(steps=1500, lr=1e-3),
         maps={"smax": ("smax/3s_vs_5z", "smax/2s3z", "smax/8m"), "mpe": MAPS["mpe"]},
         # Not one of the paper's, and composed like its 3s_vs_5z: battles of 3m are so short that minutes suffice.
         claimed=_CN | {"smax/3m/mix=50%[r r r]+50%[r r m]": "3m low", "smax/3m/mix=[r r e]": "3m medium"},
