@@ -89,7 +89,8 @@ def test_table_1_has_the_datas_return_and_the_papers_numbers(tmp_path, monkeypat
 
 def test_the_claim_compares_settings_of_the_paper_and_tuned_ones(tmp_path, monkeypatch):
     few = {name: runs.CLAIM[name] for name in ("BC", "ICQ", "SIT")}
-    monkeypatch.setattr(runs, "CLAIM", few | {f"{name}, tuned": few[name] for name in ("ICQ", "SIT")})
+    monkeypatch.setattr(runs, "CLAIM", few)
+    monkeypatch.setattr(runs, "TUNED", {"mpe": {f"{name}, tuned": few[name] for name in ("ICQ", "SIT")}})
     at = runs.dataclasses.replace(runs.SCALES["smoke"], claimed={"mpe/CN_3ls3l/imbalanced-low": "CN_3ls3l low"})
     monkeypatch.setattr(runs, "SCALES", {"smoke": at})
     (section,) = command.run_parts("claim", "smoke", tmp_path)
@@ -98,15 +99,19 @@ def test_the_claim_compares_settings_of_the_paper_and_tuned_ones(tmp_path, monke
     assert text.count("| CN_3ls3l low: ") == 4 and "| CN_3ls3l low: ICQ, tuned above BC | difference" in text
 
 
-def test_the_search_has_seeds_of_its_own():
-    for name, column in runs.SEARCH.items():
-        points = resolve(runs.job("mpe/CN_3ls3l/imbalanced-low", name, column, "cpu")).num_runs
-        assert points == {"ICQ, values": 12, "ICQ, advantages": 12, "SIT": 27}[name]
+def test_the_search_has_seeds_of_its_own_and_holds_what_was_chosen():
+    sizes = {"mpe": {"ICQ, values": 12, "ICQ, advantages": 12, "SIT": 27}, "smax": {"ICQ, advantages": 9, "SIT, advantages": 12}}
+    for task in runs.SCALES["cpu"].searched:
+        kind = runs.kind_of(task)
+        points = {name: resolve(runs.job(task, name, column, "cpu")).num_runs for name, column in runs.SEARCH[kind].items()}
+        assert points == sizes[kind]
+        for chosen in runs.TUNED[kind].values():
+            assert any(_holds(column, chosen) for column in runs.SEARCH[kind].values())
     assert not set(runs.SEARCH_SEEDS) & set(range(runs.SCALES["full"].sizes["mpe"].seeds))
-    chosen = [
-        runs.TUNED["ICQ, tuned"].config["beta_actor"],
-        runs.TUNED["SIT, tuned"].config["alpha"],
-        runs.TUNED["SIT, tuned"].config["beta"],
-    ]
-    grids = [runs.SEARCH["ICQ, values"].grid["beta_actor"], runs.SEARCH["SIT"].grid["alpha"], runs.SEARCH["SIT"].grid["beta"]]
-    assert all(value in grid for value, grid in zip(chosen, grids, strict=True))
+
+
+def _holds(searched, chosen):
+    """Whether a setting is a point of a search."""
+    rest = {name: value for name, value in chosen.config.items() if name not in searched.grid}
+    inside = all(chosen.config.get(name) in values for name, values in searched.grid.items())
+    return searched.method == chosen.method and rest == searched.config and inside
