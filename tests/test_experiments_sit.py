@@ -101,7 +101,7 @@ def test_the_claim_compares_settings_of_the_paper_and_tuned_ones(tmp_path, monke
 
 def test_the_search_has_seeds_of_its_own_and_holds_what_was_chosen():
     sizes = {"mpe": {"ICQ, values": 12, "ICQ, advantages": 12, "SIT": 27}, "smax": {"ICQ, advantages": 9, "SIT, advantages": 12}}
-    for task in runs.SCALES["cpu"].searched:
+    for task in runs.SCALES["cpu"].claimed:
         kind = runs.kind_of(task)
         points = {name: resolve(runs.job(task, name, column, "cpu")).num_runs for name, column in runs.SEARCH[kind].items()}
         assert points == sizes[kind]

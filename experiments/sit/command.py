@@ -93,7 +93,7 @@ def claim(job: Job) -> Section:
 
 def tune(job: Job) -> Section:
     """Every point of the search for the tuned columns."""
-    tasks = job.at.searched
+    tasks = job.at.claimed
     done = runs.search(list(tasks), job.scale, job.out / "tuning")
     return Section("SIT: tuning", "", [job.table(done, tasks, "tuning", "SIT: tuning", "Seeds that no other table has.")])
 

@@ -92,14 +92,13 @@ _SHORT = {"smax/3m/mix=50%[r r r]+50%[r r m]": "3m low"}
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Sizes of the jobs by kind of map, of a fit of rewards alone, and the maps of the table, the ablations, the search, the claim."""
+    """Sizes of the jobs by kind of map, of a fit of rewards alone, and the maps of the table, of ablations, of the claim and its search."""
 
     sizes: Mapping[str, Size]
     fit: credit.Settings
     maps: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=lambda: MAPS)
     ablated: str = "smax/2s3z"
     motivation: str = "smax/3s_vs_5z"
-    searched: Mapping[str, str] = dataclasses.field(default_factory=lambda: {**_CN, **_imbalanced("smax/2s3z")})
     claimed: Mapping[str, str] = dataclasses.field(default_factory=lambda: {**_CN, **_imbalanced("smax/2s3z")})
 
 
@@ -129,7 +128,6 @@ SCALES = {
         maps={"mpe": ("mpe/CN_3ls3l",)},
         ablated="mpe/CN_3ls3l",
         motivation="mpe/CN_3ls3l",
-        searched=_CN,
         claimed=_CN,
     ),
     "cpu": Scale(
@@ -142,7 +140,6 @@ SCALES = {
         },
         credit.Settings(steps=1500, lr=1e-3),
         maps={"smax": ("smax/3s_vs_5z", "smax/2s3z", "smax/8m"), "mpe": MAPS["mpe"]},
-        searched=_CN | _SHORT,
         claimed=_CN | _SHORT,
     ),
     "full": Scale({"smax": _full(_OWN), "mpe": _full(_OWN), "mamujoco": _full(_ROBOTS)}, credit.Settings()),
