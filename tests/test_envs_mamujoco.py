@@ -145,6 +145,7 @@ def test_layouts_are_the_same_in_numpy_and_in_jit_with_leading_axes(body, split)
             "mamujoco: expected one of mamujoco/halfcheetah-2x3, .*; found 'mamujoco/cheetah'|found 'cheetah'",
         ),
         (lambda: make_mamujoco("mamujoco/ant-2x4"), "mamujoco: expected one of halfcheetah, walker2d, hopper; found 'ant'"),
+        (lambda: make_mamujoco("mamujoco/hopper-3x1", physics="brax"), "field 'physics': expected 'c' or 'mjx', found 'brax'"),
         (lambda: make_mabrax("mabrax/halfcheetah-2x3", layout="og_marl"), "no x position, which 'og_marl' shows"),
         (lambda: make_mabrax("mabrax/halfcheetah-2x3", backend="c"), "backend: expected one of spring, .*; found 'c'"),
     ],
@@ -159,11 +160,11 @@ def test_unknown_names_and_sizes_are_refused(call, message):
 STEPS = 20
 
 
-def follow(name, gymnasium_id, actions):
-    """Step MJX and gymnasium from the same states; errors of positions and rewards, and the timesteps."""
+def follow(name, gymnasium_id, actions, physics="mjx"):
+    """Step ours and gymnasium from the same states; errors of positions and rewards, and the timesteps."""
     import gymnasium
 
-    env, theirs = make_mamujoco(name, horizon=STEPS), gymnasium.make(gymnasium_id).unwrapped
+    env, theirs = make_mamujoco(name, horizon=STEPS, physics=physics), gymnasium.make(gymnasium_id).unwrapped
     theirs.reset(seed=0)
     step = jax.jit(env.step)
     state, first = env.reset(KEY)
@@ -186,8 +187,9 @@ def random_actions(scale=1.0):
     return np.random.default_rng(1).uniform(-scale, scale, (STEPS, 2, 3)).astype(np.float32)
 
 
-def test_cheetah_step_equals_mujoco_in_c_and_ends_by_the_clock_alone():
-    errors, rows = follow("mamujoco/halfcheetah-2x3", "HalfCheetah-v5", random_actions())
+@pytest.mark.parametrize("physics", ["mjx", "c"])
+def test_cheetah_step_equals_gymnasiums_and_ends_by_the_clock_alone(physics):
+    errors, rows = follow("mamujoco/halfcheetah-2x3", "HalfCheetah-v5", random_actions(), physics)
     assert errors.mean() < 1e-5
     assert errors.max() < 1e-4
     assert [bool(r.truncated) for r in rows] == [False] * STEPS + [True]
@@ -199,6 +201,35 @@ def test_walker_step_equals_mujoco_in_c_and_terminates_as_in_gymnasium():
     """Slow: MJX compiles four Runge-Kutta steps, about 15 s and more."""
     errors, _ = follow("mamujoco/walker2d-2x3", "Walker2d-v5", random_actions())
     assert errors.mean() < 1e-5
+
+
+@pytest.mark.parametrize(("body", "gymnasium_id"), [("walker2d-2x3", "Walker2d-v5"), ("hopper-3x1", "Hopper-v5")])
+def test_other_bodies_in_c_step_and_terminate_as_in_gymnasium(body, gymnasium_id):
+    actions = random_actions()[:, :1, :1].repeat(3, 1) if body == "hopper-3x1" else random_actions()
+    errors, _ = follow(f"mamujoco/{body}", gymnasium_id, actions, "c")
+    assert errors.max() < 1e-5
+
+
+def test_physics_in_c_does_not_depend_on_the_batch_or_on_earlier_calls_and_keeps_nan_to_its_row():
+    env = make_mamujoco("mamujoco/halfcheetah-2x3", physics="c")
+    states = jax.vmap(env.env.start)(jax.random.split(KEY, 4))
+    control = jax.random.uniform(KEY, (4, 6), minval=-1)
+    whole = jax.jit(jax.vmap(env.env.in_c))(states.qpos, states.qvel, control)
+    alone = [env.env.in_c(states.qpos[i], states.qvel[i], control[i]) for i in (2, 0)]
+    for i, found in zip((2, 0), alone, strict=True):
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), whole, found)
+    twice = jax.jit(jax.vmap(jax.vmap(env.env.in_c, (0, None, 0)), (None, 0, None)))(states.qpos, states.qvel, control)
+    assert twice[1].shape == (4, 4, 9)  # some arguments mapped, some not
+    np.testing.assert_array_equal(twice[0][1, 1], whole[0][1])
+    torn = jax.jit(jax.vmap(env.env.in_c))(states.qpos, states.qvel, control.at[1, 0].set(jnp.nan))
+    assert np.isnan(torn[0][1]).all()
+    np.testing.assert_array_equal(torn[0][0], whole[0][0])
+
+
+def test_physics_is_that_of_the_backend_unless_named():
+    default = make_mamujoco("mamujoco/halfcheetah-2x3").env
+    assert (default.in_c is not None) == (jax.default_backend() == "cpu")
+    assert make_mamujoco("mamujoco/halfcheetah-2x3", physics="mjx").env.in_c is None
 
 
 def test_walker_health_has_gymnasiums_bounds():

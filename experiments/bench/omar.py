@@ -60,13 +60,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has torch; default: this one")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where omar.md goes")
     chosen = parser.parse_args(arguments)
+    from rich.console import Console
+    from rich.progress import track
+
     from experiments.bench import speed
     from jaxoff.files import write_text
 
     told = peer(chosen.peer_python, chosen.rounds)
     theirs, about = told["rounds_per_s"], told["about"]
     case = speed.Case("omar", TASK, {}, chosen.rounds)
-    rows = [speed.measure("omar", case, way, count) for count in chosen.runs for way in speed.ways()]
+    plan = [(way, count) for count in chosen.runs for way in speed.ways()]
+    rows = [speed.measure("omar", case, way, count) for way, count in track(plan, "measuring", console=Console(stderr=True))]
     lines = [
         "# OMAR: rounds per second beside PyTorch",
         "",

@@ -54,7 +54,7 @@ COLLECT: dict[str, dict[str, Any]] = {
     "cpu": {"num_envs": 20, "collect": 5, "warmup": 1024, "capacity": 100_000},
     "full": {"num_envs": 20, "collect": 5, "warmup": 1024, "capacity": 1_000_000},
 }
-ROUNDS = 10_000  # online, at full scale: the million steps of the authors' learner
+ROUNDS = {"cpu": 2000, "full": 10_000}  # online; at full scale the million steps of the authors' learner
 
 # Decentralised and centralised critics; a critic for each agent (the paper's), and one for the team (the CFCQL code base's).
 CN = {task: label for task, label in MPE.items() if label.endswith(" CN")}
@@ -96,15 +96,14 @@ MAPS = {
 }
 
 RELEASED = 3072  # rows of a batch of three agents
-# `full`: settings of `baselines/settings.toml`, which are the released code's. `cpu`: a quarter of each agent's batch, fewer
-# rounds, 3 seeds, 3,900 episodes of each dataset. Cloning has the same net and batch at both.
+# `full`: settings of `baselines/settings.toml`, which are the released code's. `cpu`: a quarter of each agent's batch, 3 seeds.
 _SMOKE = {"steps": 4, "batch_size": 60, "hidden": 8, "critic_hidden": 8}
 _CLONE = {"hidden": 64, "lr": 1e-3}
 SIZES = {
     "smoke": Size(
         {"steps": 4, "batch_size": 60, "hidden": 8, "critic_hidden": 8}, seeds=2, evaluations=2, eval_episodes=4, data_episodes=40
     ),
-    "cpu": Size({"steps": 1000, "batch_size": 768}, {"bc": _CLONE}, seeds=3, evaluations=10, eval_episodes=100, data_episodes=3900),
+    "cpu": Size({"batch_size": 768}, {"bc": _CLONE | {"steps": 2001}}, seeds=3, evaluations=10, eval_episodes=100),
     "full": Size({}, {"bc": _CLONE | {"batch_size": 1024, "steps": 2001}}, seeds=5, evaluations=100, eval_episodes=100),
 }
 _FAST = {"steps": 4, "batch_size": 16, "hidden": 8, "critic_hidden": 8}
@@ -176,7 +175,7 @@ def specs(tasks: Sequence[str], columns: Mapping[str, Column], scale: str) -> li
 def online_specs(tasks: Sequence[str], columns: Mapping[str, Column], scale: str) -> list[TrainSpec]:
     """The same jobs without data: the learners act. The quality in a task's name chooses settings only."""
     found = specs(tasks, columns, scale)
-    steps = {} if "steps" in SIZES[scale].every else {"steps": ROUNDS}
+    steps = {"steps": ROUNDS[scale]} if scale in ROUNDS else {}
     acting: dict[str, Any] = {"sampler": "online", "sampler_config": COLLECT[scale], "data_episodes": None}
     return [dataclasses.replace(spec, config={**spec.config, **steps}, **acting) for spec in found]
 

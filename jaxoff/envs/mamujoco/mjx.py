@@ -2,8 +2,8 @@
 
 Rules, rewards and starts are those of gymnasium's HalfCheetah-v5, Walker2d-v5 and Hopper-v5. One step from
 the same state agrees with MuJoCo in C to single precision; trajectories part after some fifty steps, since
-contact is chaotic, so recorded actions never replay recorded states. On a CPU the C simulator is much
-faster (`jaxoff.eval.host`); this one is for accelerators, and for evaluation in the training program.
+contact is chaotic, so recorded actions never replay recorded states. On a CPU the C simulator is some twenty
+times faster, and `physics="c"` calls it from inside jit (`c_physics`).
 
 The ant is not here: its reward and observation hold contact forces that MJX does not give.
 """
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jaxoff.envs.base import FromJaxMARL, Game, spaces
 from jaxoff.envs.mamujoco import layouts
+from jaxoff.envs.mamujoco.c_physics import CPhysics
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
 
 # Names of SIT (Tian et al., 2023): the same bodies for 200 steps; its observations are not published.
@@ -62,17 +63,20 @@ class MJX(Game):
     """The layout names the body, one of TASKS. iterations: of the solver, twice as many of its line search; None: the model file's.
 
     Four iterations agree with the file's hundred to the digits that single precision has, and are faster.
+    physics: "mjx", or "c" for the C simulator behind the same state.
     """
 
-    def __init__(self, layout: layouts.Layout, horizon: int, iterations: int | None = None) -> None:
-        from mujoco import mjx
-
+    def __init__(self, layout: layouts.Layout, horizon: int, iterations: int | None = None, physics: str = "mjx") -> None:
         super().__init__(layout.num_agents, layout.obs_size, spaces.Box(-1.0, 1.0, (layout.action_size,)))
         self.layout, self.horizon, self.task = layout, horizon, TASKS[layout.body]
         self.host_model = load_model(self.task.file)
         if iterations is not None:
             self.host_model.opt.iterations, self.host_model.opt.ls_iterations = iterations, 2 * iterations
-        self.model = mjx.put_model(self.host_model)
+        self.in_c = CPhysics(self.host_model, self.task.frame_skip) if physics == "c" else None
+        if self.in_c is None:
+            from mujoco import mjx
+
+            self.model = mjx.put_model(self.host_model)
         self.dt = self.host_model.opt.timestep * self.task.frame_skip
 
     def start(self, key: Key) -> MJXState:
@@ -98,6 +102,9 @@ class MJX(Game):
 
     def simulate(self, state: MJXState, control: Array) -> MJXState:
         """The physics of one step; control [nu] in the order of the actuators."""
+        if self.in_c is not None:
+            qpos, qvel = self.in_c(state.qpos, state.qvel, control)
+            return MJXState(qpos, qvel, state.acceleration, state.time + 1)
         from mujoco import mjx
 
         data = mjx.make_data(self.model)
@@ -149,12 +156,18 @@ def resolve(name: str, layout: str, horizon: int | None) -> tuple[EnvSpec, layou
 
 
 @functools.cache
-def make_mamujoco(name: str, layout: str = "omar", horizon: int | None = None, iterations: int | None = None) -> FromJaxMARL:
+def make_mamujoco(
+    name: str, layout: str = "omar", horizon: int | None = None, iterations: int | None = None, physics: str | None = None
+) -> FromJaxMARL:
     """'mamujoco/halfcheetah-2x3', -6x1, 'mamujoco/walker2d-2x3', 'mamujoco/hopper-3x1' as an `Env`.
 
     'mamujoco/HalfCheetah_2l' and 'mamujoco/Walker_2l' are SIT's: 200 steps. layout: one of
     `layouts.LAYOUTS`. State: qpos without x, and qvel (17; hopper 11). The return scale is OMAR's, of an
-    older MuJoCo, and holds for halfcheetah-2x3 with 1000 steps only.
+    older MuJoCo, and holds for halfcheetah-2x3 with 1000 steps only. physics: "mjx" or "c"; None is C on a CPU
+    and MJX on an accelerator.
     """
     spec, table = resolve(name, layout, horizon)
-    return FromJaxMARL(MJX(table, spec.horizon, iterations), spec)
+    physics = physics or ("c" if jax.default_backend() == "cpu" else "mjx")
+    if physics not in ("c", "mjx"):
+        raise ValueError(f"mamujoco: field 'physics': expected 'c' or 'mjx', found {physics!r}")
+    return FromJaxMARL(MJX(table, spec.horizon, iterations, physics), spec)
