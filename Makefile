@@ -50,9 +50,9 @@ yanhui-%: $(READY)        ## a part: yanhui-table1, -table2, -fig1, -fig2; -clai
 bench: $(READY)           ## updates/s of each learner, tokens/s of transformers, by number of runs; writes experiments/bench/
 	$(BIN)/python -m experiments.bench
 
-bench-omar: $(READY)      ## OMAR's rounds/s beside a PyTorch learner; installs torch, or takes PEER_PYTHON=an interpreter that has it
+bench-omar: $(READY)      ## OMAR's rounds/s beside PyTorch; installs torch, or takes PEER_PYTHON=an interpreter that has it (PUBLIC=the authors' checkout)
 	test -n '$(PEER_PYTHON)' || $(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
-	$(BIN)/python -m experiments.bench.omar $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+	$(BIN)/python -m experiments.bench.omar $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(if $(PUBLIC),--public $(PUBLIC))
 
 datasets: $(READY)        ## every dataset that has a recipe, and a table of what they hold; hours   (what is there is kept)
 	$(BIN)/python -m experiments.datasets --out $(RESULTS)/datasets

@@ -139,22 +139,65 @@ def test_two_steps_from_the_same_weights_batches_and_random_numbers_are_the_same
         assert np.abs(jax.tree.leaves(state.policy)[0] - jax.tree.leaves(before.policy)[0]).max() > 1e-3
 
 
+def public_checkout(folder: Any) -> Any:
+    """Files with the names and signatures that are used of the authors' repository, which check what they are given."""
+    learner = """
+import torch
+class MATD3:
+    def __init__(self, sizes, kinds, agent_max_actions, batch_size, env_id, cql, cql_alpha, num_sampled_actions, omar, omar_coe, **search):
+        assert sizes == [{"num_in_pol": 18, "num_out_pol": 2, "num_in_critic": 20}] * 3 and kinds == ["td3"] * 3
+        assert (cql_alpha, omar_coe, batch_size, env_id) == (5.0, 1.0, 1024, "simple_spread")
+        self.nagents, self.seen = 3, []
+        self.held = torch.cuda.FloatTensor(2, 2).zero_().cuda()
+    def prep_training(self, device):
+        assert device == "cpu"
+    def update(self, sample, agent):
+        self.seen.append(agent)
+        assert sample == 1024
+    def update_all_targets(self):
+        assert self.seen == [0, 1, 2]
+        self.seen = []
+"""
+    buffer = """
+import numpy as np
+class ReplayBuffer:
+    def __init__(self, rows, agents, obs, actions):
+        make = lambda *shape: [np.zeros((rows, *shape)) for _ in range(agents)]
+        self.obs_buffs, self.next_obs_buffs, self.ac_buffs, self.rew_buffs, self.done_buffs = make(18), make(18), make(2), make(), make()
+    def __len__(self):
+        return self.filled_i
+    def sample(self, size, to_gpu):
+        assert not to_gpu and all(np.abs(x).sum() > 0 for x in self.obs_buffs + self.next_obs_buffs + self.ac_buffs + self.rew_buffs)
+        return size
+"""
+    for name, text in (("algorithms/maddpg.py", learner), ("utils/buffer.py", buffer)):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(text)
+    return folder
+
+
 def test_the_page_at_tiny_sizes(tmp_path, monkeypatch):
     # 40 episodes in the place of 40,000; ours, whose measurement is tested elsewhere, isn't compiled
     episodes = registry.make_data(bench.TASK, registry.DataOptions(episodes=40))
     monkeypatch.setattr(speed, "episodes_of", lambda task: episodes)
     monkeypatch.setattr(speed, "ways", lambda: {"vmap": ()})
+    checkout = public_checkout(tmp_path / "public")
     monkeypatch.setattr(speed, "measure", lambda name, case, way, count: speed.Row(name, case.task, way, count, 8.0, 1.0, 1.0, 2e9))
     python = os.environ.get("PEER_PYTHON", sys.executable)
-    bench.main(["--rounds", "1", "--runs", "1", "--out", str(tmp_path), "--peer-python", python])
+    bench.main(["--rounds", "1", "--runs", "1", "2", "--out", str(tmp_path), "--peer-python", python, "--public", str(checkout)])
     text = (tmp_path / "omar.md").read_text()
-    assert (
-        "The data have 1,000 transitions." in text and "| PyTorch | one after the other | 1 |" in text and "| jaxoff | vmap | 1 |" in text
-    )
+    assert "The data have 1,000 transitions." in text
+    for row in (
+        "| PyTorch, written here | torch ",
+        "| the authors' code, threads: 1 | torch ",
+        "| jaxoff | sequence | 1 |",
+        "| jaxoff | vmap | 2 |",
+    ):
+        assert row in text
 
 
 def test_an_interpreter_without_torch_is_named(monkeypatch):
     episodes = registry.make_data(bench.TASK, registry.DataOptions(episodes=2))
     monkeypatch.setattr(speed, "episodes_of", lambda task: episodes)
     with pytest.raises(RuntimeError, match="peer-python false: expected an interpreter that has torch and numpy, found"):
-        bench.peer("false", 1)
+        bench.peers("false", None, 1)
