@@ -260,7 +260,8 @@ def test_a_chunk_takes_over_the_memory_of_the_state_it_is_given(toy):
 
 
 def test_chunks_divide_the_steps_and_the_number_of_chunks_does_not_change_the_result(toy, tmp_path):
-    assert [interval(6, 3), interval(7, 3), interval(9, 4), interval(2, 10)] == [2, 7, 3, 1]
+    assert [interval(6, 3), interval(7, 3), interval(9, 4), interval(2, 10)] == [2, 1, 3, 1]
+    assert [2001 // interval(2001, 10), 6001 // interval(6001, 10), 1000 // interval(1000, 10)] == [23, 17, 10]
     three, one = (train(dataclasses.replace(toy, evaluations=k), tmp_path / str(k)) for k in (3, 1))
     assert three.steps.tolist() == [0, 2, 4, 6] and one.steps.tolist() == [0, 6]
     chex.assert_trees_all_equal(state_of(tmp_path / "3"), state_of(tmp_path / "1"))

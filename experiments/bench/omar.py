@@ -44,7 +44,7 @@ def peers(python: str, public: str | None, rounds: int) -> dict[str, dict[str, A
         "terminated": flat(episodes.terminated),
     }
     calls = {"PyTorch, written here": [str(HERE / "omar_torch.py")]}
-    for threads in (1, os.cpu_count() or 1) if public else ():
+    for threads in (1, len(os.sched_getaffinity(0))) if public else ():
         calls[f"the authors' code, threads: {threads}"] = [str(HERE / "omar_public.py"), public or "", f"--threads={threads}"]
     told = {}
     with tempfile.TemporaryDirectory() as folder:

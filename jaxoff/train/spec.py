@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -128,5 +130,7 @@ def resolve(spec: TrainSpec) -> Job:
 
 
 def interval(steps: int, evaluations: int) -> int:
-    """Updates between evaluations: as many evaluations as asked for, or the next fewer that divide the steps."""
-    return steps // next(count for count in range(min(evaluations, steps), 0, -1) if steps % count == 0)
+    """Updates between evaluations: as many evaluations as asked for, or the number nearest by ratio that divides the steps."""
+    wanted = min(evaluations, steps)
+    counts = [count for count in range(1, min(steps, wanted**2) + 1) if steps % count == 0]
+    return steps // min(counts, key=lambda count: abs(math.log(count / wanted)))

@@ -28,7 +28,7 @@ class CPhysics:
         self.width = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         if self.width != 1 + sum(self.sizes):  # time, qpos, qvel
             raise ValueError(f"c_physics: expected a model without activations and plugins, found a state of {self.width} numbers")
-        threads = os.cpu_count() or 1
+        threads = len(os.sched_getaffinity(0))
         self.data = [mujoco.MjData(model) for _ in range(threads)]
         self.rollout, self.lock = Rollout(nthread=threads), threading.Lock()
 
