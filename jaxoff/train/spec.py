@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
