@@ -18,6 +18,8 @@ from jaxoff.eval.rollout import evaluate
 from jaxoff.train.on_policy import OnPolicy, Snapshot, train_on_policy
 from jaxoff.types import Env
 
+MEASURED = 100_000  # steps that each kept policy is measured by, within 64 to 512 episodes
+
 
 def train_pool(
     name: str, path: Path, *, seed: int = 0, overrides: Mapping[str, Any] | None = None, tell: Callable[[Snapshot, int], None] | None = None
@@ -50,6 +52,7 @@ def train_pool(
             "hardware": runtime.hardware(),
             "versions": runtime.versions(),
         },
+        episodes=max(64, min(512, MEASURED // env.spec.horizon)),
         tell=lambda snapshot: tell(snapshot, total) if tell else None,
     )
     pools.save(path, pool)
