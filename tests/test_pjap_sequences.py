@@ -46,14 +46,12 @@ def test_a_table_shows_scores_returns_distances_and_differences():
 
 
 def test_what_is_missing_is_named(tmp_path):
-    for name, wanted in (
-        ("Good", "field 'data_dir': expected"),
-        (
-            "HalfCheetah expert (ours)",
-            "expected a pool of policies, found none .* train one with: jaxoff data pool mamujoco/halfcheetah-2x3",
-        ),
+    lacking = sequences.Source("six legs", ("mamujoco/halfcheetah-6x1/expert",))
+    for source, wanted in (
+        (SOURCES["Good"], "field 'data_dir': expected"),
+        (lacking, "expected a pool of policies, found none .* train one with: jaxoff data pool mamujoco/halfcheetah-6x1"),
     ):
-        found = sequences.run_source(SOURCES[name], "smoke", tmp_path, None)
+        found = sequences.run_source(source, "smoke", tmp_path, None)
         assert isinstance(found, str)
         assert re.search(wanted, found), found
 
