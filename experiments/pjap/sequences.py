@@ -87,7 +87,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(20, 2, 2, 2, 2, {"hidden": (8,), "actor_hidden": 8, "batch_size": 4, "num_samples": 2}),
-    "cpu": Size(2000, 3, 10, 8, 32, {"batch_size": 16, "hidden": (64, 64)}),
+    "cpu": Size(1000, 3, 10, 8, 32, {"batch_size": 16, "hidden": (64, 64)}),
     "full": Size(500_000, 10, 100, 4, 40),  # the paper's
 }
 
