@@ -13,6 +13,8 @@ from rich.progress import Progress as Bar
 
 from jaxoff.logs.base import Record
 
+AT_ONCE = 1e-2  # seconds
+
 
 class Progress:
     """Stage, share done, updates per second, time left, and the current return over runs.
@@ -71,8 +73,8 @@ class Progress:
         now = time.perf_counter()
         step, clock = (0, self._last[1]) if new_stage else self._last
         self._last = (rec.step, now)
-        # The first record of a stage has compilation in its time, and after a resume an unknown first step.
-        if new_stage or now <= clock or rec.step <= step:
+        # A first record has compilation in its time, and after a resume an unknown first step; what is read back comes at once.
+        if new_stage or now - clock < AT_ONCE or rec.step <= step:
             return ""
         per_s = (rec.step - step) / (now - clock)
         left = timedelta(seconds=round((rec.total - rec.step) / per_s))
