@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure and write omar.md."""
     parser = argparse.ArgumentParser(prog="python -m experiments.bench.omar", description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="of a timing")
-    parser.add_argument("--runs", type=int, nargs="*", default=[1, 2, 8], help="numbers of runs of ours")
+    parser.add_argument("--runs", type=int, nargs="*", default=[1, 2, 4], help="numbers of runs of ours")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has torch; default: this one")
     parser.add_argument("--public", help="a checkout of the authors' repository, to time it too")
     parser.add_argument("--out", type=Path, default=HERE, help="where omar.md goes")
