@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     lines = [
         "# OMAR: rounds per second beside PyTorch",
         "",
-        f"{runtime.hardware()}; commit {runtime.git_commit()}; command `make bench-omar`.",
+        f"{runtime.hardware()}; commit {runtime.git_commit()}; command `make bench-omar`, {chosen.rounds} rounds a timing.",
     ]
     lines += [
         "",
