@@ -62,7 +62,7 @@ SOURCES = (
     Source("Good-Medium", (f"{ROBOT}/Good", f"{ROBOT}/Medium"), scale=PAPER_SCALE),
     Source("HalfCheetah expert (ours)", (f"{OURS}/expert",), scales=("cpu", "full"), episodes=10),
     Source("HalfCheetah expert + medium (ours)", (f"{OURS}/mix=50%[e e]+50%[m m]",), scales=("cpu", "full"), episodes=10),
-    Source("HalfCheetah random (ours)", (f"{OURS}/random",), scales=("cpu", "full"), episodes=10),
+    Source("HalfCheetah random (ours)", (f"{OURS}/random",)),
     Source("spread expert", (f"{SPREAD}/expert",), PARTICLES, WINDOWS, None, ("smoke", "cpu", "full"), 400),
     Source("spread expert + medium", (f"{SPREAD}/mix=50%[e e e]+50%[m m m]",), PARTICLES, WINDOWS, None, ("full",), 400),
 )
