@@ -25,9 +25,9 @@ class CPhysics:
 
         self.model, self.frame_skip = model, frame_skip
         self.sizes = (model.nq, model.nv)
-        self.width = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
-        if self.width != 1 + sum(self.sizes):  # time, qpos, qvel
-            raise ValueError(f"c_physics: expected a model without activations and plugins, found a state of {self.width} numbers")
+        width = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        if width != 1 + sum(self.sizes):  # time, qpos, qvel
+            raise ValueError(f"c_physics: expected a model without activations and plugins, found a state of {width} numbers")
         threads = len(os.sched_getaffinity(0))
         self.data = [mujoco.MjData(model) for _ in range(threads)]
         self.rollout, self.lock = Rollout(nthread=threads), threading.Lock()
