@@ -184,7 +184,7 @@ def test_battles_compare_learners_that_differ_by_the_regression_only():
     assert differ == ["mimic"] and not np.any(base.mimic) and ours.recurrent
 
 
-def test_published_data_come_first_with_our_settings_and_a_part_for_each_seed(tmp_path):
+def test_published_data_come_first_with_our_settings_and_a_part_for_each_seed(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for part in (0, 1):
         folder = tmp_path / "HalfCheetah-v2" / "medium" / f"seed_{part}_data"
@@ -197,7 +197,10 @@ def test_published_data_come_first_with_our_settings_and_a_part_for_each_seed(tm
             for name, value in arrays.items():
                 np.save(folder / f"{name}_{i}.npy", value)
     (medium,) = (row for row in runs.ROBOTS if row.label == "medium")
-    assert sources.found(medium, None) is None and sources.found(medium, str(tmp_path)) == "omar:mamujoco/2halfcheetah/Medium"
+    assert sources.found(medium, None) == medium.own and sources.found(medium, str(tmp_path)) == "omar:mamujoco/2halfcheetah/Medium"
+    with monkeypatch.context() as none:
+        none.setattr(sources.pools, "has", lambda env: False)
+        assert sources.found(medium, None) is None
     size = dataclasses.replace(runs.ROBOT_SIZES["cpu"], seeds=2, data_episodes=None)
     specs = sources.specs([medium], {"OMAR": runs.COLUMNS["OMAR"]}, size, str(tmp_path))
     assert [(spec.data_seed, spec.seeds) for spec in specs] == [(0, (0,)), (1, (1,))]
