@@ -32,6 +32,7 @@ def test_tokens_are_the_positions_that_the_transformer_reads(method, task, confi
     assert tokens.tokens_of(speed.prepare(spec, "sequence", 1)) == (update, step)
 
 
+@pytest.mark.slow
 def test_the_page_of_tokens_per_second_at_smoke_scale(tmp_path, monkeypatch):
     # a game in the place of battles, which take long to compile
     monkeypatch.setattr(tokens, "COLUMNS", {"MADT": Column("madt")})

@@ -36,6 +36,7 @@ def test_every_job_is_made_of_known_fields(task, scale):
         assert resolve(runs.job(task, label, column, scale)).config.steps >= 4
 
 
+@pytest.mark.slow
 def test_battles_give_tables_of_win_rates_and_of_training_times(tmp_path, monkeypatch):
     (section,) = command.run_parts("table7", "smoke", tmp_path)
     assert "| 3s_vs_5z medium |" in (tmp_path / "table7.md").read_text()

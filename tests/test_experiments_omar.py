@@ -132,6 +132,7 @@ def test_online_jobs_differ_by_the_actors_objective_only_and_have_no_conservativ
     assert (base.config.steps, base.config.batch_size) == (10_000, 3072)
 
 
+@pytest.mark.slow
 def test_the_comparison_of_online_and_offline_is_told_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "TWO_BY_TWO", {"mpe/spread-n1/random": 1})
     for side, names in (("OFFLINE", ("MA-CQL", "OMAR")), ("ONLINE", ("MATD3", "MATD3+OMAR"))):  # one program each, to save compiling
@@ -143,6 +144,7 @@ def test_the_comparison_of_online_and_offline_is_told_and_drawn(tmp_path, monkey
     assert "MATD3+OMAR" in (tmp_path / "online.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_control_pays_own_landmarks_and_tells_the_trend(tmp_path, monkeypatch):
     for task, n in runs.CONTROL.items():
         spec = registry.make_spec(task)
@@ -216,6 +218,7 @@ def test_published_data_come_first_with_our_settings_and_a_part_for_each_seed(tm
     assert [(spec.data_seed, spec.seeds) for spec in three] == [(0, (0, 1, 2))]  # there is no third part
 
 
+@pytest.mark.slow
 def test_mazes_have_scores_returns_the_printed_numbers_and_a_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "MAZES", runs.MAZES[:1])
     monkeypatch.setattr(runs, "MAZE_COLUMNS", {"TD3+BC": Column("td3bc")})
@@ -237,6 +240,7 @@ def test_robots_are_told_what_is_not_run(tmp_path, monkeypatch):
     assert "paper 7.4 ± 0.0" in text and "come with the library: medium-replay, medium, expert." in text
 
 
+@pytest.mark.slow
 def test_battles_have_win_rates_and_gains(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "BATTLES", {name: runs.BATTLES[name] for name in ("MA-CQL", "OMAR")})  # one program
     monkeypatch.setattr(runs, "MAPS", {"smoke": ("smax/3m", "smax-x/1c3s5z")})
@@ -281,6 +285,7 @@ def test_critics_of_agents_and_of_the_team_stand_beside_the_papers(tmp_path, mon
     assert printed["expert CN", "MA-CQL, centralised"] == "69.5" and printed["expert CN", "MA-CQL"] == "98.2 ± 5.2"
 
 
+@pytest.mark.slow
 def test_searches_and_a_sweep_are_tabulated(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "CN", {"mpe/spread/random": "random CN"})
     monkeypatch.setattr(runs, "SEARCHES", {"random": runs.SEARCHES["random"]})

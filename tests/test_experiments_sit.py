@@ -76,6 +76,7 @@ def test_figure_3_tells_agents_and_levels(tmp_path):
     assert (tmp_path / "fig3-CN_3ls3l-low.png").exists()
 
 
+@pytest.mark.slow
 def test_table_1_has_the_datas_return_and_the_papers_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "COLUMNS", {"BC": runs.COLUMNS["BC"]})  # one is enough to see the table
     monkeypatch.setattr(runs, "QUALITIES", ("low",))

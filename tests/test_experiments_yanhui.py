@@ -68,6 +68,7 @@ def test_without_contrast_ties_with_madt_within_two_pooled_errors_and_is_below_y
     assert holds(15.0, 10.0, 12.1) == [False, True] and holds(10.0, 10.0, 11.0) == [True, False]
 
 
+@pytest.mark.slow
 def test_table_2_holds_the_ablation_against_madt(tmp_path, monkeypatch):
     # A game in the place of battles; two columns of the ablations are enough.
     monkeypatch.setattr(runs, "task_of", lambda name, percent, episodes: "matrix/xor/b")

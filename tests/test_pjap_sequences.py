@@ -57,6 +57,7 @@ def test_what_is_missing_is_named(tmp_path):
         assert re.search(wanted, found), found
 
 
+@pytest.mark.slow
 def test_the_smoke_scale_writes_a_table_and_curves_and_trains_once(tmp_path, monkeypatch):
     monkeypatch.setattr(sequences, "VARIANTS", dict(list(sequences.VARIANTS.items())[:2]))
     monkeypatch.setattr(sequences, "SOURCES", (SOURCES["Good"], SOURCES["spread expert"]))
