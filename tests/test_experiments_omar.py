@@ -275,6 +275,7 @@ def test_printed_columns_of_the_ablations_exist():
         assert {column for _, column in printed} - rest <= set(columns), name
 
 
+@pytest.mark.slow
 def test_critics_of_agents_and_of_the_team_stand_beside_the_papers(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "CN", {"mpe/spread/random": "random CN"})
     monkeypatch.setattr(runs, "CENTRALISED", {"MA-CQL, one critic": runs.CENTRALISED["MA-CQL, one critic"]})

@@ -88,10 +88,11 @@ def test_table_1_has_the_datas_return_and_the_papers_numbers(tmp_path, monkeypat
     assert runs.tasks_of("smax", "low", "smoke") == ({}, ["smax-x/1c3s5z"])
 
 
+@pytest.mark.slow
 def test_the_claim_compares_settings_of_the_paper_and_tuned_ones(tmp_path, monkeypatch):
     few = {name: runs.CLAIM[name] for name in ("BC", "ICQ", "SIT")}
     monkeypatch.setattr(runs, "CLAIM", few)
-    monkeypatch.setattr(runs, "TUNED", {"mpe": {f"{name}, tuned": few[name] for name in ("ICQ", "SIT")}})
+    monkeypatch.setattr(runs, "TUNED", {f"{name}, tuned": few[name] for name in ("ICQ", "SIT")})
     at = runs.dataclasses.replace(runs.SCALES["smoke"], claimed={"mpe/CN_3ls3l/imbalanced-low": "CN_3ls3l low"})
     monkeypatch.setattr(runs, "SCALES", {"smoke": at})
     (section,) = command.run_parts("claim", "smoke", tmp_path)
@@ -106,8 +107,8 @@ def test_the_search_has_seeds_of_its_own_and_holds_what_was_chosen():
         kind = runs.kind_of(task)
         points = {name: resolve(runs.job(task, name, column, "cpu")).num_runs for name, column in runs.SEARCH[kind].items()}
         assert points == sizes[kind]
-        for chosen in runs.TUNED.get(kind, {}).values():
-            assert any(_holds(column, chosen) for column in runs.SEARCH[kind].values())
+    for chosen in runs.TUNED.values():
+        assert any(_holds(column, chosen) for column in runs.SEARCH["mpe"].values())
     assert not set(runs.SEARCH_SEEDS) & set(range(runs.SCALES["full"].sizes["mpe"].seeds))
 
 
