@@ -41,7 +41,7 @@ omar-%: $(READY)          ## a part: omar-landscape -motivation -agents -control
 sit: $(READY)             ## SIT: table 1 and every figure; hours   (SCALE=...)
 	$(BIN)/python -m experiments.sit all --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
 
-sit-%: $(READY)           ## a part: sit-table1, sit-fig1f -fig3 -fig4a -fig4b -fig4c -fig7 -fig8, -fig9 ... -fig20; -claim: two maps; -tune
+sit-%: $(READY)           ## a part: sit-table1, sit-fig1f -fig3 -fig4a -fig4b -fig4c -fig7 -fig8, -fig9 ... -fig20; -claim: few maps (-claim-mpe, -claim-smax); -tune
 	$(BIN)/python -m experiments.sit $* --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
 
 yanhui-%: $(READY)        ## a part: yanhui-table1, -table2, -fig1, -fig2; -claim: 3m with YANHUI, MADT, BC

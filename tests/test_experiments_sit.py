@@ -98,6 +98,7 @@ def test_the_claim_compares_settings_of_the_paper_and_tuned_ones(tmp_path, monke
     (section,) = command.run_parts("claim", "smoke", tmp_path)
     text = (tmp_path / "claim-checks.md").read_text()
     assert section.stems == ["claim", "claim-checks", "claim-curves"]
+    assert command.run_parts("claim-smax", "smoke", tmp_path)[0].stems == []  # no battle at this scale
     assert text.count("| CN_3ls3l low: ") == 4 and "| CN_3ls3l low: ICQ, tuned above BC | difference" in text
 
 
