@@ -130,7 +130,7 @@ SCALES = {
     "cpu": Scale(
         {
             "smax": Size(
-                _CPU | {"steps": 1000, "decomposition_steps": 1000}, _OWN, seeds=3, evaluations=5, data_episodes=1000, sampled=False
+                _CPU | {"steps": 1000, "decomposition_steps": 1000}, _OWN, seeds=3, evaluations=5, data_episodes=5000, sampled=False
             ),
             "mpe": Size(_CPU, _OWN, seeds=3, evaluations=6, data_episodes=5000, sampled=False),
             "mamujoco": Size(_CPU | {"steps": 1000}, _ROBOTS, seeds=3, evaluations=5, eval_episodes=8, data_episodes=1000, sampled=False),
