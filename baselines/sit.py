@@ -76,6 +76,7 @@ class Config:
     decomposition_steps: int = struct.field(pytree_node=False, default=20000)
     steps: int = struct.field(pytree_node=False, default=15000)
     batch_size: int = struct.field(pytree_node=False, default=32)  # episodes; in the last stage of each agent
+    decomposition_batch: int = struct.field(pytree_node=False, default=0)  # steps, none of them padding; 0: whole episodes; ours
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes
 
 
@@ -312,6 +313,8 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
             raise ValueError(f"sit: field '{name}': expected one of {', '.join(known)}, found '{getattr(config, name)}'")
     if config.window != -1:
         raise ValueError(f"sit: field 'window': expected -1, since trajectories are drawn whole, found {config.window}")
+    if config.decomposition_batch < 0:
+        raise ValueError(f"sit: field 'decomposition_batch': expected at least 0, found {config.decomposition_batch}")
     if config.members < 1:
         raise ValueError(f"sit: field 'members': expected at least 1, found {config.members}")
     types = spec.agent_types if spec.agent_types and config.types == "spec" else (0,) * spec.num_agents
@@ -338,7 +341,8 @@ def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
 
     main = Learner(init, lambda state, batch, key: update(m, state, batch, key), lambda state: policy_of(m, state.policy))
     fit = decomposition_learner(m.decomposition, rmsprop(config.decomposition_lr, config.max_grad_norm))
-    first = Stage("decomposition", fit, config.decomposition_steps, sampler=lambda state: samplers.episodes(config.batch_size), reports=40)
+    sampler = samplers.uniform(config.decomposition_batch) if config.decomposition_batch else samplers.episodes(config.batch_size)
+    first = Stage("decomposition", fit, config.decomposition_steps, sampler=lambda state: sampler, reports=40)
     last = Stage(
         "train",
         main,

@@ -99,7 +99,8 @@ class Scale:
     claimed: Mapping[str, str] = dataclasses.field(default_factory=lambda: {**_CN, **_imbalanced("smax/2s3z")})
 
 
-# `full` is Tables 10 and 11. `cpu`: fewer updates, larger steps for the decomposition, 3 seeds. Policies are evaluated by their modes.
+# `full` is Tables 10 and 11. `cpu`: fewer updates, larger steps for the decomposition, 3 seeds; in battles, whose episodes are much
+# shorter than the limit, it is fitted to single steps. Policies are evaluated by their modes.
 _SMOKE = {"hidden": 8, "critic_hidden": 8, "decomposition_hidden": 8, "embed": 4, "steps": 4, "batch_size": 4, "window": -1}
 _CPU = {"steps": 3000, "decomposition_steps": 3000, "decomposition_lr": 1e-3, "hidden": 64, "batch_size": 32, "window": -1}
 _RECURRENT = {"recurrent": True}
@@ -130,14 +131,14 @@ SCALES = {
     "cpu": Scale(
         {
             "smax": Size(
-                _CPU | {"steps": 1000, "decomposition_steps": 1000}, _OWN, seeds=3, evaluations=5, data_episodes=5000, sampled=False
+                _CPU | {"steps": 1000, "decomposition_batch": 512}, _OWN, seeds=3, evaluations=5, data_episodes=5000, sampled=False
             ),
             "mpe": Size(_CPU, _OWN, seeds=3, evaluations=6, data_episodes=5000, sampled=False),
             "mamujoco": Size(_CPU | {"steps": 1000}, _ROBOTS, seeds=3, evaluations=5, eval_episodes=8, data_episodes=1000, sampled=False),
         },
         credit.Settings(steps=1500, lr=1e-3),
         maps={"smax": ("smax/3s_vs_5z", "smax/2s3z", "smax/8m"), "mpe": MAPS["mpe"]},
-        claimed=_CN | _SHORT,
+        claimed=_CN | {"smax/2s3z/imbalanced-medium": "2s3z medium"} | _SHORT,
     ),
     "full": Scale({"smax": _full(_OWN), "mpe": _full(_OWN), "mamujoco": _full(_ROBOTS)}, credit.Settings()),
 }
