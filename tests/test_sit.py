@@ -165,6 +165,20 @@ def test_the_decomposition_equals_float64_numpy(kind):
         np.testing.assert_allclose(own.sum(-1), totals, rtol=1e-5, atol=1e-6)
 
 
+def test_a_fit_to_steps_is_one_to_the_episodes_they_are_of():
+    # Stage I may draw single steps: none of them is padding, and all of them have the loss and the slope of all episodes.
+    model, data = Decomposition(spec_of(), 2, 4), dataset_of()
+    params = random_like(jax.eval_shape(model.init, jax.random.key(0)), 3)
+    batches = data.steps(data.step_row), data.window(data.episode_row, T)
+    of_steps, of_episodes = jax.jit(lambda p: [jax.value_and_grad(lambda p, b=b: fit(model, p, b)[0])(p) for b in batches])(params)
+    for found, wanted in zip(jax.tree.leaves(of_steps), jax.tree.leaves(of_episodes), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    for steps, shape in ((50, (50,)), (0, (4, T))):
+        sampler = sit.make(sit.Config(**SIZES, decomposition_batch=steps), spec_of())[0].sampler(None)
+        batch = sampler.gather(data, sampler.draw(sampler.init(data), data, jax.random.key(0)))
+        assert batch.reward.shape == shape and bool(batch.valid.all()) == (steps > 0)
+
+
 def test_attention_shares_one_among_the_agents():
     # T5. r_i = 1 for all, so own rewards are lambda: they add up to 1, go with their agents, and are 1 for a single one.
     model = Decomposition(spec_of(), members=2, hidden=4)
@@ -572,6 +586,7 @@ def test_execution_is_decentralised_and_types_have_nets_of_their_own():
         ({"decomposition": "qmix"}, "field 'decomposition': expected one of attention, sum, monotonic, none, found 'qmix'"),
         ({"window": 0}, "field 'window': expected -1, since trajectories are drawn whole, found 0"),
         ({"members": 0}, "field 'members': expected at least 1, found 0"),
+        ({"decomposition_batch": -1}, "field 'decomposition_batch': expected at least 0, found -1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config, message):
