@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
+from jaxoff import cli_edit as _edit  # noqa: F401  registers its commands
 from jaxoff import registry, runtime
 from jaxoff.cli_data import Many, console, data_app, pairs
 from jaxoff.train.results import Interrupted

@@ -107,9 +107,9 @@ def data_make(
     parsed = registry.Task.parse(task)
     env = registry.make_env(parsed)
     folder = out / f"{parsed.slug}.vlt" / f"seed-{seed}"
-    _vacant(folder, overwrite)
+    vacant(folder, overwrite)
     bar = Progress(task, unit="episodes")
-    options = _options(data_dir, pools, episodes, seed)._replace(progress=lambda done, total: bar.record(Record("", 0, done, total, [])))
+    options = options_of(data_dir, pools, episodes, seed)._replace(progress=lambda done, total: bar.record(Record("", 0, done, total, [])))
     bar.start({})
     try:
         made = registry.make_data(parsed, options)
@@ -122,7 +122,8 @@ def data_make(
     console.print(f"dataset: {folder}", soft_wrap=True)
 
 
-def _options(data_dir: Path | None, pools: Path | None, episodes: int | None = None, seed: int = 0) -> registry.DataOptions:
+def options_of(data_dir: Path | None, pools: Path | None, episodes: int | None = None, seed: int = 0) -> registry.DataOptions:
+    """The options of a command as those of the registry."""
     text = [None if folder is None else str(folder) for folder in (data_dir, pools)]
     return registry.DataOptions(seed, episodes, data_dir=text[0], pools=text[1])
 
@@ -239,7 +240,7 @@ def data_inspect(
     """
     from jaxoff.data import inspect, recipes
 
-    found = _dataset(task, _options(data_dir, pools, episodes, seed), data)
+    found = find_data(task, options_of(data_dir, pools, episodes, seed), data)
     table = Table("", task)
     for name, value in inspect.describe(found.episodes, found.spec, found.won).items():
         table.add_row(name.replace("_", " "), _short(name, value))
@@ -288,7 +289,7 @@ def data_credit(
     from jaxoff.logs.base import Record
     from jaxoff.report import credit as report
 
-    whole = _dataset(task, _options(data_dir, pools, episodes, seed), data)
+    whole = find_data(task, options_of(data_dir, pools, episodes, seed), data)
     settings = credit.Settings(steps=steps, lr=lr, members=members, held_out=held_out, priority_trim=trim)
     bar = Progress(f"credit {task}", unit="updates")
 
@@ -342,7 +343,9 @@ def _histogram(values: np.ndarray, bins: int = 12) -> Table:
     return table
 
 
-class _Dataset(NamedTuple):
+class Found(NamedTuple):
+    """A dataset by its name."""
+
     episodes: Episodes
     spec: EnvSpec
     slug: str  # as a file name
@@ -350,7 +353,7 @@ class _Dataset(NamedTuple):
     origin: dict[str, Any]  # for the metadata of what is made from it
 
 
-def _dataset(text: str, options: registry.DataOptions, data: Path | None = None) -> _Dataset:
+def find_data(text: str, options: registry.DataOptions, data: Path | None = None) -> Found:
     """The dataset of a task, from the folder `data` if there is one; or that of a dataset folder, of which less is known."""
     from jaxoff.data import disk, edit
 
@@ -359,7 +362,7 @@ def _dataset(text: str, options: registry.DataOptions, data: Path | None = None)
         episodes, metadata = disk.load(folder)
         kept: dict[str, Any] = {name: metadata[name] for name in ("recipe", "seed", "pool", "made_by", "made_from") if name in metadata}
         origin = {"name": f"{folder.parent.name}/{folder.name}", "sha256": edit.digest(episodes), **kept}
-        return _Dataset(episodes, edit.spec_of(episodes, metadata), f"{folder.parent.stem}-{folder.name}", None, origin)
+        return Found(episodes, edit.spec_of(episodes, metadata), f"{folder.parent.stem}-{folder.name}", None, origin)
     try:
         task = registry.Task.parse(text)
         env = registry.make_env(task)
@@ -368,119 +371,10 @@ def _dataset(text: str, options: registry.DataOptions, data: Path | None = None)
     episodes = registry.make_data(task, options) if data is None else disk.load(data)[0]
     pool = _pool_info(task, env.spec, None if options.pools is None else Path(options.pools)) if data is None else {}
     origin = {"name": text, "sha256": edit.digest(episodes), "recipe": text, "seed": options.seed, **pool}
-    return _Dataset(episodes, env.spec, task.slug, getattr(env, "won", None), origin)
+    return Found(episodes, env.spec, task.slug, getattr(env, "won", None), origin)
 
 
-def _vacant(folder: Path, overwrite: bool) -> None:
+def vacant(folder: Path, overwrite: bool) -> None:
+    """Raises FileExistsError where a dataset would be replaced without being asked to."""
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder}: expected no dataset there, found one; pass --overwrite")
-
-
-def _save_made(folder: Path, episodes: Episodes, spec: EnvSpec, how: dict[str, Any], parts: list[_Dataset], overwrite: bool) -> None:
-    from jaxoff.data import disk
-
-    env = spec.name.rpartition(":")[2]
-    info = {"env": env, "scenario": env.rpartition("/")[2], "made_by": how, "made_from": [part.origin for part in parts]}
-    disk.save(folder, episodes, spec, info, overwrite=overwrite)
-    console.print(f"{len(episodes.filled)} episodes, {int(np.sum(episodes.filled)):,} steps")
-    console.print(f"dataset: {folder}", soft_wrap=True)
-
-
-@data_app.command(name="combine")
-def data_combine(
-    datasets: tyro.conf.Positional[tuple[str, ...]],
-    /,
-    out: Path,
-    data_dir: Path | None = None,
-    pools: Path | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Join datasets of one environment.
-
-    Args:
-        datasets: dataset folders, or tasks [source:]family/scenario/quality.
-        out: the dataset folder to write.
-        data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, looked in before those that come with the library.
-        overwrite: replace what is there.
-    """
-    from jaxoff.data import edit
-
-    _vacant(out, overwrite)
-    parts = [_dataset(text, _options(data_dir, pools)) for text in datasets]
-    names: dict[str, str] = {
-        part.spec.name.rpartition(":")[2]: text for part, text in zip(parts, datasets, strict=True) if part.spec.name != "unknown"
-    }
-    if len(names) > 1:
-        (one, first), (other, second) = list(names.items())[:2]
-        raise ValueError(f"combine: field 'env': expected one environment, found {one} in {first} and {other} in {second}")
-    made = edit.combine([part.episodes for part in parts], datasets)
-    _save_made(out, made, parts[0].spec, {"command": "combine"}, parts, overwrite)
-
-
-@data_app.command(name="subsample")
-def data_subsample(
-    dataset: tyro.conf.Positional[str],
-    /,
-    out: Path,
-    episodes: int | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    data_dir: Path | None = None,
-    pools: Path | None = None,
-    overwrite: bool = False,
-) -> None:
-    """A random part of a dataset: so many episodes, or episodes with so many steps together, at most.
-
-    Copies of an episode are all in the part or none, so fewer may fit.
-
-    Args:
-        dataset: a dataset folder, or a task [source:]family/scenario/quality.
-        out: the dataset folder to write.
-        episodes: how many episodes.
-        steps: how many steps, instead.
-        seed: of the choice.
-        data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, looked in before those that come with the library.
-        overwrite: replace what is there.
-    """
-    from jaxoff.data import edit
-
-    _vacant(out, overwrite)
-    whole = _dataset(dataset, _options(data_dir, pools))
-    made = edit.subsample(whole.episodes, seed, episodes, steps)
-    how = {"command": "subsample", "episodes": episodes, "steps": steps, "seed": seed}
-    _save_made(out, made, whole.spec, how, [whole], overwrite)
-
-
-@data_app.command(name="split")
-def data_split(
-    dataset: tyro.conf.Positional[str],
-    /,
-    out: Path,
-    share: float = 0.9,
-    seed: int = 0,
-    data_dir: Path | None = None,
-    pools: Path | None = None,
-    overwrite: bool = False,
-) -> None:
-    """A dataset in two parts, OUT/train and OUT/validation. Copies of an episode are all in the same one.
-
-    Args:
-        dataset: a dataset folder, or a task [source:]family/scenario/quality.
-        out: the folder to write both to.
-        share: of the episodes in train, as near as the copies allow.
-        seed: of the choice.
-        data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, looked in before those that come with the library.
-        overwrite: replace what is there.
-    """
-    from jaxoff.data import edit
-
-    names = ("train", "validation")
-    for name in names:
-        _vacant(out / name, overwrite)
-    whole = _dataset(dataset, _options(data_dir, pools))
-    for name, part in zip(names, edit.split(whole.episodes, share, seed), strict=True):
-        how = {"command": "split", "share": share, "seed": seed, "part": name}
-        _save_made(out / name, part, whole.spec, how, [whole], overwrite)

@@ -28,8 +28,8 @@ from jaxoff.report.load import Run
 
 PAPER = Path(__file__).with_name("paper.csv")
 NOTE = (
-    "Policies are evaluated by their modes. SMAX is not SMAC, and the particle worlds' rewards are not published, so numbers are not "
-    "comparable with the paper's. Behaviour is the mean return of the data."
+    "Policies are evaluated by their modes, in battles by sampling, as those that made the data. SMAX is not SMAC, and the particle "
+    "worlds' rewards are not published, so numbers are not comparable with the paper's. Behaviour is the mean return of the data."
 )
 CURVES = {f"fig{9 + 3 * q + k}": (kind, quality) for q, quality in enumerate(runs.QUALITIES) for k, kind in enumerate(runs.MAPS)}
 CREDITS = {f"fig{15 + 3 * q + k}": place for q in range(2) for k, place in enumerate(list(CURVES.values())[3 * q : 3 * q + 3])}

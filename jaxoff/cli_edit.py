@@ -1,0 +1,122 @@
+"""The commands `jaxoff data combine`, `subsample` and `split`: datasets out of datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from jaxoff.cli_data import Found, console, data_app, find_data, options_of, vacant
+from jaxoff.types import EnvSpec, Episodes
+
+
+def _save_made(folder: Path, episodes: Episodes, spec: EnvSpec, how: dict[str, Any], parts: list[Found], overwrite: bool) -> None:
+    from jaxoff.data import disk
+
+    env = spec.name.rpartition(":")[2]
+    info = {"env": env, "scenario": env.rpartition("/")[2], "made_by": how, "made_from": [part.origin for part in parts]}
+    disk.save(folder, episodes, spec, info, overwrite=overwrite)
+    console.print(f"{len(episodes.filled)} episodes, {int(np.sum(episodes.filled)):,} steps")
+    console.print(f"dataset: {folder}", soft_wrap=True)
+
+
+@data_app.command(name="combine")
+def data_combine(
+    datasets: tyro.conf.Positional[tuple[str, ...]],
+    /,
+    out: Path,
+    data_dir: Path | None = None,
+    pools: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Join datasets of one environment.
+
+    Args:
+        datasets: dataset folders, or tasks [source:]family/scenario/quality.
+        out: the dataset folder to write.
+        data_dir: folder of public datasets, for a task with a source.
+        pools: folder of policy pools, looked in before those that come with the library.
+        overwrite: replace what is there.
+    """
+    from jaxoff.data import edit
+
+    vacant(out, overwrite)
+    parts = [find_data(text, options_of(data_dir, pools)) for text in datasets]
+    names: dict[str, str] = {
+        part.spec.name.rpartition(":")[2]: text for part, text in zip(parts, datasets, strict=True) if part.spec.name != "unknown"
+    }
+    if len(names) > 1:
+        (one, first), (other, second) = list(names.items())[:2]
+        raise ValueError(f"combine: field 'env': expected one environment, found {one} in {first} and {other} in {second}")
+    made = edit.combine([part.episodes for part in parts], datasets)
+    _save_made(out, made, parts[0].spec, {"command": "combine"}, parts, overwrite)
+
+
+@data_app.command(name="subsample")
+def data_subsample(
+    dataset: tyro.conf.Positional[str],
+    /,
+    out: Path,
+    episodes: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    data_dir: Path | None = None,
+    pools: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """A random part of a dataset: so many episodes, or episodes with so many steps together, at most.
+
+    Copies of an episode are all in the part or none, so fewer may fit.
+
+    Args:
+        dataset: a dataset folder, or a task [source:]family/scenario/quality.
+        out: the dataset folder to write.
+        episodes: how many episodes.
+        steps: how many steps, instead.
+        seed: of the choice.
+        data_dir: folder of public datasets, for a task with a source.
+        pools: folder of policy pools, looked in before those that come with the library.
+        overwrite: replace what is there.
+    """
+    from jaxoff.data import edit
+
+    vacant(out, overwrite)
+    whole = find_data(dataset, options_of(data_dir, pools))
+    made = edit.subsample(whole.episodes, seed, episodes, steps)
+    how = {"command": "subsample", "episodes": episodes, "steps": steps, "seed": seed}
+    _save_made(out, made, whole.spec, how, [whole], overwrite)
+
+
+@data_app.command(name="split")
+def data_split(
+    dataset: tyro.conf.Positional[str],
+    /,
+    out: Path,
+    share: float = 0.9,
+    seed: int = 0,
+    data_dir: Path | None = None,
+    pools: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """A dataset in two parts, OUT/train and OUT/validation. Copies of an episode are all in the same one.
+
+    Args:
+        dataset: a dataset folder, or a task [source:]family/scenario/quality.
+        out: the folder to write both to.
+        share: of the episodes in train, as near as the copies allow.
+        seed: of the choice.
+        data_dir: folder of public datasets, for a task with a source.
+        pools: folder of policy pools, looked in before those that come with the library.
+        overwrite: replace what is there.
+    """
+    from jaxoff.data import edit
+
+    names = ("train", "validation")
+    for name in names:
+        vacant(out / name, overwrite)
+    whole = find_data(dataset, options_of(data_dir, pools))
+    for name, part in zip(names, edit.split(whole.episodes, share, seed), strict=True):
+        how = {"command": "split", "share": share, "seed": seed, "part": name}
+        _save_made(out / name, part, whole.spec, how, [whole], overwrite)
