@@ -73,7 +73,10 @@ def spoil_padding(batch, spec: EnvSpec):
     )
 
 
-@forms()
+# Episodes of one step have no padding: those forms are slow where the method has one with longer episodes.
+@forms(
+    slow=("bc", "bc-pjap", "inspo", "inspo-rows", "qmix", "bcq-stages", "icq", "cfcql", "cfcql-samples", "omar", "facmac", "madt", "yanhui")
+)
 def test_one_update_trains_what_it_should_and_ignores_padding(name):
     form, (job, env, dataset, config, stages) = FORMS[name], parts(name)
 
