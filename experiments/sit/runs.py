@@ -141,7 +141,7 @@ SCALES = {
             "mpe": Size(_CPU, _OWN, seeds=3, evaluations=6, data_episodes=5000, sampled=False),
             "mamujoco": Size(_CPU | {"steps": 1000}, _ROBOTS, seeds=3, evaluations=5, eval_episodes=8, data_episodes=1000, sampled=False),
         },
-        credit.Settings(steps=1500, lr=1e-3),
+        credit.Settings(steps=4000, lr=5e-4),
         maps={"smax": ("smax/3s_vs_5z", "smax/2s3z", "smax/8m"), "mpe": MAPS["mpe"]},
         claimed=_CN | _BATTLES,
     ),
