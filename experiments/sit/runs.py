@@ -105,7 +105,7 @@ class Scale:
 
 # `full` is Tables 10 and 11. `cpu`: fewer updates, larger steps for the decomposition, 3 seeds; in battles, whose episodes are much
 # shorter than the limit, it is fitted to single steps. Policies are evaluated by their modes, but in battles by sampling, as the
-# levels of the policies that made the data are of policies that sample: by their modes some random ones play like experts.
+# levels of the policies that made the data are of policies that sample: by its mode a clone of them can be much better.
 _SMOKE = {"hidden": 8, "critic_hidden": 8, "decomposition_hidden": 8, "embed": 4, "steps": 4, "batch_size": 4, "window": -1}
 _CPU = {"steps": 3000, "decomposition_steps": 3000, "decomposition_lr": 1e-3, "hidden": 64, "batch_size": 32, "window": -1}
 _RECURRENT = {"recurrent": True}
