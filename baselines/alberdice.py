@@ -16,7 +16,7 @@ keeps the bias of its head, which is its distance to the absorbing state; mu is 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +40,11 @@ from jaxoff.losses.stationary import (
 )
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.behaviour import TeammateModel
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
 
-FIRST_HEAD = 1e-3  # weights of policy heads start uniform in +- this: policies start uniform
+FIRST_HEAD = 1e-3  # head weights of policies and behaviour models start uniform in +- this, their biases do not
 
 
 @struct.dataclass
@@ -60,6 +61,8 @@ class Config:
     initial: str = struct.field(pytree_node=False, default="data")  # (1 - gamma) E nu over: data (code), first (paper)
     limit: int = struct.field(pytree_node=False, default=0)  # steps of an episode; 0 is the time limit of the environment
     hidden: int = struct.field(pytree_node=False, default=128)
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
+    policy_init: LayerInit = struct.field(pytree_node=False, default="xavier")  # the same, of policies and behaviour models
     steps: int = struct.field(pytree_node=False, default=20000)
     batch_size: int = struct.field(pytree_node=False, default=256)
     window: int = struct.field(pytree_node=False, default=0)
@@ -238,33 +241,25 @@ def step_each(optimiser: optax.GradientTransformation, nets: Nets, grads: Nets, 
 # --- make --------------------------------------------------------------------------------------------
 
 
-def with_small_head(key: Key, params: Params) -> Params:
-    """Policies whose last layer is drawn anew, uniform in +- FIRST_HEAD."""
-    layers = dict(params["params"])
-    head = f"Dense_{len(layers) - 1}"
-    leaves, tree = jax.tree.flatten(layers[head])
-    keys = jax.random.split(key, len(leaves))
-    drawn: list[Any] = [jax.random.uniform(k, x.shape, minval=-FIRST_HEAD, maxval=FIRST_HEAD) for k, x in zip(keys, leaves, strict=True)]
-    return {"params": layers | {head: jax.tree.unflatten(tree, drawn)}}
-
-
 def first_state(m: Method, key: Key) -> State:
-    """Uniform policies, fresh everything."""
-    keys = jax.random.split(key, 7)
+    """Policies and behaviour models that hardly depend on what they see, fresh critics."""
+    keys = jax.random.split(key, 5)
     n, s, a = m.spec.num_agents, m.spec.state_size, m.spec.action_size
     scalars = lambda k, size: jax.vmap(lambda k: m.scalar.init(k, jnp.zeros(size)))(jax.random.split(k, n))  # noqa: E731
-    policy = with_small_head(keys[0], m.actors.init(keys[1]))
-    nets = Nets(policy, scalars(keys[2], s + a), scalars(keys[3], s), m.teammates.init(keys[4]))
+    policy = m.actors.init(keys[0])
+    nets = Nets(policy, scalars(keys[1], s + a), scalars(keys[2], s), m.teammates.init(keys[3]))
     opts = Nets(*(jax.vmap(m.optimiser.init)(net) for net in nets))
-    mu = with_small_head(keys[5], m.behaviour.init(keys[6]))
+    mu = m.behaviour.init(keys[4])
     return State(nets, opts, mu, m.optimiser.init(mu), jnp.zeros((), jnp.int32))
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """Nets and optimiser."""
-    actors, behaviour = Actors(spec, config.hidden), Actors(spec, config.hidden, share=True)
-    scalar = MLP((config.hidden, config.hidden, 1))
-    return Method(config, spec, actors, behaviour, TeammateModel(spec, config.hidden), scalar, optax.adam(config.lr))
+    hidden, start = config.hidden, {"layer_init": config.policy_init, "head": FIRST_HEAD}
+    actors, behaviour = Actors(spec, hidden, **start), Actors(spec, hidden, share=True, **start)
+    mates = TeammateModel(spec, hidden, **start)
+    scalar = MLP((hidden, hidden, 1), layer_init=config.layer_init)
+    return Method(config, spec, actors, behaviour, mates, scalar, optax.adam(config.lr))
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:

@@ -16,6 +16,7 @@ from flax import struct
 
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood
 from jaxoff.nets.actors import Actors
+from jaxoff.nets.layers import LayerInit
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Transition
 
 
@@ -27,6 +28,7 @@ class Config:
     max_grad_norm: float = 10.0
     hidden: int = struct.field(pytree_node=False, default=256)
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU, shared; needs window != 0
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = struct.field(pytree_node=False, default=5000)
     batch_size: int = struct.field(pytree_node=False, default=256)
     window: int = struct.field(pytree_node=False, default=0)  # 0 single steps, -1 whole episodes
@@ -43,7 +45,7 @@ def actors_of(config: Config, spec: EnvSpec) -> Actors:
     """The nets that a config asks for. Raises ValueError for a recurrent net on single steps."""
     if config.recurrent and config.window == 0:
         raise ValueError("bc: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
-    return Actors(spec, config.hidden, recurrent=config.recurrent, share=config.recurrent)
+    return Actors(spec, config.hidden, recurrent=config.recurrent, share=config.recurrent, layer_init=config.layer_init)
 
 
 def cloning_loss(actors: Actors, params: Params, batch: Transition) -> Array:

@@ -25,6 +25,7 @@ from jaxoff.data.dataset import Dataset
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import UNAVAILABLE, Actors, greedy
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
@@ -45,6 +46,7 @@ class Config:
     embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer
     hidden: int = struct.field(pytree_node=False, default=64)
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = struct.field(pytree_node=False, default=15000)
     batch_size: int = struct.field(pytree_node=False, default=32)
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps
@@ -188,8 +190,8 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for, for discrete actions. Raises ValueError for what this form can't do."""
     if config.recurrent and config.window == 0:
         raise ValueError("bcq: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
-    mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias)
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
+    mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias, config.layer_init)
     return Method(config, actors, mixer, rmsprop(config.lr, config.max_grad_norm), rmsprop(config.lr_behaviour, config.max_grad_norm))
 
 

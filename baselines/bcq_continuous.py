@@ -198,10 +198,11 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
             raise ValueError(f"bcq on '{spec.name}': field '{name}': expected {wanted} for continuous actions, found {found}")
     if config.candidates < 1:
         raise ValueError(f"bcq: field 'candidates': expected at least 1, found {config.candidates}")
-    vae = JointVAE(dataclasses.replace(spec, num_agents=1), spec.obs_size + spec.num_agents, config.vae_hidden)
-    shift = MLP((config.hidden, config.hidden, spec.action_size))
-    critic = MLP((config.critic_hidden, config.critic_hidden, 1))
-    mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias)
+    start = config.layer_init
+    vae = JointVAE(dataclasses.replace(spec, num_agents=1), spec.obs_size + spec.num_agents, config.vae_hidden, start)
+    shift = MLP((config.hidden, config.hidden, spec.action_size), layer_init=start)
+    critic = MLP((config.critic_hidden, config.critic_hidden, 1), layer_init=start)
+    mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias, start)
     opts = rmsprop(config.lr, config.max_grad_norm), rmsprop(config.lr_behaviour, config.max_grad_norm)
     return Method(config, spec, vae, shift, critic, mixer, *opts)
 

@@ -26,6 +26,7 @@ from jaxoff.losses.conservative import agent_weights, available_logsumexp
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
 from jaxoff.losses.td import lambda_return, squared_td_error
 from jaxoff.nets.actors import UNAVAILABLE, Actors, greedy
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import QMixer
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
@@ -49,6 +50,7 @@ class Config:
     hyper: int = struct.field(pytree_node=False, default=64)  # hidden width of its hypernets
     hidden: int = struct.field(pytree_node=False, default=64)
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     behaviour_steps: int = struct.field(pytree_node=False, default=2000)
     steps: int = struct.field(pytree_node=False, default=5000)
     batch_size: int = struct.field(pytree_node=False, default=128)
@@ -213,8 +215,8 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets of the discrete form."""
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
-    return Method(config, actors, QMixer(config.embed, config.hyper), adam(config.lr, config.max_grad_norm))
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
+    return Method(config, actors, QMixer(config.embed, config.hyper, config.layer_init), adam(config.lr, config.max_grad_norm))
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:

@@ -255,10 +255,10 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     if config.weights == "ratio":
         raise ValueError("cfcql: field 'weights': expected deviation or uniform with continuous actions, found 'ratio'")
     width = spec.state_size if config.critic_state == "state" else spec.num_agents * spec.obs_size
-    critic, one = MLP((config.hidden, config.hidden, 1)), adam(config.lr, config.max_grad_norm)
+    critic, one = MLP((config.hidden, config.hidden, 1), layer_init=config.layer_init), adam(config.lr, config.max_grad_norm)
     each = optax.GradientTransformation(jax.vmap(one.init), lambda grads, state, params=None: jax.vmap(one.update)(grads, state))
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, head=HEAD)
-    return Method(config, spec, actors, critic, JointVAE(spec, width, config.vae_hidden), each, one)
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, head=HEAD, layer_init=config.layer_init)
+    return Method(config, spec, actors, critic, JointVAE(spec, width, config.vae_hidden, config.layer_init), each, one)
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:

@@ -26,6 +26,7 @@ from jaxoff.losses.conservative import conservative_term
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.td import one_step_target, squared_td_error
 from jaxoff.nets.actors import Actors, greedy
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
@@ -49,6 +50,7 @@ class Config:
     embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer
     hidden: int = struct.field(pytree_node=False, default=64)
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = struct.field(pytree_node=False, default=15000)
     batch_size: int = struct.field(pytree_node=False, default=32)
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps, where n is 1
@@ -197,8 +199,8 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         raise ValueError(f"cql: field 'n_step': expected at least 1, found {config.n_step}")
     if config.recurrent and config.window == 0:
         raise ValueError("cql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
-    mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias)
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
+    mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias, config.layer_init)
     return Method(config, actors, mixer, rmsprop(config.lr, config.max_grad_norm))
 
 

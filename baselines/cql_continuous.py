@@ -106,7 +106,8 @@ def method_of(config: Any, spec: EnvSpec, name: str) -> Method:
         raise ValueError(f"{name}: field 'samples': expected one of {', '.join(SAMPLES)}, found '{config.samples}'")
     if config.recurrent:
         raise ValueError(f"{name} on '{spec.name}': field 'recurrent': expected false for continuous actions, found true")
-    return Method(config, Agents(spec, config.hidden, config.input_norm, config.centralised, config.own_batches, config.truncated_ends))
+    c = config
+    return Method(c, Agents(spec, c.hidden, c.input_norm, c.centralised, c.own_batches, c.truncated_ends, c.layer_init))
 
 
 def passes_of(config: Any) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from flax import struct
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import QMixer
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import adam, rmsprop
@@ -46,6 +47,7 @@ class Config:
     critic_hidden: int = struct.field(pytree_node=False, default=32)  # two layers; code 400
     hidden: int = struct.field(pytree_node=False, default=64)  # of the policies; code 400
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU policies over the episode; needs window != 0
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = struct.field(pytree_node=False, default=15000)
     batch_size: int = struct.field(pytree_node=False, default=32)
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; code 0, with 100 single steps
@@ -147,10 +149,10 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         raise ValueError("facmac: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
     if config.optimiser not in OPTIMISERS:
         raise ValueError(f"facmac: field 'optimiser': expected one of {', '.join(OPTIMISERS)}, found '{config.optimiser}'")
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, numbered=config.agent_id)
-    critic, optimiser = MLP((config.critic_hidden, config.critic_hidden, 1)), OPTIMISERS[config.optimiser]
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, numbered=config.agent_id, layer_init=config.layer_init)
+    critic, optimiser = MLP((config.critic_hidden, config.critic_hidden, 1), layer_init=config.layer_init), OPTIMISERS[config.optimiser]
     opts = [optimiser(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr)]
-    return Method(config, actors, critic, QMixer(config.embed, config.hyper), *opts)
+    return Method(config, actors, critic, QMixer(config.embed, config.hyper, config.layer_init), *opts)
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:

@@ -27,6 +27,7 @@ from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.td import ahead, lambda_return
 from jaxoff.nets.actors import UNAVAILABLE, Actors
 from jaxoff.nets.gaussian import LOG_STD_START, Gaussian, bounded_spread, data_density, gaussian, gaussian_policy
+from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import rmsprop
@@ -59,6 +60,7 @@ class Config:
     critic_hidden: int = struct.field(pytree_node=False, default=32)  # code 256
     hidden: int = struct.field(pytree_node=False, default=64)  # of MA-ICQ, also of the critics
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = struct.field(pytree_node=False, default=15000)
     batch_size: int = struct.field(pytree_node=False, default=32)
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; targets need the action that follows
@@ -90,13 +92,14 @@ class Dueling(nn.Module):
 
     hidden: int
     actions: int
+    layer_init: LayerInit = "torch"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Apply to the last axis."""
         for _ in range(2):
-            x = jax.nn.relu(nn.Dense(self.hidden)(x))
-        return nn.Dense(1)(x) + nn.Dense(self.actions)(x)
+            x = jax.nn.relu(Dense(self.hidden, self.layer_init)(x))
+        return Dense(1, self.layer_init)(x) + Dense(self.actions, self.layer_init)(x)
 
 
 class Method(NamedTuple):
@@ -268,9 +271,10 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         raise ValueError(
             f"icq: field 'window': expected -1 (episodes) or at least 2, since targets need the next action, found {config.window}"
         )
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
-    mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias)
-    critic = Dueling(config.critic_hidden, spec.action_size) if spec.discrete else MLP((config.critic_hidden, config.critic_hidden, 1))
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
+    mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias, config.layer_init)
+    width, start = config.critic_hidden, config.layer_init
+    critic = Dueling(width, spec.action_size, start) if spec.discrete else MLP((width, width, 1), layer_init=start)
     opts = [rmsprop(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr)]
     return Method(config, spec, actors, critic, mixer, *opts)
 

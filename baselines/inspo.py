@@ -26,6 +26,7 @@ from jaxoff.losses.likelihood import expectation, log_prob, masked_mean, taken
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.behaviour import Behaviour, TeammateModel, behaviour_learner
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
 
@@ -59,6 +60,7 @@ class Config:
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU-64 policies; needs window != 0
     hidden: int = struct.field(pytree_node=False, default=256)
     patience: int = struct.field(pytree_node=False, default=20)  # held-out checks without improvement, of 100
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     behaviour_steps: int = struct.field(pytree_node=False, default=2000)
     steps: int = struct.field(pytree_node=False, default=5000)
     batch_size: int = struct.field(pytree_node=False, default=256)
@@ -274,10 +276,11 @@ def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
         raise ValueError(
             "inspo: recurrent=true: expected window != 0 and resample='weights', since rows of a sequence can't be drawn apart"
         )
-    actors = Actors(spec, 64 if config.recurrent else config.hidden, recurrent=config.recurrent)
-    critic = MLP((config.hidden, config.hidden, spec.action_size))
+    actors = Actors(spec, 64 if config.recurrent else config.hidden, recurrent=config.recurrent, layer_init=config.layer_init)
+    critic = MLP((config.hidden, config.hidden, spec.action_size), layer_init=config.layer_init)
     optimiser = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr))
-    m = Method(config, spec, actors, TeammateModel(spec, config.hidden), critic, optimiser, optax.adam(config.lr_alpha))
+    teammates = TeammateModel(spec, config.hidden, layer_init=config.layer_init)
+    m = Method(config, spec, actors, teammates, critic, optimiser, optax.adam(config.lr_alpha))
 
     behaviour = behaviour_learner(actors, m.teammates, optimiser, config.behaviour_steps, config.patience)
 

@@ -29,7 +29,9 @@ from jaxoff.losses.conservative import sampled_logsumexp
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target, squared_td_error
 from jaxoff.nets.actors import Actors
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
+from jaxoff.nets.recurrent import GRUReset
 from jaxoff.optimisers import adam, sonnet_rmsprop
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
 
@@ -62,6 +64,8 @@ class Config:
     clip: bool = struct.field(pytree_node=False, default=False)  # project a constant actor onto the action bound
     hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(128, 128))  # of the critics
     actor_hidden: int = struct.field(pytree_node=False, default=64)  # of the policies
+    layer_init: LayerInit = struct.field(pytree_node=False, default="sonnet")  # how layers start: jaxoff/nets/layers.py
+    reset_gate: GRUReset = struct.field(pytree_node=False, default="before")  # of a GRU: before or after the recurrent product
     steps: int = struct.field(pytree_node=False, default=100)
     batch_size: int = struct.field(pytree_node=False, default=32)
     window: int = struct.field(pytree_node=False, default=0)
@@ -271,11 +275,13 @@ def resolved(config: Config, spec: EnvSpec) -> Config:
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises ValueError as `resolved` does."""
     c = resolved(config, spec)
-    actors = Actors(spec, c.actor_hidden, recurrent=c.actor == "recurrent", share=c.share, last_action=False, activated=True)
+    nets = {"layer_init": c.layer_init, "reset_gate": c.reset_gate}
+    recurrent = c.actor == "recurrent"
+    actors = Actors(spec, c.actor_hidden, recurrent=recurrent, share=c.share, last_action=False, activated=True, **nets)
     limit = jnp.where(jnp.asarray(c.max_grad_norm) > 0, c.max_grad_norm, jnp.inf)
     make_opt = OPTIMISERS[c.optimiser]
     actor_opt = optax.sgd(c.eta) if c.actor == "constant" else make_opt(c.actor_lr, limit)
-    return Method(c, spec, actors, MLP((*c.hidden, 1)), actor_opt, make_opt(c.critic_lr, limit))
+    return Method(c, spec, actors, MLP((*c.hidden, 1), layer_init=c.layer_init), actor_opt, make_opt(c.critic_lr, limit))
 
 
 def policy_of(m: Method, params: Params) -> Policy:

@@ -19,6 +19,7 @@ import optax
 from flax import struct
 
 from jaxoff.nets.actors import Actors
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.train.on_policy import OnPolicy, Segments
 from jaxoff.types import Array, Carry, EnvSpec, Key, Params, Policy, TimeStep
@@ -41,6 +42,7 @@ class Config:
     recurrent: bool = struct.field(pytree_node=False, default=True)
     hidden: int = struct.field(pytree_node=False, default=64)
     critic_hidden: int = struct.field(pytree_node=False, default=128)
+    layer_init: LayerInit = struct.field(pytree_node=False, default="flax")  # how layers start: jaxoff/nets/layers.py
     epochs: int = struct.field(pytree_node=False, default=4)
     minibatches: int = struct.field(pytree_node=False, default=4)
     num_envs: int = struct.field(pytree_node=False, default=128)
@@ -76,7 +78,7 @@ class State(NamedTuple):
 
 def actors(config: Config, spec: EnvSpec) -> Actors:
     """The actor net that a pool's parameters belong to."""
-    return Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
+    return Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
 
 
 def cooled(actor: Params, temperature: Array | float) -> Params:
@@ -135,7 +137,7 @@ def make(config: Config, spec: EnvSpec) -> OnPolicy:
     if config.num_envs % config.minibatches:
         raise ValueError(f"mappo: field 'minibatches': expected a divisor of num_envs = {config.num_envs}, found {config.minibatches}")
     actor = actors(config, spec)
-    critic = MLP((config.critic_hidden,) * 2 + (spec.num_agents if config.central else 1,))
+    critic = MLP((config.critic_hidden,) * 2 + (spec.num_agents if config.central else 1,), layer_init=config.layer_init)
     total = config.iterations * config.epochs * config.minibatches
     optimiser = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(lambda count: config.lr * (1 - count / total), eps=1e-5))
 

@@ -31,6 +31,7 @@ from jaxoff.losses.conservative import conservative_term
 from jaxoff.losses.likelihood import expectation, masked_mean, taken
 from jaxoff.losses.td import lambda_return
 from jaxoff.nets.actors import UNAVAILABLE, Actors
+from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
@@ -60,6 +61,7 @@ class Config:
     hidden: int = struct.field(pytree_node=False, default=64)  # of the actor
     critic_hidden: int = struct.field(pytree_node=False, default=256)  # two layers
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = struct.field(pytree_node=False, default=20000)
     batch_size: int = struct.field(pytree_node=False, default=128)
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps
@@ -116,13 +118,14 @@ class TwinCritic(nn.Module):
     actions: int
     hidden: int = 256
     share_head: bool = True
+    layer_init: LayerInit = "torch"
 
     def setup(self) -> None:
         """Trunks and heads."""
         heads = 1 if self.share_head else 2
-        self.trunks = [MLP((self.hidden, self.hidden)) for _ in range(2)]
-        self.of_action = [nn.Dense(self.actions) for _ in range(heads)]
-        self.of_state = [nn.Dense(1) for _ in range(heads)]
+        self.trunks = [MLP((self.hidden, self.hidden), layer_init=self.layer_init) for _ in range(2)]
+        self.of_action = [Dense(self.actions, self.layer_init) for _ in range(heads)]
+        self.of_state = [Dense(1, self.layer_init) for _ in range(heads)]
 
     def __call__(self, x: Array) -> Array:
         """Both values of every action."""
@@ -252,7 +255,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets of the discrete form. Raises ValueError for a recurrent actor on single steps."""
     if config.recurrent and config.window == 0:
         raise ValueError("omar: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
     critic = TwinCritic(spec.action_size, config.critic_hidden, config.twin_share_head)
     optimisers = (adam(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr))
     return Method(config, actors, critic, *optimisers)

@@ -27,6 +27,7 @@ from jaxoff.losses.implicit_values import exponent, exponent_shift, implicit_pol
 from jaxoff.losses.likelihood import log_prob, masked_mean, taken
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import UNAVAILABLE
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import AffineMixer
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import adam
@@ -50,6 +51,7 @@ class Config:
     rtg_reward: bool = struct.field(pytree_node=False, default=False)  # true: rewards-to-go in place of rewards; whole episodes only
     hidden: int = struct.field(pytree_node=False, default=256)  # two layers
     mixer_hidden: int = struct.field(pytree_node=False, default=64)
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = struct.field(pytree_node=False, default=20000)
     batch_size: int = struct.field(pytree_node=False, default=128)
     window: int = struct.field(pytree_node=False, default=0)  # 0 single steps, -1 whole episodes
@@ -230,10 +232,11 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for."""
     layers = (config.hidden, config.hidden)
-    actor = MLP((*layers, spec.action_size if spec.discrete else 2 * spec.action_size))
-    critic = MLP((*layers, spec.action_size if spec.discrete else 1))
-    mixer = AffineMixer(spec.num_agents, config.mixer_hidden)
-    return Method(config, spec, actor, critic, MLP((*layers, 1)), mixer, adam(config.lr, config.max_grad_norm))
+    net = lambda out: MLP((*layers, out), layer_init=config.layer_init)  # noqa: E731
+    actor = net(spec.action_size if spec.discrete else 2 * spec.action_size)
+    critic = net(spec.action_size if spec.discrete else 1)
+    mixer = AffineMixer(spec.num_agents, config.mixer_hidden, config.layer_init)
+    return Method(config, spec, actor, critic, net(1), mixer, adam(config.lr, config.max_grad_norm))
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:

@@ -20,6 +20,7 @@ from flax import struct
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors, greedy
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import QMixer
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
@@ -37,6 +38,7 @@ class Config:
     hyper: int = struct.field(pytree_node=False, default=64)  # hidden width of its hypernets; 0: linear
     hidden: int = struct.field(pytree_node=False, default=64)
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = struct.field(pytree_node=False, default=15000)
     batch_size: int = struct.field(pytree_node=False, default=32)
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps
@@ -104,8 +106,8 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         raise ValueError(f"qmix on '{spec.name}': expected discrete actions, found continuous ones")
     if config.recurrent and config.window == 0:
         raise ValueError("qmix: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True)
-    return Method(config, actors, QMixer(config.embed, config.hyper), rmsprop(config.lr, config.max_grad_norm))
+    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
+    return Method(config, actors, QMixer(config.embed, config.hyper, config.layer_init), rmsprop(config.lr, config.max_grad_norm))
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:

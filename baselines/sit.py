@@ -34,6 +34,7 @@ from jaxoff.nets.actors import Actors, init_by_type, over_agents
 from jaxoff.nets.decomposition import Credit, Decomposed, Decomposition, decomposition_learner, over_episodes
 from jaxoff.nets.gat import GraphAttention
 from jaxoff.nets.gaussian import LOG_STD_START, Gaussian, bounded_spread, data_density, gaussian, gaussian_policy
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
@@ -74,6 +75,7 @@ class Config:
     critic_hidden: int = struct.field(pytree_node=False, default=32)
     decomposition_hidden: int = struct.field(pytree_node=False, default=64)
     decomposition_steps: int = struct.field(pytree_node=False, default=20000)
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = struct.field(pytree_node=False, default=15000)
     batch_size: int = struct.field(pytree_node=False, default=32)  # episodes; in the last stage of each agent
     decomposition_batch: int = struct.field(pytree_node=False, default=0)  # steps, none of them padding; 0: whole episodes; ours
@@ -132,16 +134,18 @@ class Critic(nn.Module):
 
     hidden: int
     gat: str
+    layer_init: LayerInit = "torch"
 
     @nn.compact
     def __call__(self, team: Array, own: Array, before: Array, actions: Array) -> Array:
         """team [..., N, O], own [..., O], before [..., A], actions [..., K, A] -> values of the K actions [..., K]."""
         wide = lambda x: jnp.broadcast_to(x[..., None, :], (*actions.shape[:-1], x.shape[-1]))  # noqa: E731
-        x = MLP((self.hidden, self.hidden), name="local")(jnp.concatenate([wide(own), wide(before), actions], -1))
+        local = MLP((self.hidden, self.hidden), layer_init=self.layer_init, name="local")
+        x = local(jnp.concatenate([wide(own), wide(before), actions], -1))
         if self.gat != "none":
-            seen = GraphAttention(self.hidden, self.gat == "attention", name="gat")(team, own)
+            seen = GraphAttention(self.hidden, self.gat == "attention", self.layer_init, name="gat")(team, own)
             x = jnp.concatenate([x, wide(seen)], -1)
-        return MLP((self.hidden, 1), name="value")(x)[..., 0]
+        return MLP((self.hidden, 1), layer_init=self.layer_init, name="value")(x)[..., 0]
 
 
 class Method(NamedTuple):
@@ -319,12 +323,11 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         raise ValueError(f"sit: field 'members': expected at least 1, found {config.members}")
     types = spec.agent_types if spec.agent_types and config.types == "spec" else (0,) * spec.num_agents
     kind = "attention" if config.decomposition == "none" else config.decomposition
-    decomposition = Decomposition(
-        spec, config.members, config.decomposition_hidden, kind, scale=config.attention_scale, mask_dead=config.mask_dead
-    )
-    actors = Actors(spec, config.hidden, recurrent=True, share=True, types=types)
+    switches = {"scale": config.attention_scale, "mask_dead": config.mask_dead, "layer_init": config.layer_init}
+    decomposition = Decomposition(spec, config.members, config.decomposition_hidden, kind, **switches)
+    actors = Actors(spec, config.hidden, recurrent=True, share=True, types=types, layer_init=config.layer_init)
     opts = (rmsprop(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr))
-    return Method(config, spec, types, decomposition, actors, Critic(config.critic_hidden, config.gat), *opts)
+    return Method(config, spec, types, decomposition, actors, Critic(config.critic_hidden, config.gat, config.layer_init), *opts)
 
 
 def policy_of(m: Method, policy: Params) -> Policy:

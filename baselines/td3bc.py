@@ -18,6 +18,7 @@ from jax import lax
 
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.actor_critic import Agents, Mine, learner, stages
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.normalised import Net
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Params, Stage
@@ -42,6 +43,7 @@ class Config:
     own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
     truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
     hidden: int = struct.field(pytree_node=False, default=64)
+    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = struct.field(pytree_node=False, default=2001)
     batch_size: int = struct.field(pytree_node=False, default=3072)  # of all agents together
     window: int = struct.field(pytree_node=False, default=0)  # single steps
@@ -83,7 +85,8 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner, for continuous actions; its policies are deterministic. Raises ValueError for forms that can't be."""
     if config.policy_every < 1:
         raise ValueError(f"td3bc: field 'policy_every': expected at least 1, found {config.policy_every}")
-    agents = Agents(spec, config.hidden, config.input_norm, config.centralised, config.own_batches, config.truncated_ends)
+    c = config
+    agents = Agents(spec, c.hidden, c.input_norm, c.centralised, c.own_batches, c.truncated_ends, c.layer_init)
     m = Method(config, agents)
 
     def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatch
 from importlib import metadata, resources
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -207,11 +207,13 @@ def resolve(module: ModuleType, task: Task, overrides: Mapping[str, Any], kind: 
     for name in values:
         if name not in known:
             raise unknown(f"{kind} of {module.__name__}.Config", name, known)
-    defaults = module.Config()
+    defaults, hints = module.Config(), get_type_hints(module.Config)
     typed = {}
     for name, field in known.items():
         default = getattr(defaults, name)
         value = _typed(f"{module.__name__}.Config.{name}", values.get(name, default), default)
+        if get_origin(hints[name]) is Literal and value not in (words := get_args(hints[name])):
+            raise ValueError(f"{kind} '{name}': expected one of {', '.join(map(str, words))}, found '{value}'")
         typed[name] = jnp.asarray(value, jnp.float32) if is_leaf(field) else value
     return module.Config(**typed)
 

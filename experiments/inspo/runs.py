@@ -44,6 +44,7 @@ ALPHAS = {"auto": Column("inspo")} | {
 ORDERS = {order: Column("inspo", {"order": order}) for order in ("random", "fixed", "semi-greedy")}
 TIMED = {name: PAPER_COLUMNS[name] for name in ("CFCQL", "InSPO")}
 
+XOR_SEEDS = 16  # an outcome there is all or nothing, and five seeds say little of how often it is which
 XOR = {f"matrix/xor/{quality}": f"({quality})" for quality in "abcd"}
 MNE = {
     f"matrix/{game}/{quality}": f"{quality}, x = {offdiag}"
@@ -124,6 +125,8 @@ def tuned(method: str, task: str) -> dict[str, Any]:
 def job(task: str, label: str, column: Column, scale: str, *, use_tuned: bool = True) -> TrainSpec:
     """The training job of a cell."""
     size = SIZES[registry.Task.parse(task).family][scale]
+    if task in XOR and scale != "smoke":
+        size = dataclasses.replace(size, seeds=XOR_SEEDS)
     return size.spec(task, label, column, tuned(column.method, task) if scale == "cpu" and use_tuned else None)
 
 

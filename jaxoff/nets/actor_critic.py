@@ -20,6 +20,7 @@ import optax
 from jaxoff.data.dataset import Dataset, flatten
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import ActionCritic
 from jaxoff.nets.normalised import Net, Norm, Stats, moments, normalised, running, unit_norm, unit_stats
 from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
@@ -69,6 +70,7 @@ class Agents:
     centralised: bool = False
     own_batches: bool = True
     truncated_ends: bool = False
+    layer_init: LayerInit = "torch"
 
     def __post_init__(self) -> None:
         name = f"'{self.spec.name}'"
@@ -84,14 +86,14 @@ class Agents:
     @property
     def actors(self) -> Actors:
         """The policies' nets."""
-        return Actors(self.spec, self.hidden, head=HEAD)
+        return Actors(self.spec, self.hidden, head=HEAD, layer_init=self.layer_init)
 
     def init(self, key: Key) -> tuple[Net, Net]:
         """Policies [N, ...] and twin critics [N, 2, ...], with their norms."""
         spec, (policy_key, critic_key) = self.spec, jax.random.split(key)
         n, a = spec.num_agents, spec.action_size
         context, actions = (spec.state_size, n * a) if self.centralised else (spec.obs_size, a)
-        start = lambda k: ActionCritic(self.hidden).init(k, jnp.zeros((1, context)), jnp.zeros((1, 1, actions)))  # noqa: E731
+        start = lambda k: ActionCritic(self.hidden, self.layer_init).init(k, jnp.zeros((1, context)), jnp.zeros((1, 1, actions)))  # noqa: E731
         critic = jax.vmap(jax.vmap(start))(jax.random.split(critic_key, (n, 2)))
         norm = unit_norm if self.input_norm == "batch" else (lambda *shape: ())
         return Net(self.actors.init(policy_key), norm(n, spec.obs_size)), Net(critic, norm(n, context + actions))

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
-from jaxoff.nets.recurrent import RecurrentNet
+from jaxoff.nets.recurrent import GRUReset, RecurrentNet
 from jaxoff.types import Array, Carry, EnvSpec, Key, Params, Policy, TimeStep, Transition
 
 UNAVAILABLE = -1e10  # logit of an action that may not be taken
@@ -58,8 +59,8 @@ class Actors:
     recurrent: a GRU over the episode that also sees the previous action, from zero memory. share: one
     set of weights, with the agent's number appended to its input; else parameters have a leading axis [N].
     hidden: width of each layer; layers: hidden layers of the feed-forward net. types: with `share`, the type of each
-    agent; weights are then shared within a type, and have a leading axis of types where there are several. head: 0, or
-    start the feed-forward net as PyTorch would, the weights of its last layer in +-head. numbered: whether a shared net
+    agent; weights are then shared within a type, and have a leading axis of types where there are several. head: where it
+    is not 0, the weights of the last layer of a feed-forward net start uniform in +-head. numbered: whether a shared net
     is given the agent's number. last_action, activated: whether a recurrent net is given the previous action, and
     whether a ReLU follows its GRU.
     """
@@ -74,13 +75,15 @@ class Actors:
     numbered: bool = True
     last_action: bool = True
     activated: bool = False
+    layer_init: LayerInit = "torch"
+    reset_gate: GRUReset = "after"
 
     def net(self) -> Any:
         """The flax module of one agent."""
         out = self.spec.action_size
         if self.recurrent:
-            return RecurrentNet(self.hidden, out, self.activated)
-        return MLP((self.hidden,) * self.layers + (out,), fan_in=self.head > 0, head=self.head)
+            return RecurrentNet(self.hidden, out, self.activated, self.layer_init, self.reset_gate)
+        return MLP((self.hidden,) * self.layers + (out,), layer_init=self.layer_init, head=self.head)
 
     def init(self, key: Key) -> Params:
         """Parameters; with a leading axis [N] unless shared."""

@@ -20,6 +20,7 @@ import optax
 from jaxoff.data.dataset import flatten
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
 from jaxoff.nets.actors import UNAVAILABLE, Actors
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
 
@@ -31,11 +32,16 @@ DENSITY_SAMPLES = 20  # of the latent, in an estimate of log mu_i
 
 @dataclasses.dataclass(frozen=True)
 class TeammateModel:
-    """Nets of all anchors, parameters with a leading axis [N]. For two or more agents."""
+    """Nets of all anchors, parameters with a leading axis [N]. For two or more agents.
+
+    head: where it is not 0, the weights of the last layer start uniform in +-head.
+    """
 
     spec: EnvSpec
     hidden: int
     layers: int = 2
+    layer_init: LayerInit = "torch"
+    head: float = 0.0
 
     def __post_init__(self) -> None:
         if self.spec.num_agents < 2:
@@ -43,7 +49,7 @@ class TeammateModel:
 
     def net(self) -> MLP:
         """The flax module of one anchor."""
-        return MLP((self.hidden,) * self.layers + (self.spec.action_size,))
+        return MLP((self.hidden,) * self.layers + (self.spec.action_size,), layer_init=self.layer_init, head=self.head)
 
     def init(self, key: Key) -> Params:
         """Parameters [N, ...]."""
@@ -88,6 +94,7 @@ class JointVAE:
     spec: EnvSpec
     width: int
     hidden: int = 750
+    layer_init: LayerInit = "torch"
 
     @property
     def size(self) -> int:
@@ -96,7 +103,7 @@ class JointVAE:
 
     def net(self, out: int) -> MLP:
         """Encoder or decoder."""
-        return MLP((self.hidden, self.hidden, out))
+        return MLP((self.hidden, self.hidden, out), layer_init=self.layer_init)
 
     def init(self, key: Key) -> Params:
         """Parameters of both nets."""

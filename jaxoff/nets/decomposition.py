@@ -21,6 +21,7 @@ from jaxoff.data.dataset import Dataset, flatten
 from jaxoff.losses.credit import decomposition_error, episode_means, moments, returns_to_go
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.actors import UNAVAILABLE
+from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.nets.mixers import QMixer
 from jaxoff.nets.mlp import MLP
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Transition
@@ -40,19 +41,21 @@ class RewardDecomposition(nn.Module):
     hidden: int = 64
     kind: str = "attention"
     scale: bool = False
+    layer_init: LayerInit = "torch"
 
     @nn.compact
     def __call__(self, state: Array, seen: Array, present: Array | None = None) -> tuple[Array, Array]:
         """(own rewards, total)."""
-        width = self.hidden
-        own = MLP((width, width, 1), name="reward")(seen)[..., 0]
+        width, start = self.hidden, self.layer_init
+        own = MLP((width, width, 1), layer_init=start, name="reward")(seen)[..., 0]
         if self.kind == "attention":
-            query = nn.Dense(width, use_bias=False, name="query")(MLP((width, width), name="team")(state))
-            key = nn.Dense(width, use_bias=False, name="key")(MLP((width, width), name="agent")(seen))
+            of_team, of_agent = (MLP((width, width), layer_init=start, name=name) for name in ("team", "agent"))
+            query = Dense(width, start, use_bias=False, name="query")(of_team(state))
+            key = Dense(width, start, use_bias=False, name="key")(of_agent(seen))
             score = jnp.einsum("...h,...nh->...n", query, key) / (math.sqrt(width) if self.scale else 1.0)
             own = own * jax.nn.softmax(score if present is None else jnp.where(present, score, UNAVAILABLE), -1)
         own = own if present is None else jnp.where(present, own, 0.0)
-        return own, QMixer(name="mixer")(own, state) if self.kind == "monotonic" else jnp.sum(own, -1)
+        return own, QMixer(layer_init=start, name="mixer")(own, state) if self.kind == "monotonic" else jnp.sum(own, -1)
 
 
 class Decomposed(NamedTuple):
@@ -80,10 +83,11 @@ class Decomposition:
     kind: str = "attention"
     scale: bool = False
     mask_dead: bool = False
+    layer_init: LayerInit = "torch"
 
     def net(self) -> RewardDecomposition:
         """The flax module of one member."""
-        return RewardDecomposition(self.hidden, self.kind, self.scale)
+        return RewardDecomposition(self.hidden, self.kind, self.scale, self.layer_init)
 
     def init(self, key: Key) -> Params:
         """Parameters [M, ...]."""

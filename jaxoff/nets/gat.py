@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.types import Array
 
 
@@ -18,12 +19,14 @@ class GraphAttention(nn.Module):
 
     features: int
     attention: bool = True
+    layer_init: LayerInit = "torch"
 
     def setup(self) -> None:
         """W, and the two halves of a."""
-        self.embed = nn.Dense(self.features, use_bias=False)
+        self.embed = Dense(self.features, self.layer_init, use_bias=False)
         if self.attention:
-            self.of_own, self.of_node = nn.Dense(1, use_bias=False), nn.Dense(1, use_bias=False)
+            half = lambda: Dense(1, self.layer_init, use_bias=False, fan_in=2 * self.features)  # noqa: E731
+            self.of_own, self.of_node = half(), half()
 
     def weights(self, nodes: Array, own: Array) -> Array:
         """[..., N], adding up to 1; `own` is the node that looks, and is among `nodes`."""

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.types import Array
 
@@ -31,16 +32,17 @@ class QMixer(nn.Module):
 
     embed: int = 32
     hyper: int = 64
+    layer_init: LayerInit = "torch"
 
     @nn.compact
     def __call__(self, values: Array, state: Array) -> Array:
         """Total [...]."""
-        inner = (self.hyper,) if self.hyper else ()
+        inner, layer_init = (self.hyper,) if self.hyper else (), self.layer_init
         n = values.shape[-1]
-        first = jnp.abs(MLP((*inner, n * self.embed))(state)).reshape(*state.shape[:-1], n, self.embed)
-        hidden = jax.nn.elu(jnp.einsum("...n,...ne->...e", values, first) + nn.Dense(self.embed)(state))
-        second = jnp.abs(MLP((*inner, self.embed))(state))
-        return jnp.sum(hidden * second, -1) + MLP((self.embed, 1))(state)[..., 0]
+        first = jnp.abs(MLP((*inner, n * self.embed), layer_init=layer_init)(state)).reshape(*state.shape[:-1], n, self.embed)
+        hidden = jax.nn.elu(jnp.einsum("...n,...ne->...e", values, first) + Dense(self.embed, layer_init)(state))
+        second = jnp.abs(MLP((*inner, self.embed), layer_init=layer_init)(state))
+        return jnp.sum(hidden * second, -1) + MLP((self.embed, 1), layer_init=layer_init)(state)[..., 0]
 
 
 class LinearMixer(nn.Module):
@@ -52,12 +54,13 @@ class LinearMixer(nn.Module):
     embed: int = 32
     num_agents: int = 1
     bias: bool = True
+    layer_init: LayerInit = "torch"
 
     def setup(self) -> None:
         """Two hyper-networks for the weights, one for the bias."""
-        self.first = nn.Dense(self.num_agents * self.embed)
-        self.second = nn.Dense(self.embed)
-        self.offset = MLP((self.embed, 1))
+        self.first = Dense(self.num_agents * self.embed, self.layer_init)
+        self.second = Dense(self.embed, self.layer_init)
+        self.offset = MLP((self.embed, 1), layer_init=self.layer_init)
 
     def weights(self, state: Array) -> tuple[Array, Array]:
         """(w [..., N], b [...]); b is zero without a bias."""
@@ -78,10 +81,12 @@ class AffineMixer(nn.Module):
 
     num_agents: int
     hidden: int = 64
+    layer_init: LayerInit = "torch"
 
     def setup(self) -> None:
         """One layer and two heads."""
-        self.trunk, self.scale, self.offset = nn.Dense(self.hidden), nn.Dense(self.num_agents), nn.Dense(1)
+        self.trunk = Dense(self.hidden, self.layer_init)
+        self.scale, self.offset = Dense(self.num_agents, self.layer_init), Dense(1, self.layer_init)
 
     def weights(self, state: Array) -> tuple[Array, Array]:
         """(w [..., N], b [...])."""

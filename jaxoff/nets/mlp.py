@@ -7,40 +7,29 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 
+from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.types import Array
-
-
-def within(bound: float) -> Callable[..., Array]:
-    """Initialiser: uniform in +-bound."""
-    return lambda key, shape, dtype=float: jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def fan_in_dense(width: int, fan_in: int, *, bias: bool = True, head: float = 0.0, name: str | None = None) -> nn.Dense:
-    """A linear layer with weights and bias uniform in +-1 / sqrt(fan_in), as PyTorch starts them; head > 0: weights in +-head."""
-    every = fan_in**-0.5
-    return nn.Dense(width, use_bias=bias, kernel_init=within(head or every), bias_init=within(every), name=name)
 
 
 class MLP(nn.Module):
     """Hidden layers of the given widths with an activation, then a linear head: [..., F] -> [..., out].
 
-    features: hidden widths, then the size of the output. fan_in: start layers as `fan_in_dense` does, the head's
-    weights in +-head if that is not 0.
+    features: hidden widths, then the size of the output. head: where it is not 0, the weights of the last layer start
+    uniform in +-head.
     """
 
     features: Sequence[int]
     activation: Callable[[Array], Array] = jax.nn.relu
-    fan_in: bool = False
+    layer_init: LayerInit = "torch"
     head: float = 0.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Apply to the last axis."""
-        for index, width in enumerate(self.features):
-            last = index == len(self.features) - 1
-            layer = fan_in_dense(width, x.shape[-1], head=self.head if last else 0.0) if self.fan_in else nn.Dense(width)
-            x = layer(x) if last else self.activation(layer(x))
-        return x
+        *hidden, out = self.features
+        for width in hidden:
+            x = self.activation(Dense(width, self.layer_init)(x))
+        return Dense(out, self.layer_init, head=self.head)(x)
 
 
 class ActionCritic(nn.Module):
@@ -50,12 +39,13 @@ class ActionCritic(nn.Module):
     """
 
     hidden: int
+    layer_init: LayerInit = "torch"
 
     @nn.compact
     def __call__(self, context: Array, actions: Array) -> Array:
         """Apply to the last axes."""
         fan_in = context.shape[-1] + actions.shape[-1]
-        x = fan_in_dense(self.hidden, fan_in, name="context")(context)
-        x = jax.nn.relu(x + fan_in_dense(self.hidden, fan_in, bias=False, name="action")(actions))
-        x = jax.nn.relu(fan_in_dense(self.hidden, self.hidden, name="inner")(x))
-        return fan_in_dense(1, self.hidden, name="value")(x)[..., 0]
+        x = Dense(self.hidden, self.layer_init, fan_in=fan_in, name="context")(context)
+        x = jax.nn.relu(x + Dense(self.hidden, self.layer_init, use_bias=False, fan_in=fan_in, name="action")(actions))
+        x = jax.nn.relu(Dense(self.hidden, self.layer_init, name="inner")(x))
+        return Dense(1, self.layer_init, name="value")(x)[..., 0]
