@@ -30,6 +30,7 @@ class Config:
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU, shared; needs window != 0
     layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = struct.field(pytree_node=False, default=5000)
+    slots: int = struct.field(pytree_node=False, default=0)  # a budget from which `steps` follows: jaxoff/registry.py, BUDGETS
     batch_size: int = struct.field(pytree_node=False, default=256)
     window: int = struct.field(pytree_node=False, default=0)  # 0 single steps, -1 whole episodes
 

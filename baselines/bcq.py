@@ -24,11 +24,11 @@ from baselines import bcq_continuous
 from jaxoff.data.dataset import Dataset
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
 from jaxoff.losses.td import one_step_target
-from jaxoff.nets.actors import UNAVAILABLE, Actors, greedy
+from jaxoff.nets.actors import Actors, greedy
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.optimisers import rmsprop
-from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
+from jaxoff.types import UNAVAILABLE, Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
 
 
 @struct.dataclass

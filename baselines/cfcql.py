@@ -25,11 +25,11 @@ from jaxoff.data.dataset import Dataset, as_windows
 from jaxoff.losses.conservative import agent_weights, available_logsumexp
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
 from jaxoff.losses.td import lambda_return, squared_td_error
-from jaxoff.nets.actors import UNAVAILABLE, Actors, greedy
+from jaxoff.nets.actors import Actors, greedy
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import QMixer
 from jaxoff.optimisers import adam
-from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
+from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
 
 MIN_PROB = 1e-5  # added to both distributions of a deviation
 
@@ -52,7 +52,9 @@ class Config:
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
     layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     behaviour_steps: int = struct.field(pytree_node=False, default=2000)
+    behaviour_slots: int = struct.field(pytree_node=False, default=0)  # the same for `behaviour_steps`
     steps: int = struct.field(pytree_node=False, default=5000)
+    slots: int = struct.field(pytree_node=False, default=0)  # a budget from which `steps` follows: jaxoff/registry.py, BUDGETS
     batch_size: int = struct.field(pytree_node=False, default=128)
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps, one-step targets
 
@@ -65,6 +67,7 @@ class Config:
     num_samples: int = struct.field(pytree_node=False, default=10)  # of each kind
     critic_state: str = struct.field(pytree_node=False, default="state")  # state; obs: all observations
     reward: str = struct.field(pytree_node=False, default="team")  # team; first: agent 0's own, where agents have any
+    truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
     policy_every: int = struct.field(pytree_node=False, default=5)  # critic updates to one of the policies
     vae_hidden: int = struct.field(pytree_node=False, default=750)
 

@@ -23,6 +23,7 @@ from jaxoff.data.dataset import Dataset, as_windows, flatten
 from jaxoff.losses.conservative import agent_weights, near_actions, sampled_logsumexp, uniform_actions
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target
+from jaxoff.nets.actor_critic import with_clock_ends
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.behaviour import JointVAE
 from jaxoff.nets.mlp import MLP
@@ -214,7 +215,7 @@ def policy_loss(m: Method, policy: Net, critic: Net, batch: Transition) -> Array
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
     """One step of the critics; every `policy_every` updates also one of the policies, and soft updates of the slow nets."""
-    batch, updates = as_windows(batch), state.updates + 1
+    batch, updates = as_windows(with_clock_ends(batch) if m.config.truncated_ends else batch), state.updates + 1
     grads, told = jax.grad(lambda critic: critic_loss(m, critic, state, batch, key), has_aux=True)(state.critic)
     steps, critic_opt = m.critic_opt.update(grads, state.critic_opt)
     critic = optax.apply_updates(state.critic, steps)

@@ -133,7 +133,7 @@ def backup_target(m: Method, state: State, batch: Transition) -> Array:
     """
     slow, next_slow = m.actors.outputs(state.target_critic, batch)
     pi, next_pi = (action_probs(m.config.backup_policy, x) for x in (slow, next_slow))
-    expected = jnp.sum(jnp.where(next_pi > 0, next_pi * next_slow, 0.0), -1)
+    expected = jnp.sum(jnp.where(batch.next_avail > 0, next_pi * next_slow, 0.0), -1)
     q = m.mixer.apply(state.target_mixer, taken(slow, batch.actions), batch.state)
     next_value = m.mixer.apply(state.target_mixer, expected, batch.next_state)
     match = jnp.prod(taken(pi, batch.actions), -1)

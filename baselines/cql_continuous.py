@@ -112,7 +112,7 @@ def method_of(config: Any, spec: EnvSpec, name: str) -> Method:
 
 def passes_of(config: Any) -> tuple[str, ...]:
     """What the policies are run on in an update, in order."""
-    return ("next_obs", "obs", "obs") if config.samples == "policy" else ("obs",)
+    return ("obs", "next_obs", "obs") if config.samples == "policy" else ("obs",)
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:

@@ -5,13 +5,14 @@
     mean_i [mimic (pi_i - a^_i)^2 - (1 - mimic) Q_1(s, a_-i, pi_i)] + penalty sum_i mean pi_i^2                -> actor_loss
 Q_1 of agent i is that of the data's joint action with pi_i in its place, and so is the search for a^_i. r_1 is the first
 agent's reward where agents have their own. An update takes a batch of 1 + critic_steps parts: critics, then policies by the
-new critics, then soft updates of the slow nets from the first part; then one step of the critics from each of the others.
+new critics from the first part; then one step of the critics from each of the others; then soft updates of the slow nets.
 The paper's own centralised form, a critic for each agent (`centralised`), is in jaxoff/nets/actor_critic.py.
 Differs: the published code counts such an update as five; with samples=policy the logarithm of the density, as that code.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ from jax import lax
 from baselines import cql_continuous
 from baselines.cql_continuous import Method
 from jaxoff.losses.likelihood import masked_mean
-from jaxoff.nets.actor_critic import Mine, State, as_rows
+from jaxoff.nets.actor_critic import Mine, State, as_rows, with_clock_ends
 from jaxoff.nets.normalised import Net, running, unit_stats
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
@@ -76,7 +77,8 @@ def critic_step(m: Method, opt: Any, state: State, rows: Transition, key: Key) -
 
 
 def actor_step(m: Method, opt: Any, objective: Objective, state: State, rows: Transition, key: Key) -> tuple[State, dict[str, Array]]:
-    """One step of every policy, by the critics as they are."""
+    """One step of every policy, by the critics as they are, which are given the rows of all agents as one batch."""
+    m = m._replace(agents=dataclasses.replace(m.agents, mapped="agents"))
 
     def one(agent: Array, policy: Net, policy_opt: Any, key: Key) -> tuple[Params, Any, dict[str, Array]]:
         mine = Mine(agent, rows, state.policy, state.target_policy, state.target_critic)
@@ -85,27 +87,26 @@ def actor_step(m: Method, opt: Any, objective: Objective, state: State, rows: Tr
         return optax.apply_updates(policy, steps), policy_opt, told
 
     n = m.agents.spec.num_agents
-    policy, policy_opt, told = jax.vmap(one)(jnp.arange(n), state.policy, state.policy_opt, jax.random.split(key, n))
+    policy, policy_opt, told = jax.vmap(one, axis_name="agents")(jnp.arange(n), state.policy, state.policy_opt, jax.random.split(key, n))
     return state._replace(policy=policy, policy_opt=policy_opt), told
 
 
 def update(m: Method, opts: tuple[Any, Any], objective: Objective, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """Critics, policies and slow nets by the first part of a batch, then the critics by each of the others."""
+    """Critics and policies by the first part of a batch, then the critics by each of the others, then the slow nets."""
     count, keys = 1 + m.config.critic_steps, jax.random.split(key, 3)
     size = batch.valid.shape[0]
     if size % count:
         raise ValueError(f"field 'batch_size': expected a multiple of {count}, one part and critic_steps={count - 1} more, found {size}")
-    if m.agents.truncated_ends:
-        batch = batch._replace(terminated=jnp.maximum(batch.terminated, batch.truncated))
+    batch = with_clock_ends(batch) if m.agents.truncated_ends else batch
     dealt = jax.vmap(lambda part: as_rows(part)[0])(jax.tree.map(lambda x: x.reshape(count, size // count, *x.shape[1:]), batch))
     rows, rest = jax.tree.map(lambda x: x[0], dealt), jax.tree.map(lambda x: x[1:], dealt)
     state, told = critic_step(m, opts[1], state, rows, keys[0])
     state, more = actor_step(m, opts[0], objective, state, rows, keys[1])
-    slow = optax.incremental_update((state.policy, state.critic), (state.target_policy, state.target_critic), m.config.polyak)
-    state = state._replace(target_policy=slow[0], target_critic=slow[1], updates=state.updates + 1)
     for field in cql_continuous.passes_of(m.config) if m.agents.input_norm == "batch" else ():
         state = state._replace(stats=running(state.stats, getattr(rows, field), rows.valid[:, None, None], (0,)))
     state, _ = lax.scan(lambda s, part: critic_step(m, opts[1], s, *part), state, (rest, jax.random.split(keys[2], count - 1)))
+    slow = optax.incremental_update((state.policy, state.critic), (state.target_policy, state.target_critic), m.config.polyak)
+    state = state._replace(target_policy=slow[0], target_critic=slow[1], updates=state.updates + 1)
     return state, Out({name: jnp.mean(value) for name, value in (told | more).items()})
 
 

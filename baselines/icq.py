@@ -25,13 +25,13 @@ from jaxoff.data.dataset import as_windows
 from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.td import ahead, lambda_return
-from jaxoff.nets.actors import UNAVAILABLE, Actors
+from jaxoff.nets.actors import Actors
 from jaxoff.nets.gaussian import LOG_STD_START, Gaussian, bounded_spread, data_density, gaussian, gaussian_policy
 from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import rmsprop
-from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, Transition
+from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, Transition
 
 CHOICES = {"actor_weight": ("advantage", "value"), "truncation": ("value", "terminal")}
 BASELINE_SAMPLES = 4  # actions of the policy whose mean value is the baseline, if continuous
@@ -53,8 +53,9 @@ class Config:
     actor_weight: str = struct.field(pytree_node=False, default="advantage")  # advantage, value
     truncation: str = struct.field(pytree_node=False, default="value")  # value: of the last step; terminal: nothing beyond it; ours
     per_timestep: bool = struct.field(pytree_node=False, default=False)  # a critic step for each time, as released
+    mask_before_softmax: bool = struct.field(pytree_node=False, default=True)  # mix uniform actions in after the mask; code false
     mixer_bias: bool = struct.field(pytree_node=False, default=True)
-    target_every: int = struct.field(pytree_node=False, default=100)  # updates between hard copies
+    target_every: int = struct.field(pytree_node=False, default=100)  # critic steps between hard copies; code 600
     epsilon_updates: int = struct.field(pytree_node=False, default=5000)  # until epsilon_end
     embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer
     critic_hidden: int = struct.field(pytree_node=False, default=32)  # code 256
@@ -71,6 +72,7 @@ class Config:
     alpha_w: float = 2.0  # divisor of the next values' weights, then clipped to [0, 1]
     polyak: float = 0.005  # share of the online parameters in a target update
     input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
+    truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
     own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
 
 
@@ -85,6 +87,7 @@ class State(NamedTuple):
     policy_opt: optax.OptState
     critic_opt: optax.OptState
     updates: Array
+    critic_steps: Array  # since the last hard copy
 
 
 class Dueling(nn.Module):
@@ -124,7 +127,7 @@ def init(m: Method, key: Key) -> State:
     zero = jnp.zeros((), jnp.int32)
     critic = m.critic.init(critic_key, jnp.zeros(spec.state_size + spec.obs_size + n + (0 if spec.discrete else a)))
     mixer = m.mixer.init(mixer_key, jnp.zeros(n), jnp.zeros(spec.state_size))
-    return State(policy, critic, mixer, critic, mixer, m.policy_opt.init(policy), m.critic_opt.init((critic, mixer)), zero)
+    return State(policy, critic, mixer, critic, mixer, m.policy_opt.init(policy), m.critic_opt.init((critic, mixer)), zero, zero)
 
 
 # --- values ------------------------------------------------------------------------------------------
@@ -174,7 +177,7 @@ def critic_loss(m: Method, params: tuple[Params, Params], batch: Transition, tar
 
 
 def critic_step(m: Method, state: State, batch: Transition) -> tuple[State, dict[str, Array]]:
-    """One step of critic and mixer, or one for each time of the window, from the first to the last."""
+    """One step of critic and mixer, or one for each time of the window that an episode reaches, from the first to the last."""
     (target, rho), mask = critic_target(m, state, batch), usable(batch)
     carry = ((state.critic, state.mixer), state.critic_opt)
 
@@ -187,21 +190,29 @@ def critic_step(m: Method, state: State, batch: Transition) -> tuple[State, dict
     parts = (batch, target, mask)
     if m.config.per_timestep:
         carry, losses = lax.scan(step, carry, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), parts))
-        loss = masked_mean(losses, jnp.sum(mask, 0))
+        loss, made = masked_mean(losses, jnp.sum(mask, 0)), jnp.sum(jnp.any(mask > 0, 0), dtype=jnp.int32)
     else:
-        carry, loss = step(carry, parts)
+        (carry, loss), made = step(carry, parts), jnp.ones((), jnp.int32)
     (critic, mixer), opt = carry
     told = {"value": loss, "target": masked_mean(target, mask), "critic_weight_max": jnp.max(rho)}
-    return state._replace(critic=critic, mixer=mixer, critic_opt=opt), told
+    return state._replace(critic=critic, mixer=mixer, critic_opt=opt, critic_steps=state.critic_steps + made), told
 
 
 # --- policies ----------------------------------------------------------------------------------------
 
 
-def mixed_log_probs(logits: Array, avail: Array, epsilon: Array | float) -> Array:
-    """log((1 - epsilon) pi + epsilon / number of available actions): logits [..., A] -> [..., A]."""
-    uniform = jnp.log(epsilon) - jnp.log(jnp.maximum(jnp.sum(avail, -1, keepdims=True), 1.0))
-    return jnp.where(avail > 0, jnp.logaddexp(jnp.log1p(-epsilon) + jax.nn.log_softmax(logits), uniform), UNAVAILABLE)
+def mixed_log_probs(logits: Array, avail: Array, epsilon: Array | float, *, mask_first: bool = True) -> Array:
+    """Logarithm of a policy with a share of uniform actions: logits [..., A], not masked, -> [..., A].
+
+    mask_first: (1 - epsilon) pi + epsilon / number of available actions, pi a softmax over these. Else, as released, the same
+    over all actions, which then loses the unavailable ones and is divided by what is left.
+    """
+    counted = avail if mask_first else jnp.ones_like(avail)
+    masked = lambda x: jnp.where(avail > 0, x, UNAVAILABLE)  # noqa: E731
+    uniform = jnp.log(epsilon) - jnp.log(jnp.maximum(jnp.sum(counted, -1, keepdims=True), 1.0))
+    log_pi = jax.nn.log_softmax(masked(logits) if mask_first else logits)
+    mixed = jnp.logaddexp(jnp.log1p(-epsilon) + log_pi, uniform)
+    return masked(mixed if mask_first else jax.nn.log_softmax(masked(mixed)))
 
 
 def epsilon_at(config: Config, updates: Array) -> Array:
@@ -217,7 +228,8 @@ def actor_loss(m: Method, policy: Params, state: State, batch: Transition, key: 
     """
     if m.spec.discrete:
         q = action_values(m, state.critic, batch)
-        log_pi = mixed_log_probs(m.actors.outputs(policy, batch)[0], batch.avail, epsilon_at(m.config, state.updates))
+        logits, epsilon = m.actors.outputs(policy, batch, masked=False)[0], epsilon_at(m.config, state.updates)
+        log_pi = mixed_log_probs(logits, batch.avail, epsilon, mask_first=m.config.mask_before_softmax)
         log_prob, mine, base = taken(log_pi, batch.actions), taken(q, batch.actions), jnp.sum(jnp.exp(log_pi) * q, -1)
     else:
         dist, bound = gaussian(policy.log_std, m.actors.outputs(policy.net, batch)[0]), m.spec.action_bound
@@ -244,15 +256,18 @@ def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[st
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """Critic and mixer, then the policies with the new values; slow nets are copied every `target_every` updates."""
+    """Critic and mixer, then the policies with the new values; slow nets are copied every `target_every` critic steps."""
     batch = as_windows(batch)
     if m.config.truncation == "terminal":
         batch = closed(batch)
     state, told = critic_step(m, state, batch)
     state, more = actor_step(m, state, lambda policy: actor_loss(m, policy, state, batch, key))
     new, old = (state.critic, state.mixer), (state.target_critic, state.target_mixer)
-    critic, mixer = optax.periodic_update(new, old, state.updates + 1, m.config.target_every)
-    return state._replace(target_critic=critic, target_mixer=mixer, updates=state.updates + 1), Out(told | more)
+    due = state.critic_steps >= m.config.target_every  # as released, looked at once a batch, however many steps it made
+    critic, mixer = jax.tree.map(lambda x, y: jnp.where(due, x, y), new, old)
+    since = jnp.where(due, 0, state.critic_steps)
+    state = state._replace(target_critic=critic, target_mixer=mixer, updates=state.updates + 1, critic_steps=since)
+    return state, Out(told | more)
 
 
 # --- make --------------------------------------------------------------------------------------------

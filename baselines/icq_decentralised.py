@@ -101,7 +101,8 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
         raise ValueError(f"icq on '{spec.name}': field 'decentralised': expected false for discrete actions, found true")
     if config.recurrent:
         raise ValueError("icq: field 'recurrent': expected false with decentralised=true, found true")
-    m = Method(config, Agents(spec, config.hidden, config.input_norm, own_batches=config.own_batches, layer_init=config.layer_init))
+    c = config
+    m = Method(config, Agents(spec, c.hidden, c.input_norm, False, c.own_batches, c.truncated_ends, c.layer_init))
     shape = spec.num_agents, spec.action_size
 
     def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:

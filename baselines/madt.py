@@ -25,10 +25,9 @@ from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset, as_windows, choosing
 from jaxoff.data.returns import Returns, episode_returns, no_returns, positivity, returns_of, share_of_best
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood
-from jaxoff.nets.actors import UNAVAILABLE
 from jaxoff.nets.transformer import SMALL, ContextNet, Memory
 from jaxoff.optimisers import adamw
-from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Sampler, Stage, TimeStep, Transition
+from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Sampler, Stage, TimeStep, Transition
 
 WEIGHTINGS = ("none", "filter", "return")
 POOR = 0.5  # share of the best return below which an episode is poor

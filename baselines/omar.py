@@ -30,11 +30,11 @@ from jaxoff.data.dataset import as_windows
 from jaxoff.losses.conservative import conservative_term
 from jaxoff.losses.likelihood import expectation, masked_mean, taken
 from jaxoff.losses.td import lambda_return
-from jaxoff.nets.actors import UNAVAILABLE, Actors
+from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import adam
-from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
+from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
 
 SMALL = 1e-5  # added to a probability before its logarithm
 
@@ -63,6 +63,7 @@ class Config:
     recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
     layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = struct.field(pytree_node=False, default=20000)
+    slots: int = struct.field(pytree_node=False, default=0)  # a budget from which `steps` follows: jaxoff/registry.py, BUDGETS
     batch_size: int = struct.field(pytree_node=False, default=128)
     window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps
 
@@ -256,7 +257,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     if config.recurrent and config.window == 0:
         raise ValueError("omar: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
     actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
-    critic = TwinCritic(spec.action_size, config.critic_hidden, config.twin_share_head)
+    critic = TwinCritic(spec.action_size, config.critic_hidden, config.twin_share_head, config.layer_init)
     optimisers = (adam(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr))
     return Method(config, actors, critic, *optimisers)
 

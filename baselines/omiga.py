@@ -26,12 +26,11 @@ from jax import lax
 from jaxoff.losses.implicit_values import exponent, exponent_shift, implicit_policy_loss, implicit_value_loss
 from jaxoff.losses.likelihood import log_prob, masked_mean, taken
 from jaxoff.losses.td import one_step_target
-from jaxoff.nets.actors import UNAVAILABLE
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import AffineMixer
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import adam
-from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
+from jaxoff.types import UNAVAILABLE, Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
 
 MEAN_BOUND = 9.0  # of the mean before tanh
 LOG_STD_RANGE = (-5.0, 2.0)

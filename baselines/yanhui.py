@@ -23,11 +23,10 @@ from jaxoff.data.returns import Returns, no_returns, positivity, returns_of, sha
 from jaxoff.losses.contrast import NEAR, Scale, contrast_terms, pairs_of, proximity, scale_of, some
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.mixture import bound_loss, mixture_log_prob, posterior
-from jaxoff.nets.actors import UNAVAILABLE
 from jaxoff.nets.experts import Experts, Mixture, prototypes
 from jaxoff.nets.transformer import ContextNet, Memory
 from jaxoff.optimisers import adamw
-from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
+from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
 
 CHOICES = {"mix": ("gate", "uniform"), "ce_weight": ("none", "rho")}
 GOOD, POOR = 0.9, 0.5  # shares of the best return: from GOOD on an episode is an expert's, below POOR it is poor

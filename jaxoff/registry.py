@@ -185,6 +185,11 @@ def check_quality(task: Task, known: Iterable[str]) -> None:
         raise unknown("task", str(task), known)
 
 
+# Fields of a Config: a budget of a stage in filled slots of whole episodes (their steps, and one more each), as PyMARL's
+# `t_max` counts, and the number of updates that follows from it once the data are known. A budget of 0 is none.
+BUDGETS = {"slots": "steps", "behaviour_slots": "behaviour_steps"}
+
+
 def fields(config_class: type) -> dict[str, dataclasses.Field[Any]]:
     """The fields of a Config, by name."""
     return {field.name: field for field in dataclasses.fields(config_class)}
@@ -202,6 +207,9 @@ def resolve(module: ModuleType, task: Task, overrides: Mapping[str, Any], kind: 
     ones win. Every leaf becomes a float32 array. Raises UnknownName or TypeError naming the field.
     """
     values = dict(_settings(module, task))
+    for slots, updates in BUDGETS.items():
+        if updates in overrides and slots not in overrides:
+            values.pop(slots, None)  # a number of updates that a user gives takes the place of a budget in the settings
     values.update(overrides)
     known = fields(module.Config)
     for name in values:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import distrax
 import jax
+import numpy as np
 
 Array = jax.Array
 Key = jax.Array
@@ -50,11 +51,22 @@ class EnvSpec:
     action_bound: float = 1.0  # continuous actions lie in [-bound, bound]
     return_scale: ReturnScale | None = None
     payoff: Callable[[Array], Array] | None = dataclasses.field(default=None, compare=False)
+    longest: int = 0  # steps of the longest episode of the data that a learner is made for; 0 where there are none
+
+    @property
+    def max_steps(self) -> int:
+        """Steps that an episode may have: the limit of the environment, or more where the data have longer ones."""
+        return max(self.horizon, self.longest)
 
     @property
     def action_shape(self) -> tuple[int, ...]:
         """Shape of one joint action: [N] of indices, or [N, A] of reals."""
         return (self.num_agents,) if self.discrete else (self.num_agents, self.action_size)
+
+
+# Logit or value of an action that may not be taken: nothing that a net gives is below it. Differences of such numbers
+# are finite, sums are not, so losses read them through `taken` and `available_logsumexp` (jaxoff/losses).
+UNAVAILABLE = float(np.finfo(np.float32).min)
 
 
 class TimeStep(NamedTuple):

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from baselines import bcq
-from jaxoff.nets.actors import UNAVAILABLE
-from jaxoff.types import TimeStep
+from jaxoff.types import UNAVAILABLE, TimeStep
 from tests.reference import value_numpy as ref
 from tests.reference import value_toys as toys
 

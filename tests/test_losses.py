@@ -9,7 +9,7 @@ import pytest
 
 from jaxoff.losses import in_sample
 from jaxoff.losses.likelihood import expectation, log_prob, masked_mean, negative_log_likelihood
-from jaxoff.nets.actors import UNAVAILABLE
+from jaxoff.types import UNAVAILABLE
 from tests.reference import inspo_numpy as ref
 
 M, N, A = 40, 3, 4

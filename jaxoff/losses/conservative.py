@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxoff.losses.likelihood import taken
-from jaxoff.nets.actors import UNAVAILABLE
-from jaxoff.types import Array, Key
+from jaxoff.types import UNAVAILABLE, Array, Key
 
 
 def available_logsumexp(q: Array, avail: Array) -> Array:
-    """log sum over available actions of exp q: [..., A] -> [...]."""
-    return jax.nn.logsumexp(jnp.where(avail > 0, q, UNAVAILABLE), -1)
+    """log sum over available actions of exp q: [..., A] -> [...]; 0 where none is available, on padding or behind an end."""
+    found = jax.nn.logsumexp(jnp.where(avail > 0, q, UNAVAILABLE), -1)
+    return jnp.where(jnp.any(avail > 0, -1), found, 0.0)
 
 
 def conservative_term(q: Array, actions: Array, avail: Array) -> Array:

@@ -9,7 +9,7 @@ from jax import lax
 from jaxoff.data.draw import draw, running_total
 from jaxoff.losses.conservative import conservative_term
 from jaxoff.losses.likelihood import expectation, masked_mean, negative_log_likelihood, taken
-from jaxoff.types import Array, Key
+from jaxoff.types import UNAVAILABLE, Array, Key
 
 
 def log_ratio(log_pi: Array, log_mates: Array, agent: Array | int, power: str = "n-1") -> Array:
@@ -33,7 +33,8 @@ def soft_value(logits: Array, q: Array, log_mu: Array, alpha: Array, beta: Array
     """Regularised value (InSPO Eq. 10): E_pi[q - alpha log(pi / mu) - beta log pi] over actions, [..., A] -> [...]."""
     log_pi = jax.nn.log_softmax(logits)
     gap = jnp.clip(log_pi - log_mu, -10.0, 10.0)
-    return expectation(logits, q - alpha * gap - beta * log_pi)
+    entropy = jnp.where(log_pi > 0.5 * UNAVAILABLE, log_pi, 0.0)  # times beta, a masked one would be infinite
+    return expectation(logits, q - alpha * gap - beta * entropy)
 
 
 def conservative_value_loss(q: Array, target: Array, actions: Array, avail: Array, cql: Array) -> Array:

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxoff.types import Array
+from jaxoff.types import UNAVAILABLE, Array
 
 
 def masked_mean(x: Array, weight: Array) -> Array:
@@ -16,10 +16,11 @@ def masked_mean(x: Array, weight: Array) -> Array:
 
 
 def taken(values: Array, actions: Array) -> Array:
-    """values(a): [..., A] at actions [...] int -> [...]."""
+    """values(a): [..., A] at actions [...] int -> [...]; 0 where a masked action is asked for, on padding or behind an end."""
     chex.assert_equal_shape([values[..., 0], actions])
     chex.assert_type(actions, int)
-    return jnp.take_along_axis(values, actions[..., None], -1)[..., 0]
+    found = jnp.take_along_axis(values, actions[..., None], -1)[..., 0]
+    return jnp.where(found > 0.5 * UNAVAILABLE, found, 0.0)
 
 
 def log_prob(logits: Array, actions: Array) -> Array:

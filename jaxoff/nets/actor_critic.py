@@ -62,6 +62,8 @@ class Agents:
     """The nets, for continuous actions of equal size, and how they see a batch.
 
     own_batches: each agent learns from 1 / N of a batch, its own. truncated_ends: the clock's end counts as terminal.
+    mapped: the name of the axis of vmap over agents, where the statistics of a critic's inputs are those of all agents' rows
+    together; None: of each agent's rows apart.
     """
 
     spec: EnvSpec
@@ -71,6 +73,7 @@ class Agents:
     own_batches: bool = True
     truncated_ends: bool = False
     layer_init: LayerInit = "torch"
+    mapped: str | None = None
 
     def __post_init__(self) -> None:
         name = f"'{self.spec.name}'"
@@ -128,9 +131,9 @@ class Agents:
         if self.input_norm == "batch":
             cut, weight = context.shape[-1], valid[:, None]
             of_context, of_actions = (Norm(*(x[part] for x in critic.norm)) for part in (slice(cut), slice(cut, None)))
-            context = normalised(of_context, context, *moments(context, weight, (0,)))
+            context = normalised(of_context, context, *moments(context, weight, (0,), self.mapped))
             wide = jnp.broadcast_to(weight, (*actions.shape[:-1], 1))
-            actions = normalised(of_actions, actions, *moments(actions, wide, (0, 1)))
+            actions = normalised(of_actions, actions, *moments(actions, wide, (0, 1), self.mapped))
         return jax.vmap(ActionCritic(self.hidden).apply, in_axes=(0, None, None))(critic.net, context, actions)
 
     def data_values(self, critic: Net, mine: Mine) -> Array:
@@ -163,6 +166,11 @@ class Agents:
             return plain.distribution(memory, now._replace(obs=normalised(norm, now.obs, *stats)))
 
         return Policy(plain.initial, distribution)
+
+
+def with_clock_ends(batch: Transition) -> Transition:
+    """The batch with the ends of the clock as terminal ones."""
+    return batch._replace(terminated=jnp.maximum(batch.terminated, batch.truncated))
 
 
 def own_return(agent: Array | int, rows: Transition, next_value: Array, gamma: Array | float) -> Array:
@@ -247,8 +255,7 @@ def learner(
         if agents.input_norm == "dataset":
             standard = lambda x: normalised(UNIT, x, *state.stats)  # noqa: E731
             batch = batch._replace(obs=standard(batch.obs), next_obs=standard(batch.next_obs))
-        if agents.truncated_ends:
-            batch = batch._replace(terminated=jnp.maximum(batch.terminated, batch.truncated))
+        batch = with_clock_ends(batch) if agents.truncated_ends else batch
         batch, beside = view(batch)
         given, axis = (deal(batch, n, beside), 0) if agents.own_batches else (as_rows(batch, beside), None)
         own = state.policy, state.critic, state.target_critic, state.stats, state.policy_opt, state.critic_opt

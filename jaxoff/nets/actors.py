@@ -17,9 +17,7 @@ import numpy as np
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.recurrent import GRUReset, RecurrentNet
-from jaxoff.types import Array, Carry, EnvSpec, Key, Params, Policy, TimeStep, Transition
-
-UNAVAILABLE = -1e10  # logit of an action that may not be taken
+from jaxoff.types import UNAVAILABLE, Array, Carry, EnvSpec, Key, Params, Policy, TimeStep, Transition
 
 
 def greedy(policy: Policy) -> Policy:
@@ -97,26 +95,29 @@ class Actors:
             return init_by_type(init, key, self._types())
         return jax.vmap(init)(jax.random.split(key, self.spec.num_agents))
 
-    def outputs(self, params: Params, batch: Transition) -> tuple[Array, Array]:
-        """Outputs [..., N, A] of all agents, now and at the next slot; masked logits if discrete.
+    def outputs(self, params: Params, batch: Transition, *, masked: bool = True) -> tuple[Array, Array]:
+        """Outputs [..., N, A] of all agents, now and at the next slot; logits if discrete, masked if `masked`.
 
         A recurrent net needs windows [B, T, ...] and starts each with empty memory.
         """
-        each = self._each(params, lambda p, i: self.one(p, i, batch))
+        each = self._each(params, lambda p, i: self.one(p, i, batch, masked=masked))
         return each[0], each[1]
 
-    def one(self, params: Params, agent: Array | int, batch: Transition) -> tuple[Array, Array]:
+    def one(self, params: Params, agent: Array | int, batch: Transition, *, masked: bool = True) -> tuple[Array, Array]:
         """Outputs [..., A] of one agent from its own parameters, now and at the next slot."""
         obs, next_obs = (self._seen(x, agent) for x in (batch.obs, batch.next_obs))
-        avail, next_avail = (jnp.take(x, agent, -2) for x in (batch.avail, batch.next_avail))
+        avail, next_avail = (jnp.take(x, agent, -2) if masked else jnp.ones(()) for x in (batch.avail, batch.next_avail))
         if not self.recurrent:
             # Apart, so that the half that a caller does not use costs nothing.
             now, then = self.net().apply(params, obs), self.net().apply(params, next_obs)
             return self._finish(now, avail), self._finish(then, next_avail)
-        taken = self._encode(jnp.take(batch.actions, agent, -1 if self.spec.discrete else -2))
-        # One unroll over T + 1 slots: the action of slot t is the previous action of slot t + 1.
+        encoded = lambda actions: self._encode(jnp.take(actions, agent, -1 if self.spec.discrete else -2))  # noqa: E731
+        taken = encoded(batch.actions)
+        # One unroll over T + 1 slots: the action of slot t is the previous action of slot t + 1. Where a window begins
+        # inside an episode, the action before it is known, as it is in execution.
+        first = jnp.zeros_like(taken) if batch.last_actions is None else encoded(batch.last_actions)
         x = jnp.concatenate([obs, next_obs[..., -1:, :]], -2)
-        before = jnp.concatenate([jnp.zeros_like(taken[..., :1, :]), taken], -2)
+        before = jnp.concatenate([first[..., :1, :], taken], -2)
         memory = jnp.zeros((*x.shape[:-2], self.hidden))
         _, out = self.net().apply(params, memory, jnp.concatenate([x, before], -1) if self.last_action else x)
         return self._finish(out[..., :-1, :], avail), self._finish(out[..., 1:, :], next_avail)

@@ -19,10 +19,10 @@ import optax
 
 from jaxoff.data.dataset import flatten
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
-from jaxoff.nets.actors import UNAVAILABLE, Actors
+from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
-from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
+from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Transition
 
 HELD_OUT_EVERY = 20  # one episode in so many decides when fitting stops
 CHECKS = 100  # of the held-out likelihood in a stage

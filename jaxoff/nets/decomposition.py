@@ -20,11 +20,10 @@ from jax import lax
 from jaxoff.data.dataset import Dataset, flatten
 from jaxoff.losses.credit import decomposition_error, episode_means, moments, returns_to_go
 from jaxoff.losses.likelihood import masked_mean
-from jaxoff.nets.actors import UNAVAILABLE
 from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.nets.mixers import QMixer
 from jaxoff.nets.mlp import MLP
-from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Transition
+from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Transition
 
 KINDS = ("attention", "sum", "monotonic")
 _STEPS_AT_ONCE = 2**15  # agents' steps in one part of a pass over a dataset

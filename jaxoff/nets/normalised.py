@@ -48,11 +48,19 @@ def unit_stats(*shape: int) -> Stats:
     return Stats(jnp.zeros(shape), jnp.ones(shape))
 
 
-def moments(x: Array, weight: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Mean and variance of x over axes, with weights of its shape but for the last axis, which is 1."""
-    total = jnp.maximum(jnp.sum(weight, axes, keepdims=True), 1.0)
-    mean = jnp.sum(jnp.where(weight > 0, x, 0.0) * weight, axes, keepdims=True) / total
-    variance = jnp.sum(jnp.where(weight > 0, jnp.square(x - mean), 0.0) * weight, axes, keepdims=True) / total
+def moments(x: Array, weight: Array, axes: tuple[int, ...], mapped: str | None = None) -> tuple[Array, Array]:
+    """Mean and variance of x over axes, with weights of its shape but for the last axis, which is 1.
+
+    mapped: the name of an axis of vmap that counts as one of the axes.
+    """
+
+    def summed(y: Array) -> Array:
+        y = jnp.sum(y, axes, keepdims=True)
+        return y if mapped is None else lax.psum(y, mapped)
+
+    total = jnp.maximum(summed(weight), 1.0)
+    mean = summed(jnp.where(weight > 0, x, 0.0) * weight) / total
+    variance = summed(jnp.where(weight > 0, jnp.square(x - mean), 0.0) * weight) / total
     return mean, variance
 
 

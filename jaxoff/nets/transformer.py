@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxoff.nets.layers import Dense
 from jaxoff.types import Array, EnvSpec, Key, Params, TimeStep, Transition
 
 MODES = {"state_only": ("obs",), "state_action": ("obs", "action"), "rtg_state_action": ("return", "obs", "action")}
@@ -80,10 +81,8 @@ class StepTransformer(nn.Module):
         return norm()(x)[..., kinds - 1 :: kinds, :]
 
     def _encode(self, name: str, x: Array) -> Array:
-        """Linear, weights and bias uniform within 1 / sqrt(inputs)."""
-        reach = x.shape[-1] ** -0.5
-        start = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -reach, reach)  # noqa: E731
-        return nn.Dense(self.width, kernel_init=start, bias_init=start, name=name)(x)
+        """A linear layer; the released code leaves it as PyTorch starts it."""
+        return Dense(self.width, name=name)(x)
 
 
 class Memory(NamedTuple):
@@ -124,11 +123,11 @@ class ContextNet:
     @property
     def context(self) -> int:
         """C."""
-        return self.spec.horizon if self.window < 0 else max(self.window, 1)
+        return self.spec.max_steps if self.window < 0 else max(self.window, 1)
 
     def net(self) -> StepTransformer:
         """The flax module."""
-        sizes = (self.width, self.layers, self.heads, MODES[self.mode], self.context, self.spec.horizon, self.spec.action_size)
+        sizes = (self.width, self.layers, self.heads, MODES[self.mode], self.context, self.spec.max_steps, self.spec.action_size)
         return StepTransformer(*sizes)
 
     def init(self, key: Key) -> Params:

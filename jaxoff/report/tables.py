@@ -149,11 +149,23 @@ def provenance(runs: Sequence[Run]) -> tuple[str, ...]:
     span = f"{seeds[0]}–{seeds[-1]}" if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)) else ", ".join(map(str, seeds))
     commits = list(dict.fromkeys(str(run.config["git_commit"] or "unknown") for run in runs))
     hardware = list(dict.fromkeys(_text(run.config["hardware"]) for run in runs))
+    by_label: dict[str, list[Run]] = {}
+    for run in runs:
+        by_label.setdefault(run.variant, []).append(run)
     return (
         f"Seeds: {span or 'none'}",
         f"Hardware: {'; '.join(hardware)}",
         f"Git commit{'s' if len(commits) > 1 else ''}: {', '.join(commits)}",
+        f"Updates: {'; '.join(updates_of(label, some) for label, some in by_label.items())}",
     )
+
+
+def updates_of(label: str, runs: Sequence[Run]) -> str:
+    """How long a column was trained: updates of the last stage, and the budget in slots that they follow from, if there is one."""
+    configs = [run.config["config"] for run in runs]
+    counts, budgets = ({config.get(name, 0) for config in configs} for name in ("steps", "slots"))
+    span = f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
+    return f"{label} {span}" + (f" ({max(budgets):,} slots)" if max(budgets) else "")
 
 
 def cell_lines(cell: Cell | None, digits: int, has_paper: bool, standard_error: bool = False) -> list[str]:

@@ -31,7 +31,7 @@ from jaxoff.train.checkpoint import Checkpoints
 from jaxoff.train.program import Program, Report
 from jaxoff.train.restore import empty_state, load_dataset, state_like
 from jaxoff.train.results import Interrupted, Results
-from jaxoff.train.spec import Job, TrainSpec, interval, resolve
+from jaxoff.train.spec import Job, TrainSpec, fitted, interval, resolve
 from jaxoff.types import Env, Episodes
 
 
@@ -48,6 +48,7 @@ def train(
     env = registry.make_env(spec.task) if env is None else env
     if data is None and not job.acts:
         data = registry.make_data(spec.task, registry.DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
+    job = fitted(job, data)
     record = _describe(job, data)
     if out is not None:
         finished = _begin(Path(out), record)

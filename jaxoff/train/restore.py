@@ -14,7 +14,7 @@ from jaxoff.data.dataset import place
 from jaxoff.train import mapping
 from jaxoff.train.checkpoint import Checkpoints
 from jaxoff.train.program import Program, RunState
-from jaxoff.train.spec import Job, TrainSpec, resolve
+from jaxoff.train.spec import Job, TrainSpec, fitted, resolve
 from jaxoff.types import Env, Episodes, Policy
 
 
@@ -55,7 +55,7 @@ def restore_policy(folder: str | Path, run: int = 0, data_dir: str | None = None
     config = {
         name: value[0] if registry.is_leaf(fields[name]) else tuple(value) if isinstance(value, list) else value
         for name, value in record["config"].items()
-        if name not in record["grid"]
+        if name not in record["grid"] and name not in registry.BUDGETS  # what follows from them is in the record too
     }
     spec = TrainSpec(**known | {"config": config, "steps": None, "data_dir": data_dir or record["data_dir"]})
     job, env = resolve(spec), registry.make_env(spec.task)
@@ -66,7 +66,9 @@ def restore_policy(folder: str | Path, run: int = 0, data_dir: str | None = None
     if meta is None:
         raise FileNotFoundError(f"{folder / 'checkpoint'}: expected a complete checkpoint, found none")
     options = registry.DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
-    dataset = load_dataset(job, env, None if job.acts else registry.make_data(spec.task, options))
+    data = None if job.acts else registry.make_data(spec.task, options)
+    job = fitted(job, data)
+    dataset = load_dataset(job, env, data)
     like = state_like(job, env, dataset, meta["stage_index"], (job.config, empty_state(job)))
     state = jax.tree.map(lambda x: x[run], checkpoints.state(like))
     checkpoints.close()

@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxoff import registry
-from jaxoff.types import Env, EnvSpec, Key, Sampler, Stage
+from jaxoff.types import Env, EnvSpec, Episodes, Key, Sampler, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Job:
     sampler_config: Any
     points: tuple[dict[str, float], ...]  # grid point of each run
     seeds: tuple[int, ...]  # seed of each run
+    longest: int = 0  # steps of the longest episode of the data, once they are known
 
     @property
     def num_runs(self) -> int:
@@ -68,7 +70,7 @@ class Job:
 
     def stages(self, config: Any, env_spec: EnvSpec) -> tuple[Stage, ...]:
         """The stages of one run, from its config (leaves [])."""
-        made = self.module.make(config, env_spec)
+        made = self.module.make(config, dataclasses.replace(env_spec, longest=self.longest))
         return tuple(made) if isinstance(made, tuple) and made and isinstance(made[0], Stage) else (Stage("train", made, config.steps),)
 
     @property
@@ -86,6 +88,29 @@ class Job:
         return self.sampler_module.make(self.sampler_config, config.batch_size, config.window)
 
 
+def fitted(job: Job, data: Episodes | None) -> Job:
+    """The job with what its data decide: the longest episode, and numbers of updates where the settings are budgets in slots."""
+    if data is None:
+        return job
+    lengths, config = np.asarray(data.filled).sum(1), job.config
+    made = config.batch_size * (float(lengths.mean()) + 1.0)  # slots of an update: the one after the last step is filled too
+    budgets = {updates: getattr(config, slots, 0) for slots, updates in registry.BUDGETS.items()}
+    counts = {updates: math.ceil(budget / made) for updates, budget in budgets.items() if budget}
+    return dataclasses.replace(job, config=config.replace(**counts), longest=int(lengths.max()))
+
+
+def _check_budgets(method: str, config: Any, overrides: Mapping[str, Any]) -> None:
+    """Refuse budgets in slots that can't be counted, and those beside a number of updates."""
+    for slots, updates in registry.BUDGETS.items():
+        budget = getattr(config, slots, 0)
+        if budget < 0:
+            raise ValueError(f"{method}: field '{slots}': expected at least 0, found {budget}")
+        if budget and updates in overrides:
+            raise ValueError(f"{method}: fields '{slots}' and '{updates}': expected one of the two, found both")
+        if budget and config.window != -1:
+            raise ValueError(f"{method}: field 'window': expected -1 (episodes) with {slots}={budget}, found {config.window}")
+
+
 def resolve(spec: TrainSpec) -> Job:
     """Check every name and value of a TrainSpec. Raises UnknownName, TypeError or ValueError."""
     task = registry.Task.parse(spec.task)
@@ -93,6 +118,7 @@ def resolve(spec: TrainSpec) -> Job:
     module = registry.learner(spec.method)
     overrides = dict(spec.config) | ({} if spec.steps is None else {"steps": spec.steps})
     config = registry.resolve(module, task, overrides)
+    _check_budgets(spec.method, config, overrides)
     known = registry.fields(module.Config)
     for name, values in spec.grid.items():
         if name not in known:
