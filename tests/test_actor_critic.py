@@ -248,7 +248,7 @@ def learner_of(agents: Agents, passes: tuple[str, ...] = ("obs",), **more: Any) 
     return learner(agents, (optax.sgd(0.1), optax.sgd(0.1)), 0.01, critic, actor, passes=passes, **more)
 
 
-@pytest.mark.parametrize("passes", [("obs",), ("next_obs", "obs", "obs")])
+@pytest.mark.parametrize("passes", [("obs",), ("obs", "next_obs", "obs")])
 def test_running_statistics_of_policies_see_each_pass_and_slow_nets_only_move_scale_and_shift(passes):
     made, batch = learner_of(Agents(SPEC, 5), passes), batch_of(6)
     before = jax.jit(made.init)(jax.random.key(0))

@@ -359,11 +359,13 @@ def test_alpha_decays_exponentially():
     np.testing.assert_allclose([alberdice.alpha_at(config, jnp.array(k)) for k in (0, 50, 100)], [5, 0.5, 0.05], rtol=1e-5)
 
 
-def test_first_policies_are_uniform():
+def test_first_policies_hardly_depend_on_what_they_see():
+    # Head weights within .001; the bias is PyTorch's, so that a policy is not uniform.
     _, state = compiled()
     m, batch = method_of(2), single(batch_of(2))
-    probs = jax.nn.softmax(m.actors.outputs(state.nets.policy, batch)[0])
-    np.testing.assert_allclose(probs[1::2], 1 / 3, atol=2e-3)
+    probs = np.asarray(jax.nn.softmax(m.actors.outputs(state.nets.policy, batch)[0]))[1::2]
+    np.testing.assert_allclose(probs, np.broadcast_to(probs[:1], probs.shape), atol=2e-3)
+    assert np.abs(probs - 1 / 3).max() > 5e-3
 
 
 def test_an_end_that_comes_after_the_limit_is_none():

@@ -240,6 +240,20 @@ def test_policies_move_every_fifth_update_and_slow_nets_with_them():
         assert np.abs(flat(getattr(moved, name)) - flat(getattr(after, name))).max() > 0, name
 
 
+def test_the_clocks_end_may_count_as_terminal():
+    # The data of the robots mark it so. A batch whose steps are all cut by the clock gives the targets of terminal ones.
+    batch = batch_of(False)
+    cut = batch._replace(terminated=jnp.zeros_like(batch.terminated), truncated=jnp.ones_like(batch.terminated))
+    ended = cut._replace(terminated=jnp.ones_like(batch.terminated))
+    moved = {}
+    for name, ends in (("plain", False), ("ends", True)):
+        _, update, _, state = stepper(False, samples="uniform", truncated_ends=ends)
+        moved[name] = [flat(update(state, b, jax.random.key(0))[0].critic) for b in (cut, ended)]
+    assert np.abs(moved["plain"][0] - moved["plain"][1]).max() > 0
+    np.testing.assert_array_equal(*moved["ends"])
+    np.testing.assert_array_equal(moved["plain"][1], moved["ends"][1])
+
+
 def mode_of(played: Any) -> Any:
     return played[0], played[1].mode()
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from baselines import cql, cql_continuous, cql_team, omar, omar_continuous
@@ -85,7 +86,35 @@ def test_the_sum_of_the_agents_losses_and_its_gradient_equal_float64_numpy(name)
     assert along(grads, way) == pytest.approx(difference, rel=1e-5)
 
 
-def test_an_update_moves_policies_and_slow_nets_by_the_first_part_and_critics_by_all():
+def test_policies_are_stepped_by_statistics_of_all_agents_rows_as_one_batch():
+    # input_norm=batch: the critic is given M rows of each agent at once. Here they are stacked by hand, N M of them, and
+    # the team's loss is differentiated as it stands; in the learner each agent differentiates its part under vmap.
+    config = cql.Config(**TEAM | {"input_norm": "batch"}, action_penalty=0.3)
+    batch, key = batch_of(), jax.random.key(4)
+
+    def both(config: Any, batch: Any) -> Any:
+        m, opts = method(config), (optax.sgd(1.0), optax.sgd(1.0))
+        state = cql_team.init(m, opts, jax.random.key(0))
+        state = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
+        after, _ = cql_team.actor_step(m, opts[0], cql_continuous.objective, state, batch, key)
+
+        def team(policies: Any) -> Any:
+            own = jnp.stack([m.agents.act(part(policies, i), batch.obs[:, i], batch.valid) for i in range(N)])  # [N, M, A]
+            joint = [m.agents.replaced(i, own[i][None], batch.actions)[0] for i in range(N)]
+            first = state.critic._replace(net=jax.tree.map(lambda x: x[:1], state.critic.net))
+            valid = jnp.tile(batch.valid, N)
+            q = m.agents.values(first, jnp.tile(batch.state, (N, 1)), jnp.concatenate(joint)[None], valid)[0, 0].reshape(N, M)
+            size = jnp.sum(jnp.mean(jnp.square(own), -1), 0)
+            return jnp.sum((0.3 * size - jnp.mean(q, 0)) * batch.valid) / jnp.sum(batch.valid)
+
+        return jax.tree.map(lambda old, new: old - new, state.policy, after.policy), jax.grad(team)(state.policy)
+
+    with jax.enable_x64(True):
+        step, wanted = jax.jit(both)(double(config), batch)
+    np.testing.assert_allclose(flat(step), flat(wanted), rtol=1e-7, atol=1e-12)
+
+
+def test_an_update_moves_policies_by_the_first_part_and_critics_and_their_slow_copies_by_all():
     learner = omar.make(omar.Config(**TEAM | {"critic_steps": 2}, mimic=0.6), SPEC)
     before, update = jax.jit(learner.init)(jax.random.key(0)), jax.jit(learner.update)
     batch = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32 if x.dtype == float else x.dtype), batch_of(3 * M))
@@ -93,13 +122,15 @@ def test_an_update_moves_policies_and_slow_nets_by_the_first_part_and_critics_by
     # Other rewards in the last part: only the critics see them.
     reward = batch.agent_reward.at[2 * M :].add(5.0)
     other, _ = update(before, batch._replace(agent_reward=reward), jax.random.key(1))
-    for name in ("policy", "target_policy", "target_critic", "stats", "policy_opt"):
+    for name in ("policy", "target_policy", "stats", "policy_opt"):
         np.testing.assert_array_equal(flat(getattr(after, name)), flat(getattr(other, name)))
     assert np.abs(flat(after.critic) - flat(other.critic)).max() > 1e-4
+    assert np.abs(flat(after.target_critic) - flat(other.target_critic)).max() > 1e-6
     # Rewards of other agents count nowhere, those of the first do.
     changed, _ = update(before, batch._replace(agent_reward=batch.agent_reward.at[..., 1:].add(5.0)), jax.random.key(1))
     np.testing.assert_array_equal(flat(after.critic), flat(changed.critic))
-    # Slow nets went once, 1 % of the way, before the steps of the critics alone.
+    # Slow nets went once, 1 % of the way, after the steps of the critics alone.
+    np.testing.assert_allclose(flat(after.target_critic), 0.99 * flat(before.critic) + 0.01 * flat(after.critic), rtol=1e-4, atol=1e-6)
     assert int(after.updates) == 1 and after.critic_opt[1][0].count == 3 and np.all(after.policy_opt[1][0].count == 1)
     np.testing.assert_allclose(flat(after.target_policy), 0.99 * flat(before.policy) + 0.01 * flat(after.policy), rtol=1e-4, atol=1e-6)
     assert np.isfinite(out.metrics["policy"]) and 0 <= float(out.metrics["search_better"]) <= 1

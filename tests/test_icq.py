@@ -291,10 +291,40 @@ def test_log_std_stays_in_its_range():
 def test_slow_nets_are_copied_at_update_100_and_not_before():
     # T33: updates are counted, not times or episodes.
     update, state = stepper(True)
-    state, _ = update(state._replace(updates=jnp.int32(98)), batch_of(True), jax.random.key(0))
+    state, _ = update(state._replace(critic_steps=jnp.int32(98)), batch_of(True), jax.random.key(0))
     assert np.abs(flat(state.critic) - flat(state.target_critic)).max() > 0
     state, _ = update(state, batch_of(True), jax.random.key(0))
     np.testing.assert_array_equal(flat((state.critic, state.mixer)), flat((state.target_critic, state.target_mixer)))
+
+
+def test_with_a_step_for_each_time_the_copies_go_by_critic_steps():
+    # As released: an update makes 3 critic steps here, so that 7 are reached, and passed, in the third; counted anew from there.
+    update, state = stepper(True, per_timestep=True, target_every=7)
+    copied = []
+    for _ in range(6):
+        before = state.target_critic
+        state, _ = update(state, batch_of(True), jax.random.key(0))
+        copied.append(bool(np.abs(flat(state.target_critic) - flat(before)).max() > 0))
+    assert T == 3 and copied == [False, False, True, False, False, True]
+    # Times that no episode reaches are no steps.
+    state, _ = update(
+        state._replace(critic_steps=jnp.int32(0)), batch_of(True)._replace(valid=np.eye(1, T).repeat(B, 0)), jax.random.key(0)
+    )
+    assert int(state.critic_steps) <= 1
+
+
+def test_uniform_actions_are_mixed_in_before_or_after_the_mask():
+    # Logits 0, 0, 0, the last action unavailable, epsilon .5. After the mask: .5 / 2 + .5 / 2 each. Before: (.5 / 3 + .5 / 3)
+    # each, and what is left of the sum, 2 / 3, is divided out: the same here; with logits log 2, 0, log 5 it is not.
+    avail, logits = jnp.array([1.0, 1.0, 0.0]), jnp.log(jnp.array([2.0, 1.0, 5.0]))
+    after = jnp.exp(icq.mixed_log_probs(logits, avail, 0.5))
+    np.testing.assert_allclose(after, [0.5 * 2 / 3 + 0.25, 0.5 / 3 + 0.25, 0.0], rtol=1e-6)
+    before = jnp.exp(icq.mixed_log_probs(logits, avail, 0.5, mask_first=False))
+    raw = np.array([0.5 * 2 / 8 + 0.5 / 3, 0.5 * 1 / 8 + 0.5 / 3])
+    np.testing.assert_allclose(before, [*raw / raw.sum(), 0.0], rtol=1e-6)
+    np.testing.assert_allclose(  # of no share, the two are the same policy
+        jnp.exp(icq.mixed_log_probs(logits, avail, 0.0)), jnp.exp(icq.mixed_log_probs(logits, avail, 0.0, mask_first=False)), rtol=1e-6
+    )
 
 
 def test_a_first_step_of_rmsprop_is_ten_times_the_rate():

@@ -13,7 +13,7 @@ import pytest
 
 from jaxoff.data.dataset import flatten, place
 from jaxoff.losses.in_sample import log_ratio
-from jaxoff.nets.actors import Actors
+from jaxoff.nets.actors import Actors, greedy
 from jaxoff.nets.behaviour import TeammateModel, behaviour_learner
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.recurrent import GRU
@@ -90,6 +90,22 @@ def test_gru_has_flaxs_gate_convention():
     np.testing.assert_allclose(net.apply(params, jnp.zeros(4), jnp.asarray(x, jnp.float32))[0], h, rtol=1e-5, atol=1e-6)
 
 
+def test_gru_with_sonnets_gate_resets_before_the_recurrent_product():
+    # z, r from the memory; candidate tanh(x W + b + (r h) U); no bias inside, which PyTorch's has.
+    net, x = GRU(4, reset_gate="before"), np.random.default_rng(0).normal(size=(7, 3))
+    params = jax.tree.map(lambda p: p + 0.1, net.init(jax.random.key(0), jnp.zeros(4), jnp.asarray(x)))
+    p = jax.tree.map(lambda v: np.asarray(v, float), params["params"])
+    sigmoid, h, wanted = lambda v: 1 / (1 + np.exp(-v)), np.zeros(4), []
+    for row in x:
+        gates = row @ p["input"]["kernel"] + p["input"]["bias"]
+        reset = sigmoid(gates[:4] + h @ p["hidden"][:, :4])
+        keep = sigmoid(gates[4:8] + h @ p["hidden"][:, 4:8])
+        h = (1 - keep) * np.tanh(gates[8:] + (reset * h) @ p["hidden"][:, 8:]) + keep * h
+        wanted.append(h)
+    np.testing.assert_allclose(net.apply(params, jnp.zeros(4), jnp.asarray(x, jnp.float32))[1], wanted, rtol=1e-5, atol=1e-6)
+    assert "hidden_bias" not in p
+
+
 # --------------------------------------------------------------------------------------------- actors
 
 
@@ -129,6 +145,36 @@ def test_recurrent_policy_uses_the_previous_action():
     now, changed = (outputs(params, b)[0][..., 0, :] for b in (batch, other))
     np.testing.assert_array_equal(now[:, :3], changed[:, :3])  # action 2 is seen from slot 3 on
     assert (jnp.abs(now[:, 3:] - changed[:, 3:]).max((0, 2)) > 0).all()
+
+
+def test_a_window_that_begins_inside_an_episode_sees_the_action_before_it():
+    # Training on the window equals execution, which is given that action; the memory is empty in both.
+    actors, dataset = Actors(SPEC, 5, recurrent=True), place(toy_episodes((6, 4)), toy_spec())
+    params, begin = actors.init(jax.random.key(0)), dataset.episode_row[0] + 2
+    window = dataset.window(begin[None], 3)
+    before = dataset.window(dataset.episode_row[:1], 6).actions[:, 1]
+    np.testing.assert_array_equal(window.last_actions[:, 0], before)
+    memory = actors.policy(params).initial((1,))
+    _, dist = actors.policy(params).distribution(memory, seen_at(window, 0)._replace(last_actions=before))
+    now = actors.outputs(params, window)[0][:, 0]
+    np.testing.assert_allclose(dist.probs, jax.nn.softmax(now), rtol=1e-5, atol=1e-6)
+    other = actors.outputs(params, window._replace(last_actions=jnp.full_like(window.last_actions, -1)))[0][:, 0]
+    assert np.abs(other - now).max() > 1e-4
+
+
+@pytest.mark.parametrize("scale", [1e11, 1e30])
+def test_a_masked_action_is_never_chosen_whatever_the_values(scale):
+    # Values of -1e11 are below the mask that was -1e10, and an argmax chose the masked action.
+    actors, batch = Actors(SPEC, 5), windows()
+    params = jax.tree.map(lambda x: -scale * jnp.ones_like(x), actors.init(jax.random.key(0)))
+    params["params"]["Dense_2"]["kernel"] *= 0.0
+    avail = jnp.zeros_like(batch.avail).at[..., 1].set(1.0)
+    batch = batch._replace(avail=avail, next_avail=avail)
+    for out in actors.outputs(params, batch):
+        np.testing.assert_array_equal(jnp.argmax(out, -1), 1)
+        np.testing.assert_array_equal(jax.nn.softmax(out)[..., 1], 1.0)
+    _, dist = greedy(actors.policy(params)).distribution((), seen_at(batch, 0))
+    np.testing.assert_array_equal(dist.probs[..., 1], 1.0)
 
 
 def test_padding_does_not_change_outputs_of_earlier_slots():

@@ -142,3 +142,11 @@ def test_an_unknown_field_lists_the_nearest():
 def test_a_tuple_field_is_given_by_commas():
     config = registry.resolve(registry.learner("maddpg"), registry.Task.parse("poly/sign/uniform"), {"hidden": "16,8"})
     assert config.hidden == (16, 8)
+
+
+def test_updates_that_a_user_gives_take_the_place_of_a_budget_in_the_settings():
+    task = registry.Task.parse("smax/3m/medium")
+    config = registry.resolve(registry.learner("cfcql"), task, {})
+    assert (config.slots, config.behaviour_slots) == (10_050_000, 10_000_000)
+    config = registry.resolve(registry.learner("cfcql"), task, {"steps": 7})
+    assert (config.slots, config.steps, config.behaviour_slots) == (0, 7, 10_000_000)

@@ -20,7 +20,7 @@ from jaxoff.eval.rollout import evaluate, rollout
 from jaxoff.train import Interrupted, TrainSpec, loop, mapping, train
 from jaxoff.train.program import Program
 from jaxoff.train.restore import empty_state, restore_policy
-from jaxoff.train.spec import interval, resolve
+from jaxoff.train.spec import fitted, interval, resolve
 from jaxoff.types import EnvSpec, Policy, TimeStep
 from tests.learners import FORMS, TOY, StopAt, state_of, toy_policy
 
@@ -458,3 +458,40 @@ def test_an_interrupted_job_without_a_folder_says_that_nothing_was_saved_and_clo
     with pytest.raises(Interrupted, match="nothing was saved"):
         train(toy, sinks=[sink])
     assert sink.summaries == [{}]
+
+
+def test_a_budget_in_slots_is_as_many_updates_as_whole_episodes_of_the_data_make_of_it():
+    # Episodes of 1 step have 2 filled slots: 8 episodes an update are 16 slots, and 100 slots are 7 updates, as 6 give 96.
+    spec = TrainSpec("bc", "matrix/xor/b", config={"hidden": 8, "batch_size": 8, "window": -1, "slots": 100}, evaluations=1)
+    job, data = resolve(spec), registry.make_data(spec.task)
+    assert fitted(job, data).config.steps == 7 and fitted(job, data).longest == 1
+    results = train(spec)
+    assert results.steps.tolist() == [0, 7] and results.runs[0]["updates"] == 7
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"slots": 100, "steps": 5, "window": -1}, "bc: fields 'slots' and 'steps': expected one of the two, found both"),
+        ({"slots": 100}, r"bc: field 'window': expected -1 \(episodes\) with slots=100, found 0"),
+        ({"slots": -1, "window": -1}, "bc: field 'slots': expected at least 0, found -1"),
+    ],
+)
+def test_a_budget_that_cannot_be_counted_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(TrainSpec("bc", "matrix/xor/b", config=config))
+
+
+def test_data_may_have_longer_episodes_than_the_environment():
+    # Bridge ends after 20 steps, its data after up to 50: a transformer's times and its context go by the longer.
+    small = {"hidden": 8, "layers": 1, "heads": 1, "window": -1, "steps": 1, "batch_size": 2}
+    spec = TrainSpec("madt", "grid/bridge/mixed", config=small, data_episodes=20, evaluations=1, eval_episodes=2)
+    data = registry.make_data(spec.task, registry.DataOptions(0, 20, None))
+    longest, env = int(data.filled.sum(1).max()), registry.make_env(spec.task).spec
+    job = fitted(resolve(spec), data)
+    assert env.horizon == 20 < longest == job.longest
+    stage = job.stages(jax.tree.map(lambda x: x[0], job.config), env)[0]
+    state = jax.eval_shape(lambda key, data: stage.prepare((), data, key), jax.random.key(0), place(data, env))
+    tables = state.policy["trunk"]["params"]
+    assert tables["times"].shape[0] == longest + 1 and tables["slots"].shape[0] == longest * 1
+    assert np.isfinite(train(spec).returns).all()
