@@ -52,7 +52,7 @@ def test_battles_give_tables_of_win_rates_and_of_training_times(tmp_path, monkey
 def test_tuning_keeps_the_best_point_of_a_grid_and_shows_all(tmp_path, monkeypatch):
     # Cloning with a learning rate of zero stays near the uniform policy, whose value on XOR (a) is 0; the data's is 1.
     monkeypatch.setattr(tuning, "GRIDS", {"matrix": {"bc": {"lr": (0.0, 0.01)}}})
-    file = tuning.tune(["matrix/xor/a"], tmp_path)
+    file = tuning.tune(tmp_path, {"matrix/xor/a": "matrix/xor/a"})
     assert tomllib.loads(file.read_text()) == {"bc": {"matrix/xor/a": {"lr": 0.01}}}
     assert "| bc | matrix/xor/a | **lr 0.01** |" in (tmp_path / "tuning.md").read_text()
     assert "| bc | matrix/xor/a | lr 0 |" in (tmp_path / "tuning.md").read_text()

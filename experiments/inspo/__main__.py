@@ -5,7 +5,6 @@ from jaxoff import runtime
 if __name__ == "__main__":
     runtime.setup()  # before the first array, and importing a simulator makes some
     from experiments.arguments import parse
-    from experiments.inspo import runs
     from experiments.inspo.command import PARTS, SMAX_PARTS, run_parts
     from experiments.inspo.tuning import tune
     from jaxoff.report.html import index
@@ -13,6 +12,6 @@ if __name__ == "__main__":
     parts = [*PARTS, *SMAX_PARTS, "smax", "tune"]
     chosen = parse("experiments.inspo", "Tables 1-7, Figures 3 and 5 of Liu et al. (2025).", parts, "results/inspo")
     if chosen.part == "tune":
-        print(f"chosen: {tune([*runs.XOR, *runs.MNE, *runs.BRIDGE], chosen.out)}")
+        print(f"chosen: {tune(chosen.out)}")
         raise SystemExit
     print(f"page: {index(chosen.out, 'InSPO', run_parts(chosen.part, chosen.scale, chosen.out))}")

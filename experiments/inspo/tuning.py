@@ -22,6 +22,12 @@ from jaxoff.train import train
 
 SEEDS = (10, 11)
 Grid = Mapping[str, Sequence[float]]
+# The task that coefficients are chosen on -> those that use them: games that differ in the share of the data alone have one.
+TASKS = (
+    {task: task for task in (*runs.XOR, *runs.BRIDGE)}
+    | {f"matrix/{game}/balanced": f"matrix/{game}/balanced" for game in ("mne", "mne-20")}
+    | {f"matrix/{game}/imbalanced": f"matrix/{game}/imbalanced*" for game in ("mne", "mne-20")}
+)
 # InSPO says that it tunes the conservative weights of OMAR and CFCQL, CFCQL's tau, OMIGA's temperature, and its own alpha.
 GRIDS: dict[str, dict[str, Grid]] = {
     "matrix": {
@@ -56,7 +62,7 @@ def best_point(run: Run) -> tuple[dict[str, float], dict[tuple[float, ...], floa
     return dict(zip(names, points[int(np.argmax(means))], strict=True)), dict(zip(points, means.tolist(), strict=True))
 
 
-def tune(tasks: Sequence[str], out: Path) -> Path:
+def tune(out: Path, tasks: Mapping[str, str] = TASKS) -> Path:
     """Train every grid at scale cpu and write tuned.toml, and tuning.md with the value of every point; their folder is `out`."""
     chosen: dict[tuple[str, str], dict[str, float]] = {}
     lines = ["# Tuning", "", f"Seeds {SEEDS}; {runtime.hardware()}; commit {runtime.git_commit()}; `python -m experiments.inspo tune`", ""]
@@ -78,7 +84,7 @@ def tune(tasks: Sequence[str], out: Path) -> Path:
     write_text(out / "tuning.md", "\n".join(lines) + "\n")
     head = "# Chosen by `python -m experiments.inspo tune` on seeds 10 and 11; every value: experiments/reference/inspo/tuning.md.\n"
     tables = [
-        f'\n[{method}."{task}"]\n' + "".join(f"{name} = {value!r}\n" for name, value in best.items())
+        f'\n[{method}."{tasks[task]}"]\n' + "".join(f"{name} = {value!r}\n" for name, value in best.items())
         for (method, task), best in sorted(chosen.items())
     ]
     return write_text(out / "tuned.toml", head + "".join(tables))

@@ -122,7 +122,7 @@ _BATTLE: dict[str, Any] = {"window": -1, "hidden": 64, "batch_size": 32}
 BATTLE_SIZES = {
     "smoke": Size(_FAST | {"embed": 4, "batch_size": 4}, seeds=2, evaluations=1, eval_episodes=2, data_episodes=16, sampled=False),
     "cpu": Size(_BATTLE | {"critic_hidden": 64, "steps": 1000}, seeds=3, evaluations=5, data_episodes=1000, sampled=False),
-    "full": Size(_BATTLE | {"batch_size": 128, "steps": 20_000}, evaluations=50, sampled=False),
+    "full": Size(_BATTLE | {"batch_size": 128}, evaluations=50, sampled=False),
 }
 POOLS: dict[str, dict[str, Any]] = {  # over the settings of the method that trains them
     "smoke": {"iterations": 2, "num_envs": 8, "minibatches": 2, "epochs": 1, "hidden": 8, "snapshots": 2},
