@@ -235,7 +235,7 @@ def test_later_agents_see_stepped_policies_unless_stale():
         update, state, batch = stepper(spo=spo, lr=0.05)
         after, _ = update(state, batch, jax.random.key(0))
         results[spo] = [flat(jax.tree.map(lambda x, i=i: x[i], after.own)) for i in range(2)]
-    np.testing.assert_array_equal(results["on"][0], results["off_stale"][0])
+    np.testing.assert_allclose(results["on"][0], results["off_stale"][0], rtol=1e-5, atol=1e-7)  # two programs: to rounding
     assert np.abs(results["on"][1] - results["off_stale"][1]).max() > 0
 
 
