@@ -46,10 +46,10 @@ def make(config: Config, batch_size: int, window: int) -> Sampler:
     if config.policy not in ("target", "online"):
         raise ValueError(f"pjap: field 'policy': expected target or online, found '{config.policy}'")
     if config.refresh_from == "uniform" and config.refresh <= 0:
-        found = f"refresh={config.refresh} ({'every item' if config.refresh else 'the training batch'})"
+        taken = "every item" if config.refresh else "the training batch"
         raise ValueError(
-            f"pjap: field 'refresh_from': expected priorities where {found}, "
-            "found 'uniform', which needs a number of items to draw, refresh > 0",
+            f"pjap: field 'refresh_from': expected priorities where refresh={config.refresh} "
+            f"({taken}), found 'uniform', which needs a number of items to draw, refresh > 0",
         )
 
     def priority(dataset: Dataset, told: Feedback, batch: Transition) -> Array:

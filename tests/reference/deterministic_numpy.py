@@ -33,7 +33,7 @@ def member(tree: Any, *index: int) -> Any:
 
 
 def early_reset_cell(h: np.ndarray, x: np.ndarray, gru: Tree) -> np.ndarray:
-    """Sonnet's GRU: the reset gate r multiplies the memory before the candidate's product with it."""
+    """Sonnet's GRU: the reset gate multiplies the memory before the candidate's product with it."""
     w_r, w_z, w_n = np.split(gru["input"]["kernel"], 3, -1)
     b_r, b_z, b_n = np.split(gru["input"]["bias"], 3)
     u_r, u_z, u_n = np.split(gru["hidden"], 3, -1)
