@@ -40,7 +40,12 @@ OPTIMISERS = {"adam": adam, "rmsprop": sonnet_rmsprop}
 
 @struct.dataclass
 class Config:
-    """Floats are leaves and may be swept; the rest is static. Numbers of the learned form are those of OG-MARL's PJAP code."""
+    """Floats are leaves and may be swept; the rest is static.
+
+    Rates, weights and `actor_hidden` of the learned form are those of the code submitted with PJAP
+    (og-marl, branch pjap). `hidden` is that of OG-MARL's other code; the submission's critics are
+    (256, 256), which the settings of the robots have, as they have its optimiser and batches.
+    """
 
     eta: float = 0.02  # step size of a constant actor
     start_0: float = -0.5  # first action of agents 0, 2, ... (constant actor)

@@ -7,6 +7,7 @@ Differs from the paper: the distance is the mean over agents and action dimensio
 the mean); for discrete actions, which the paper does not treat, it is the mean over agents of 1 - pi_i(a_i).
 No importance weights: the bias is the purpose. Windows of a recurrent policy: refresh=0 refreshes those of the training
 batch, as in the authors' code, which also ramps the steepness up (`ramp`), without a word in the paper.
+Their later code refreshes 1,024 other windows instead, without the ramp (`refresh_from`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxoff.data.dataset import Dataset
-from jaxoff.data.samplers import prioritised
+from jaxoff.data.samplers import RefreshFrom, prioritised
 from jaxoff.types import Array, EnvSpec, Feedback, Policy, Sampler, TimeStep, Transition
 
 
@@ -29,6 +30,8 @@ class Config:
     exponent: float = 1.0  # items are drawn in proportion to priority ** exponent
     ramp: float = 0.0  # updates over which the steepness sqrt(alpha) rises to its value, on a line; 0: there from the start
     refresh: int = struct.field(pytree_node=False, default=128)  # items refreshed an update; 0: the training batch; -1: all
+    # Where refresh > 0, how its items are drawn: by their current priorities, or all alike.
+    refresh_from: RefreshFrom = struct.field(pytree_node=False, default="priorities")
     distance: str = struct.field(pytree_node=False, default="mean")  # mean | sum, over agents and action dimensions
     clip_actions: bool = struct.field(pytree_node=False, default=False)  # recorded actions to the action bound
     policy: str = struct.field(pytree_node=False, default="target")  # target | online: whose distance, where a learner has both
@@ -42,13 +45,26 @@ def make(config: Config, batch_size: int, window: int) -> Sampler:
         raise ValueError(f"pjap: field 'distance': expected mean or sum, found '{config.distance}'")
     if config.policy not in ("target", "online"):
         raise ValueError(f"pjap: field 'policy': expected target or online, found '{config.policy}'")
+    if config.refresh_from == "uniform" and config.refresh <= 0:
+        taken = "every item" if config.refresh else "the training batch"
+        raise ValueError(
+            f"pjap: field 'refresh_from': expected priorities where refresh={config.refresh} "
+            f"({taken}), found 'uniform', which needs a number of items to draw, refresh > 0",
+        )
 
     def priority(dataset: Dataset, told: Feedback, batch: Transition) -> Array:
         policy = told.online if config.policy == "online" and told.online is not None else told.policy
         d = joint_distance(policy, batch, dataset.spec, config.distance, config.clip_actions)
         return priority_of(d, config.alpha * jnp.square(ramped(told.updates, config.ramp)), config.eps)
 
-    return prioritised(batch_size, priority, exponent=config.exponent, refresh=config.refresh, window=window)
+    return prioritised(
+        batch_size,
+        priority,
+        exponent=config.exponent,
+        refresh=config.refresh,
+        refresh_from=config.refresh_from,
+        window=window,
+    )
 
 
 def ramped(updates: Array, ramp: float | Array) -> Array:

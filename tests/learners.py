@@ -80,6 +80,18 @@ FORMS: dict[str, Form] = {
     "bc-recurrent": Form(_spec("bc", "grid/bridge/optimal", data_episodes=6, config=_GRU), _BC),
     "bc-continuous": Form(_spec("bc", "poly/sign/uniform", data_episodes=40, config=_MLP), _BC),
     "bc-pjap": Form(_spec("bc", "matrix/xor/c", sampler="pjap", config=_MLP), _BC),
+    "bc-pjap-uniform": Form(
+        _spec(
+            "bc",
+            "mpe/spread/random",
+            steps=3,
+            data_episodes=4,
+            sampler="pjap",
+            sampler_config={"refresh": 6, "refresh_from": "uniform"},
+            config=_MLP | {"window": 5},
+        ),
+        _BC,
+    ),
     "inspo": Form(_spec("inspo", "matrix/xor/b", config=_MLP | {"behaviour_steps": 6}), _INSPO, _FROZEN),
     "inspo-recurrent": Form(
         _spec("inspo", "grid/bridge/mixed", steps=3, data_episodes=22, config=_GRU | {"behaviour_steps": 2}), _INSPO, _FROZEN

@@ -320,7 +320,10 @@ def test_robots_have_the_settings_of_the_papers_code():
     config, sampler = registry.resolve(maddpg, task, {}), registry.resolve(pjap, task, {})
     found = [float(getattr(config, name)) for name in ("critic_lr", "actor_lr", "tau", "gamma", "cql", "noise")]
     np.testing.assert_allclose(found, [1e-3, 3e-4, 0.005, 0.99, 5, 0.3], rtol=1e-6)
-    sizes = (config.optimiser, config.num_samples, config.batch_size, config.window, config.steps, config.hidden, config.actor_hidden)
-    assert sizes == ("rmsprop", 10, 64, 20, 500_000, (128, 128), 64) and (config.actor, config.share) == ("recurrent", True)
+    assert (config.actor, config.share, config.optimiser) == ("recurrent", True, "rmsprop")
+    assert (config.hidden, config.actor_hidden) == ((256, 256), 64)
+    assert (config.reset_gate, config.layer_init) == ("before", "sonnet")
+    sizes = (config.num_samples, config.batch_size, config.window, config.steps)
+    assert sizes == (10, 64, 20, 500_000)
     np.testing.assert_allclose([sampler.alpha, sampler.eps, sampler.exponent, sampler.ramp], [16, 1e-3, 0.99, 150_000], rtol=1e-6)
     assert sampler.refresh == 0 and sampler.clip_actions and sampler.policy == "target"

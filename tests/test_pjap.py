@@ -13,6 +13,7 @@ from flashbax.buffers import sum_tree
 
 from baselines import maddpg, pjap
 from experiments.pjap import command, runs, tables
+from jaxoff import registry
 from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import place
 from jaxoff.envs.games.matrix import XOR, make_matrix
@@ -238,6 +239,36 @@ def test_settings_that_cannot_work_are_refused_by_name():
         pjap.make(pjap.Config(distance="l2"), 8, 0)
 
 
+@pytest.mark.parametrize(("refresh", "taken"), [(0, "the training batch"), (-1, "every item")])
+def test_a_uniform_refresh_of_items_that_are_not_drawn_is_refused_by_name(refresh, taken):
+    message = f"pjap: field 'refresh_from': expected priorities where refresh={refresh} .{taken}"
+    with pytest.raises(ValueError, match=f"{message}.*, found 'uniform'"):
+        pjap.make(pjap.Config(refresh=refresh, refresh_from="uniform"), 8, 0)
+    task = registry.Task.parse("matrix/xor/b")
+    words = "'refresh_from': expected one of priorities, uniform, found 'flat'"
+    with pytest.raises(ValueError, match=words):
+        registry.resolve(pjap, task, {"refresh_from": "flat"})
+
+
+def test_a_uniform_refresh_gives_a_far_datum_its_chance_back(spread):
+    # All priorities are at the floor but that of datum 7, as a policy far from every other datum
+    # leaves them. Then the policy plays datum 3's action: drawn by priority, hardly any datum but 7
+    # is judged again; drawn uniformly, 1,024 draws of 512 data leave (511/512)^1024 = 13.5%.
+    points = jnp.asarray(runs.points_of(runs.data_of("poly/twin_peaks/peak-s1")))
+    raised = {}
+    for refresh_from in ("priorities", "uniform"):
+        config = pjap.Config(eps=1e-6, refresh=1024, refresh_from=refresh_from)
+        sampler = pjap.make(config, 4, 0)
+        tree = samplers.tree_of(jnp.full(512, 1e-6).at[7].set(1.0))
+        tell = told(jnp.arange(4), constant_policy(points[3][:, None]))
+        tree = jax.jit(lambda tree, s=sampler, t=tell: s.feedback(tree, spread, t))(tree)
+        raised[refresh_from] = leaves_of(tree, 512) > 1e-5
+    near = np.abs(np.asarray(points) - np.asarray(points[3])).mean(1) < 0.5
+    near[7] = False
+    assert near.sum() > 40
+    assert raised["priorities"][near].mean() < 0.05 and raised["uniform"][near].mean() > 0.75
+
+
 # ------------------------------------------------------------------------------------------- figure 5
 
 
@@ -312,6 +343,4 @@ def test_tables_show_the_papers_number_beside_ours(tmp_path, figure_5):
 
 
 def test_registered_under_their_names():
-    from jaxoff import registry
-
     assert registry.sampler("pjap") is pjap and registry.learner("maddpg") is maddpg

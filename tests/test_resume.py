@@ -19,6 +19,7 @@ PLACES = [
     ("bc", (0, 6)),
     ("bc-recurrent", (0, 4)),
     ("bc-pjap", (0, 4)),
+    ("bc-pjap-uniform", (0, 2)),
     ("inspo", (0, 3)),
     ("inspo", (0, 6)),
     ("inspo", (1, 2)),

@@ -205,6 +205,70 @@ def test_priority_sees_the_items_that_are_refreshed(ds):
     np.testing.assert_allclose(leaves[fresh], rewards[fresh], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("window", "starts"),
+    [(0, list(range(16))), (3, [0, 3, 4, 5, 6, 7, 10, 12, 13]), (9, [0, 3, 4, 10, 12])],
+)
+def test_a_uniform_refresh_judges_every_start_alike_whatever_its_priority(ds, window, starts):
+    # One item is refreshed, so the one leaf that changes tells which was drawn. Half of the starts
+    # have priority 1e-6: drawn by priority, they would make a millionth of the draws.
+    sampler = samplers.prioritised(
+        4,
+        lambda d, f, batch: jnp.full(len(batch.reward), 0.5),
+        refresh=1,
+        refresh_from="uniform",
+        window=window,
+    )
+    leaves = np.zeros(16, np.float32)
+    leaves[starts] = np.where(np.arange(len(starts)) % 2, 1e-6, 1.0)
+    tree = samplers.tree_of(jnp.asarray(leaves))
+
+    def judged(key):
+        after = sampler.feedback(tree, ds, told(jnp.arange(4))._replace(key=key))
+        return sum_tree.get_batch(after, jnp.arange(16)) != leaves
+
+    changed = np.asarray(jax.jit(jax.vmap(judged))(jax.random.split(KEY, 9000)))
+    np.testing.assert_array_equal(changed.sum(1), 1)
+    counts = changed.sum(0)
+    assert np.flatnonzero(counts).tolist() == starts
+    assert chisquare(counts[starts]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("refresh_from", ["priorities", "uniform"])
+def test_a_refresh_changes_the_priorities_of_the_drawn_items_and_no_others(ds, refresh_from):
+    def by_reward(dataset, feedback, batch):
+        return batch.reward.mean(1) / 100
+
+    how: dict = {"exponent": 0.5, "refresh": 5, "refresh_from": refresh_from, "window": 3}
+    sampler = samplers.prioritised(4, by_reward, **how)
+    leaves = jnp.zeros(16).at[jnp.array([0, 4, 6, 12, 13])].set(0.75)
+    tree = samplers.tree_of(leaves.at[jnp.array([3, 5, 7, 10])].set(1e-6))
+    key = told(None).key
+    draws = {
+        "priorities": lambda: samplers.draw_tree(tree, key, 5),
+        "uniform": lambda: samplers.draw_starts(ds, 3, key, 5),
+    }
+    items = draws[refresh_from]()
+    fresh = by_reward(ds, None, ds.window(ds.step_row[items], 3)) ** 0.5
+    wanted = samplers.set_leaves(tree, items, fresh)
+    found = sampler.feedback(tree, ds, told(jnp.arange(4)))
+    np.testing.assert_array_equal(found.nodes, wanted.nodes)
+    consistent(found)
+    same = ~np.isin(np.arange(16), items)
+    old, new = (np.asarray(sum_tree.get_batch(x, jnp.arange(16))) for x in (tree, found))
+    np.testing.assert_array_equal(new[same], old[same])
+    assert (new[~same] != old[~same]).all()
+
+
+def test_items_are_drawn_by_priority_for_a_refresh_unless_it_is_said_otherwise(ds):
+    trees = []
+    for said in ({}, {"refresh_from": "priorities"}, {"refresh_from": "uniform"}):
+        sampler = samplers.prioritised(4, lambda d, f, b: b.reward / 100, refresh=6, **said)
+        trees.append(sampler.feedback(sampler.init(ds), ds, told(jnp.arange(4))).nodes)
+    np.testing.assert_array_equal(trees[0], trees[1])
+    assert (np.asarray(trees[0]) != np.asarray(trees[2])).any()
+
+
 def test_windows_of_a_prioritised_sampler_start_only_where_they_fit(ds):
     sampler = samplers.prioritised(64, lambda d, f, batch: jnp.full(len(batch.reward), 0.5), refresh=-1, window=3)
     starts = np.isin(np.arange(16), [0, 3, 4, 5, 6, 7, 10, 12, 13])

@@ -1,5 +1,9 @@
 """Figure 6 of Tilbury et al. (2024): MADDPG+CQL on sequences, with and without PJAP; and the same on what is there without a download.
 
+PJAP as submitted, the same without its ramp, and as its authors changed it later: 1,024 other
+windows are judged in each update. Their code means to draw those uniformly, and in effect draws
+them by priority (docs/methods/pjap.md), so both are columns.
+
 Data of the paper: OG-MARL's Good, and Good followed by Medium, of the two-agent HalfCheetah (`--data-dir`). Without
 them: our own expert, and expert and medium in equal parts, of the same robot, which need a pool of its policies;
 random policies, which need nothing; and a particle world, whose pool is shipped. What is missing is named on the page.
@@ -31,15 +35,26 @@ from jaxoff.train import TrainSpec, train
 from jaxoff.train.restore import restore_policy
 from jaxoff.types import Episodes, ReturnScale
 
+# Of the later code's changes, those of the sampler; its weight of the conservative term is 3 too.
+LATER: dict[str, Any] = {"refresh": 1024, "ramp": 0.0, "eps": 1e-4}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "MADDPG+CQL": ("uniform", {}),
     "MADDPG+CQL+PJAP": ("pjap", {}),
     "MADDPG+CQL+PJAP, no ramp": ("pjap", {"ramp": 0.0}),
+    "MADDPG+CQL+PJAP, later, uniform": ("pjap", LATER | {"refresh_from": "uniform"}),
+    "MADDPG+CQL+PJAP, later, by priority": ("pjap", LATER | {"refresh_from": "priorities"}),
 }
 LATE = 0.1  # share of the training that "late" means
 PAPER_SCALE = ReturnScale(0.0, 9132.2471, "0; largest return in Good")
 SEQUENCES = {"actor": "recurrent", "share": True, "num_samples": 10, "optimiser": "rmsprop", "window": 20, "batch_size": 64}
-PARTICLES = SEQUENCES | {"actor_lr": 3e-4, "critic_lr": 1e-3, "gamma": 0.95, "tau": 0.005, "max_grad_norm": 0.0, "hidden": (128, 128)}
+PARTICLES = SEQUENCES | {
+    "actor_lr": 3e-4,
+    "critic_lr": 1e-3,
+    "gamma": 0.95,
+    "tau": 0.005,
+    "max_grad_norm": 0.0,
+    "hidden": (256, 256),
+}
 WINDOWS = {"refresh": 0, "exponent": 0.99, "clip_actions": True}
 
 
@@ -199,15 +214,17 @@ def figure(done: dict[str, dict[str, Run]], returns: dict[str, dict[str, np.ndar
     with style() as new:
         drawn = new(figsize=(10, 2.7 * len(done)), layout="constrained")
         axes, look = drawn.subplots(len(done), 2, squeeze=False, width_ratios=(3, 2)), looks(list(VARIANTS))
+        apart = 0.8 / len(VARIANTS)
         for (left, right), (name, runs) in zip(axes, done.items(), strict=True):
             for place, (label, run) in enumerate(runs.items()):
                 scores = [statistics.finite(statistics.normalised(returns[name][label], scales[name]) / 100)]
                 for column, statistic in enumerate(AGGREGATES.values()):
                     if scores[0].size:
                         low, high = statistics.bootstrap(scores, statistic)
-                        height = column + 0.2 * (place - 1)
-                        left.plot([low, high], [height, height], lw=5, alpha=0.35, color=look[label]["color"])
-                        left.plot(float(statistic(scores)), height, "|", ms=11, mew=2, color=look[label]["color"])
+                        height = column + apart * (place - (len(runs) - 1) / 2)
+                        colour = look[label]["color"]
+                        left.plot([low, high], [height, height], lw=4, alpha=0.35, color=colour)
+                        left.plot(float(statistic(scores)), height, "|", ms=8, mew=2, color=colour)
                 steps = run.arrays["steps"][1:]
                 middle, low, high = band_of(run.history("loss/distance"), "ci")
                 right.plot(steps, middle, label=label, **look[label])

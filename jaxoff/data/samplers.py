@@ -7,6 +7,7 @@ is None never changes, so a training chunk makes all its draws in one call.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from jaxoff.data.dataset import Dataset
 from jaxoff.data.draw import draw, running_total
 from jaxoff.losses.credit import members_of
 from jaxoff.types import Array, Feedback, Key, Sampler, Transition
+
+RefreshFrom = Literal["priorities", "uniform"]
 
 
 def uniform(batch_size: int) -> Sampler:
@@ -107,13 +110,16 @@ def prioritised(
     *,
     exponent: float | Array = 1.0,
     refresh: int = 0,
+    refresh_from: RefreshFrom = "priorities",
     window: int = 0,
 ) -> Sampler:
     """Items drawn with probability proportional to priority ** exponent, refreshed after each update.
 
     priority(dataset, feedback, batch) -> [B] > 0, for the refreshed items.
-    refresh: 0 refreshes the items of the training batch, k > 0 refreshes k items drawn from the current
-    priorities, -1 refreshes every item.
+    refresh: 0 refreshes the items of the training batch, k > 0 refreshes k drawn items, -1
+    refreshes every item.
+    refresh_from: how those k are drawn: from the current priorities, or uniformly from all items,
+    so that one of low priority does not wait for a rare draw before it is judged again.
     window: 0 for single steps, else windows of that length.
     New items have priority 1, which a priority must not exceed, so that unseen data keep being drawn.
     """
@@ -128,6 +134,8 @@ def prioritised(
     def feedback(tree: sum_tree.SumTreeState, dataset: Dataset, told: Feedback) -> sum_tree.SumTreeState:
         if refresh < 0:
             items = jnp.arange(dataset.num_steps)
+        elif refresh > 0 and refresh_from == "uniform":
+            items = draw_starts(dataset, window, told.key, refresh)
         elif refresh > 0:
             items = draw_tree(tree, told.key, refresh)
         else:
@@ -171,6 +179,23 @@ def draw_tree(tree: sum_tree.SumTreeState, key: Key, count: int) -> Array:
     # Rounding in the descent can step just past the last item with mass: send it to one that has some.
     mass = sum_tree.get_batch(tree, items)
     return jnp.where(mass > 0, items, items[jnp.argmax(mass)])
+
+
+def draw_starts(dataset: Dataset, window: int, key: Key, count: int) -> Array:
+    """`count` items, uniformly over all starts of windows (window 0: over all steps).
+
+    By the number of starts in each episode: a sampler that learns draws anew in every update, and a
+    pass over all items each time would cost more than the draws.
+    """
+    if not window:
+        return jax.random.randint(key, (count,), 0, dataset.num_steps)
+    starts = jnp.maximum(dataset.episode_length - window, 0) + 1  # [E]
+    total = jnp.cumsum(starts)
+    chosen = jax.random.randint(key, (count,), 0, total[-1])
+    episode = jnp.searchsorted(total, chosen, side="right")
+    # Each earlier episode has one row more than it has steps.
+    first = dataset.episode_row[episode] - episode
+    return first + chosen - (total - starts)[episode]
 
 
 def _length(dataset: Dataset, window: int) -> int:

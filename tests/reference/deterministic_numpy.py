@@ -32,6 +32,16 @@ def member(tree: Any, *index: int) -> Any:
     return jax.tree.map(lambda x: x[index], tree)
 
 
+def early_reset_cell(h: np.ndarray, x: np.ndarray, gru: Tree) -> np.ndarray:
+    """Sonnet's GRU: the reset gate multiplies the memory before the candidate's product with it."""
+    w_r, w_z, w_n = np.split(gru["input"]["kernel"], 3, -1)
+    b_r, b_z, b_n = np.split(gru["input"]["bias"], 3)
+    u_r, u_z, u_n = np.split(gru["hidden"], 3, -1)
+    r = 1 / (1 + np.exp(-(x @ w_r + h @ u_r + b_r)))
+    z = 1 / (1 + np.exp(-(x @ w_z + h @ u_z + b_z)))
+    return (1 - z) * np.tanh(x @ w_n + (r * h) @ u_n + b_n) + z * h
+
+
 def policy_actions(params: Tree, batch: Arrays, *, recurrent: bool, numbered: bool, last: bool, activated: bool) -> Any:
     """tanh outputs of one net of all agents at every slot and at the next one, [B, T, N, A]; memory starts at zero with a window."""
     p, (episodes, steps, n, a) = params["params"], batch["actions"].shape
@@ -46,7 +56,11 @@ def policy_actions(params: Tree, batch: Arrays, *, recurrent: bool, numbered: bo
             x += [batch["actions"][b, t - 1, i] if t else np.zeros(a)] if last else []
             g = p["GRU_0"]
             x = np.maximum(dense(p["Dense_0"], np.concatenate(x)), 0)
-            h = gru_cell(h, x, g["input"]["kernel"], g["input"]["bias"], g["hidden"], g["hidden_bias"])
+            if "hidden_bias" in g:
+                first = g["input"]
+                h = gru_cell(h, x, first["kernel"], first["bias"], g["hidden"], g["hidden_bias"])
+            else:
+                h = early_reset_cell(h, x, g)
             out[b, t, i] = np.tanh(dense(p["Dense_1"], np.maximum(h, 0) if activated else h))
     return out[:, :-1], out[:, 1:]
 
