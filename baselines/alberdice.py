@@ -16,7 +16,7 @@ keeps the bias of its head, which is its distance to the absorbing state; mu is 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ import optax
 from flax import struct
 from jax import lax
 
-from jaxoff.data.dataset import as_windows, flatten
+from jaxoff.batches import as_windows, flatten
+from jaxoff.config import static
 from jaxoff.losses.in_sample import resample
 from jaxoff.losses.likelihood import log_prob, masked_mean, negative_log_likelihood
 from jaxoff.losses.stationary import (
@@ -46,6 +47,8 @@ from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
 
 FIRST_HEAD = 1e-3  # head weights of policies and behaviour models start uniform in +- this, their biases do not
 
+ACTIONS = ("discrete",)
+
 
 @struct.dataclass
 class Config:
@@ -57,18 +60,15 @@ class Config:
     alpha_end: float = 0.001
     conservative: float = 0.1  # of e
     penalty: float = 0.1  # on gradients of nu
-    samples: int = struct.field(pytree_node=False, default=0)  # joint actions for the divergence; 0 is the exact sum, the code has 16
-    initial: str = struct.field(pytree_node=False, default="data")  # (1 - gamma) E nu over: data (code), first (paper)
-    limit: int = struct.field(pytree_node=False, default=0)  # steps of an episode; 0 is the time limit of the environment
-    hidden: int = struct.field(pytree_node=False, default=128)
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    policy_init: LayerInit = struct.field(pytree_node=False, default="xavier")  # the same, of policies and behaviour models
-    steps: int = struct.field(pytree_node=False, default=20000)
-    batch_size: int = struct.field(pytree_node=False, default=256)
-    window: int = struct.field(pytree_node=False, default=0)
-
-
-CHOICES = {"initial": ("data", "first")}
+    samples: int = static(0)  # joint actions for the divergence; 0 is the exact sum, the code has 16
+    initial: Literal["data", "first"] = static("data")  # (1 - gamma) E nu over: data (code), first (paper)
+    limit: int = static(0)  # steps of an episode; 0 is the time limit of the environment
+    hidden: int = static(128)
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    policy_init: LayerInit = static("xavier")  # the same, of policies and behaviour models
+    steps: int = static(20000)
+    batch_size: int = static(256)
+    window: int = static(0)
 
 
 class Nets(NamedTuple):
@@ -266,12 +266,6 @@ def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner. Discrete actions and two or more agents."""
     if not spec.discrete:
         raise ValueError(f"alberdice on '{spec.name}': expected discrete actions, found continuous ones")
-    for name, known in CHOICES.items():
-        if getattr(config, name) not in known:
-            raise ValueError(f"alberdice: field '{name}': expected one of {', '.join(known)}, found '{getattr(config, name)}'")
-    for name in ("samples", "limit"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"alberdice: field '{name}': expected at least 0, found {getattr(config, name)}")
     m = method_of(config, spec)
     return Learner(
         init=lambda key: first_state(m, key),

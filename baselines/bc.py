@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxoff.config import static
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
@@ -26,13 +27,13 @@ class Config:
 
     lr: float = 5e-4
     max_grad_norm: float = 10.0
-    hidden: int = struct.field(pytree_node=False, default=256)
-    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU, shared; needs window != 0
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    steps: int = struct.field(pytree_node=False, default=5000)
-    slots: int = struct.field(pytree_node=False, default=0)  # a budget from which `steps` follows: jaxoff/registry.py, BUDGETS
-    batch_size: int = struct.field(pytree_node=False, default=256)
-    window: int = struct.field(pytree_node=False, default=0)  # 0 single steps, -1 whole episodes
+    hidden: int = static(256)
+    recurrent: bool = static(False)  # GRU, shared; needs window != 0
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(5000)
+    slots: int = static(0)  # a budget from which `steps` follows: jaxoff/config.py, BUDGETS
+    batch_size: int = static(256)
+    window: int = static(0)  # 0 single steps, -1 whole episodes
 
 
 class State(NamedTuple):

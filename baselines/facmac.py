@@ -10,13 +10,14 @@ of Tian et al. (Table 11); `optimiser=adam` and `target_every=0` (slow copies by
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxoff.config import static
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
@@ -27,6 +28,8 @@ from jaxoff.optimisers import adam, rmsprop
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
 
 OPTIMISERS = {"rmsprop": rmsprop, "adam": lambda lr, norm: adam(lr, norm, eps=0.01)}
+
+ACTIONS = ("continuous",)
 
 
 @struct.dataclass
@@ -39,18 +42,18 @@ class Config:
     polyak: float = 0.001  # share of the online parameters in a soft update [code]
     action_penalty: float = 1e-3  # on the mean square of actions [code]
     max_grad_norm: float = 10.0  # of the policies, and of critic and mixer together; code .5
-    target_every: int = struct.field(pytree_node=False, default=100)  # updates between hard copies; 0: soft updates [code]
-    optimiser: str = struct.field(pytree_node=False, default="rmsprop")  # rmsprop | adam (eps .01) [code]
-    agent_id: bool = struct.field(pytree_node=False, default=True)  # number of the agent in both inputs; code false
-    embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer; code 64
-    hyper: int = struct.field(pytree_node=False, default=64)  # hidden width of its hypernets; 0: linear
-    critic_hidden: int = struct.field(pytree_node=False, default=32)  # two layers; code 400
-    hidden: int = struct.field(pytree_node=False, default=64)  # of the policies; code 400
-    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU policies over the episode; needs window != 0
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    steps: int = struct.field(pytree_node=False, default=15000)
-    batch_size: int = struct.field(pytree_node=False, default=32)
-    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; code 0, with 100 single steps
+    target_every: int = static(100)  # updates between hard copies; 0: soft updates [code]
+    optimiser: Literal["rmsprop", "adam"] = static("rmsprop")  # rmsprop | adam (eps .01) [code]
+    agent_id: bool = static(True)  # number of the agent in both inputs; code false
+    embed: int = static(32)  # width of the mixer; code 64
+    hyper: int = static(64)  # hidden width of its hypernets; 0: linear
+    critic_hidden: int = static(32)  # two layers; code 400
+    hidden: int = static(64)  # of the policies; code 400
+    recurrent: bool = static(False)  # GRU policies over the episode; needs window != 0
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(15000)
+    batch_size: int = static(32)
+    window: int = static(-1)  # whole episodes; code 0, with 100 single steps
 
 
 class State(NamedTuple):
@@ -147,8 +150,6 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         raise ValueError(f"facmac on '{spec.name}': expected continuous actions, found discrete ones, which are qmix's")
     if config.recurrent and config.window == 0:
         raise ValueError("facmac: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
-    if config.optimiser not in OPTIMISERS:
-        raise ValueError(f"facmac: field 'optimiser': expected one of {', '.join(OPTIMISERS)}, found '{config.optimiser}'")
     actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, numbered=config.agent_id, layer_init=config.layer_init)
     critic, optimiser = MLP((config.critic_hidden, config.critic_hidden, 1), layer_init=config.layer_init), OPTIMISERS[config.optimiser]
     opts = [optimiser(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr)]

@@ -1,8 +1,8 @@
 """ICQ: implicit constraint Q-learning for many agents (Yang et al., 2021), which only asks for values of the data's own actions.
 
 Eq. 12, weights of the next values -> critic_target; Eq. 14, value and policy losses -> critic_loss, actor_loss.
-Discrete and continuous, with a linear mixer: Q_tot = sum_i w_i(s) Q_i + b(s). `decentralised` is the MA-ICQ of
-Pan et al. (OMAR, 2022) for continuous actions, without a mixer: in icq_decentralised.py.
+Discrete and continuous, with a linear mixer: Q_tot = sum_i w_i(s) Q_i + b(s). The MA-ICQ of Pan et al. (OMAR, 2022), for
+continuous actions and without a mixer, is a method of its own: maicq.py.
 Differs: padding is outside every softmax; a step whose next action the data do not hold (the last of a window,
 unless terminated) ends the lambda-return with its value and is no target (truncation). As the released code, not the paper,
 by default: temperature 1000 in the critic, advantages in the actor's weights (actor_weight). As the paper, not the
@@ -11,7 +11,7 @@ code: lambda .8 (code .75), clip 10 (20), one step for all times (per_timestep),
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,8 +20,8 @@ import optax
 from flax import struct
 from jax import lax
 
-from baselines import icq_decentralised
-from jaxoff.data.dataset import as_windows
+from jaxoff.batches import as_windows
+from jaxoff.config import static
 from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.td import ahead, lambda_return
@@ -31,17 +31,16 @@ from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import rmsprop
-from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, Transition
+from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Transition
 
-CHOICES = {"actor_weight": ("advantage", "value"), "truncation": ("value", "terminal")}
 BASELINE_SAMPLES = 4  # actions of the policy whose mean value is the baseline, if continuous
 
 
 @struct.dataclass
 class Config:
-    """Settings of Tian et al. (2023), Table 11, where they print one; those of the last group are for `decentralised`."""
+    """Settings of Tian et al. (2023), Table 11, where they print one."""
 
-    lr: float = 5e-4  # of the policies; RMSprop (Adam if decentralised)
+    lr: float = 5e-4  # of the policies; RMSprop
     critic_lr: float = 1e-4  # of critic and mixer
     gamma: float = 0.99
     trace: float = 0.8  # lambda
@@ -50,30 +49,21 @@ class Config:
     max_grad_norm: float = 10.0  # of the policies, and of critic and mixer together
     epsilon_start: float = 0.0  # share of uniform actions in the policy that is trained (discrete); code .5
     epsilon_end: float = 0.0  # code .05
-    actor_weight: str = struct.field(pytree_node=False, default="advantage")  # advantage, value
-    truncation: str = struct.field(pytree_node=False, default="value")  # value: of the last step; terminal: nothing beyond it; ours
-    per_timestep: bool = struct.field(pytree_node=False, default=False)  # a critic step for each time, as released
-    mask_before_softmax: bool = struct.field(pytree_node=False, default=True)  # mix uniform actions in after the mask; code false
-    mixer_bias: bool = struct.field(pytree_node=False, default=True)
-    target_every: int = struct.field(pytree_node=False, default=100)  # critic steps between hard copies; code 600
-    epsilon_updates: int = struct.field(pytree_node=False, default=5000)  # until epsilon_end
-    embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer
-    critic_hidden: int = struct.field(pytree_node=False, default=32)  # code 256
-    hidden: int = struct.field(pytree_node=False, default=64)  # of MA-ICQ, also of the critics
-    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    steps: int = struct.field(pytree_node=False, default=15000)
-    batch_size: int = struct.field(pytree_node=False, default=32)
-    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; targets need the action that follows
-
-    decentralised: bool = struct.field(pytree_node=False, default=False)
-    beta_q: float = 600.0  # temperature of the next values' weights
-    beta_pi: float = 600.0  # temperature of the policy's weights
-    alpha_w: float = 2.0  # divisor of the next values' weights, then clipped to [0, 1]
-    polyak: float = 0.005  # share of the online parameters in a target update
-    input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
-    truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
-    own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
+    actor_weight: Literal["advantage", "value"] = static("advantage")
+    truncation: Literal["value", "terminal"] = static("value")  # value: of the last step; terminal: nothing beyond it; ours
+    per_timestep: bool = static(False)  # a critic step for each time, as released
+    mask_before_softmax: bool = static(True)  # mix uniform actions in after the mask; code false
+    mixer_bias: bool = static(True)
+    target_every: int = static(100)  # critic steps between hard copies; code 600
+    epsilon_updates: int = static(5000)  # until epsilon_end
+    embed: int = static(32)  # width of the mixer
+    critic_hidden: int = static(32)  # code 256
+    hidden: int = static(64)  # of the policies
+    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(15000)
+    batch_size: int = static(32)
+    window: int = static(-1)  # whole episodes; targets need the action that follows
 
 
 class State(NamedTuple):
@@ -275,9 +265,6 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises ValueError for unknown words and what a form can't do."""
-    for name, words in CHOICES.items():
-        if getattr(config, name) not in words:
-            raise ValueError(f"icq: field '{name}': expected one of {', '.join(words)}, found '{getattr(config, name)}'")
     if config.truncation == "terminal" and config.window != -1:
         raise ValueError(f"icq: field 'window': expected -1 (episodes) with truncation=terminal, found {config.window}")
     if config.recurrent and config.window == 0:
@@ -299,11 +286,9 @@ def policy_of(m: Method, params: Params) -> Policy:
     return m.actors.policy(params) if m.spec.discrete else gaussian_policy(m.actors.policy(params.net), params.log_std)
 
 
-def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
+def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner, for discrete or continuous actions."""
     m = method_of(config, spec)
-    if config.decentralised:
-        return icq_decentralised.make(config, spec)
     return Learner(
         lambda key: init(m, key), lambda state, batch, key: update(m, state, batch, key), lambda state: policy_of(m, state.policy)
     )

@@ -12,7 +12,7 @@ as they were at the start of the iteration).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,15 @@ import optax
 from flax import struct
 from jax import lax
 
-from jaxoff.data.dataset import Dataset, flatten
+from jaxoff.batches import flatten
+from jaxoff.config import static
+from jaxoff.data.dataset import Dataset
+from jaxoff.learners.behaviour import Behaviour, behaviour_learner
 from jaxoff.losses.in_sample import conservative_value_loss, log_ratio, policy_weight, resample, soft_value, weighted_policy_loss
 from jaxoff.losses.likelihood import expectation, log_prob, masked_mean, taken
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
-from jaxoff.nets.behaviour import Behaviour, TeammateModel, behaviour_learner
+from jaxoff.nets.behaviour import TeammateModel
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
@@ -33,48 +36,40 @@ from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Trans
 MIN_LOG_MU = math.log(1e-6)
 ALPHA_RANGE = (1e-3, 100.0)
 
+ACTIONS = ("discrete",)
+
 
 @struct.dataclass
 class Config:
     """Settings. Where the paper gives no number, the default is ours."""
 
-    lr: float = 3e-4
-    lr_alpha: float = 3e-4
-    gamma: float = 0.99
-    tau: float = 0.005
+    lr: float = 3e-4  # Adam, of every net
+    lr_alpha: float = 3e-4  # Adam, of alpha if automatic
+    gamma: float = 0.99  # discount
+    polyak: float = 0.005  # share of the online parameters in a target update
     alpha: float = 0.1  # Eq. 9, weight of KL(pi | mu); the start if automatic
     alpha_target: float = 0.2  # Eq. 25, nats per agent
     beta_start: float = 0.1  # Eq. 9, weight of the entropy, decays exponentially; 0 is without entropy
-    beta_end: float = 0.001
+    beta_end: float = 0.001  # weight of the entropy at the end of the stage
     cql: float = 0.1  # Eq. 24, lambda
-    max_grad_norm: float = 10.0
-    auto_alpha: bool = struct.field(pytree_node=False, default=False)
-    order: str = struct.field(pytree_node=False, default="random")  # random, fixed, semi-greedy
-    spo: str = struct.field(pytree_node=False, default="on")  # on, off_rho1, off_stale
-    resample: str = struct.field(pytree_node=False, default="weights")  # weights, rows (not if recurrent)
-    ratio_power: str = struct.field(pytree_node=False, default="n-1")  # n-1, n: the exponent is one over it
-    baseline: str = struct.field(pytree_node=False, default="expected")  # expected, soft
-    normalise: bool = struct.field(pytree_node=False, default=True)
-    start_from_behaviour: bool = struct.field(pytree_node=False, default=True)
-    q_input: str = struct.field(pytree_node=False, default="state")  # state, obs, both
-    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU-64 policies; needs window != 0
-    hidden: int = struct.field(pytree_node=False, default=256)
-    patience: int = struct.field(pytree_node=False, default=20)  # held-out checks without improvement, of 100
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    behaviour_steps: int = struct.field(pytree_node=False, default=2000)
-    steps: int = struct.field(pytree_node=False, default=5000)
-    batch_size: int = struct.field(pytree_node=False, default=256)
-    window: int = struct.field(pytree_node=False, default=0)
-
-
-CHOICES = {
-    "order": ("random", "fixed", "semi-greedy"),
-    "spo": ("on", "off_rho1", "off_stale"),
-    "resample": ("weights", "rows"),
-    "ratio_power": ("n-1", "n"),
-    "baseline": ("expected", "soft"),
-    "q_input": ("state", "obs", "both"),
-}
+    max_grad_norm: float = 10.0  # of each net
+    auto_alpha: bool = static(False)  # Eq. 25, alpha moves towards alpha_target
+    order: Literal["random", "fixed", "semi-greedy"] = static("random")  # in which agents take turns
+    spo: Literal["on", "off_rho1", "off_stale"] = static("on")  # which teammates the ratio of Eq. 23 sees; ablations
+    resample: Literal["weights", "rows"] = static("weights")  # weights, rows (not if recurrent)
+    ratio_power: Literal["n-1", "n"] = static("n-1")  # n-1, n: the exponent is one over it
+    baseline: Literal["expected", "soft"] = static("expected")  # what advantages are relative to
+    normalise: bool = static(True)  # divide policy weights by their mean
+    start_from_behaviour: bool = static(True)  # policies start from the behaviour models
+    q_input: Literal["state", "obs", "both"] = static("state")  # what critics see
+    recurrent: bool = static(False)  # GRU-64 policies; needs window != 0
+    hidden: int = static(256)
+    patience: int = static(20)  # held-out checks without improvement, of 100
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    behaviour_steps: int = static(2000)  # updates of the first stage
+    steps: int = static(5000)
+    batch_size: int = static(256)
+    window: int = static(0)
 
 
 class Own(NamedTuple):
@@ -190,7 +185,7 @@ def critic_step(m: Method, own: Own, agent: Array, sample: Sample, beta: Array) 
     loss, grads = jax.value_and_grad(loss_of)(own.critic)
     steps, opt = m.optimiser.update(grads, own.critic_opt)
     critic = optax.apply_updates(own.critic, steps)
-    target_critic = optax.incremental_update(critic, own.target_critic, config.tau)
+    target_critic = optax.incremental_update(critic, own.target_critic, config.polyak)
     return own._replace(critic=critic, target_critic=target_critic, critic_opt=opt), {"value": loss}
 
 
@@ -269,9 +264,6 @@ def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
     """Two stages: behaviour models, then sequential policy optimisation. Discrete actions only."""
     if not spec.discrete:
         raise ValueError(f"inspo on '{spec.name}': expected discrete actions, found continuous ones")
-    for name, known in CHOICES.items():
-        if getattr(config, name) not in known:
-            raise ValueError(f"inspo: field '{name}': expected one of {', '.join(known)}, found '{getattr(config, name)}'")
     if config.recurrent and (config.window == 0 or config.resample == "rows"):
         raise ValueError(
             "inspo: recurrent=true: expected window != 0 and resample='weights', since rows of a sequence can't be drawn apart"

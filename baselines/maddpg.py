@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import distrax
 import jax
@@ -25,6 +25,7 @@ import optax
 from flax import struct
 from jax import lax
 
+from jaxoff.config import static
 from jaxoff.losses.conservative import sampled_logsumexp
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target, squared_td_error
@@ -36,6 +37,8 @@ from jaxoff.optimisers import adam, sonnet_rmsprop
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
 
 OPTIMISERS = {"adam": adam, "rmsprop": sonnet_rmsprop}
+
+ACTIONS = ("continuous",)
 
 
 @struct.dataclass
@@ -53,27 +56,28 @@ class Config:
     actor_lr: float = 3e-4
     critic_lr: float = 1e-3
     gamma: float = 0.99
-    tau: float = 0.005  # share of the online parameters in a target update
+    polyak: float = 0.005  # share of the online parameters in a target update
     cql: float = 5.0  # weight of the conservative term; without effect where num_samples is 0
     noise: float = 0.3  # of the term's actions near the policy, as a share of the action bound
     action_penalty: float = 1e-3  # on the mean square of actions; not for a constant actor
     max_grad_norm: float = 0.0  # of actor and critic, each; 0: not clipped
-    critic: str = struct.field(pytree_node=False, default="auto")  # exact | learned; auto: exact if the payoff is known
-    actor: str = struct.field(pytree_node=False, default="auto")  # constant | mlp | recurrent; auto: constant if exact, else by window
-    independent: bool = struct.field(pytree_node=False, default=False)  # critics of (o_i, a_i) and the agent's own reward
-    share: bool = struct.field(pytree_node=False, default=False)  # one policy (and independent critic) for all agents, given their number
-    others: str = struct.field(pytree_node=False, default="data")  # data | policy: whose actions an agent responds to
-    critics: int = struct.field(pytree_node=False, default=2)  # 1 or 2
-    num_samples: int = struct.field(pytree_node=False, default=0)  # actions of each of three kinds in the conservative term; 0: no term
-    optimiser: str = struct.field(pytree_node=False, default="adam")  # adam | rmsprop (Sonnet's)
-    clip: bool = struct.field(pytree_node=False, default=False)  # project a constant actor onto the action bound
-    hidden: tuple[int, ...] = struct.field(pytree_node=False, default=(128, 128))  # of the critics
-    actor_hidden: int = struct.field(pytree_node=False, default=64)  # of the policies
-    layer_init: LayerInit = struct.field(pytree_node=False, default="sonnet")  # how layers start: jaxoff/nets/layers.py
-    reset_gate: GRUReset = struct.field(pytree_node=False, default="before")  # of a GRU: before or after the recurrent product
-    steps: int = struct.field(pytree_node=False, default=100)
-    batch_size: int = struct.field(pytree_node=False, default=32)
-    window: int = struct.field(pytree_node=False, default=0)
+    critic: Literal["auto", "exact", "learned"] = static("auto")  # auto: exact if the payoff is known
+    # auto: constant with the exact critic; else recurrent on windows, and an MLP on single steps
+    actor: Literal["auto", "constant", "mlp", "recurrent"] = static("auto")
+    independent: bool = static(False)  # critics of (o_i, a_i) and the agent's own reward
+    share: bool = static(False)  # one policy (and independent critic) for all agents, given their number
+    others: Literal["data", "policy"] = static("data")  # data | policy: whose actions an agent responds to
+    critics: Literal[1, 2] = static(2)  # twins, or one
+    num_samples: int = static(0)  # actions of each of three kinds in the conservative term; 0: no term
+    optimiser: Literal["adam", "rmsprop"] = static("adam")  # adam | rmsprop (Sonnet's)
+    clip: bool = static(False)  # project a constant actor onto the action bound
+    hidden: tuple[int, ...] = static((128, 128))  # of the critics
+    actor_hidden: int = static(64)  # of the policies
+    layer_init: LayerInit = static("sonnet")  # how layers start: jaxoff/nets/layers.py
+    reset_gate: GRUReset = static("before")  # of a GRU: before or after the recurrent product
+    steps: int = static(100)
+    batch_size: int = static(32)
+    window: int = static(0)
 
 
 class State(NamedTuple):
@@ -245,7 +249,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     grad, (extra, signal) = jax.grad(lambda p: critic_loss(m, p, state, batch, key), has_aux=True)(state.critic)
     step, critic_opt = m.critic_opt.update(grad, state.critic_opt)
     critic = optax.apply_updates(state.critic, step)
-    slow_actor, slow_critic = optax.incremental_update((actor, critic), (state.target_actor, state.target_critic), m.config.tau)
+    slow_actor, slow_critic = optax.incremental_update((actor, critic), (state.target_actor, state.target_critic), m.config.polyak)
     return State(actor, critic, slow_actor, slow_critic, actor_opt, critic_opt), Out(metrics | extra, signal)
 
 
@@ -258,16 +262,6 @@ def resolved(config: Config, spec: EnvSpec) -> Config:
         critic = "learned" if spec.payoff is None else "exact"
     if actor == "auto":
         actor = "constant" if critic == "exact" else "recurrent" if config.window else "mlp"
-    words = (
-        ("critic", critic, ("auto", "exact", "learned")),
-        ("actor", actor, ("auto", "constant", "mlp", "recurrent")),
-        ("others", config.others, ("data", "policy")),
-        ("optimiser", config.optimiser, tuple(OPTIMISERS)),
-        ("critics", config.critics, (1, 2)),
-    )
-    for name, value, known in words:
-        if value not in known:
-            raise ValueError(f"maddpg: field '{name}': expected one of {', '.join(map(str, known))}, found '{value}'")
     if critic == "exact" and spec.payoff is None:
         raise ValueError(f"maddpg: field 'critic': 'exact' needs a known payoff, and environment '{spec.name}' has none")
     if critic == "exact" and config.independent:

@@ -12,7 +12,7 @@ Controls: weighting=filter drops episodes below half of the best return, weighti
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,16 +21,19 @@ import optax
 from distrax import Categorical
 from flax import struct
 
+from jaxoff.batches import as_windows, choosing
+from jaxoff.config import static
 from jaxoff.data import samplers
-from jaxoff.data.dataset import Dataset, as_windows, choosing
+from jaxoff.data.dataset import Dataset
 from jaxoff.data.returns import Returns, episode_returns, no_returns, positivity, returns_of, share_of_best
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood
 from jaxoff.nets.transformer import SMALL, ContextNet, Memory
 from jaxoff.optimisers import adamw
 from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Sampler, Stage, TimeStep, Transition
 
-WEIGHTINGS = ("none", "filter", "return")
 POOR = 0.5  # share of the best return below which an episode is poor
+
+ACTIONS = ("discrete",)
 
 
 @struct.dataclass
@@ -45,16 +48,16 @@ class Config:
     return_high: float = 20.0  # of a perfect episode
     slope: float = 10.0  # of positivity, with weighting=return
     midpoint: float = 0.5
-    mode: str = struct.field(pytree_node=False, default="state_only")  # state_only, state_action, rtg_state_action
-    weighting: str = struct.field(pytree_node=False, default="none")  # none, filter, return
-    mask_loss: bool = struct.field(pytree_node=False, default=True)
-    agent_id: bool = struct.field(pytree_node=False, default=True)
-    hidden: int = struct.field(pytree_node=False, default=32)
-    layers: int = struct.field(pytree_node=False, default=2)
-    heads: int = struct.field(pytree_node=False, default=2)
-    steps: int = struct.field(pytree_node=False, default=10_000)
-    batch_size: int = struct.field(pytree_node=False, default=128)  # windows of all agents
-    window: int = struct.field(pytree_node=False, default=1)  # C; 0 is 1, -1 whole episodes
+    mode: Literal["state_only", "state_action", "rtg_state_action"] = static("state_only")  # state_only, state_action, rtg_state_action
+    weighting: Literal["none", "filter", "return"] = static("none")
+    mask_loss: bool = static(True)
+    agent_id: bool = static(True)
+    hidden: int = static(32)
+    layers: int = static(2)
+    heads: int = static(2)
+    steps: int = static(10_000)
+    batch_size: int = static(128)  # windows of all agents
+    window: int = static(1)  # C; 0 is 1, -1 whole episodes
 
 
 class State(NamedTuple):
@@ -131,8 +134,6 @@ def draw_weights(config: Config, dataset: Dataset) -> Array:
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises ValueError for unknown words."""
-    if config.weighting not in WEIGHTINGS:
-        raise ValueError(f"madt: field 'weighting': expected one of {', '.join(WEIGHTINGS)}, found '{config.weighting}'")
     trunk = ContextNet(spec, config.hidden, config.layers, config.heads, config.mode, config.window, config.agent_id)
     head = nn.Dense(spec.action_size, use_bias=False, kernel_init=SMALL)
     return Method(config, trunk, head, adamw(config.lr, config.max_grad_norm, config.weight_decay))

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxoff.config import static
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
-from jaxoff.train.on_policy import OnPolicy, Segments
+from jaxoff.training.on_policy import OnPolicy, Segments
 from jaxoff.types import Array, Carry, EnvSpec, Key, Params, Policy, TimeStep
 
 
@@ -38,17 +39,17 @@ class Config:
     log_std: float = -0.5  # of continuous actions, at the start
     noise: float = 0.1  # standard deviation of continuous actions when evaluated and in datasets
     temperature: float = 1.0  # of choices when evaluated and in datasets
-    central: bool = struct.field(pytree_node=False, default=True)
-    recurrent: bool = struct.field(pytree_node=False, default=True)
-    hidden: int = struct.field(pytree_node=False, default=64)
-    critic_hidden: int = struct.field(pytree_node=False, default=128)
-    layer_init: LayerInit = struct.field(pytree_node=False, default="flax")  # how layers start: jaxoff/nets/layers.py
-    epochs: int = struct.field(pytree_node=False, default=4)
-    minibatches: int = struct.field(pytree_node=False, default=4)
-    num_envs: int = struct.field(pytree_node=False, default=128)
-    segment: int = struct.field(pytree_node=False, default=64)  # steps between updates
-    iterations: int = struct.field(pytree_node=False, default=300)
-    snapshots: int = struct.field(pytree_node=False, default=50)
+    central: bool = static(True)
+    recurrent: bool = static(True)
+    hidden: int = static(64)
+    critic_hidden: int = static(128)
+    layer_init: LayerInit = static("flax")  # how layers start: jaxoff/nets/layers.py
+    epochs: int = static(4)
+    minibatches: int = static(4)
+    num_envs: int = static(128)
+    segment: int = static(64)  # steps between updates
+    iterations: int = static(300)
+    snapshots: int = static(50)
 
 
 class Nets(NamedTuple):

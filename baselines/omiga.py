@@ -23,6 +23,7 @@ import optax
 from flax import struct
 from jax import lax
 
+from jaxoff.config import static
 from jaxoff.losses.implicit_values import exponent, exponent_shift, implicit_policy_loss, implicit_value_loss
 from jaxoff.losses.likelihood import log_prob, masked_mean, taken
 from jaxoff.losses.td import one_step_target
@@ -43,17 +44,17 @@ class Config:
 
     lr: float = 5e-4  # Adam, of each of the three optimisers
     gamma: float = 0.99
-    tau: float = 0.005  # share of the online parameters in a target update
+    polyak: float = 0.005  # share of the online parameters in a target update
     alpha: float = 10.0  # weight of the regulariser
     max_grad_norm: float = 1.0  # of policy, Q with mixer, and V, each
-    mask_actor: bool = struct.field(pytree_node=False, default=True)  # false: mask at execution only
-    rtg_reward: bool = struct.field(pytree_node=False, default=False)  # true: rewards-to-go in place of rewards; whole episodes only
-    hidden: int = struct.field(pytree_node=False, default=256)  # two layers
-    mixer_hidden: int = struct.field(pytree_node=False, default=64)
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    steps: int = struct.field(pytree_node=False, default=20000)
-    batch_size: int = struct.field(pytree_node=False, default=128)
-    window: int = struct.field(pytree_node=False, default=0)  # 0 single steps, -1 whole episodes
+    mask_actor: bool = static(True)  # false: mask at execution only
+    rtg_reward: bool = static(False)  # true: rewards-to-go in place of rewards; whole episodes only
+    hidden: int = static(256)  # two layers
+    mixer_hidden: int = static(64)
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(20000)
+    batch_size: int = static(128)
+    window: int = static(0)  # 0 single steps, -1 whole episodes
 
 
 class State(NamedTuple):
@@ -220,7 +221,7 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     (critic, mixer), critic_opt = step((state.critic, state.mixer), critic_grads, state.critic_opt)
     value, value_opt = step(state.value, value_grads, state.value_opt)
     slow = state.target_critic, state.target_mixer, state.target_value
-    slow_critic, slow_mixer, slow_value = optax.incremental_update((critic, mixer, value), slow, m.config.tau)
+    slow_critic, slow_mixer, slow_value = optax.incremental_update((critic, mixer, value), slow, m.config.polyak)
     after = State(policy, critic, mixer, value, slow_critic, slow_mixer, slow_value, policy_opt, critic_opt, value_opt)
     return after, Out(metrics | told | {"policy": loss})
 

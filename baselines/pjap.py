@@ -12,10 +12,13 @@ Their later code refreshes 1,024 other windows instead, without the ramp (`refre
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
 from jaxoff.data.samplers import RefreshFrom, prioritised
 from jaxoff.types import Array, EnvSpec, Feedback, Policy, Sampler, TimeStep, Transition
@@ -29,22 +32,18 @@ class Config:
     eps: float = 1e-3  # Eq. 6, floor, which keeps every item reachable
     exponent: float = 1.0  # items are drawn in proportion to priority ** exponent
     ramp: float = 0.0  # updates over which the steepness sqrt(alpha) rises to its value, on a line; 0: there from the start
-    refresh: int = struct.field(pytree_node=False, default=128)  # items refreshed an update; 0: the training batch; -1: all
+    refresh: int = static(128)  # items refreshed an update; 0: the training batch; -1: all
     # Where refresh > 0, how its items are drawn: by their current priorities, or all alike.
-    refresh_from: RefreshFrom = struct.field(pytree_node=False, default="priorities")
-    distance: str = struct.field(pytree_node=False, default="mean")  # mean | sum, over agents and action dimensions
-    clip_actions: bool = struct.field(pytree_node=False, default=False)  # recorded actions to the action bound
-    policy: str = struct.field(pytree_node=False, default="target")  # target | online: whose distance, where a learner has both
+    refresh_from: RefreshFrom = static("priorities")
+    distance: Literal["mean", "sum"] = static("mean")  # mean | sum, over agents and action dimensions
+    clip_actions: bool = static(False)  # recorded actions to the action bound
+    policy: Literal["target", "online"] = static("target")  # target | online: whose distance, where a learner has both
 
 
 def make(config: Config, batch_size: int, window: int) -> Sampler:
     """window: 0 for single steps, else windows of that length. Raises ValueError for whole episodes (-1)."""
     if window < 0:
         raise ValueError(f"pjap: field 'window': expected 0 (single steps) or a length, found {window}")
-    if config.distance not in ("mean", "sum"):
-        raise ValueError(f"pjap: field 'distance': expected mean or sum, found '{config.distance}'")
-    if config.policy not in ("target", "online"):
-        raise ValueError(f"pjap: field 'policy': expected target or online, found '{config.policy}'")
     if config.refresh_from == "uniform" and config.refresh <= 0:
         taken = "every item" if config.refresh else "the training batch"
         raise ValueError(

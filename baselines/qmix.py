@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxoff.config import static
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors, greedy
@@ -24,6 +25,8 @@ from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import QMixer
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
+
+ACTIONS = ("discrete",)
 
 
 @struct.dataclass
@@ -33,15 +36,15 @@ class Config:
     lr: float = 5e-4  # RMSprop, of agents and mixer
     gamma: float = 0.99
     max_grad_norm: float = 10.0  # of agents and mixer together
-    target_every: int = struct.field(pytree_node=False, default=100)  # updates between hard copies
-    embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer
-    hyper: int = struct.field(pytree_node=False, default=64)  # hidden width of its hypernets; 0: linear
-    hidden: int = struct.field(pytree_node=False, default=64)
-    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    steps: int = struct.field(pytree_node=False, default=15000)
-    batch_size: int = struct.field(pytree_node=False, default=32)
-    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps
+    target_every: int = static(100)  # updates between hard copies
+    embed: int = static(32)  # width of the mixer
+    hyper: int = static(64)  # hidden width of its hypernets; 0: linear
+    hidden: int = static(64)
+    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(15000)
+    batch_size: int = static(32)
+    window: int = static(-1)  # whole episodes; 0: single steps
 
 
 class State(NamedTuple):

@@ -1,6 +1,6 @@
 """SIT: sharing individual trajectories (Tian et al., AAAI 2023), for discrete or continuous actions.
 
-I. An ensemble shares the team's reward out, Eq. 1-3 -> jaxoff/nets/decomposition.py. II. Own rewards, their uncertainty
+I. An ensemble shares the team's reward out, Eq. 1-3 -> jaxoff/learners/decomposition.py. II. Own rewards, their uncertainty
 and the priority of every trajectory, Eq. 4-7 -> prepare, jaxoff/losses/credit.py; a replay for each type of agents is an
 index over the one dataset -> data/samplers.py, trajectories. III. Each agent i learns from trajectories of any agent j of
 its type, drawn for it alone: Eq. 8 -> Critic, Eq. 9 -> critic_target, critic_loss, Eq. 10 -> actor_loss.
@@ -14,7 +14,7 @@ decomposition=monotonic (MNC), critic_reward=team.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import distrax
 import flax.linen as nn
@@ -24,14 +24,15 @@ import optax
 from flax import struct
 from jax import lax
 
+from jaxoff.config import static
 from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset
+from jaxoff.learners.decomposition import Credit, Decomposed, Decomposition, decomposition_learner, over_episodes
 from jaxoff.losses.credit import certainty_weights, effective_share, episode_means, returns_to_go, trajectory_log_probs
 from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import expectation, log_prob, masked_mean
 from jaxoff.losses.td import ahead, one_step_target
 from jaxoff.nets.actors import Actors, init_by_type, over_agents
-from jaxoff.nets.decomposition import Credit, Decomposed, Decomposition, decomposition_learner, over_episodes
 from jaxoff.nets.gat import GraphAttention
 from jaxoff.nets.gaussian import LOG_STD_START, Gaussian, bounded_spread, data_density, gaussian, gaussian_policy
 from jaxoff.nets.layers import LayerInit
@@ -59,39 +60,27 @@ class Config:
     u_floor: float = 1e-3  # least u; ours
     weight_max: float = 100.0  # largest eta / u; ours
     max_grad_norm: float = 10.0  # of each of the three optimisers
-    decomposition: str = struct.field(pytree_node=False, default="attention")  # attention, sum, monotonic, none
-    members: int = struct.field(pytree_node=False, default=5)  # of the ensemble; with 1 the weights eta / u are 1
-    attention_scale: bool = struct.field(pytree_node=False, default=False)  # scores over sqrt(width); ours
-    mask_dead: bool = struct.field(pytree_node=False, default=False)  # agents that see nothing get no reward; ours
-    critic_reward: str = struct.field(pytree_node=False, default="own")  # own, team (without weights)
-    gat: str = struct.field(pytree_node=False, default="attention")  # attention, mean, none
-    actor_weight: str = struct.field(pytree_node=False, default="value")  # value, advantage (ours)
-    actor_norm: str = struct.field(pytree_node=False, default="batch")  # batch, batch_time; ours
-    weight_norm: str = struct.field(pytree_node=False, default="none")  # none, mean; ours
-    truncation: str = struct.field(pytree_node=False, default="terminal")  # terminal, skip: no target there; ours
-    types: str = struct.field(pytree_node=False, default="spec")  # spec, one: all agents are of one type
-    target_every: int = struct.field(pytree_node=False, default=100)  # updates between hard copies
-    hidden: int = struct.field(pytree_node=False, default=64)  # of the recurrent policies
-    critic_hidden: int = struct.field(pytree_node=False, default=32)
-    decomposition_hidden: int = struct.field(pytree_node=False, default=64)
-    decomposition_steps: int = struct.field(pytree_node=False, default=20000)
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    steps: int = struct.field(pytree_node=False, default=15000)
-    batch_size: int = struct.field(pytree_node=False, default=32)  # episodes; in the last stage of each agent
-    decomposition_batch: int = struct.field(pytree_node=False, default=0)  # steps, none of them padding; 0: whole episodes; ours
-    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes
-
-
-CHOICES = {
-    "decomposition": ("attention", "sum", "monotonic", "none"),
-    "critic_reward": ("own", "team"),
-    "gat": ("attention", "mean", "none"),
-    "actor_weight": ("value", "advantage"),
-    "actor_norm": ("batch", "batch_time"),
-    "weight_norm": ("none", "mean"),
-    "truncation": ("terminal", "skip"),
-    "types": ("spec", "one"),
-}
+    decomposition: Literal["attention", "sum", "monotonic", "none"] = static("attention")  # attention, sum, monotonic, none
+    members: int = static(5)  # of the ensemble; with 1 the weights eta / u are 1
+    attention_scale: bool = static(False)  # scores over sqrt(width); ours
+    mask_dead: bool = static(False)  # agents that see nothing get no reward; ours
+    critic_reward: Literal["own", "team"] = static("own")  # own, team (without weights)
+    gat: Literal["attention", "mean", "none"] = static("attention")
+    actor_weight: Literal["value", "advantage"] = static("value")  # value, advantage (ours)
+    actor_norm: Literal["batch", "batch_time"] = static("batch")  # batch, batch_time; ours
+    weight_norm: Literal["none", "mean"] = static("none")  # none, mean; ours
+    truncation: Literal["terminal", "skip"] = static("terminal")  # terminal, skip: no target there; ours
+    types: Literal["spec", "one"] = static("spec")  # spec, one: all agents are of one type
+    target_every: int = static(100)  # updates between hard copies
+    hidden: int = static(64)  # of the recurrent policies
+    critic_hidden: int = static(32)
+    decomposition_hidden: int = static(64)
+    decomposition_steps: int = static(20000)
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(15000)
+    batch_size: int = static(32)  # episodes; in the last stage of each agent
+    decomposition_batch: int = static(0)  # steps, none of them padding; 0: whole episodes; ours
+    window: int = static(-1)  # whole episodes
 
 
 class Replay(NamedTuple):
@@ -312,15 +301,8 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises ValueError for unknown words and sizes."""
-    for name, known in CHOICES.items():
-        if getattr(config, name) not in known:
-            raise ValueError(f"sit: field '{name}': expected one of {', '.join(known)}, found '{getattr(config, name)}'")
     if config.window != -1:
         raise ValueError(f"sit: field 'window': expected -1, since trajectories are drawn whole, found {config.window}")
-    if config.decomposition_batch < 0:
-        raise ValueError(f"sit: field 'decomposition_batch': expected at least 0, found {config.decomposition_batch}")
-    if config.members < 1:
-        raise ValueError(f"sit: field 'members': expected at least 1, found {config.members}")
     types = spec.agent_types if spec.agent_types and config.types == "spec" else (0,) * spec.num_agents
     kind = "attention" if config.decomposition == "none" else config.decomposition
     switches = {"scale": config.attention_scale, "mask_dead": config.mask_dead, "layer_init": config.layer_init}

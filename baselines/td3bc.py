@@ -9,19 +9,22 @@ batch (`input_norm=dataset`: standardised by the dataset, as there), a penalty o
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
+from jaxoff.config import static
+from jaxoff.learners.actor_critic import Agents, Mine, learner, stages
 from jaxoff.losses.likelihood import masked_mean
-from jaxoff.nets.actor_critic import Agents, Mine, learner, stages
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.normalised import Net
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Params, Stage
+
+ACTIONS = ("continuous",)
 
 
 @struct.dataclass
@@ -37,16 +40,16 @@ class Config:
     action_penalty: float = 1e-3  # on squared actions of the policies
     target_noise: float = 0.0  # standard deviation, of target actions; TD3 .2
     noise_clip: float = 0.5  # of that noise
-    policy_every: int = struct.field(pytree_node=False, default=1)  # critic updates to one of the policies; TD3 2
-    input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
-    centralised: bool = struct.field(pytree_node=False, default=False)  # critics of the state and all actions
-    own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
-    truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
-    hidden: int = struct.field(pytree_node=False, default=64)
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    steps: int = struct.field(pytree_node=False, default=2001)
-    batch_size: int = struct.field(pytree_node=False, default=3072)  # of all agents together
-    window: int = struct.field(pytree_node=False, default=0)  # single steps
+    policy_every: int = static(1)  # critic updates to one of the policies; TD3 2
+    input_norm: Literal["batch", "dataset", "none"] = static("batch")
+    centralised: bool = static(False)  # critics of the state and all actions
+    own_batches: bool = static(True)  # each agent learns from 1 / N of the batch
+    truncated_ends: bool = static(False)  # the clock's end counts as terminal
+    hidden: int = static(64)
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(2001)
+    batch_size: int = static(3072)  # of all agents together
+    window: int = static(0)  # single steps
 
 
 class Method(NamedTuple):
@@ -83,8 +86,6 @@ def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine) -> tuple[Array, 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner, for continuous actions; its policies are deterministic. Raises ValueError for forms that can't be."""
-    if config.policy_every < 1:
-        raise ValueError(f"td3bc: field 'policy_every': expected at least 1, found {config.policy_every}")
     c = config
     agents = Agents(spec, c.hidden, c.input_norm, c.centralised, c.own_batches, c.truncated_ends, c.layer_init)
     m = Method(config, agents)
@@ -97,4 +98,4 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
 
     both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
     made = learner(agents, both, config.polyak, of_critic, of_actor, policy_every=config.policy_every)
-    return stages(agents, made, config.steps)
+    return stages(agents, made, config)

@@ -10,7 +10,7 @@ Ablations: experts=1 (no mixture), soft=false (hard assignment), contrast=0 (no 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,9 @@ import optax
 from distrax import Categorical
 from flax import struct
 
-from jaxoff.data.dataset import Dataset, as_windows, choosing
+from jaxoff.batches import as_windows, choosing
+from jaxoff.config import static
+from jaxoff.data.dataset import Dataset
 from jaxoff.data.returns import Returns, no_returns, positivity, returns_of, share_of_best
 from jaxoff.losses.contrast import NEAR, Scale, contrast_terms, pairs_of, proximity, scale_of, some
 from jaxoff.losses.likelihood import masked_mean, taken
@@ -28,9 +30,10 @@ from jaxoff.nets.transformer import ContextNet, Memory
 from jaxoff.optimisers import adamw
 from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
 
-CHOICES = {"mix": ("gate", "uniform"), "ce_weight": ("none", "rho")}
 GOOD, POOR = 0.9, 0.5  # shares of the best return: from GOOD on an episode is an expert's, below POOR it is poor
 SAMPLE = 2048  # items that the bandwidth is measured on
+
+ACTIONS = ("discrete",)
 
 
 @struct.dataclass
@@ -53,22 +56,22 @@ class Config:
     return_low: float = 0.0  # of doing nothing
     return_high: float = 20.0  # of a perfect episode
     target_return: float = 20.0  # asked for at the first step of an evaluation, with returns to go
-    experts: int = struct.field(pytree_node=False, default=4)  # K
-    width: int = struct.field(pytree_node=False, default=64)  # d
-    mix: str = struct.field(pytree_node=False, default="gate")  # gate, uniform
-    soft: bool = struct.field(pytree_node=False, default=True)
-    ce_weight: str = struct.field(pytree_node=False, default="none")  # none, rho: likelihood weighted by positivity
-    group_by_action: bool = struct.field(pytree_node=False, default=True)  # the sum over actions of G
-    mode: str = struct.field(pytree_node=False, default="state_only")  # as MADT's
-    agent_id: bool = struct.field(pytree_node=False, default=True)
-    hidden: int = struct.field(pytree_node=False, default=32)
-    layers: int = struct.field(pytree_node=False, default=2)
-    heads: int = struct.field(pytree_node=False, default=2)
-    support: int = struct.field(pytree_node=False, default=1024)  # J, items of all agents that anchors are compared with
-    anchors: int = struct.field(pytree_node=False, default=128)  # windows that are trained on; the further ones are support only
-    steps: int = struct.field(pytree_node=False, default=10_000)
-    batch_size: int = struct.field(pytree_node=False, default=384)  # windows of all agents, anchors included
-    window: int = struct.field(pytree_node=False, default=1)  # C; 0 is 1, -1 whole episodes
+    experts: int = static(4)  # K
+    width: int = static(64)  # d
+    mix: Literal["gate", "uniform"] = static("gate")
+    soft: bool = static(True)
+    ce_weight: Literal["none", "rho"] = static("none")  # none, rho: likelihood weighted by positivity
+    group_by_action: bool = static(True)  # the sum over actions of G
+    mode: Literal["state_only", "state_action", "rtg_state_action"] = static("state_only")  # as MADT's
+    agent_id: bool = static(True)
+    hidden: int = static(32)
+    layers: int = static(2)
+    heads: int = static(2)
+    support: int = static(1024)  # J, items of all agents that anchors are compared with
+    anchors: int = static(128)  # windows that are trained on; the further ones are support only
+    steps: int = static(10_000)
+    batch_size: int = static(384)  # windows of all agents, anchors included
+    window: int = static(1)  # C; 0 is 1, -1 whole episodes
 
 
 class State(NamedTuple):
@@ -212,12 +215,6 @@ def policy_of(m: Method, params: Params) -> Policy:
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises ValueError for unknown words and sizes."""
-    for name, words in CHOICES.items():
-        if getattr(config, name) not in words:
-            raise ValueError(f"yanhui: field '{name}': expected one of {', '.join(words)}, found '{getattr(config, name)}'")
-    for name in ("experts", "anchors", "support"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"yanhui: field '{name}': expected at least 1, found {getattr(config, name)}")
     trunk = ContextNet(spec, config.hidden, config.layers, config.heads, config.mode, config.window, config.agent_id)
     prototypes(config.experts, config.width)  # raises where the sphere is too small for them
     head = Experts(config.experts, config.width, spec.action_size, config.mix == "uniform")

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxoff import registry
+from jaxoff.config import config_fields
 from jaxoff.logs import Progress
+from jaxoff.names import Task
 from jaxoff.report.load import Run, load_run
-from jaxoff.train import TrainSpec, train
+from jaxoff.training import TrainSpec, train
 from jaxoff.types import Env, Episodes
 
 
@@ -38,18 +40,19 @@ class Size:
     data_episodes: int | None = None
     sampled: bool = True  # evaluate by sampling from policies, else by their modes
 
-    def config(self, method: str) -> dict[str, Any]:
-        """What a method sets at this size."""
-        known = registry.fields(registry.learner(method).Config)
+    def config(self, method: str, task: str) -> dict[str, Any]:
+        """What a method sets at this size, on such a task."""
+        known = config_fields(registry.learner(method, task).Config)
         return {name: value for name, value in self.every.items() if name in known} | dict(self.own.get(method, {}))
 
     def spec(self, task: str, label: str, column: Column, chosen: Mapping[str, Any] | None = None) -> TrainSpec:
         """The job of a cell; `chosen` is set over the size and under the column."""
+        config = {**self.config(column.method, task), **(chosen or {}), **column.config}
         return TrainSpec(
             method=column.method,
             task=task,
             seeds=tuple(range(self.seeds)),
-            config={**self.config(column.method), **(chosen or {}), **column.config},
+            config={name: value for name, value in config.items() if name not in column.grid},
             grid=column.grid,
             evaluations=self.evaluations,
             eval_episodes=self.eval_episodes,
@@ -61,9 +64,7 @@ class Size:
 
 def folder_name(spec: TrainSpec) -> str:
     """The folder of a job: its label, its task, and the seed of its data if that is not 0, in letters, digits, points and lines."""
-    name = f"{spec.label.lower().replace(', ', '-')}-{registry.Task.parse(spec.task).slug}" + f"-data{spec.data_seed}" * (
-        spec.data_seed > 0
-    )
+    name = f"{spec.label.lower().replace(', ', '-')}-{Task.parse(spec.task).slug}" + f"-data{spec.data_seed}" * (spec.data_seed > 0)
     return "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name)
 
 

@@ -1,0 +1,72 @@
+"""Offline multi-agent reinforcement learning in JAX: every method on every dataset, many seeds in one program.
+
+`import jaxoff` is cheap: what is named here is imported when it is first used.
+
+    results = jaxoff.train(jaxoff.TrainSpec("inspo", "matrix/xor/c", seeds=range(10)), out=Path("results/xor"))
+    env, policy, spec = jaxoff.load_policy("results/xor", run=3)
+    evaluation = jaxoff.evaluate(env, policy, episodes=100)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxoff.data import load as load
+    from jaxoff.eval.final import evaluate_policy as evaluate
+    from jaxoff.registry import learner_names as methods
+    from jaxoff.registry import make_data as make_data
+    from jaxoff.registry import make_env as make_env
+    from jaxoff.registry import register as register
+    from jaxoff.registry import tasks as tasks
+    from jaxoff.training import Results as Results
+    from jaxoff.training import TrainSpec as TrainSpec
+    from jaxoff.training import train as train
+    from jaxoff.training.restore import restore_policy as load_policy
+
+    __version__: str
+
+# Public name -> where it is, and what it is called there.
+_FACE = {
+    "Results": ("jaxoff.training", "Results"),
+    "TrainSpec": ("jaxoff.training", "TrainSpec"),
+    "evaluate": ("jaxoff.eval.final", "evaluate_policy"),
+    "load": ("jaxoff.data", "load"),
+    "load_policy": ("jaxoff.training.restore", "restore_policy"),
+    "make_data": ("jaxoff.registry", "make_data"),
+    "make_env": ("jaxoff.registry", "make_env"),
+    "methods": ("jaxoff.registry", "learner_names"),
+    "register": ("jaxoff.registry", "register"),
+    "tasks": ("jaxoff.registry", "tasks"),
+    "train": ("jaxoff.training", "train"),
+}
+__all__ = [
+    "Results",
+    "TrainSpec",
+    "__version__",
+    "evaluate",
+    "load",
+    "load_policy",
+    "make_data",
+    "make_env",
+    "methods",
+    "register",
+    "tasks",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names (PEP 562)."""
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("jaxoff")
+    if name not in _FACE:
+        raise AttributeError(f"module 'jaxoff' has no attribute '{name}'")
+    module, own = _FACE[name]
+    return getattr(importlib.import_module(module), own)
+
+
+def __dir__() -> list[str]:
+    """Public names, for completion."""
+    return sorted(__all__)

@@ -12,18 +12,28 @@ import tyro
 from rich.table import Table
 
 from jaxoff import cli_edit as _edit  # noqa: F401  registers its commands
-from jaxoff import registry, runtime
+from jaxoff import runtime
 from jaxoff.cli_data import Many, console, data_app, pairs
-from jaxoff.train.results import Interrupted
+from jaxoff.cli_methods import methods, settings
+from jaxoff.names import Task
+from jaxoff.training.results import Interrupted
 
 app = tyro.extras.SubcommandApp()
+app.command(methods)
+app.command(settings)
 
 
-def _grid(items: tuple[str, ...]) -> dict[str, list[float]]:
+def _grid(items: tuple[str, ...]) -> dict[str, list[str]]:
+    return {name: values.split(",") for name, values in pairs(items, "--grid").items()}
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """The seeds of --seeds: a number of them, or a list with commas."""
     try:
-        return {name: [float(value) for value in values.split(",")] for name, values in pairs(items, "--grid").items()}
-    except ValueError as error:
-        raise ValueError(f"--grid: expected NAME=NUMBER,NUMBER,..., found '{' '.join(items)}' ({error})") from None
+        numbers = tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise ValueError(f"--seeds: expected a number of seeds, or seeds with commas between them, found '{text}'") from None
+    return numbers if "," in text else tuple(range(*numbers))
 
 
 @app.command
@@ -31,7 +41,7 @@ def train(
     method: tyro.conf.Positional[str],
     task: tyro.conf.Positional[str],
     /,
-    seeds: int = 5,
+    seeds: str = "5",
     grid: Annotated[tuple[str, ...], Many] = (),
     set: Annotated[tuple[str, ...], Many] = (),
     sampler: str = "uniform",
@@ -58,8 +68,9 @@ def train(
     Args:
         method: a registered method, such as inspo.
         task: [source:]family/scenario/quality, see `jaxoff data list`.
-        seeds: number of seeds, 0 .. seeds-1.
-        grid: NAME=V1,V2,... sweeps a numeric setting without a recompile; may be given several times.
+        seeds: how many seeds, 0 .. seeds-1; or the seeds themselves with commas, as 3,7,11 or 3,.
+        grid: NAME=V1,V2,... sweeps a setting; may be given several times. All points of numeric settings are one
+            program; sizes, switches and words make a program, and a folder, for each of their values.
         set: NAME=VALUE sets a field of the method's Config; may be given several times.
         sampler: uniform, or a registered one such as pjap.
         sampler_set: NAME=VALUE sets a field of the sampler's Config.
@@ -81,17 +92,13 @@ def train(
         out: the job's own folder; default RESULTS/EXPERIMENT/METHOD-TASK.
     """
     from jaxoff.data import disk
-    from jaxoff.logs import Progress, Sink, WandB
-    from jaxoff.report import figures
-    from jaxoff.report.load import load_run
-    from jaxoff.train import TrainSpec
-    from jaxoff.train import train as run
-    from jaxoff.train.spec import resolve
+    from jaxoff.training import TrainSpec
+    from jaxoff.training.spec import expanded, resolve
 
     spec = TrainSpec(
         method=method,
         task=task,
-        seeds=tuple(range(seeds)),
+        seeds=_seeds(seeds),
         config=pairs(set, "--set"),
         grid=_grid(grid),
         sampler=sampler,
@@ -108,18 +115,38 @@ def train(
         precision=precision,
         mode=mode,
     )
-    job = resolve(spec)
-    folder = out or results / experiment / f"{spec.label}-{registry.Task.parse(task).slug}"
-    runs = [{"run": k, "seed": seed, "config": point} for k, (seed, point) in enumerate(zip(job.seeds, job.points, strict=True))]
-    sinks: list[Sink] = [Progress(f"{spec.label} {task}")]
+    jobs = expanded(spec)
+    for job in jobs:  # all of them are checked before the first one trains
+        resolve(job)
+    episodes = None if data is None else disk.load(data)[0]
+    whole, rows = out or results / experiment / f"{spec.label}-{Task.parse(task).slug}", []
+    for job in jobs:
+        point = {name: value for name, value in job.config.items() if name not in spec.config}
+        name = ", ".join(f"{name}={value}" for name, value in point.items())
+        folder = whole / name.replace(", ", "-").replace("=", "-") if point else whole
+        rows += _train(job, folder, name, wandb, experiment, episodes)
+    console.print(_summary(rows))
+    console.print(f"results: {whole}", soft_wrap=True)
+
+
+def _train(spec: Any, folder: Path, point: str, wandb: Any, experiment: str, episodes: Any) -> list[dict[str, Any]]:
+    """Train a job and draw its curves: a row for each of its runs. point: the values of static settings that it is for."""
+    from jaxoff.logs import Progress, Sink, WandB
+    from jaxoff.report import figures
+    from jaxoff.report.load import load_run
+    from jaxoff.training import train as run
+    from jaxoff.training.spec import resolve
+
+    job, title = resolve(spec), " ".join(filter(None, (spec.label, spec.task, point)))
+    runs = [{"run": k, "seed": seed, "config": leaves} for k, (seed, leaves) in enumerate(zip(job.seeds, job.points, strict=True))]
+    sinks: list[Sink] = [Progress(title)]
     if wandb != "disabled":
         sinks.append(WandB(wandb, "jaxoff", experiment, runs, folder / "wandb", resume=(folder / "checkpoint").exists()))
-    done = run(spec, folder, sinks, data=None if data is None else disk.load(data)[0])
+    done = run(spec, folder, sinks, data=episodes)
     figures.curves([load_run(folder)], "return_mean", folder / "curves")
-    console.print(_summary(done.runs))
     seconds = f"compiled in {done.timing['compile_s']:.1f} s, trained in {done.timing['train_s']:.1f} s"
-    console.print(f"{seconds}, {done.timing['steps_per_s']:,.0f} updates/s over all runs")
-    console.print(f"results: {folder}", soft_wrap=True)
+    console.print(f"{f'{point}: ' if point else ''}{seconds}, {done.timing['steps_per_s']:,.0f} updates/s over all runs")
+    return [row | {"point": point} for row in done.runs]
 
 
 def _summary(runs: list[dict[str, Any]]) -> Table:
@@ -129,7 +156,8 @@ def _summary(runs: list[dict[str, Any]]) -> Table:
         table.add_column(name)
     points: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
-        points.setdefault(" ".join(f"{name}={value:g}" for name, value in run["config"].items()) or "-", []).append(run)
+        swept = " ".join(f"{name}={value:g}" for name, value in run["config"].items())
+        points.setdefault(" ".join(filter(None, (run.get("point"), swept))) or "-", []).append(run)
     for point, group in points.items():
         alive = [run for run in group if run["failed_at"] is None]
         cells = []
@@ -176,7 +204,7 @@ def evaluate(
     """
     from jaxoff.eval.final import evaluate_policy
     from jaxoff.files import write_text
-    from jaxoff.train.restore import restore_policy
+    from jaxoff.training.restore import restore_policy
 
     env, policy, spec = restore_policy(folder, run, None if data_dir is None else str(data_dir))
     found = evaluate_policy(env, policy, episodes, seed, sampled=sampled, processes=processes)
@@ -210,7 +238,7 @@ def play(
         out: the GIF; default FOLDER/play-RUN.gif.
     """
     from jaxoff.report.play import episode_of, write_gif
-    from jaxoff.train.restore import restore_policy
+    from jaxoff.training.restore import restore_policy
 
     env, policy, spec = restore_policy(folder, run, None if data_dir is None else str(data_dir))
     episode = episode_of(env, policy, seed, sampled=not greedy)

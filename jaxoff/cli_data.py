@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json as json_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -14,6 +15,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from jaxoff import registry
+from jaxoff.data.episodes import returns_of
+from jaxoff.names import DataOptions, Task, UnknownName
 from jaxoff.types import EnvSpec, Episodes
 
 data_app = tyro.extras.SubcommandApp()
@@ -28,16 +31,19 @@ def pairs(items: tuple[str, ...], flag: str) -> dict[str, str]:
         name, equals, value = item.partition("=")
         if not equals or not name or not value:
             raise ValueError(f"{flag}: expected NAME=VALUE, found '{item}'")
+        if name in found:
+            raise ValueError(f"{flag} {name}: expected once, found '{found[name]}' and '{value}'")
         found[name] = value
     return found
 
 
 @data_app.command(name="list")
-def data_list(family: str = "") -> None:
+def data_list(family: str = "", json: bool = False) -> None:
     """Every task, SCENARIO/QUALITY: made from a recipe, or read from public data.
 
     Args:
         family: show only task strings that contain this.
+        json: print JSON instead of a table.
     """
     from jaxoff.data import pools, worlds
 
@@ -47,12 +53,16 @@ def data_list(family: str = "") -> None:
             scenarios.setdefault(name.rpartition("/")[0], []).append(name)
     rows = []
     for scenario, names in scenarios.items():
-        spec, tasks = registry.make_spec(names[0]), [registry.Task.parse(name) for name in names]
+        spec, tasks = registry.make_spec(names[0]), [Task.parse(name) for name in names]
         kind = f"{spec.action_size} {'choices' if spec.discrete else 'reals'}"
         lacks = any(map(worlds.needs_pool, tasks)) and not pools.has(scenario)
         made = "public data" if tasks[0].source else "recipe, pool not shipped" if lacks else "recipe"
         qualities = " ".join(task.quality for task in tasks)
         rows.append((scenario, qualities, str(spec.num_agents), str(spec.obs_size), kind, str(spec.horizon), made))
+    if json:
+        keys = ("scenario", "qualities", "agents", "obs", "actions", "steps", "made_from")
+        print(json_module.dumps([dict(zip(keys, row, strict=True)) | {"qualities": row[1].split()} for row in rows], indent=1))
+        return
     # The names are what is looked for, so they are never cut.
     names_fit = Column("scenario, its qualities", min_width=max((len(row[0]) for row in rows), default=4))
     made_from = Column("made from", min_width=11, max_width=12)
@@ -104,7 +114,7 @@ def data_make(
     from jaxoff.logs.base import Record
 
     begin = time.perf_counter()
-    parsed = registry.Task.parse(task)
+    parsed = Task.parse(task)
     env = registry.make_env(parsed)
     folder = out / f"{parsed.slug}.vlt" / f"seed-{seed}"
     vacant(folder, overwrite)
@@ -122,13 +132,13 @@ def data_make(
     console.print(f"dataset: {folder}", soft_wrap=True)
 
 
-def options_of(data_dir: Path | None, pools: Path | None, episodes: int | None = None, seed: int = 0) -> registry.DataOptions:
+def options_of(data_dir: Path | None, pools: Path | None, episodes: int | None = None, seed: int = 0) -> DataOptions:
     """The options of a command as those of the registry."""
     text = [None if folder is None else str(folder) for folder in (data_dir, pools)]
-    return registry.DataOptions(seed, episodes, data_dir=text[0], pools=text[1])
+    return DataOptions(seed, episodes, data_dir=text[0], pools=text[1])
 
 
-def _pool_info(task: registry.Task, spec: EnvSpec, folder: Path | None) -> dict[str, Any]:
+def _pool_info(task: Task, spec: EnvSpec, folder: Path | None) -> dict[str, Any]:
     """For the metadata of a dataset: the pool it is made of, by the hash of its file, and how that was made."""
     from jaxoff.data import pools, worlds
 
@@ -173,7 +183,7 @@ def data_pool(
     from jaxoff.data import pools
     from jaxoff.logs import Progress
     from jaxoff.logs.base import Record
-    from jaxoff.train.pool import train_pool
+    from jaxoff.training.pool import train_pool
 
     bar = Progress(f"mappo {task}", unit="steps")
 
@@ -198,7 +208,7 @@ def data_prey(world: tyro.conf.Positional[Literal["tag", "world"]], /, out: Path
         seed: seed of the training.
         rounds: of predators against the prey, and then a prey against them.
     """
-    from jaxoff.train.prey import train_prey
+    from jaxoff.training.prey import train_prey
 
     path = train_prey(world, out, seed=seed, rounds=rounds, tell=lambda who, value: console.print(f"{world}, {who}: return {value:.2f}"))
     console.print(f"prey: {path}", soft_wrap=True)
@@ -238,14 +248,14 @@ def data_inspect(
         pools: folder of policy pools, looked in before those that come with the library.
         out: where the pictures go, .png and .svg.
     """
-    from jaxoff.data import inspect, recipes
+    from jaxoff.data import inspect
 
     found = find_data(task, options_of(data_dir, pools, episodes, seed), data)
     table = Table("", task)
     for name, value in inspect.describe(found.episodes, found.spec, found.won).items():
         table.add_row(name.replace("_", " "), _short(name, value))
     console.print(table)
-    console.print(_histogram(recipes.returns_of(found.episodes)))
+    console.print(_histogram(returns_of(found.episodes)))
     for path in inspect.plot(found.episodes, found.spec, out / f"{found.slug}.png"):
         console.print(f"picture: {path}", soft_wrap=True)
 
@@ -284,7 +294,7 @@ def data_credit(
         pools: folder of policy pools, looked in before those that come with the library.
         out: where OUT/TASK-credit.csv, .png and .svg go.
     """
-    from jaxoff.data import credit
+    from jaxoff.learners import credit
     from jaxoff.logs import Progress
     from jaxoff.logs.base import Record
     from jaxoff.report import credit as report
@@ -353,7 +363,7 @@ class Found(NamedTuple):
     origin: dict[str, Any]  # for the metadata of what is made from it
 
 
-def find_data(text: str, options: registry.DataOptions, data: Path | None = None) -> Found:
+def find_data(text: str, options: DataOptions, data: Path | None = None) -> Found:
     """The dataset of a task, from the folder `data` if there is one; or that of a dataset folder, of which less is known."""
     from jaxoff.data import disk, edit
 
@@ -364,10 +374,10 @@ def find_data(text: str, options: registry.DataOptions, data: Path | None = None
         origin = {"name": f"{folder.parent.name}/{folder.name}", "sha256": edit.digest(episodes), **kept}
         return Found(episodes, edit.spec_of(episodes, metadata), f"{folder.parent.stem}-{folder.name}", None, origin)
     try:
-        task = registry.Task.parse(text)
+        task = Task.parse(text)
         env = registry.make_env(task)
-    except registry.UnknownName as error:
-        raise registry.UnknownName(f"{text}: no dataset folder is there, and as a task: {error}") from None
+    except UnknownName as error:
+        raise UnknownName(f"{text}: no dataset folder is there, and as a task: {error}") from None
     episodes = registry.make_data(task, options) if data is None else disk.load(data)[0]
     pool = _pool_info(task, env.spec, None if options.pools is None else Path(options.pools)) if data is None else {}
     origin = {"name": text, "sha256": edit.digest(episodes), "recipe": text, "seed": options.seed, **pool}

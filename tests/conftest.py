@@ -20,7 +20,7 @@ os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get(
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from jaxoff.train import Results, train  # noqa: E402
+from jaxoff.training import Results, train  # noqa: E402
 from tests import learners  # noqa: E402
 
 

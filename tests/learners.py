@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jaxoff.config import static
 from jaxoff.logs import Record
-from jaxoff.train import TrainSpec
-from jaxoff.train.checkpoint import Checkpoints
+from jaxoff.training import TrainSpec
+from jaxoff.training.checkpoint import Checkpoints
 from jaxoff.types import Learner, Out, Policy, Stage
 
 QUICK_ENV = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
@@ -96,7 +97,9 @@ FORMS: dict[str, Form] = {
     "inspo-recurrent": Form(
         _spec("inspo", "grid/bridge/mixed", steps=3, data_episodes=22, config=_GRU | {"behaviour_steps": 2}), _INSPO, _FROZEN
     ),
-    "inspo-rows": Form(_spec("inspo", "matrix/xor/b", config=_MLP | {"behaviour_steps": 6, "resample": "rows"}), _INSPO, _FROZEN),
+    "inspo-rows": Form(
+        _spec("inspo", "matrix/xor/b", config=_MLP | {"behaviour_steps": 6, "resample": "rows", "auto_alpha": True}), _INSPO, _FROZEN
+    ),
     "maddpg-exact": Form(_spec("maddpg", "poly/sign/uniform", data_episodes=40, config={"batch_size": 8}), _EXACT),
     "maddpg-learned-pjap": Form(
         _spec(
@@ -152,14 +155,14 @@ FORMS: dict[str, Form] = {
         ((*_VALUES[0], lambda s: s.policy, lambda s: s.behaviour_policy),),
         (lambda s: s.target_policy, lambda s: s.target_critic, lambda s: s.target_mixer, lambda s: s.latents),
     ),
-    "cql": Form(_spec("cql", "grid/bridge/optimal", steps=3, data_episodes=6, config=_MIX | {"batch_size": 4, "window": -1}), _VALUES),
+    "macql": Form(_spec("macql", "grid/bridge/optimal", steps=3, data_episodes=6, config=_MIX | {"batch_size": 4, "window": -1}), _VALUES),
     "icq": Form(_spec("icq", "matrix/xor/b", config=_MIX | {"critic_hidden": 8}), _ICQ, _ICQ_SLOW),
     "icq-recurrent": Form(
         _spec("icq", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GRU | {"critic_hidden": 8, "embed": 4}), _ICQ, _ICQ_SLOW
     ),
     "icq-continuous": Form(_spec("icq", **_POLY, config=_MIX | {"critic_hidden": 8}), _ICQ, _ICQ_SLOW),
-    "icq-decentralised": Form(
-        _spec("icq", **_POLY, config=_MIX | {"decentralised": True, "input_norm": "none"}),
+    "maicq": Form(
+        _spec("maicq", **_POLY, config=_MLP | {"batch_size": 8, "input_norm": "none"}),
         _ALL,
     ),
     "cfcql": Form(_spec("cfcql", "matrix/xor/b", config=_MIX | {"hyper": 8, "behaviour_steps": 6}), _CF, _CF_FROZEN),
@@ -179,7 +182,7 @@ FORMS: dict[str, Form] = {
             "cfcql",
             "mpe/spread/random",
             data_episodes=4,
-            config=_MIX | {"behaviour_steps": 6, "vae_hidden": 16, "policy_every": 1, "num_samples": 3},
+            config=_MLP | {"window": 0} | {"behaviour_steps": 6, "vae_hidden": 16, "policy_every": 1, "num_samples": 3},
         ),
         ((lambda s: s.vae,), _CFC),
         (lambda s: s.vae,),
@@ -188,7 +191,7 @@ FORMS: dict[str, Form] = {
         _spec(
             "cfcql",
             **_POLY,
-            config=_MIX
+            config=_MLP
             | {"weights": "uniform", "policy_every": 1, "num_samples": 3, "samples": "policy", "input_norm": "none", "window": -1},
         ),
         (_CFC,),
@@ -242,7 +245,14 @@ FORMS: dict[str, Form] = {
         _spec("omar", **_POLY, config=_MLP | {"shared_team": True, "critic_steps": 2, "batch_size": 9, "input_norm": "none"}),
         _ALL,
     ),
-    "cql-continuous": Form(_spec("cql", **_POLY, config=_MLP | {"own_batches": False, "window": -1, "input_norm": "none"}), _ALL),
+    "cql-continuous": Form(
+        _spec(
+            "cql",
+            **_POLY,
+            config=_MLP | {"own_batches": False, "window": -1, "input_norm": "none", "samples": "policy", "num_samples": 3},
+        ),
+        _ALL,
+    ),
     "td3bc": Form(_spec("td3bc", "mpe/spread/random", data_episodes=4, config=_MLP | {"batch_size": 9, "input_norm": "dataset"}), _ALL),
 }
 
@@ -291,11 +301,11 @@ class ToyConfig:
     """lr = inf makes the second update NaN (inf * 0 or inf - inf)."""
 
     lr: float = 0.1
-    steps: int = struct.field(pytree_node=False, default=6)
-    batch_size: int = struct.field(pytree_node=False, default=4)
-    window: int = struct.field(pytree_node=False, default=0)
-    bad_from: int = struct.field(pytree_node=False, default=0)
-    stages: int = struct.field(pytree_node=False, default=1)
+    steps: int = static(6)
+    batch_size: int = static(4)
+    window: int = static(0)
+    bad_from: int = static(0)
+    stages: int = static(1)
 
 
 def toy_policy(probs: Any) -> Policy:

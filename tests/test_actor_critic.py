@@ -11,13 +11,18 @@ import numpy as np
 import optax
 import pytest
 
-from baselines import cql, cql_continuous, icq, icq_decentralised, omar, td3bc
+from baselines import maicq, td3bc
+from baselines.cql import agents as cql_agents
+from baselines.cql import continuous as cql
+from baselines.omar import continuous as omar
 from jaxoff import registry
+from jaxoff.config import checked
 from jaxoff.data.dataset import place
+from jaxoff.learners.actor_critic import Agents, Mine, as_rows, deal, learner, own_return
 from jaxoff.losses.conservative import near_actions, sampled_logsumexp, uniform_actions
-from jaxoff.nets.actor_critic import Agents, Mine, as_rows, deal, learner, own_return
+from jaxoff.names import DataOptions
 from jaxoff.nets.normalised import Net
-from jaxoff.train.spec import TrainSpec, resolve
+from jaxoff.training.spec import TrainSpec, resolve
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests.reference import actor_critic_numpy as ref
 from tests.test_icq import along, flat, slope
@@ -88,10 +93,10 @@ def test_cql_losses_and_gradients_equal_float64_numpy(centralised, plain, sample
     config = cql.Config(**SIZES, **given, samples=samples, plain_density=plain, centralised=centralised)
 
     def losses(config: Any, nets: dict[str, Net], batch: Transition) -> Any:
-        m, mine = cql_continuous.method_of(config, SPEC, "cql"), mine_of(nets, batch, i)
+        m, mine = cql_agents.method_of(config, SPEC, "cql"), mine_of(nets, batch, i)
         critic, policy = part(nets["critic"], i), part(nets["policy"], i)
-        of_critic = jax.value_and_grad(lambda p: cql_continuous.critic_loss(m, p, mine, key)[0])(critic)
-        of_actor = jax.value_and_grad(lambda p: cql_continuous.actor_loss(m, p, critic, mine, key)[0])(policy)
+        of_critic = jax.value_and_grad(lambda p: cql_agents.critic_loss(m, p, mine, key)[0])(critic)
+        of_actor = jax.value_and_grad(lambda p: cql_agents.actor_loss(m, p, critic, mine, key)[0])(policy)
         keys, shape = jax.random.split(key, 3), (SIZES["num_samples"], M, A * (N if centralised else 1))
         draws = [jax.random.uniform(keys[0], shape, minval=-1, maxval=1), *(0.2 * jax.random.normal(k, shape) for k in keys[1:])]
         return of_critic, of_actor, draws if samples == "policy" else draws[:1]
@@ -140,15 +145,15 @@ def test_icq_losses_and_gradients_equal_float64_numpy():
     batch = jax.tree.map(lambda x: x.reshape(3, 3, *x.shape[1:]), batch_of(9))
     batch = batch._replace(terminated=np.array([[0, 0, 1.0], [0, 1, 0], [0, 0, 0]]), valid=np.array([[1, 1, 1.0], [1, 1, 0], [1, 1, 1]]))
     given = {"gamma": 0.9, "beta_q": 1.5, "beta_pi": 0.7, "alpha_w": 2.0}
-    config = icq.Config(decentralised=True, hidden=5, **given)
+    config = maicq.Config(hidden=5, **given)
     spread = np.random.default_rng(3).normal(size=(N, A))
 
     def losses(config: Any, nets: dict[str, Net], spread: Any, batch: Transition) -> Any:
-        m, (rows, beside) = icq_decentralised.Method(config, Agents(SPEC, 5)), as_rows(*icq_decentralised.with_next(batch))
+        m, (rows, beside) = maicq.Method(config, Agents(SPEC, 5)), as_rows(*maicq.with_next(batch))
         mine, critic = mine_of(nets, rows, i)._replace(beside=beside), part(nets["critic"], i)
-        policy = icq_decentralised.Gaussian(part(nets["policy"], i), spread[i])
-        of_critic = jax.value_and_grad(lambda p: icq_decentralised.critic_loss(m, p, mine, None)[0])(critic)
-        return of_critic, jax.value_and_grad(lambda p: icq_decentralised.actor_loss(m, p, critic, mine)[0])(policy), rows.valid
+        policy = maicq.Gaussian(part(nets["policy"], i), spread[i])
+        of_critic = jax.value_and_grad(lambda p: maicq.critic_loss(m, p, mine, None)[0])(critic)
+        return of_critic, jax.value_and_grad(lambda p: maicq.actor_loss(m, p, critic, mine)[0])(policy), rows.valid
 
     with jax.enable_x64(True):
         found = jax.tree.map(np.asarray, jax.jit(losses)(double(config), nets, spread, batch))
@@ -173,11 +178,11 @@ def test_the_next_action_of_the_data_never_crosses_the_end_of_an_episode():
     whole = whole._replace(valid=np.ones((2, steps)), terminated=np.zeros((2, steps)), truncated=np.zeros((2, steps)))
     whole.truncated[:, -1] = 1
     numbered = whole._replace(actions=np.arange(2 * steps * N * A).reshape(2, steps, N, A))
-    usable, (actions, _) = icq_decentralised.with_next(numbered)
+    usable, (actions, _) = maicq.with_next(numbered)
     np.testing.assert_array_equal(usable.valid, np.tile(np.arange(steps) < steps - 1, (2, 1)))
     np.testing.assert_array_equal(actions[:, :-1, 0, 0], np.arange(2 * steps).reshape(2, steps)[:, 1:] * N * A)
     pairs = jax.tree.map(lambda x: x[:, -2:], whole)
-    np.testing.assert_array_equal(icq_decentralised.with_next(pairs)[0].valid, [[1, 0], [1, 0]])
+    np.testing.assert_array_equal(maicq.with_next(pairs)[0].valid, [[1, 0], [1, 0]])
 
 
 # ------------------------------------------------------------------------------------- normalisation
@@ -271,7 +276,7 @@ def test_dataset_norm_standardises_by_the_moments_of_all_real_steps():
     config = {"input_norm": "dataset", "hidden": 4, "batch_size": 8}
     job = resolve(TrainSpec("td3bc", "poly/sign/uniform", config=config))
     env = registry.make_env("poly/sign/uniform")
-    episodes = registry.make_data("poly/sign/uniform", registry.DataOptions(0, 10))
+    episodes = registry.make_data("poly/sign/uniform", DataOptions(0, 10))
     episodes = episodes._replace(obs=np.random.default_rng(0).normal(3.0, 2.0, episodes.obs.shape).astype(np.float32))
     (stage,) = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
     state = stage.prepare(None, place(episodes, env.spec), jax.random.key(0))
@@ -310,11 +315,11 @@ def test_bootstrap_goes_through_the_clock_and_stops_where_it_counts_as_an_end():
 
 def test_gamma_of_the_settings_is_that_of_the_released_code():
     for task in ("mpe/world/expert", "mamujoco/halfcheetah-2x3/medium"):
-        for method in ("omar", "cql", "td3bc", "icq"):
+        for method in ("omar", "cql", "td3bc", "maicq"):
             assert float(resolve(TrainSpec(method, task)).config.gamma[0]) == pytest.approx(0.95)
 
 
-@pytest.mark.parametrize("method", ["omar", "cql", "td3bc", "icq"])
+@pytest.mark.parametrize("method", ["omar", "cql", "td3bc", "maicq"])
 def test_updates_are_gradient_rounds_and_batches_are_of_each_agent(method):
     rounds = {
         "mpe/spread/random": 6001,
@@ -415,11 +420,11 @@ def test_conservative_term_of_constant_values():
 def test_samples_of_the_next_policy_are_valued_at_the_present_observation():
     # Where the policy is constant, no next observation may change the term.
     config = cql.Config(**SIZES, samples="policy", input_norm="none")
-    m, nets = cql_continuous.method_of(config, SPEC, "cql"), jax.tree.map(jnp.asarray, nets_of(False))
+    m, nets = cql_agents.method_of(config, SPEC, "cql"), jax.tree.map(jnp.asarray, nets_of(False))
     nets = {k: v._replace(norm=()) for k, v in nets.items()}
     constant = jax.tree.map(jnp.zeros_like, nets["policy"])
     value = jax.jit(
-        lambda b: cql_continuous.conservative_loss(
+        lambda b: cql_agents.conservative_loss(
             m, part(nets["critic"], 0), mine_of(nets | {"policy": constant}, b, 0), jnp.zeros((2, M)), jax.random.key(0)
         )
     )
@@ -430,11 +435,11 @@ def test_samples_of_the_next_policy_are_valued_at_the_present_observation():
 
 def test_centralised_critics_leave_the_others_actions_to_the_batch():
     i, nets, batch = 1, nets_of(True), batch_of()
-    m = cql_continuous.method_of(cql.Config(**SIZES, centralised=True), SPEC, "cql")
+    m = cql_agents.method_of(cql.Config(**SIZES, centralised=True), SPEC, "cql")
 
     def loss(policies: Any) -> Any:
         mine = mine_of(nets | {"policy": policies}, batch, i)
-        return cql_continuous.actor_loss(m, part(policies, i), part(nets["critic"], i), mine, jax.random.key(0))[0]
+        return cql_agents.actor_loss(m, part(policies, i), part(nets["critic"], i), mine, jax.random.key(0))[0]
 
     grads = jax.jit(jax.grad(loss))(nets["policy"])
     for leaf in jax.tree.leaves(grads):
@@ -452,18 +457,17 @@ def test_centralised_critics_leave_the_others_actions_to_the_batch():
 @pytest.mark.parametrize(
     ("module", "config", "message"),
     [
-        (cql, {"samples": "gauss"}, "cql: field 'samples': expected one of uniform, policy, found 'gauss'"),
-        (cql, {"recurrent": True}, "cql on 'small': field 'recurrent': expected false for continuous actions"),
-        (omar, {"search": "grid"}, "omar: field 'search': expected one of softmax, cem, random, found 'grid'"),
+        (cql, {"samples": "gauss"}, "field 'samples': expected one of uniform, policy, found 'gauss'"),
+        (omar, {"search": "grid"}, "field 'search': expected one of softmax, cem, random, found 'grid'"),
         (omar, {"search": "cem", "search_samples": 3}, "field 'search_elites': expected 2 to search_samples=3, found 5"),
         (td3bc, {"input_norm": "layer"}, "field 'input_norm': expected one of batch, dataset, none, found 'layer'"),
-        (td3bc, {"policy_every": 0}, "td3bc: field 'policy_every': expected at least 1, found 0"),
+        (td3bc, {"policy_every": 0}, "field 'policy_every': expected at least 1, found 0"),
         (td3bc, {"input_norm": "dataset", "centralised": True}, "expected batch or none with centralised=true"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(module, config, message):
     with pytest.raises(ValueError, match=message):
-        module.make(module.Config(**config), SPEC)
+        module.make(checked(module.Config(**config)), SPEC)
 
 
 def test_environments_that_have_no_such_form_are_refused():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxoff.data import disk, recipes
-from jaxoff.data.dataset import InvalidEpisodes, estimate_bytes, flatten, place, validate
+from jaxoff.batches import flatten
+from jaxoff.data import disk
+from jaxoff.data.dataset import InvalidEpisodes, estimate_bytes, place, validate
+from jaxoff.data.episodes import concatenate, cut, take, trim
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
 
@@ -47,8 +49,8 @@ def test_a_shared_reward_is_none_and_takes_no_room():
 
 def test_parts_of_datasets_keep_it():
     episodes = paid_apart()
-    equal(recipes.concatenate([recipes.trim(recipes.take(episodes, np.array([k]))) for k in range(3)]), episodes)
-    np.testing.assert_array_equal(recipes.cut(episodes, 2).agent_reward, episodes.agent_reward[:, :2])
+    equal(concatenate([trim(take(episodes, np.array([k]))) for k in range(3)]), episodes)
+    np.testing.assert_array_equal(cut(episodes, 2).agent_reward, episodes.agent_reward[:, :2])
 
 
 def test_a_wrong_shape_is_refused():

@@ -12,8 +12,10 @@ import pytest
 from jax import lax
 
 from baselines import alberdice
+from jaxoff.batches import flatten
+from jaxoff.config import checked
 from jaxoff.data import recipes, samplers
-from jaxoff.data.dataset import Dataset, flatten, place
+from jaxoff.data.dataset import Dataset, place
 from jaxoff.envs.games.matrix import XOR, joint_probabilities, make_matrix
 from jaxoff.losses import stationary
 from jaxoff.nets.behaviour import TeammateModel
@@ -389,7 +391,7 @@ def test_an_end_that_comes_after_the_limit_is_none():
 )
 def test_settings_that_make_no_sense_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        alberdice.make(alberdice.Config(**config), spec_of(2))
+        alberdice.make(checked(alberdice.Config(**config)), spec_of(2))
 
 
 def test_continuous_actions_are_refused():

@@ -15,7 +15,7 @@ from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, joint_probabilities, make_matrix, mne
-from jaxoff.train import TrainSpec, train
+from jaxoff.training import TrainSpec, train
 from jaxoff.types import EnvSpec, Episodes, TimeStep, Transition
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 

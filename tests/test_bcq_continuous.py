@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from baselines import bcq, bcq_continuous
+from baselines.bcq import continuous as bcq
+from jaxoff.config import checked
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests.reference import bcq_continuous_numpy as ref
 from tests.reference import value_toys as toys
@@ -22,10 +23,10 @@ NETS = ("policy", "critic", "mixer", "target_policy", "target_critic", "target_m
 LATENT = 2 * SPEC.action_size
 
 
-def shaken(config: bcq.Config, dtype: Any = np.float32) -> tuple[bcq_continuous.Method, bcq_continuous.State]:
+def shaken(config: bcq.Config, dtype: Any = np.float32) -> tuple[bcq.Method, bcq.State]:
     """Nets that differ from their slow copies everywhere."""
-    m = bcq_continuous.method_of(config, SPEC)
-    state = jax.jit(functools.partial(bcq_continuous.init, m))(jax.random.key(0))
+    m = bcq.method_of(config, SPEC)
+    state = jax.jit(functools.partial(bcq.init, m))(jax.random.key(0))
     return m, state._replace(**{name: toys.shaken(getattr(state, name), k, dtype) for k, name in enumerate(NETS)})
 
 
@@ -37,10 +38,10 @@ def test_losses_and_gradients_equal_float64(bias):
         batch, key = toys.spoiled(real_batch(dtype=np.float64)), jax.random.key(3)
 
         @jax.jit
-        def losses(state: bcq_continuous.State, batch: Transition) -> Any:
-            of_critic = lambda p: bcq_continuous.critic_loss(m, p, state, batch, key)[0]  # noqa: E731
-            of_actor = lambda p: bcq_continuous.actor_loss(m, p, state.critic, state.behaviour_policy, batch, key)  # noqa: E731
-            of_vae = lambda p: bcq_continuous.behaviour_loss(m, p, batch, key)  # noqa: E731
+        def losses(state: bcq.State, batch: Transition) -> Any:
+            of_critic = lambda p: bcq.critic_loss(m, p, state, batch, key)[0]  # noqa: E731
+            of_actor = lambda p: bcq.actor_loss(m, p, state.critic, state.behaviour_policy, batch, key)  # noqa: E731
+            of_vae = lambda p: bcq.behaviour_loss(m, p, batch, key)  # noqa: E731
             pairs = (of_critic, (state.critic, state.mixer)), (of_actor, state.policy), (of_vae, state.behaviour_policy)
             return [jax.value_and_grad(loss)(params) for loss, params in pairs]
 
@@ -64,31 +65,31 @@ def test_losses_and_gradients_equal_float64(bias):
 def test_the_soft_minimum_by_hand():
     # .75 * 1 + .25 * 5 = 2, whichever twin is the smaller; 1 is the minimum.
     values = jnp.array([[1.0, 5.0], [5.0, 1.0]])
-    np.testing.assert_allclose(bcq_continuous.soft_minimum(values, 0.75), [2.0, 2.0])
-    np.testing.assert_allclose(bcq_continuous.soft_minimum(values, 1.0), [1.0, 1.0])
+    np.testing.assert_allclose(bcq.soft_minimum(values, 0.75), [2.0, 2.0])
+    np.testing.assert_allclose(bcq.soft_minimum(values, 1.0), [1.0, 1.0])
 
 
 @functools.cache
-def stepper() -> tuple[Any, bcq_continuous.Method, bcq_continuous.State]:
+def stepper() -> tuple[Any, bcq.Method, bcq.State]:
     m, state = shaken(bcq.Config(**SMALL))
-    return jax.jit(functools.partial(bcq_continuous.update, m)), m, state
+    return jax.jit(functools.partial(bcq.update, m)), m, state
 
 
 def test_candidates_are_decoded_actions_moved_by_at_most_the_perturbation():
     _, m, state = stepper()
-    seen = bcq_continuous.numbered(real_batch().obs)
-    latents = bcq_continuous.draw_latents(m, jax.random.key(1), (50, *seen.shape[:-1]))
+    seen = bcq.numbered(real_batch().obs)
+    latents = bcq.draw_latents(m, jax.random.key(1), (50, *seen.shape[:-1]))
     assert np.abs(latents).max() == 0.5 and 0.5 < (np.abs(latents) == 0.5).mean() < 0.7  # of N(0, 1), .617 is beyond
     decoded = m.vae.decode(state.behaviour_policy, seen, latents)[..., 0, :]
     far = jax.tree.map(lambda x: 10 * x, state.policy)  # tanh is saturated
-    moved = np.abs(bcq_continuous.candidates(m, state.behaviour_policy, far, seen, latents) - decoded)
+    moved = np.abs(bcq.candidates(m, state.behaviour_policy, far, seen, latents) - decoded)
     assert 0.25 < moved.max() <= 0.3 + 1e-6
-    assert np.abs(bcq_continuous.candidates(m, state.behaviour_policy, far, seen, latents)).max() <= 1
+    assert np.abs(bcq.candidates(m, state.behaviour_policy, far, seen, latents)).max() <= 1
 
 
 def test_the_perturbation_alone_moves_by_the_actors_loss():
     _, m, state = stepper()
-    loss = lambda vae: bcq_continuous.actor_loss(m, state.policy, state.critic, vae, real_batch(), jax.random.key(0))  # noqa: E731
+    loss = lambda vae: bcq.actor_loss(m, state.policy, state.critic, vae, real_batch(), jax.random.key(0))  # noqa: E731
     assert not toys.flat(jax.jit(jax.grad(loss))(state.behaviour_policy)).any()
 
 
@@ -126,7 +127,7 @@ def test_the_policy_plays_the_candidate_of_the_largest_first_value():
     _, m, state = stepper()
     obs = jnp.asarray(real_batch().obs[:, 0])  # [5, N, O]
     seen = TimeStep(obs, jnp.zeros((5, 2)), jnp.ones((5, 3, 3)), *[jnp.zeros(5)] * 3, jnp.zeros((5, 3, 3)))
-    policy = bcq_continuous.policy_of(m, state)
+    policy = bcq.policy_of(m, state)
     _, dist = jax.jit(lambda seen: policy.distribution(policy.initial((5,)), seen))(seen)
     for b, i in np.ndindex(5, 3):
         x = ref.seen(np.asarray(obs[b]), i)
@@ -160,8 +161,8 @@ def test_values_of_actions_that_the_data_lack_are_not_followed(optimised):
         now = TimeStep(jnp.ones((2, 1)), jnp.ones(1), jnp.ones((2, 1)), *[jnp.zeros(())] * 3, jnp.zeros((2, 1)))
         played = np.asarray(made.policy(state).distribution((), now)[1].mode())
         assert (played < 0.27).all() and (played > 0.02).all(), played
-        m = bcq_continuous.method_of(bcq.Config(hidden=16, critic_hidden=16, vae_hidden=16), spec)
-        value = lambda a: bcq_continuous.twin_values(m, state.critic, bcq_continuous.numbered(now.obs), jnp.full((2, 1), a))[0].mean()  # noqa: B023, E731
+        m = bcq.method_of(bcq.Config(hidden=16, critic_hidden=16, vae_hidden=16), spec)
+        value = lambda a: bcq.twin_values(m, state.critic, bcq.numbered(now.obs), jnp.full((2, 1), a))[0].mean()  # noqa: B023, E731
         assert float(value(0.9)) > float(value(0.3)) > float(value(0.0))
 
 
@@ -171,11 +172,9 @@ def test_values_of_actions_that_the_data_lack_are_not_followed(optimised):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"recurrent": True}, "bcq on 'small': field 'recurrent': expected False for continuous actions, found True"),
-        ({"behaviour_steps": 3}, "bcq on 'small': field 'behaviour_steps': expected 0 for continuous actions, found 3"),
-        ({"candidates": 0}, "bcq: field 'candidates': expected at least 1, found 0"),
+        ({"candidates": 0}, "field 'candidates': expected at least 1, found 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        bcq.make(bcq.Config(**config), SPEC)
+        bcq.make(checked(bcq.Config(**config)), SPEC)

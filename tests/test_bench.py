@@ -7,7 +7,7 @@ import pytest
 from experiments.bench import speed, tokens
 from experiments.jobs import Column
 from experiments.yanhui import runs
-from jaxoff.train import TrainSpec
+from jaxoff.training import TrainSpec
 
 GAME = "matrix/xor/b"  # 2 agents, one step
 

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from baselines import omar
+from baselines.omar import continuous as omar
 from experiments.bench import omar as bench
 from experiments.bench import speed
 from jaxoff import registry
-from jaxoff.nets.actor_critic import deal
-from jaxoff.train import TrainSpec
-from jaxoff.train.spec import resolve
+from jaxoff.learners.actor_critic import deal
+from jaxoff.names import DataOptions
+from jaxoff.training import TrainSpec
+from jaxoff.training.spec import resolve
 from jaxoff.types import EnvSpec, Transition
 from tests.test_actor_critic import batch_of, double, part
 
@@ -178,7 +179,7 @@ class ReplayBuffer:
 
 def test_the_page_at_tiny_sizes(tmp_path, monkeypatch):
     # 40 episodes in the place of 40,000; ours, whose measurement is tested elsewhere, isn't compiled
-    episodes = registry.make_data(bench.TASK, registry.DataOptions(episodes=40))
+    episodes = registry.make_data(bench.TASK, DataOptions(episodes=40))
     monkeypatch.setattr(speed, "episodes_of", lambda task: episodes)
     monkeypatch.setattr(speed, "ways", lambda: {"vmap": ()})
     checkout = public_checkout(tmp_path / "public")
@@ -197,7 +198,7 @@ def test_the_page_at_tiny_sizes(tmp_path, monkeypatch):
 
 
 def test_an_interpreter_without_torch_is_named(monkeypatch):
-    episodes = registry.make_data(bench.TASK, registry.DataOptions(episodes=2))
+    episodes = registry.make_data(bench.TASK, DataOptions(episodes=2))
     monkeypatch.setattr(speed, "episodes_of", lambda task: episodes)
     with pytest.raises(RuntimeError, match="peer-python false: expected an interpreter that has torch and numpy, found"):
         bench.peers("false", None, 1)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from baselines import cfcql, cfcql_continuous
+from baselines.cfcql import continuous as cfcql_continuous
+from baselines.cfcql import discrete as cfcql
+from jaxoff.config import checked
 from jaxoff.losses.conservative import agent_weights
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests.reference import cfcql_numpy as ref
@@ -19,7 +21,8 @@ from tests.test_icq import along, flat, slope
 
 B, T, N, S, WIDTH, A = 4, 3, 3, 3, 2, 3
 LENGTHS = np.array([3, 3, 2, 1])
-SIZES: dict[str, Any] = {"hidden": 6, "embed": 4, "hyper": 5, "vae_hidden": 7, "num_samples": 4, "window": -1}
+SIZES: dict[str, Any] = {"hidden": 6, "embed": 4, "hyper": 5, "window": -1}
+REAL: dict[str, Any] = {"hidden": 6, "vae_hidden": 7, "num_samples": 4, "window": -1}  # of the continuous form
 
 
 def spec_of(discrete: bool, n: int = N, horizon: int = T) -> EnvSpec:
@@ -185,7 +188,8 @@ def test_lambda_0_is_one_step_and_the_masked_tail_is_zero():
 @functools.cache
 def stepper(discrete: bool, **switches: Any):
     """Compiled updates of both stages, and the start of the second."""
-    first, second = cfcql.make(cfcql.Config(**SIZES | {"input_norm": "batch"} | switches), spec_of(discrete))
+    form, own = (cfcql, SIZES) if discrete else (cfcql_continuous, REAL | {"input_norm": "batch"})
+    first, second = form.make(form.Config(**own | switches), spec_of(discrete))
     fitted = jax.jit(first.learner.init)(jax.random.key(0))
     state = jax.jit(lambda fitted: second.prepare(fitted, None, jax.random.key(1)))(fitted)
     return jax.jit(first.learner.update), jax.jit(second.learner.update), fitted, state
@@ -278,7 +282,7 @@ def test_a_recurrent_policy_starts_each_episode_from_nothing():
 
 @functools.cache
 def continuous_state() -> cfcql_continuous.State:
-    m = cfcql_continuous.method_of(cfcql.Config(**SIZES), spec_of(False))
+    m = cfcql_continuous.method_of(cfcql_continuous.Config(**REAL), spec_of(False))
     vae = jax.eval_shape(cfcql_continuous.behaviour_learner(m).init, jax.random.key(0)).vae
     state = jax.eval_shape(lambda vae: cfcql_continuous.init(m, vae, jax.random.key(0)), vae)
     return drawn(state._replace(policy_opt=(), critic_opt=(), updates=()))
@@ -287,7 +291,7 @@ def continuous_state() -> cfcql_continuous.State:
 def draws_of(key: jax.Array, shape: tuple[int, ...]) -> dict[str, Any]:
     """The noise that a critic loss draws from a key."""
     noise_key, weight_key, sample_key = jax.random.split(key, 3)
-    keys, samples = jax.random.split(sample_key, 3), (SIZES["num_samples"], *shape)
+    keys, samples = jax.random.split(sample_key, 3), (REAL["num_samples"], *shape)
     return {
         "target": 0.05 * jax.random.normal(noise_key, shape),
         "latent": jax.random.normal(weight_key, (20, shape[0], 2 * N * A)),
@@ -299,7 +303,7 @@ def draws_of(key: jax.Array, shape: tuple[int, ...]) -> dict[str, Any]:
 
 def test_continuous_losses_and_gradients_equal_float64_numpy():
     # Batch statistics, three kinds of samples, weights from the VAE; the next action of a window's last step counts nowhere.
-    config = cfcql.Config(**SIZES, samples="policy", tau=0.002, cql=0.4, gamma=0.9)
+    config = cfcql_continuous.Config(**REAL, samples="policy", tau=0.002, cql=0.4, gamma=0.9)
     state, batch, key = continuous_state(), batch_of(False), jax.random.key(4)
     rows = {name: x.reshape(B * T, *x.shape[2:]) for name, x in batch._asdict().items() if x is not None}
 
@@ -337,20 +341,20 @@ def test_policies_start_with_small_heads():
 
 def test_critics_may_see_all_observations_and_values_the_reward_of_agent_0():
     batch = batch_of(False)._replace(agent_reward=np.random.default_rng(2).normal(size=(B, T, N)))
-    m = cfcql_continuous.method_of(cfcql.Config(**SIZES, critic_state="obs", reward="first"), spec_of(False))
+    m = cfcql_continuous.method_of(cfcql_continuous.Config(**REAL, critic_state="obs", reward="first"), spec_of(False))
     np.testing.assert_array_equal(cfcql_continuous.seen(m, batch.obs, batch.state), batch.obs.reshape(B, T, -1))
     state = jax.eval_shape(lambda: cfcql_continuous.init(m, (), jax.random.key(0)))
     assert state.critic.net["params"]["Dense_0"]["kernel"].shape == (2, N * WIDTH + N * A, SIZES["hidden"])
     np.testing.assert_array_equal(cfcql_continuous.reward_of(m, batch), batch.agent_reward[..., 0])
     shared = batch._replace(agent_reward=None)
     np.testing.assert_array_equal(cfcql_continuous.reward_of(m, shared), batch.reward)
-    team = cfcql_continuous.method_of(cfcql.Config(**SIZES), spec_of(False))
+    team = cfcql_continuous.method_of(cfcql_continuous.Config(**REAL), spec_of(False))
     np.testing.assert_array_equal(cfcql_continuous.reward_of(team, batch), batch.reward)
 
 
 def test_running_statistics_serve_execution():
     # One row: with its own statistics every input would be 0. With mean 1 and variance 4, x = 3 is (3 - 1) / 2 = 1.
-    m, state = cfcql_continuous.method_of(cfcql.Config(**SIZES), spec_of(False)), continuous_state()
+    m, state = cfcql_continuous.method_of(cfcql_continuous.Config(**REAL), spec_of(False)), continuous_state()
     ones = jnp.ones((N, WIDTH))
     state = state._replace(stats=cfcql_continuous.Stats(ones, 4 * ones - 1e-5))
     no = jnp.zeros((), bool)
@@ -375,16 +379,17 @@ def test_running_statistics_go_a_tenth_of_the_way_to_the_batch():
     ("config", "discrete", "message"),
     [
         ({"weights": "kl"}, True, "field 'weights': expected one of deviation, ratio, uniform, found 'kl'"),
-        ({"weights": "ratio"}, False, "field 'weights': expected deviation or uniform with continuous actions, found 'ratio'"),
+        ({"weights": "ratio"}, False, "field 'weights': expected one of deviation, uniform, found 'ratio'"),
         ({"samples": "gauss"}, False, "field 'samples': expected one of uniform, policy, found 'gauss'"),
         ({"recurrent": True, "window": 0}, True, "field 'window': expected -1 .* with recurrent=true, found 0"),
-        ({"recurrent": True}, False, "field 'input_norm': expected none with recurrent=true"),
+        ({"recurrent": True, "window": -1}, False, "field 'input_norm': expected none with recurrent=true"),
         ({"samples": "policy", "window": 0}, False, "field 'window': expected -1 or at least 2 with samples=policy"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config, discrete, message):
     with pytest.raises(ValueError, match=message):
-        cfcql.make(cfcql.Config(**config), spec_of(discrete))
+        form = cfcql if discrete else cfcql_continuous
+        form.make(checked(form.Config(**config)), spec_of(discrete))
 
 
 # ------------------------------------------------------------------------------------------ toy truths
@@ -406,8 +411,8 @@ def test_the_penalty_holds_policies_in_the_data():
     reward, static = actions.sum((-2, -1)), {"window": 0, "hidden": 32, "weights": "uniform", "input_norm": "none", "policy_every": 1}
 
     def learn(cql: jax.Array) -> jax.Array:
-        config = cfcql.Config(lr=3e-3, cql=cql, **SIZES | static)
-        learner = cfcql.make(config, spec_of(False, n, 1))
+        config = cfcql_continuous.Config(lr=3e-3, cql=cql, **REAL | static)
+        learner = cfcql_continuous.make(config, spec_of(False, n, 1))
 
         def step(state: Any, key: jax.Array) -> Any:
             pick_key, key = jax.random.split(key)
@@ -435,7 +440,7 @@ def test_discrete_values_keep_away_from_an_action_outside_the_data():
         pick = jax.random.randint(key, (64,), 0, 512)
         return learner.update(state, plays(actions, actions.sum(-1).astype(np.float32), pick), key)[0], None
 
-    train = jax.jit(lambda key: lax.scan(step, learner.init(key), jax.random.split(key, 400))[0])
+    train = jax.jit(lambda key: lax.scan(step, learner.init(key), jax.random.split(key, 1500))[0])
     state = train(jax.random.key(0))
     q, _ = m.actors.outputs(state.critic, plays(actions, actions.sum(-1).astype(np.float32), jnp.arange(1)))
     assert (q[0].argmax(-1) == 1).all(), q

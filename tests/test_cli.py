@@ -18,6 +18,8 @@ import pytest
 from PIL import Image
 
 from jaxoff import cli, cli_data, registry
+from jaxoff.config import config_fields, meanings_of
+from jaxoff.names import Task
 from tests.learners import QUICK_ENV, state_of
 
 TINY = ["--seeds", "2", "--steps", "4", "--evaluations", "2", "--eval-episodes", "2", "--set", "hidden=16", "--set", "batch_size=8"]
@@ -124,9 +126,9 @@ def test_a_dataset_made_of_a_pool_names_it_in_its_metadata(tmp_path, monkeypatch
     (tmp_path / "mpe").mkdir()
     (tmp_path / "mpe" / "spread.npz").write_bytes(b"weights")
     spec = registry.make_spec("mpe/spread/medium")
-    found = cli_data._pool_info(registry.Task.parse("mpe/spread/medium"), spec, tmp_path)["pool"]
+    found = cli_data._pool_info(Task.parse("mpe/spread/medium"), spec, tmp_path)["pool"]
     assert found == {"name": "mpe/spread", "sha256": hashlib.sha256(b"weights").hexdigest(), "made": pool.made}
-    assert cli_data._pool_info(registry.Task.parse("mpe/spread/random"), spec, tmp_path) == {}
+    assert cli_data._pool_info(Task.parse("mpe/spread/random"), spec, tmp_path) == {}
 
 
 def test_inspect_draws_the_returns_in_the_terminal_and_reads_a_folder_alone(tmp_path):
@@ -219,9 +221,13 @@ def test_play_says_where_there_is_no_picture(job):
         ("train bc matrix/xor/b --set hiden=3", "'hiden'; nearest: hidden"),
         ("train bc matrix/xor/b --set hidden", "--set: expected NAME=VALUE, found 'hidden'"),
         ("train bc matrix/xor/b --set hidden=wide", "baselines.bc.Config.hidden: expected int, found 'wide'"),
-        ("train bc matrix/xor/b --grid lr=fast", "--grid: expected NAME=NUMBER,NUMBER,..., found 'lr=fast'"),
-        ("train bc matrix/xor/b --grid hidden=1,2", "grid field 'hidden': expected a numeric field"),
-        ("train bc matrix/xor/b --seeds 0", "seeds: expected at least 1, found 0"),
+        ("train bc matrix/xor/b --grid lr=fast", "grid field 'lr': expected numbers, found 'fast'"),
+        ("train bc matrix/xor/b --grid hidden=2,0", "field 'hidden': expected at least 1, found 0"),
+        ("train bc matrix/xor/b --grid hidden=2 --set hidden=3", "field 'hidden': expected in --set, --steps or --grid, found in two"),
+        ("train bc matrix/xor/b --steps 4 --set steps=5", "field 'steps': expected once, found 4 and, among the method's settings, 5"),
+        ("train omar mpe/spread/random --grid trace=0.1,0.9", "unknown field of omar's Config 'trace'"),
+        ("train cql mpe/spread/random --set input_norm=banana", "field 'input_norm': expected one of batch, dataset, none, found 'banana'"),
+        ("train bc matrix/xor/b --seeds 0", "field 'seeds': expected distinct whole numbers in 0 .. 2**32 - 1, at least one, found []"),
         ("train bc matrix/xor/b --sampler pjop", "unknown sampler 'pjop'; nearest: pjap"),
         ("train bc alberdice:matrix/xor/b", "expected the folder that holds mmdp_game_1_from_start/buffer_02_20, found none"),
         ("train bc matrix/xor/b --data nowhere", "nowhere"),
@@ -296,3 +302,61 @@ def test_sigterm_ends_training_with_143_and_a_hint_and_the_same_command_continue
     steps = [json.loads(line)["step"] for line in rows.read_text().splitlines()]
     assert steps == list(range(10, len(steps) * 10 + 1, 10)) and steps[-1] > stopped  # none lost, none twice
     chex.assert_tree_all_finite(state_of(tmp_path / "job")["learner"])
+
+
+def test_methods_lists_every_form_with_its_actions(capsys):
+    cli.main(["methods", "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["method"] for row in rows} == set(registry.learner_names())
+    omar = [(row["actions"], row["code"]) for row in rows if row["method"] == "omar"]
+    assert omar == [("discrete", "baselines.omar.discrete"), ("continuous", "baselines.omar.continuous")]
+    assert all(row["about"] and row["page"] == f"docs/methods/{row['method']}.md" for row in rows)
+    cli.main(["methods"])
+    assert "AlberDICE" in capsys.readouterr().out
+
+
+def test_settings_tell_value_source_default_and_meaning(capsys):
+    cli.main(["settings", "omar", "mpe/spread/random", "--set", "search=cem", "--json"])
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert (found["mimic"]["value"], found["mimic"]["default"], found["mimic"]["source"]) == (1.0, 0.5, "settings.toml")
+    assert (found["search"]["value"], found["search"]["source"], found["search"]["sweeps"]) == ("cem", "you", False)
+    assert found["search"]["words"] == ["softmax", "cem", "random"]
+    assert found["lr"]["sweeps"] and found["lr"]["meaning"] == "Adam, of the policies"
+    cli.main(["settings", "omar", "mpe/spread/random"])
+    assert "settings.toml" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["settings", "omar", "mpe/spread/random", "--set", "trace=0.5"])
+    assert "unknown field of baselines.omar.continuous.Config 'trace'" in capsys.readouterr().err
+
+
+def test_every_setting_has_a_meaning_or_a_name_that_tells_it():
+    told = {"gamma", "lr", "steps", "batch_size", "window", "hidden", "embed", "layers", "heads", "max_grad_norm"}
+    for name in registry.learner_names():
+        for module in registry.forms(name).values():
+            meanings = meanings_of(module.Config)
+            assert set(meanings) == set(config_fields(module.Config))
+            silent = {field for field, meaning in meanings.items() if not meaning} - told
+            assert len(silent) <= 6, (module.__name__, silent)
+
+
+def test_a_static_setting_is_swept_with_a_folder_a_value_and_one_table(tmp_path, capsys):
+    small = ["--set", "batch_size=8", "--steps", "2", "--evaluations", "1", "--eval-episodes", "2"]
+    cli.main(["train", "bc", "matrix/xor/b", "--seeds", "3,7", "--grid", "hidden=4,8", *small, "--out", str(tmp_path / "job")])
+    shown = capsys.readouterr().out
+    for width in (4, 8):
+        record = json.loads((tmp_path / "job" / f"hidden-{width}" / "config.json").read_text())
+        assert (record["config"]["hidden"], record["seeds"]) == (width, [3, 7])
+        assert f"hidden={width}" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("3", (0, 1, 2)), ("3,7,11", (3, 7, 11)), ("7,", (7,))], ids=["a number", "a list", "a list of one"]
+)
+def test_seeds_are_a_number_or_a_list(text, wanted):
+    assert cli._seeds(text) == wanted
+
+
+def test_a_list_of_seeds_that_is_none_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train", "bc", "matrix/xor/b", "--seeds", "many", "--out", str(tmp_path / "job")])
+    assert "--seeds: expected a number of seeds, or seeds with commas" in capsys.readouterr().err

@@ -10,8 +10,12 @@ import numpy as np
 import optax
 import pytest
 
-from baselines import cql, cql_continuous, cql_team, omar, omar_continuous
-from jaxoff.nets.actor_critic import Mine
+from baselines.cql import agents as cql_agents
+from baselines.cql import continuous as cql
+from baselines.cql import team as cql_team
+from baselines.omar import continuous as omar
+from jaxoff.config import checked
+from jaxoff.learners.actor_critic import Mine
 from tests.reference import actor_critic_numpy as ref
 from tests.test_actor_critic import SIZES, SPEC, A, M, N, batch_of, double, nets_of, part, rows_of
 from tests.test_icq import along, flat, slope
@@ -28,8 +32,8 @@ def mine_of(nets: dict[str, Any], batch: Any, i: int = 0) -> Mine:
     return Mine(jnp.asarray(i), batch, nets["policy"], nets["target_policy"], nets["target_critic"])
 
 
-def method(config: Any) -> cql_continuous.Method:
-    return cql_continuous.method_of(config.replace(centralised=True), SPEC, "cql")
+def method(config: Any) -> cql_agents.Method:
+    return cql_agents.method_of(config.replace(centralised=True), SPEC, "cql")
 
 
 @pytest.mark.parametrize("samples", ["uniform", "policy"])
@@ -58,7 +62,7 @@ def test_critic_loss_and_gradient_equal_float64_numpy(samples):
 def test_the_sum_of_the_agents_losses_and_its_gradient_equal_float64_numpy(name):
     nets, batch, key = team_nets(), batch_of(), jax.random.key(4)
     config = omar.Config(**TEAM, mimic=0.6 if name == "omar" else 0.0)
-    objective = omar_continuous.objective if name == "omar" else cql_continuous.objective
+    objective = omar.objective if name == "omar" else cql_agents.objective
 
     def losses(config: Any, nets: Any, batch: Any) -> Any:
         def team(policies: Any) -> Any:
@@ -96,7 +100,7 @@ def test_policies_are_stepped_by_statistics_of_all_agents_rows_as_one_batch():
         m, opts = method(config), (optax.sgd(1.0), optax.sgd(1.0))
         state = cql_team.init(m, opts, jax.random.key(0))
         state = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
-        after, _ = cql_team.actor_step(m, opts[0], cql_continuous.objective, state, batch, key)
+        after, _ = cql_team.actor_step(m, opts[0], cql_agents.objective, state, batch, key)
 
         def team(policies: Any) -> Any:
             own = jnp.stack([m.agents.act(part(policies, i), batch.obs[:, i], batch.valid) for i in range(N)])  # [N, M, A]
@@ -141,12 +145,11 @@ def test_an_update_moves_policies_by_the_first_part_and_critics_and_their_slow_c
     [
         (omar, {"plain_density": True}, "omar: field 'plain_density': expected false with shared_team=true"),
         (cql, {"policy_steps": 2}, "cql: field 'policy_steps': expected 1 with shared_team=true, found 2"),
-        (cql, {"critic_steps": -1}, "cql: field 'critic_steps': expected at least 0, found -1"),
-        (omar, {"search": "grid"}, "omar: field 'search'"),
-        (cql, {}, "field 'batch_size': expected a multiple of 5, one part and critic_steps=4 more, found 7"),
+        (cql, {"critic_steps": -1}, "field 'critic_steps': expected at least 0, found -1"),
+        (omar, {"search": "grid"}, "field 'search'"),
+        (cql, {"batch_size": 7}, "field 'batch_size': expected a multiple of 5, one part and critic_steps=4 more, found 7"),
     ],
 )
 def test_forms_that_cannot_be_are_refused(module, change, message):
     with pytest.raises(ValueError, match=message):
-        learner = module.make(module.Config(**TEAM | change), SPEC)
-        jax.eval_shape(lambda key: learner.update(learner.init(key), batch_of(7), key), jax.random.key(0))
+        module.make(checked(module.Config(**TEAM | change)), SPEC)

@@ -15,8 +15,9 @@ from jaxoff import registry
 from jaxoff.data import recipes
 from jaxoff.data.convert import alberdice
 from jaxoff.data.dataset import InvalidEpisodes, validate
+from jaxoff.data.episodes import lengths_of
 from jaxoff.envs.games.bridge import make_bridge
-from jaxoff.registry import DataOptions
+from jaxoff.names import DataOptions, Task
 
 ROOT = Path(os.environ.get("JAXOFF_PUBLIC_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 BRIDGE = "alberdice:grid/bridge/optimal"
@@ -33,7 +34,7 @@ def public(task):
 # ------------------------------------------------------------------------------------ the real buffers
 
 
-@pytest.mark.parametrize("task", registry.family_of(registry.Task.parse(BRIDGE)).tasks())
+@pytest.mark.parametrize("task", registry.family_of(Task.parse(BRIDGE)).tasks())
 def test_bridge_replays_the_public_buffer_without_a_mismatch(task):
     data = public(task)
     ours = recipes.replay(make_bridge(horizon=50), data.actions, jax.random.key(0))
@@ -41,7 +42,7 @@ def test_bridge_replays_the_public_buffer_without_a_mismatch(task):
         np.testing.assert_array_equal(getattr(ours, name), getattr(data, name), err_msg=name)
 
 
-@pytest.mark.parametrize("task", registry.family_of(registry.Task.parse("alberdice:matrix/xor/b")).tasks())
+@pytest.mark.parametrize("task", registry.family_of(Task.parse("alberdice:matrix/xor/b")).tasks())
 def test_xor_replays_the_public_buffer_without_a_mismatch(task):
     data = public(task)
     ours = recipes.replay(registry.make_env(task), data.actions, jax.random.key(0))
@@ -53,7 +54,7 @@ def test_public_bridge_optimal_has_the_published_returns():
     data = public(BRIDGE)
     returns, counts = np.unique(data.reward.sum(1).round(4), return_counts=True)
     np.testing.assert_allclose(returns, [-1.2904, -1.2591, -1.2355])
-    assert (counts.tolist(), recipes.lengths_of(data).tolist()) == ([173, 160, 167], [8] * 500)
+    assert (counts.tolist(), lengths_of(data).tolist()) == ([173, 160, 167], [8] * 500)
 
 
 def test_our_bridge_optimal_takes_the_ways_of_the_public_one():
@@ -106,7 +107,7 @@ def test_the_action_of_the_final_slot_is_no_transition(buffer):
     folder, arrays = buffer
     episodes = alberdice.read(folder, SPEC)
     validate(episodes, SPEC)
-    assert recipes.lengths_of(episodes).tolist() == [3, 5]
+    assert lengths_of(episodes).tolist() == [3, 5]
     assert arrays["reward"][0, 3] != 0 and episodes.reward[0, 3] == 0
     assert not episodes.actions[0, 3:].any()
     np.testing.assert_array_equal(episodes.actions[0, :3], arrays["actions"][0, :3, :, 0])

@@ -7,8 +7,9 @@ import csv
 import numpy as np
 import pytest
 
-from jaxoff.data import credit, disk
-from jaxoff.data.recipes import concatenate
+from jaxoff.data import disk
+from jaxoff.data.episodes import concatenate
+from jaxoff.learners import credit
 from jaxoff.report import credit as report
 from tests.reference.credit_toy import credit_episodes, credit_spec
 

@@ -7,14 +7,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxoff.data import disk, edit, recipes
+from jaxoff.data import disk, edit
+from jaxoff.data.episodes import concatenate, lengths_of, returns_of, take
 from jaxoff.types import Episodes
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
 
 def copies(times: int, lengths: tuple[int, ...] = (3, 1, 5, 2)) -> Episodes:
     """Every episode `times` times, one after the other: 0 0 1 1 ..., each copy of another level."""
-    made = recipes.take(toy_episodes(lengths), np.repeat(np.arange(len(lengths)), times))
+    made = take(toy_episodes(lengths), np.repeat(np.arange(len(lengths)), times))
     return made._replace(behaviour_level=np.arange(2 * len(made.filled)).reshape(-1, 2))
 
 
@@ -25,7 +26,7 @@ def numbers(episodes: Episodes) -> np.ndarray:
 
 def assert_whole(episodes: Episodes) -> None:
     """state[t] is (e, t, 100 e + t) from t = 0 to L, one end flag on the last step, and nothing after it."""
-    for e, length in enumerate(recipes.lengths_of(episodes)):
+    for e, length in enumerate(lengths_of(episodes)):
         np.testing.assert_array_equal(episodes.state[e, : length + 1, 1], np.arange(length + 1))
         assert (episodes.state[e, : length + 1, 0] == episodes.state[e, 0, 0]).all()
         ends = episodes.terminated[e] | episodes.truncated[e]
@@ -53,7 +54,7 @@ def test_an_episode_is_no_copy_of_a_longer_one_that_begins_alike():
     long = toy_episodes((4,))
     filled = np.array([[True, True, False, False]])
     short = long._replace(filled=filled)
-    assert edit.unique_groups(recipes.concatenate([long, short])).tolist() == [0, 1]
+    assert edit.unique_groups(concatenate([long, short])).tolist() == [0, 1]
 
 
 # ------------------------------------------------------------------------------------------ split
@@ -103,7 +104,7 @@ def test_copies_of_one_episode_cannot_be_split():
 def test_a_number_of_unique_episodes_is_met_exactly_and_padding_is_cut():
     episodes = toy_episodes((3, 1, 5, 2, 4, 4, 1, 2))
     part = edit.subsample(episodes, 0, episodes=3)
-    assert len(part.filled) == 3 and part.reward.shape[1] == recipes.lengths_of(part).max()
+    assert len(part.filled) == 3 and part.reward.shape[1] == lengths_of(part).max()
     assert_whole(part)
 
 
@@ -151,20 +152,20 @@ def test_limits_that_cannot_be_met_are_refused(limits, message):
 def test_parts_follow_each_other_and_no_step_is_lost_or_doubled(tmp_path):
     parts = [toy_episodes((3, 1)), toy_episodes((5,)), toy_episodes((2, 2))]
     both = edit.combine(parts)
-    assert recipes.lengths_of(both).tolist() == [3, 1, 5, 2, 2] and both.reward.shape == (5, 5)
+    assert lengths_of(both).tolist() == [3, 1, 5, 2, 2] and both.reward.shape == (5, 5)
     assert_whole(both)
     disk.save(tmp_path / "d.vlt" / "0", both, toy_spec(), {})
     read, metadata = disk.load(tmp_path / "d.vlt" / "0")
     np.testing.assert_array_equal(read.state, both.state)
     # statistics are those of the whole: 6, 11 + ... of the toy's rewards 10 e + t + 1
     assert metadata["statistics"]["transitions"] == 13
-    assert metadata["statistics"]["return_mean"] == pytest.approx(recipes.returns_of(both).mean())
+    assert metadata["statistics"]["return_mean"] == pytest.approx(returns_of(both).mean())
 
 
 def test_a_split_is_undone_by_combine():
     episodes = toy_episodes((3, 1, 5, 2))
     both = edit.combine(edit.split(episodes, 0.5, 0))
-    back = recipes.take(both, np.argsort(numbers(both)))
+    back = take(both, np.argsort(numbers(both)))
     for found, expected in zip(back, episodes, strict=True):
         np.testing.assert_array_equal(found, expected)
 

@@ -10,7 +10,7 @@ import pytest
 
 from jaxoff.data import fetch as module
 from jaxoff.data.fetch import FetchError, archive_name, fetch
-from jaxoff.registry import Task, UnknownName
+from jaxoff.names import Task, UnknownName
 
 TASK = "og_marl:smac_v1/3m/Good"
 

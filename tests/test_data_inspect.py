@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from jaxoff.data import inspect, pools, recipes, worlds
+from jaxoff.data.episodes import concatenate, take
 from jaxoff.envs.games.matrix import XOR, make_matrix
-from jaxoff.registry import Task
+from jaxoff.names import Task
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
 
@@ -69,7 +70,7 @@ def test_an_episode_without_an_end_is_not_won():
 
 
 def test_copies_and_size_on_the_device():
-    twice = recipes.concatenate([toy_episodes((3, 1)), toy_episodes((3, 1))])
+    twice = concatenate([toy_episodes((3, 1)), toy_episodes((3, 1))])
     found = inspect.describe(twice, toy_spec())
     # rows: 8 steps, 4 last slots, 3 of padding; 8 + 3 + 6 + 2 + 4 numbers each; 4 bytes for 8 + 2 * 4 indices
     assert found["unique_episodes"] == 0.5
@@ -80,7 +81,7 @@ def test_a_million_steps_are_described_in_seconds():
     import time
 
     base = toy_episodes((25,) * 400)
-    episodes = recipes.take(base, np.arange(40_000) % 400)
+    episodes = take(base, np.arange(40_000) % 400)
     begin = time.process_time()
     assert inspect.describe(episodes, toy_spec())["unique_episodes"] == 0.01
     assert time.process_time() - begin < 20

@@ -21,7 +21,7 @@ from jaxoff.data import public
 from jaxoff.data.convert import cfcql, d4rl, omar, omiga
 from jaxoff.data.convert.common import pad
 from jaxoff.data.dataset import InvalidEpisodes, validate
-from jaxoff.registry import DataOptions, Task
+from jaxoff.names import DataOptions, Task
 from jaxoff.torch_file import InvalidFile, read_torch
 from jaxoff.types import EnvSpec
 

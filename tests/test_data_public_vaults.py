@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxoff import registry
 from jaxoff.data import disk, public
 from jaxoff.data.dataset import InvalidEpisodes, validate
-from jaxoff.registry import DataOptions, Task, UnknownName
+from jaxoff.names import DataOptions, Task, UnknownName
 
 TASK = "og_marl:smac_v1/toy/Good"
 # rewards 1..7, terminal after rows 1 and 4, rows 5-6 unfinished: returns 1+2 = 3 and 3+4+5 = 12
@@ -398,4 +397,4 @@ def test_sources_do_not_clash_with_the_built_in_families():
     keys = [(f.source, f.name) for f in public.PUBLIC]
     ours = [(f.source, f.name) for f in BUILT_IN if f not in public.PUBLIC]
     assert len(set(keys)) == len(keys) and not set(keys) & set(ours)
-    assert registry.Task.parse("d4rl:maze2d/umaze/v1").source == "d4rl"
+    assert Task.parse("d4rl:maze2d/umaze/v1").source == "d4rl"

@@ -11,9 +11,10 @@ import pytest
 from jaxoff import registry
 from jaxoff.data import recipes
 from jaxoff.data.dataset import validate
+from jaxoff.data.episodes import concatenate, cut, lengths_of, take, trim, with_level
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, make_matrix
-from jaxoff.registry import DataOptions
+from jaxoff.names import DataOptions
 from jaxoff.types import Policy
 from tests.reference import bridge_numpy
 
@@ -47,7 +48,7 @@ def equal(a, b):
 def test_record_stops_at_the_end_and_leaves_zeros_behind(random_part):
     episodes = random_part
     validate(episodes, make_bridge().spec)
-    lengths = recipes.lengths_of(episodes)
+    lengths = lengths_of(episodes)
     assert lengths.min() < lengths.max() == 50
     e = int(lengths.argmin())
     assert episodes.terminated[e, lengths[e] - 1]
@@ -76,7 +77,7 @@ def test_random_actions_never_take_what_is_not_available():
 
 def test_replay_of_a_recording_gives_the_recording(random_part):
     replayed = recipes.replay(make_bridge(horizon=50), random_part.actions, KEY)
-    assert equal(recipes.with_level(replayed, 0), random_part)
+    assert equal(with_level(replayed, 0), random_part)
 
 
 def test_replay_that_runs_out_of_actions_is_truncated():
@@ -94,8 +95,8 @@ def test_replay_refuses_actions_of_a_wrong_shape():
 
 
 def test_cut_keeps_the_next_observation_and_marks_the_lost_end(mixed):
-    short = recipes.cut(mixed, 20)
-    lengths = recipes.lengths_of(mixed)
+    short = cut(mixed, 20)
+    lengths = lengths_of(mixed)
     assert short.reward.shape == (1000, 20)
     np.testing.assert_array_equal(short.state, mixed.state[:, :21])
     np.testing.assert_array_equal(short.truncated[:, -1], lengths > 20)
@@ -104,14 +105,14 @@ def test_cut_keeps_the_next_observation_and_marks_the_lost_end(mixed):
 
 
 def test_cut_changes_nothing_where_all_are_shorter(optimal_part):
-    assert equal(recipes.cut(optimal_part, 20), optimal_part)
+    assert equal(cut(optimal_part, 20), optimal_part)
 
 
 def test_concatenate_pads_to_the_longest(random_part, optimal_part):
-    both = recipes.concatenate([optimal_part, random_part])
+    both = concatenate([optimal_part, random_part])
     assert both.obs.shape[:2] == (1000, random_part.obs.shape[1])
-    assert equal(recipes.trim(recipes.take(both, np.arange(500))), optimal_part)
-    assert equal(recipes.take(both, np.arange(500, 1000)), random_part)
+    assert equal(trim(take(both, np.arange(500))), optimal_part)
+    assert equal(take(both, np.arange(500, 1000)), random_part)
 
 
 # ------------------------------------------------------------------------------------------- games
@@ -187,12 +188,12 @@ def test_bridge_finished_agents_act_at_random():
 
 def test_bridge_mixed_is_random_episodes_then_optimal_ones(mixed, random_part, optimal_part):
     np.testing.assert_array_equal(mixed.behaviour_level[:, 0], [0] * 500 + [1] * 500)
-    assert equal(recipes.concatenate([random_part, optimal_part]), mixed)
+    assert equal(concatenate([random_part, optimal_part]), mixed)
 
 
 def test_bridge_task_quality_may_cut(optimal_part):
     found = registry.make_data("grid/bridge/optimal-h6", DataOptions(seed=5))
-    assert equal(found, recipes.cut(optimal_part, 6)) and found.truncated[:, 5].all()
+    assert equal(found, cut(optimal_part, 6)) and found.truncated[:, 5].all()
 
 
 def test_bridge_random_scores_as_exact_dynamic_programming_says(random_part):

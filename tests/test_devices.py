@@ -14,7 +14,7 @@ import chex
 import numpy as np
 import pytest
 
-from jaxoff.train import train
+from jaxoff.training import train
 from tests.learners import FORMS, QUICK_ENV, state_of
 
 LIMIT_S = 120
@@ -34,10 +34,10 @@ if pair:
     jax.distributed.initialize(pair[0], num_processes=2, process_id=int(pair[1]))
 from pathlib import Path
 import numpy as np
-from jaxoff.train import Interrupted, train
+from jaxoff.training import Interrupted, train
 from tests.learners import StopAt
 from tests.test_devices import SPEC
-from jaxoff.train import results
+from jaxoff.training import results
 def refuse(path, *_):
     raise AssertionError(f"process 1 writes {path}")
 assert len(jax.local_devices()) == int(devices)

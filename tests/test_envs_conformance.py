@@ -12,6 +12,7 @@ import pytest
 from jaxoff import registry
 from jaxoff.data import recipes
 from jaxoff.data.dataset import validate
+from jaxoff.data.episodes import lengths_of
 
 KEY = jax.random.key(3)
 TASKS = {  # a task of each kind -> whether random play may end before the horizon
@@ -45,7 +46,7 @@ def test_episodes_have_the_shapes_and_ends_that_the_contract_says(task, ends):
     env, episodes = registry.make_env(task), played(task)
     validate(episodes, env.spec, task)  # shapes, finite numbers, available actions, one end flag on the last step
     assert env.spec == registry.make_spec(task)
-    lengths = recipes.lengths_of(episodes)
+    lengths = lengths_of(episodes)
     ended = (episodes.terminated | episodes.truncated).any(1)
     assert ended.all()
     # Without a termination an episode has exactly the horizon's steps, and its end is the clock's.
@@ -82,7 +83,7 @@ def test_dtypes_and_steps_alone_equal_steps_side_by_side(task, ends):
 def test_the_recorded_last_slot_is_the_end_of_the_episode_and_no_new_start(task, ends):
     """Stepping by hand with the recorded actions ends in the recorded last observation."""
     env, episodes = registry.make_env(task), played(task)
-    length = int(recipes.lengths_of(episodes)[0])
+    length = int(lengths_of(episodes)[0])
     keys = jax.random.split(jax.random.split(jax.random.fold_in(KEY, 0), COUNT)[0], 3)
     step_keys = jax.random.split(keys[2], env.spec.horizon)
 

@@ -13,7 +13,7 @@ from jaxmarl.environments.smax import SMAX, HeuristicEnemySMAX, map_name_to_scen
 from jaxoff.envs.smax import FAMILIES, MAPS, X_MAPS, make_smax
 from jaxoff.envs.smax.env import Battle
 from jaxoff.envs.smax.units import X_UNITS
-from jaxoff.registry import UnknownName
+from jaxoff.names import UnknownName
 
 KEY = jax.random.key(0)
 UP, RIGHT, DOWN, LEFT, STOP, ATTACK = range(6)

@@ -9,8 +9,10 @@ import pytest
 
 from experiments.inspo import command, runs, tuning
 from jaxoff import registry
+from jaxoff.config import config_fields
+from jaxoff.names import Task
 from jaxoff.report.html import index
-from jaxoff.train.spec import resolve
+from jaxoff.training.spec import resolve
 
 
 def test_figure_3_draws_every_column_and_is_read_back_without_training(tmp_path, monkeypatch):
@@ -61,6 +63,6 @@ def test_tuning_keeps_the_best_point_of_a_grid_and_shows_all(tmp_path, monkeypat
 def test_tuned_coefficients_are_of_known_fields_and_points_of_the_grid():
     for method, tables in tomllib.loads(runs.TUNED.read_text()).items():
         for task, chosen in tables.items():
-            grid = tuning.GRIDS[registry.Task.parse(task).family][method]
+            grid = tuning.GRIDS[Task.parse(task).family][method]
             assert {name: value in grid[name] for name, value in chosen.items()} == dict.fromkeys(chosen, True)
-            assert set(chosen) <= set(registry.fields(registry.learner(method).Config))
+            assert set(chosen) <= set(config_fields(registry.forms(method)["discrete"].Config))

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.datasets import table
 from jaxoff import registry, runtime
+from jaxoff.names import UnknownName
 
 PATTERNS = ("matrix/xor/[bd]", "poly/sign/uniform")  # with 3 episodes, d fails: it has four joint actions
 
@@ -96,7 +97,7 @@ def test_scenarios_without_their_pool_and_public_data_are_left_out(monkeypatch):
         found
     )
     assert not [name for name in found if ":" in name or name.startswith(("mpe/", "mamujoco/", "smax/8m"))]
-    with pytest.raises(registry.UnknownName, match="unknown task, or one without its pool: 'smax/8m/\\*'; nearest: smax/3m/"):
+    with pytest.raises(UnknownName, match="unknown task, or one without its pool: 'smax/8m/\\*'; nearest: smax/3m/"):
         table.find(["smax/8m/*"])
 
 

@@ -11,9 +11,10 @@ from experiments.jobs import Column
 from experiments.omar import command, gains, references, runs, sources
 from experiments.omar.gains import Gain
 from jaxoff import registry
+from jaxoff.config import config_fields
 from jaxoff.data.dataset import place
 from jaxoff.report import tables
-from jaxoff.train.spec import TrainSpec, resolve
+from jaxoff.training.spec import TrainSpec, resolve
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
@@ -182,7 +183,7 @@ def test_battles_compare_learners_that_differ_by_the_regression_only():
     base, ours = (
         resolve(runs.BATTLE_SIZES["full"].spec("smax/2s3z/medium-replay", name, runs.BATTLES[name])).config for name in ("MA-CQL", "OMAR")
     )
-    differ = [name for name in registry.fields(type(ours)) if np.any(np.asarray(getattr(base, name)) != np.asarray(getattr(ours, name)))]
+    differ = [name for name in config_fields(type(ours)) if np.any(np.asarray(getattr(base, name)) != np.asarray(getattr(ours, name)))]
     assert differ == ["mimic"] and not np.any(base.mimic) and ours.recurrent
 
 

@@ -8,7 +8,7 @@ import pytest
 from experiments import checks as shared_checks
 from experiments.yanhui import checks, command, runs
 from jaxoff.report import tables
-from jaxoff.train.spec import resolve
+from jaxoff.training.spec import resolve
 
 
 @pytest.mark.parametrize("scale", runs.SIZES)

@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 
 from baselines import facmac
+from jaxoff.config import checked
 from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import place
 from jaxoff.envs.games.matrix import XOR, make_matrix
@@ -179,4 +180,4 @@ def test_settings_that_cannot_work_are_refused_by_name():
         ({"optimiser": "sgd"}, "'optimiser': expected one of rmsprop, adam, found 'sgd'"),
     ):
         with pytest.raises(ValueError, match=message):
-            facmac.make(facmac.Config(**SMALL | change), ref.SPEC)
+            facmac.make(checked(facmac.Config(**SMALL | change)), ref.SPEC)

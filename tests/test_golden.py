@@ -6,7 +6,6 @@ tests/golden/README.md says how each file was made and laid out. Stored names ar
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from baselines.cql import tree_backup
+from baselines.macql import tree_backup
+from jaxoff import registry
+from jaxoff.config import config_fields
 from jaxoff.envs.mamujoco.mjx import MJXState, make_mamujoco
 from jaxoff.envs.mpe import omar
 from jaxoff.envs.mpe.physics import ParticleState, advance
@@ -39,8 +40,16 @@ LEARNERS = (  # noqa: SIM905
 WORLDS = (  # noqa: SIM905
     "function-tree-backup world-halfcheetah-2x3 world-mpe-spread world-mpe-tag world-mpe-world world-smax-2s3z world-smax-3m"
 ).split()
-# Stored name -> today's, of modules of baselines, fields of Configs, metrics, and the first part of a state's path.
-RENAMED: dict[str, dict[str, str]] = {"method": {}, "config": {}, "metric": {}, "state": {}}
+# Stored name -> today's: of methods (by file), fields of Configs (by method), metrics, and the first part of a state's path.
+RENAMED: dict[str, dict[str, str]] = {
+    "method": {"icq-continuous": "maicq", "icq-continuous-weights": "maicq"},
+    "config": {"omiga/tau": "polyak"},
+    "metric": {},
+    "state": {},
+}
+# The files hold the settings of the other form of a method too, which was one Config with it; of these methods, by its name.
+OTHER = {"cql": "macql", "icq": "maicq", "maicq": "icq"}
+GONE = {"decentralised"}  # settings that chose between what are two methods today
 
 ADDED = ("critic_steps",)  # leaves of states that are younger than the files, and start at zero
 
@@ -59,7 +68,7 @@ class Case:
     """A file: JSON fields, and arrays at the precision of the run (float32 may hold float64 numbers that fit it)."""
 
     def __init__(self, name: str) -> None:
-        self.arrays = dict(np.load(FOLDER / f"{name}.npz"))
+        self.name, self.arrays = name, dict(np.load(FOLDER / f"{name}.npz"))
         self.meta, self.tolerance = self.json("meta"), self.json("tolerance")
 
     def json(self, name: str) -> Any:
@@ -89,9 +98,13 @@ def from_lists(cls: type, values: dict[str, Any]) -> Any:
 
 def learner_of(case: Case) -> Learner:
     """The stage that the file is about."""
-    module = importlib.import_module(f"baselines.{renamed('method', case.meta['method'])}")
-    config = from_lists(module.Config, {renamed("config", name): x for name, x in case.json("config").items()})
-    made = module.make(config, from_lists(EnvSpec, case.json("spec")))
+    spec, method = from_lists(EnvSpec, case.json("spec")), RENAMED["method"].get(case.name, case.meta["method"])
+    module = registry.forms(method)["discrete" if spec.discrete else "continuous"]
+    settings = {RENAMED["config"].get(f"{method}/{name}", name): x for name, x in case.json("config").items()}
+    known = set(config_fields(module.Config))
+    other = {field for form in registry.forms(OTHER.get(method, method)).values() for field in config_fields(form.Config)}
+    assert set(settings) <= known | other | GONE
+    made = module.make(from_lists(module.Config, {name: x for name, x in settings.items() if name in known}), spec)
     return made if isinstance(made, Learner) else next(stage.learner for stage in made if stage.name == case.meta["stage"])
 
 

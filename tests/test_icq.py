@@ -13,7 +13,8 @@ import optax
 import pytest
 from jax import lax
 
-from baselines import icq
+from baselines import icq, maicq
+from jaxoff.config import checked
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests.reference import icq_numpy as ref
 
@@ -148,9 +149,13 @@ def weighted_slope(state: Any, rows: dict[str, np.ndarray], found: dict[str, Any
 
 
 @functools.cache
-def stepper(discrete: bool, decentralised: bool = False, **switches: Any):
+def stepper(discrete: bool, each: bool = False, **switches: Any):
+    """An update and its state; each: of MA-ICQ, a learner for each agent."""
     """A compiled update, and its start."""
-    learner = icq.make(icq.Config(**SIZES, decentralised=decentralised, own_batches=False, **switches), spec_of(discrete))
+    if each:
+        learner = maicq.make(maicq.Config(hidden=SIZES["hidden"], own_batches=False, **switches), spec_of(discrete))
+    else:
+        learner = icq.make(icq.Config(**SIZES, **switches), spec_of(discrete))
     return jax.jit(learner.update), jax.jit(learner.init)(jax.random.key(0))
 
 
@@ -158,10 +163,10 @@ def flat(tree: Any) -> np.ndarray:
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
-@pytest.mark.parametrize(("discrete", "decentralised"), [(True, False), (False, False), (False, True)])
-def test_padding_changes_nothing(discrete, decentralised):
+@pytest.mark.parametrize(("discrete", "each"), [(True, False), (False, False), (False, True)])
+def test_padding_changes_nothing(discrete, each):
     # T15, T16, T19: nonsense in invalid slots, large values and no available action among it.
-    update, state = stepper(discrete, decentralised)
+    update, state = stepper(discrete, each)
     batch = batch_of(discrete)
     off = jnp.asarray(batch.valid) == 0
     noise = {
@@ -358,12 +363,11 @@ def test_a_critic_step_for_each_time_goes_through_the_times_in_order():
         ({"actor_weight": "q"}, True, "field 'actor_weight': expected one of advantage, value, found 'q'"),
         ({"window": 0}, True, "field 'window': expected -1 \\(episodes\\) or at least 2"),
         ({"window": 0, "recurrent": True}, True, "field 'window': expected -1 .* with recurrent=true"),
-        ({"decentralised": True}, True, "field 'decentralised': expected false for discrete actions"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config, discrete, message):
     with pytest.raises(ValueError, match=message):
-        icq.make(icq.Config(**config), spec_of(discrete))
+        icq.make(checked(icq.Config(**config)), spec_of(discrete))
 
 
 # ------------------------------------------------------------------------------------------ toy truths

@@ -15,12 +15,14 @@ from jax import lax
 
 from baselines import inspo
 from experiments.inspo import tabular
+from jaxoff.config import checked
 from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import Dataset, place
+from jaxoff.data.episodes import lengths_of
 from jaxoff.envs.games.matrix import XOR, joint_probabilities, make_matrix, mne
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.mlp import MLP
-from jaxoff.train import TrainSpec, train
+from jaxoff.training import TrainSpec, train
 from jaxoff.types import EnvSpec, Episodes, TimeStep, Transition
 from tests.reference import inspo_numpy as ref
 
@@ -105,7 +107,7 @@ def expected_counts(key: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.A
 @pytest.mark.parametrize(
     ("n", "order", "config"),
     [
-        (3, (2, 0, 1), {"max_grad_norm": 0.05, "tau": 0.2, "cql": 0.3}),
+        (3, (2, 0, 1), {"max_grad_norm": 0.05, "polyak": 0.2, "cql": 0.3}),
         (2, (1, 0), {"baseline": "soft", "normalise": False, "ratio_power": "n", "gamma": 0.5, "spo": "off_stale", "lr": 0.05}),
     ],
     ids=["three agents, clipped gradients", "soft baseline, not normalised, 1/n, stale teammates"],
@@ -124,7 +126,7 @@ def test_iterations_equal_float64_numpy(monkeypatch, n, order, config):
             beta = 0.2 * (0.001 / 0.2) ** (number / 100)
             told = ref.iteration(
                 agents, rows_of(batch), list(order), beta,
-                gamma=full.gamma, tau=full.tau, cql=full.cql, power=n - 1 if full.ratio_power == "n-1" else n,
+                gamma=full.gamma, tau=full.polyak, cql=full.cql, power=n - 1 if full.ratio_power == "n-1" else n,
                 normalise=full.normalise, baseline=full.baseline, spo=full.spo,
             )  # fmt: skip
             for name, value in told.items():
@@ -268,7 +270,7 @@ def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
 def test_bridge_marks_the_time_limit_terminated():
     # Of 50 random steps few solve it: each episode still ends terminated, at its last step, and none truncated.
     data = recipes.bridge("random", episodes=20)
-    lengths = recipes.lengths_of(data)
+    lengths = lengths_of(data)
     assert (lengths == 50).any()
     assert np.asarray(data.terminated)[np.arange(20), lengths - 1].all()
     assert not np.asarray(data.truncated).any()
@@ -279,8 +281,8 @@ def test_the_slot_after_the_last_step_is_never_a_row():
     data = recipes.bridge("optimal", episodes=4)
     dataset = place(data, recipes.make_bridge().spec)
     batch = dataset.window(dataset.episode_row, 12)
-    np.testing.assert_array_equal(batch.valid.sum(1), recipes.lengths_of(data))
-    assert int(dataset.num_steps) == int(recipes.lengths_of(data).sum())
+    np.testing.assert_array_equal(batch.valid.sum(1), lengths_of(data))
+    assert int(dataset.num_steps) == int(lengths_of(data).sum())
 
 
 # ------------------------------------------------------------------------------------------- schedules
@@ -372,7 +374,7 @@ def test_semi_greedy_scores_are_mean_absolute_advantages():
 )
 def test_settings_that_make_no_sense_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        inspo.make(inspo.Config(**config), spec_of(2))
+        inspo.make(checked(inspo.Config(**config)), spec_of(2))
 
 
 def test_continuous_actions_are_refused():
@@ -385,7 +387,7 @@ def test_continuous_actions_are_refused():
 
 def learn(data: list[Episodes], spec: EnvSpec, seeds: int, behaviour_steps: int, **config: Any) -> np.ndarray:
     """Policies [datasets, seeds, N, A], mean over the last half of the updates; one program for datasets of one shape."""
-    settings = inspo.Config(**{"hidden": 32, "tau": 0.05, "behaviour_steps": behaviour_steps} | config)
+    settings = inspo.Config(**{"hidden": 32, "polyak": 0.05, "behaviour_steps": behaviour_steps} | config)
     sampler = samplers.uniform(settings.batch_size)
     obs, no = jnp.ones((2, 1)), jnp.zeros((), bool)
     first = TimeStep(obs, obs[0], jnp.ones((2, spec.action_size)), jnp.zeros(()), no, no, jnp.full(2, -1))
@@ -443,7 +445,7 @@ def test_trained_policies_on_xor_are_optimal_and_inside_the_data(optimised):
     # (b): AB, BA. (c): AA, AB, BA. The optimum is 1 and BC has 0 and 2/9; 600 episodes of each.
     data = [recipes.xor(name, episodes=600) for name in ("b", "c")]
     found = learn(
-        data, make_matrix("xor", XOR).spec, 2, 300, steps=800, lr=3e-3, alpha=0.05, beta_start=0.02, beta_end=0.001
+        data, make_matrix("xor", XOR).spec, 2, 300, steps=5000, lr=3e-3, alpha=0.05, beta_start=0.02, beta_end=0.001
     )  # fmt: skip
     support = {"b": np.array([[0, 1], [1, 0]]), "c": np.array([[1, 1], [1, 0]])}
     for name, runs in zip("bc", found, strict=True):
@@ -455,7 +457,7 @@ def test_trained_policies_on_xor_are_optimal_and_inside_the_data(optimised):
 
 def test_training_without_teammate_tracking_leaves_the_data_on_xor_b():
     # Ablation of figure 5b, through the training loop: the marginals are uniform, so half of the mass is on AA and BB.
-    config = {"hidden": 32, "lr": 3e-3, "tau": 0.05, "behaviour_steps": 200, "spo": "off_rho1"}
+    config = {"hidden": 32, "lr": 3e-3, "polyak": 0.05, "behaviour_steps": 200, "spo": "off_rho1"}
     results = train(TrainSpec("inspo", "matrix/xor/b", seeds=(0, 1), config=config, steps=400, evaluations=2))
     joint = results.history["joint_policy"][-1]
     assert ((joint[:, 0, 0] + joint[:, 1, 1]) >= 0.3).all(), joint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from baselines import alberdice, icq, omar
+from baselines import alberdice, icq
+from baselines.omar.discrete import TwinCritic
 from jaxoff import registry
+from jaxoff.config import config_fields, resolve_config
+from jaxoff.learners.decomposition import RewardDecomposition
+from jaxoff.names import Task
 from jaxoff.nets.behaviour import JointVAE
-from jaxoff.nets.decomposition import RewardDecomposition
 from jaxoff.nets.gat import GraphAttention
 from jaxoff.nets.mixers import AffineMixer, LinearMixer, QMixer
 from jaxoff.nets.mlp import MLP, ActionCritic
@@ -56,7 +58,7 @@ NETS: dict[str, Any] = {
     "LinearMixer": lambda start: LinearMixer(32, 3, layer_init=start).init(jax.random.key(0), jnp.zeros(3), jnp.zeros(50)),
     "AffineMixer": lambda start: AffineMixer(3, 64, start).init(jax.random.key(0), jnp.zeros(3), jnp.zeros(50)),
     "Dueling": lambda start: icq.Dueling(64, 9, start).init(jax.random.key(0), jnp.zeros(40)),
-    "TwinCritic": lambda start: omar.TwinCritic(9, 64, False, start).init(jax.random.key(0), jnp.zeros(40)),
+    "TwinCritic": lambda start: TwinCritic(9, 64, False, start).init(jax.random.key(0), jnp.zeros(40)),
     "JointVAE": lambda start: JointVAE(CONTINUOUS, 50, 64, start).init(jax.random.key(0)),
     "RewardDecomposition": lambda start: RewardDecomposition(layer_init=start, kind="attention").init(
         jax.random.key(0), jnp.zeros(50), jnp.zeros((3, 49))
@@ -123,7 +125,7 @@ def test_layers_whose_outputs_are_added_up_start_as_one():
 
 
 def state_of(method: str, spec: EnvSpec, **settings: Any) -> Any:
-    module = importlib.import_module(f"baselines.{method}")
+    module = registry.forms(method)["discrete" if spec.discrete else "continuous"]
     made = module.make(module.Config(**settings), spec)
     learner = made if isinstance(made, Learner) else made[0].learner
     return learner.init(jax.random.key(0))
@@ -135,7 +137,8 @@ METHODS = {
     "bcq, continuous": (CONTINUOUS, {}),
     "cfcql": (DISCRETE, {"weights": "uniform"}),
     "cfcql, behaviour": (DISCRETE, {}),
-    "cql": (DISCRETE, {}),
+    "cfcql, continuous, behaviour": (CONTINUOUS, {}),
+    "macql": (DISCRETE, {}),
     "facmac": (CONTINUOUS, {}),
     "icq": (DISCRETE, {}),
     "icq, continuous": (CONTINUOUS, {}),
@@ -164,8 +167,8 @@ def test_a_method_of_pytorch_starts_as_pytorch_by_default(name):
 
 def test_every_config_with_nets_has_the_field():
     # madt and yanhui start as GPT does, which their code has; there is no choice.
-    without = {name for name in registry.learner_names() if "layer_init" not in registry.fields(registry.learner(name).Config)}
-    assert without == {"madt", "yanhui"}
+    forms = [(name, module) for name in registry.learner_names() for module in registry.forms(name).values()]
+    assert {name for name, module in forms if "layer_init" not in config_fields(module.Config)} == {"madt", "yanhui"}
 
 
 def test_alberdices_heads_start_within_a_thousandth_and_their_biases_as_pytorchs():
@@ -183,7 +186,7 @@ def test_alberdices_heads_start_within_a_thousandth_and_their_biases_as_pytorchs
 
 def test_a_start_that_there_is_not_is_refused_by_name():
     with pytest.raises(ValueError, match="field 'layer_init': expected one of torch, xavier, flax, sonnet, found 'pytorch'"):
-        registry.resolve(registry.learner("bc"), registry.Task.parse("matrix/xor/b"), {"layer_init": "pytorch"})
+        resolve_config(registry.learner("bc", "matrix/xor/b"), Task.parse("matrix/xor/b"), {"layer_init": "pytorch"})
 
 
 def test_what_a_wrong_start_does_to_values():

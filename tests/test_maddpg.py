@@ -9,6 +9,7 @@ import pytest
 
 from baselines import maddpg
 from experiments.pjap import runs
+from jaxoff.config import checked
 from jaxoff.data import samplers
 from jaxoff.data.dataset import place
 from jaxoff.envs.games.matrix import XOR, make_matrix
@@ -215,7 +216,7 @@ def test_value_of_one_agent_has_no_gradient_to_another():
 @pytest.fixture(scope="module")
 def learned():
     """(first state, compiled update) of the learned form."""
-    learner = maddpg.make(maddpg.Config(tau=0.1, hidden=(8,)), SPEC)
+    learner = maddpg.make(maddpg.Config(polyak=0.1, hidden=(8,)), SPEC)
     return jax.jit(learner.init)(jax.random.key(0)), jax.jit(learner.update)
 
 
@@ -273,4 +274,4 @@ def test_settings_that_cannot_work_are_refused_by_name():
     with pytest.raises(ValueError, match=r"'critic'.*known payoff.*'small'"):
         maddpg.make(maddpg.Config(critic="exact"), SPEC)
     with pytest.raises(ValueError, match=r"'actor'.*found 'linear'"):
-        maddpg.make(maddpg.Config(actor="linear"), make_polynomial("poly/sign", GAMES["sign"]).spec)
+        maddpg.make(checked(maddpg.Config(actor="linear")), make_polynomial("poly/sign", GAMES["sign"]).spec)

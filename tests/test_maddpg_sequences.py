@@ -13,9 +13,10 @@ import pytest
 from flashbax.buffers import sum_tree
 
 from baselines import maddpg, pjap
-from jaxoff import registry
+from jaxoff.config import checked, resolve_config
 from jaxoff.data import samplers
 from jaxoff.data.dataset import place
+from jaxoff.names import Task
 from jaxoff.optimisers import sonnet_rmsprop
 from jaxoff.types import Feedback
 from tests.reference import deterministic_numpy as ref
@@ -247,7 +248,7 @@ def test_settings_that_cannot_work_are_refused_by_name():
         ({"optimiser": "sgd"}, "'optimiser': expected one of adam, rmsprop, found 'sgd'"),
     ):
         with pytest.raises(ValueError, match=message):
-            maddpg.make(maddpg.Config(**SMALL | change), ref.SPEC)
+            maddpg.make(checked(maddpg.Config(**SMALL | change)), ref.SPEC)
 
 
 # ------------------------------------------------------------------------------------ PJAP on windows
@@ -258,7 +259,7 @@ def sequences() -> Any:
     """A dataset of two episodes of 6 steps with real actions, a learner with GRU policies, and its state after an update."""
     spec = dataclasses.replace(toy_spec(discrete=False), horizon=6)
     dataset = place(toy_episodes((6, 6), discrete=False), spec)
-    learner = maddpg.make(maddpg.Config(**SEQUENCE | {"tau": 0.5, "actor_lr": 0.1}), spec)
+    learner = maddpg.make(maddpg.Config(**SEQUENCE | {"polyak": 0.5, "actor_lr": 0.1}), spec)
     state = jax.jit(learner.init)(KEY)
     state = jax.jit(learner.update)(state, dataset.window(dataset.step_row[:2], 4), KEY)[0]
     return spec, dataset, learner, state
@@ -311,14 +312,14 @@ def test_the_ramp_raises_the_steepness_on_a_line():
 
 
 def test_an_unknown_policy_is_refused_by_name():
-    with pytest.raises(ValueError, match="pjap: field 'policy': expected target or online, found 'slow'"):
-        pjap.make(pjap.Config(policy="slow"), 4, 4)
+    with pytest.raises(ValueError, match="field 'policy': expected one of target, online, found 'slow'"):
+        pjap.make(checked(pjap.Config(policy="slow")), 4, 4)
 
 
 def test_robots_have_the_settings_of_the_papers_code():
-    task = registry.Task.parse("og_marl:mamujoco/2halfcheetah/Good")
-    config, sampler = registry.resolve(maddpg, task, {}), registry.resolve(pjap, task, {})
-    found = [float(getattr(config, name)) for name in ("critic_lr", "actor_lr", "tau", "gamma", "cql", "noise")]
+    task = Task.parse("og_marl:mamujoco/2halfcheetah/Good")
+    config, sampler = resolve_config(maddpg, task, {}), resolve_config(pjap, task, {})
+    found = [float(getattr(config, name)) for name in ("critic_lr", "actor_lr", "polyak", "gamma", "cql", "noise")]
     np.testing.assert_allclose(found, [1e-3, 3e-4, 0.005, 0.99, 5, 0.3], rtol=1e-6)
     assert (config.actor, config.share, config.optimiser) == ("recurrent", True, "rmsprop")
     assert (config.hidden, config.actor_hidden) == ((256, 256), 64)

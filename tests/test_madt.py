@@ -13,12 +13,13 @@ import pytest
 from scipy.special import log_softmax
 
 from baselines import madt
+from jaxoff.config import checked
 from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.data.returns import Returns, episode_returns, positivity, returns_of, share_of_best
 from jaxoff.nets.transformer import MODES
 from jaxoff.optimisers import linear_weights
-from jaxoff.types import EnvSpec, TimeStep, Transition
+from jaxoff.types import UNAVAILABLE, EnvSpec, TimeStep, Transition
 from tests.reference import madt_numpy as ref
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
@@ -189,7 +190,7 @@ def test_a_rollout_has_the_logits_of_the_offline_window(mode, window):
         seen = TimeStep(batch.obs[:, t], batch.state[:, t], batch.avail[:, t], reward, no, no, batch.last_actions[:, t])
         memory, dist = step(memory, seen)
         offline = run(*cut(data(), jnp.array([row + max(t - context + 1, 0)]), context))[:, min(t, context - 1)]
-        wanted = log_softmax(np.where(batch.avail[:, t] > 0, offline, -1e10), -1)
+        wanted = log_softmax(np.where(batch.avail[:, t] > 0, offline, UNAVAILABLE), -1)
         np.testing.assert_allclose(dist.logits, wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -280,13 +281,13 @@ def test_without_a_good_episode_the_filter_keeps_all():
     ("changes", "message"),
     [
         ({"mode": "state"}, "field 'mode': expected one of state_only, state_action, rtg_state_action, found 'state'"),
-        ({"weighting": "some"}, "madt: field 'weighting': expected one of none, filter, return, found 'some'"),
+        ({"weighting": "some"}, "field 'weighting': expected one of none, filter, return, found 'some'"),
         ({"hidden": 9}, "field 'width': expected a multiple of 2 heads, found 9"),
     ],
 )
 def test_wrong_words_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        madt.method_of(madt.Config(**SIZES | changes), toy_spec())
+        madt.method_of(checked(madt.Config(**SIZES | changes)), toy_spec())
 
 
 def test_continuous_actions_and_windows_longer_than_the_context_are_refused():

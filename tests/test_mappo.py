@@ -17,8 +17,8 @@ from jaxoff.data.recipes import random_policy
 from jaxoff.envs.mpe.omar import make_spread
 from jaxoff.eval.rollout import evaluate
 from jaxoff.nets.actors import Actors
-from jaxoff.train import on_policy
-from jaxoff.train.on_policy import Segments, collect, train_on_policy
+from jaxoff.training import on_policy
+from jaxoff.training.on_policy import Segments, collect, train_on_policy
 from jaxoff.types import TimeStep
 from tests.reference.toy_episodes import toy_spec
 from tests.test_rolling import CLOCK, Clock

@@ -11,10 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxoff.data.dataset import flatten, place
+from jaxoff.batches import flatten
+from jaxoff.data.dataset import place
+from jaxoff.learners.behaviour import behaviour_learner
 from jaxoff.losses.in_sample import log_ratio
 from jaxoff.nets.actors import Actors, greedy
-from jaxoff.nets.behaviour import TeammateModel, behaviour_learner
+from jaxoff.nets.behaviour import TeammateModel
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.recurrent import GRU
 from jaxoff.types import EnvSpec, TimeStep, Transition

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from baselines import omar
+from baselines.omar import discrete as omar
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests.reference import omar_numpy as ref
 

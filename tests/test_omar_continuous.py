@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from baselines import omar, omar_continuous
-from baselines.omar_continuous import best_of, cem_update, rectified_loss, search, softmax_update, target_action
+from baselines.omar import continuous as omar
+from baselines.omar.continuous import best_of, cem_update, rectified_loss, search, softmax_update, target_action
 from experiments.omar.landscape import BEST, LOCAL, bimodal, climb
-from jaxoff.nets.actor_critic import Agents
-from jaxoff.train.spec import TrainSpec, resolve
+from jaxoff.learners.actor_critic import Agents
+from jaxoff.training.spec import TrainSpec, resolve
 from tests.reference import actor_critic_numpy as ref
 from tests.test_actor_critic import SIZES, SPEC, A, M, batch_of, double, mine_of, nets_of, part, rows_of
 from tests.test_icq import along, flat, slope
@@ -160,10 +160,10 @@ def test_actor_loss_and_gradient_equal_float64_numpy(name, centralised):
     config = omar.Config(**SIZES, **FORMS[name], mimic=0.6, centralised=centralised)
 
     def losses(config: Any, nets: Any, batch: Any) -> Any:
-        m = omar_continuous.method_of(config, SPEC)
+        m = omar.method_of(config, SPEC)
         critic, policy = part(nets["critic"], i), part(nets["policy"], i)
         mine = mine_of(nets, batch, i)
-        actor = jax.value_and_grad(lambda p: omar_continuous.actor_loss(m, p, critic, mine, key)[0])(policy)
+        actor = jax.value_and_grad(lambda p: omar.actor_loss(m, p, critic, mine, key)[0])(policy)
         draws = [jax.random.normal(k, (config.search_samples, M, A)) for k in jax.random.split(key, config.search_iterations)]
         return actor, jnp.stack(draws)
 
@@ -191,7 +191,7 @@ def test_coefficient_of_the_target_is_no_rate_of_slow_nets():
         assert np.abs(flat(new) - flat(old)).max() > 1e-5
     assert float(resolve(TrainSpec("omar", "mpe/spread/medium")).config.mimic[0]) == 1.0
     assert 0 <= float(out.metrics["search_better"]) <= 1
-    assert isinstance(omar_continuous.method_of(omar.Config(**SIZES), SPEC).agents, Agents)
+    assert isinstance(omar.method_of(omar.Config(**SIZES), SPEC).agents, Agents)
 
 
 # ------------------------------------------------------------------------------------------ toy truth

@@ -238,7 +238,7 @@ def stepper(discrete: bool = True):
     def update(leaves: dict[str, Any], state: omiga.State, batch: Transition):
         return omiga.update(method(discrete, **leaves), state, batch)
 
-    leaves = {"lr": 5e-4, "gamma": 0.99, "tau": 0.005, "alpha": 10.0, "max_grad_norm": 1.0}
+    leaves = {"lr": 5e-4, "gamma": 0.99, "polyak": 0.005, "alpha": 10.0, "max_grad_norm": 1.0}
     return lambda state, batch, **changes: update({name: jnp.float32(changes.get(name, x)) for name, x in leaves.items()}, state, batch)
 
 
@@ -260,7 +260,7 @@ def test_padding_changes_nothing(discrete):
 
 def test_slow_nets_of_all_three_move_by_tau():
     state = first_state()
-    after, _ = stepper()(state, batch_of(), tau=0.25, lr=0.01)
+    after, _ = stepper()(state, batch_of(), polyak=0.25, lr=0.01)
     for name in ("critic", "mixer", "value"):
         old, new, slow = (flat(x) for x in (getattr(state, f"target_{name}"), getattr(after, name), getattr(after, f"target_{name}")))
         np.testing.assert_allclose(slow, 0.25 * new + 0.75 * old, rtol=1e-5, atol=1e-7)
@@ -353,7 +353,7 @@ def test_learned_value_normalises_the_weights_in_one_state(optimised):
     obs, state_, avail = np.ones((10, N, SEEN), np.float32), np.ones((10, S), np.float32), np.ones((10, N, A), np.float32)
     none = np.zeros(10, np.int32)
     batch = Transition(obs, state_, avail, actions, zeros, ones, zeros, ones, none, none, obs, state_, avail)
-    m = method(alpha=2.0, tau=0.0, lr=2e-3)
+    m = method(alpha=2.0, polyak=0.0, lr=2e-3)
     start = constant_state(first_state(), q, 0.0)
     start = start._replace(value=first_state().value)
 
@@ -377,7 +377,7 @@ def test_small_alpha_leaves_the_data_on_xor_c_and_large_alpha_clones(optimised):
     first = TimeStep(obs, obs[0], jnp.ones((2, 2)), jnp.zeros(()), no, no, jnp.full(2, -1))
 
     def one(alpha: jax.Array) -> jax.Array:
-        learner = omiga.make(omiga.Config(alpha=alpha, lr=5e-3, tau=0.05, hidden=16, mixer_hidden=8), data.spec)
+        learner = omiga.make(omiga.Config(alpha=alpha, lr=5e-3, polyak=0.05, hidden=16, mixer_hidden=8), data.spec)
 
         def step(state, key):
             state, _ = learner.update(state, sampler.gather(data, sampler.draw((), data, key)), key)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial
-from jaxoff.train import on_policy
-from jaxoff.train.on_policy import OnPolicy, collect, train_on_policy
+from jaxoff.training import on_policy
+from jaxoff.training.on_policy import OnPolicy, collect, train_on_policy
 from jaxoff.types import Policy
 from tests.test_rolling import CLOCK, Clock, always
 

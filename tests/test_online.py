@@ -16,9 +16,9 @@ from experiments.pjap import runs
 from jaxoff import registry
 from jaxoff.data import online_sampler
 from jaxoff.envs.games.matrix import XOR, make_matrix
-from jaxoff.train import Interrupted, TrainSpec, train
-from jaxoff.train.online import train_online
-from jaxoff.train.restore import restore_policy
+from jaxoff.training import Interrupted, TrainSpec, train
+from jaxoff.training.online import train_online
+from jaxoff.training.restore import restore_policy
 from jaxoff.types import EnvSpec, Learner, Out, Policy, TimeStep
 from tests.learners import StopAt, state_of
 

@@ -14,9 +14,11 @@ from flashbax.buffers import sum_tree
 from baselines import maddpg, pjap
 from experiments.pjap import command, runs, tables
 from jaxoff import registry
+from jaxoff.config import checked, resolve_config
 from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import place
 from jaxoff.envs.games.matrix import XOR, make_matrix
+from jaxoff.names import Task
 from jaxoff.report.tables import read_paper, write
 from jaxoff.types import EnvSpec, Feedback, Learner, Out, Policy, Transition
 
@@ -236,7 +238,7 @@ def test_settings_that_cannot_work_are_refused_by_name():
     with pytest.raises(ValueError, match=r"'window'.*found -1"):
         pjap.make(pjap.Config(), 8, -1)
     with pytest.raises(ValueError, match=r"'distance'.*found 'l2'"):
-        pjap.make(pjap.Config(distance="l2"), 8, 0)
+        pjap.make(checked(pjap.Config(distance="l2")), 8, 0)
 
 
 @pytest.mark.parametrize(("refresh", "taken"), [(0, "the training batch"), (-1, "every item")])
@@ -244,10 +246,10 @@ def test_a_uniform_refresh_of_items_that_are_not_drawn_is_refused_by_name(refres
     message = f"pjap: field 'refresh_from': expected priorities where refresh={refresh} .{taken}"
     with pytest.raises(ValueError, match=f"{message}.*, found 'uniform'"):
         pjap.make(pjap.Config(refresh=refresh, refresh_from="uniform"), 8, 0)
-    task = registry.Task.parse("matrix/xor/b")
+    task = Task.parse("matrix/xor/b")
     words = "'refresh_from': expected one of priorities, uniform, found 'flat'"
     with pytest.raises(ValueError, match=words):
-        registry.resolve(pjap, task, {"refresh_from": "flat"})
+        resolve_config(pjap, task, {"refresh_from": "flat"})
 
 
 def test_a_uniform_refresh_gives_a_far_datum_its_chance_back(spread):
@@ -316,7 +318,7 @@ def test_sharpness_zero_is_uniform_and_a_high_floor_undoes_pjap():
 
 
 def test_the_training_loop_gives_the_same_result(figure_5):
-    from jaxoff.train import TrainSpec, train
+    from jaxoff.training import TrainSpec, train
 
     settings = {"method": "maddpg", "task": "poly/twin_peaks/peak-s1", "seeds": (0, 1, 2, 3), "steps": 100, "evaluations": 5}
     finals = {}
@@ -343,4 +345,4 @@ def test_tables_show_the_papers_number_beside_ours(tmp_path, figure_5):
 
 
 def test_registered_under_their_names():
-    assert registry.sampler("pjap") is pjap and registry.learner("maddpg") is maddpg
+    assert registry.sampler("pjap") is pjap and registry.learner("maddpg", "poly/sign/uniform") is maddpg

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.pjap import command, sequences
 from jaxoff.eval import statistics
-from jaxoff.train.spec import resolve
+from jaxoff.training.spec import resolve
 from jaxoff.types import ReturnScale
 
 SOURCES = {source.name: source for source in sequences.SOURCES}

@@ -13,11 +13,12 @@ import pytest
 from jaxoff import registry
 from jaxoff.data import pools, recipes
 from jaxoff.data.dataset import validate
+from jaxoff.data.episodes import returns_of
 from jaxoff.data.pools import InvalidPool, Member, Pool, level_of
 from jaxoff.envs.mpe.prey import load_prey
-from jaxoff.registry import DataOptions
-from jaxoff.train.pool import choose, train_pool
-from jaxoff.train.prey import _layers, train_prey
+from jaxoff.names import DataOptions, UnknownName
+from jaxoff.training.pool import choose, train_pool
+from jaxoff.training.prey import _layers, train_prey
 from tests.reference.toy_episodes import toy_spec
 from tests.test_rolling import CLOCK
 
@@ -261,7 +262,7 @@ def test_returns_of_members_are_those_of_their_levels_and_data(spread):
     best = max(pool.members, key=lambda member: member.return_mean)
     # noise 0.1 both where it was measured (a standard deviation) and in data: five standard errors of 512 and of 256
     error = 5 * best.return_std * np.sqrt(1 / 512 + 1 / 256)
-    assert recipes.returns_of(episodes).mean() == pytest.approx(best.return_mean, abs=error)
+    assert returns_of(episodes).mean() == pytest.approx(best.return_mean, abs=error)
     validate(episodes, registry.make_spec("mpe/spread-n1/expert"))
     assert (episodes.behaviour_level == 2).all()
 
@@ -272,7 +273,7 @@ def test_a_prey_is_trained_into_a_file_that_plays(tmp_path):
     path = train_prey("tag", tmp_path / "prey.npz", rounds=1, overrides=small, tell=lambda who, value: told.append(who))
     params = load_prey(path)
     assert (params["w1"].shape, params["w3"].shape) == ((14, 8), (8, 2)) and told == ["round 1: predators", "round 1: prey"]
-    with pytest.raises(registry.UnknownName, match="unknown world 'spread'"):
+    with pytest.raises(UnknownName, match="unknown world 'spread'"):
         train_prey("spread", tmp_path / "prey.npz")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import types
 
 import jax
@@ -9,8 +11,10 @@ import jax.numpy as jnp
 import pytest
 from flax import struct
 
+import jaxoff
 from jaxoff import registry
-from jaxoff.registry import Task, UnknownName
+from jaxoff.config import config_fields, is_leaf, resolve_config, static
+from jaxoff.names import Task, UnknownName, unknown
 
 
 @pytest.mark.parametrize(
@@ -70,15 +74,15 @@ def test_the_source_is_part_of_the_identity():
 
 def test_unknown_methods_and_samplers_list_the_nearest():
     with pytest.raises(UnknownName, match="unknown method 'inspoo'; nearest: inspo"):
-        registry.learner("inspoo")
+        registry.learner("inspoo", "matrix/xor/b")
     with pytest.raises(UnknownName, match="unknown sampler 'pjab'; nearest: pjap"):
         registry.sampler("pjab")
     assert "uniform" in registry.sampler_names()
 
 
 def test_a_name_near_nothing_lists_what_is_known():
-    assert str(registry.unknown("thing", "zzzz", ["b", "a"])) == "unknown thing 'zzzz'; known: a, b"
-    assert str(registry.unknown("thing", "zzzz", [])) == "unknown thing 'zzzz'; known: none"
+    assert str(unknown("thing", "zzzz", ["b", "a"])) == "unknown thing 'zzzz'; known: a, b"
+    assert str(unknown("thing", "zzzz", [])) == "unknown thing 'zzzz'; known: none"
 
 
 # ------------------------------------------------------------------------------------------- configs
@@ -89,33 +93,33 @@ class Config:
     """A leaf, and one static field of each type."""
 
     lr: float = 3e-4
-    width: int = struct.field(pytree_node=False, default=128)
-    shared: bool = struct.field(pytree_node=False, default=True)
-    kind: str = struct.field(pytree_node=False, default="product")
-    note: str | None = struct.field(pytree_node=False, default=None)
+    width: int = static(128)
+    shared: bool = static(True)
+    kind: str = static("product")
+    note: str | None = static(None)
 
 
-MODULE = types.SimpleNamespace(Config=Config, __name__="method")
+MODULE = types.SimpleNamespace(Config=Config, make=None, __name__="method")
 TASK = Task.parse("grid/bridge/mixed")
 
 
 def test_leaves_become_float32_arrays_and_static_fields_stay():
-    config = registry.resolve(MODULE, TASK, {"lr": 1})
+    config = resolve_config(MODULE, TASK, {"lr": 1})
     assert isinstance(config.lr, jax.Array) and config.lr.dtype == jnp.float32 and float(config.lr) == 1
     assert (config.width, config.shared, config.kind, config.note) == (128, True, "product", None)
     assert jax.tree.leaves(config) == [config.lr]
-    assert registry.is_leaf(registry.fields(Config)["lr"]) and not registry.is_leaf(registry.fields(Config)["width"])
+    assert is_leaf(config_fields(Config)["lr"]) and not is_leaf(config_fields(Config)["width"])
 
 
 def test_text_of_the_command_line_is_read_as_the_fields_type():
-    config = registry.resolve(MODULE, TASK, {"lr": "1e-2", "width": "64", "shared": "False", "kind": "joint"})
+    config = resolve_config(MODULE, TASK, {"lr": "1e-2", "width": "64", "shared": "False", "kind": "joint"})
     assert (float(config.lr), config.width, config.shared, config.kind) == (pytest.approx(0.01), 64, False, "joint")
 
 
 def test_a_sweep_passes_its_arrays_through():
     values = jnp.array([0.1, 0.2])
-    assert registry.resolve(MODULE, TASK, {"lr": values}).lr is not None
-    assert registry.resolve(MODULE, TASK, {"lr": values}).lr.tolist() == values.tolist()
+    assert resolve_config(MODULE, TASK, {"lr": values}).lr is not None
+    assert resolve_config(MODULE, TASK, {"lr": values}).lr.tolist() == values.tolist()
 
 
 @pytest.mark.parametrize(
@@ -131,22 +135,61 @@ def test_a_sweep_passes_its_arrays_through():
 )
 def test_an_ill_typed_value_names_its_field(field, value, message):
     with pytest.raises(TypeError, match=message):
-        registry.resolve(MODULE, TASK, {field: value})
+        resolve_config(MODULE, TASK, {field: value})
 
 
 def test_an_unknown_field_lists_the_nearest():
     with pytest.raises(UnknownName, match="'widht'; nearest: width"):
-        registry.resolve(MODULE, TASK, {"widht": 64})
+        resolve_config(MODULE, TASK, {"widht": 64})
 
 
 def test_a_tuple_field_is_given_by_commas():
-    config = registry.resolve(registry.learner("maddpg"), registry.Task.parse("poly/sign/uniform"), {"hidden": "16,8"})
+    config = resolve_config(registry.learner("maddpg", "poly/sign/uniform"), Task.parse("poly/sign/uniform"), {"hidden": "16,8"})
     assert config.hidden == (16, 8)
 
 
 def test_updates_that_a_user_gives_take_the_place_of_a_budget_in_the_settings():
-    task = registry.Task.parse("smax/3m/medium")
-    config = registry.resolve(registry.learner("cfcql"), task, {})
+    task = Task.parse("smax/3m/medium")
+    config = resolve_config(registry.learner("cfcql", task), task, {})
     assert (config.slots, config.behaviour_slots) == (10_050_000, 10_000_000)
-    config = registry.resolve(registry.learner("cfcql"), task, {"steps": 7})
+    config = resolve_config(registry.learner("cfcql", task), task, {"steps": 7})
     assert (config.slots, config.steps, config.behaviour_slots) == (0, 7, 10_000_000)
+
+
+def test_a_method_has_the_form_of_the_tasks_actions_and_a_lacking_one_names_the_methods_that_have_it():
+    assert registry.learner("omar", "matrix/xor/b").__name__ == "baselines.omar.discrete"
+    assert registry.learner("omar", "mpe/spread/random").__name__ == "baselines.omar.continuous"
+    with pytest.raises(UnknownName, match=r"method 'qmix' has no form for the continuous actions of 'mpe/spread/random'; .* facmac, "):
+        registry.learner("qmix", "mpe/spread/random")
+
+
+def test_settings_of_a_form_are_those_of_its_method():
+    task = Task.parse("mpe/spread/random")
+    assert float(resolve_config(registry.learner("omar", task), task, {}).mimic) == 1.0
+
+
+def test_a_field_of_the_other_form_is_refused_by_name():
+    # `trace` is of OMAR's discrete form; the continuous one has no such thing.
+    task = Task.parse("mpe/spread/random")
+    with pytest.raises(UnknownName, match=r"unknown field of baselines.omar.continuous.Config 'trace'"):
+        resolve_config(registry.learner("omar", task), task, {"trace": 0.5})
+
+
+def test_the_public_face_is_lazy_and_whole():
+    # Nothing heavy is imported before a name is used; every name is there.
+    code = "import sys, jaxoff; assert not {'jax', 'jaxmarl', 'matplotlib', 'flax'} & set(sys.modules); print(jaxoff.__version__)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    for name in jaxoff.__all__:
+        assert getattr(jaxoff, name) is not None and name in dir(jaxoff)
+    with pytest.raises(AttributeError, match="module 'jaxoff' has no attribute 'trian'"):
+        jaxoff.trian  # noqa: B018
+
+
+def test_a_method_can_be_registered_in_a_process(monkeypatch):
+    monkeypatch.setattr(registry, "_METHODS", {})
+    jaxoff.register("toy", MODULE)
+    assert "toy" in jaxoff.methods() and registry.learner("toy", "matrix/xor/b") is MODULE
+    with pytest.raises(ValueError, match="method 'bc': expected a new name"):
+        jaxoff.register("bc", MODULE)
+    with pytest.raises(ValueError, match="expected a module with FORMS, or with Config and make, found types"):
+        jaxoff.register("other", types)

@@ -25,7 +25,7 @@ def make(folder: Path, method: str, task: str, finals: list[float | None], **ext
     points = extra.pop("points", [{}] * len(finals))
     seeds = extra.pop("seeds", list(range(len(finals))))
     joint = extra.pop("joint", None)
-    head = {"command": f"jaxoff train {method} {task}", "hardware": "2 cores of Example", "git_commit": "aaa111"}
+    head = {"config": {"steps": 100}, "command": f"jaxoff train {method} {task}", "hardware": "2 cores of Example", "git_commit": "aaa111"}
     config = {"method": method, "variant": method, "task": task, **head, **extra}
     (folder / "config.json").write_text(json.dumps(config))
     level = [np.nan if value is None else value for value in finals]

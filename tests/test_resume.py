@@ -10,7 +10,7 @@ import chex
 import numpy as np
 import pytest
 
-from jaxoff.train import Interrupted, train
+from jaxoff.training import Interrupted, train
 from tests.learners import FORMS, StopAt, state_of
 
 # name, (stage, step) at which the signal comes. Stage 0 of inspo is its behaviour stage; step 6 is the end of a stage.

@@ -13,6 +13,7 @@ import pytest
 
 from jaxoff.data import recipes
 from jaxoff.data.dataset import validate
+from jaxoff.data.episodes import _resize, lengths_of, take
 from jaxoff.envs import rolling
 from jaxoff.envs.base import FromJaxMARL
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial
@@ -100,7 +101,7 @@ def test_play_makes_no_step_after_the_last_end_and_equals_a_scan_over_the_horizo
 
 def test_recorded_episodes_have_their_own_lengths_and_kinds_of_end(played):
     validate(played, CLOCK.spec)
-    lengths = recipes.lengths_of(played)
+    lengths = lengths_of(played)
     np.testing.assert_array_equal(lengths, played.state[:, 0, 0])
     assert set(lengths.tolist()) == {1, 2, 3, 4} and played.reward.shape == (30, 4)
     np.testing.assert_array_equal(played.terminated.any(1), lengths % 2 == 0)
@@ -108,7 +109,7 @@ def test_recorded_episodes_have_their_own_lengths_and_kinds_of_end(played):
 
 
 def test_the_last_observation_is_the_one_after_the_end_and_not_of_a_next_episode(played):
-    lengths = recipes.lengths_of(played)
+    lengths = lengths_of(played)
     np.testing.assert_array_equal(played.obs[np.arange(30), lengths, 0], np.stack([lengths, lengths], 1))
     np.testing.assert_array_equal(played.obs[0, : lengths[0] + 1, 1, 1], np.arange(lengths[0] + 1))
 
@@ -139,7 +140,7 @@ def test_an_episode_does_not_depend_on_how_many_are_played_at_once(played, monke
     assert told == [(4, 9), (8, 9), (9, 9)]
     steps = played.reward.shape[1]
     for episodes, count in ((nine, 9), (five, 5)):
-        fields = zip(recipes._resize(episodes, steps), recipes.take(played, np.arange(count)), strict=True)
+        fields = zip(_resize(episodes, steps), take(played, np.arange(count)), strict=True)
         for found, wanted in fields:
             np.testing.assert_array_equal(found, wanted)
 

@@ -14,8 +14,8 @@ from scipy.stats import chisquare
 from jaxoff import registry
 from jaxoff.data import dataset as data
 from jaxoff.data import samplers
-from jaxoff.data.draw import draw as draw_items
-from jaxoff.data.draw import running_total
+from jaxoff.draw import draw as draw_items
+from jaxoff.draw import running_total
 from jaxoff.types import Feedback
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 

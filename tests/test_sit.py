@@ -15,11 +15,12 @@ from scipy import stats
 
 from baselines import sit
 from jaxoff import registry
+from jaxoff.config import checked
 from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset, place
-from jaxoff.data.recipes import take
+from jaxoff.data.episodes import take
+from jaxoff.learners.decomposition import Decomposed, Decomposition, decomposition_learner, fit
 from jaxoff.losses import credit
-from jaxoff.nets.decomposition import Decomposed, Decomposition, decomposition_learner, fit
 from jaxoff.nets.gat import GraphAttention
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import EnvSpec, Episodes, TimeStep, Transition
@@ -106,7 +107,7 @@ def encode(discrete: bool) -> Any:
 
 def test_a_known_sum_of_rewards_is_taken_apart(optimised):
     # Agents do the best of three things with probability 0, .5, .9 and else anything. The nets see the sum of what they earn.
-    spec, steps = credit_spec(), 600
+    spec, steps = credit_spec(), 1200
     model = Decomposition(spec, members=2, hidden=16)
     learner, sampler = decomposition_learner(model, rmsprop(3e-3, 10.0)), samplers.episodes(32)
     data, test = place(credit_episodes(600)[0], spec), credit_episodes(300, seed=1)
@@ -591,13 +592,13 @@ def test_execution_is_decentralised_and_types_have_nets_of_their_own():
 )
 def test_settings_that_make_no_sense_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        sit.make(sit.Config(**config), spec_of())
+        sit.make(checked(sit.Config(**config)), spec_of())
 
 
 def test_a_sampler_beside_its_own_is_refused():
-    from jaxoff.train import TrainSpec, train
+    from jaxoff.training import TrainSpec, train
 
     with pytest.raises(ValueError, match="field 'sampler': expected uniform, since sit draws by itself, found 'pjap'"):
         train(TrainSpec("sit", "matrix/xor/b", sampler="pjap"))
     assert take(episodes_of(), np.array([0])).filled.shape == (1, T)
-    assert registry.learner("sit") is sit
+    assert registry.learner("sit", "grid/bridge/mixed") is sit

@@ -35,15 +35,16 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxoff.config import static
 from jaxoff.types import Learner, Out, Policy
 
 
 @struct.dataclass
 class Config:
     prior: float = 1.0
-    steps: int = struct.field(pytree_node=False, default=4)
-    batch_size: int = struct.field(pytree_node=False, default=16)
-    window: int = struct.field(pytree_node=False, default=0)
+    steps: int = static(4)
+    batch_size: int = static(16)
+    window: int = static(0)
 
 
 class State(NamedTuple):

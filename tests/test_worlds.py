@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from jaxoff import data, registry
-from jaxoff.data import compositions, pools, recipes, worlds
+from jaxoff.data import compositions, pools, worlds
 from jaxoff.data.dataset import validate
+from jaxoff.data.episodes import returns_of
 from jaxoff.data.pools import InvalidPool
 from jaxoff.data.worlds import WORLDS, World, check, world_of
 from jaxoff.envs.games.matrix import make_matrix
-from jaxoff.registry import DataOptions, Task, UnknownName
+from jaxoff.names import DataOptions, Task, UnknownName
 from tests.test_pools import pool_of
 
 NAMES = {family: list(make()) for family, make in WORLDS.items()}
@@ -197,7 +198,7 @@ def test_balanced_and_given_compositions_are_made_the_same_way(pair):
 def test_a_band_has_only_returns_inside_it(pair, quality, low, high, level):
     # 64 episodes of each member a round, (2, 2), 10 and of the last one 10, 18, 19 or 20 evenly: 128, 80 and 48 about
     episodes = pair(f"band-{quality}", episodes=100)
-    returns = recipes.returns_of(episodes)
+    returns = returns_of(episodes)
     assert len(returns) == 100 and (returns >= low).all() and (returns < high).all()
     assert (episodes.behaviour_level == level).all()
     assert low not in (10, 18) or (returns == low).any()  # the lower end is inside
@@ -205,7 +206,7 @@ def test_a_band_has_only_returns_inside_it(pair, quality, low, high, level):
 
 def test_wspm_has_exactly_its_share_of_poor_episodes(pair):
     for percent, poor in ((0, 0), (25, 10), (50, 20), (100, 40)):
-        returns = recipes.returns_of(pair(f"wspm-p{percent}-n40"))
+        returns = returns_of(pair(f"wspm-p{percent}-n40"))
         assert len(returns) == 40
         assert ((returns[:poor] < 10).all(), (returns[poor:] >= 18).all()) == (True, True)
 
@@ -220,7 +221,7 @@ def test_wspm_sets_of_one_seed_are_nested(pair):
 
 
 def test_wspm_takes_its_size_from_its_name_and_at_most_all_poor(pair):
-    with pytest.raises(registry.UnknownName, match="unknown quality 'wspm-p101-n8'"):
+    with pytest.raises(UnknownName, match="unknown quality 'wspm-p101-n8'"):
         pair("wspm-p101-n8")
     with pytest.raises(ValueError, match="expected none, since the name tells 8, found"):
         pair("wspm-p50-n8", episodes=8)

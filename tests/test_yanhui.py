@@ -14,6 +14,7 @@ import pytest
 from jax import lax
 
 from baselines import yanhui
+from jaxoff.config import checked
 from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.data.returns import positivity, returns_of, share_of_best
@@ -31,7 +32,7 @@ SCALE = Scale(jnp.array([1.0, 0.5, 0.0, 2.0]), jnp.asarray(0.6))
 
 
 def method(**changes: Any) -> yanhui.Method:
-    return yanhui.method_of(yanhui.Config(**SIZES | NUMBERS | {"anchors": 3} | changes), data().spec)
+    return yanhui.method_of(checked(yanhui.Config(**SIZES | NUMBERS | {"anchors": 3} | changes)), data().spec)
 
 
 @functools.cache
@@ -306,9 +307,9 @@ def test_policy_is_the_mixture_and_knows_neither_returns_nor_labels():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mix": "sum"}, "yanhui: field 'mix': expected one of gate, uniform, found 'sum'"),
-        ({"ce_weight": "r"}, "yanhui: field 'ce_weight': expected one of none, rho, found 'r'"),
-        ({"experts": 0}, "yanhui: field 'experts': expected at least 1, found 0"),
+        ({"mix": "sum"}, "field 'mix': expected one of gate, uniform, found 'sum'"),
+        ({"ce_weight": "r"}, "field 'ce_weight': expected one of none, rho, found 'r'"),
+        ({"experts": 0}, "field 'experts': expected at least 1, found 0"),
         ({"experts": 9, "width": 4}, "field 'width': expected at least 8 for 9 vectors, found 4"),
     ],
 )

@@ -31,8 +31,8 @@ def peers(python: str, public: str | None, rounds: int) -> dict[str, dict[str, A
     import numpy as np
 
     from experiments.bench import speed
-    from jaxoff.train import TrainSpec
-    from jaxoff.train.spec import resolve
+    from jaxoff.training import TrainSpec
+    from jaxoff.training.spec import resolve
 
     episodes, config = speed.episodes_of(TASK), resolve(TrainSpec("omar", TASK)).config
     flat = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])  # noqa: E731

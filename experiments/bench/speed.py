@@ -25,10 +25,10 @@ from rich.progress import track
 from jaxoff import registry, runtime
 from jaxoff.data.dataset import place
 from jaxoff.files import write_text
-from jaxoff.train import TrainSpec, mapping
-from jaxoff.train.program import Program
-from jaxoff.train.restore import empty_state
-from jaxoff.train.spec import Job, resolve
+from jaxoff.training import TrainSpec, mapping
+from jaxoff.training.program import Program
+from jaxoff.training.restore import empty_state
+from jaxoff.training.spec import Job, resolve
 from jaxoff.types import Env, Episodes
 
 RUNS = (1, 4, 16)
@@ -62,7 +62,7 @@ CASES = {
     "cql (continuous)": Case("cql", "mpe/spread/medium", {}, 20),
     "td3bc": Case("td3bc", "mpe/spread/medium", {}, 50),
     "qmix": Case("qmix", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
-    "cql": Case("cql", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
+    "macql": Case("macql", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
     "bcq": Case("bcq", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
     "madt": Case("madt", "grid/bridge/mixed", {"batch_size": 256}, 20),
     "yanhui": Case("yanhui", "grid/bridge/mixed", {"batch_size": 512, "anchors": 256, "return_low": -10.0, "return_high": -1.0}, 10),

@@ -29,8 +29,8 @@ from experiments.yanhui import runs
 from jaxoff import runtime
 from jaxoff.files import write_text
 from jaxoff.nets.transformer import StepTransformer
-from jaxoff.train import TrainSpec, mapping
-from jaxoff.train.program import Program
+from jaxoff.training import TrainSpec, mapping
+from jaxoff.training.program import Program
 
 TASK = "smax/3m/wspm-p50-n200"
 COLUMNS = runs.MADT | {"MADT-C20": runs.CONTROLS["MADT-C20"]} | runs.YANHUI

@@ -27,8 +27,9 @@ import numpy as np
 
 from jaxoff import registry, runtime
 from jaxoff.data import inspect, pools, worlds
-from jaxoff.data.recipes import returns_of
+from jaxoff.data.episodes import returns_of
 from jaxoff.files import replacing, write_text
+from jaxoff.names import DataOptions, Task, unknown
 
 PAPER = Path(__file__).with_name("paper.csv")
 _KEPT = 1000  # quantiles of the returns of a dataset, for the figure
@@ -68,9 +69,9 @@ class Row:
 
 def find(patterns: Sequence[str] = ("*",)) -> list[str]:
     """Tasks that match a pattern, have a recipe, and whose scenario has a pool if it needs one. Raises UnknownName for no match."""
-    scenarios: dict[str, list[registry.Task]] = {}
+    scenarios: dict[str, list[Task]] = {}
     for name in registry.tasks():
-        task = registry.Task.parse(name)
+        task = Task.parse(name)
         if not task.source:
             scenarios.setdefault(f"{task.family}/{task.scenario}", []).append(task)
     # Without a pool even the random data are left out: on some simulators they take hours.
@@ -78,14 +79,14 @@ def find(patterns: Sequence[str] = ("*",)) -> list[str]:
     names = [str(task) for group in ready for task in group]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
-            raise registry.unknown("task, or one without its pool:", pattern, names)
+            raise unknown("task, or one without its pool:", pattern, names)
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def measure(task: str, episodes: int | None, seed: int) -> tuple[Row, np.ndarray]:
     """Make one dataset and look at it: its row, and quantiles of its returns."""
     begin = time.perf_counter()
-    made = registry.make_data(task, registry.DataOptions(seed, None if _fixed(task) else episodes))
+    made = registry.make_data(task, DataOptions(seed, None if _fixed(task) else episodes))
     seconds = time.perf_counter() - begin
     env, returns = registry.make_env(task), returns_of(made)
     found = inspect.describe(made, env.spec, getattr(env, "won", None))
@@ -148,7 +149,7 @@ def _about(patterns: Sequence[str], episodes: int | None, seed: int) -> str:
 
 
 def _returns_file(out: Path, task: str) -> Path:
-    return out / "returns" / f"{registry.Task.parse(task).slug}.npy"
+    return out / "returns" / f"{Task.parse(task).slug}.npy"
 
 
 # ------------------------------------------------------------------------------------------- tables
@@ -232,7 +233,7 @@ def draw(out: Path, rows: Iterable[Row]) -> list[Path]:
     families: dict[str, dict[str, list[str]]] = {}
     for row in _ordered(rows):
         if not row.failed and _returns_file(out, row.task).exists():
-            task = registry.Task.parse(row.task)
+            task = Task.parse(row.task)
             families.setdefault(task.family, {}).setdefault(task.scenario, []).append(row.task)
     paths = []
     for family, scenarios in families.items():
@@ -243,7 +244,7 @@ def draw(out: Path, rows: Iterable[Row]) -> list[Path]:
             panels = figure.subplots(down, across, squeeze=False).ravel()
             for panel, (scenario, tasks) in zip(panels, scenarios.items(), strict=False):
                 panel.violinplot([np.load(_returns_file(out, task)) for task in tasks], showmeans=True, widths=0.8)
-                panel.set_xticks(np.arange(len(tasks)) + 1, [registry.Task.parse(task).quality for task in tasks], rotation=60, ha="right")
+                panel.set_xticks(np.arange(len(tasks)) + 1, [Task.parse(task).quality for task in tasks], rotation=60, ha="right")
                 panel.set(title=f"{family}/{scenario}", ylabel="return")
             for panel in panels[len(scenarios) :]:
                 panel.axis("off")

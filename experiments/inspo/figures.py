@@ -8,7 +8,7 @@ from pathlib import Path
 from jaxoff.report import figures
 from jaxoff.report.load import Run
 from jaxoff.report.play import episode_of, write_gif
-from jaxoff.train.restore import restore_policy
+from jaxoff.training.restore import restore_policy
 
 OPTIMUM = {"matrix": {"xor": 1.0, "mne": 20.0, "mne-20": 20.0}, "grid": {"bridge": -1.2354526}}
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from experiments.inspo import runs
-from jaxoff import registry, runtime
+from jaxoff import runtime
 from jaxoff.files import write_text
 from jaxoff.logs import Progress
+from jaxoff.names import Task
 from jaxoff.report.load import Run, load_run
-from jaxoff.train import train
+from jaxoff.training import train
 
 SEEDS = (10, 11)
 Grid = Mapping[str, Sequence[float]]
@@ -36,7 +37,7 @@ GRIDS: dict[str, dict[str, Grid]] = {
         "cfcql": {"cql": (0.1, 1.0, 10.0), "tau": (0.0, 1.0, 100.0)},
         "omiga": {"alpha": (0.1, 1.0, 10.0, 100.0)},
         "inspo": {"alpha": (0.05, 0.1, 0.5, 1.0)},
-        "cql": {"cql": (0.1, 2.0, 10.0)},
+        "macql": {"cql": (0.1, 2.0, 10.0)},
         "bcq": {"zeta": (0.1, 0.3, 0.9)},
         "icq": {"beta_actor": (0.01, 0.1, 1.0)},
     },
@@ -46,7 +47,7 @@ GRIDS: dict[str, dict[str, Grid]] = {
         "cfcql": {"cql": (0.1, 1.0, 10.0)},
         "omiga": {"alpha": (0.1, 1.0, 10.0, 100.0)},
         "inspo": {"alpha": (0.02, 0.1)},
-        "cql": {"cql": (0.1, 2.0)},
+        "macql": {"cql": (0.1, 2.0)},
         "bcq": {"zeta": (0.1, 0.3)},
         "icq": {"beta_actor": (0.1, 1.0)},
     },
@@ -68,12 +69,10 @@ def tune(out: Path, tasks: Mapping[str, str] = TASKS) -> Path:
     lines = ["# Tuning", "", f"Seeds {SEEDS}; {runtime.hardware()}; commit {runtime.git_commit()}; `python -m experiments.inspo tune`", ""]
     lines += ["| method | task | point | mean final value |", "|---|---|---|---|"]
     for task in tasks:
-        for method, grid in GRIDS[registry.Task.parse(task).family].items():
-            column = runs.Column(method)
-            spec = dataclasses.replace(
-                runs.job(task, f"{method} tuning", column, "cpu", use_tuned=False), seeds=SEEDS, grid=grid, evaluations=1
-            )
-            folder = out / "tuning" / f"{method}-{registry.Task.parse(task).slug}"
+        for method, grid in GRIDS[Task.parse(task).family].items():
+            column = runs.Column(method, grid=grid)
+            spec = dataclasses.replace(runs.job(task, f"{method} tuning", column, "cpu", use_tuned=False), seeds=SEEDS, evaluations=1)
+            folder = out / "tuning" / f"{method}-{Task.parse(task).slug}"
             train(spec, folder, [Progress(f"tuning {method} {task}")])
             best, means = best_point(load_run(folder))
             chosen[method, task] = best

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from baselines import omar
+from baselines.omar import continuous as omar
 from experiments.jobs import Column
 from experiments.omar import ablations, battles, figures, landscape, online, references, runs, scores
 from experiments.omar.job import PAPER, Job, rescaled, with_data

@@ -14,15 +14,17 @@ from experiments import jobs
 from experiments.jobs import Column, Size
 from experiments.omar.sources import Row
 from jaxoff import registry
-from jaxoff.data import pools, recipes
+from jaxoff.data import pools
+from jaxoff.data.episodes import returns_of
+from jaxoff.names import DataOptions
 from jaxoff.report.load import Run
-from jaxoff.train import TrainSpec
-from jaxoff.train.pool import train_pool
+from jaxoff.training import TrainSpec
+from jaxoff.training.pool import train_pool
 from jaxoff.types import Episodes
 
 COLUMNS = {
     "BC": Column("bc"),
-    "MA-ICQ": Column("icq"),
+    "MA-ICQ": Column("maicq"),
     "MA-TD3+BC": Column("td3bc"),
     "MA-CQL": Column("cql"),
     "OMAR": Column("omar"),
@@ -87,7 +89,7 @@ MAZE_COLUMNS = {name.removeprefix("MA-"): column for name, column in COLUMNS.ite
 TAUS = {"OMAR": Column("omar", grid={"mimic": (0.3, 0.5, 0.7, 0.9, 1.0)})}
 
 # Battles. The paper's base is not released. MA-CQL is here the very learner of OMAR without the regression; MACQL is SIT's.
-BATTLES = {"MACQL": Column("cql"), "MA-CQL": Column("omar", {"mimic": 0.0}), "OMAR": Column("omar")}
+BATTLES = {"MACQL": Column("macql"), "MA-CQL": Column("omar", {"mimic": 0.0}), "OMAR": Column("omar")}
 QUALITY = "medium-replay"  # as the paper's, data of the training of the behaviour policies
 MAPS = {
     "smoke": ("smax/3m",),
@@ -141,19 +143,19 @@ class Data:
     def _make(self, task: str, seed: int, episodes: int | None) -> Episodes:
         name = "/".join(task.split("/")[:2])
         if task.endswith("/random"):
-            return registry.make_data(task, registry.DataOptions(seed, episodes))
+            return registry.make_data(task, DataOptions(seed, episodes))
         if not pools.has(name, self.folder if self.folder.is_dir() else None):
             path = self.folder / f"{name}.npz"
             path.parent.mkdir(parents=True, exist_ok=True)
             train_pool(name, path, overrides=POOLS[self.scale])
-        return registry.make_data(task, registry.DataOptions(seed, episodes, pools=str(self.folder) if self.folder.is_dir() else None))
+        return registry.make_data(task, DataOptions(seed, episodes, pools=str(self.folder) if self.folder.is_dir() else None))
 
     def __call__(self, spec: TrainSpec) -> Episodes:
         return self.of(spec.task, spec.data_seed, spec.data_episodes)
 
     def returns(self, task: str, episodes: int | None) -> np.ndarray:
         """The returns of the data's own episodes, [E]."""
-        return recipes.returns_of(self.of(task, 0, episodes))
+        return returns_of(self.of(task, 0, episodes))
 
 
 def specs(tasks: Sequence[str], columns: Mapping[str, Column], scale: str) -> list[TrainSpec]:

@@ -9,8 +9,8 @@ from experiments.jobs import Column, Size
 from experiments.omar import runs, sources
 from experiments.omar.job import PAPER, Job, with_data
 from experiments.omar.sources import Row
-from jaxoff import registry
 from jaxoff.eval import statistics
+from jaxoff.names import Task
 from jaxoff.report import figures, tables
 from jaxoff.report.html import Section
 
@@ -61,8 +61,8 @@ def scores(
             behaviour[spec.task] = job.behaviour(spec.task, functools.partial(data.returns, spec))[0]
             scale[spec.task] = data.env(spec).spec.return_scale
     origin = {
-        "the authors' files": [label[task] for task in tasks if registry.Task.parse(task).source],
-        f"our own recipes, {size.data_episodes or 'all'} episodes": [label[task] for task in tasks if not registry.Task.parse(task).source],
+        "the authors' files": [label[task] for task in tasks if Task.parse(task).source],
+        f"our own recipes, {size.data_episodes or 'all'} episodes": [label[task] for task in tasks if not Task.parse(task).source],
         "not run, since there are neither files nor policies that come with the library": lacking,
     }
     told = "; ".join(f"{where}: {', '.join(names)}" for where, names in origin.items() if names)

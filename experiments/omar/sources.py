@@ -16,11 +16,13 @@ import numpy as np
 from experiments import jobs
 from experiments.jobs import Column, Size
 from jaxoff import registry
+from jaxoff.config import config_fields, is_leaf, resolve_config
 from jaxoff.data import pools, public, worlds
 from jaxoff.data.disk import InvalidDataset
-from jaxoff.data.recipes import returns_of
+from jaxoff.data.episodes import returns_of
+from jaxoff.names import DataOptions, Task
 from jaxoff.report.load import Run
-from jaxoff.train import TrainSpec
+from jaxoff.training import TrainSpec
 from jaxoff.types import Env, Episodes
 
 
@@ -36,19 +38,19 @@ def found(row: Row, data_dir: str | None) -> str | None:
     """The task whose data can be had, the published ones first; None if there are none."""
     if data_dir is not None:
         try:
-            public.locate(registry.Task.parse(row.published), registry.DataOptions(data_dir=data_dir))
+            public.locate(Task.parse(row.published), DataOptions(data_dir=data_dir))
             return row.published
         except (FileNotFoundError, InvalidDataset):
             pass
-    lacks = worlds.needs_pool(registry.Task.parse(row.own)) and not pools.has(row.own.rpartition("/")[0])
+    lacks = worlds.needs_pool(Task.parse(row.own)) and not pools.has(row.own.rpartition("/")[0])
     return None if lacks else row.own
 
 
 def settings(method: str, task: str) -> dict[str, Any]:
     """All that a method sets on a task, as plain values."""
-    module = registry.learner(method)
-    config, fields = registry.resolve(module, registry.Task.parse(task), {}), registry.fields(module.Config)
-    return {name: float(getattr(config, name)) if registry.is_leaf(field) else getattr(config, name) for name, field in fields.items()}
+    module = registry.learner(method, task)
+    config, fields = resolve_config(module, Task.parse(task), {}), config_fields(module.Config)
+    return {name: float(getattr(config, name)) if is_leaf(field) else getattr(config, name) for name, field in fields.items()}
 
 
 def parts(task: str, seeds: Sequence[int], data_dir: str | None) -> dict[int, tuple[int, ...]]:
@@ -56,7 +58,7 @@ def parts(task: str, seeds: Sequence[int], data_dir: str | None) -> dict[int, tu
     if task.startswith("omar:") and len(seeds) > 1:
         try:
             for seed in seeds:
-                public.locate(registry.Task.parse(task), registry.DataOptions(seed, data_dir=data_dir))
+                public.locate(Task.parse(task), DataOptions(seed, data_dir=data_dir))
             return {seed: (seed,) for seed in seeds}
         except (FileNotFoundError, InvalidDataset):
             pass
@@ -71,7 +73,7 @@ def specs(rows: Sequence[Row], columns: Mapping[str, Column], size: Size, data_d
         for label, column in columns.items() if task else ():
             assert task is not None
             # The published data's name has no settings of its own.
-            chosen = {} if task == row.own else settings(column.method, row.own) | size.config(column.method)
+            chosen = {} if task == row.own else settings(column.method, row.own) | size.config(column.method, task)
             spec = size.spec(task, label, column, chosen)
             for part, seeds in parts(task, spec.seeds, data_dir).items():
                 own = {"seeds": seeds, "data_seed": part, "data_dir": None if task == row.own else data_dir}
@@ -94,7 +96,7 @@ class Data:
         """Of the data's own episodes, [E]."""
         return returns_of(self(spec))
 
-    def _make(self, task: str, options: registry.DataOptions) -> Episodes:
+    def _make(self, task: str, options: DataOptions) -> Episodes:
         episodes = registry.make_data(task, options)
         if task in self.own:  # the authors' robots have the state once for each agent, one after the other
             size = registry.make_spec(self.own[task]).state_size
@@ -102,7 +104,7 @@ class Data:
         return episodes
 
     def __call__(self, spec: TrainSpec) -> Episodes:
-        return self.of(spec.task, registry.DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
+        return self.of(spec.task, DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
 
 
 def run_all(specs: Sequence[TrainSpec], rows: Sequence[Row], out: Path) -> tuple[list[Run], Data]:

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.pjap import runs
 from jaxoff.envs.games.polynomial import TWIN_PEAKS, peak
 from jaxoff.report.figures import style
-from jaxoff.train.online import OnlineResult
+from jaxoff.training.online import OnlineResult
 from jaxoff.types import Episodes
 
 if TYPE_CHECKING:

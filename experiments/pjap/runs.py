@@ -1,6 +1,6 @@
 """What is run for Tilbury et al. (2024): the data of each figure, and their training, many runs in one program.
 
-A toy run here is a run of `jaxoff.train`, except that the datasets too are a mapped axis: all of a figure's
+A toy run here is a run of `jaxoff.training`, except that the datasets too are a mapped axis: all of a figure's
 standard deviations, starts, sharpnesses and seeds are one compiled program.
 Settings that the paper does not print are named in docs/methods/pjap.md.
 """
@@ -21,7 +21,7 @@ from jaxoff.data.dataset import Dataset, place
 from jaxoff.envs.base import FromJaxMARL
 from jaxoff.envs.games.polynomial import GAMES, TWIN_PEAKS, make_polynomial, peak, reward_of
 from jaxoff.registry import make_data
-from jaxoff.train.online import OnlineResult, train_online
+from jaxoff.training.online import OnlineResult, train_online
 from jaxoff.types import Array, Episodes, Feedback, Key, Sampler
 
 POINTS, BATCH, EPOCHS = 512, 32, 100

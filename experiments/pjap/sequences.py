@@ -20,19 +20,20 @@ import numpy as np
 
 from experiments.pjap import tables
 from jaxoff import registry
-from jaxoff.data import recipes
 from jaxoff.data.disk import InvalidDataset
+from jaxoff.data.episodes import concatenate
 from jaxoff.data.pools import InvalidPool
 from jaxoff.eval import statistics
 from jaxoff.eval.final import evaluate_policy
 from jaxoff.files import write_text
 from jaxoff.logs import Progress
+from jaxoff.names import DataOptions
 from jaxoff.report.figures import band_of, looks, save, style
 from jaxoff.report.html import Section
 from jaxoff.report.load import Run, load_run
 from jaxoff.report.tables import read_paper
-from jaxoff.train import TrainSpec, train
-from jaxoff.train.restore import restore_policy
+from jaxoff.training import TrainSpec, train
+from jaxoff.training.restore import restore_policy
 from jaxoff.types import Episodes, ReturnScale
 
 # Of the later code's changes, those of the sampler; its weight of the conservative term is 3 too.
@@ -51,7 +52,7 @@ PARTICLES = SEQUENCES | {
     "actor_lr": 3e-4,
     "critic_lr": 1e-3,
     "gamma": 0.95,
-    "tau": 0.005,
+    "polyak": 0.005,
     "max_grad_norm": 0.0,
     "hidden": (256, 256),
 }
@@ -131,8 +132,8 @@ def job(source: Source, label: str, scale: str, data_dir: str | None) -> TrainSp
 
 def data_of(source: Source, scale: str, data_dir: str | None) -> Episodes:
     """The episodes of all of a source's tasks. Raises InvalidPool, FileNotFoundError or InvalidDataset where they can't be had."""
-    options = registry.DataOptions(0, None if scale == "full" else source.episodes, data_dir)
-    return recipes.concatenate([registry.make_data(task, options) for task in source.tasks])
+    options = DataOptions(0, None if scale == "full" else source.episodes, data_dir)
+    return concatenate([registry.make_data(task, options) for task in source.tasks])
 
 
 def run_source(source: Source, scale: str, out: Path, data_dir: str | None) -> dict[str, Run] | str:

@@ -11,7 +11,7 @@ from experiments.pjap import runs
 from jaxoff import runtime
 from jaxoff.eval import statistics
 from jaxoff.report.tables import Cell, Table, read_paper
-from jaxoff.train.online import OnlineResult
+from jaxoff.training.online import OnlineResult
 
 PAPER = Path(__file__).with_name("paper.csv")
 METHODS = ("MADDPG", "MADDPG+PJAP")

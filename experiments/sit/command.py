@@ -18,9 +18,9 @@ from experiments import checks
 from experiments.jobs import Column
 from experiments.sit import runs
 from jaxoff import registry, runtime
-from jaxoff.data import credit
-from jaxoff.data.recipes import returns_of
+from jaxoff.data.episodes import returns_of
 from jaxoff.files import write_text
+from jaxoff.learners import credit
 from jaxoff.report import credit as credit_report
 from jaxoff.report import figures, tables
 from jaxoff.report.html import Section

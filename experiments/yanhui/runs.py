@@ -10,15 +10,15 @@ from pathlib import Path
 from experiments import jobs
 from experiments.jobs import Column
 from jaxoff import registry
-from jaxoff.data.recipes import lengths_of
+from jaxoff.data.episodes import lengths_of
 from jaxoff.report.load import Run
-from jaxoff.train import TrainSpec
+from jaxoff.training import TrainSpec
 
 SCENARIOS = {"3m": "smax/3m", "3s_vs_5z": "smax/3s_vs_5z", "corridor": "smax-x/corridor", "MMM2": "smax-x/MMM2"}
 CONTEXT = {"mode": "state_action", "window": 20}
 YANHUI, MADT, BC = {"YANHUI": Column("yanhui")}, {"MADT": Column("madt")}, {"BC": Column("bc")}
 # The paper's columns, in its order.
-PAPER_COLUMNS = {"BCQ": Column("bcq"), "CQL": Column("cql"), "ICQ": Column("icq")} | BC | MADT | YANHUI
+PAPER_COLUMNS = {"BCQ": Column("bcq"), "CQL": Column("macql"), "ICQ": Column("icq")} | BC | MADT | YANHUI
 # What the paper does not report: memory on both sides, returns to go, and its own remark on rejection sampling.
 CONTROLS = {
     "BC-MLP": Column("bc", {"recurrent": False, "window": 0}),
@@ -71,7 +71,7 @@ SIZES = {
     "cpu": Size(
         _CPU,
         {"madt": _GPT, "yanhui": _GPT | {"batch_size": 128, "anchors": 32, "support": 384}}
-        | dict.fromkeys(("bc", "bcq", "cql", "icq"), _EPISODES),
+        | dict.fromkeys(("bc", "bcq", "macql", "icq"), _EPISODES),
         evaluations=6,
         eval_episodes=256,
         sampled=False,
@@ -99,7 +99,7 @@ def specs(task: str, label: str, column: Column, scale: str, share: float = 1.0)
     share: of the updates, where the data are smaller than those of the tables; so that each episode is seen as often.
     """
     size = SIZES[scale]
-    config = {**size.config(column.method), **column.config}
+    config = {**size.config(column.method, task), **column.config}
     if column.config.get("recurrent") is False:  # single steps: as many as some episodes have
         config["batch_size"] = 16 * config.get("batch_size", MADT_BATCH // 16)
     if column.config.get("window", 0) > 1 and size.contexts:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from jaxoff.names import DataOptions
+
 
 def load(
     task: str, *, episodes: int | None = None, seed: int = 0, data_dir: str | None = None, pools: str | None = None, **placing: Any
@@ -17,5 +19,5 @@ def load(
     from jaxoff import registry
     from jaxoff.data.dataset import place
 
-    made = registry.make_data(task, registry.DataOptions(seed, episodes, data_dir, pools))
+    made = registry.make_data(task, DataOptions(seed, episodes, data_dir, pools))
     return place(made, registry.make_spec(task), source=task, **placing)

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import struct
 
+from jaxoff.config import static
 from jaxoff.data import uniform_sampler
 from jaxoff.data.dataset import Dataset
 from jaxoff.types import Array, Feedback, Key, Sampler
@@ -20,7 +21,7 @@ from jaxoff.types import Array, Feedback, Key, Sampler
 class Config:
     """period: updates until the items come back."""
 
-    period: int = struct.field(pytree_node=False, default=10)
+    period: int = static(10)
 
 
 def make(config: Config, batch_size: int, window: int) -> Sampler:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from jaxoff.data.dataset import validate
-from jaxoff.data.recipes import returns_of
+from jaxoff.data.episodes import returns_of
 from jaxoff.types import EnvSpec, Episodes
 
 SCHEMA = 1

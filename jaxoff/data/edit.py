@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxoff.data import recipes
+from jaxoff.data.episodes import concatenate, lengths_of, take, trim
 from jaxoff.types import EnvSpec, Episodes
 
 _SLOTS = ("obs", "state", "avail")  # fields with a slot after the last step
@@ -37,7 +37,7 @@ def combine(parts: Sequence[Episodes], names: Sequence[str] = ()) -> Episodes:
                 raise ValueError(f"combine: field '{field}': expected {first[field]} as in {names[0]}, found {found} in {name}")
     if any(part.agent_reward is not None for part in parts):
         parts = [part if part.agent_reward is not None else _with_agent_reward(part) for part in parts]
-    return recipes.concatenate(parts)
+    return concatenate(parts)
 
 
 def _form(episodes: Episodes) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def subsample(data: Episodes, seed: int, episodes: int | None = None, steps: int
     """
     if (episodes is None) == (steps is None):
         raise ValueError("subsample: expected either episodes or steps, found both or none")
-    lengths = recipes.lengths_of(data)
+    lengths = lengths_of(data)
     field, limit, weights = ("steps", steps, lengths) if episodes is None else ("episodes", episodes, np.ones_like(lengths))
     if limit is None or not 1 <= limit <= weights.sum():
         raise ValueError(f"subsample: field '{field}': expected 1..{weights.sum()}, found {limit}")
@@ -94,7 +94,7 @@ def split(episodes: Episodes, share: float, seed: int) -> tuple[Episodes, Episod
 
 
 def _part(episodes: Episodes, mask: np.ndarray) -> Episodes:
-    return recipes.trim(recipes.take(episodes, np.flatnonzero(mask)))
+    return trim(take(episodes, np.flatnonzero(mask)))
 
 
 def unique_groups(episodes: Episodes) -> np.ndarray:
@@ -106,7 +106,7 @@ def unique_groups(episodes: Episodes) -> np.ndarray:
     fields = {name: np.asarray(value) for name, value in episodes._asdict().items() if value is not None and name != "behaviour_level"}
     groups: dict[bytes, int] = {}
     found = []
-    for episode, length in enumerate(recipes.lengths_of(episodes)):
+    for episode, length in enumerate(lengths_of(episodes)):
         sums = hashlib.blake2b(int(length).to_bytes(8, "little"), digest_size=16)
         for name, value in fields.items():
             sums.update(np.ascontiguousarray(value[episode, : length + (name in _SLOTS)]))
@@ -136,5 +136,5 @@ def spec_of(episodes: Episodes, metadata: dict[str, Any]) -> EnvSpec:
         state_size=episodes.state.shape[2],
         action_size=episodes.avail.shape[3],
         discrete=_KINDS[np.asarray(episodes.actions).dtype.kind] == "discrete",
-        horizon=metadata.get("horizon", int(recipes.lengths_of(episodes).max())),
+        horizon=metadata.get("horizon", int(lengths_of(episodes).max())),
     )

@@ -13,11 +13,12 @@ import numpy as np
 
 from jaxoff.data import recipes, worlds
 from jaxoff.data.convert import alberdice
+from jaxoff.data.episodes import cut, take
 from jaxoff.data.public import PUBLIC
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, make_matrix, mne
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial
-from jaxoff.registry import DataOptions, Family, Task, check_quality, unknown
+from jaxoff.names import DataOptions, Family, Task, check_quality, unknown
 from jaxoff.types import Env, Episodes
 
 _MNE = {"mne": 0.0, "mne-20": -20.0}  # scenario -> reward off the diagonal
@@ -74,7 +75,7 @@ def _grid_data(task: Task, options: DataOptions) -> Episodes:
     whole, steps = _without_cut(task)
     check_quality(whole, _grid_tasks())
     episodes = recipes.bridge(whole.quality, options.seed, options.episodes)
-    return recipes.cut(episodes, steps) if steps else episodes
+    return cut(episodes, steps) if steps else episodes
 
 
 # --------------------------------------------------------------------------------------------- poly
@@ -129,8 +130,8 @@ def _public_data(task: Task, options: DataOptions) -> Episodes:
         have = episodes.reward.shape[0]
         if not 1 <= options.episodes <= have:
             raise ValueError(f"{task}: field 'episodes': expected 1..{have}, found {options.episodes}")
-        episodes = recipes.take(episodes, np.sort(np.random.default_rng(options.seed).permutation(have)[: options.episodes]))
-    return recipes.cut(episodes, steps) if steps else episodes
+        episodes = take(episodes, np.sort(np.random.default_rng(options.seed).permutation(have)[: options.episodes]))
+    return cut(episodes, steps) if steps else episodes
 
 
 def public_folder(task: str, data_dir: str | None) -> Path:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from jaxoff.data import public
-from jaxoff.registry import Task
+from jaxoff.names import Task
 
 REPOSITORY = "InstaDeepAI/og-marl"
 LIMIT_BYTES = 64 * 2**30  # that an archive may unpack to; the largest known is well below

@@ -11,7 +11,7 @@ import numpy as np
 from jaxoff.data.dataset import estimate_bytes
 from jaxoff.data.disk import statistics
 from jaxoff.data.edit import unique_groups
-from jaxoff.data.recipes import lengths_of, returns_of
+from jaxoff.data.episodes import lengths_of, returns_of
 from jaxoff.files import replacing
 from jaxoff.types import EnvSpec, Episodes
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flashbax.buffers.trajectory_buffer import TrajectoryBufferState
 from flax import struct
 
+from jaxoff.config import static
 from jaxoff.data.recipes import random_policy
 from jaxoff.envs.rolling import bounded
 from jaxoff.types import Array, Carry, Env, Feedback, Key, Policy, Sampler, State, TimeStep, Transition
@@ -28,10 +29,10 @@ class Config:
     epsilon_start: float = 1.0  # share of uniformly random available actions of each agent; choices
     epsilon_end: float = 0.05
     epsilon_steps: float = 50_000.0  # joint steps until epsilon_end
-    num_envs: int = struct.field(pytree_node=False, default=16)
-    collect: int = struct.field(pytree_node=False, default=1)  # joint steps in each environment, before each update
-    warmup: int = struct.field(pytree_node=False, default=1024)  # joint steps with random actions before the first update, at least
-    capacity: int = struct.field(pytree_node=False, default=100_000)  # joint steps that are kept, at most
+    num_envs: int = static(16)
+    collect: int = static(1)  # joint steps in each environment, before each update
+    warmup: int = static(1024)  # joint steps with random actions before the first update, at least
+    capacity: int = static(100_000)  # joint steps that are kept, at most
 
 
 class Actors(NamedTuple):

@@ -38,7 +38,7 @@ from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.data.disk import InvalidDataset
 from jaxoff.envs.base import FromJaxMARL
 from jaxoff.envs.mpe.omar import make_spread
-from jaxoff.registry import DataOptions, Family, Task, check_quality
+from jaxoff.names import DataOptions, Family, Task, check_quality
 from jaxoff.types import Env, EnvSpec, Episodes, ReturnScale
 
 _FAMILIES = {

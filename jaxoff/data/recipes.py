@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import distrax
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff.data.episodes import concatenate, cut, fill, take, trim, with_level
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, make_matrix, mne
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial, peak
@@ -65,7 +66,7 @@ def record(
         played = _play(env, policy.distribution, noise, keys[index], jax.tree.map(lambda x, i=index: x[i], memory))
         played = take(played, np.arange(min(chunk, count - first)))
         whole = jax.tree.map(lambda x: np.zeros((count, *x.shape[1:]), x.dtype), played) if whole is None else whole
-        _fill(whole, first, played)
+        fill(whole, first, played)
         if progress:
             progress(min(first + chunk, count), count)
     return trim(whole)
@@ -146,93 +147,6 @@ def _play(env: Env, distribution: Any, noise: float | None, keys: Key, memory: C
 
 
 # ---------------------------------------------------------------------------------- parts of a dataset
-
-
-def lengths_of(episodes: Episodes) -> np.ndarray:
-    """Real steps of each episode, [E] int."""
-    return np.asarray(episodes.filled).astype(bool).sum(1)
-
-
-def _fill(whole: Episodes, first: int, part: Episodes) -> None:
-    """Put a part's episodes at `first` of larger arrays of zeros, slot by slot.
-
-    Padding is not written: memory that the system gave as zeros and nobody touched costs nothing, so
-    padded arrays need no more of it than their real slots.
-    """
-    steps = np.asarray(part.filled, bool)
-    slots = np.arange(steps.shape[1] + 1) <= steps.sum(1)[:, None]
-    for name, target in whole._asdict().items():
-        value = getattr(part, name)
-        if name == "behaviour_level":
-            target[first : first + len(steps)] = value
-        elif target is not None:
-            mask = slots if name in ("obs", "state", "avail") else steps
-            target[first : first + len(steps), : mask.shape[1]][mask] = np.asarray(value)[mask]
-
-
-def returns_of(episodes: Episodes) -> np.ndarray:
-    """Undiscounted team return of each episode, [E] float64."""
-    return np.where(np.asarray(episodes.filled, bool), np.asarray(episodes.reward), 0).astype(np.float64).sum(1)
-
-
-def _resize(episodes: Episodes, steps: int) -> Episodes:
-    def fit(name: str, x: np.ndarray | None) -> np.ndarray | None:
-        if x is None or name == "behaviour_level":
-            return x if x is None else np.asarray(x)
-        size = steps + (name in ("obs", "state", "avail"))
-        x = np.asarray(x)[:, :size]
-        if x.shape[1] == size:
-            return x
-        longer = np.zeros((len(x), size, *x.shape[2:]), x.dtype)
-        longer[:, : x.shape[1]] = x
-        return longer
-
-    return Episodes(**{name: fit(name, x) for name, x in episodes._asdict().items()})
-
-
-def trim(episodes: Episodes) -> Episodes:
-    """Without the padding that no episode needs."""
-    return _resize(episodes, int(lengths_of(episodes).max()))
-
-
-def cut(episodes: Episodes, steps: int) -> Episodes:
-    """At most the first `steps` steps of each episode; those that lose their end are marked truncated."""
-    if steps < 1:
-        raise ValueError(f"cut: expected at least one step, found {steps}")
-    lost = lengths_of(episodes) > steps
-    short = _resize(episodes, min(steps, episodes.reward.shape[1]))
-    truncated = short.truncated.copy()
-    truncated[lost, -1] = True
-    return short._replace(truncated=truncated)
-
-
-def concatenate(parts: Sequence[Episodes]) -> Episodes:
-    """Datasets one after the other, padded to the longest."""
-    steps = max(part.reward.shape[1] for part in parts)
-    if len(parts) == 1:
-        return _resize(parts[0], steps)
-    count = sum(len(part.filled) for part in parts)
-
-    def empty(name: str, x: np.ndarray) -> np.ndarray:
-        slots = () if name == "behaviour_level" else (steps + (name in ("obs", "state", "avail")),)
-        return np.zeros((count, *slots, *x.shape[1 + len(slots) :]), x.dtype)
-
-    whole = Episodes(**{name: None if x is None else empty(name, np.asarray(x)) for name, x in parts[0]._asdict().items()})
-    first = 0
-    for part in parts:
-        _fill(whole, first, part)
-        first += len(part.filled)
-    return whole
-
-
-def take(episodes: Episodes, index: np.ndarray) -> Episodes:
-    """The episodes of an index [K]."""
-    return jax.tree.map(lambda x: np.asarray(x)[index], episodes)
-
-
-def with_level(episodes: Episodes, level: int) -> Episodes:
-    """Mark every agent of every episode with a behaviour level."""
-    return episodes._replace(behaviour_level=np.full_like(episodes.behaviour_level, level))
 
 
 # ------------------------------------------------------------------------------- datasets of the papers

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flashbax.buffers import sum_tree
 
 from jaxoff.data.dataset import Dataset
-from jaxoff.data.draw import draw, running_total
+from jaxoff.draw import draw, running_total
 from jaxoff.losses.credit import members_of
 from jaxoff.types import Array, Feedback, Key, Sampler, Transition
 

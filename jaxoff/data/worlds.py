@@ -24,7 +24,8 @@ import jax
 import numpy as np
 
 from jaxoff.data import compositions, pools, recipes
-from jaxoff.registry import DataOptions, Family, Task, unknown
+from jaxoff.data.episodes import concatenate, returns_of, take, with_level
+from jaxoff.names import DataOptions, Family, Task, unknown
 from jaxoff.types import Env, EnvSpec, Episodes
 
 _CUTS = (0.3, 0.7)  # SIT, Tables 4-5: levels of SMAX and particle worlds
@@ -186,7 +187,7 @@ def make(task: Task, options: DataOptions) -> Episodes:
     count = _size(world, quality) if options.episodes is None else options.episodes
     key = jax.random.key(seed)
     if quality == "random":
-        return recipes.with_level(recipes.record(env, recipes.random_policy(env.spec), count, key, progress=options.progress), 0)
+        return with_level(recipes.record(env, recipes.random_policy(env.spec), count, key, progress=options.progress), 0)
     if quality == "waypoint":
         from jaxoff.envs.maze import waypoint_policy
 
@@ -265,16 +266,16 @@ def _banded(env: Env, pool: pools.Pool, wanted: dict[str, int], seed: int, optio
         who = rng.permutation(np.arange(each) % len(every))
         choice = np.broadcast_to(who[:, None], (each, env.spec.num_agents))
         played = _record(env, pool, every, choice, jax.random.fold_in(jax.random.key(seed), turn), options)
-        returns = recipes.returns_of(played)
+        returns = returns_of(played)
         for band in wanted:
             low, high = _BANDS[band]
             inside = np.flatnonzero((returns >= low) & (returns < high))[: wanted[band] - have[band]]
             if len(inside):
                 level = list(_BANDS).index(band)
-                found[band].append(recipes.with_level(recipes.take(played, inside), level))
+                found[band].append(with_level(take(played, inside), level))
             have[band] += len(inside)
         if all(have[band] >= wanted[band] for band in wanted):
-            return recipes.concatenate([part for parts in found.values() for part in parts])
+            return concatenate([part for parts in found.values() for part in parts])
     raise ValueError(f"{env.spec.name}: expected {wanted} episodes in the bands, found {have} in {_ROUNDS * each} episodes of the pool")
 
 

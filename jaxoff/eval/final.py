@@ -13,7 +13,7 @@ from jaxoff.types import Env, Policy
 
 
 def evaluate_policy(
-    env: Env, policy: Policy, episodes: int, seed: int, *, sampled: bool = False, processes: int | None = None
+    env: Env, policy: Policy, episodes: int = 100, seed: int = 0, *, sampled: bool = False, processes: int | None = None
 ) -> dict[str, Any]:
     """Returns of `episodes` episodes, as plain numbers: in jit, or on the host where the env says which simulator fits.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxoff.data.draw import draw, running_total
+from jaxoff.draw import draw, running_total
 from jaxoff.losses.conservative import conservative_term
 from jaxoff.losses.likelihood import expectation, masked_mean, negative_log_likelihood, taken
 from jaxoff.types import UNAVAILABLE, Array, Key

@@ -1,4 +1,4 @@
-"""What a decomposition of rewards found, drawn and written down: see `jaxoff.data.credit`."""
+"""What a decomposition of rewards found, drawn and written down: see `jaxoff.learners.credit`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxoff.data.credit import Verdict, by_agent
-from jaxoff.data.recipes import returns_of
+from jaxoff.data.episodes import returns_of
 from jaxoff.files import write_text
+from jaxoff.learners.credit import Verdict, by_agent
 from jaxoff.losses.credit import members_of
 from jaxoff.report.figures import COLOURS, PANEL, save, style
 from jaxoff.types import Episodes

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxoff.envs.base import FromJaxMARL, ScenePicture
 from jaxoff.envs.smax.units import FAMILIES, Map
-from jaxoff.registry import unknown
+from jaxoff.names import unknown
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
 
 with mock.patch("builtins.print"):

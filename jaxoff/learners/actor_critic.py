@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import distrax
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxoff.data.dataset import Dataset, flatten
+from jaxoff.batches import flatten
+from jaxoff.data.dataset import Dataset
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
@@ -26,7 +27,6 @@ from jaxoff.nets.normalised import Net, Norm, Stats, moments, normalised, runnin
 from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
 
 HEAD = 3e-3  # weights of a policy's last layer start in +-HEAD
-INPUT_NORMS = ("batch", "dataset", "none")
 UNIT = Norm(1.0, 0.0)  # type: ignore[arg-type]
 
 
@@ -68,7 +68,7 @@ class Agents:
 
     spec: EnvSpec
     hidden: int
-    input_norm: str = "batch"  # batch; dataset: observations standardised by the dataset's moments; none
+    input_norm: Literal["batch", "dataset", "none"] = "batch"  # batch; dataset: observations standardised by the dataset's moments; none
     centralised: bool = False
     own_batches: bool = True
     truncated_ends: bool = False
@@ -79,8 +79,6 @@ class Agents:
         name = f"'{self.spec.name}'"
         if self.spec.discrete:
             raise ValueError(f"environment {name}: expected continuous actions, found discrete ones")
-        if self.input_norm not in INPUT_NORMS:
-            raise ValueError(f"field 'input_norm': expected one of {', '.join(INPUT_NORMS)}, found '{self.input_norm}'")
         if self.centralised and self.input_norm == "dataset":
             raise ValueError("field 'input_norm': expected batch or none with centralised=true, found 'dataset'")
         if len(set(self.spec.action_sizes)) > 1:
@@ -179,11 +177,16 @@ def own_return(agent: Array | int, rows: Transition, next_value: Array, gamma: A
     return one_step_target(reward, rows.terminated, next_value, gamma)
 
 
+def check_parts(size: int, num_agents: int) -> None:
+    """Raise ValueError unless a batch of this size has equal parts for all agents."""
+    if size % num_agents:
+        raise ValueError(f"field 'batch_size': expected a multiple of {num_agents}, the number of agents, found {size}")
+
+
 def deal(batch: Transition, num_agents: int, beside: Any = None) -> tuple[Transition, Any]:
     """A batch [B, ...] or [B, T, ...] dealt out: item b goes to agent b mod N, as rows [N, M, ...]; and what lies beside it."""
     size = batch.valid.shape[0]
-    if size % num_agents:
-        raise ValueError(f"field 'batch_size': expected a multiple of {num_agents}, the number of agents, found {size}")
+    check_parts(size, num_agents)
     stacks = jax.tree.map(lambda x: x.reshape(size // num_agents, num_agents, *x.shape[1:]), (batch, beside))
     return jax.vmap(lambda pair: as_rows(*pair), in_axes=1)(stacks)
 
@@ -274,12 +277,17 @@ def learner(
     return Learner(init, update, executed, lambda state: executed(state._replace(policy=state.target_policy)))
 
 
-def stages(agents: Agents, made: Learner, steps: int) -> Learner | tuple[Stage, ...]:
-    """The learner; with input_norm=dataset, as a stage that starts from the moments of the dataset's observations."""
+def stages(agents: Agents, made: Learner, config: Any) -> Learner | tuple[Stage, ...]:
+    """The learner; with input_norm=dataset, as a stage that starts from the moments of the dataset's observations.
+
+    Raises ValueError for a batch that can't be dealt to the agents in equal parts.
+    """
+    if agents.own_batches:
+        check_parts(config.batch_size, agents.spec.num_agents)
     if agents.input_norm != "dataset":
         return made
 
     def prepare(before: Any, dataset: Dataset, key: Key) -> State:
         return made.init(key)._replace(stats=Stats(*dataset.moments("obs")))
 
-    return (Stage("train", made, steps, prepare=prepare),)
+    return (Stage("train", made, config.steps, prepare=prepare),)

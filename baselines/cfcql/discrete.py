@@ -1,10 +1,10 @@
-"""CFCQL: counterfactual conservative Q-learning (Shao et al., NeurIPS 2023).
+"""CFCQL for discrete actions: counterfactual conservative Q-learning on QMIX values (Shao et al., NeurIPS 2023).
 
 Values are held low where one agent leaves the data's joint action while the others stay with it, so the penalty
 grows with the number of agents, not with that of joint actions:
     sum_i lambda_i log sum_j exp Q_tot(a_i <- j) - Q_tot(a in the data)   -> counterfactual_totals, conservative_loss
-lambda_i grows with how far agent i leaves its behaviour policy -> deviation, agent_weights. Discrete: QMIX values with
-lambda-returns -> loss; first stage: behaviour models. Continuous: MATD3, in cfcql_continuous.py.
+lambda_i grows with how far agent i leaves its behaviour policy -> deviation, agent_weights. QMIX values with
+lambda-returns -> loss; first stage: behaviour models.
 As the released code: lambda_i from a Kullback-Leibler divergence (weights = ratio: from the expected ratio of policy
 and behaviour, as in the paper); tau = 100 or more stands for argmax. Differs: updates count as such, the code copies
 its slow nets every 200 episodes counted 8 per update, so every 25 updates.
@@ -12,7 +12,7 @@ its slow nets every 200 episodes counted 8 per update, so every 25 updates.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ import optax
 from flax import struct
 from jax import lax
 
-from baselines import cfcql_continuous
-from jaxoff.data.dataset import Dataset, as_windows
+from jaxoff.batches import as_windows
+from jaxoff.config import static
+from jaxoff.data.dataset import Dataset
 from jaxoff.losses.conservative import agent_weights, available_logsumexp
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
 from jaxoff.losses.td import lambda_return, squared_td_error
@@ -36,49 +37,27 @@ MIN_PROB = 1e-5  # added to both distributions of a deviation
 
 @struct.dataclass
 class Config:
-    """Settings of the released code. `cql` and `tau` are tuned there for each dataset; the last group is for continuous actions."""
+    """Settings of the released code. `cql` and `tau` are tuned there for each dataset."""
 
-    lr: float = 1e-3  # Adam, of every net but the VAE
+    lr: float = 1e-3  # Adam, of every net
     gamma: float = 0.99
     trace: float = 0.6  # of the lambda-return
     cql: float = 1.0  # weight of the conservative term; .1 to 50 on SMAC
     tau: float = 0.5  # softmax of the deviations over agents; 0: equal weights, 100: all on the largest
     max_grad_norm: float = 10.0
-    weights: str = struct.field(pytree_node=False, default="deviation")  # deviation; ratio; uniform: no behaviour stage
-    target_every: int = struct.field(pytree_node=False, default=25)  # updates between hard copies
-    embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer
-    hyper: int = struct.field(pytree_node=False, default=64)  # hidden width of its hypernets
-    hidden: int = struct.field(pytree_node=False, default=64)
-    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    behaviour_steps: int = struct.field(pytree_node=False, default=2000)
-    behaviour_slots: int = struct.field(pytree_node=False, default=0)  # the same for `behaviour_steps`
-    steps: int = struct.field(pytree_node=False, default=5000)
-    slots: int = struct.field(pytree_node=False, default=0)  # a budget from which `steps` follows: jaxoff/registry.py, BUDGETS
-    batch_size: int = struct.field(pytree_node=False, default=128)
-    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps, one-step targets
-
-    polyak: float = 0.005  # share of the online parameters in a target update
-    target_noise: float = 0.05  # standard deviation, of target actions
-    action_penalty: float = 1e-3  # on squared actions of the policies
-    vae_lr: float = 1e-4
-    input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, none
-    samples: str = struct.field(pytree_node=False, default="uniform")  # uniform; policy: also near the policy, now and next
-    num_samples: int = struct.field(pytree_node=False, default=10)  # of each kind
-    critic_state: str = struct.field(pytree_node=False, default="state")  # state; obs: all observations
-    reward: str = struct.field(pytree_node=False, default="team")  # team; first: agent 0's own, where agents have any
-    truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
-    policy_every: int = struct.field(pytree_node=False, default=5)  # critic updates to one of the policies
-    vae_hidden: int = struct.field(pytree_node=False, default=750)
-
-
-CHOICES = {
-    "weights": ("deviation", "ratio", "uniform"),
-    "input_norm": ("batch", "none"),
-    "samples": ("uniform", "policy"),
-    "critic_state": ("state", "obs"),
-    "reward": ("team", "first"),
-}
+    weights: Literal["deviation", "ratio", "uniform"] = static("deviation")  # deviation; ratio; uniform: no behaviour stage
+    target_every: int = static(25)  # updates between hard copies
+    embed: int = static(32)  # width of the mixer
+    hyper: int = static(64)  # hidden width of its hypernets
+    hidden: int = static(64)
+    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    behaviour_steps: int = static(2000)
+    behaviour_slots: int = static(0)  # the same for `behaviour_steps`
+    steps: int = static(5000)
+    slots: int = static(0)  # a budget from which `steps` follows: jaxoff/config.py, BUDGETS
+    batch_size: int = static(128)
+    window: int = static(-1)  # whole episodes; 0: single steps, one-step targets
 
 
 class Behaviour(NamedTuple):
@@ -224,13 +203,10 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """Behaviour model, then values; values alone with equal weights. Raises ValueError for unknown words and impossible forms."""
-    for name, known in CHOICES.items():
-        if getattr(config, name) not in known:
-            raise ValueError(f"cfcql: field '{name}': expected one of {', '.join(known)}, found '{getattr(config, name)}'")
     if config.recurrent and config.window == 0:
         raise ValueError("cfcql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
     if not spec.discrete:
-        return cfcql_continuous.make(config, spec)
+        raise ValueError(f"cfcql on '{spec.name}': expected discrete actions in this form, found continuous ones")
     m = method_of(config, spec)
     main = Learner(
         init=lambda key: init(m, (), key),

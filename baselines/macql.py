@@ -1,7 +1,5 @@
 """MACQL: conservative values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq. 13), for discrete actions.
 
-Continuous actions: the decentralised MA-CQL of Pan et al. (OMAR, ICML 2022), in cql_continuous.py.
-
 Q_tot = sum_i w_i(s) Q_i + b(s). Values of available actions are held below those of the data's, per agent
 -> conservative_loss; n-step Tree Backup with the slow nets -> tree_backup, backup_target; both -> loss.
 Differs: Eq. 13 prints logsumexp(w_i Q_i + b) for each agent against one Q_tot, which leaves (N - 1) b as a
@@ -12,7 +10,7 @@ under a linear mixer the logsumexp over an agent's own actions is exact.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +18,8 @@ import optax
 from flax import struct
 from jax import lax
 
-from baselines import cql_continuous, cql_team
-from jaxoff.data.dataset import as_windows
+from jaxoff.batches import as_windows
+from jaxoff.config import static
 from jaxoff.losses.conservative import conservative_term
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.td import one_step_target, squared_td_error
@@ -29,50 +27,33 @@ from jaxoff.nets.actors import Actors, greedy
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.optimisers import rmsprop
-from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
+from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
+
+ACTIONS = ("discrete",)
 
 
 @struct.dataclass
 class Config:
-    """Settings, of Tian et al. (Table 11) where they print one; the last group is for continuous actions."""
+    """Settings, of Tian et al. (Table 11) where they print one."""
 
     lr: float = 5e-4  # RMSprop, of agents and mixer
     gamma: float = 0.99
     cql: float = 2.0  # Eq. 13, beta_CQL
     trace: float = 0.93  # lambda of Tree Backup
     max_grad_norm: float = 10.0  # of agents and mixer together
-    n_step: int = struct.field(pytree_node=False, default=5)  # of Tree Backup, within the window
-    cql_target: str = struct.field(pytree_node=False, default="tree_backup")  # tree_backup, onestep_double
-    backup_policy: str = struct.field(pytree_node=False, default="greedy")  # greedy, softmax: pi_i of Tree Backup
-    cql_literal: bool = struct.field(pytree_node=False, default=False)
-    mixer_bias: bool = struct.field(pytree_node=False, default=True)
-    target_every: int = struct.field(pytree_node=False, default=100)  # updates between hard copies
-    embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer
-    hidden: int = struct.field(pytree_node=False, default=64)
-    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    steps: int = struct.field(pytree_node=False, default=15000)
-    batch_size: int = struct.field(pytree_node=False, default=32)
-    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps, where n is 1
-
-    critic_lr: float = 1e-2  # Adam, of critics; lr is then that of the policies, Adam too
-    polyak: float = 0.01  # share of the online parameters in a target update
-    action_penalty: float = 1e-3  # on squared actions of the policies
-    temperature: float = 1.0  # of the log-sum-exp
-    target_noise: float = 0.05  # standard deviation, of target actions with shared_team
-    samples: str = struct.field(pytree_node=False, default="uniform")  # uniform; policy: also near the policy, next and now
-    num_samples: int = struct.field(pytree_node=False, default=10)  # of each kind
-    plain_density: bool = struct.field(pytree_node=False, default=False)  # of policy samples: p, not log p, as released
-    input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
-    policy_steps: int = struct.field(pytree_node=False, default=1)  # of a policy to one of its critics, on the same batch
-    centralised: bool = struct.field(pytree_node=False, default=False)  # critics of the state and all actions
-    shared_team: bool = struct.field(pytree_node=False, default=False)  # one such critic for the team; critic_steps, target_noise: of it
-    critic_steps: int = struct.field(pytree_node=False, default=4)  # steps of the critics alone to one of all, each on a part of the batch
-    own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
-    truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
-
-
-CHOICES = {"cql_target": ("tree_backup", "onestep_double"), "backup_policy": ("greedy", "softmax")}
+    n_step: int = static(5)  # of Tree Backup, within the window
+    cql_target: Literal["tree_backup", "onestep_double"] = static("tree_backup")  # tree_backup, onestep_double
+    backup_policy: Literal["greedy", "softmax"] = static("greedy")  # greedy, softmax: pi_i of Tree Backup
+    cql_literal: bool = static(False)
+    mixer_bias: bool = static(True)
+    target_every: int = static(100)  # updates between hard copies
+    embed: int = static(32)  # width of the mixer
+    hidden: int = static(64)
+    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(15000)
+    batch_size: int = static(32)
+    window: int = static(-1)  # whole episodes; 0: single steps, where n is 1
 
 
 class State(NamedTuple):
@@ -192,23 +173,17 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets of the discrete form. Raises ValueError for unknown words and what it can't do."""
-    for name, known in CHOICES.items():
-        if getattr(config, name) not in known:
-            raise ValueError(f"cql: field '{name}': expected one of {', '.join(known)}, found '{getattr(config, name)}'")
-    if config.n_step < 1:
-        raise ValueError(f"cql: field 'n_step': expected at least 1, found {config.n_step}")
     if config.recurrent and config.window == 0:
-        raise ValueError("cql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
+        raise ValueError("macql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
     actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
     mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias, config.layer_init)
     return Method(config, actors, mixer, rmsprop(config.lr, config.max_grad_norm))
 
 
-def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
-    """The learner; with discrete actions its policy takes the argmax of each agent's values."""
+def make(config: Config, spec: EnvSpec) -> Learner:
+    """The learner; its policy takes the argmax of each agent's values. Raises ValueError for continuous actions."""
     if not spec.discrete:
-        team = config.shared_team
-        return cql_team.make(config, spec, "cql", cql_continuous.objective) if team else cql_continuous.make(config, spec)
+        raise ValueError(f"macql on '{spec.name}': expected discrete actions, found continuous ones, which are cql's")
     m = method_of(config, spec)
     return Learner(
         init=lambda key: init(m, key),

@@ -6,13 +6,15 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxoff import registry
+from jaxoff.config import BUDGETS, check_number, check_word, config_fields, is_leaf, resolve_config
+from jaxoff.names import Task, unknown
 from jaxoff.types import Env, EnvSpec, Episodes, Key, Sampler, Stage
 
 
@@ -34,10 +36,10 @@ class TrainSpec:
     data_seed: int = 0
     data_episodes: int | None = None
     data_dir: str | None = None
-    obs_dtype: str = "float32"  # storage of observations on the device
-    prng: str = "threefry2x32"  # generator of random numbers
-    precision: str = "highest"  # of matrix products; "default" lets an accelerator use fewer bits
-    mode: str = "auto"  # how runs share a device: vmap, sequence, or auto by backend
+    obs_dtype: Literal["float32", "bfloat16"] = "float32"  # storage of observations on the device
+    prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32"  # generator of random numbers
+    precision: Literal["highest", "high", "default"] = "highest"  # of matrix products; "default" lets an accelerator use fewer bits
+    mode: Literal["auto", "vmap", "sequence"] = "auto"  # how runs share a device: vmap, sequence, or auto by backend
     variant: str = ""  # column label in tables; "" is the method's name
     checkpoint_s: float = 60.0  # least seconds between checkpoints
 
@@ -88,56 +90,104 @@ class Job:
         return self.sampler_module.make(self.sampler_config, config.batch_size, config.window)
 
 
+def _number(name: str, value: Any) -> float:
+    """A value of a grid's numeric field."""
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"grid field '{name}': expected numbers, found '{value}'") from None
+
+
+def expanded(spec: TrainSpec) -> list[TrainSpec]:
+    """A job for each combination of values of the grid's static fields, which then are fixed; just the job where there are none.
+
+    Values of numeric fields are read as numbers. Raises UnknownName for a field that there is not, ValueError for no number.
+    """
+    known = config_fields(registry.learner(spec.method, spec.task).Config)
+    unknown_names = [name for name in spec.grid if name not in known]
+    if unknown_names:
+        raise unknown(f"field of {spec.method}'s Config", unknown_names[0], known)
+    fixed = {name: values for name, values in spec.grid.items() if not is_leaf(known[name])}
+    swept = {name: [_number(name, value) for value in values] for name, values in spec.grid.items() if name not in fixed}
+    for name, values in fixed.items():
+        if not len(values) or len(set(map(str, values))) < len(values):
+            raise ValueError(f"grid field '{name}': expected values that differ, found {', '.join(map(str, values)) or 'none'}")
+    points = [dict(zip(fixed, values, strict=True)) for values in itertools.product(*fixed.values())]
+    twice = next((name for name in fixed if name in spec.config), None)
+    if twice:
+        raise ValueError(f"field '{twice}': expected in --set, --steps or --grid, found in two of them")
+    return [dataclasses.replace(spec, config={**spec.config, **point}, grid=swept) for point in points]
+
+
 def fitted(job: Job, data: Episodes | None) -> Job:
     """The job with what its data decide: the longest episode, and numbers of updates where the settings are budgets in slots."""
     if data is None:
         return job
     lengths, config = np.asarray(data.filled).sum(1), job.config
     made = config.batch_size * (float(lengths.mean()) + 1.0)  # slots of an update: the one after the last step is filled too
-    budgets = {updates: getattr(config, slots, 0) for slots, updates in registry.BUDGETS.items()}
+    budgets = {updates: getattr(config, slots, 0) for slots, updates in BUDGETS.items()}
     counts = {updates: math.ceil(budget / made) for updates, budget in budgets.items() if budget}
     return dataclasses.replace(job, config=config.replace(**counts), longest=int(lengths.max()))
 
 
 def _check_budgets(method: str, config: Any, overrides: Mapping[str, Any]) -> None:
     """Refuse budgets in slots that can't be counted, and those beside a number of updates."""
-    for slots, updates in registry.BUDGETS.items():
+    for slots, updates in BUDGETS.items():
         budget = getattr(config, slots, 0)
-        if budget < 0:
-            raise ValueError(f"{method}: field '{slots}': expected at least 0, found {budget}")
         if budget and updates in overrides:
             raise ValueError(f"{method}: fields '{slots}' and '{updates}': expected one of the two, found both")
         if budget and config.window != -1:
             raise ValueError(f"{method}: field 'window': expected -1 (episodes) with {slots}={budget}, found {config.window}")
 
 
+def _check_spec(spec: TrainSpec) -> None:
+    """Refuse what a TrainSpec can't be, naming the field, what may be given, and what was given."""
+    hints = get_type_hints(TrainSpec)
+    for name, hint in hints.items():
+        if get_origin(hint) is Literal:
+            check_word(name, getattr(spec, name), get_args(hint))
+    whole = {"steps": 1, "evaluations": 1, "eval_episodes": 1, "data_seed": 0, "data_episodes": 1}
+    for name, least in whole.items():
+        value = getattr(spec, name)
+        if value is None and name in ("steps", "data_episodes"):
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"field '{name}': expected a whole number of at least {least}, found {value!r}")
+    if spec.steps is not None and "steps" in spec.config:
+        raise ValueError(f"field 'steps': expected once, found {spec.steps} and, among the method's settings, {spec.config['steps']}")
+    seeds = list(spec.seeds)
+    wrong = [seed for seed in seeds if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32]
+    if not seeds or wrong or len(set(seeds)) < len(seeds):
+        raise ValueError(f"field 'seeds': expected distinct whole numbers in 0 .. 2**32 - 1, at least one, found {seeds}")
+
+
 def resolve(spec: TrainSpec) -> Job:
     """Check every name and value of a TrainSpec. Raises UnknownName, TypeError or ValueError."""
-    task = registry.Task.parse(spec.task)
+    task = Task.parse(spec.task)
     registry.family_of(task)
-    module = registry.learner(spec.method)
+    module = registry.learner(spec.method, task)
+    _check_spec(spec)
     overrides = dict(spec.config) | ({} if spec.steps is None else {"steps": spec.steps})
-    config = registry.resolve(module, task, overrides)
+    config = resolve_config(module, task, overrides)
     _check_budgets(spec.method, config, overrides)
-    known = registry.fields(module.Config)
+    known = config_fields(module.Config)
+    twice = sorted(set(spec.grid) & set(overrides))
+    if twice:
+        raise ValueError(f"field '{twice[0]}': expected in --set, --steps or --grid, found in two of them")
     for name, values in spec.grid.items():
         if name not in known:
-            raise registry.unknown(f"field of {spec.method}'s Config", name, known)
-        if not registry.is_leaf(known[name]):
+            raise unknown(f"field of {spec.method}'s Config", name, known)
+        if not is_leaf(known[name]):
             raise ValueError(
-                f"grid field '{name}': expected a numeric field of {spec.method}'s Config, found a static one; give it by --set"
+                f"grid field '{name}': expected a numeric field of {spec.method}'s Config, found a static one, "
+                "which `expanded` makes a job of for each value"
             )
         if not len(values):
             raise ValueError(f"grid field '{name}': expected at least one value, found none")
-    for name, value, least in (
-        ("seeds", len(spec.seeds), 1),
-        ("evaluations", spec.evaluations, 1),
-        ("eval_episodes", spec.eval_episodes, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, found {value}")
-    if config.steps < 1:
-        raise ValueError(f"steps: expected at least 1, found {config.steps}")
+        for value in values:
+            check_number(name, float(value), "grid field")
+        if len(set(map(float, values))) < len(values):
+            raise ValueError(f"grid field '{name}': expected values that differ, found {', '.join(map(str, values))}")
     points = [dict(zip(spec.grid, map(float, values), strict=True)) for values in itertools.product(*spec.grid.values())]
     runs = [(point, int(seed)) for point in points for seed in spec.seeds]
     leaves = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(runs), *x.shape)), config)
@@ -148,7 +198,7 @@ def resolve(spec: TrainSpec) -> Job:
         module=module,
         config=leaves.replace(**swept),
         sampler_module=sampler_module,
-        sampler_config=registry.resolve(sampler_module, task, spec.sampler_config, kind="field"),
+        sampler_config=resolve_config(sampler_module, task, spec.sampler_config, kind="field"),
         points=tuple(point for point, _ in runs),
         seeds=tuple(seed for _, seed in runs),
     )

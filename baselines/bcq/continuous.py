@@ -7,31 +7,54 @@ over perturbed candidates u by the slow nets; sum_k mean (y - Q_tot,k)^2        
 xi: -mean_i Q_i1(o_i, u + phi tanh xi(o_i, u)), of one latent an agent                    -> actor_loss
 Execution: the best candidate by Q_i1, of latents that are drawn once, so that policies are deterministic -> policy_of
 All nets are shared by the agents, whose number is in the input; the mixer is that of the discrete form, one for both twins.
-The paper gives no detail of this form beyond Eq. 12. `zeta` has no part in it, and policies have no memory.
+The paper gives no detail of this form beyond Eq. 12. Policies have no memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import distrax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
+from jaxoff.config import static
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.behaviour import JointVAE
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
 
-if TYPE_CHECKING:
-    from baselines.bcq import Config
-
 LATENT_CLIP = 0.5  # of the latents of candidates
+
+
+@struct.dataclass
+class Config:
+    """Settings of Tian et al. (Table 11) where they print one, and of BCQ."""
+
+    lr: float = 5e-4  # RMSprop, of critic and mixer, and of the perturbation
+    lr_behaviour: float = 5e-4  # RMSprop, of the VAE
+    gamma: float = 0.99
+    max_grad_norm: float = 10.0  # of critic and mixer together, of the perturbation, and of the VAE
+    perturbation: float = 0.05  # BCQ's Phi, as a share of the action bound
+    soft_min: float = 0.75  # BCQ's lambda: weight of the smaller twin, the rest on the larger
+    candidates: int = static(10)  # decoded actions that are compared
+    vae_hidden: int = static(64)
+    critic_hidden: int = static(32)  # two layers
+    mixer_bias: bool = static(True)
+    target_every: int = static(100)  # updates between hard copies
+    embed: int = static(32)  # width of the mixer
+    hidden: int = static(64)  # of the perturbation
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(15000)
+    batch_size: int = static(32)
+    window: int = static(-1)  # whole episodes; 0: single steps
 
 
 class State(NamedTuple):
@@ -192,12 +215,8 @@ def policy_of(m: Method, state: State) -> Policy:
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises ValueError for what this form can't do."""
-    for name, wanted in (("recurrent", False), ("behaviour_steps", 0)):
-        if getattr(config, name) != wanted:
-            found = getattr(config, name)
-            raise ValueError(f"bcq on '{spec.name}': field '{name}': expected {wanted} for continuous actions, found {found}")
-    if config.candidates < 1:
-        raise ValueError(f"bcq: field 'candidates': expected at least 1, found {config.candidates}")
+    if spec.discrete:
+        raise ValueError(f"bcq on '{spec.name}': expected continuous actions in this form, found discrete ones")
     start = config.layer_init
     vae = JointVAE(dataclasses.replace(spec, num_agents=1), spec.obs_size + spec.num_agents, config.vae_hidden, start)
     shift = MLP((config.hidden, config.hidden, spec.action_size), layer_init=start)

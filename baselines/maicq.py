@@ -5,29 +5,53 @@
 a' is the data's next action, and the softmaxes run over the batch. pi is a Gaussian around a tanh net, whose log standard
 deviation, -6 + 6 sigmoid(p), is one number for each dimension. Evaluated by its mode it plays the mean.
 The authors of OMAR did not release theirs: nets, rates, batches and order of updates are those of their base, which MA-CQL and
-OMAR share (jaxoff/nets/actor_critic.py). Differs from the single-agent code: twin critics, whose minimum counts; no weight decay.
+OMAR share (jaxoff/learners/actor_critic.py). Differs from the single-agent code: twin critics, whose minimum counts; no weight decay.
 A step whose next action the window does not hold is left out of everything, unless it terminates.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
-from jaxoff.data.dataset import as_windows
+from jaxoff.batches import as_windows
+from jaxoff.config import static
+from jaxoff.learners.actor_critic import Agents, Mine, State, learner, own_return, stages
 from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import ahead
-from jaxoff.nets.actor_critic import Agents, Mine, State, learner, own_return, stages
 from jaxoff.nets.gaussian import data_density, gaussian, gaussian_policy
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.normalised import Net
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Params, Policy, Stage, Transition
 
-if TYPE_CHECKING:
-    from baselines.icq import Config
+ACTIONS = ("continuous",)
+
+
+@struct.dataclass
+class Config:
+    """Settings of the base that MA-CQL, OMAR and MA-TD3+BC share in particle games; MA-ICQ's own were not released."""
+
+    lr: float = 1e-2  # Adam, of the policies
+    critic_lr: float = 1e-2  # Adam
+    gamma: float = 0.95
+    beta_q: float = 600.0  # temperature of the next values' weights
+    beta_pi: float = 600.0  # temperature of the policy's weights
+    alpha_w: float = 2.0  # divisor of the next values' weights, then clipped to [0, 1]
+    polyak: float = 0.01  # share of the online parameters in a target update
+    max_grad_norm: float = 0.5  # of each agent's policy and critic
+    input_norm: Literal["batch", "dataset", "none"] = static("batch")
+    truncated_ends: bool = static(False)  # the clock's end counts as terminal
+    own_batches: bool = static(True)  # each agent learns from 1 / N of the batch
+    hidden: int = static(64)  # of policies and critics
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(2001)
+    batch_size: int = static(3072)  # of all agents together
+    window: int = static(2)  # the first of the two steps has a next action
 
 
 class Gaussian(NamedTuple):
@@ -98,9 +122,11 @@ def policy_of(m: Method, state: State) -> Policy:
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner. Raises ValueError for discrete actions, and for windows that hold no next action."""
     if spec.discrete:
-        raise ValueError(f"icq on '{spec.name}': field 'decentralised': expected false for discrete actions, found true")
-    if config.recurrent:
-        raise ValueError("icq: field 'recurrent': expected false with decentralised=true, found true")
+        raise ValueError(f"maicq on '{spec.name}': expected continuous actions, found discrete ones, which are icq's")
+    if config.window in (0, 1) and spec.horizon > 1:
+        raise ValueError(
+            f"maicq: field 'window': expected -1 (episodes) or at least 2, since targets need the next action, found {config.window}"
+        )
     c = config
     m = Method(config, Agents(spec, c.hidden, c.input_norm, False, c.own_batches, c.truncated_ends, c.layer_init))
     shape = spec.num_agents, spec.action_size
@@ -113,4 +139,4 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
 
     both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
     hooks: dict[str, Any] = {"start": lambda net: Gaussian(net, jnp.zeros(shape)), "policy": lambda state: policy_of(m, state)}
-    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, view=with_next, **hooks), config.steps)
+    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, view=with_next, **hooks), config)

@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxoff.data.dataset import Dataset
 from jaxoff.eval.rollout import evaluate
-from jaxoff.train.mapping import map_runs
-from jaxoff.train.spec import Job
+from jaxoff.training.mapping import map_runs
+from jaxoff.training.spec import Job
 from jaxoff.types import Array, Env, Feedback, Key, Learner, Out, Sampler, Transition
 
 PREPARE, DRAW, UPDATE, FEEDBACK, EVALUATE, COLLECT = range(6)  # what a key is for

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxoff.data.dataset import Dataset, flatten
+from jaxoff.batches import flatten
+from jaxoff.data.dataset import Dataset
 from jaxoff.losses.credit import decomposition_error, episode_means, moments, returns_to_go
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.layers import Dense, LayerInit

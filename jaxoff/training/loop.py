@@ -26,12 +26,13 @@ from jaxoff.data.edit import digest
 from jaxoff.eval import statistics
 from jaxoff.files import plain
 from jaxoff.logs import JsonLines, Record, Sink
-from jaxoff.train import mapping, results
-from jaxoff.train.checkpoint import Checkpoints
-from jaxoff.train.program import Program, Report
-from jaxoff.train.restore import empty_state, load_dataset, state_like
-from jaxoff.train.results import Interrupted, Results
-from jaxoff.train.spec import Job, TrainSpec, fitted, interval, resolve
+from jaxoff.names import DataOptions
+from jaxoff.training import mapping, results
+from jaxoff.training.checkpoint import Checkpoints
+from jaxoff.training.program import Program, Report
+from jaxoff.training.restore import empty_state, load_dataset, state_like
+from jaxoff.training.results import Interrupted, Results
+from jaxoff.training.spec import Job, TrainSpec, fitted, interval, resolve
 from jaxoff.types import Env, Episodes
 
 
@@ -46,8 +47,9 @@ def train(
     """
     job = resolve(spec)
     env = registry.make_env(spec.task) if env is None else env
+    job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)  # what a method refuses, before data and folders are made
     if data is None and not job.acts:
-        data = registry.make_data(spec.task, registry.DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
+        data = registry.make_data(spec.task, DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
     job = fitted(job, data)
     record = _describe(job, data)
     if out is not None:

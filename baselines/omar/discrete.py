@@ -1,10 +1,8 @@
-"""OMAR: offline multi-agent RL with actor rectification (Pan et al., ICML 2022).
+"""OMAR for discrete actions, in the form of the CFCQL code base (Shao et al., NeurIPS 2023).
 
-Each agent has an actor that follows its critic's gradient and is drawn to the best action that a search over the
-critic finds, since the gradient alone ends in local optima. Continuous actions: the paper's form, in omar_continuous.py.
-Discrete ones, whose code was not released: the form of the CFCQL code base (Shao et al., NeurIPS 2023), whose StarCraft
-results later papers repeat: one actor for all agents, twin critics on (state, own observation, number), TD(lambda) and
-a conservative term -> td_target, critic_loss; policy gradient plus regression onto the best action -> actor_loss.
+The code of Pan et al. (ICML 2022) for them was not released. One actor serves all agents; twin critics see the state, the
+agent's own observation and its number, with TD(lambda) and a conservative term -> td_target, critic_loss; the actor follows
+a policy gradient and a regression onto the best action -> actor_loss.
 With A actions the search is exact: an argmax.
 Differs from that code: actions that are not available are left out of the conservative term and of the argmax, and
 padded steps out of the regression (`mask_cql`, `mask_argmax`, `mask_mse`; false: as there); one critic step on all
@@ -25,8 +23,8 @@ import optax
 from flax import struct
 from jax import lax
 
-from baselines import omar_continuous
-from jaxoff.data.dataset import as_windows
+from jaxoff.batches import as_windows
+from jaxoff.config import static
 from jaxoff.losses.conservative import conservative_term
 from jaxoff.losses.likelihood import expectation, masked_mean, taken
 from jaxoff.losses.td import lambda_return
@@ -34,7 +32,7 @@ from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import adam
-from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
+from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Transition
 
 SMALL = 1e-5  # added to a probability before its logarithm
 
@@ -43,7 +41,7 @@ Held = tuple[Params, optax.OptState]  # of the critic
 
 @struct.dataclass
 class Config:
-    """Settings of the CFCQL code base; the last group is for continuous actions, of the released code's particle games."""
+    """Settings of the CFCQL code base."""
 
     lr: float = 1e-3  # Adam, of the actor
     critic_lr: float = 1e-3  # Adam
@@ -52,40 +50,20 @@ class Config:
     cql: float = 5.0  # weight of the conservative term
     mimic: float = 0.5  # the paper's tau: share of the regression onto the best action, the rest is the gradient's
     max_grad_norm: float = 10.0  # of actor and critic, each
-    target_every: int = struct.field(pytree_node=False, default=25)  # updates between hard copies
-    mask_cql: bool = struct.field(pytree_node=False, default=True)  # conservative term over available actions only
-    mask_argmax: bool = struct.field(pytree_node=False, default=True)  # best action among available ones
-    mask_mse: bool = struct.field(pytree_node=False, default=True)  # regression on real steps only
-    twin_share_head: bool = struct.field(pytree_node=False, default=True)  # both critics end in the first one's heads
-    per_timestep: bool = struct.field(pytree_node=False, default=False)  # a critic step for each step of the window
-    hidden: int = struct.field(pytree_node=False, default=64)  # of the actor
-    critic_hidden: int = struct.field(pytree_node=False, default=256)  # two layers
-    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    steps: int = struct.field(pytree_node=False, default=20000)
-    slots: int = struct.field(pytree_node=False, default=0)  # a budget from which `steps` follows: jaxoff/registry.py, BUDGETS
-    batch_size: int = struct.field(pytree_node=False, default=128)
-    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps
-
-    polyak: float = 0.01  # share of the online parameters in a target update
-    action_penalty: float = 1e-3  # on squared actions of the policies
-    temperature: float = 1.0  # of the conservative term's log-sum-exp
-    target_noise: float = 0.05  # standard deviation, of target actions with shared_team
-    search_mean: float = 0.0  # mean that a search starts with, in action bounds
-    search_spread: float = 2.0  # standard deviation that it starts with, in action bounds
-    search: str = struct.field(pytree_node=False, default="softmax")  # softmax, cem, random
-    search_iterations: int = struct.field(pytree_node=False, default=3)  # 2 with cem
-    search_samples: int = struct.field(pytree_node=False, default=10)  # of an iteration; 20 with cem
-    search_elites: int = struct.field(pytree_node=False, default=5)  # of cem
-    samples: str = struct.field(pytree_node=False, default="uniform")  # uniform; policy: also near the policy, next and now
-    num_samples: int = struct.field(pytree_node=False, default=10)  # of each kind
-    plain_density: bool = struct.field(pytree_node=False, default=False)  # of policy samples: p, not log p, as released
-    input_norm: str = struct.field(pytree_node=False, default="batch")  # batch, dataset, none
-    centralised: bool = struct.field(pytree_node=False, default=False)  # critics of the state and all actions
-    shared_team: bool = struct.field(pytree_node=False, default=False)  # one such critic for the team; critic_steps, target_noise: of it
-    critic_steps: int = struct.field(pytree_node=False, default=4)  # steps of the critics alone to one of all, each on a part of the batch
-    own_batches: bool = struct.field(pytree_node=False, default=True)  # each agent learns from 1 / N of the batch
-    truncated_ends: bool = struct.field(pytree_node=False, default=False)  # the clock's end counts as terminal
+    target_every: int = static(25)  # updates between hard copies
+    mask_cql: bool = static(True)  # conservative term over available actions only
+    mask_argmax: bool = static(True)  # best action among available ones
+    mask_mse: bool = static(True)  # regression on real steps only
+    twin_share_head: bool = static(True)  # both critics end in the first one's heads
+    per_timestep: bool = static(False)  # a critic step for each step of the window
+    hidden: int = static(64)  # of the actor
+    critic_hidden: int = static(256)  # two layers
+    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(20000)
+    slots: int = static(0)  # a budget from which `steps` follows: jaxoff/config.py, BUDGETS
+    batch_size: int = static(128)
+    window: int = static(-1)  # whole episodes; 0: single steps
 
 
 class State(NamedTuple):
@@ -262,10 +240,10 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     return Method(config, actors, critic, *optimisers)
 
 
-def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
-    """The learner; its policy is stochastic with discrete actions, deterministic with continuous ones."""
+def make(config: Config, spec: EnvSpec) -> Learner:
+    """The learner; its policy is stochastic. Raises ValueError for continuous actions."""
     if not spec.discrete:
-        return omar_continuous.make(config, spec)
+        raise ValueError(f"omar on '{spec.name}': expected discrete actions in this form, found continuous ones")
     m = method_of(config, spec)
     return Learner(
         init=lambda key: init(m, key),

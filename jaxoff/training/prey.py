@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from jaxoff import registry
+from jaxoff.config import resolve_config
 from jaxoff.envs.mpe.omar import make_prey_env, make_tag, make_world
 from jaxoff.envs.mpe.prey import plain_prey, save_prey
+from jaxoff.names import Task, unknown
 from jaxoff.nets.actors import Actors
-from jaxoff.train.on_policy import Snapshot, train_on_policy
+from jaxoff.training.on_policy import Snapshot, train_on_policy
 from jaxoff.types import Array, Env, EnvSpec, Params, TimeStep
 
 _MAKERS = {"tag": make_tag, "world": make_world}
@@ -34,7 +36,7 @@ def train_prey(
     prey against them. tell(who, mean return) is called after each training. Raises UnknownName.
     """
     if world not in _MAKERS:
-        raise registry.unknown("world", world, _MAKERS)
+        raise unknown("world", world, _MAKERS)
     prey = "random"
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds):
@@ -54,7 +56,7 @@ def train_prey(
 def _trained(env: Env, name: str, seed: int, overrides: Mapping[str, Any] | None) -> tuple[tuple[Actors, Params], Snapshot]:
     """The actor after a whole training, and its last evaluation."""
     module = registry.online_learner("mappo")
-    config = registry.resolve(module, registry.Task.parse(f"{name}/prey"), {"snapshots": 1, **(overrides or {})})
+    config = resolve_config(module, Task.parse(f"{name}/prey"), {"snapshots": 1, **(overrides or {})})
     sizes = {field: getattr(config, field) for field in ("num_envs", "segment", "iterations", "snapshots")}
     *_, last = train_on_policy(module.make(config, env.spec), env, seed=seed, eval_episodes=256, **sizes)
     return (module.actors(config, env.spec), last.actor), last

@@ -1,7 +1,5 @@
 """MABCQ: batch-constrained values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq. 12), for discrete actions.
 
-Continuous actions: a VAE and a perturbation in the place of mu_i and the mask, in bcq_continuous.py.
-
 Behaviour models mu_i by likelihood -> behaviour_loss. Actions whose mu_i is above zeta times the largest
 one are kept -> keep_mask; double Q target over these, Q_tot = sum_i w_i(s) Q_i + b(s) -> td_target, loss.
 Execution is the argmax over the same actions -> policy_of.
@@ -20,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from baselines import bcq_continuous
+from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
 from jaxoff.losses.td import one_step_target
@@ -33,29 +31,23 @@ from jaxoff.types import UNAVAILABLE, Array, Carry, EnvSpec, Key, Learner, Out, 
 
 @struct.dataclass
 class Config:
-    """Settings, of Tian et al. (Table 11) where they print one; the last group is for continuous actions."""
+    """Settings, of Tian et al. (Table 11) where they print one."""
 
-    lr: float = 5e-4  # RMSprop, of agents and mixer; of the perturbation too
+    lr: float = 5e-4  # RMSprop, of agents and mixer
     lr_behaviour: float = 5e-4
     gamma: float = 0.99
     zeta: float = 0.3  # Eq. 12, least mu(a) / max mu of an action that may be chosen; 0: all, 1: argmax of mu
     max_grad_norm: float = 10.0  # of agents and mixer together, and of the behaviour models
-    behaviour_steps: int = struct.field(pytree_node=False, default=0)  # 0: jointly; else updates of mu_i before, then frozen
-    mixer_bias: bool = struct.field(pytree_node=False, default=True)
-    target_every: int = struct.field(pytree_node=False, default=100)  # updates between hard copies
-    embed: int = struct.field(pytree_node=False, default=32)  # width of the mixer
-    hidden: int = struct.field(pytree_node=False, default=64)
-    recurrent: bool = struct.field(pytree_node=False, default=False)  # GRU over the episode; needs window != 0
-    layer_init: LayerInit = struct.field(pytree_node=False, default="torch")  # how layers start: jaxoff/nets/layers.py
-    steps: int = struct.field(pytree_node=False, default=15000)
-    batch_size: int = struct.field(pytree_node=False, default=32)
-    window: int = struct.field(pytree_node=False, default=-1)  # whole episodes; 0: single steps
-
-    perturbation: float = 0.05  # BCQ's Phi, as a share of the action bound
-    soft_min: float = 0.75  # BCQ's lambda: weight of the smaller twin, the rest on the larger
-    candidates: int = struct.field(pytree_node=False, default=10)  # decoded actions that are compared
-    vae_hidden: int = struct.field(pytree_node=False, default=64)
-    critic_hidden: int = struct.field(pytree_node=False, default=32)  # two layers; `hidden` is the perturbation's
+    behaviour_steps: int = static(0)  # 0: jointly; else updates of mu_i before, then frozen
+    mixer_bias: bool = static(True)
+    target_every: int = static(100)  # updates between hard copies
+    embed: int = static(32)  # width of the mixer
+    hidden: int = static(64)
+    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(15000)
+    batch_size: int = static(32)
+    window: int = static(-1)  # whole episodes; 0: single steps
 
 
 class Behaviour(NamedTuple):
@@ -198,7 +190,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """One learner, or two stages with `behaviour_steps` > 0."""
     if not spec.discrete:
-        return bcq_continuous.make(config, spec)
+        raise ValueError(f"bcq on '{spec.name}': expected discrete actions in this form, found continuous ones")
     m = method_of(config, spec)
 
     def start(key: Key) -> State:

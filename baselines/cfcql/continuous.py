@@ -12,31 +12,63 @@ for counterfactual actions holds those of all agents, and the policies' running 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Literal, NamedTuple
 
 import distrax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
-from jaxoff.data.dataset import Dataset, as_windows, flatten
+from jaxoff.batches import as_windows, flatten
+from jaxoff.config import static
+from jaxoff.data.dataset import Dataset
+from jaxoff.learners.actor_critic import with_clock_ends
 from jaxoff.losses.conservative import agent_weights, near_actions, sampled_logsumexp, uniform_actions
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target
-from jaxoff.nets.actor_critic import with_clock_ends
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.behaviour import JointVAE
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.normalised import Net, Stats, moments, normalised, running, unit_norm, unit_stats
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
 
-if TYPE_CHECKING:
-    from baselines.cfcql import Config
-
 NOISE = 0.2  # standard deviation of actions sampled near the policy
 HEAD = 3e-3  # largest weight of a policy's last layer at the start
 NEVER = 1e10  # log density of a sample that doesn't count
+
+
+@struct.dataclass
+class Config:
+    """Settings of the released code's particle games. `cql` and `tau` are tuned there for each dataset."""
+
+    lr: float = 1e-3  # Adam, of policies and critics
+    gamma: float = 0.95
+    cql: float = 1.0  # weight of the conservative term
+    tau: float = 0.5  # softmax of the deviations over agents; 0: equal weights, 100: all on the largest
+    max_grad_norm: float = 0.5
+    polyak: float = 0.01  # share of the online parameters in a target update
+    target_noise: float = 0.05  # standard deviation, of target actions
+    action_penalty: float = 1e-3  # on squared actions of the policies
+    vae_lr: float = 1e-4
+    input_norm: Literal["batch", "none"] = static("batch")
+    samples: Literal["uniform", "policy"] = static("uniform")  # uniform; policy: also near the policy, now and next
+    num_samples: int = static(10)  # of each kind
+    critic_state: Literal["state", "obs"] = static("state")  # state; obs: all observations
+    reward: Literal["team", "first"] = static("team")  # team; first: agent 0's own, where agents have any
+    truncated_ends: bool = static(False)  # the clock's end counts as terminal
+    policy_every: int = static(5)  # critic updates to one of the policies
+    vae_hidden: int = static(750)
+    weights: Literal["deviation", "uniform"] = static("deviation")  # deviation; uniform: equal, without a VAE
+    hidden: int = static(64)  # of policies and critics
+    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    behaviour_steps: int = static(2000)
+    steps: int = static(10005)
+    batch_size: int = static(1024)
+    window: int = static(0)  # single steps
 
 
 class Behaviour(NamedTuple):
@@ -248,13 +280,15 @@ def policy_of(m: Method, state: State) -> Policy:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """Nets and optimisers of the continuous form. Raises ValueError for forms that can't be."""
+    """Nets and optimisers. Raises ValueError for unknown words, discrete actions and forms that can't be."""
+    if spec.discrete:
+        raise ValueError(f"cfcql on '{spec.name}': expected continuous actions in this form, found discrete ones")
+    if config.recurrent and config.window == 0:
+        raise ValueError("cfcql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
     if config.recurrent and config.input_norm == "batch":
         raise ValueError("cfcql: field 'input_norm': expected none with recurrent=true, found 'batch'")
     if config.samples == "policy" and config.window in (0, 1):
         raise ValueError(f"cfcql: field 'window': expected -1 or at least 2 with samples=policy, for next actions, found {config.window}")
-    if config.weights == "ratio":
-        raise ValueError("cfcql: field 'weights': expected deviation or uniform with continuous actions, found 'ratio'")
     width = spec.state_size if config.critic_state == "state" else spec.num_agents * spec.obs_size
     critic, one = MLP((config.hidden, config.hidden, 1), layer_init=config.layer_init), adam(config.lr, config.max_grad_norm)
     each = optax.GradientTransformation(jax.vmap(one.init), lambda grads, state, params=None: jax.vmap(one.update)(grads, state))

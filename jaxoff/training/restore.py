@@ -10,11 +10,13 @@ import jax
 import numpy as np
 
 from jaxoff import registry
+from jaxoff.config import BUDGETS, config_fields, is_leaf
 from jaxoff.data.dataset import place
-from jaxoff.train import mapping
-from jaxoff.train.checkpoint import Checkpoints
-from jaxoff.train.program import Program, RunState
-from jaxoff.train.spec import Job, TrainSpec, fitted, resolve
+from jaxoff.names import DataOptions
+from jaxoff.training import mapping
+from jaxoff.training.checkpoint import Checkpoints
+from jaxoff.training.program import Program, RunState
+from jaxoff.training.spec import Job, TrainSpec, fitted, resolve
 from jaxoff.types import Env, Episodes, Policy
 
 
@@ -51,11 +53,17 @@ def restore_policy(folder: str | Path, run: int = 0, data_dir: str | None = None
         raise FileNotFoundError(f"{file}: expected the folder of a training job, found no config.json")
     record = json.loads(file.read_text())
     known = {name: record[name] for name in TrainSpec.__dataclass_fields__ if name in record}
-    fields = registry.fields(registry.learner(record["method"]).Config)
+    fields = config_fields(registry.learner(record["method"], record["task"]).Config)
+    strange = sorted(set(record["config"]) - set(fields))
+    if strange:
+        raise ValueError(
+            f"{file}: field 'config': expected settings that {record['method']} has on {record['task']}, found {', '.join(strange)}, "
+            f"of another version of jaxoff (commit {record['git_commit']})"
+        )
     config = {
-        name: value[0] if registry.is_leaf(fields[name]) else tuple(value) if isinstance(value, list) else value
+        name: value[0] if is_leaf(fields[name]) else tuple(value) if isinstance(value, list) else value
         for name, value in record["config"].items()
-        if name not in record["grid"] and name not in registry.BUDGETS  # what follows from them is in the record too
+        if name not in record["grid"] and name not in BUDGETS  # what follows from them is in the record too
     }
     spec = TrainSpec(**known | {"config": config, "steps": None, "data_dir": data_dir or record["data_dir"]})
     job, env = resolve(spec), registry.make_env(spec.task)
@@ -65,7 +73,7 @@ def restore_policy(folder: str | Path, run: int = 0, data_dir: str | None = None
     meta = checkpoints.meta()
     if meta is None:
         raise FileNotFoundError(f"{folder / 'checkpoint'}: expected a complete checkpoint, found none")
-    options = registry.DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
+    options = DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
     data = None if job.acts else registry.make_data(spec.task, options)
     job = fitted(job, data)
     dataset = load_dataset(job, env, data)

@@ -1,6 +1,6 @@
 """OMAR for continuous actions (Pan et al., ICML 2022): MA-CQL whose actors are also drawn to the best of a search over the critic.
 
-Critics are those of MA-CQL (cql_continuous.py). The policy of each agent, by the critic just updated  -> actor_loss:
+Critics are those of MA-CQL (baselines/cql/agents.py). The policy of each agent, by the critic just updated  -> actor_loss:
     mimic mean (pi(o) - a^)^2 - (1 - mimic) mean Q_1(o, pi(o)) + penalty mean pi(o)^2
 a^, a constant, is pi(o) where Q_1(o, pi(o)) >= Q_1(o, u), else u, the best sample that a search ends with  -> target_action.
 Searches: softmax (particle games), cem (HalfCheetah), random (an ablation)                             -> search
@@ -12,27 +12,62 @@ with the wrong sign. mimic = 1 leaves no policy gradient. `mimic` is the paper's
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import chex
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 
-from baselines import cql_continuous, cql_team
-from baselines.cql_continuous import Method
+from baselines.cql import agents, team
+from baselines.cql.agents import Method
+from jaxoff.config import static
+from jaxoff.learners.actor_critic import Mine, learner, stages
 from jaxoff.losses.likelihood import masked_mean
-from jaxoff.nets.actor_critic import Mine, learner, stages
+from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.normalised import Net
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Params, Stage
 
-if TYPE_CHECKING:
-    from baselines.omar import Config
-
-SEARCHES = ("softmax", "cem", "random")
 SMALL = 1e-10  # added to a spread
 Value = Callable[[Array], Array]  # [K, M, A] -> [K, M]
+
+
+@struct.dataclass
+class Config:
+    """Settings of the released code's particle games."""
+
+    lr: float = 1e-2  # Adam, of the policies
+    critic_lr: float = 1e-2  # Adam, of the critics
+    gamma: float = 0.95
+    cql: float = 5.0  # weight of the conservative term
+    mimic: float = 0.5  # the paper's tau: share of the regression onto the best action, the rest is the gradient's
+    max_grad_norm: float = 0.5  # of each agent's policy and critic
+    polyak: float = 0.01  # share of the online parameters in a target update
+    action_penalty: float = 1e-3  # on squared actions of the policies
+    temperature: float = 1.0  # of the conservative term's log-sum-exp
+    target_noise: float = 0.05  # standard deviation, of target actions with shared_team
+    search_mean: float = 0.0  # mean that a search starts with, in action bounds
+    search_spread: float = 2.0  # standard deviation that it starts with, in action bounds
+    search: Literal["softmax", "cem", "random"] = static("softmax")
+    search_iterations: int = static(3)  # 2 with cem
+    search_samples: int = static(10)  # of an iteration; 20 with cem
+    search_elites: int = static(5)  # of cem
+    samples: Literal["uniform", "policy"] = static("uniform")  # uniform; policy: also near the policy, next and now
+    num_samples: int = static(10)  # of each kind
+    plain_density: bool = static(False)  # of policy samples: p, not log p, as released
+    input_norm: Literal["batch", "dataset", "none"] = static("batch")
+    centralised: bool = static(False)  # critics of the state and all actions
+    shared_team: bool = static(False)  # one centralised critic for the whole team
+    critic_steps: int = static(4)  # with shared_team: steps of the critic alone to one of all
+    own_batches: bool = static(True)  # each agent learns from 1 / N of the batch
+    truncated_ends: bool = static(False)  # the clock's end counts as terminal
+    hidden: int = static(64)  # of policies and critics
+    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    steps: int = static(2001)
+    batch_size: int = static(3072)  # of all agents together
+    window: int = static(0)  # single steps
 
 
 # --- search ------------------------------------------------------------------------------------------
@@ -127,26 +162,24 @@ def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine, key: Key) -> tup
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """Nets of the continuous form. Raises ValueError for unknown words and sizes that can't be."""
-    if config.search not in SEARCHES:
-        raise ValueError(f"omar: field 'search': expected one of {', '.join(SEARCHES)}, found '{config.search}'")
+    """Nets of the continuous form. Raises ValueError for sizes that can't be."""
     if config.search == "cem" and not 2 <= config.search_elites <= config.search_samples:
         raise ValueError(f"omar: field 'search_elites': expected 2 to search_samples={config.search_samples}, found {config.search_elites}")
-    return cql_continuous.method_of(config, spec, "omar")
+    return agents.method_of(config, spec, "omar")
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner; its policies are deterministic."""
     m = method_of(config, spec)
     if config.shared_team:
-        return cql_team.make(config, spec, "omar", objective)
+        return team.make(config, spec, "omar", objective)
 
     def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
-        return cql_continuous.critic_loss(m, critic, mine, key)
+        return agents.critic_loss(m, critic, mine, key)
 
     def of_actor(policy: Params, critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
         return actor_loss(m, policy, critic, mine, key)
 
     both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
-    passes = cql_continuous.passes_of(config)
-    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, passes=passes), config.steps)
+    passes = agents.passes_of(config)
+    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, passes=passes), config)

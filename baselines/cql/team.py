@@ -1,12 +1,12 @@
 """MA-CQL and OMAR with one critic for the team, the centralised form of the code base of CFCQL (Shao et al., NeurIPS 2023).
 
-    sum_k mean (Q_k(s, a) - y)^2 + cql times the conservative term of cql_continuous.py over joint actions     -> critic_loss
+    sum_k mean (Q_k(s, a) - y)^2 + cql times the conservative term of agents.py over joint actions     -> critic_loss
     y = r_1 + gamma (1 - terminated) min_k Q'_k(s', pi'(o') + e), e ~ N(0, target_noise^2), the sum clipped to the bound
     mean_i [mimic (pi_i - a^_i)^2 - (1 - mimic) Q_1(s, a_-i, pi_i)] + penalty sum_i mean pi_i^2                -> actor_loss
 Q_1 of agent i is that of the data's joint action with pi_i in its place, and so is the search for a^_i. r_1 is the first
 agent's reward where agents have their own. An update takes a batch of 1 + critic_steps parts: critics, then policies by the
 new critics from the first part; then one step of the critics from each of the others; then soft updates of the slow nets.
-The paper's own centralised form, a critic for each agent (`centralised`), is in jaxoff/nets/actor_critic.py.
+The paper's own centralised form, a critic for each agent (`centralised`), is in jaxoff/learners/actor_critic.py.
 Differs: the published code counts such an update as five; with samples=policy the logarithm of the density, as that code.
 """
 
@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from baselines import cql_continuous
-from baselines.cql_continuous import Method
+from baselines.cql import agents
+from baselines.cql.agents import Method
+from jaxoff.learners.actor_critic import Mine, State, as_rows, with_clock_ends
 from jaxoff.losses.likelihood import masked_mean
-from jaxoff.nets.actor_critic import Mine, State, as_rows, with_clock_ends
 from jaxoff.nets.normalised import Net, running, unit_stats
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
@@ -41,7 +41,7 @@ def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, di
     bound = m.agents.spec.action_bound
     ahead = m.agents.played(0, mine.target_policies, mine.rows.next_obs, mine.rows.valid)
     ahead = jnp.clip(ahead + m.config.target_noise * jax.random.normal(noise_key, ahead.shape), -bound, bound)
-    return cql_continuous.penalised_loss(m, critic, mine, ahead, key)
+    return agents.penalised_loss(m, critic, mine, ahead, key)
 
 
 def actor_loss(m: Method, objective: Objective, policy: Net, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
@@ -95,14 +95,12 @@ def update(m: Method, opts: tuple[Any, Any], objective: Objective, state: State,
     """Critics and policies by the first part of a batch, then the critics by each of the others, then the slow nets."""
     count, keys = 1 + m.config.critic_steps, jax.random.split(key, 3)
     size = batch.valid.shape[0]
-    if size % count:
-        raise ValueError(f"field 'batch_size': expected a multiple of {count}, one part and critic_steps={count - 1} more, found {size}")
     batch = with_clock_ends(batch) if m.agents.truncated_ends else batch
     dealt = jax.vmap(lambda part: as_rows(part)[0])(jax.tree.map(lambda x: x.reshape(count, size // count, *x.shape[1:]), batch))
     rows, rest = jax.tree.map(lambda x: x[0], dealt), jax.tree.map(lambda x: x[1:], dealt)
     state, told = critic_step(m, opts[1], state, rows, keys[0])
     state, more = actor_step(m, opts[0], objective, state, rows, keys[1])
-    for field in cql_continuous.passes_of(m.config) if m.agents.input_norm == "batch" else ():
+    for field in agents.passes_of(m.config) if m.agents.input_norm == "batch" else ():
         state = state._replace(stats=running(state.stats, getattr(rows, field), rows.valid[:, None, None], (0,)))
     state, _ = lax.scan(lambda s, part: critic_step(m, opts[1], s, *part), state, (rest, jax.random.split(keys[2], count - 1)))
     slow = optax.incremental_update((state.policy, state.critic), (state.target_policy, state.target_critic), m.config.polyak)
@@ -117,11 +115,12 @@ def make(config: Any, spec: EnvSpec, name: str, objective: Objective) -> Learner
     """The learner of a method of this name, whose policies are trained by an objective. Raises ValueError for forms that can't be."""
     if config.plain_density:
         raise ValueError(f"{name}: field 'plain_density': expected false with shared_team=true, found true")
-    if config.critic_steps < 0:
-        raise ValueError(f"{name}: field 'critic_steps': expected at least 0, found {config.critic_steps}")
     if getattr(config, "policy_steps", 1) != 1:
         raise ValueError(f"{name}: field 'policy_steps': expected 1 with shared_team=true, found {config.policy_steps}")
-    m = cql_continuous.method_of(config.replace(centralised=True), spec, name)
+    count, size = 1 + config.critic_steps, config.batch_size
+    if size % count:
+        raise ValueError(f"field 'batch_size': expected a multiple of {count}, one part and critic_steps={count - 1} more, found {size}")
+    m = agents.method_of(config.replace(centralised=True), spec, name)
     opts = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
     executed = lambda state: m.agents.policy(state.policy, state.stats)  # noqa: E731
     return Learner(

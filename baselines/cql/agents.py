@@ -13,23 +13,19 @@ before all are done.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxoff.learners.actor_critic import Agents, Mine, learner, stages
 from jaxoff.losses.conservative import near_actions, sampled_logsumexp, uniform_actions
 from jaxoff.losses.likelihood import masked_mean
-from jaxoff.nets.actor_critic import Agents, Mine, learner, stages
 from jaxoff.nets.normalised import Net
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Params, Stage
 
-if TYPE_CHECKING:
-    from baselines.cql import Config
-
 NOISE = 0.2  # standard deviation of actions sampled near a policy
-SAMPLES = ("uniform", "policy")
 
 
 class Method(NamedTuple):
@@ -102,10 +98,6 @@ def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine, key: Key) -> tup
 
 def method_of(config: Any, spec: EnvSpec, name: str) -> Method:
     """Nets of the continuous form, for a method of this name. Raises ValueError for forms that can't be."""
-    if config.samples not in SAMPLES:
-        raise ValueError(f"{name}: field 'samples': expected one of {', '.join(SAMPLES)}, found '{config.samples}'")
-    if config.recurrent:
-        raise ValueError(f"{name} on '{spec.name}': field 'recurrent': expected false for continuous actions, found true")
     c = config
     return Method(c, Agents(spec, c.hidden, c.input_norm, c.centralised, c.own_batches, c.truncated_ends, c.layer_init))
 
@@ -115,7 +107,7 @@ def passes_of(config: Any) -> tuple[str, ...]:
     return ("obs", "next_obs", "obs") if config.samples == "policy" else ("obs",)
 
 
-def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
+def make(config: Any, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner; its policies are deterministic."""
     m = method_of(config, spec, "cql")
 
@@ -128,4 +120,4 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
     passes = passes_of(config) + ("obs",) * (config.policy_steps - 1)
     more: dict[str, Any] = {"passes": passes, "policy_steps": config.policy_steps}
-    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, **more), config.steps)
+    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, **more), config)

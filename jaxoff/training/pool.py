@@ -10,12 +10,14 @@ import jax
 import numpy as np
 
 from jaxoff import registry, runtime
+from jaxoff.config import config_fields, resolve_config
 from jaxoff.data import pools
 from jaxoff.data.pools import LEVELS, Member, Pool, level_of
 from jaxoff.data.recipes import random_policy
 from jaxoff.data.worlds import world_of
 from jaxoff.eval.rollout import evaluate
-from jaxoff.train.on_policy import OnPolicy, Snapshot, train_on_policy
+from jaxoff.names import Task
+from jaxoff.training.on_policy import OnPolicy, Snapshot, train_on_policy
 from jaxoff.types import Env
 
 MEASURED = 100_000  # steps that each kept policy is measured by, within 64 to 512 episodes
@@ -29,9 +31,9 @@ def train_pool(
     overrides: fields of the method's Config, over its settings for the task. tell(snapshot, all env steps) is
     called after each snapshot. A training that was killed goes on from its last snapshot, kept beside `path`.
     """
-    task = registry.Task.parse(f"{name}/pool")
+    task = Task.parse(f"{name}/pool")
     world, module = world_of(task), registry.online_learner("mappo")
-    env, config = world.env(), registry.resolve(module, task, overrides or {})
+    env, config = world.env(), resolve_config(module, task, overrides or {})
     learner, resume = module.make(config, env.spec), path.with_name(f".{path.stem}.unfinished.npz")
     options = {name: getattr(config, name) for name in ("num_envs", "segment", "iterations", "snapshots")}
     total = config.iterations * config.segment * config.num_envs
@@ -47,7 +49,7 @@ def train_pool(
             "command": " ".join(["jaxoff data pool", name, f"--seed {seed}", *(f"--set {k}={v}" for k, v in (overrides or {}).items())]),
             "seed": seed,
             "method": "mappo",
-            "config": {field: np.asarray(getattr(config, field)).item() for field in registry.fields(module.Config)},
+            "config": {field: np.asarray(getattr(config, field)).item() for field in config_fields(module.Config)},
             "commit": runtime.git_commit(),
             "hardware": runtime.hardware(),
             "versions": runtime.versions(),

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from baselines import cql
+from baselines import macql
+from jaxoff.config import checked
 from tests.reference import value_numpy as ref
 from tests.reference import value_toys as toys
 
 SMALL: dict[str, Any] = {"hidden": 6, "embed": 4, "gamma": 0.9}
 
 
-def shaken_state(config: cql.Config, dtype: Any = np.float32) -> tuple[cql.Method, cql.State]:
+def shaken_state(config: macql.Config, dtype: Any = np.float32) -> tuple[macql.Method, macql.State]:
     """Nets that differ from their slow copies everywhere."""
-    m = cql.method_of(config, toys.SPEC)
-    state = jax.jit(functools.partial(cql.init, m))(jax.random.key(0))
+    m = macql.method_of(config, toys.SPEC)
+    state = jax.jit(functools.partial(macql.init, m))(jax.random.key(0))
     move = lambda tree, seed: toys.shaken(tree, seed, dtype)  # noqa: E731
     return m, state._replace(
         critic=move(state.critic, 1), mixer=move(state.mixer, 2), target_critic=move(state.critic, 3), target_mixer=move(state.mixer, 4)
@@ -39,12 +40,12 @@ def shaken_state(config: cql.Config, dtype: Any = np.float32) -> tuple[cql.Metho
 )
 def test_loss_and_gradient_equal_float64(config):
     # Ragged episodes, unavailable actions; differences along four directions.
-    config = cql.Config(**SMALL | config)
+    config = macql.Config(**SMALL | config)
     with jax.enable_x64(True):
         m, state = shaken_state(config, np.float64)
         batch, rows = toys.random_batch(dtype=np.float64), toys.arrays(toys.random_batch(dtype=np.float64))
         params = state.critic, state.mixer
-        (found, _), grads = jax.jit(jax.value_and_grad(functools.partial(cql.loss, m), has_aux=True))(params, state, batch)
+        (found, _), grads = jax.jit(jax.value_and_grad(functools.partial(macql.loss, m), has_aux=True))(params, state, batch)
         outputs = lambda tree: ref.agent_values(tree, rows, config.recurrent)  # noqa: E731
         mixer, (slow, next_slow) = functools.partial(ref.linear_mixer, state.target_mixer), outputs(state.target_critic)
         if config.cql_target == "onestep_double":
@@ -66,7 +67,7 @@ def test_loss_and_gradient_equal_float64(config):
 
 @functools.cache
 def compiled(n: int) -> Any:
-    return jax.jit(functools.partial(cql.tree_backup, n=n))
+    return jax.jit(functools.partial(macql.tree_backup, n=n))
 
 
 def backup(n: int, match: list[float], valid: list[float], ended: int | None = None, junk: float = 0.0, trace: float = 0.5) -> np.ndarray:
@@ -109,17 +110,17 @@ def test_a_window_shorter_than_n_is_backed_up_to_its_end():
 def test_greedy_probabilities_are_over_available_actions():
     # The raw argmax is masked to -1e10, as `Actors.outputs` gives it.
     q = jnp.array([-1e10, 1.0, 2.0])
-    np.testing.assert_array_equal(cql.action_probs("greedy", q), [0, 0, 1])
-    np.testing.assert_allclose(cql.action_probs("softmax", q), [0, 1 / (1 + np.e), np.e / (1 + np.e)], rtol=1e-6)
+    np.testing.assert_array_equal(macql.action_probs("greedy", q), [0, 0, 1])
+    np.testing.assert_allclose(macql.action_probs("softmax", q), [0, 1 / (1 + np.e), np.e / (1 + np.e)], rtol=1e-6)
 
 
 # ----------------------------------------------------------------------------------------- one update
 
 
 @functools.cache
-def stepper() -> tuple[Any, cql.State]:
-    m, state = shaken_state(cql.Config(**SMALL))
-    return jax.jit(functools.partial(cql.update, m)), state
+def stepper() -> tuple[Any, macql.State]:
+    m, state = shaken_state(macql.Config(**SMALL))
+    return jax.jit(functools.partial(macql.update, m)), state
 
 
 def test_padding_changes_nothing():
@@ -149,8 +150,8 @@ def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
 
 def test_single_steps_are_windows_of_length_one():
     # The same 5 first steps as [5, ...] and as [5, 1, ...].
-    m, state = shaken_state(cql.Config(**SMALL, window=0))
-    update = jax.jit(functools.partial(cql.update, m))
+    m, state = shaken_state(macql.Config(**SMALL, window=0))
+    update = jax.jit(functools.partial(macql.update, m))
     batch = jax.tree.map(lambda x: x[:, :1], toys.random_batch())
     single, window = update(state, jax.tree.map(lambda x: x[:, 0], batch))[0], update(state, batch)[0]
     np.testing.assert_allclose(toys.flat(single), toys.flat(window), atol=1e-7)
@@ -180,7 +181,7 @@ def games() -> Any:
         toys.matrix(xor[:3], [0, 1, 2]),
         toys.matrix(xor, [0, 1, 2, 3]),
     ]
-    total, chosen, metrics = toys.fit(cql, batches, 1500, 5e-3, {"cql": [2.0, 2.0, 2.0, 0.0, 2.0]})
+    total, chosen, metrics = toys.fit(macql, batches, 1500, 5e-3, {"cql": [2.0, 2.0, 2.0, 0.0, 2.0]})
     return np.asarray(total), np.asarray(chosen), {name: np.asarray(x) for name, x in metrics.items()}
 
 
@@ -233,12 +234,12 @@ def test_on_xor_b_no_action_is_preferred(games):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"cql_target": "retrace"}, "cql: field 'cql_target': expected one of tree_backup, onestep_double, found 'retrace'"),
-        ({"backup_policy": "mu"}, "cql: field 'backup_policy': expected one of greedy, softmax, found 'mu'"),
-        ({"n_step": 0}, "cql: field 'n_step': expected at least 1, found 0"),
-        ({"recurrent": True, "window": 0}, "cql: field 'window': expected -1"),
+        ({"cql_target": "retrace"}, "field 'cql_target': expected one of tree_backup, onestep_double, found 'retrace'"),
+        ({"backup_policy": "mu"}, "field 'backup_policy': expected one of greedy, softmax, found 'mu'"),
+        ({"n_step": 0}, "field 'n_step': expected at least 1, found 0"),
+        ({"recurrent": True, "window": 0}, "macql: field 'window': expected -1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        cql.make(cql.Config(**config), toys.SPEC)
+        macql.make(checked(macql.Config(**config)), toys.SPEC)

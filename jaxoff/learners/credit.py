@@ -1,6 +1,6 @@
 """Who in the team was good: the team's reward is taken apart, and every agent of every episode is judged by its part.
 
-Needs nothing but the dataset. The fit is that of `jaxoff.nets.decomposition`; some episodes are held out of it, and tell
+Needs nothing but the dataset. The fit is that of `jaxoff.learners.decomposition`; some episodes are held out of it, and tell
 how far it can be trusted. What an own reward is known up to: agents share a total, so credit can move between agents
 that always act together.
 """
@@ -18,8 +18,8 @@ from jax import lax
 
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.data.edit import unique_groups
+from jaxoff.learners.decomposition import Decomposition, decomposition_learner, over_episodes
 from jaxoff.losses.credit import episode_means, members_of, moments, returns_to_go, trajectory_log_probs
-from jaxoff.nets.decomposition import Decomposition, decomposition_learner, over_episodes
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import Array, EnvSpec, Episodes, Key, Transition
 

@@ -1,0 +1,97 @@
+"""The commands `jaxoff methods` and `jaxoff settings`: what can be trained, and what of it can be set."""
+
+from __future__ import annotations
+
+import json as json_module
+from typing import Annotated, Any
+
+import tyro
+from rich.box import SIMPLE
+from rich.table import Column, Table
+
+from jaxoff import registry
+from jaxoff.cli_data import Many, console, pairs
+from jaxoff.config import Setting, settings_of
+from jaxoff.names import Task
+
+PAGES = "docs/methods"  # in the repository: a page a method
+
+
+def method_rows() -> list[dict[str, str]]:
+    """Every form of every method: its name, kinds of actions, module, what it is and where it was published, its page."""
+    rows = []
+    for name in registry.learner_names():
+        forms = registry.forms(name)
+        for module in dict.fromkeys(forms.values()):
+            kinds = [kind for kind, form in forms.items() if form is module]
+            about = (module.__doc__ or "").strip().split("\n")[0].rstrip(".")
+            row = {"method": name, "actions": ", ".join(kinds), "about": about, "code": module.__name__}
+            rows.append(row | {"page": f"{PAGES}/{name}.md" if module.__name__.startswith("baselines.") else ""})
+    return rows
+
+
+def methods(json: bool = False) -> None:
+    """Every method that can be trained: kinds of actions, what it is and where it was published.
+
+    Args:
+        json: print JSON instead of a table.
+    """
+    rows = method_rows()
+    if json:
+        print(json_module.dumps(rows, indent=1))
+        return
+    table = Table(Column("method", no_wrap=True), Column("actions", min_width=10), "what it is", box=SIMPLE, show_edge=False)
+    for row in rows:
+        table.add_row(f"[bold]{row['method']}[/bold]", row["actions"], row["about"])
+    console.print(table)
+    console.print("jaxoff settings METHOD TASK: what can be set; jaxoff train METHOD TASK: train it")
+
+
+def settings(
+    method: tyro.conf.Positional[str],
+    task: tyro.conf.Positional[str],
+    /,
+    set: Annotated[tuple[str, ...], Many] = (),
+    json: bool = False,
+) -> None:
+    """Every setting of a method for a task: its value, where that comes from, and what it means.
+
+    Args:
+        method: a registered method, see `jaxoff methods`.
+        task: [source:]family/scenario/quality, see `jaxoff data list`.
+        set: NAME=VALUE, as for `jaxoff train`; may be given several times.
+        json: print JSON instead of a table.
+    """
+    parsed = Task.parse(task)
+    found = settings_of(registry.learner(method, parsed), parsed, pairs(set, "--set"))
+    if json:
+        print(json_module.dumps([setting._asdict() for setting in found], indent=1))
+        return
+    table = Table(
+        Column("setting", no_wrap=True),
+        Column("value", no_wrap=True),
+        Column("from", no_wrap=True),
+        "default",
+        "--grid",
+        "meaning",
+        box=SIMPLE,
+    )
+    for setting in found:
+        table.add_row(*_cells(setting))
+    console.print(table)
+    console.print(f"change one with: jaxoff train {method} {task} --set NAME=VALUE", soft_wrap=True)
+
+
+def _cells(setting: Setting) -> tuple[str, ...]:
+    """A row of the table; the default stands there only where it is not the value."""
+    own = setting.source != "default"
+    words = f" [dim]({', '.join(setting.words)})[/dim]" if setting.words else ""
+    shown = "" if not own else _text(setting.default)
+    name = f"[bold]{setting.name}[/bold]" if own else setting.name
+    return name, _text(setting.value), setting.source, shown, "yes" if setting.sweeps else "", setting.meaning + words
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

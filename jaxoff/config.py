@@ -1,0 +1,203 @@
+"""Configs of methods and samplers: their fields, and the values that a task and a user give them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import math
+import re
+import sys
+import tomllib
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from importlib import resources
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxoff.names import Task, unknown
+
+
+def static(default: Any) -> Any:
+    """A field of a Config that is fixed when a program is compiled: a size, a switch or a word. Other fields are traced."""
+    return struct.field(pytree_node=False, default=default)
+
+
+# Fields of a Config: a budget of a stage in filled slots of whole episodes (their steps, and one more each), as PyMARL's
+# `t_max` counts, and the number of updates that follows from it once the data are known. A budget of 0 is none.
+BUDGETS = {"slots": "steps", "behaviour_slots": "behaviour_steps"}
+
+
+def config_fields(config_class: type) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of a Config, by name."""
+    return {field.name: field for field in dataclasses.fields(config_class)}
+
+
+def is_leaf(field: dataclasses.Field[Any]) -> bool:
+    """Whether a Config field is a traced leaf, which may be swept without a recompile."""
+    return field.metadata.get("pytree_node", True)
+
+
+class Setting(NamedTuple):
+    """A field of a Config, for a task."""
+
+    name: str
+    value: Any
+    default: Any
+    source: str  # default; settings.toml; you
+    sweeps: bool  # whether it may be swept by --grid
+    words: tuple[str, ...]  # that it may be, where it is a word
+    meaning: str
+
+
+def settings_of(module: ModuleType, task: Task, overrides: Mapping[str, Any]) -> list[Setting]:
+    """Every setting of a method for a task, in the order of its Config. Raises what `resolve_config` does."""
+    config, defaults, hints = resolve_config(module, task, overrides), module.Config(), get_type_hints(module.Config)
+    tuned, meanings, found = _settings(module, task), meanings_of(module.Config), []
+    for name, field in config_fields(module.Config).items():
+        source = "you" if name in overrides else "settings.toml" if name in tuned else "default"
+        words = tuple(map(str, get_args(hints[name]))) if get_origin(hints[name]) is Literal else ()
+        value, default = getattr(config, name), getattr(defaults, name)
+        # A leaf is a float32 array by now, whose last digits nobody typed.
+        plain = float(f"{float(value):.6g}") if is_leaf(field) else value
+        if name in BUDGETS and source == "settings.toml" and not value:
+            source = "you"  # updates that were given took its place
+        found.append(Setting(name, plain, default, source, is_leaf(field), words, meanings.get(name, "")))
+    return found
+
+
+def meanings_of(config_class: type) -> dict[str, str]:
+    """What each field means: the comment behind it, or above it."""
+    lines = inspect.getsource(config_class).split("\n")
+    found, above = {}, ""
+    for line in lines:
+        code, _, comment = line.partition("  # ")
+        name = re.match(r"    (\w+): ", code)
+        if name:
+            found[name.group(1)] = (comment or above).strip()
+        above = line.strip().removeprefix("# ") if line.strip().startswith("# ") else ""
+    return found
+
+
+def resolve_config(module: ModuleType, task: Task, overrides: Mapping[str, Any], kind: str = "field") -> Any:
+    """A Config: its defaults, then the module's settings for the task, then the user's overrides.
+
+    Settings are data: the file `settings.toml` beside the module, [method."task pattern"] tables; later
+    ones win. Every leaf becomes a float32 array. Raises UnknownName or TypeError naming the field.
+    """
+    values = dict(_settings(module, task))
+    for slots, updates in BUDGETS.items():
+        if updates in overrides and slots not in overrides:
+            values.pop(slots, None)  # a number of updates that a user gives takes the place of a budget in the settings
+    values.update(overrides)
+    known = config_fields(module.Config)
+    for name in values:
+        if name not in known:
+            raise unknown(f"{kind} of {module.__name__}.Config", name, known)
+    defaults = module.Config()
+    typed = {}
+    for name in known:
+        default = getattr(defaults, name)
+        value = _typed(f"{module.__name__}.Config.{name}", values.get(name, default), default)
+        typed[name] = value
+    config = checked(module.Config(**typed), kind)
+    return config.replace(**{name: jnp.asarray(typed[name], jnp.float32) for name, field in known.items() if is_leaf(field)})
+
+
+ANY = (-math.inf, math.inf)
+COUNT, SHARE = (1, math.inf), (0.0, 1.0)
+# Least and largest value of a setting, by its name; of every other number: 0 and no bound.
+RANGES: dict[str, tuple[float, float]] = {
+    "window": (-1, math.inf),  # whole episodes, single steps, or a length
+    "refresh": (-1, math.inf),  # all items, those of the training batch, or a number of them
+    **dict.fromkeys(("start_0", "start_1", "search_mean", "log_std", "return_low", "return_high", "target_return"), ANY),
+    **dict.fromkeys(("batch_size", "steps", "hidden", "critic_hidden", "actor_hidden", "vae_hidden", "mixer_hidden", "width"), COUNT),
+    **dict.fromkeys(
+        ("decomposition_hidden", "embed", "layers", "heads", "experts", "members", "candidates", "n_step", "support", "anchors"), COUNT
+    ),
+    **dict.fromkeys(("num_envs", "segment", "iterations", "epochs", "minibatches", "snapshots", "capacity", "collect"), COUNT),
+    **dict.fromkeys(("policy_every", "policy_steps", "search_iterations", "search_samples", "search_elites"), COUNT),
+    **dict.fromkeys(("gamma", "discount", "trace", "polyak", "mimic", "zeta", "soft_min", "epsilon_start", "epsilon_end"), SHARE),
+    **dict.fromkeys(("priority_trim", "entropy_until"), SHARE),
+}
+
+
+def checked(config: Any, kind: str = "field") -> Any:
+    """The config, if each of its words is one that its field may have, and each number is finite and within its range.
+
+    Raises ValueError naming the field, what may be given, what was given, and for a word the nearest one.
+    """
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if get_origin(hints[field.name]) is Literal:
+            check_word(field.name, value, get_args(hints[field.name]), kind)
+        elif not isinstance(value, jax.Array):
+            for number in value if isinstance(value, tuple) else (value,):
+                check_number(field.name, number, kind)
+    return config
+
+
+def check_word(name: str, value: Any, words: tuple[Any, ...], kind: str = "field") -> None:
+    """Raise ValueError unless a value is one of some words."""
+    if value not in words:
+        near = difflib.get_close_matches(str(value), map(str, words), n=1)
+        hint = f"; nearest: {near[0]}" if near else ""
+        raise ValueError(f"{kind} '{name}': expected one of {', '.join(map(str, words))}, found '{value}'{hint}")
+
+
+def check_number(name: str, value: Any, kind: str = "field") -> None:
+    """Raise ValueError for a number that is not finite, not in its range (RANGES), or that float32 makes zero of."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    least, most = RANGES.get(name, (0, math.inf))
+    if not math.isfinite(value):
+        wanted = "a finite number"
+    elif not least <= value <= most:
+        wanted = f"{least:g} to {most:g}" if math.isfinite(most) else f"at least {least:g}"
+    elif isinstance(value, float) and value != 0 and np.float32(value) == 0:
+        wanted = "a number that float32 holds"
+    else:
+        return
+    raise ValueError(f"{kind} '{name}': expected {wanted}, found {value:g}")
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    if isinstance(value, jax.Array):
+        return value
+    wanted = type(default)
+    if isinstance(value, str) and wanted is tuple and default:
+        return tuple(_typed(name, part, default[0]) for part in value.split(","))
+    if isinstance(value, str) and wanted in (int, float, bool):
+        try:
+            parsed = {"true": True, "false": False}.get(value.lower()) if wanted is bool else wanted(value)
+        except ValueError:
+            parsed = None
+        if parsed is None:
+            raise TypeError(f"{name}: expected {wanted.__name__}, found '{value}'")
+        return parsed
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if default is not None and not isinstance(value, wanted):
+        raise TypeError(f"{name}: expected {wanted.__name__}, found {value!r}")
+    return value
+
+
+def _settings(module: ModuleType, task: Task) -> dict[str, Any]:
+    """What `settings.toml` beside a method says of a task: [method."task pattern"] tables, later ones over earlier ones."""
+    package, _, name = module.__name__.rpartition(".")
+    if hasattr(sys.modules.get(package), "FORMS"):  # a form of a method, whose name and settings are the package's
+        package, _, name = package.rpartition(".")
+    file = resources.files(package) / "settings.toml" if package else None
+    if file is None or not file.is_file():
+        return {}
+    merged: dict[str, Any] = {}
+    for pattern, values in tomllib.loads(file.read_text()).get(name, {}).items():
+        if fnmatch(f"{task.family}/{task.scenario}/{task.quality}", pattern):
+            merged.update(values)
+    return merged

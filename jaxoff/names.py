@@ -1,0 +1,86 @@
+"""Names of tasks, and the error for a name that does not exist."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from jaxoff.types import Env, EnvSpec, Episodes
+
+
+class UnknownName(ValueError):
+    """A task, method, sampler or field that does not exist; the message lists the nearest names."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
+    """The error for a name that is not among `known`."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+    hint = f"nearest: {', '.join(near)}" if near else f"known: {', '.join(known) or 'none'}"
+    return UnknownName(f"unknown {kind} '{name}'; {hint}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """`[source:]family/scenario/quality`; source "" is our own environment with data from a recipe."""
+
+    source: str
+    family: str
+    scenario: str
+    quality: str
+
+    @classmethod
+    def parse(cls, text: str) -> Task:
+        """Parse a task string; raises UnknownName on a wrong form."""
+        source, _, rest = text.rpartition(":")
+        parts = rest.split("/")
+        if len(parts) != 3 or not all(parts):
+            raise UnknownName(f"task '{text}': expected [source:]family/scenario/quality, found {len(parts)} part(s)")
+        return cls(source, *parts)
+
+    def __str__(self) -> str:
+        return f"{self.source + ':' if self.source else ''}{self.family}/{self.scenario}/{self.quality}"
+
+    @property
+    def slug(self) -> str:
+        """The task as a file name."""
+        return str(self).replace("/", "-").replace(":", "-")
+
+
+class Family(NamedTuple):
+    """A family of tasks, of one source.
+
+    tasks(): every named task string. env(task) -> Env. data(task, options) -> Episodes. Both raise
+    UnknownName for a scenario or quality that they do not have. `pattern` describes further task
+    strings that are accepted, if any. spec(task): the environment's, where that takes long to build.
+    """
+
+    name: str
+    tasks: Callable[[], list[str]]
+    env: Callable[[Task], Env]
+    data: Callable[[Task, DataOptions], Episodes]
+    source: str = ""
+    pattern: str = ""
+    spec: Callable[[Task], EnvSpec] | None = None
+
+
+class DataOptions(NamedTuple):
+    """What a dataset is made from: recipe seed and size, or the folder of public data.
+
+    pools: a folder of policy pools, looked in before the shipped ones. progress(done, all) is told of episodes made.
+    """
+
+    seed: int = 0
+    episodes: int | None = None
+    data_dir: str | None = None
+    pools: str | None = None
+    progress: Callable[[int, int], None] | None = None
+
+
+def check_quality(task: Task, known: Iterable[str]) -> None:
+    """Raise UnknownName unless the task is among `known` task strings."""
+    known = list(known)
+    if str(task) not in known:
+        raise unknown("task", str(task), known)
