@@ -26,7 +26,7 @@ Many = tyro.conf.UseAppendAction
 
 def pairs(items: tuple[str, ...], flag: str) -> dict[str, str]:
     """NAME=VALUE texts of a flag, as a dictionary. Raises ValueError naming the flag."""
-    found = {}
+    found: dict[str, str] = {}
     for item in items:
         name, equals, value = item.partition("=")
         if not equals or not name or not value:
