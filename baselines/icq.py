@@ -264,7 +264,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError for unknown words and what a form can't do."""
+    """The nets that a config asks for. Raises ValueError for what a form can't do."""
     if config.truncation == "terminal" and config.window != -1:
         raise ValueError(f"icq: field 'window': expected -1 (episodes) with truncation=terminal, found {config.window}")
     if config.recurrent and config.window == 0:

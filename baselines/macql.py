@@ -172,7 +172,7 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets of the discrete form. Raises ValueError for unknown words and what it can't do."""
+    """The nets of the discrete form. Raises ValueError for what it can't do."""
     if config.recurrent and config.window == 0:
         raise ValueError("macql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
     actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)

@@ -254,7 +254,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def resolved(config: Config, spec: EnvSpec) -> Config:
-    """The config without `auto`. Raises ValueError for unknown words and for forms that can't be."""
+    """The config without `auto`. Raises ValueError for forms that can't be."""
     if spec.discrete:
         raise ValueError(f"maddpg: environment '{spec.name}': expected continuous actions, found {spec.action_size} discrete ones")
     critic, actor = config.critic, config.actor

@@ -133,7 +133,7 @@ def draw_weights(config: Config, dataset: Dataset) -> Array:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError for unknown words."""
+    """The nets that a config asks for."""
     trunk = ContextNet(spec, config.hidden, config.layers, config.heads, config.mode, config.window, config.agent_id)
     head = nn.Dense(spec.action_size, use_bias=False, kernel_init=SMALL)
     return Method(config, trunk, head, adamw(config.lr, config.max_grad_norm, config.weight_decay))

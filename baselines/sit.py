@@ -300,7 +300,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError for unknown words and sizes."""
+    """The nets that a config asks for. Raises ValueError for a window other than -1."""
     if config.window != -1:
         raise ValueError(f"sit: field 'window': expected -1, since trajectories are drawn whole, found {config.window}")
     types = spec.agent_types if spec.agent_types and config.types == "spec" else (0,) * spec.num_agents

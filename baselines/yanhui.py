@@ -214,7 +214,7 @@ def policy_of(m: Method, params: Params) -> Policy:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError for unknown words and sizes."""
+    """The nets that a config asks for. Raises ValueError where the width is too small for the experts."""
     trunk = ContextNet(spec, config.hidden, config.layers, config.heads, config.mode, config.window, config.agent_id)
     prototypes(config.experts, config.width)  # raises where the sphere is too small for them
     head = Experts(config.experts, config.width, spec.action_size, config.mix == "uniform")

@@ -280,7 +280,7 @@ def policy_of(m: Method, state: State) -> Policy:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """Nets and optimisers. Raises ValueError for unknown words, discrete actions and forms that can't be."""
+    """Nets and optimisers. Raises ValueError for discrete actions and forms that can't be."""
     if spec.discrete:
         raise ValueError(f"cfcql on '{spec.name}': expected continuous actions in this form, found discrete ones")
     if config.recurrent and config.window == 0:

@@ -202,7 +202,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
-    """Behaviour model, then values; values alone with equal weights. Raises ValueError for unknown words and impossible forms."""
+    """Behaviour model, then values; values alone with equal weights. Raises ValueError for impossible forms."""
     if config.recurrent and config.window == 0:
         raise ValueError("cfcql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
     if not spec.discrete:
