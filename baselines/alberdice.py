@@ -1,17 +1,20 @@
-"""AlberDICE: alternating optimisation over stationary distributions (Matsunaga et al., NeurIPS 2023).
+"""AlberDICE: alternating optimisation over stationary distributions (Matsunaga et al., NeurIPS
+2023).
 
-Each agent solves a regularised decision process in which its teammates are fixed: reward minus alpha times the
-divergence of (pi_i, pi_-i) from the data, in the space of stationary distributions. Its dual has one variable,
-nu_i(s). The formulas are in jaxoff/losses/stationary.py: dual_advantage (e^ of a step), dual_loss (of nu),
-advantage_loss (e, a function of the action), improvement_loss (projection to a policy, the I-projection).
-The data's own actions of teammates are corrected by resampling rows by joint_ratio. mu_i(a_i) and
-mu_i(a_-i | s, a_i) are fitted along the way -> behaviour_losses. Agents take turns, 0 to n-1 -> update.
-Absorbing state: the released code lengthens every episode that terminates, up to the time limit, by steps in an
-absorbing state with an input of its own. Here nu of that state is 0, which is no restriction since the dual is
-blind to a constant added to nu; so a terminated step has no nu(s'), its absorbing steps have e^ = 0, and
-they enter dual_loss as a number, for single steps as for episodes. `limit` is the length lengthened (or cut) to.
-Not as the code: the true last state is not a step of its own; the gradient penalty has no absorbing states; nu
-keeps the bias of its head, which is its distance to the absorbing state; mu is the same for all turns of an update.
+Each agent solves a regularised decision process in which its teammates are fixed: reward minus
+alpha times the divergence of (pi_i, pi_-i) from the data, in the space of stationary distributions.
+Its dual has one variable, nu_i(s). The formulas are in jaxoff/losses/stationary.py: dual_advantage
+(e^ of a step), dual_loss (of nu), advantage_loss (e, a function of the action), improvement_loss
+(projection to a policy, the I-projection). The data's own actions of teammates are corrected by
+resampling rows by joint_ratio. mu_i(a_i) and mu_i(a_-i | s, a_i) are fitted along the way ->
+behaviour_losses. Agents take turns, 0 to n-1 -> update. Absorbing state: the released code
+lengthens every episode that terminates, up to the time limit, by steps in an absorbing state with
+an input of its own. Here nu of that state is 0, which is no restriction since the dual is blind to
+a constant added to nu; so a terminated step has no nu(s'), its absorbing steps have e^ = 0, and
+they enter dual_loss as a number, for single steps as for episodes. `limit` is the length lengthened
+(or cut) to. Not as the code: the true last state is not a step of its own; the gradient penalty has
+no absorbing states; nu keeps the bias of its head, which is its distance to the absorbing state; mu
+is the same for all turns of an update.
 """
 
 from __future__ import annotations
@@ -45,14 +48,18 @@ from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
 
-FIRST_HEAD = 1e-3  # head weights of policies and behaviour models start uniform in +- this, their biases do not
+# head weights of policies and behaviour models start uniform in +- this, their biases do not
+FIRST_HEAD = 1e-3
 
 ACTIONS = ("discrete",)
 
 
 @struct.dataclass
 class Config:
-    """Settings. Defaults are those of the released code, apart from `samples`, `steps` and batches."""
+    """Settings.
+
+    Defaults are those of the released code, apart from `samples`, `steps` and batches.
+    """
 
     lr: float = 1e-4  # of every net
     gamma: float = 0.99
@@ -60,8 +67,10 @@ class Config:
     alpha_end: float = 0.001
     conservative: float = 0.1  # of e
     penalty: float = 0.1  # on gradients of nu
-    samples: int = static(0)  # joint actions for the divergence; 0 is the exact sum, the code has 16
-    initial: Literal["data", "first"] = static("data")  # (1 - gamma) E nu over: data (code), first (paper)
+    # joint actions for the divergence; 0 is the exact sum, the code has 16
+    samples: int = static(0)
+    # (1 - gamma) E nu over: data (code), first (paper)
+    initial: Literal["data", "first"] = static("data")
     limit: int = static(0)  # steps of an episode; 0 is the time limit of the environment
     hidden: int = static(128)
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
@@ -111,7 +120,8 @@ class Sample(NamedTuple):
     counts: Array  # [M] how often each row was resampled
     divergence: Array  # [M]
     absorbing: Array  # []
-    pair: tuple[Array, Array, Array, Array]  # two states [B', S], weights of the first and of the pair [B']
+    # two states [B', S], weights of the first and of the pair [B']
+    pair: tuple[Array, Array, Array, Array]
 
 
 def alpha_at(config: Config, updates: Array) -> Array:
@@ -125,33 +135,44 @@ def with_limit(batch: Transition, limit: int) -> Transition:
 
 
 def pairs_of_states(key: Key, batch: Transition) -> tuple[Array, Array, Array, Array]:
-    """States of the batch's first half against those of its second half at permuted times, for the penalty on nu's gradient."""
+    """States of the batch's first half against those of its second half at permuted times, for the
+    penalty on nu's gradient.
+    """
     turn_key, share_key = jax.random.split(key)
     windows = as_windows(batch)
-    half, time = windows.valid.shape[0] // 2, jax.random.permutation(turn_key, windows.valid.shape[1])
+    half, time = (
+        windows.valid.shape[0] // 2,
+        jax.random.permutation(turn_key, windows.valid.shape[1]),
+    )
     states = windows.state[:half], windows.state[half : 2 * half][:, time]
     real = (windows.valid[:half] * windows.valid[half : 2 * half][:, time]).reshape(-1)
     one, other = (x.reshape(-1, x.shape[-1]) for x in states)
     return one, other, jax.random.uniform(share_key, real.shape), real
 
 
-# --- losses ------------------------------------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------
 
 
 def advantages(m: Method, params: Params, state: Array) -> Array:
     """e_i(s, .) from the net, one pass for each action: [M, S] -> [M, A]."""
     a = m.spec.action_size
     x = jnp.broadcast_to(state[:, None], (state.shape[0], a, state.shape[1]))
-    return m.scalar.apply(params, jnp.concatenate([x, jnp.broadcast_to(jnp.eye(a), (*x.shape[:2], a))], -1))[..., 0]
+    return m.scalar.apply(
+        params, jnp.concatenate([x, jnp.broadcast_to(jnp.eye(a), (*x.shape[:2], a))], -1)
+    )[..., 0]
 
 
 def dual_losses(m: Method, params: Params, sample: Sample, alpha: Array) -> tuple[Array, Array]:
     """Loss of nu_i, and e^ of each row [M]."""
     rows, config = sample.rows, m.config
     value, next_value = (m.scalar.apply(params, x)[..., 0] for x in (rows.state, rows.next_state))
-    found = dual_advantage(rows.reward, rows.terminated, value, next_value, sample.divergence, alpha, config.gamma)
+    found = dual_advantage(
+        rows.reward, rows.terminated, value, next_value, sample.divergence, alpha, config.gamma
+    )
     steps = jnp.sum(rows.valid)
-    loss = dual_loss(found, sample.counts, masked_mean(sample.ratio, rows.valid), steps, sample.absorbing, alpha)
+    loss = dual_loss(
+        found, sample.counts, masked_mean(sample.ratio, rows.valid), steps, sample.absorbing, alpha
+    )
     if config.initial == "first":
         start = masked_mean(value, rows.valid * (rows.steps_before == 0))
     else:  # every state counts as a first one, the absorbing ones (of value 0) too
@@ -161,13 +182,18 @@ def dual_losses(m: Method, params: Params, sample: Sample, alpha: Array) -> tupl
     return loss + (1.0 - config.gamma) * start + config.penalty * masked_mean(slope, real), found
 
 
-def agent_losses(m: Method, nets: Nets, agent: Array, sample: Sample, alpha: Array) -> tuple[Array, dict[str, Array]]:
+def agent_losses(
+    m: Method, nets: Nets, agent: Array, sample: Sample, alpha: Array
+) -> tuple[Array, dict[str, Array]]:
     """Sum of the losses of an agent's nets; each reaches the parameters of its own net only."""
     rows = sample.rows
     actions, avail = rows.actions[:, agent], rows.avail[:, agent]
     dual, target = dual_losses(m, nets.dual, sample, alpha)
     e = advantages(m, nets.critic, rows.state)
-    critic = masked_mean(advantage_loss(e, target, actions, sample.log_mu, avail, m.config.conservative), sample.counts)
+    critic = masked_mean(
+        advantage_loss(e, target, actions, sample.log_mu, avail, m.config.conservative),
+        sample.counts,
+    )
     logits = m.actors.one(nets.policy, agent, rows)[0]
     policy = masked_mean(improvement_loss(logits, e, sample.log_mu, alpha), sample.counts)
     mates = m.teammates.log_prob(nets.teammates, agent, rows.state, rows.actions, rows.avail)
@@ -185,67 +211,108 @@ def behaviour_step(m: Method, state: State, rows: Transition) -> tuple[State, Ar
 
     loss, grads = jax.value_and_grad(loss_of)(state.behaviour_policy)
     steps, opt = m.optimiser.update(grads, state.behaviour_opt)
-    return state._replace(behaviour_policy=optax.apply_updates(state.behaviour_policy, steps), behaviour_opt=opt), loss
+    return state._replace(
+        behaviour_policy=optax.apply_updates(state.behaviour_policy, steps), behaviour_opt=opt
+    ), loss
 
 
-# --- one update --------------------------------------------------------------------------------------
+# --- one update -----------------------------------------------------------------------------------
 
 
-def draw_sample(m: Method, nets: Nets, agent: Array, batch: Transition, log_pi: Array, log_mu: Array, key: Key) -> Sample:
-    """Ratio and divergence of the teammates, and rows resampled by the ratio; log_pi, log_mu [M, N, A]."""
+def draw_sample(
+    m: Method, nets: Nets, agent: Array, batch: Transition, log_pi: Array, log_mu: Array, key: Key
+) -> Sample:
+    """Ratio and divergence of the teammates, and rows resampled by the ratio; log_pi, log_mu [M, N,
+    A].
+    """
     draw_key, action_key, pair_key = jax.random.split(key, 3)
     rows = flatten(batch)
-    mates = m.teammates.log_probs(nets.teammates, agent, rows.state, rows.actions, rows.avail)  # [M, N, A]
-    ratio = rows.valid * joint_ratio(log_prob(log_pi, rows.actions), log_prob(mates, rows.actions), agent)
+    # [M, N, A]
+    mates = m.teammates.log_probs(nets.teammates, agent, rows.state, rows.actions, rows.avail)
+    ratio = rows.valid * joint_ratio(
+        log_prob(log_pi, rows.actions), log_prob(mates, rows.actions), agent
+    )
     if m.config.samples:
         divergence = sampled_divergence(action_key, log_pi, mates, agent, m.config.samples)
     else:
         divergence = teammate_divergence(log_pi, mates, agent)
-    absorbing = jnp.sum(absorbing_steps(rows.terminated, rows.valid, rows.steps_before, m.config.limit or m.spec.horizon))
+    absorbing = jnp.sum(
+        absorbing_steps(
+            rows.terminated, rows.valid, rows.steps_before, m.config.limit or m.spec.horizon
+        )
+    )
     pair = pairs_of_states(pair_key, batch)
-    return Sample(rows, jnp.take(log_mu, agent, 1), ratio, resample(draw_key, ratio)[1], divergence, absorbing, pair)
+    return Sample(
+        rows,
+        jnp.take(log_mu, agent, 1),
+        ratio,
+        resample(draw_key, ratio)[1],
+        divergence,
+        absorbing,
+        pair,
+    )
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """One turn of every agent on one batch, each with the policies that its teammates have by then."""
+    """One turn of every agent on one batch, each with the policies that its teammates have by
+    then.
+    """
     batch = with_limit(batch, m.config.limit or m.spec.horizon)
     rows, alpha, n = flatten(batch), alpha_at(m.config, state.updates), m.spec.num_agents
     log_mu = jax.nn.log_softmax(m.behaviour.outputs(state.behaviour_policy, rows)[0])
     state, behaviour = behaviour_step(m, state, rows)
     log_pi = jax.nn.log_softmax(m.actors.outputs(state.nets.policy, rows)[0])  # [M, N, A]
 
-    def one(carry: tuple[Nets, Nets, Array], turn: tuple[Array, Key]) -> tuple[tuple[Nets, Nets, Array], dict[str, Array]]:
+    def one(
+        carry: tuple[Nets, Nets, Array], turn: tuple[Array, Key]
+    ) -> tuple[tuple[Nets, Nets, Array], dict[str, Array]]:
         (everyone, opts, log_pi), (agent, key) = carry, turn
         nets, opt = jax.tree.map(lambda x: x[agent], (everyone, opts))
         sample = draw_sample(m, nets, agent, batch, log_pi, log_mu, key)
         grads, told = jax.grad(agent_losses, argnums=1, has_aux=True)(m, nets, agent, sample, alpha)
         nets, opt = step_each(m.optimiser, nets, grads, opt)
         mine = jax.nn.log_softmax(m.actors.one(nets.policy, agent, rows)[0])
-        everyone, opts = jax.tree.map(lambda all_, new: all_.at[agent].set(new), (everyone, opts), (nets, opt))
-        effective = jnp.square(jnp.sum(sample.ratio)) / jnp.maximum(jnp.sum(jnp.square(sample.ratio)), 1e-8)
-        told |= {"divergence": masked_mean(sample.divergence, rows.valid), "effective_rows": effective}
+        everyone, opts = jax.tree.map(
+            lambda all_, new: all_.at[agent].set(new), (everyone, opts), (nets, opt)
+        )
+        effective = jnp.square(jnp.sum(sample.ratio)) / jnp.maximum(
+            jnp.sum(jnp.square(sample.ratio)), 1e-8
+        )
+        told |= {
+            "divergence": masked_mean(sample.divergence, rows.valid),
+            "effective_rows": effective,
+        }
         return (everyone, opts, log_pi.at[:, agent].set(mine)), told
 
     start = (state.nets, state.opts, log_pi)
     (nets, opts, _), metrics = lax.scan(one, start, (jnp.arange(n), jax.random.split(key, n)))
-    metrics = {name: jnp.mean(value) for name, value in metrics.items()} | {"alpha": alpha, "behaviour": behaviour}
+    metrics = {name: jnp.mean(value) for name, value in metrics.items()} | {
+        "alpha": alpha,
+        "behaviour": behaviour,
+    }
     return state._replace(nets=nets, opts=opts, updates=state.updates + 1), Out(metrics)
 
 
-def step_each(optimiser: optax.GradientTransformation, nets: Nets, grads: Nets, opts: Nets) -> tuple[Nets, Nets]:
+def step_each(
+    optimiser: optax.GradientTransformation, nets: Nets, grads: Nets, opts: Nets
+) -> tuple[Nets, Nets]:
     """A step of every net of an agent by an optimiser of its own."""
     made = [optimiser.update(grad, opt) for grad, opt in zip(grads, opts, strict=True)]
-    return Nets(*(optax.apply_updates(net, steps) for net, (steps, _) in zip(nets, made, strict=True))), Nets(*(opt for _, opt in made))
+    return Nets(
+        *(optax.apply_updates(net, steps) for net, (steps, _) in zip(nets, made, strict=True))
+    ), Nets(*(opt for _, opt in made))
 
 
-# --- make --------------------------------------------------------------------------------------------
+# --- make -----------------------------------------------------------------------------------------
 
 
 def first_state(m: Method, key: Key) -> State:
     """Policies and behaviour models that hardly depend on what they see, fresh critics."""
     keys = jax.random.split(key, 5)
     n, s, a = m.spec.num_agents, m.spec.state_size, m.spec.action_size
-    scalars = lambda k, size: jax.vmap(lambda k: m.scalar.init(k, jnp.zeros(size)))(jax.random.split(k, n))  # noqa: E731
+    scalars = lambda k, size: jax.vmap(lambda k: m.scalar.init(k, jnp.zeros(size)))(
+        jax.random.split(k, n)
+    )
     policy = m.actors.init(keys[0])
     nets = Nets(policy, scalars(keys[1], s + a), scalars(keys[2], s), m.teammates.init(keys[3]))
     opts = Nets(*(jax.vmap(m.optimiser.init)(net) for net in nets))
@@ -265,7 +332,9 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner. Discrete actions and two or more agents."""
     if not spec.discrete:
-        raise ValueError(f"alberdice on '{spec.name}': expected discrete actions, found continuous ones")
+        raise ValueError(
+            f"alberdice on '{spec.name}': expected discrete actions, found continuous ones"
+        )
     m = method_of(config, spec)
     return Learner(
         init=lambda key: first_state(m, key),

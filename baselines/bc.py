@@ -1,8 +1,9 @@
 """Behaviour cloning: maximum likelihood of the data's actions, per agent.
 
-Discrete: mean over valid steps and agents of -log pi_i(a_i | o_i). Continuous: mean squared error of a
-deterministic policy. Feed-forward nets with own weights (matrix games, Bridge) or one recurrent net for
-all agents, which sees its previous action and its number (SMAC), as in Shao et al. (2023).
+Discrete: mean over valid steps and agents of -log pi_i(a_i | o_i). Continuous: mean squared error
+of a deterministic policy. Feed-forward nets with own weights (matrix games, Bridge) or one
+recurrent net for all agents, which sees its previous action and its number (SMAC), as in Shao et
+al. (2023).
 """
 
 from __future__ import annotations
@@ -46,8 +47,16 @@ class State(NamedTuple):
 def actors_of(config: Config, spec: EnvSpec) -> Actors:
     """The nets that a config asks for. Raises ValueError for a recurrent net on single steps."""
     if config.recurrent and config.window == 0:
-        raise ValueError("bc: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
-    return Actors(spec, config.hidden, recurrent=config.recurrent, share=config.recurrent, layer_init=config.layer_init)
+        raise ValueError(
+            "bc: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
+        )
+    return Actors(
+        spec,
+        config.hidden,
+        recurrent=config.recurrent,
+        share=config.recurrent,
+        layer_init=config.layer_init,
+    )
 
 
 def cloning_loss(actors: Actors, params: Params, batch: Transition) -> Array:

@@ -1,11 +1,13 @@
-"""FACMAC for continuous actions (Peng et al., NeurIPS 2021), on a fixed dataset as the baseline of Tian et al. (AAAI 2023), or online.
+"""FACMAC for continuous actions (Peng et al., NeurIPS 2021), on a fixed dataset as the baseline of
+Tian et al. (AAAI 2023), or online.
 
-Values Q_i(o_i, a_i) of each agent, mixed by non-negative weights that depend on the state to Q_tot (QMIX's mixer).
-y = r + gamma (1 - terminated) Q'_tot(s', Q'_i(o'_i, mu'_i(o'_i))), squared error over valid steps -> td_target, critic_loss.
-Centralised policy gradient: the actions of all agents come from their current policies at once, and only policies
-move -> actor_loss. Discrete actions are QMIX's part, and refused here.
-Differs from the released code: padding is outside the actor's loss too. By default the sizes, RMSprop and hard copies
-of Tian et al. (Table 11); `optimiser=adam` and `target_every=0` (slow copies by `polyak`) are the released code's.
+Values Q_i(o_i, a_i) of each agent, mixed by non-negative weights that depend on the state to Q_tot
+(QMIX's mixer). y = r + gamma (1 - terminated) Q'_tot(s', Q'_i(o'_i, mu'_i(o'_i))), squared error
+over valid steps -> td_target, critic_loss. Centralised policy gradient: the actions of all agents
+come from their current policies at once, and only policies move -> actor_loss. Discrete actions are
+QMIX's part, and refused here. Differs from the released code: padding is outside the actor's loss
+too. By default the sizes, RMSprop and hard copies of Tian et al. (Table 11); `optimiser=adam` and
+`target_every=0` (slow copies by `polyak`) are the released code's.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ ACTIONS = ("continuous",)
 
 @struct.dataclass
 class Config:
-    """Settings of Tian et al. (Table 11) where they print one; [code]: the released MAMuJoCo settings."""
+    """Settings of Tian et al. (Table 11) where they print one; [code]: the released MAMuJoCo
+    settings.
+    """
 
     lr: float = 5e-4  # of the policies; code 1e-3
     critic_lr: float = 5e-4  # of critic and mixer; code 1e-3
@@ -89,7 +93,13 @@ def init(m: Method, key: Key) -> State:
     policy, critic = m.actors.init(policy_key), m.critic.init(critic_key, jnp.zeros(width))
     mixer = m.mixer.init(mixer_key, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_size))
     nets = (policy, critic, mixer)
-    return State(*nets, *nets, m.policy_opt.init(policy), m.critic_opt.init((critic, mixer)), jnp.zeros((), jnp.int32))
+    return State(
+        *nets,
+        *nets,
+        m.policy_opt.init(policy),
+        m.critic_opt.init((critic, mixer)),
+        jnp.zeros((), jnp.int32),
+    )
 
 
 def agent_values(m: Method, critic: Params, obs: Array, actions: Array) -> Array:
@@ -108,16 +118,31 @@ def td_target(m: Method, state: State, batch: Transition) -> Array:
     return one_step_target(batch.reward, batch.terminated, total, m.config.gamma)
 
 
-def critic_loss(m: Method, params: tuple[Params, Params], state: State, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """Mean over valid steps of (y - Q_tot)^2 at the data's actions, and what is logged. params: (critic, mixer)."""
+def critic_loss(
+    m: Method, params: tuple[Params, Params], state: State, batch: Transition
+) -> tuple[Array, dict[str, Array]]:
+    """Mean over valid steps of (y - Q_tot)^2 at the data's actions, and what is logged.
+
+    params: (critic, mixer).
+    """
     target = td_target(m, state, batch)
-    total = m.mixer.apply(params[1], agent_values(m, params[0], batch.obs, batch.actions), batch.state)
+    total = m.mixer.apply(
+        params[1], agent_values(m, params[0], batch.obs, batch.actions), batch.state
+    )
     value = masked_mean(jnp.square(target - total), batch.valid)
-    return value, {"value": value, "q_total": masked_mean(total, batch.valid), "target": masked_mean(target, batch.valid)}
+    return value, {
+        "value": value,
+        "q_total": masked_mean(total, batch.valid),
+        "target": masked_mean(target, batch.valid),
+    }
 
 
-def actor_loss(m: Method, policy: Params, critic: Params, mixer: Params, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """-mean over valid steps of Q_tot(s, Q_i(o_i, mu_i(o_i))) of all current policies, plus the penalty on their actions' size."""
+def actor_loss(
+    m: Method, policy: Params, critic: Params, mixer: Params, batch: Transition
+) -> tuple[Array, dict[str, Array]]:
+    """-mean over valid steps of Q_tot(s, Q_i(o_i, mu_i(o_i))) of all current policies, plus the
+    penalty on their actions' size.
+    """
     actions, _ = m.actors.outputs(policy, batch)
     total = m.mixer.apply(mixer, agent_values(m, critic, batch.obs, actions), batch.state)
     size = jnp.mean(jnp.square(actions), (-2, -1))
@@ -135,11 +160,17 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     steps, critic_opt = m.critic_opt.update(grads, state.critic_opt)
     critic, mixer = optax.apply_updates(params, steps)
 
-    grads, more = jax.grad(lambda p: actor_loss(m, p, critic, mixer, batch), has_aux=True)(state.policy)
+    grads, more = jax.grad(lambda p: actor_loss(m, p, critic, mixer, batch), has_aux=True)(
+        state.policy
+    )
     steps, policy_opt = m.policy_opt.update(grads, state.policy_opt)
     new = (optax.apply_updates(state.policy, steps), critic, mixer)
     old = (state.target_policy, state.target_critic, state.target_mixer)
-    slow = optax.periodic_update(new, old, updates, c.target_every) if c.target_every else optax.incremental_update(new, old, c.polyak)
+    slow = (
+        optax.periodic_update(new, old, updates, c.target_every)
+        if c.target_every
+        else optax.incremental_update(new, old, c.polyak)
+    )
     opts = {"policy_opt": policy_opt, "critic_opt": critic_opt, "updates": updates}
     return State(*new, *slow, **opts), Out(told | more)
 
@@ -147,13 +178,31 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises ValueError for what FACMAC can't do."""
     if spec.discrete:
-        raise ValueError(f"facmac on '{spec.name}': expected continuous actions, found discrete ones, which are qmix's")
+        raise ValueError(
+            f"facmac on '{spec.name}': expected continuous actions, found discrete ones, "
+            "which are qmix's"
+        )
     if config.recurrent and config.window == 0:
-        raise ValueError("facmac: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, numbered=config.agent_id, layer_init=config.layer_init)
-    critic, optimiser = MLP((config.critic_hidden, config.critic_hidden, 1), layer_init=config.layer_init), OPTIMISERS[config.optimiser]
+        raise ValueError(
+            "facmac: field 'window': expected -1 (episodes) or a length with "
+            "recurrent=true, found 0"
+        )
+    actors = Actors(
+        spec,
+        config.hidden,
+        recurrent=config.recurrent,
+        share=True,
+        numbered=config.agent_id,
+        layer_init=config.layer_init,
+    )
+    critic, optimiser = (
+        MLP((config.critic_hidden, config.critic_hidden, 1), layer_init=config.layer_init),
+        OPTIMISERS[config.optimiser],
+    )
     opts = [optimiser(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr)]
-    return Method(config, actors, critic, QMixer(config.embed, config.hyper, config.layer_init), *opts)
+    return Method(
+        config, actors, critic, QMixer(config.embed, config.hyper, config.layer_init), *opts
+    )
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:

@@ -1,12 +1,16 @@
-"""ICQ: implicit constraint Q-learning for many agents (Yang et al., 2021), which only asks for values of the data's own actions.
+"""ICQ: implicit constraint Q-learning for many agents (Yang et al., 2021), which only asks for
+values of the data's own actions.
 
-Eq. 12, weights of the next values -> critic_target; Eq. 14, value and policy losses -> critic_loss, actor_loss.
-Discrete and continuous, with a linear mixer: Q_tot = sum_i w_i(s) Q_i + b(s). The MA-ICQ of Pan et al. (OMAR, 2022), for
+Eq. 12, weights of the next values -> critic_target; Eq. 14, value and policy losses -> critic_loss,
+actor_loss. Discrete and continuous, with a linear mixer: Q_tot = sum_i w_i(s) Q_i + b(s). The
+    MA-ICQ of Pan et al. (OMAR, 2022), for
 continuous actions and without a mixer, is a method of its own: maicq.py.
-Differs: padding is outside every softmax; a step whose next action the data do not hold (the last of a window,
-unless terminated) ends the lambda-return with its value and is no target (truncation). As the released code, not the paper,
-by default: temperature 1000 in the critic, advantages in the actor's weights (actor_weight). As the paper, not the
-code: lambda .8 (code .75), clip 10 (20), one step for all times (per_timestep), pure pi (epsilon_start).
+Differs: padding is outside every softmax; a step whose next action the data do not hold (the last
+of a window, unless terminated) ends the lambda-return with its value and is no target (truncation).
+As the released code, not the paper, by default: temperature 1000 in the critic, advantages in the
+    actor's weights (actor_weight). As the paper, not the
+code: lambda .8 (code .75), clip 10 (20), one step for all times (per_timestep), pure pi
+    (epsilon_start).
 """
 
 from __future__ import annotations
@@ -26,7 +30,14 @@ from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.td import ahead, lambda_return
 from jaxoff.nets.actors import Actors
-from jaxoff.nets.gaussian import LOG_STD_START, Gaussian, bounded_spread, data_density, gaussian, gaussian_policy
+from jaxoff.nets.gaussian import (
+    LOG_STD_START,
+    Gaussian,
+    bounded_spread,
+    data_density,
+    gaussian,
+    gaussian_policy,
+)
 from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.nets.mlp import MLP
@@ -47,10 +58,12 @@ class Config:
     beta_critic: float = 1000.0  # temperature of the weights of next values; paper .1
     beta_actor: float = 0.1  # temperature of the policy's weights
     max_grad_norm: float = 10.0  # of the policies, and of critic and mixer together
-    epsilon_start: float = 0.0  # share of uniform actions in the policy that is trained (discrete); code .5
+    # share of uniform actions in the policy that is trained (discrete); code .5
+    epsilon_start: float = 0.0
     epsilon_end: float = 0.0  # code .05
     actor_weight: Literal["advantage", "value"] = static("advantage")
-    truncation: Literal["value", "terminal"] = static("value")  # value: of the last step; terminal: nothing beyond it; ours
+    # value: of the last step; terminal: nothing beyond it; ours
+    truncation: Literal["value", "terminal"] = static("value")
     per_timestep: bool = static(False)  # a critic step for each time, as released
     mask_before_softmax: bool = static(True)  # mix uniform actions in after the mask; code false
     mixer_bias: bool = static(True)
@@ -115,16 +128,31 @@ def init(m: Method, key: Key) -> State:
     if not spec.discrete:
         policy = Gaussian(policy, jnp.full((a,), LOG_STD_START))
     zero = jnp.zeros((), jnp.int32)
-    critic = m.critic.init(critic_key, jnp.zeros(spec.state_size + spec.obs_size + n + (0 if spec.discrete else a)))
+    critic = m.critic.init(
+        critic_key, jnp.zeros(spec.state_size + spec.obs_size + n + (0 if spec.discrete else a))
+    )
     mixer = m.mixer.init(mixer_key, jnp.zeros(n), jnp.zeros(spec.state_size))
-    return State(policy, critic, mixer, critic, mixer, m.policy_opt.init(policy), m.critic_opt.init((critic, mixer)), zero, zero)
+    return State(
+        policy,
+        critic,
+        mixer,
+        critic,
+        mixer,
+        m.policy_opt.init(policy),
+        m.critic_opt.init((critic, mixer)),
+        zero,
+        zero,
+    )
 
 
-# --- values ------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
-def action_values(m: Method, critic: Params, batch: Transition, actions: Array | None = None) -> Array:
-    """Q_i(s, o_i, .) [..., N, A] if discrete, else Q_i(s, o_i, a_i) of actions [..., N, A] -> [..., N].
+def action_values(
+    m: Method, critic: Params, batch: Transition, actions: Array | None = None
+) -> Array:
+    """Q_i(s, o_i, .) [..., N, A] if discrete, else Q_i(s, o_i, a_i) of actions [..., N, A] -> [...,
+    N].
 
     actions may have axes before those of the batch.
     """
@@ -133,72 +161,111 @@ def action_values(m: Method, critic: Params, batch: Transition, actions: Array |
     x = jnp.concatenate([state, obs, jnp.broadcast_to(jnp.eye(n), (*obs.shape[:-1], n))], -1)
     if actions is None:
         return m.critic.apply(critic, x)
-    return m.critic.apply(critic, jnp.concatenate([jnp.broadcast_to(x, (*actions.shape[:-1], x.shape[-1])), actions], -1))[..., 0]
+    return m.critic.apply(
+        critic,
+        jnp.concatenate([jnp.broadcast_to(x, (*actions.shape[:-1], x.shape[-1])), actions], -1),
+    )[..., 0]
 
 
 def data_values(m: Method, critic: Params, batch: Transition) -> Array:
     """Q_i of the data's actions, [..., N]."""
-    return taken(action_values(m, critic, batch), batch.actions) if m.spec.discrete else action_values(m, critic, batch, batch.actions)
+    return (
+        taken(action_values(m, critic, batch), batch.actions)
+        if m.spec.discrete
+        else action_values(m, critic, batch, batch.actions)
+    )
 
 
 def usable(batch: Transition) -> Array:
-    """1 where a step has a target: its next action is in the window, or nothing lies beyond it; [B, T]."""
+    """1 where a step has a target: its next action is in the window, or nothing lies beyond it; [B,
+    T].
+    """
     return batch.valid * jnp.maximum(batch.terminated, ahead(batch.valid))
 
 
 def closed(batch: Transition) -> Transition:
-    """The batch [B, T, ...] of whole episodes with the last step of each as an end, also where it was only cut."""
-    return batch._replace(terminated=jnp.maximum(batch.terminated, batch.valid * (1.0 - ahead(batch.valid))))
+    """The batch [B, T, ...] of whole episodes with the last step of each as an end, also where it
+    was only cut.
+    """
+    return batch._replace(
+        terminated=jnp.maximum(batch.terminated, batch.valid * (1.0 - ahead(batch.valid)))
+    )
 
 
 def critic_target(m: Method, state: State, batch: Transition) -> tuple[Array, Array]:
-    """lambda-return [B, T] over values rho_t Q_tot(s_t, a_t) of the slow nets, and the weights rho [B, T] (Eq. 12)."""
+    """lambda-return [B, T] over values rho_t Q_tot(s_t, a_t) of the slow nets, and the weights rho
+    [B, T] (Eq. 12).
+    """
     c, q = m.config, data_values(m, state.target_critic, batch)
     total = m.mixer.apply(state.target_mixer, q, batch.state)
     rho = batch_weight(total, batch.valid, c.beta_critic)
     # A window that goes on is cut before its last step, whose value then stands for the rest.
-    return lambda_return(batch.reward, batch.terminated, usable(batch), ahead(rho * total), c.gamma, c.trace), rho
+    return lambda_return(
+        batch.reward, batch.terminated, usable(batch), ahead(rho * total), c.gamma, c.trace
+    ), rho
 
 
-def critic_loss(m: Method, params: tuple[Params, Params], batch: Transition, target: Array, mask: Array) -> Array:
-    """Eq. 14, values: mean of (target - Q_tot)^2 over mask; any leading axes. params: (critic, mixer)."""
+def critic_loss(
+    m: Method, params: tuple[Params, Params], batch: Transition, target: Array, mask: Array
+) -> Array:
+    """Eq. 14, values: mean of (target - Q_tot)^2 over mask; any leading axes.
+
+    params: (critic, mixer).
+    """
     total = m.mixer.apply(params[1], data_values(m, params[0], batch), batch.state)
     return masked_mean(jnp.square(lax.stop_gradient(target) - total), mask)
 
 
 def critic_step(m: Method, state: State, batch: Transition) -> tuple[State, dict[str, Array]]:
-    """One step of critic and mixer, or one for each time of the window that an episode reaches, from the first to the last."""
+    """One step of critic and mixer, or one for each time of the window that an episode reaches,
+    from the first to the last.
+    """
     (target, rho), mask = critic_target(m, state, batch), usable(batch)
     carry = ((state.critic, state.mixer), state.critic_opt)
 
-    def step(carry: tuple[Params, optax.OptState], part: tuple[Transition, Array, Array]) -> tuple[tuple[Params, optax.OptState], Array]:
+    def step(
+        carry: tuple[Params, optax.OptState], part: tuple[Transition, Array, Array]
+    ) -> tuple[tuple[Params, optax.OptState], Array]:
         loss, grads = jax.value_and_grad(lambda p: critic_loss(m, p, *part))(carry[0])
         changes, opt = m.critic_opt.update(grads, carry[1])
         some = jnp.sum(part[-1]) > 0  # a time that no episode reaches is no step
-        return jax.tree.map(lambda new, old: jnp.where(some, new, old), (optax.apply_updates(carry[0], changes), opt), carry), loss
+        return jax.tree.map(
+            lambda new, old: jnp.where(some, new, old),
+            (optax.apply_updates(carry[0], changes), opt),
+            carry,
+        ), loss
 
     parts = (batch, target, mask)
     if m.config.per_timestep:
         carry, losses = lax.scan(step, carry, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), parts))
-        loss, made = masked_mean(losses, jnp.sum(mask, 0)), jnp.sum(jnp.any(mask > 0, 0), dtype=jnp.int32)
+        loss, made = (
+            masked_mean(losses, jnp.sum(mask, 0)),
+            jnp.sum(jnp.any(mask > 0, 0), dtype=jnp.int32),
+        )
     else:
         (carry, loss), made = step(carry, parts), jnp.ones((), jnp.int32)
     (critic, mixer), opt = carry
     told = {"value": loss, "target": masked_mean(target, mask), "critic_weight_max": jnp.max(rho)}
-    return state._replace(critic=critic, mixer=mixer, critic_opt=opt, critic_steps=state.critic_steps + made), told
+    return state._replace(
+        critic=critic, mixer=mixer, critic_opt=opt, critic_steps=state.critic_steps + made
+    ), told
 
 
-# --- policies ----------------------------------------------------------------------------------------
+# --- policies -------------------------------------------------------------------------------------
 
 
-def mixed_log_probs(logits: Array, avail: Array, epsilon: Array | float, *, mask_first: bool = True) -> Array:
-    """Logarithm of a policy with a share of uniform actions: logits [..., A], not masked, -> [..., A].
+def mixed_log_probs(
+    logits: Array, avail: Array, epsilon: Array | float, *, mask_first: bool = True
+) -> Array:
+    """Logarithm of a policy with a share of uniform actions: logits [..., A], not masked, -> [...,
+    A].
 
-    mask_first: (1 - epsilon) pi + epsilon / number of available actions, pi a softmax over these. Else, as released, the same
-    over all actions, which then loses the unavailable ones and is divided by what is left.
+    mask_first: (1 - epsilon) pi + epsilon / number of available actions, pi a softmax over these.
+    Else, as released, the same over all actions, which then loses the unavailable ones and is
+    divided by what is left.
     """
     counted = avail if mask_first else jnp.ones_like(avail)
-    masked = lambda x: jnp.where(avail > 0, x, UNAVAILABLE)  # noqa: E731
+    masked = lambda x: jnp.where(avail > 0, x, UNAVAILABLE)
     uniform = jnp.log(epsilon) - jnp.log(jnp.maximum(jnp.sum(counted, -1, keepdims=True), 1.0))
     log_pi = jax.nn.log_softmax(masked(logits) if mask_first else logits)
     mixed = jnp.logaddexp(jnp.log1p(-epsilon) + log_pi, uniform)
@@ -211,27 +278,52 @@ def epsilon_at(config: Config, updates: Array) -> Array:
     return config.epsilon_start + share * (config.epsilon_end - config.epsilon_start)
 
 
-def actor_loss(m: Method, policy: Params, state: State, batch: Transition, key: Key) -> tuple[Array, dict[str, Array]]:
-    """Eq. 14, policy: -mean k_i(s) c_i log pi_i(a_i), c_i a softmax over the batch at each time and agent.
+def actor_loss(
+    m: Method, policy: Params, state: State, batch: Transition, key: Key
+) -> tuple[Array, dict[str, Array]]:
+    """Eq. 14, policy: -mean k_i(s) c_i log pi_i(a_i), c_i a softmax over the batch at each time and
+    agent.
 
-    advantage: c of Q_i(a_i) - E_pi Q_i, and k_i = w_i(s), as released. value: c of w_i Q_i(a_i), and k_i = 1, as printed.
+    advantage: c of Q_i(a_i) - E_pi Q_i, and k_i = w_i(s), as released. value: c of w_i Q_i(a_i),
+        and k_i = 1, as printed.
     """
     if m.spec.discrete:
         q = action_values(m, state.critic, batch)
-        logits, epsilon = m.actors.outputs(policy, batch, masked=False)[0], epsilon_at(m.config, state.updates)
-        log_pi = mixed_log_probs(logits, batch.avail, epsilon, mask_first=m.config.mask_before_softmax)
-        log_prob, mine, base = taken(log_pi, batch.actions), taken(q, batch.actions), jnp.sum(jnp.exp(log_pi) * q, -1)
+        logits, epsilon = (
+            m.actors.outputs(policy, batch, masked=False)[0],
+            epsilon_at(m.config, state.updates),
+        )
+        log_pi = mixed_log_probs(
+            logits, batch.avail, epsilon, mask_first=m.config.mask_before_softmax
+        )
+        log_prob, mine, base = (
+            taken(log_pi, batch.actions),
+            taken(q, batch.actions),
+            jnp.sum(jnp.exp(log_pi) * q, -1),
+        )
     else:
-        dist, bound = gaussian(policy.log_std, m.actors.outputs(policy.net, batch)[0]), m.spec.action_bound
+        dist, bound = (
+            gaussian(policy.log_std, m.actors.outputs(policy.net, batch)[0]),
+            m.spec.action_bound,
+        )
         samples = jnp.clip(dist.sample(seed=key, sample_shape=BASELINE_SAMPLES), -bound, bound)
-        log_prob, mine = data_density(dist, batch.actions, bound), action_values(m, state.critic, batch, batch.actions)
+        log_prob, mine = (
+            data_density(dist, batch.actions, bound),
+            action_values(m, state.critic, batch, batch.actions),
+        )
         base = jnp.mean(action_values(m, state.critic, batch, samples), 0)
     share, _ = m.mixer.apply(state.mixer, batch.state, method="weights")
     printed = m.config.actor_weight == "value"
-    weight = batch_weight(share * mine if printed else mine - base, batch.valid, m.config.beta_actor)
+    weight = batch_weight(
+        share * mine if printed else mine - base, batch.valid, m.config.beta_actor
+    )
     valid = jnp.broadcast_to(batch.valid[..., None], weight.shape)
     loss = -masked_mean(lax.stop_gradient(weight if printed else share * weight) * log_prob, valid)
-    told = {"policy": loss, "log_prob": masked_mean(log_prob, valid), "actor_effective": effective(weight, valid)}
+    told = {
+        "policy": loss,
+        "log_prob": masked_mean(log_prob, valid),
+        "actor_effective": effective(weight, valid),
+    }
     return loss, told | {"advantage": masked_mean(mine - base, valid)}
 
 
@@ -246,49 +338,72 @@ def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[st
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """Critic and mixer, then the policies with the new values; slow nets are copied every `target_every` critic steps."""
+    """Critic and mixer, then the policies with the new values; slow nets are copied every
+    `target_every` critic steps.
+    """
     batch = as_windows(batch)
     if m.config.truncation == "terminal":
         batch = closed(batch)
     state, told = critic_step(m, state, batch)
     state, more = actor_step(m, state, lambda policy: actor_loss(m, policy, state, batch, key))
     new, old = (state.critic, state.mixer), (state.target_critic, state.target_mixer)
-    due = state.critic_steps >= m.config.target_every  # as released, looked at once a batch, however many steps it made
+    # as released, looked at once a batch, however many steps it made
+    due = state.critic_steps >= m.config.target_every
     critic, mixer = jax.tree.map(lambda x, y: jnp.where(due, x, y), new, old)
     since = jnp.where(due, 0, state.critic_steps)
-    state = state._replace(target_critic=critic, target_mixer=mixer, updates=state.updates + 1, critic_steps=since)
+    state = state._replace(
+        target_critic=critic, target_mixer=mixer, updates=state.updates + 1, critic_steps=since
+    )
     return state, Out(told | more)
 
 
-# --- make --------------------------------------------------------------------------------------------
+# --- make -----------------------------------------------------------------------------------------
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises ValueError for what a form can't do."""
     if config.truncation == "terminal" and config.window != -1:
-        raise ValueError(f"icq: field 'window': expected -1 (episodes) with truncation=terminal, found {config.window}")
+        raise ValueError(
+            "icq: field 'window': expected -1 (episodes) with truncation=terminal, found "
+            f"{config.window}"
+        )
     if config.recurrent and config.window == 0:
-        raise ValueError("icq: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
+        raise ValueError(
+            "icq: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
+        )
     if config.window in (0, 1) and spec.horizon > 1:
         raise ValueError(
-            f"icq: field 'window': expected -1 (episodes) or at least 2, since targets need the next action, found {config.window}"
+            "icq: field 'window': expected -1 (episodes) or at least 2, since targets "
+            f"need the next action, found {config.window}"
         )
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
+    actors = Actors(
+        spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init
+    )
     mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias, config.layer_init)
     width, start = config.critic_hidden, config.layer_init
-    critic = Dueling(width, spec.action_size, start) if spec.discrete else MLP((width, width, 1), layer_init=start)
+    critic = (
+        Dueling(width, spec.action_size, start)
+        if spec.discrete
+        else MLP((width, width, 1), layer_init=start)
+    )
     opts = [rmsprop(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr)]
     return Method(config, spec, actors, critic, mixer, *opts)
 
 
 def policy_of(m: Method, params: Params) -> Policy:
     """Categorical over available actions, or Gaussians whose mode is the mean."""
-    return m.actors.policy(params) if m.spec.discrete else gaussian_policy(m.actors.policy(params.net), params.log_std)
+    return (
+        m.actors.policy(params)
+        if m.spec.discrete
+        else gaussian_policy(m.actors.policy(params.net), params.log_std)
+    )
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner, for discrete or continuous actions."""
     m = method_of(config, spec)
     return Learner(
-        lambda key: init(m, key), lambda state, batch, key: update(m, state, batch, key), lambda state: policy_of(m, state.policy)
+        lambda key: init(m, key),
+        lambda state, batch, key: update(m, state, batch, key),
+        lambda state: policy_of(m, state.policy),
     )

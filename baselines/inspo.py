@@ -1,12 +1,13 @@
 """InSPO: in-sample sequential policy optimisation (Liu et al., AAAI 2025).
 
 Eq. 21, 22 -> behaviour stage: mu_i, and mu_i(a_-i | s, a_i) for the ratio. Eq. 23 -> draw_sample.
-Eq. 10, 24 -> critic_step. Eq. 13, 20, 25 -> actor_step. The formulas are in jaxoff/losses/in_sample.py.
-Algorithm 1 -> update: agents one after the other, each seeing the policies already stepped in this iteration.
-Decided here, since the paper prints no constants: expectations over a' are exact sums; policy weights are
-divided by their mean (normalise); the ratio is a geometric mean over the n-1 teammates (ratio_power).
-Ablations: beta_start=0 (without entropy), spo=off_rho1 (no teammate tracking), spo=off_stale (teammates
-as they were at the start of the iteration).
+Eq. 10, 24 -> critic_step. Eq. 13, 20, 25 -> actor_step. The formulas are in
+jaxoff/losses/in_sample.py. Algorithm 1 -> update: agents one after the other, each seeing the
+policies already stepped in this iteration. Decided here, since the paper prints no constants:
+expectations over a' are exact sums; policy weights are divided by their mean (normalise); the ratio
+is a geometric mean over the n-1 teammates (ratio_power). Ablations: beta_start=0 (without entropy),
+spo=off_rho1 (no teammate tracking), spo=off_stale (teammates as they were at the start of the
+iteration).
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from jaxoff.batches import flatten
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
 from jaxoff.learners.behaviour import Behaviour, behaviour_learner
-from jaxoff.losses.in_sample import conservative_value_loss, log_ratio, policy_weight, resample, soft_value, weighted_policy_loss
+from jaxoff.losses.in_sample import (
+    conservative_value_loss,
+    log_ratio,
+    policy_weight,
+    resample,
+    soft_value,
+    weighted_policy_loss,
+)
 from jaxoff.losses.likelihood import expectation, log_prob, masked_mean, taken
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
@@ -49,13 +57,16 @@ class Config:
     polyak: float = 0.005  # share of the online parameters in a target update
     alpha: float = 0.1  # Eq. 9, weight of KL(pi | mu); the start if automatic
     alpha_target: float = 0.2  # Eq. 25, nats per agent
-    beta_start: float = 0.1  # Eq. 9, weight of the entropy, decays exponentially; 0 is without entropy
+    # Eq. 9, weight of the entropy, decays exponentially; 0 is without entropy
+    beta_start: float = 0.1
     beta_end: float = 0.001  # weight of the entropy at the end of the stage
     cql: float = 0.1  # Eq. 24, lambda
     max_grad_norm: float = 10.0  # of each net
     auto_alpha: bool = static(False)  # Eq. 25, alpha moves towards alpha_target
-    order: Literal["random", "fixed", "semi-greedy"] = static("random")  # in which agents take turns
-    spo: Literal["on", "off_rho1", "off_stale"] = static("on")  # which teammates the ratio of Eq. 23 sees; ablations
+    # in which agents take turns
+    order: Literal["random", "fixed", "semi-greedy"] = static("random")
+    # which teammates the ratio of Eq. 23 sees; ablations
+    spo: Literal["on", "off_rho1", "off_stale"] = static("on")
     resample: Literal["weights", "rows"] = static("weights")  # weights, rows (not if recurrent)
     ratio_power: Literal["n-1", "n"] = static("n-1")  # n-1, n: the exponent is one over it
     baseline: Literal["expected", "soft"] = static("expected")  # what advantages are relative to
@@ -114,39 +125,62 @@ class Sample(NamedTuple):
     next_log_mu: Array  # [M, A]
 
 
-# --- main stage --------------------------------------------------------------------------------------
+# --- main stage -----------------------------------------------------------------------------------
 
 
 def prepare(m: Method, behaviour: Behaviour, dataset: Dataset, key: Key) -> State:
     """Start of the main stage: policies from the behaviour models, fresh critics."""
     policy_key, critic_key = jax.random.split(key)
     policy = behaviour.policy if m.config.start_from_behaviour else m.actors.init(policy_key)
-    sizes = {"state": m.spec.state_size, "obs": m.spec.obs_size, "both": m.spec.state_size + m.spec.obs_size}
+    sizes = {
+        "state": m.spec.state_size,
+        "obs": m.spec.obs_size,
+        "both": m.spec.state_size + m.spec.obs_size,
+    }
     dummy = jnp.zeros(sizes[m.config.q_input])
-    critic = jax.vmap(lambda k: m.critic.init(k, dummy))(jax.random.split(critic_key, m.spec.num_agents))
+    critic = jax.vmap(lambda k: m.critic.init(k, dummy))(
+        jax.random.split(critic_key, m.spec.num_agents)
+    )
     log_alpha = jnp.full(m.spec.num_agents, jnp.log(m.config.alpha))
-    opts = jax.vmap(m.optimiser.init)(policy), jax.vmap(m.optimiser.init)(critic), jax.vmap(m.tuner.init)(log_alpha)
-    return State(Own(policy, critic, critic, log_alpha, *opts), behaviour.policy, behaviour.teammates, jnp.zeros((), jnp.int32))
+    opts = (
+        jax.vmap(m.optimiser.init)(policy),
+        jax.vmap(m.optimiser.init)(critic),
+        jax.vmap(m.tuner.init)(log_alpha),
+    )
+    return State(
+        Own(policy, critic, critic, log_alpha, *opts),
+        behaviour.policy,
+        behaviour.teammates,
+        jnp.zeros((), jnp.int32),
+    )
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
     """One iteration of Algorithm 1: a sweep over the agents on one batch."""
     config, rows = m.config, flatten(batch)
     n, beta = m.spec.num_agents, beta_at(m.config, state.updates)
-    log_softmax = lambda x: jax.nn.log_softmax(x.reshape(-1, *x.shape[-2:]))  # noqa: E731
-    log_mu, next_log_mu = (jnp.maximum(log_softmax(x), MIN_LOG_MU) for x in m.actors.outputs(state.behaviour_policy, batch))
-    mates = lambda params, i: m.teammates.log_prob(params, i, rows.state, rows.actions, rows.avail)  # noqa: E731
+    log_softmax = lambda x: jax.nn.log_softmax(x.reshape(-1, *x.shape[-2:]))
+    log_mu, next_log_mu = (
+        jnp.maximum(log_softmax(x), MIN_LOG_MU)
+        for x in m.actors.outputs(state.behaviour_policy, batch)
+    )
+    mates = lambda params, i: m.teammates.log_prob(params, i, rows.state, rows.actions, rows.avail)
     log_mates = jax.vmap(mates)(state.teammates, jnp.arange(n))  # [anchor, M, N]
-    log_pi = log_prob(log_softmax(m.actors.outputs(state.own.policy, batch)[0]), rows.actions)  # [M, N]
+    # [M, N]
+    log_pi = log_prob(log_softmax(m.actors.outputs(state.own.policy, batch)[0]), rows.actions)
     order_key, sweep_key = jax.random.split(key)
     order = update_order(order_key, config.order, advantage_size(m, state, batch))
 
-    def one(carry: tuple[Own, Array], turn: tuple[Array, Key]) -> tuple[tuple[Own, Array], dict[str, Array]]:
+    def one(
+        carry: tuple[Own, Array], turn: tuple[Array, Key]
+    ) -> tuple[tuple[Own, Array], dict[str, Array]]:
         (everyone, log_pi), (agent, key) = carry, turn
         own = jax.tree.map(lambda x: x[agent], everyone)
         ratio = jnp.exp(log_ratio(log_pi, log_mates[agent], agent, config.ratio_power))
         ratio = rows.valid * (jnp.ones_like(ratio) if config.spo == "off_rho1" else ratio)
-        sample = draw_sample(config, key, Sample(batch, ratio, log_mu[:, agent], next_log_mu[:, agent]))
+        sample = draw_sample(
+            config, key, Sample(batch, ratio, log_mu[:, agent], next_log_mu[:, agent])
+        )
         own, metrics = critic_step(m, own, agent, sample, beta)
         own, told = actor_step(m, own, agent, sample, beta)
         if config.spo != "off_stale":  # later agents see the policy that was just stepped
@@ -162,25 +196,40 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def draw_sample(config: Config, key: Key, sample: Sample) -> Sample:
-    """Importance resampling by `counts`: as integer weights on the rows, or as the drawn rows themselves."""
+    """Importance resampling by `counts`: as integer weights on the rows, or as the drawn rows
+    themselves.
+    """
     drawn, counts = resample(key, sample.counts)
     if config.resample == "weights":
         return sample._replace(counts=counts)
-    batch, log_mu, next_log_mu = jax.tree.map(lambda x: x[drawn], (flatten(sample.batch), sample.log_mu, sample.next_log_mu))
+    batch, log_mu, next_log_mu = jax.tree.map(
+        lambda x: x[drawn], (flatten(sample.batch), sample.log_mu, sample.next_log_mu)
+    )
     return Sample(batch, jnp.ones_like(counts), log_mu, next_log_mu)
 
 
-def critic_step(m: Method, own: Own, agent: Array, sample: Sample, beta: Array) -> tuple[Own, dict[str, Array]]:
+def critic_step(
+    m: Method, own: Own, agent: Array, sample: Sample, beta: Array
+) -> tuple[Own, dict[str, Array]]:
     """Eq. 24, then the soft update of the target."""
     rows, config = flatten(sample.batch), m.config
     next_logits = m.actors.one(own.policy, agent, sample.batch)[1]
-    next_q = m.critic.apply(own.target_critic, critic_input(config, rows.next_state, rows.next_obs, agent))
-    next_value = soft_value(next_logits.reshape(next_q.shape), next_q, sample.next_log_mu, jnp.exp(own.log_alpha), beta)
+    next_q = m.critic.apply(
+        own.target_critic, critic_input(config, rows.next_state, rows.next_obs, agent)
+    )
+    next_value = soft_value(
+        next_logits.reshape(next_q.shape), next_q, sample.next_log_mu, jnp.exp(own.log_alpha), beta
+    )
     target = one_step_target(rows.reward, rows.terminated, next_value, config.gamma)
 
     def loss_of(params: Params) -> Array:
         q = m.critic.apply(params, critic_input(config, rows.state, rows.obs, agent))
-        return masked_mean(conservative_value_loss(q, target, rows.actions[:, agent], rows.avail[:, agent], config.cql), sample.counts)
+        return masked_mean(
+            conservative_value_loss(
+                q, target, rows.actions[:, agent], rows.avail[:, agent], config.cql
+            ),
+            sample.counts,
+        )
 
     loss, grads = jax.value_and_grad(loss_of)(own.critic)
     steps, opt = m.optimiser.update(grads, own.critic_opt)
@@ -189,7 +238,9 @@ def critic_step(m: Method, own: Own, agent: Array, sample: Sample, beta: Array) 
     return own._replace(critic=critic, target_critic=target_critic, critic_opt=opt), {"value": loss}
 
 
-def actor_step(m: Method, own: Own, agent: Array, sample: Sample, beta: Array) -> tuple[Own, dict[str, Array]]:
+def actor_step(
+    m: Method, own: Own, agent: Array, sample: Sample, beta: Array
+) -> tuple[Own, dict[str, Array]]:
     """Eq. 20 on the same resampled rows, then Eq. 25 if alpha is automatic."""
     rows, config, alpha = flatten(sample.batch), m.config, jnp.exp(own.log_alpha)
     actions = rows.actions[:, agent]
@@ -198,30 +249,43 @@ def actor_step(m: Method, own: Own, agent: Array, sample: Sample, beta: Array) -
     def loss_of(params: Params) -> tuple[Array, Array]:
         logits = m.actors.one(params, agent, sample.batch)[0].reshape(q.shape)
         fixed = lax.stop_gradient(logits)
-        value = expectation(fixed, q) if config.baseline == "expected" else soft_value(fixed, q, sample.log_mu, alpha, beta)
-        weight = policy_weight(taken(q, actions) - value, taken(sample.log_mu, actions), alpha, beta)
-        gap = jnp.clip(jax.nn.log_softmax(fixed) - sample.log_mu, -10.0, 10.0)
-        return weighted_policy_loss(logits, actions, weight, sample.counts, config.normalise), masked_mean(
-            expectation(fixed, gap), sample.counts
+        value = (
+            expectation(fixed, q)
+            if config.baseline == "expected"
+            else soft_value(fixed, q, sample.log_mu, alpha, beta)
         )
+        weight = policy_weight(
+            taken(q, actions) - value, taken(sample.log_mu, actions), alpha, beta
+        )
+        gap = jnp.clip(jax.nn.log_softmax(fixed) - sample.log_mu, -10.0, 10.0)
+        return weighted_policy_loss(
+            logits, actions, weight, sample.counts, config.normalise
+        ), masked_mean(expectation(fixed, gap), sample.counts)
 
     (loss, divergence), grads = jax.value_and_grad(loss_of, has_aux=True)(own.policy)
     steps, opt = m.optimiser.update(grads, own.policy_opt)
     own = own._replace(policy=optax.apply_updates(own.policy, steps), policy_opt=opt)
     if config.auto_alpha:  # a divergence above the target makes alpha grow
         step, alpha_opt = m.tuner.update(config.alpha_target - divergence, own.alpha_opt)
-        own = own._replace(log_alpha=jnp.clip(own.log_alpha + step, *map(jnp.log, ALPHA_RANGE)), alpha_opt=alpha_opt)
+        own = own._replace(
+            log_alpha=jnp.clip(own.log_alpha + step, *map(jnp.log, ALPHA_RANGE)),
+            alpha_opt=alpha_opt,
+        )
     return own, {"policy": loss, "divergence": divergence, "alpha": alpha}
 
 
 def beta_at(config: Config, updates: Array) -> Array:
     """Exponential decay from beta_start to beta_end over the stage; beta_start = 0 stays 0."""
     start = jnp.maximum(config.beta_start, 1e-12)
-    return jnp.where(config.beta_start > 0, start * (config.beta_end / start) ** (updates / config.steps), 0.0)
+    return jnp.where(
+        config.beta_start > 0, start * (config.beta_end / start) ** (updates / config.steps), 0.0
+    )
 
 
 def update_order(key: Key, kind: str, scores: Array) -> Array:
-    """The order of agents [N]: random, fixed, or semi-greedy (largest score at even places, random at odd ones)."""
+    """The order of agents [N]: random, fixed, or semi-greedy (largest score at even places, random
+    at odd ones).
+    """
     n = scores.shape[0]
     if kind == "fixed":
         return jnp.arange(n)
@@ -257,24 +321,34 @@ def critic_input(config: Config, state: Array, obs: Array, agent: Array) -> Arra
     return jnp.concatenate(parts[config.q_input], -1)
 
 
-# --- make --------------------------------------------------------------------------------------------
+# --- make -----------------------------------------------------------------------------------------
 
 
 def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
     """Two stages: behaviour models, then sequential policy optimisation. Discrete actions only."""
     if not spec.discrete:
-        raise ValueError(f"inspo on '{spec.name}': expected discrete actions, found continuous ones")
+        raise ValueError(
+            f"inspo on '{spec.name}': expected discrete actions, found continuous ones"
+        )
     if config.recurrent and (config.window == 0 or config.resample == "rows"):
         raise ValueError(
-            "inspo: recurrent=true: expected window != 0 and resample='weights', since rows of a sequence can't be drawn apart"
+            "inspo: recurrent=true: expected window != 0 and resample='weights', since "
+            "rows of a sequence can't be drawn apart"
         )
-    actors = Actors(spec, 64 if config.recurrent else config.hidden, recurrent=config.recurrent, layer_init=config.layer_init)
+    actors = Actors(
+        spec,
+        64 if config.recurrent else config.hidden,
+        recurrent=config.recurrent,
+        layer_init=config.layer_init,
+    )
     critic = MLP((config.hidden, config.hidden, spec.action_size), layer_init=config.layer_init)
     optimiser = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr))
     teammates = TeammateModel(spec, config.hidden, layer_init=config.layer_init)
     m = Method(config, spec, actors, teammates, critic, optimiser, optax.adam(config.lr_alpha))
 
-    behaviour = behaviour_learner(actors, m.teammates, optimiser, config.behaviour_steps, config.patience)
+    behaviour = behaviour_learner(
+        actors, m.teammates, optimiser, config.behaviour_steps, config.patience
+    )
 
     def init(key: Key) -> State:
         raise RuntimeError("the main stage of inspo starts from its behaviour stage, by `prepare`")
@@ -286,5 +360,10 @@ def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
     )
     return (
         Stage("behaviour", behaviour, config.behaviour_steps),
-        Stage("train", main, config.steps, prepare=lambda behaviour, dataset, key: prepare(m, behaviour, dataset, key)),
+        Stage(
+            "train",
+            main,
+            config.steps,
+            prepare=lambda behaviour, dataset, key: prepare(m, behaviour, dataset, key),
+        ),
     )

@@ -1,11 +1,13 @@
-"""MACQL: conservative values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq. 13), for discrete actions.
+"""MACQL: conservative values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq. 13),
+for discrete actions.
 
-Q_tot = sum_i w_i(s) Q_i + b(s). Values of available actions are held below those of the data's, per agent
--> conservative_loss; n-step Tree Backup with the slow nets -> tree_backup, backup_target; both -> loss.
-Differs: Eq. 13 prints logsumexp(w_i Q_i + b) for each agent against one Q_tot, which leaves (N - 1) b as a
-reward for b -> -inf; we cancel b (`cql_literal`: as printed). One-step double Q is the fall-back
-(`cql_target=onestep_double`). Public code also has forms with sampled joint actions: not implemented, since
-under a linear mixer the logsumexp over an agent's own actions is exact.
+Q_tot = sum_i w_i(s) Q_i + b(s). Values of available actions are held below those of the data's, per
+agent -> conservative_loss; n-step Tree Backup with the slow nets -> tree_backup, backup_target;
+both -> loss. Differs: Eq. 13 prints logsumexp(w_i Q_i + b) for each agent against one Q_tot, which
+leaves (N - 1) b as a reward for b -> -inf; we cancel b (`cql_literal`: as printed). One-step double
+Q is the fall-back (`cql_target=onestep_double`). Public code also has forms with sampled joint
+actions: not implemented, since under a linear mixer the logsumexp over an agent's own actions is
+    exact.
 """
 
 from __future__ import annotations
@@ -42,8 +44,10 @@ class Config:
     trace: float = 0.93  # lambda of Tree Backup
     max_grad_norm: float = 10.0  # of agents and mixer together
     n_step: int = static(5)  # of Tree Backup, within the window
-    cql_target: Literal["tree_backup", "onestep_double"] = static("tree_backup")  # tree_backup, onestep_double
-    backup_policy: Literal["greedy", "softmax"] = static("greedy")  # greedy, softmax: pi_i of Tree Backup
+    # tree_backup, onestep_double
+    cql_target: Literal["tree_backup", "onestep_double"] = static("tree_backup")
+    # greedy, softmax: pi_i of Tree Backup
+    backup_policy: Literal["greedy", "softmax"] = static("greedy")
     cql_literal: bool = static(False)
     mixer_bias: bool = static(True)
     target_every: int = static(100)  # updates between hard copies
@@ -81,25 +85,39 @@ def init(m: Method, key: Key) -> State:
     critic_key, mixer_key = jax.random.split(key)
     critic, spec = m.actors.init(critic_key), m.actors.spec
     mixer = m.mixer.init(mixer_key, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_size))
-    return State(critic, mixer, critic, mixer, m.optimiser.init((critic, mixer)), jnp.zeros((), jnp.int32))
+    return State(
+        critic, mixer, critic, mixer, m.optimiser.init((critic, mixer)), jnp.zeros((), jnp.int32)
+    )
 
 
-# --- targets -----------------------------------------------------------------------------------------
+# --- targets --------------------------------------------------------------------------------------
 
 
 def tree_backup(
-    q: Array, next_value: Array, match: Array, reward: Array, terminated: Array, valid: Array, gamma: Array, trace: Array, n: int
+    q: Array,
+    next_value: Array,
+    match: Array,
+    reward: Array,
+    terminated: Array,
+    valid: Array,
+    gamma: Array,
+    trace: Array,
+    n: int,
 ) -> Array:
-    """n-step Tree Backup along windows (Precup et al., 2000; with a trace, Munos et al., 2016), a constant: [B, T] each -> [B, T].
+    """n-step Tree Backup along windows (Precup et al., 2000; with a trace, Munos et al., 2016), a
+    constant: [B, T] each -> [B, T].
 
     With delta_t = r_t + gamma (1 - terminated_t) V_{t+1} - Q_t:
-    y_t = Q_t + sum_{l < n} (prod_{c=1..l} gamma trace pi(a_{t+c})) delta_{t+l}, up to the last valid step.
-    q: Q_t of the action taken; next_value: V_{t+1}, the expectation under pi; match: pi(a_t) of the joint action.
+    y_t = Q_t + sum_{l < n} (prod_{c=1..l} gamma trace pi(a_{t+c})) delta_{t+l}, up to the last
+    valid step. q: Q_t of the action taken; next_value: V_{t+1}, the expectation under pi; match:
+        pi(a_t) of the joint action.
     """
-    ahead = lambda x, k: jnp.pad(x, ((0, 0), (0, k)))[:, k:]  # noqa: E731 x_{t+k}, 0 beyond the window
+    ahead = lambda x, k: jnp.pad(x, ((0, 0), (0, k)))[:, k:]
     delta = jnp.where(valid > 0, reward + gamma * (1.0 - terminated) * next_value - q, 0.0)
-    follows = jnp.where(valid > 0, 1.0 - terminated, 0.0)  # nothing follows an end, whatever the window holds there
-    link = jnp.where(ahead(valid, 1) > 0, gamma * trace * follows * ahead(match, 1), 0.0)  # from t to t + 1
+    # nothing follows an end, whatever the window holds there
+    follows = jnp.where(valid > 0, 1.0 - terminated, 0.0)
+    # from t to t + 1
+    link = jnp.where(ahead(valid, 1) > 0, gamma * trace * follows * ahead(match, 1), 0.0)
     total, weight = q, jnp.ones_like(q)
     for step in range(n):
         total = total + weight * ahead(delta, step)
@@ -119,32 +137,57 @@ def backup_target(m: Method, state: State, batch: Transition) -> Array:
     next_value = m.mixer.apply(state.target_mixer, expected, batch.next_state)
     match = jnp.prod(taken(pi, batch.actions), -1)
     c = m.config
-    return tree_backup(q, next_value, match, batch.reward, batch.terminated, batch.valid, c.gamma, c.trace, c.n_step)
+    return tree_backup(
+        q,
+        next_value,
+        match,
+        batch.reward,
+        batch.terminated,
+        batch.valid,
+        c.gamma,
+        c.trace,
+        c.n_step,
+    )
 
 
 def double_target(m: Method, state: State, batch: Transition, next_q: Array) -> Array:
-    """Double Q: the argmax of `next_q` [..., N, A] per agent, valued by the slow nets at the next state -> [...]."""
+    """Double Q: the argmax of `next_q` [..., N, A] per agent, valued by the slow nets at the next
+    state -> [...].
+    """
     _, slow = m.actors.outputs(state.target_critic, batch)
     value = m.mixer.apply(state.target_mixer, taken(slow, jnp.argmax(next_q, -1)), batch.next_state)
     return one_step_target(batch.reward, batch.terminated, value, m.config.gamma)
 
 
 def action_probs(kind: str, q: Array) -> Array:
-    """pi_i over available actions, q [..., A] -> [..., A]: all on the argmax, or softmax at temperature 1."""
-    return jax.nn.one_hot(jnp.argmax(q, -1), q.shape[-1], dtype=q.dtype) if kind == "greedy" else jax.nn.softmax(q)
+    """pi_i over available actions, q [..., A] -> [..., A]: all on the argmax, or softmax at
+    temperature 1.
+    """
+    return (
+        jax.nn.one_hot(jnp.argmax(q, -1), q.shape[-1], dtype=q.dtype)
+        if kind == "greedy"
+        else jax.nn.softmax(q)
+    )
 
 
-# --- loss --------------------------------------------------------------------------------------------
+# --- loss -----------------------------------------------------------------------------------------
 
 
 def conservative_loss(m: Method, q: Array, weights: Array, bias: Array, batch: Transition) -> Array:
-    """Eq. 13, first part, unreduced: sum_i logsumexp_a w_i Q_i(a) - w_i Q_i(a_i in the data), q [..., N, A] -> [...]."""
+    """Eq. 13, first part, unreduced: sum_i logsumexp_a w_i Q_i(a) - w_i Q_i(a_i in the data), q
+    [..., N, A] -> [...].
+    """
     term = jnp.sum(conservative_term(weights[..., None] * q, batch.actions, batch.avail), -1)
     return term + (m.actors.spec.num_agents - 1) * bias if m.config.cql_literal else term
 
 
-def loss(m: Method, params: tuple[Params, Params], state: State, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """Eq. 13 over valid steps, and what is logged. params: (critic, mixer); batch: windows [B, T, ...]."""
+def loss(
+    m: Method, params: tuple[Params, Params], state: State, batch: Transition
+) -> tuple[Array, dict[str, Array]]:
+    """Eq. 13 over valid steps, and what is logged.
+
+    params: (critic, mixer); batch: windows [B, T, ...].
+    """
     critic, mixer = params
     q, next_q = m.actors.outputs(critic, batch)
     weights, bias = m.mixer.apply(mixer, batch.state, method="weights")
@@ -153,7 +196,11 @@ def loss(m: Method, params: tuple[Params, Params], state: State, batch: Transiti
     total = jnp.sum(weights * taken(q, batch.actions), -1) + bias
     value = masked_mean(squared_td_error(total, target), batch.valid)
     conservative = masked_mean(conservative_loss(m, q, weights, bias, batch), batch.valid)
-    told = {"value": value, "conservative": conservative, "q_total": masked_mean(total, batch.valid)}
+    told = {
+        "value": value,
+        "conservative": conservative,
+        "q_total": masked_mean(total, batch.valid),
+    }
     return m.config.cql * conservative + value, told | {"target": masked_mean(target, batch.valid)}
 
 
@@ -164,26 +211,38 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     steps, opt = m.optimiser.update(grads, state.opt)
     critic, mixer = optax.apply_updates(params, steps)
     slow = (state.target_critic, state.target_mixer)
-    target_critic, target_mixer = optax.periodic_update((critic, mixer), slow, updates, m.config.target_every)
+    target_critic, target_mixer = optax.periodic_update(
+        (critic, mixer), slow, updates, m.config.target_every
+    )
     return State(critic, mixer, target_critic, target_mixer, opt, updates), Out(metrics)
 
 
-# --- make --------------------------------------------------------------------------------------------
+# --- make -----------------------------------------------------------------------------------------
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets of the discrete form. Raises ValueError for what it can't do."""
     if config.recurrent and config.window == 0:
-        raise ValueError("macql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
+        raise ValueError(
+            "macql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
+        )
+    actors = Actors(
+        spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init
+    )
     mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias, config.layer_init)
     return Method(config, actors, mixer, rmsprop(config.lr, config.max_grad_norm))
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:
-    """The learner; its policy takes the argmax of each agent's values. Raises ValueError for continuous actions."""
+    """The learner; its policy takes the argmax of each agent's values.
+
+    Raises ValueError for continuous actions.
+    """
     if not spec.discrete:
-        raise ValueError(f"macql on '{spec.name}': expected discrete actions, found continuous ones, which are cql's")
+        raise ValueError(
+            f"macql on '{spec.name}': expected discrete actions, found continuous ones, "
+            "which are cql's"
+        )
     m = method_of(config, spec)
     return Learner(
         init=lambda key: init(m, key),

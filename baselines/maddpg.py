@@ -1,15 +1,20 @@
-"""MADDPG for continuous actions (Lowe et al., 2017), with the best response under data of Tilbury et al. (2024).
+"""MADDPG for continuous actions (Lowe et al., 2017), with the best response under data of Tilbury
+et al. (2024).
 
 Tilbury et al., Eq. 2 -> brud_joint_actions; Eq. 3 and 4 -> policy_values, whose gradient it is.
-Exact form (`critic="exact"`, `actor="constant"`): in a stateless game with known payoff the critic is the payoff, a
-policy is one number per agent and action dimension, and an update is one plain gradient step of size eta for all
-agents at once, from the old policies.
-Learned form: policies with tanh (MLP, or GRU over windows), twin critics on (state, joint action), slow copies.
-With `num_samples` it is MADDPG+CQL as in OG-MARL: the conservative term of Kumar et al. (2020, appendix F), in whose
-samples every agent's action is out of the data -> conservative_loss. `independent`: each agent's critics see its
-own observation, action and reward (independent DDPG; TD3 without delay and noise with twins).
-Differs from Lowe et al.: twin critics (`critics=1`: one), whose minimum is the target and the actor's objective, and
-Polyak averaging after every step, as in OG-MARL. Every step has its own true successor, so the last of a window counts too.
+Exact form (`critic="exact"`, `actor="constant"`): in a stateless game with known payoff the critic
+is the payoff, a policy is one number per agent and action dimension, and an update is one plain
+gradient step of size eta for all agents at once, from the old policies.
+Learned form: policies with tanh (MLP, or GRU over windows), twin critics on (state, joint action),
+    slow copies.
+With `num_samples` it is MADDPG+CQL as in OG-MARL: the conservative term of Kumar et al. (2020,
+appendix F), in whose samples every agent's action is out of the data -> conservative_loss.
+`independent`: each agent's critics see its own observation, action and reward (independent DDPG;
+    TD3 without delay and noise with twins).
+Differs from Lowe et al.: twin critics (`critics=1`: one), whose minimum is the target and the
+    actor's objective, and
+Polyak averaging after every step, as in OG-MARL. Every step has its own true successor, so the last
+of a window counts too.
 """
 
 from __future__ import annotations
@@ -61,14 +66,18 @@ class Config:
     noise: float = 0.3  # of the term's actions near the policy, as a share of the action bound
     action_penalty: float = 1e-3  # on the mean square of actions; not for a constant actor
     max_grad_norm: float = 0.0  # of actor and critic, each; 0: not clipped
-    critic: Literal["auto", "exact", "learned"] = static("auto")  # auto: exact if the payoff is known
+    # auto: exact if the payoff is known
+    critic: Literal["auto", "exact", "learned"] = static("auto")
     # auto: constant with the exact critic; else recurrent on windows, and an MLP on single steps
     actor: Literal["auto", "constant", "mlp", "recurrent"] = static("auto")
     independent: bool = static(False)  # critics of (o_i, a_i) and the agent's own reward
-    share: bool = static(False)  # one policy (and independent critic) for all agents, given their number
-    others: Literal["data", "policy"] = static("data")  # data | policy: whose actions an agent responds to
+    # one policy (and independent critic) for all agents, given their number
+    share: bool = static(False)
+    # data | policy: whose actions an agent responds to
+    others: Literal["data", "policy"] = static("data")
     critics: Literal[1, 2] = static(2)  # twins, or one
-    num_samples: int = static(0)  # actions of each of three kinds in the conservative term; 0: no term
+    # actions of each of three kinds in the conservative term; 0: no term
+    num_samples: int = static(0)
     optimiser: Literal["adam", "rmsprop"] = static("adam")  # adam | rmsprop (Sonnet's)
     clip: bool = static(False)  # project a constant actor onto the action bound
     hidden: tuple[int, ...] = static((128, 128))  # of the critics
@@ -81,7 +90,10 @@ class Config:
 
 
 class State(NamedTuple):
-    """Parameters of actors and critics (empty if exact), their slow copies and optimisers. A constant actor is [N, A]."""
+    """Parameters of actors and critics (empty if exact), their slow copies and optimisers.
+
+    A constant actor is [N, A].
+    """
 
     actor: Params
     critic: Params
@@ -102,7 +114,7 @@ class Method(NamedTuple):
     critic_opt: optax.GradientTransformation
 
 
-# --- nets --------------------------------------------------------------------------------------------
+# --- nets -----------------------------------------------------------------------------------------
 
 
 def init(m: Method, key: Key) -> State:
@@ -119,8 +131,10 @@ def init(m: Method, key: Key) -> State:
         own = m.spec.obs_size + a + (n if c.share else 0)
         each = () if c.share or not c.independent else (n,)
         width = own if c.independent else m.spec.state_size + n * a
-        one = lambda k: m.critic.init(k, jnp.zeros(width))  # noqa: E731
-        critic = (jax.vmap(jax.vmap(one)) if each else jax.vmap(one))(jax.random.split(critic_key, (*each, c.critics)))
+        one = lambda k: m.critic.init(k, jnp.zeros(width))
+        critic = (jax.vmap(jax.vmap(one)) if each else jax.vmap(one))(
+            jax.random.split(critic_key, (*each, c.critics))
+        )
     return State(actor, critic, actor, critic, m.actor_opt.init(actor), m.critic_opt.init(critic))
 
 
@@ -133,7 +147,8 @@ def policy_actions(m: Method, actor: Params, batch: Transition) -> tuple[Array, 
 
 
 def joint_values(m: Method, critic: Params, obs: Array, state: Array, joint: Array) -> Array:
-    """Values of joint actions [..., N, A] -> [K, ..., V] of each critic: one of the team (V = 1), or one of each agent.
+    """Values of joint actions [..., N, A] -> [K, ..., V] of each critic: one of the team (V = 1),
+    or one of each agent.
 
     obs [..., N, O] and state [..., S] may lack leading axes of the joint actions.
     """
@@ -144,7 +159,9 @@ def joint_values(m: Method, critic: Params, obs: Array, state: Array, joint: Arr
     lead = joint.shape[:-2]
     if not m.config.independent:
         flat = joint.reshape(*lead, -1)
-        return twins(critic, jnp.concatenate([jnp.broadcast_to(state, (*lead, state.shape[-1])), flat], -1))
+        return twins(
+            critic, jnp.concatenate([jnp.broadcast_to(state, (*lead, state.shape[-1])), flat], -1)
+        )
     x = jnp.concatenate([jnp.broadcast_to(obs, (*lead, *obs.shape[-2:])), joint], -1)
     if not m.config.share:
         return jax.vmap(twins, in_axes=(0, -2), out_axes=-1)(critic, x)[..., 0, :]
@@ -152,7 +169,7 @@ def joint_values(m: Method, critic: Params, obs: Array, state: Array, joint: Arr
     return twins(critic, jnp.concatenate([x, number], -1))[..., 0]
 
 
-# --- losses ------------------------------------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------
 
 
 def brud_joint_actions(own: Array, data: Array) -> Array:
@@ -166,59 +183,98 @@ def brud_joint_actions(own: Array, data: Array) -> Array:
 
 
 def policy_values(m: Method, critic: Params, batch: Transition, own: Array) -> Array:
-    """Smaller value of each agent's own actions [..., N], while the others play the data's or their policies'; its gradient is Eq. 3."""
+    """Smaller value of each agent's own actions [..., N], while the others play the data's or their
+    policies'; its gradient is Eq. 3.
+    """
     if m.config.independent:
         return joint_values(m, critic, batch.obs, batch.state, own).min(0)
-    joint = brud_joint_actions(own, batch.actions if m.config.others == "data" else lax.stop_gradient(own))
-    return joint_values(m, critic, batch.obs[..., None, :, :], batch.state[..., None, :], joint).min(0)[..., 0]
+    joint = brud_joint_actions(
+        own, batch.actions if m.config.others == "data" else lax.stop_gradient(own)
+    )
+    return joint_values(
+        m, critic, batch.obs[..., None, :, :], batch.state[..., None, :], joint
+    ).min(0)[..., 0]
 
 
-def actor_loss(m: Method, actor: Params, critic: Params, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """Minus the mean value over valid steps and agents, plus the action penalty; a constant actor's is the plain sum over agents."""
+def actor_loss(
+    m: Method, actor: Params, critic: Params, batch: Transition
+) -> tuple[Array, dict[str, Array]]:
+    """Minus the mean value over valid steps and agents, plus the action penalty; a constant actor's
+    is the plain sum over agents.
+    """
     own, _ = policy_actions(m, actor, batch)  # [..., N, A]
     objective = masked_mean(policy_values(m, critic, batch, own).mean(-1), batch.valid)
     gap = masked_mean(jnp.abs(own - batch.actions).mean((-2, -1)), batch.valid)
     told = {"objective": objective, "distance": gap}
     if m.config.actor == "constant":
         return -objective * m.spec.num_agents, told
-    return m.config.action_penalty * masked_mean(jnp.square(own).mean((-2, -1)), batch.valid) - objective, told
+    return m.config.action_penalty * masked_mean(
+        jnp.square(own).mean((-2, -1)), batch.valid
+    ) - objective, told
 
 
 def td_target(m: Method, state: State, batch: Transition) -> Array:
-    """r + gamma (1 - terminated) min_k Q'_k(s', mu'(o')), [..., V]; the agent's own reward where critics are independent."""
+    """r + gamma (1 - terminated) min_k Q'_k(s', mu'(o')), [..., V]; the agent's own reward where
+    critics are independent.
+    """
     _, then = policy_actions(m, state.target_actor, batch)
     value = joint_values(m, state.target_critic, batch.next_obs, batch.next_state, then).min(0)
     own = m.config.independent and batch.agent_reward is not None
     reward = batch.agent_reward if own else jnp.broadcast_to(batch.reward[..., None], value.shape)
-    return one_step_target(reward, jnp.broadcast_to(batch.terminated[..., None], value.shape), value, m.config.gamma)
+    return one_step_target(
+        reward, jnp.broadcast_to(batch.terminated[..., None], value.shape), value, m.config.gamma
+    )
 
 
-def conservative_loss(m: Method, critic: Params, values: Array, actor: Params, batch: Transition, key: Key) -> Array:
-    """log sum_u exp(Q_k(s, u) - log p(u_i)) - Q_k(s, a): [K, ..., N]. values: Q_k(s, a) [K, ..., V].
+def conservative_loss(
+    m: Method, critic: Params, values: Array, actor: Params, batch: Transition, key: Key
+) -> Array:
+    """log sum_u exp(Q_k(s, u) - log p(u_i)) - Q_k(s, a): [K, ..., N].
 
-    u are joint actions of three kinds, all valued at s: uniform, and the policies' at o and at o' with Gaussian noise,
-    clipped to the bound; the density is that of the noise before clipping, and of agent i's own action.
+    values: Q_k(s, a) [K, ..., V].
+
+    u are joint actions of three kinds, all valued at s: uniform, and the policies' at o and at o'
+    with Gaussian noise, clipped to the bound; the density is that of the noise before clipping, and
+    of agent i's own action.
     """
     bound, a, keys = m.spec.action_bound, m.spec.action_size, jax.random.split(key, 3)
-    shape, scale = (m.config.num_samples, *batch.actions.shape), m.config.noise * m.spec.action_bound
+    shape, scale = (
+        (m.config.num_samples, *batch.actions.shape),
+        m.config.noise * m.spec.action_bound,
+    )
     samples = [jax.random.uniform(keys[0], shape, minval=-bound, maxval=bound)]
     log_density = [jnp.full(shape[:-1], -a * math.log(2.0 * bound))]
-    for centre, noise_key in zip(policy_actions(m, lax.stop_gradient(actor), batch), keys[1:], strict=True):
+    for centre, noise_key in zip(
+        policy_actions(m, lax.stop_gradient(actor), batch), keys[1:], strict=True
+    ):
         noise = jax.random.normal(noise_key, shape)
         samples.append(jnp.clip(centre + scale * noise, -bound, bound))
-        log_density.append(jnp.sum(-0.5 * jnp.square(noise) - jnp.log(scale) - 0.5 * math.log(2.0 * math.pi), -1))
+        log_density.append(
+            jnp.sum(-0.5 * jnp.square(noise) - jnp.log(scale) - 0.5 * math.log(2.0 * math.pi), -1)
+        )
     q = joint_values(m, critic, batch.obs, batch.state, jnp.concatenate(samples))  # [K, 3M, ..., V]
-    level = sampled_logsumexp(jnp.moveaxis(q, 1, -1), jnp.moveaxis(jnp.concatenate(log_density), 0, -1))  # [K, ..., N]
+    # [K, ..., N]
+    level = sampled_logsumexp(
+        jnp.moveaxis(q, 1, -1), jnp.moveaxis(jnp.concatenate(log_density), 0, -1)
+    )
     return level - values
 
 
-def critic_loss(m: Method, critic: Params, state: State, batch: Transition, key: Key) -> tuple[Array, tuple[dict[str, Array], Array]]:
-    """Mean over critics of half the squared TD error plus `cql` times the conservative term; the signal is |TD error| per item [B]."""
+def critic_loss(
+    m: Method, critic: Params, state: State, batch: Transition, key: Key
+) -> tuple[Array, tuple[dict[str, Array], Array]]:
+    """Mean over critics of half the squared TD error plus `cql` times the conservative term; the
+    signal is |TD error| per item [B].
+    """
     target = td_target(m, state, batch)  # [..., V]
     values = joint_values(m, critic, batch.obs, batch.state, batch.actions)  # [K, ..., V]
     loss = squared_td_error(values, jnp.broadcast_to(target, values.shape)).mean((0, -1))
     td = masked_mean(loss, batch.valid)
-    told = {"critic_loss": td, "value": masked_mean(values.mean((0, -1)), batch.valid), "target": masked_mean(target.mean(-1), batch.valid)}
+    told = {
+        "critic_loss": td,
+        "value": masked_mean(values.mean((0, -1)), batch.valid),
+        "target": masked_mean(target.mean(-1), batch.valid),
+    }
     if m.config.num_samples:
         term = conservative_loss(m, critic, values, state.actor, batch, key).mean((0, -1))
         told["conservative"] = masked_mean(term, batch.valid)
@@ -229,15 +285,19 @@ def critic_loss(m: Method, critic: Params, state: State, batch: Transition, key:
     return td, (told, lax.stop_gradient(signal))
 
 
-# --- update, make ------------------------------------------------------------------------------------
+# --- update, make ---------------------------------------------------------------------------------
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """One simultaneous step of every agent and of the critics, on a batch [B, ...] or [B, T, ...]."""
+    """One simultaneous step of every agent and of the critics, on a batch [B, ...] or [B, T,
+    ...].
+    """
     learned, bound = m.config.critic == "learned", m.spec.action_bound
     if learned:  # critics are not asked about actions that no policy can play
         batch = batch._replace(actions=jnp.clip(batch.actions, -bound, bound))
-    (_, metrics), grad = jax.value_and_grad(lambda p: actor_loss(m, p, state.critic, batch), has_aux=True)(state.actor)
+    (_, metrics), grad = jax.value_and_grad(
+        lambda p: actor_loss(m, p, state.critic, batch), has_aux=True
+    )(state.actor)
     step, actor_opt = m.actor_opt.update(grad, state.actor_opt)
     actor = optax.apply_updates(state.actor, step)
     if m.config.actor == "constant" and m.config.clip:
@@ -246,28 +306,45 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     if not learned:
         return state._replace(actor=actor, target_actor=actor, actor_opt=actor_opt), Out(metrics)
 
-    grad, (extra, signal) = jax.grad(lambda p: critic_loss(m, p, state, batch, key), has_aux=True)(state.critic)
+    grad, (extra, signal) = jax.grad(lambda p: critic_loss(m, p, state, batch, key), has_aux=True)(
+        state.critic
+    )
     step, critic_opt = m.critic_opt.update(grad, state.critic_opt)
     critic = optax.apply_updates(state.critic, step)
-    slow_actor, slow_critic = optax.incremental_update((actor, critic), (state.target_actor, state.target_critic), m.config.polyak)
-    return State(actor, critic, slow_actor, slow_critic, actor_opt, critic_opt), Out(metrics | extra, signal)
+    slow_actor, slow_critic = optax.incremental_update(
+        (actor, critic), (state.target_actor, state.target_critic), m.config.polyak
+    )
+    return State(actor, critic, slow_actor, slow_critic, actor_opt, critic_opt), Out(
+        metrics | extra, signal
+    )
 
 
 def resolved(config: Config, spec: EnvSpec) -> Config:
     """The config without `auto`. Raises ValueError for forms that can't be."""
     if spec.discrete:
-        raise ValueError(f"maddpg: environment '{spec.name}': expected continuous actions, found {spec.action_size} discrete ones")
+        raise ValueError(
+            f"maddpg: environment '{spec.name}': expected continuous actions, found "
+            f"{spec.action_size} discrete ones"
+        )
     critic, actor = config.critic, config.actor
     if critic == "auto":
         critic = "learned" if spec.payoff is None else "exact"
     if actor == "auto":
         actor = "constant" if critic == "exact" else "recurrent" if config.window else "mlp"
     if critic == "exact" and spec.payoff is None:
-        raise ValueError(f"maddpg: field 'critic': 'exact' needs a known payoff, and environment '{spec.name}' has none")
+        raise ValueError(
+            "maddpg: field 'critic': 'exact' needs a known payoff, and environment "
+            f"'{spec.name}' has none"
+        )
     if critic == "exact" and config.independent:
-        raise ValueError("maddpg: field 'independent': expected false with the exact critic, found true")
+        raise ValueError(
+            "maddpg: field 'independent': expected false with the exact critic, found true"
+        )
     if actor == "recurrent" and not config.window:
-        raise ValueError("maddpg: field 'window': expected -1 (episodes) or a length with actor=recurrent, found 0")
+        raise ValueError(
+            "maddpg: field 'window': expected -1 (episodes) or a length with "
+            "actor=recurrent, found 0"
+        )
     return dataclasses.replace(config, critic=critic, actor=actor)
 
 
@@ -276,11 +353,26 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     c = resolved(config, spec)
     nets = {"layer_init": c.layer_init, "reset_gate": c.reset_gate}
     recurrent = c.actor == "recurrent"
-    actors = Actors(spec, c.actor_hidden, recurrent=recurrent, share=c.share, last_action=False, activated=True, **nets)
+    actors = Actors(
+        spec,
+        c.actor_hidden,
+        recurrent=recurrent,
+        share=c.share,
+        last_action=False,
+        activated=True,
+        **nets,
+    )
     limit = jnp.where(jnp.asarray(c.max_grad_norm) > 0, c.max_grad_norm, jnp.inf)
     make_opt = OPTIMISERS[c.optimiser]
     actor_opt = optax.sgd(c.eta) if c.actor == "constant" else make_opt(c.actor_lr, limit)
-    return Method(c, spec, actors, MLP((*c.hidden, 1), layer_init=c.layer_init), actor_opt, make_opt(c.critic_lr, limit))
+    return Method(
+        c,
+        spec,
+        actors,
+        MLP((*c.hidden, 1), layer_init=c.layer_init),
+        actor_opt,
+        make_opt(c.critic_lr, limit),
+    )
 
 
 def policy_of(m: Method, params: Params) -> Policy:
@@ -289,13 +381,18 @@ def policy_of(m: Method, params: Params) -> Policy:
         return m.actors.policy(params)
 
     def distribution(carry: tuple[()], step: TimeStep) -> tuple[tuple[()], distrax.Distribution]:
-        return carry, distrax.Deterministic(jnp.broadcast_to(params, (*step.obs.shape[:-1], m.spec.action_size)))
+        return carry, distrax.Deterministic(
+            jnp.broadcast_to(params, (*step.obs.shape[:-1], m.spec.action_size))
+        )
 
     return Policy(initial=lambda batch_shape: (), distribution=distribution)
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:
-    """MADDPG for the environment. Raises ValueError for discrete actions, or where the payoff is needed and unknown."""
+    """MADDPG for the environment.
+
+    Raises ValueError for discrete actions, or where the payoff is needed and unknown.
+    """
     m = method_of(config, spec)
     return Learner(
         init=lambda key: init(m, key),

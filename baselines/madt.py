@@ -1,13 +1,15 @@
-"""MADT: behaviour cloning with a causal transformer (Meng et al., 2021, arXiv 2112.02845), its offline stage.
+"""MADT: behaviour cloning with a causal transformer (Meng et al., 2021, arXiv 2112.02845), its
+offline stage.
 
-Every agent of every episode is a sequence; cross-entropy of a_t given a window of at most C steps -> cloning_loss.
-Modes: state_only (o_t; the released default, with C = 1), state_action (o_t, a_{t-1}), rtg_state_action (return to go,
-o_t, a_{t-1}); the net and its rolling context are in jaxoff/nets/transformer.py. Evaluate with --greedy.
-Differs: unavailable actions are masked in the loss too (mask_loss=false: as released); steps at which an agent has a
-single available action, as a dead unit has, are left out of the loss; a window never crosses an episode, and a
-short one is padded at its end; a window's first step is drawn uniformly. The critic and the online stage, which
-no offline result uses, are not here.
-Controls: weighting=filter drops episodes below half of the best return, weighting=return draws by positivity.
+Every agent of every episode is a sequence; cross-entropy of a_t given a window of at most C steps
+-> cloning_loss. Modes: state_only (o_t; the released default, with C = 1), state_action (o_t,
+a_{t-1}), rtg_state_action (return to go, o_t, a_{t-1}); the net and its rolling context are in
+jaxoff/nets/transformer.py. Evaluate with --greedy. Differs: unavailable actions are masked in the
+loss too (mask_loss=false: as released); steps at which an agent has a single available action, as a
+dead unit has, are left out of the loss; a window never crosses an episode, and a short one is
+padded at its end; a window's first step is drawn uniformly. The critic and the online stage, which
+no offline result uses, are not here. Controls: weighting=filter drops episodes below half of the
+    best return, weighting=return draws by positivity.
 """
 
 from __future__ import annotations
@@ -25,11 +27,31 @@ from jaxoff.batches import as_windows, choosing
 from jaxoff.config import static
 from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset
-from jaxoff.data.returns import Returns, episode_returns, no_returns, positivity, returns_of, share_of_best
+from jaxoff.data.returns import (
+    Returns,
+    episode_returns,
+    no_returns,
+    positivity,
+    returns_of,
+    share_of_best,
+)
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood
 from jaxoff.nets.transformer import SMALL, ContextNet, Memory
 from jaxoff.optimisers import adamw
-from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Sampler, Stage, TimeStep, Transition
+from jaxoff.types import (
+    UNAVAILABLE,
+    Array,
+    EnvSpec,
+    Key,
+    Learner,
+    Out,
+    Params,
+    Policy,
+    Sampler,
+    Stage,
+    TimeStep,
+    Transition,
+)
 
 POOR = 0.5  # share of the best return below which an episode is poor
 
@@ -48,7 +70,8 @@ class Config:
     return_high: float = 20.0  # of a perfect episode
     slope: float = 10.0  # of positivity, with weighting=return
     midpoint: float = 0.5
-    mode: Literal["state_only", "state_action", "rtg_state_action"] = static("state_only")  # state_only, state_action, rtg_state_action
+    # state_only, state_action, rtg_state_action
+    mode: Literal["state_only", "state_action", "rtg_state_action"] = static("state_only")
     weighting: Literal["none", "filter", "return"] = static("none")
     mask_loss: bool = static(True)
     agent_id: bool = static(True)
@@ -80,7 +103,10 @@ class Method(NamedTuple):
 def init(m: Method, returns: Returns, key: Key) -> State:
     """Fresh nets."""
     trunk_key, head_key = jax.random.split(key)
-    params = {"trunk": m.trunk.init(trunk_key), "head": m.head.init(head_key, jnp.zeros(m.config.hidden))}
+    params = {
+        "trunk": m.trunk.init(trunk_key),
+        "head": m.head.init(head_key, jnp.zeros(m.config.hidden)),
+    }
     return State(params, m.optimiser.init(params), returns)
 
 
@@ -101,7 +127,9 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     """One step of AdamW on the mean over all agents' steps."""
     batch = as_windows(batch)
     weight, to_go = choosing(batch), state.returns.ahead(batch)
-    share = share_of_best(state.returns.whole(batch), m.config.return_low, m.config.return_high)[..., None]
+    share = share_of_best(state.returns.whole(batch), m.config.return_low, m.config.return_high)[
+        ..., None
+    ]
 
     def loss_of(params: Params) -> tuple[Array, Array]:
         losses = cloning_loss(m, params, batch, to_go)
@@ -125,7 +153,9 @@ def policy_of(m: Method, state: State) -> Policy:
 
 
 def draw_weights(config: Config, dataset: Dataset) -> Array:
-    """How often each real step is drawn, [M]: 0 or 1 of poor and other episodes, or their positivity."""
+    """How often each real step is drawn, [M]: 0 or 1 of poor and other episodes, or their
+    positivity.
+    """
     share = share_of_best(episode_returns(dataset), config.return_low, config.return_high)
     if config.weighting == "filter":
         return (share >= POOR).astype(jnp.float32)
@@ -134,7 +164,15 @@ def draw_weights(config: Config, dataset: Dataset) -> Array:
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for."""
-    trunk = ContextNet(spec, config.hidden, config.layers, config.heads, config.mode, config.window, config.agent_id)
+    trunk = ContextNet(
+        spec,
+        config.hidden,
+        config.layers,
+        config.heads,
+        config.mode,
+        config.window,
+        config.agent_id,
+    )
     head = nn.Dense(spec.action_size, use_bias=False, kernel_init=SMALL)
     return Method(config, trunk, head, adamw(config.lr, config.max_grad_norm, config.weight_decay))
 
@@ -147,7 +185,17 @@ def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
         return init(m, returns_of(dataset), key)
 
     def sampler(state: State) -> Sampler:
-        return samplers.weighted(config.batch_size, lambda dataset: draw_weights(config, dataset), config.window)
+        return samplers.weighted(
+            config.batch_size, lambda dataset: draw_weights(config, dataset), config.window
+        )
 
-    learner = Learner(lambda key: init(m, no_returns(), key), lambda *args: update(m, *args), lambda state: policy_of(m, state))
-    return (Stage("train", learner, config.steps, prepare, None if config.weighting == "none" else sampler),)
+    learner = Learner(
+        lambda key: init(m, no_returns(), key),
+        lambda *args: update(m, *args),
+        lambda state: policy_of(m, state),
+    )
+    return (
+        Stage(
+            "train", learner, config.steps, prepare, None if config.weighting == "none" else sampler
+        ),
+    )

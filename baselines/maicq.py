@@ -1,12 +1,16 @@
-"""MA-ICQ, the baseline of Pan et al. (OMAR, ICML 2022): the single-agent ICQ of Yang et al. (2021) for each agent, continuous actions.
+"""MA-ICQ, the baseline of Pan et al. (OMAR, ICML 2022): the single-agent ICQ of Yang et al. (2021)
+for each agent, continuous actions.
 
-    y = r_i + gamma (1 - terminated) w min_k Q'_k(o', a'), w = clip(n softmax(min_k Q'_k(o', a') / beta_q) / alpha_w, 0, 1)  -> critic_loss
-    -mean n softmax(A / beta_pi) log pi(a | o), A = r_i + gamma (1 - terminated) min_k Q_k(o', a') - min_k Q_k(o, a)           -> actor_loss
-a' is the data's next action, and the softmaxes run over the batch. pi is a Gaussian around a tanh net, whose log standard
-deviation, -6 + 6 sigmoid(p), is one number for each dimension. Evaluated by its mode it plays the mean.
-The authors of OMAR did not release theirs: nets, rates, batches and order of updates are those of their base, which MA-CQL and
-OMAR share (jaxoff/learners/actor_critic.py). Differs from the single-agent code: twin critics, whose minimum counts; no weight decay.
-A step whose next action the window does not hold is left out of everything, unless it terminates.
+    y = r_i + gamma (1 - terminated) w min_k Q'_k(o', a'), w = clip(n softmax(min_k Q'_k(o', a') /
+    beta_q) / alpha_w, 0, 1)  -> critic_loss -mean n softmax(A / beta_pi) log pi(a | o), A = r_i +
+    gamma (1 - terminated) min_k Q_k(o', a') - min_k Q_k(o, a)           -> actor_loss
+a' is the data's next action, and the softmaxes run over the batch. pi is a Gaussian around a tanh
+net, whose log standard deviation, -6 + 6 sigmoid(p), is one number for each dimension. Evaluated by
+its mode it plays the mean. The authors of OMAR did not release theirs: nets, rates, batches and
+    order of updates are those of their base, which MA-CQL and
+OMAR share (jaxoff/learners/actor_critic.py). Differs from the single-agent code: twin critics,
+whose minimum counts; no weight decay. A step whose next action the window does not hold is left out
+of everything, unless it terminates.
 """
 
 from __future__ import annotations
@@ -34,7 +38,9 @@ ACTIONS = ("continuous",)
 
 @struct.dataclass
 class Config:
-    """Settings of the base that MA-CQL, OMAR and MA-TD3+BC share in particle games; MA-ICQ's own were not released."""
+    """Settings of the base that MA-CQL, OMAR and MA-TD3+BC share in particle games; MA-ICQ's own
+    were not released.
+    """
 
     lr: float = 1e-2  # Adam, of the policies
     critic_lr: float = 1e-2  # Adam
@@ -69,7 +75,9 @@ class Method(NamedTuple):
 
 
 def with_next(batch: Transition) -> tuple[Transition, tuple[Array, Array]]:
-    """Windows whose `valid` is 0 where a step has no target; beside them next actions, and where there are any."""
+    """Windows whose `valid` is 0 where a step has no target; beside them next actions, and where
+    there are any.
+    """
     batch = as_windows(batch)
     follows = batch.valid * ahead(batch.valid)
     usable = batch.valid * jnp.maximum(batch.terminated, follows)
@@ -80,7 +88,9 @@ def next_values(m: Method, critic: Net, mine: Mine) -> Array:
     """min_k Q_k(o', a') of the data's next actions, [M]; of no meaning where none follows."""
     (actions, follows), rows = mine.beside, mine.rows
     own = jnp.take(actions, mine.agent, 1)
-    return jnp.min(m.agents.values(critic, jnp.take(rows.next_obs, mine.agent, 1), own[None], follows)[:, 0], 0)
+    return jnp.min(
+        m.agents.values(critic, jnp.take(rows.next_obs, mine.agent, 1), own[None], follows)[:, 0], 0
+    )
 
 
 def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
@@ -91,7 +101,11 @@ def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, di
     target = own_return(mine.agent, rows, weight * value, c.gamma)
     q = m.agents.data_values(critic, mine)
     loss = masked_mean(jnp.sum(jnp.square(q - target), 0), rows.valid)
-    told = {"value": loss, "target": masked_mean(target, rows.valid), "critic_weight_max": jnp.max(weight)}
+    told = {
+        "value": loss,
+        "target": masked_mean(target, rows.valid),
+        "critic_weight_max": jnp.max(weight),
+    }
     return loss, told
 
 
@@ -100,43 +114,76 @@ def log_std(spread: Array) -> Array:
     return -6.0 + 6.0 * jax.nn.sigmoid(spread)
 
 
-def actor_loss(m: Method, policy: Gaussian, critic: Net, mine: Mine) -> tuple[Array, dict[str, Array]]:
-    """Weighted likelihood of the data's actions, over rows of one agent that have a target; the weights are constants."""
+def actor_loss(
+    m: Method, policy: Gaussian, critic: Net, mine: Mine
+) -> tuple[Array, dict[str, Array]]:
+    """Weighted likelihood of the data's actions, over rows of one agent that have a target; the
+    weights are constants.
+    """
     c, rows, follows = m.config, mine.rows, mine.beside[1]
     q = jnp.min(m.agents.data_values(critic, mine), 0)
     value = jnp.where(follows > 0, next_values(m, critic, mine), 0.0)
     advantage = own_return(mine.agent, rows, value, c.gamma) - q
     weight = batch_weight(advantage, rows.valid, c.beta_pi)
     mean = m.agents.act(policy.mean, jnp.take(rows.obs, mine.agent, 1), rows.valid)
-    likelihood = data_density(gaussian(log_std(policy.spread), mean), jnp.take(rows.actions, mine.agent, 1), m.agents.spec.action_bound)
+    likelihood = data_density(
+        gaussian(log_std(policy.spread), mean),
+        jnp.take(rows.actions, mine.agent, 1),
+        m.agents.spec.action_bound,
+    )
     loss = -masked_mean(weight * likelihood, rows.valid)
-    told = {"policy": loss, "log_prob": masked_mean(likelihood, rows.valid), "advantage": masked_mean(advantage, rows.valid)}
+    told = {
+        "policy": loss,
+        "log_prob": masked_mean(likelihood, rows.valid),
+        "advantage": masked_mean(advantage, rows.valid),
+    }
     return loss, told | {"actor_effective": effective(weight, rows.valid)}
 
 
 def policy_of(m: Method, state: State) -> Policy:
     """Gaussians whose mode is the mean."""
-    return gaussian_policy(m.agents.policy(state.policy.mean, state.stats), log_std(state.policy.spread))
+    return gaussian_policy(
+        m.agents.policy(state.policy.mean, state.stats), log_std(state.policy.spread)
+    )
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
-    """The learner. Raises ValueError for discrete actions, and for windows that hold no next action."""
+    """The learner.
+
+    Raises ValueError for discrete actions, and for windows that hold no next action.
+    """
     if spec.discrete:
-        raise ValueError(f"maicq on '{spec.name}': expected continuous actions, found discrete ones, which are icq's")
+        raise ValueError(
+            f"maicq on '{spec.name}': expected continuous actions, found discrete ones, "
+            "which are icq's"
+        )
     if config.window in (0, 1) and spec.horizon > 1:
         raise ValueError(
-            f"maicq: field 'window': expected -1 (episodes) or at least 2, since targets need the next action, found {config.window}"
+            "maicq: field 'window': expected -1 (episodes) or at least 2, since targets "
+            f"need the next action, found {config.window}"
         )
     c = config
-    m = Method(config, Agents(spec, c.hidden, c.input_norm, False, c.own_batches, c.truncated_ends, c.layer_init))
+    m = Method(
+        config,
+        Agents(spec, c.hidden, c.input_norm, False, c.own_batches, c.truncated_ends, c.layer_init),
+    )
     shape = spec.num_agents, spec.action_size
 
     def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
         return critic_loss(m, critic, mine, key)
 
-    def of_actor(policy: Params, critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    def of_actor(
+        policy: Params, critic: Params, mine: Mine, key: Key
+    ) -> tuple[Array, dict[str, Array]]:
         return actor_loss(m, policy, critic, mine)
 
     both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
-    hooks: dict[str, Any] = {"start": lambda net: Gaussian(net, jnp.zeros(shape)), "policy": lambda state: policy_of(m, state)}
-    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, view=with_next, **hooks), config)
+    hooks: dict[str, Any] = {
+        "start": lambda net: Gaussian(net, jnp.zeros(shape)),
+        "policy": lambda state: policy_of(m, state),
+    }
+    return stages(
+        m.agents,
+        learner(m.agents, both, config.polyak, of_critic, of_actor, view=with_next, **hooks),
+        config,
+    )

@@ -1,11 +1,12 @@
 """MAPPO and IPPO (Yu et al., 2022; de Witt et al., 2020): on-policy training of behaviour policies.
 
-Clipped surrogate (Schulman et al., 2017, Eq. 7) -> policy_loss; generalised advantages (Schulman et al.,
-2016, Eq. 16) -> advantages. One actor for all agents, with the agent's number; the critic maps the global
-state to a value for every agent (MAPPO), or each agent's observation to its own (IPPO, `central=False`).
-Differs: value targets are standardised by running moments instead of PopArt; the policy loss of an agent
-with a single available action (a dead unit) is left out; learning rate and entropy weight fall linearly
-to zero, the latter earlier, so that the last policies learn to do without exploring.
+Clipped surrogate (Schulman et al., 2017, Eq. 7) -> policy_loss; generalised advantages (Schulman et
+al., 2016, Eq. 16) -> advantages. One actor for all agents, with the agent's number; the critic maps
+the global state to a value for every agent (MAPPO), or each agent's observation to its own (IPPO,
+`central=False`). Differs: value targets are standardised by running moments instead of PopArt; the
+policy loss of an agent with a single available action (a dead unit) is left out; learning rate and
+entropy weight fall linearly to zero, the latter earlier, so that the last policies learn to do
+without exploring.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Nets(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Running mean and mean square of value targets, and the weight they have gathered (from zero)."""
+    """Running mean and mean square of value targets, and the weight they have gathered (from
+    zero).
+    """
 
     mean: Array
     square: Array
@@ -79,7 +82,9 @@ class State(NamedTuple):
 
 def actors(config: Config, spec: EnvSpec) -> Actors:
     """The actor net that a pool's parameters belong to."""
-    return Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
+    return Actors(
+        spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init
+    )
 
 
 def cooled(actor: Params, temperature: Array | float) -> Params:
@@ -100,19 +105,29 @@ def scale(moments: Moments) -> tuple[Array, Array]:
     """Mean and standard deviation that the moments tell; 0 and 1 before the first batch."""
     known = jnp.maximum(moments.weight, 1e-6)
     mean = moments.mean / known
-    return mean, jnp.where(moments.weight > 0, jnp.sqrt(jnp.maximum(moments.square / known - jnp.square(mean), 1e-6)), 1.0)
+    return mean, jnp.where(
+        moments.weight > 0,
+        jnp.sqrt(jnp.maximum(moments.square / known - jnp.square(mean), 1e-6)),
+        1.0,
+    )
 
 
 # ------------------------------------------------------------------------------------------- losses
 
 
 def advantages(
-    values: Array, next_values: Array, reward: Array, terminated: Array, ended: Array, discount: Array | float, trace: Array | float
+    values: Array,
+    next_values: Array,
+    reward: Array,
+    terminated: Array,
+    ended: Array,
+    discount: Array | float,
+    trace: Array | float,
 ) -> Array:
     """Generalised advantages [T, ...], Eq. 16, over segments in which episodes end.
 
-    The value beyond a terminated step is zero, beyond a truncated one it is next_values; the sum over
-    later steps stops at either.
+    The value beyond a terminated step is zero, beyond a truncated one it is next_values; the sum
+    over later steps stops at either.
     """
     delta = reward + discount * (1 - terminated) * next_values - values
 
@@ -124,7 +139,9 @@ def advantages(
     return jax.lax.scan(back, jnp.zeros_like(delta[0]), (delta, ended), reverse=True)[1]
 
 
-def policy_loss(log_prob: Array, old_log_prob: Array, advantage: Array, clip: Array | float) -> Array:
+def policy_loss(
+    log_prob: Array, old_log_prob: Array, advantage: Array, clip: Array | float
+) -> Array:
     """Clipped surrogate, Eq. 7 of PPO with its sign turned; [...] unreduced."""
     ratio = jnp.exp(log_prob - old_log_prob)
     return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
@@ -134,13 +151,25 @@ def policy_loss(log_prob: Array, old_log_prob: Array, advantage: Array, clip: Ar
 
 
 def make(config: Config, spec: EnvSpec) -> OnPolicy:
-    """The learner for environments of `spec`. Raises ValueError where `minibatches` does not divide `num_envs`."""
+    """The learner for environments of `spec`.
+
+    Raises ValueError where `minibatches` does not divide `num_envs`.
+    """
     if config.num_envs % config.minibatches:
-        raise ValueError(f"mappo: field 'minibatches': expected a divisor of num_envs = {config.num_envs}, found {config.minibatches}")
+        raise ValueError(
+            "mappo: field 'minibatches': expected a divisor of num_envs = "
+            f"{config.num_envs}, found {config.minibatches}"
+        )
     actor = actors(config, spec)
-    critic = MLP((config.critic_hidden,) * 2 + (spec.num_agents if config.central else 1,), layer_init=config.layer_init)
+    critic = MLP(
+        (config.critic_hidden,) * 2 + (spec.num_agents if config.central else 1,),
+        layer_init=config.layer_init,
+    )
     total = config.iterations * config.epochs * config.minibatches
-    optimiser = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(lambda count: config.lr * (1 - count / total), eps=1e-5))
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(0.5),
+        optax.adam(lambda count: config.lr * (1 - count / total), eps=1e-5),
+    )
 
     def value(nets: Nets, obs: Array, state: Array) -> Array:  # [..., N], standardised
         if config.central:
@@ -151,7 +180,9 @@ def make(config: Config, spec: EnvSpec) -> OnPolicy:
     def dist_of(out: Array, log_std: Array) -> distrax.Distribution:
         if spec.discrete:
             return distrax.Categorical(logits=out)
-        return distrax.Independent(distrax.Normal(out, jnp.broadcast_to(jnp.exp(log_std), out.shape)), 1)
+        return distrax.Independent(
+            distrax.Normal(out, jnp.broadcast_to(jnp.exp(log_std), out.shape)), 1
+        )
 
     def init(key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
@@ -177,38 +208,63 @@ def make(config: Config, spec: EnvSpec) -> OnPolicy:
     def policy_of(params: Params) -> Policy:
         return stochastic(params, jnp.full(spec.action_size, jnp.log(config.noise)))
 
-    def loss(nets: Nets, part: dict[str, Any], entropy: Array | float) -> tuple[Array, dict[str, Array]]:
+    def loss(
+        nets: Nets, part: dict[str, Any], entropy: Array | float
+    ) -> tuple[Array, dict[str, Array]]:
         seg: Segments = part["segments"]
         dist = dist_of(actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset), nets.log_std)
         log_prob = dist.log_prob(seg.actions)  # [B, T, N]
         # A unit with one thing to do (a dead one) has no policy to improve.
-        free = (seg.seen.avail.sum(-1) > 1).astype(jnp.float32) if spec.discrete else jnp.ones_like(log_prob)
+        free = (
+            (seg.seen.avail.sum(-1) > 1).astype(jnp.float32)
+            if spec.discrete
+            else jnp.ones_like(log_prob)
+        )
         count = jnp.maximum(free.sum(), 1.0)
         mean = (part["advantage"] * free).sum() / count
         std = jnp.sqrt((jnp.square(part["advantage"] - mean) * free).sum() / count)
-        surrogate = policy_loss(log_prob, part["log_prob"], (part["advantage"] - mean) / (std + 1e-8), config.clip)
+        surrogate = policy_loss(
+            log_prob, part["log_prob"], (part["advantage"] - mean) / (std + 1e-8), config.clip
+        )
         spread = dist.entropy()
         fit = jnp.square(value(nets, seg.seen.obs, seg.seen.state) - part["target"])
         surrogate, spread = ((x * free).sum() / count for x in (surrogate, spread))
-        return surrogate - entropy * spread + 0.5 * fit.mean(), {"policy_loss": surrogate, "entropy": spread, "value_loss": fit.mean()}
+        return surrogate - entropy * spread + 0.5 * fit.mean(), {
+            "policy_loss": surrogate,
+            "entropy": spread,
+            "value_loss": fit.mean(),
+        }
 
     def update(state: State, seg: Segments, key: Key) -> tuple[State, dict[str, Array]]:
         """Some passes over the segments, in shuffled parts of environments."""
         nets = state.nets
         mean, std = scale(state.moments)
-        now, then = (value(nets, obs, s) * std + mean for obs, s in ((seg.seen.obs, seg.seen.state), (seg.next_obs, seg.next_state)))
+        now, then = (
+            value(nets, obs, s) * std + mean
+            for obs, s in ((seg.seen.obs, seg.seen.state), (seg.next_obs, seg.next_state))
+        )
         ended = (seg.terminated | seg.truncated)[..., None]
         now_, then_, reward, terminated, ended = (
-            jnp.moveaxis(x.astype(jnp.float32), 1, 0) for x in (now, then, seg.reward, seg.terminated[..., None], ended)
+            jnp.moveaxis(x.astype(jnp.float32), 1, 0)
+            for x in (now, then, seg.reward, seg.terminated[..., None], ended)
         )
         gae = advantages(now_, then_, reward, terminated, ended, config.discount, config.trace)
         advantage = jnp.moveaxis(gae, 0, 1)
         target = advantage + now
         moments = moved(state.moments, target)
         mean, std = scale(moments)
-        old = dist_of(actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset), nets.log_std).log_prob(seg.actions)
-        whole = {"segments": seg, "advantage": advantage, "target": (target - mean) / std, "log_prob": old}
-        weight = config.entropy * jnp.maximum(0.0, 1 - state.updates / (config.entropy_until * config.iterations))
+        old = dist_of(
+            actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset), nets.log_std
+        ).log_prob(seg.actions)
+        whole = {
+            "segments": seg,
+            "advantage": advantage,
+            "target": (target - mean) / std,
+            "log_prob": old,
+        }
+        weight = config.entropy * jnp.maximum(
+            0.0, 1 - state.updates / (config.entropy_until * config.iterations)
+        )
 
         def one(carry: tuple[Nets, Any], index: Array) -> tuple[tuple[Nets, Any], dict[str, Array]]:
             nets, opt = carry
@@ -218,8 +274,12 @@ def make(config: Config, spec: EnvSpec) -> OnPolicy:
             return (optax.apply_updates(nets, steps), opt), metrics
 
         envs = seg.reset.shape[0]
-        orders = jax.vmap(lambda k: jax.random.permutation(k, envs))(jax.random.split(key, config.epochs))
-        (nets, opt), metrics = jax.lax.scan(one, (nets, state.optimiser), orders.reshape(config.epochs * config.minibatches, -1))
+        orders = jax.vmap(lambda k: jax.random.permutation(k, envs))(
+            jax.random.split(key, config.epochs)
+        )
+        (nets, opt), metrics = jax.lax.scan(
+            one, (nets, state.optimiser), orders.reshape(config.epochs * config.minibatches, -1)
+        )
         metrics = jax.tree.map(jnp.mean, metrics) | {"reward": seg.reward.mean()}
         return State(nets, opt, moments, state.updates + 1), metrics
 

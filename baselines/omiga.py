@@ -1,14 +1,16 @@
-"""OMIGA: implicit global-to-local value regularisation (Wang et al., NeurIPS 2023), discrete or continuous actions.
+"""OMIGA: implicit global-to-local value regularisation (Wang et al., NeurIPS 2023), discrete or
+continuous actions.
 
 One mixer for both values: Q_tot = sum_i w_i(s) Q_i + b(s), V_tot = sum_i w_i(s) V_i + b(s), w >= 0.
-Q_tot towards r + gamma V_tot(next) -> critic_loss; V_i from E_mu exp(w_i (Q_i - V_i) / alpha) = 1 -> value_loss;
-pi_i by likelihood weighted with that exponential -> policy_loss. Formulas: jaxoff/losses/implicit_values.py.
-Differs from the released code: the mixer sees the global state, not all agents' copies of one; policies are masked to
-available actions in training too (`mask_actor=false`: at execution only); where steps end is what the data say (its
-StarCraft branch infers it from s' = s); rewards are rewards, where that branch regresses on rewards-to-go, which its
-file reader had put in their place (`rtg_reward=true`).
-Three optimisers step in the order policy, Q and mixer, V there; no loss reads what another one steps, so here they
-step at once, then the three slow nets move.
+Q_tot towards r + gamma V_tot(next) -> critic_loss; V_i from E_mu exp(w_i (Q_i - V_i) / alpha) = 1
+-> value_loss; pi_i by likelihood weighted with that exponential -> policy_loss. Formulas:
+jaxoff/losses/implicit_values.py. Differs from the released code: the mixer sees the global state,
+not all agents' copies of one; policies are masked to available actions in training too
+(`mask_actor=false`: at execution only); where steps end is what the data say (its StarCraft branch
+infers it from s' = s); rewards are rewards, where that branch regresses on rewards-to-go, which its
+file reader had put in their place (`rtg_reward=true`). Three optimisers step in the order policy, Q
+and mixer, V there; no loss reads what another one steps, so here they step at once, then the three
+slow nets move.
 """
 
 from __future__ import annotations
@@ -24,14 +26,31 @@ from flax import struct
 from jax import lax
 
 from jaxoff.config import static
-from jaxoff.losses.implicit_values import exponent, exponent_shift, implicit_policy_loss, implicit_value_loss
+from jaxoff.losses.implicit_values import (
+    exponent,
+    exponent_shift,
+    implicit_policy_loss,
+    implicit_value_loss,
+)
 from jaxoff.losses.likelihood import log_prob, masked_mean, taken
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import AffineMixer
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import adam
-from jaxoff.types import UNAVAILABLE, Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
+from jaxoff.types import (
+    UNAVAILABLE,
+    Array,
+    Carry,
+    EnvSpec,
+    Key,
+    Learner,
+    Out,
+    Params,
+    Policy,
+    TimeStep,
+    Transition,
+)
 
 MEAN_BOUND = 9.0  # of the mean before tanh
 LOG_STD_RANGE = (-5.0, 2.0)
@@ -73,7 +92,9 @@ class State(NamedTuple):
 
 
 class Method(NamedTuple):
-    """Nets and optimiser of one config; every net but the mixer serves all agents, told which one by a one-hot number."""
+    """Nets and optimiser of one config; every net but the mixer serves all agents, told which one
+    by a one-hot number.
+    """
 
     config: Config
     spec: EnvSpec
@@ -90,20 +111,24 @@ def init(m: Method, key: Key) -> State:
     spec = m.spec
     seen = jnp.zeros(spec.obs_size + spec.num_agents)
     policy = m.actor.init(policy_key, seen)
-    critic = m.critic.init(critic_key, seen if spec.discrete else jnp.zeros(seen.size + spec.action_size))
+    critic = m.critic.init(
+        critic_key, seen if spec.discrete else jnp.zeros(seen.size + spec.action_size)
+    )
     value = m.value.init(value_key, seen)
     mixer = m.mixer.init(mixer_key, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_size))
     opts = (m.optimiser.init(x) for x in (policy, (critic, mixer), value))
     return State(policy, critic, mixer, value, critic, mixer, value, *opts)
 
 
-# --- nets --------------------------------------------------------------------------------------------
+# --- nets -----------------------------------------------------------------------------------------
 
 
 def with_number(obs: Array) -> Array:
     """Observations with the one-hot number of each agent: [..., N, O] -> [..., N, O + N]."""
     n = obs.shape[-2]
-    return jnp.concatenate([obs, jnp.broadcast_to(jnp.eye(n, dtype=obs.dtype), (*obs.shape[:-1], n))], -1)
+    return jnp.concatenate(
+        [obs, jnp.broadcast_to(jnp.eye(n, dtype=obs.dtype), (*obs.shape[:-1], n))], -1
+    )
 
 
 def q_taken(m: Method, params: Params, obs: Array, actions: Array) -> Array:
@@ -112,18 +137,23 @@ def q_taken(m: Method, params: Params, obs: Array, actions: Array) -> Array:
     if m.spec.discrete:
         return taken(m.critic.apply(params, seen), actions)
     bound = m.spec.action_bound  # public data hold actions beyond it
-    return m.critic.apply(params, jnp.concatenate([seen, jnp.clip(actions, -bound, bound)], -1))[..., 0]
+    return m.critic.apply(params, jnp.concatenate([seen, jnp.clip(actions, -bound, bound)], -1))[
+        ..., 0
+    ]
 
 
 class TanhNormal(distrax.Distribution):
-    """bound * tanh(x), x normal with independent entries: mean, log_std [..., A]. Its mode is bound * tanh(mean).
+    """bound * tanh(x), x normal with independent entries: mean, log_std [..., A].
+
+    Its mode is bound * tanh(mean).
 
     That is what is executed without noise; the density itself may be larger elsewhere.
     """
 
     def __init__(self, mean: Array, log_std: Array, bound: float = 1.0) -> None:
         self._normal, self._bound = distrax.MultivariateNormalDiag(mean, jnp.exp(log_std)), bound
-        self._inner = distrax.Transformed(self._normal, distrax.Block(distrax.Tanh(), 1))  # in [-1, 1]
+        # in [-1, 1]
+        self._inner = distrax.Transformed(self._normal, distrax.Block(distrax.Tanh(), 1))
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -134,7 +164,9 @@ class TanhNormal(distrax.Distribution):
         return self._bound * self._inner.sample(seed=key, sample_shape=(n,))
 
     def log_prob(self, value: Array) -> Array:
-        """Log density [...] of actions [..., A]; those at the bound or beyond count as just inside it."""
+        """Log density [...] of actions [..., A]; those at the bound or beyond count as just inside
+        it.
+        """
         scale = value.shape[-1] * math.log(self._bound)
         return self._inner.log_prob(jnp.clip(value / self._bound, -EDGE, EDGE)) - scale
 
@@ -146,7 +178,11 @@ class TanhNormal(distrax.Distribution):
 def normal_of(m: Method, out: Array) -> TanhNormal:
     """The policy that the outputs [..., 2 A] of an actor stand for."""
     mean, log_std = jnp.split(out, 2, -1)
-    return TanhNormal(jnp.clip(mean, -MEAN_BOUND, MEAN_BOUND), jnp.clip(log_std, *LOG_STD_RANGE), m.spec.action_bound)
+    return TanhNormal(
+        jnp.clip(mean, -MEAN_BOUND, MEAN_BOUND),
+        jnp.clip(log_std, *LOG_STD_RANGE),
+        m.spec.action_bound,
+    )
 
 
 def policy_of(m: Method, params: Params) -> Policy:
@@ -161,29 +197,45 @@ def policy_of(m: Method, params: Params) -> Policy:
     return Policy(lambda batch_shape: (), distribution)
 
 
-# --- losses ------------------------------------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------
 
 
-def critic_loss(m: Method, params: tuple[Params, Params], state: State, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """Mean over valid steps of (Q_tot - r - gamma V_tot(next))^2, V_tot by the slow nets, and what is logged. params: (critic, mixer)."""
+def critic_loss(
+    m: Method, params: tuple[Params, Params], state: State, batch: Transition
+) -> tuple[Array, dict[str, Array]]:
+    """Mean over valid steps of (Q_tot - r - gamma V_tot(next))^2, V_tot by the slow nets, and what
+    is logged. params: (critic, mixer).
+    """
     critic, mixer = params
     next_v = m.value.apply(state.target_value, with_number(batch.next_obs))[..., 0]
     next_total = m.mixer.apply(state.target_mixer, next_v, batch.next_state)
     goal = one_step_target(batch.reward, batch.terminated, next_total, m.config.gamma)
     total = m.mixer.apply(mixer, q_taken(m, critic, batch.obs, batch.actions), batch.state)
     loss = masked_mean(jnp.square(total - goal), batch.valid)
-    return loss, {"critic": loss, "q_total": masked_mean(total, batch.valid), "target": masked_mean(goal, batch.valid)}
+    return loss, {
+        "critic": loss,
+        "q_total": masked_mean(total, batch.valid),
+        "target": masked_mean(goal, batch.valid),
+    }
 
 
-def value_loss(m: Method, params: Params, state: State, batch: Transition) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-    """Mean over valid steps and agents of the loss of V_i, with slow Q_i and w_i; and z [..., N], and what is logged."""
+def value_loss(
+    m: Method, params: Params, state: State, batch: Transition
+) -> tuple[Array, tuple[Array, dict[str, Array]]]:
+    """Mean over valid steps and agents of the loss of V_i, with slow Q_i and w_i; and z [..., N],
+    and what is logged.
+    """
     v = m.value.apply(params, with_number(batch.obs))[..., 0]
     q, alpha = q_taken(m, state.target_critic, batch.obs, batch.actions), m.config.alpha
     weight, _ = m.mixer.apply(state.target_mixer, batch.state, method="weights")
     valid = jnp.broadcast_to(batch.valid[..., None], v.shape)
     z = exponent(q, v, weight, alpha)
     loss = masked_mean(implicit_value_loss(z, v, weight, alpha, exponent_shift(z, valid)), valid)
-    told = {"value": loss, "ratio": masked_mean(jnp.exp(z), valid), "weight": masked_mean(weight, valid)}
+    told = {
+        "value": loss,
+        "ratio": masked_mean(jnp.exp(z), valid),
+        "weight": masked_mean(weight, valid),
+    }
     return loss, (z, told)
 
 
@@ -191,17 +243,24 @@ def policy_loss(m: Method, params: Params, z: Array, batch: Transition) -> Array
     """Mean over valid steps and agents of -exp(z) log pi_i(a_i | o_i)."""
     out = m.actor.apply(params, with_number(batch.obs))
     if m.spec.discrete:
-        log_pi = log_prob(jnp.where(batch.avail > 0, out, UNAVAILABLE) if m.config.mask_actor else out, batch.actions)
+        log_pi = log_prob(
+            jnp.where(batch.avail > 0, out, UNAVAILABLE) if m.config.mask_actor else out,
+            batch.actions,
+        )
     else:
         log_pi = normal_of(m, out).log_prob(batch.actions)
-    return masked_mean(implicit_policy_loss(z, log_pi), jnp.broadcast_to(batch.valid[..., None], z.shape))
+    return masked_mean(
+        implicit_policy_loss(z, log_pi), jnp.broadcast_to(batch.valid[..., None], z.shape)
+    )
 
 
-# --- update ------------------------------------------------------------------------------------------
+# --- update ---------------------------------------------------------------------------------------
 
 
 def with_rewards_to_go(batch: Transition) -> Transition:
-    """Whole episodes [B, T] whose rewards are the sums, not discounted, of those from a step to the end."""
+    """Whole episodes [B, T] whose rewards are the sums, not discounted, of those from a step to the
+    end.
+    """
     return batch._replace(reward=lax.cumsum(batch.reward * batch.valid, axis=1, reverse=True))
 
 
@@ -209,9 +268,13 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     """One step of each of the three optimisers, then of the slow nets."""
     if m.config.rtg_reward:
         batch = with_rewards_to_go(batch)
-    value_grads, (z, metrics) = jax.grad(lambda p: value_loss(m, p, state, batch), has_aux=True)(state.value)
+    value_grads, (z, metrics) = jax.grad(lambda p: value_loss(m, p, state, batch), has_aux=True)(
+        state.value
+    )
     loss, policy_grads = jax.value_and_grad(lambda p: policy_loss(m, p, z, batch))(state.policy)
-    critic_grads, told = jax.grad(lambda p: critic_loss(m, p, state, batch), has_aux=True)((state.critic, state.mixer))
+    critic_grads, told = jax.grad(lambda p: critic_loss(m, p, state, batch), has_aux=True)(
+        (state.critic, state.mixer)
+    )
 
     def step(params: Params, grads: Params, opt: optax.OptState) -> tuple[Any, optax.OptState]:
         steps, opt = m.optimiser.update(grads, opt)
@@ -221,18 +284,31 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     (critic, mixer), critic_opt = step((state.critic, state.mixer), critic_grads, state.critic_opt)
     value, value_opt = step(state.value, value_grads, state.value_opt)
     slow = state.target_critic, state.target_mixer, state.target_value
-    slow_critic, slow_mixer, slow_value = optax.incremental_update((critic, mixer, value), slow, m.config.polyak)
-    after = State(policy, critic, mixer, value, slow_critic, slow_mixer, slow_value, policy_opt, critic_opt, value_opt)
+    slow_critic, slow_mixer, slow_value = optax.incremental_update(
+        (critic, mixer, value), slow, m.config.polyak
+    )
+    after = State(
+        policy,
+        critic,
+        mixer,
+        value,
+        slow_critic,
+        slow_mixer,
+        slow_value,
+        policy_opt,
+        critic_opt,
+        value_opt,
+    )
     return after, Out(metrics | told | {"policy": loss})
 
 
-# --- make --------------------------------------------------------------------------------------------
+# --- make -----------------------------------------------------------------------------------------
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for."""
     layers = (config.hidden, config.hidden)
-    net = lambda out: MLP((*layers, out), layer_init=config.layer_init)  # noqa: E731
+    net = lambda out: MLP((*layers, out), layer_init=config.layer_init)
     actor = net(spec.action_size if spec.discrete else 2 * spec.action_size)
     critic = net(spec.action_size if spec.discrete else 1)
     mixer = AffineMixer(spec.num_agents, config.mixer_hidden, config.layer_init)
@@ -242,7 +318,10 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner, for discrete or continuous actions; its policy is stochastic."""
     if config.rtg_reward and config.window != -1:
-        raise ValueError(f"omiga: rtg_reward=true: expected window=-1, found {config.window}: rewards-to-go need whole episodes")
+        raise ValueError(
+            f"omiga: rtg_reward=true: expected window=-1, found {config.window}: "
+            "rewards-to-go need whole episodes"
+        )
     m = method_of(config, spec)
     return Learner(
         init=lambda key: init(m, key),

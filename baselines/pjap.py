@@ -1,12 +1,15 @@
-"""Proximal joint-action prioritisation (Tilbury et al., 2024): draw the data that resemble the current joint policy.
+"""Proximal joint-action prioritisation (Tilbury et al., 2024): draw the data that resemble the
+current joint policy.
 
 A sampler, and so orthogonal to the method: `--sampler pjap` works with every actor.
 Eq. 6 -> priority_of; Eq. 7 (single steps) and Eq. 8 (windows) -> joint_distance.
-Differs from the paper: the distance is the mean over agents and action dimensions as in the authors' code
-(Eq. 7 writes the sum, which `distance="sum"` gives; in the toy game alpha for it is a quarter of alpha for
-the mean); for discrete actions, which the paper does not treat, it is the mean over agents of 1 - pi_i(a_i).
-No importance weights: the bias is the purpose. Windows of a recurrent policy: refresh=0 refreshes those of the training
-batch, as in the authors' code, which also ramps the steepness up (`ramp`), without a word in the paper.
+Differs from the paper: the distance is the mean over agents and action dimensions as in the
+    authors' code
+(Eq. 7 writes the sum, which `distance="sum"` gives; in the toy game alpha for it is a quarter of
+alpha for the mean); for discrete actions, which the paper does not treat, it is the mean over
+agents of 1 - pi_i(a_i). No importance weights: the bias is the purpose. Windows of a recurrent
+policy: refresh=0 refreshes those of the training batch, as in the authors' code, which also ramps
+    the steepness up (`ramp`), without a word in the paper.
 Their later code refreshes 1,024 other windows instead, without the ramp (`refresh_from`).
 """
 
@@ -31,19 +34,28 @@ class Config:
     alpha: float = 16.0  # Eq. 6, sharpness; with the steepness s of the authors' code, alpha = s^2
     eps: float = 1e-3  # Eq. 6, floor, which keeps every item reachable
     exponent: float = 1.0  # items are drawn in proportion to priority ** exponent
-    ramp: float = 0.0  # updates over which the steepness sqrt(alpha) rises to its value, on a line; 0: there from the start
+    # updates over which the steepness sqrt(alpha) rises to its value, on a line; 0: there from the
+    # start
+    ramp: float = 0.0
     refresh: int = static(128)  # items refreshed an update; 0: the training batch; -1: all
     # Where refresh > 0, how its items are drawn: by their current priorities, or all alike.
     refresh_from: RefreshFrom = static("priorities")
-    distance: Literal["mean", "sum"] = static("mean")  # mean | sum, over agents and action dimensions
+    # mean | sum, over agents and action dimensions
+    distance: Literal["mean", "sum"] = static("mean")
     clip_actions: bool = static(False)  # recorded actions to the action bound
-    policy: Literal["target", "online"] = static("target")  # target | online: whose distance, where a learner has both
+    # target | online: whose distance, where a learner has both
+    policy: Literal["target", "online"] = static("target")
 
 
 def make(config: Config, batch_size: int, window: int) -> Sampler:
-    """window: 0 for single steps, else windows of that length. Raises ValueError for whole episodes (-1)."""
+    """window: 0 for single steps, else windows of that length.
+
+    Raises ValueError for whole episodes (-1).
+    """
     if window < 0:
-        raise ValueError(f"pjap: field 'window': expected 0 (single steps) or a length, found {window}")
+        raise ValueError(
+            f"pjap: field 'window': expected 0 (single steps) or a length, found {window}"
+        )
     if config.refresh_from == "uniform" and config.refresh <= 0:
         taken = "every item" if config.refresh else "the training batch"
         raise ValueError(
@@ -52,9 +64,13 @@ def make(config: Config, batch_size: int, window: int) -> Sampler:
         )
 
     def priority(dataset: Dataset, told: Feedback, batch: Transition) -> Array:
-        policy = told.online if config.policy == "online" and told.online is not None else told.policy
+        policy = (
+            told.online if config.policy == "online" and told.online is not None else told.policy
+        )
         d = joint_distance(policy, batch, dataset.spec, config.distance, config.clip_actions)
-        return priority_of(d, config.alpha * jnp.square(ramped(told.updates, config.ramp)), config.eps)
+        return priority_of(
+            d, config.alpha * jnp.square(ramped(told.updates, config.ramp)), config.eps
+        )
 
     return prioritised(
         batch_size,
@@ -67,7 +83,9 @@ def make(config: Config, batch_size: int, window: int) -> Sampler:
 
 
 def ramped(updates: Array, ramp: float | Array) -> Array:
-    """Share of the steepness after so many updates: min(1, updates / ramp), and 1 without a ramp."""
+    """Share of the steepness after so many updates: min(1, updates / ramp), and 1 without a
+    ramp.
+    """
     return jnp.where(ramp > 0, jnp.minimum(updates / jnp.maximum(ramp, 1.0), 1.0), 1.0)
 
 
@@ -76,12 +94,16 @@ def priority_of(distance: Array, alpha: float | Array, eps: float | Array) -> Ar
     return jnp.maximum(jnp.exp(-alpha * jnp.square(distance)), eps)
 
 
-def joint_distance(policy: Policy, batch: Transition, spec: EnvSpec, kind: str = "mean", clip: bool = False) -> Array:
-    """Distance [B] of the policy's joint action from the recorded one, for steps [B, ...] (Eq. 7) or windows [B, T, ...] (Eq. 8).
+def joint_distance(
+    policy: Policy, batch: Transition, spec: EnvSpec, kind: str = "mean", clip: bool = False
+) -> Array:
+    """Distance [B] of the policy's joint action from the recorded one, for steps [B, ...] (Eq. 7)
+    or windows [B, T, ...] (Eq. 8).
 
-    kind: "mean" or "sum" over agents and action dimensions; over the steps of a window it is always the
-    mean of the valid ones. clip: recorded continuous actions to the action bound. A policy with memory
-    starts each window with an empty one, as it does in training. Carries no gradient.
+    kind: "mean" or "sum" over agents and action dimensions; over the steps of a window it is always
+        the
+    mean of the valid ones. clip: recorded continuous actions to the action bound. A policy with
+    memory starts each window with an empty one, as it does in training. Carries no gradient.
     """
     if batch.reward.ndim == 1:  # single steps
         return _reduce(_gaps(policy, batch, spec, clip, None)[1], spec, kind)
@@ -99,7 +121,15 @@ def joint_distance(policy: Policy, batch: Transition, spec: EnvSpec, kind: str =
     return (_reduce(gaps, spec, kind) * valid).sum(0) / jnp.maximum(valid.sum(0), 1.0)
 
 
-def _gaps(policy: Policy, batch: Transition, spec: EnvSpec, clip: bool, carry, last_actions=None, last_reward=None):
+def _gaps(
+    policy: Policy,
+    batch: Transition,
+    spec: EnvSpec,
+    clip: bool,
+    carry,
+    last_actions=None,
+    last_reward=None,
+):
     """One step of the policy on [B, ...]: (carry, differences [B, N, A], or [B, N] if discrete)."""
     shape = batch.reward.shape
     no = jnp.zeros(shape, bool)
@@ -116,7 +146,11 @@ def _gaps(policy: Policy, batch: Transition, spec: EnvSpec, clip: bool, carry, l
     if spec.discrete:
         gaps = 1.0 - jnp.exp(dist.log_prob(batch.actions))
     else:
-        actions = jnp.clip(batch.actions, -spec.action_bound, spec.action_bound) if clip else batch.actions
+        actions = (
+            jnp.clip(batch.actions, -spec.action_bound, spec.action_bound)
+            if clip
+            else batch.actions
+        )
         gaps = jnp.abs(dist.mode() - actions)
     return carry, jax.lax.stop_gradient(gaps)
 

@@ -1,11 +1,12 @@
-"""QMIX on a fixed dataset (Rashid et al., 2018), as the offline baseline of Tian et al. (AAAI 2023).
+"""QMIX on a fixed dataset (Rashid et al., 2018), as the offline baseline of Tian et al. (AAAI
+2023).
 
-Each agent has values of its own actions; a net with non-negative weights that depend on the state mixes
-the values of the chosen actions to Q_tot, so that the joint argmax is the argmax of each agent.
-One-step double Q target, hard target copies -> td_target. Squared error over valid steps -> loss.
-Differs: updates count as such, where PyMARL counts episodes played; the hypernets have one hidden layer as
-in later PyMARL (`hyper=0`: linear, as in the first release). Nothing keeps the values of actions outside
-the data low: that is the point of the comparison.
+Each agent has values of its own actions; a net with non-negative weights that depend on the state
+mixes the values of the chosen actions to Q_tot, so that the joint argmax is the argmax of each
+agent. One-step double Q target, hard target copies -> td_target. Squared error over valid steps ->
+loss. Differs: updates count as such, where PyMARL counts episodes played; the hypernets have one
+hidden layer as in later PyMARL (`hyper=0`: linear, as in the first release). Nothing keeps the
+values of actions outside the data low: that is the point of the comparison.
 """
 
 from __future__ import annotations
@@ -72,24 +73,34 @@ def init(m: Method, key: Key) -> State:
     critic_key, mixer_key = jax.random.split(key)
     critic, spec = m.actors.init(critic_key), m.actors.spec
     mixer = m.mixer.init(mixer_key, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_size))
-    return State(critic, mixer, critic, mixer, m.optimiser.init((critic, mixer)), jnp.zeros((), jnp.int32))
+    return State(
+        critic, mixer, critic, mixer, m.optimiser.init((critic, mixer)), jnp.zeros((), jnp.int32)
+    )
 
 
 def td_target(m: Method, state: State, batch: Transition, next_q: Array) -> Array:
-    """Double Q: the argmax of `next_q` [..., N, A] per agent, valued by the slow nets at the next state -> [...]."""
+    """Double Q: the argmax of `next_q` [..., N, A] per agent, valued by the slow nets at the next
+    state -> [...].
+    """
     _, slow = m.actors.outputs(state.target_critic, batch)
     value = m.mixer.apply(state.target_mixer, taken(slow, jnp.argmax(next_q, -1)), batch.next_state)
     return one_step_target(batch.reward, batch.terminated, value, m.config.gamma)
 
 
-def loss(m: Method, params: tuple[Params, Params], state: State, batch: Transition) -> tuple[Array, dict[str, Array]]:
+def loss(
+    m: Method, params: tuple[Params, Params], state: State, batch: Transition
+) -> tuple[Array, dict[str, Array]]:
     """Mean over valid steps of (y - Q_tot)^2, and what is logged. params: (critic, mixer)."""
     critic, mixer = params
     q, next_q = m.actors.outputs(critic, batch)
     target = td_target(m, state, batch, next_q)
     total = m.mixer.apply(mixer, taken(q, batch.actions), batch.state)
     value = masked_mean(jnp.square(target - total), batch.valid)
-    return value, {"value": value, "q_total": masked_mean(total, batch.valid), "target": masked_mean(target, batch.valid)}
+    return value, {
+        "value": value,
+        "q_total": masked_mean(total, batch.valid),
+        "target": masked_mean(target, batch.valid),
+    }
 
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
@@ -99,7 +110,9 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     steps, opt = m.optimiser.update(grads, state.opt)
     critic, mixer = optax.apply_updates(params, steps)
     slow = (state.target_critic, state.target_mixer)
-    target_critic, target_mixer = optax.periodic_update((critic, mixer), slow, updates, m.config.target_every)
+    target_critic, target_mixer = optax.periodic_update(
+        (critic, mixer), slow, updates, m.config.target_every
+    )
     return State(critic, mixer, target_critic, target_mixer, opt, updates), Out(metrics)
 
 
@@ -108,9 +121,18 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     if not spec.discrete:
         raise ValueError(f"qmix on '{spec.name}': expected discrete actions, found continuous ones")
     if config.recurrent and config.window == 0:
-        raise ValueError("qmix: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
-    return Method(config, actors, QMixer(config.embed, config.hyper, config.layer_init), rmsprop(config.lr, config.max_grad_norm))
+        raise ValueError(
+            "qmix: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
+        )
+    actors = Actors(
+        spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init
+    )
+    return Method(
+        config,
+        actors,
+        QMixer(config.embed, config.hyper, config.layer_init),
+        rmsprop(config.lr, config.max_grad_norm),
+    )
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:

@@ -1,15 +1,19 @@
-"""SIT: sharing individual trajectories (Tian et al., AAAI 2023), for discrete or continuous actions.
+"""SIT: sharing individual trajectories (Tian et al., AAAI 2023), for discrete or continuous
+actions.
 
-I. An ensemble shares the team's reward out, Eq. 1-3 -> jaxoff/learners/decomposition.py. II. Own rewards, their uncertainty
-and the priority of every trajectory, Eq. 4-7 -> prepare, jaxoff/losses/credit.py; a replay for each type of agents is an
-index over the one dataset -> data/samplers.py, trajectories. III. Each agent i learns from trajectories of any agent j of
-its type, drawn for it alone: Eq. 8 -> Critic, Eq. 9 -> critic_target, critic_loss, Eq. 10 -> actor_loss.
-Differs: Eq. 10 ends in Q_i, whose gradient is zero; log pi_i stands there, as in what it cites. Eq. 9 lacks the end of
-episodes; the data hold no action after the last step, so a truncated episode ends like a terminated one (truncation).
-Eq. 6 prints a discount that grows. 1/u is bounded (u_floor, weight_max). Z of Eq. 10 is taken at each time of the batch
-(actor_norm). An agent's own number is among its inputs, never that of the agent whose trajectory it learns from.
-Ablations: decomposition=none, decomposition=sum (without attention), members=1, gat=none, alpha=1e9 (without priority),
-decomposition=monotonic (MNC), critic_reward=team.
+I. An ensemble shares the team's reward out, Eq. 1-3 -> jaxoff/learners/decomposition.py. II. Own
+rewards, their uncertainty and the priority of every trajectory, Eq. 4-7 -> prepare,
+jaxoff/losses/credit.py; a replay for each type of agents is an index over the one dataset ->
+data/samplers.py, trajectories. III. Each agent i learns from trajectories of any agent j of its
+    type, drawn for it alone: Eq. 8 -> Critic, Eq. 9 -> critic_target, critic_loss, Eq. 10 ->
+    actor_loss.
+Differs: Eq. 10 ends in Q_i, whose gradient is zero; log pi_i stands there, as in what it cites. Eq.
+9 lacks the end of episodes; the data hold no action after the last step, so a truncated episode
+ends like a terminated one (truncation). Eq. 6 prints a discount that grows. 1/u is bounded
+(u_floor, weight_max). Z of Eq. 10 is taken at each time of the batch (actor_norm). An agent's own
+number is among its inputs, never that of the agent whose trajectory it learns from. Ablations:
+decomposition=none, decomposition=sum (without attention), members=1, gat=none, alpha=1e9 (without
+priority), decomposition=monotonic (MNC), critic_reward=team.
 """
 
 from __future__ import annotations
@@ -27,18 +31,48 @@ from jax import lax
 from jaxoff.config import static
 from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset
-from jaxoff.learners.decomposition import Credit, Decomposed, Decomposition, decomposition_learner, over_episodes
-from jaxoff.losses.credit import certainty_weights, effective_share, episode_means, returns_to_go, trajectory_log_probs
+from jaxoff.learners.decomposition import (
+    Credit,
+    Decomposed,
+    Decomposition,
+    decomposition_learner,
+    over_episodes,
+)
+from jaxoff.losses.credit import (
+    certainty_weights,
+    effective_share,
+    episode_means,
+    returns_to_go,
+    trajectory_log_probs,
+)
 from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import expectation, log_prob, masked_mean
 from jaxoff.losses.td import ahead, one_step_target
 from jaxoff.nets.actors import Actors, init_by_type, over_agents
 from jaxoff.nets.gat import GraphAttention
-from jaxoff.nets.gaussian import LOG_STD_START, Gaussian, bounded_spread, data_density, gaussian, gaussian_policy
+from jaxoff.nets.gaussian import (
+    LOG_STD_START,
+    Gaussian,
+    bounded_spread,
+    data_density,
+    gaussian,
+    gaussian_policy,
+)
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import rmsprop
-from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
+from jaxoff.types import (
+    Array,
+    EnvSpec,
+    Key,
+    Learner,
+    Out,
+    Params,
+    Policy,
+    Stage,
+    TimeStep,
+    Transition,
+)
 
 LOG_PROB_MIN = -20.0
 BASELINE_SAMPLES = 4  # actions of the policy whose mean value is the baseline, if continuous
@@ -60,7 +94,8 @@ class Config:
     u_floor: float = 1e-3  # least u; ours
     weight_max: float = 100.0  # largest eta / u; ours
     max_grad_norm: float = 10.0  # of each of the three optimisers
-    decomposition: Literal["attention", "sum", "monotonic", "none"] = static("attention")  # attention, sum, monotonic, none
+    # attention, sum, monotonic, none
+    decomposition: Literal["attention", "sum", "monotonic", "none"] = static("attention")
     members: int = static(5)  # of the ensemble; with 1 the weights eta / u are 1
     attention_scale: bool = static(False)  # scores over sqrt(width); ours
     mask_dead: bool = static(False)  # agents that see nothing get no reward; ours
@@ -69,7 +104,8 @@ class Config:
     actor_weight: Literal["value", "advantage"] = static("value")  # value, advantage (ours)
     actor_norm: Literal["batch", "batch_time"] = static("batch")  # batch, batch_time; ours
     weight_norm: Literal["none", "mean"] = static("none")  # none, mean; ours
-    truncation: Literal["terminal", "skip"] = static("terminal")  # terminal, skip: no target there; ours
+    # terminal, skip: no target there; ours
+    truncation: Literal["terminal", "skip"] = static("terminal")
     types: Literal["spec", "one"] = static("spec")  # spec, one: all agents are of one type
     target_every: int = static(100)  # updates between hard copies
     hidden: int = static(64)  # of the recurrent policies
@@ -119,7 +155,9 @@ class View(NamedTuple):
 
 
 class Critic(nn.Module):
-    """Q_i(o_j, a_j before, a_j, o_-j): an embedding of what j saw and did, one of what its team saw, and their value."""
+    """Q_i(o_j, a_j before, a_j, o_-j): an embedding of what j saw and did, one of what its team
+    saw, and their value.
+    """
 
     hidden: int
     gat: str
@@ -127,12 +165,16 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, team: Array, own: Array, before: Array, actions: Array) -> Array:
-        """team [..., N, O], own [..., O], before [..., A], actions [..., K, A] -> values of the K actions [..., K]."""
-        wide = lambda x: jnp.broadcast_to(x[..., None, :], (*actions.shape[:-1], x.shape[-1]))  # noqa: E731
+        """team [..., N, O], own [..., O], before [..., A], actions [..., K, A] -> values of the K
+        actions [..., K].
+        """
+        wide = lambda x: jnp.broadcast_to(x[..., None, :], (*actions.shape[:-1], x.shape[-1]))
         local = MLP((self.hidden, self.hidden), layer_init=self.layer_init, name="local")
         x = local(jnp.concatenate([wide(own), wide(before), actions], -1))
         if self.gat != "none":
-            seen = GraphAttention(self.hidden, self.gat == "attention", self.layer_init, name="gat")(team, own)
+            seen = GraphAttention(
+                self.hidden, self.gat == "attention", self.layer_init, name="gat"
+            )(team, own)
             x = jnp.concatenate([x, wide(seen)], -1)
         return MLP((self.hidden, 1), layer_init=self.layer_init, name="value")(x)[..., 0]
 
@@ -150,7 +192,7 @@ class Method(NamedTuple):
     critic_opt: optax.GradientTransformation
 
 
-# --- from the decomposition to the replay ------------------------------------------------------------
+# --- from the decomposition to the replay ---------------------------------------------------------
 
 
 def prepare(m: Method, fitted: Decomposed | tuple[()], dataset: Dataset, key: Key) -> State:
@@ -160,21 +202,34 @@ def prepare(m: Method, fitted: Decomposed | tuple[()], dataset: Dataset, key: Ke
     policy = m.actors.init(policy_key)
     if not m.spec.discrete:
         policy = Gaussian(policy, jnp.full((len(set(m.types)), a), LOG_STD_START))
-    dummy = (jnp.zeros((m.spec.num_agents, m.spec.obs_size)), observation, jnp.zeros(a), jnp.zeros((1, a)))
+    dummy = (
+        jnp.zeros((m.spec.num_agents, m.spec.obs_size)),
+        observation,
+        jnp.zeros(a),
+        jnp.zeros((1, a)),
+    )
     critic = init_by_type(lambda k: m.critic.init(k, *dummy), critic_key, m.types)
     opts = m.policy_opt.init(policy), m.critic_opt.init(critic)
-    return State(policy, critic, critic, *opts, jnp.zeros((), jnp.int32), replay_of(m, fitted, dataset))
+    return State(
+        policy, critic, critic, *opts, jnp.zeros((), jnp.int32), replay_of(m, fitted, dataset)
+    )
 
 
 def replay_of(m: Method, fitted: Decomposed | tuple[()], dataset: Dataset) -> Replay:
-    """Eq. 4-7. Without a decomposition every agent is paid the team's reward; own rewards alone have an uncertainty."""
+    """Eq. 4-7.
+
+    Without a decomposition every agent is paid the team's reward; own rewards alone have an
+    uncertainty.
+    """
     c = m.config
     team, valid = over_episodes(dataset, lambda batch: (batch.reward, batch.valid))
     team = jnp.broadcast_to(team[..., None], (*team.shape, m.spec.num_agents))
     if isinstance(fitted, Decomposed):
         credit = m.decomposition.credit(fitted.params, dataset, c.gamma)
     else:
-        credit = Credit(team, jnp.zeros_like(team), episode_means(returns_to_go(team, valid, c.gamma), valid))
+        credit = Credit(
+            team, jnp.zeros_like(team), episode_means(returns_to_go(team, valid, c.gamma), valid)
+        )
     own = c.decomposition != "none" and c.critic_reward == "own"
     weight = jnp.ones_like(team)
     if own and c.members > 1:
@@ -184,7 +239,9 @@ def replay_of(m: Method, fitted: Decomposed | tuple[()], dataset: Dataset) -> Re
 
 
 def view_of(m: Method, batch: Transition) -> View:
-    """A batch [N * B, T, ...] as agent i's [N, B, T, ...], seen by the agent j whose trajectory each is."""
+    """A batch [N * B, T, ...] as agent i's [N, B, T, ...], seen by the agent j whose trajectory
+    each is.
+    """
     agent = batch.agent
     assert agent is not None and batch.agent_reward is not None and batch.weight is not None
 
@@ -197,35 +254,60 @@ def view_of(m: Method, batch: Transition) -> View:
     if m.config.weight_norm == "mean":
         weight = weight / jnp.maximum(masked_mean(weight, batch.valid), 1e-8)
     credit = own(batch.agent_reward), weight
-    view = View(batch.obs, own(batch.obs), before, action, own(batch.avail), *credit, batch.valid, batch.terminated)
+    view = View(
+        batch.obs,
+        own(batch.obs),
+        before,
+        action,
+        own(batch.avail),
+        *credit,
+        batch.valid,
+        batch.terminated,
+    )
     return jax.tree.map(lambda x: x.reshape(m.spec.num_agents, -1, *x.shape[1:]), view)
 
 
-# --- critic ------------------------------------------------------------------------------------------
+# --- critic ---------------------------------------------------------------------------------------
 
 
 def encode(m: Method, actions: Array) -> Array:
     """One-hot numbers (of -1: zeros), or reals kept in the bound: [..., A]."""
     bound = m.spec.action_bound
-    return jax.nn.one_hot(actions, m.spec.action_size) if m.spec.discrete else jnp.clip(actions, -bound, bound)
+    return (
+        jax.nn.one_hot(actions, m.spec.action_size)
+        if m.spec.discrete
+        else jnp.clip(actions, -bound, bound)
+    )
 
 
 def values(m: Method, critic: Params, view: View, actions: Array | None = None) -> Array:
-    """Q_i of the trajectories' actions [N, B, T], or of K others [N, B, T, K, A] -> [N, B, T, K]."""
+    """Q_i of the trajectories' actions [N, B, T], or of K others [N, B, T, K, A] -> [N, B, T,
+    K].
+    """
     asked = encode(m, view.action)[..., None, :] if actions is None else actions
-    q = over_agents(m.critic.apply, m.types)(critic, view.team, view.own, encode(m, view.before), asked)
+    q = over_agents(m.critic.apply, m.types)(
+        critic, view.team, view.own, encode(m, view.before), asked
+    )
     return q[..., 0] if actions is None else q
 
 
 def critic_target(m: Method, critic: Params, view: View) -> tuple[Array, Array]:
-    """y = r_j + gamma (1 - terminated) Q'_i at the trajectory's next action, and where it holds; [N, B, T] each."""
+    """y = r_j + gamma (1 - terminated) Q'_i at the trajectory's next action, and where it holds;
+    [N, B, T] each.
+    """
     next_of = jax.vmap(ahead)
     follows = view.valid * next_of(view.valid)
-    y = one_step_target(view.reward, view.terminated, follows * next_of(values(m, critic, view)), m.config.gamma)
-    return y, view.valid if m.config.truncation == "terminal" else view.valid * jnp.maximum(view.terminated, follows)
+    y = one_step_target(
+        view.reward, view.terminated, follows * next_of(values(m, critic, view)), m.config.gamma
+    )
+    return y, view.valid if m.config.truncation == "terminal" else view.valid * jnp.maximum(
+        view.terminated, follows
+    )
 
 
-def critic_loss(m: Method, critic: Params, view: View, target: Array, mask: Array) -> tuple[Array, dict[str, Array]]:
+def critic_loss(
+    m: Method, critic: Params, view: View, target: Array, mask: Array
+) -> tuple[Array, dict[str, Array]]:
     """Eq. 9: mean over mask of eta / u (y - Q_i)^2, and what is logged."""
     q = values(m, critic, view)
     loss = masked_mean(view.weight * jnp.square(lax.stop_gradient(target) - q), mask)
@@ -233,14 +315,17 @@ def critic_loss(m: Method, critic: Params, view: View, target: Array, mask: Arra
     return loss, {"critic": loss} | {name: masked_mean(x, view.valid) for name, x in means.items()}
 
 
-# --- policies ----------------------------------------------------------------------------------------
+# --- policies -------------------------------------------------------------------------------------
 
 
 def outputs(m: Method, nets: Params, view: View) -> Array:
     """What pi_i, told the number i, makes of the trajectories of agents j: [B, T, N, A]."""
-    own, avail, before, valid = (jnp.moveaxis(x, 0, 2) for x in (view.own, view.avail, view.before, view.valid))
+    own, avail, before, valid = (
+        jnp.moveaxis(x, 0, 2) for x in (view.own, view.avail, view.before, view.valid)
+    )
     nothing = jnp.zeros(valid.shape[:2], bool)
-    seen = TimeStep(own, nothing, avail, nothing, nothing, nothing, before)  # the nets read what an agent sees, no more
+    # the nets read what an agent sees, no more
+    seen = TimeStep(own, nothing, avail, nothing, nothing, nothing, before)
     return m.actors.unroll(nets, m.actors.policy(nets).initial(valid.shape[:1]), seen, nothing)
 
 
@@ -249,85 +334,148 @@ def spread(m: Method, log_std: Array) -> Array:
     return over_agents(lambda x: x, m.types)(log_std) if len(set(m.types)) > 1 else log_std
 
 
-def actor_loss(m: Method, policy: Params, critic: Params, view: View, key: Key) -> tuple[Array, dict[str, Array]]:
-    """Eq. 10: -mean eta / u c log pi_i(a_j), c = n softmax(Q_i / beta) over the batch at each time; of A_i, if so chosen."""
+def actor_loss(
+    m: Method, policy: Params, critic: Params, view: View, key: Key
+) -> tuple[Array, dict[str, Array]]:
+    """Eq. 10: -mean eta / u c log pi_i(a_j), c = n softmax(Q_i / beta) over the batch at each time;
+    of A_i, if so chosen.
+    """
     c, q = m.config, values(m, critic, view)
-    back = lambda x: jnp.moveaxis(x, 0, 2)  # noqa: E731  [N, B, T, ...] -> [B, T, N, ...]
+    back = lambda x: jnp.moveaxis(x, 0, 2)
     out = outputs(m, policy if m.spec.discrete else policy.net, view)
     if m.spec.discrete:
         log_pi, asked = log_prob(out, back(view.action)), jnp.eye(m.spec.action_size)
     else:
         dist: distrax.Distribution = gaussian(spread(m, policy.log_std), out)
         log_pi = data_density(dist, back(view.action), m.spec.action_bound)
-        asked = jnp.moveaxis(encode(m, dist.sample(seed=key, sample_shape=BASELINE_SAMPLES)), (3, 0), (0, 3))
+        asked = jnp.moveaxis(
+            encode(m, dist.sample(seed=key, sample_shape=BASELINE_SAMPLES)), (3, 0), (0, 3)
+        )
     if c.actor_weight == "advantage":
         each = values(m, critic, view, jnp.broadcast_to(asked, (*q.shape, *asked.shape[-2:])))
-        q = q - (jnp.moveaxis(expectation(out, back(each)), 2, 0) if m.spec.discrete else jnp.mean(each, -1))
+        q = q - (
+            jnp.moveaxis(expectation(out, back(each)), 2, 0)
+            if m.spec.discrete
+            else jnp.mean(each, -1)
+        )
     signal, valid = back(q), back(view.valid)
     if c.actor_norm == "batch":
         share = batch_weight(signal, valid, c.beta)
     else:
-        flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
+        flat = lambda x: x.reshape(-1, x.shape[-1])
         share = batch_weight(flat(signal), flat(valid), c.beta).reshape(signal.shape)
     log_pi = jnp.maximum(log_pi, LOG_PROB_MIN)
     loss = -masked_mean(lax.stop_gradient(back(view.weight) * share) * log_pi, valid)
-    return loss, {"policy": loss, "log_prob": masked_mean(log_pi, valid), "actor_effective": effective(share, valid)}
+    return loss, {
+        "policy": loss,
+        "log_prob": masked_mean(log_pi, valid),
+        "actor_effective": effective(share, valid),
+    }
 
 
-# --- update ------------------------------------------------------------------------------------------
+# --- update ---------------------------------------------------------------------------------------
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """Critic, then policies with its new values; the slow critic is copied every `target_every` updates."""
+    """Critic, then policies with its new values; the slow critic is copied every `target_every`
+    updates.
+    """
     view = view_of(m, batch)
     target, mask = critic_target(m, state.target_critic, view)
-    grads, told = jax.grad(lambda p: critic_loss(m, p, view, target, mask), has_aux=True)(state.critic)
+    grads, told = jax.grad(lambda p: critic_loss(m, p, view, target, mask), has_aux=True)(
+        state.critic
+    )
     changes, critic_opt = m.critic_opt.update(grads, state.critic_opt)
     critic = optax.apply_updates(state.critic, changes)
     norms = {"critic_clipped": optax.tree.norm(grads)}
-    grads, more = jax.grad(lambda p: actor_loss(m, p, critic, view, key), has_aux=True)(state.policy)
+    grads, more = jax.grad(lambda p: actor_loss(m, p, critic, view, key), has_aux=True)(
+        state.policy
+    )
     changes, policy_opt = m.policy_opt.update(grads, state.policy_opt)
     policy = optax.apply_updates(state.policy, changes)
     policy = policy if m.spec.discrete else bounded_spread(policy)
     norms |= {"policy_clipped": optax.tree.norm(grads)}
-    told |= more | {name: (norm > m.config.max_grad_norm).astype(jnp.float32) for name, norm in norms.items()}
-    slow = optax.periodic_update(critic, state.target_critic, state.updates + 1, m.config.target_every)
+    told |= more | {
+        name: (norm > m.config.max_grad_norm).astype(jnp.float32) for name, norm in norms.items()
+    }
+    slow = optax.periodic_update(
+        critic, state.target_critic, state.updates + 1, m.config.target_every
+    )
     after = State(policy, critic, slow, policy_opt, critic_opt, state.updates + 1, state.replay)
     return after, Out(told | {"draw_effective": state.replay.effective})
 
 
-# --- make --------------------------------------------------------------------------------------------
+# --- make -----------------------------------------------------------------------------------------
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises ValueError for a window other than -1."""
     if config.window != -1:
-        raise ValueError(f"sit: field 'window': expected -1, since trajectories are drawn whole, found {config.window}")
-    types = spec.agent_types if spec.agent_types and config.types == "spec" else (0,) * spec.num_agents
+        raise ValueError(
+            "sit: field 'window': expected -1, since trajectories are drawn whole, found "
+            f"{config.window}"
+        )
+    types = (
+        spec.agent_types if spec.agent_types and config.types == "spec" else (0,) * spec.num_agents
+    )
     kind = "attention" if config.decomposition == "none" else config.decomposition
-    switches = {"scale": config.attention_scale, "mask_dead": config.mask_dead, "layer_init": config.layer_init}
-    decomposition = Decomposition(spec, config.members, config.decomposition_hidden, kind, **switches)
-    actors = Actors(spec, config.hidden, recurrent=True, share=True, types=types, layer_init=config.layer_init)
+    switches = {
+        "scale": config.attention_scale,
+        "mask_dead": config.mask_dead,
+        "layer_init": config.layer_init,
+    }
+    decomposition = Decomposition(
+        spec, config.members, config.decomposition_hidden, kind, **switches
+    )
+    actors = Actors(
+        spec, config.hidden, recurrent=True, share=True, types=types, layer_init=config.layer_init
+    )
     opts = (rmsprop(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr))
-    return Method(config, spec, types, decomposition, actors, Critic(config.critic_hidden, config.gat, config.layer_init), *opts)
+    return Method(
+        config,
+        spec,
+        types,
+        decomposition,
+        actors,
+        Critic(config.critic_hidden, config.gat, config.layer_init),
+        *opts,
+    )
 
 
 def policy_of(m: Method, policy: Params) -> Policy:
     """Categorical over available actions, or Gaussians whose mode is the mean."""
-    return m.actors.policy(policy) if m.spec.discrete else gaussian_policy(m.actors.policy(policy.net), spread(m, policy.log_std))
+    return (
+        m.actors.policy(policy)
+        if m.spec.discrete
+        else gaussian_policy(m.actors.policy(policy.net), spread(m, policy.log_std))
+    )
 
 
 def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
-    """Decomposition, and learning from individual trajectories; without a decomposition the second alone."""
+    """Decomposition, and learning from individual trajectories; without a decomposition the second
+    alone.
+    """
     m = method_of(config, spec)
 
     def init(key: Key) -> State:
         raise RuntimeError("the last stage of sit starts from its dataset, by `prepare`")
 
-    main = Learner(init, lambda state, batch, key: update(m, state, batch, key), lambda state: policy_of(m, state.policy))
-    fit = decomposition_learner(m.decomposition, rmsprop(config.decomposition_lr, config.max_grad_norm))
-    sampler = samplers.uniform(config.decomposition_batch) if config.decomposition_batch else samplers.episodes(config.batch_size)
-    first = Stage("decomposition", fit, config.decomposition_steps, sampler=lambda state: sampler, reports=40)
+    main = Learner(
+        init,
+        lambda state, batch, key: update(m, state, batch, key),
+        lambda state: policy_of(m, state.policy),
+    )
+    fit = decomposition_learner(
+        m.decomposition, rmsprop(config.decomposition_lr, config.max_grad_norm)
+    )
+    sampler = (
+        samplers.uniform(config.decomposition_batch)
+        if config.decomposition_batch
+        else samplers.episodes(config.batch_size)
+    )
+    first = Stage(
+        "decomposition", fit, config.decomposition_steps, sampler=lambda state: sampler, reports=40
+    )
     last = Stage(
         "train",
         main,

@@ -1,10 +1,13 @@
-"""MA-TD3+BC, a baseline of Pan et al. (OMAR, ICML 2022): the TD3+BC of Fujimoto and Gu (NeurIPS 2021) for each agent.
+"""MA-TD3+BC, a baseline of Pan et al. (OMAR, ICML 2022): the TD3+BC of Fujimoto and Gu (NeurIPS
+2021) for each agent.
 
-    sum_k mean (Q_k(o, a) - y)^2, y = r_i + gamma (1 - terminated) min_k Q'_k(o', pi'(o'))        -> critic_loss
-    -lambda mean Q_1(o, pi(o)) + mean (pi(o) - a)^2 + penalty mean pi(o)^2, lambda = alpha / mean |Q_1(o, pi(o))|  -> actor_loss
-lambda is a constant. The authors of OMAR did not release theirs; nets, rates and order of updates are those of their base.
-Differs from TD3+BC: no smoothing noise and no delay (`target_noise`, `policy_every`), observations normalised by the
-batch (`input_norm=dataset`: standardised by the dataset, as there), a penalty on actions; all of it as in OMAR's base.
+    sum_k mean (Q_k(o, a) - y)^2, y = r_i + gamma (1 - terminated) min_k Q'_k(o', pi'(o'))        ->
+    critic_loss -lambda mean Q_1(o, pi(o)) + mean (pi(o) - a)^2 + penalty mean pi(o)^2, lambda =
+    alpha / mean |Q_1(o, pi(o))|  -> actor_loss
+lambda is a constant. The authors of OMAR did not release theirs; nets, rates and order of updates
+are those of their base. Differs from TD3+BC: no smoothing noise and no delay (`target_noise`,
+`policy_every`), observations normalised by the batch (`input_norm=dataset`: standardised by the
+dataset, as there), a penalty on actions; all of it as in OMAR's base.
 """
 
 from __future__ import annotations
@@ -63,21 +66,31 @@ def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, di
     """Sum of the twins' mean squared errors, over valid rows of one agent."""
     c, rows, bound = m.config, mine.rows, m.agents.spec.action_bound
     ahead = m.agents.played(mine.agent, mine.target_policies, rows.next_obs, rows.valid)
-    noise = jnp.clip(c.target_noise * jax.random.normal(key, ahead.shape), -c.noise_clip, c.noise_clip)
+    noise = jnp.clip(
+        c.target_noise * jax.random.normal(key, ahead.shape), -c.noise_clip, c.noise_clip
+    )
     target = m.agents.target(mine, jnp.clip(ahead + noise, -bound, bound), c.gamma)
     values = m.agents.data_values(critic, mine)
     loss = masked_mean(jnp.sum(jnp.square(values - target), 0), rows.valid)
-    return loss, {"value": loss, "q": masked_mean(values[0], rows.valid), "target": masked_mean(target, rows.valid)}
+    return loss, {
+        "value": loss,
+        "q": masked_mean(values[0], rows.valid),
+        "target": masked_mean(target, rows.valid),
+    }
 
 
 def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine) -> tuple[Array, dict[str, Array]]:
-    """Normalised values against cloning, over valid rows of one agent; squares are averaged over action dimensions."""
+    """Normalised values against cloning, over valid rows of one agent; squares are averaged over
+    action dimensions.
+    """
     c, rows = m.config, mine.rows
     own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
     q = m.agents.first_values(critic, mine, own[None])[0]
     size = masked_mean(jnp.abs(q), rows.valid)
     scale = lax.stop_gradient(c.alpha / jnp.maximum(size, 1e-8))
-    clone = masked_mean(jnp.mean(jnp.square(own - jnp.take(rows.actions, mine.agent, 1)), -1), rows.valid)
+    clone = masked_mean(
+        jnp.mean(jnp.square(own - jnp.take(rows.actions, mine.agent, 1)), -1), rows.valid
+    )
     penalty = masked_mean(jnp.mean(jnp.square(own), -1), rows.valid)
     mean_q = masked_mean(q, rows.valid)
     loss = -scale * mean_q + clone + c.action_penalty * penalty
@@ -85,17 +98,26 @@ def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine) -> tuple[Array, 
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
-    """The learner, for continuous actions; its policies are deterministic. Raises ValueError for forms that can't be."""
+    """The learner, for continuous actions; its policies are deterministic.
+
+    Raises ValueError for forms that can't be.
+    """
     c = config
-    agents = Agents(spec, c.hidden, c.input_norm, c.centralised, c.own_batches, c.truncated_ends, c.layer_init)
+    agents = Agents(
+        spec, c.hidden, c.input_norm, c.centralised, c.own_batches, c.truncated_ends, c.layer_init
+    )
     m = Method(config, agents)
 
     def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
         return critic_loss(m, critic, mine, key)
 
-    def of_actor(policy: Params, critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    def of_actor(
+        policy: Params, critic: Params, mine: Mine, key: Key
+    ) -> tuple[Array, dict[str, Array]]:
         return actor_loss(m, policy, critic, mine)
 
     both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
-    made = learner(agents, both, config.polyak, of_critic, of_actor, policy_every=config.policy_every)
+    made = learner(
+        agents, both, config.polyak, of_critic, of_actor, policy_every=config.policy_every
+    )
     return stages(agents, made, config)

@@ -1,11 +1,14 @@
-"""YANHUI: cloning with a mixture of experts, drawn to good data and away from poor (Meng et al., ICASSP 2024).
+"""YANHUI: cloning with a mixture of experts, drawn to good data and away from poor (Meng et al.,
+ICASSP 2024).
 
-Eq. 2, resolved -> objective: E_n sum_k q_nk [contrast G_nk - cloning log p(a_n | n, k) - log p(k | o_n) + log q_nk], with q the
-exact posterior, held constant -> jaxoff/losses/mixture.py; G and its scores -> jaxoff/losses/contrast.py; gate and
-experts -> jaxoff/nets/experts.py; the trunk is MADT's, in the same modes. Evaluate with --greedy.
-Decided here, since the paper prints no code and no constants (docs/methods/yanhui.md): q is inside the expectation with the
-gate's likelihood, scores are distances, the gate weighs experts in the policy too (mix=uniform: as printed).
-Ablations: experts=1 (no mixture), soft=false (hard assignment), contrast=0 (no contrast), cloning=0 (no cross-entropy).
+Eq. 2, resolved -> objective: E_n sum_k q_nk [contrast G_nk - cloning log p(a_n | n, k) - log p(k |
+o_n) + log q_nk], with q the exact posterior, held constant -> jaxoff/losses/mixture.py; G and its
+scores -> jaxoff/losses/contrast.py; gate and experts -> jaxoff/nets/experts.py; the trunk is
+MADT's, in the same modes. Evaluate with --greedy. Decided here, since the paper prints no code and
+no constants (docs/methods/yanhui.md): q is inside the expectation with the gate's likelihood,
+scores are distances, the gate weighs experts in the policy too (mix=uniform: as printed).
+Ablations: experts=1 (no mixture), soft=false (hard assignment), contrast=0 (no contrast), cloning=0
+(no cross-entropy).
 """
 
 from __future__ import annotations
@@ -28,9 +31,22 @@ from jaxoff.losses.mixture import bound_loss, mixture_log_prob, posterior
 from jaxoff.nets.experts import Experts, Mixture, prototypes
 from jaxoff.nets.transformer import ContextNet, Memory
 from jaxoff.optimisers import adamw
-from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
+from jaxoff.types import (
+    UNAVAILABLE,
+    Array,
+    EnvSpec,
+    Key,
+    Learner,
+    Out,
+    Params,
+    Policy,
+    Stage,
+    TimeStep,
+    Transition,
+)
 
-GOOD, POOR = 0.9, 0.5  # shares of the best return: from GOOD on an episode is an expert's, below POOR it is poor
+# shares of the best return: from GOOD on an episode is an expert's, below POOR it is poor
+GOOD, POOR = 0.9, 0.5
 SAMPLE = 2048  # items that the bandwidth is measured on
 
 ACTIONS = ("discrete",)
@@ -38,7 +54,10 @@ ACTIONS = ("discrete",)
 
 @struct.dataclass
 class Config:
-    """Settings; the paper prints none. Trunk and optimiser are MADT's, the rest was chosen on a tabular problem, `bandwidth` on 3m."""
+    """Settings; the paper prints none.
+
+    Trunk and optimiser are MADT's, the rest was chosen on a tabular problem, `bandwidth` on 3m.
+    """
 
     lr: float = 5e-4
     weight_decay: float = 0.1
@@ -52,7 +71,8 @@ class Config:
     mu: float = 4.0
     slope: float = 10.0  # of positivity over the share of the best return
     midpoint: float = 0.5
-    bandwidth: float = 0.3  # of the kernel, times the median distance of an item to the nearest one of another episode
+    # of the kernel, times the median distance of an item to the nearest one of another episode
+    bandwidth: float = 0.3
     return_low: float = 0.0  # of doing nothing
     return_high: float = 20.0  # of a perfect episode
     target_return: float = 20.0  # asked for at the first step of an evaluation, with returns to go
@@ -60,9 +80,11 @@ class Config:
     width: int = static(64)  # d
     mix: Literal["gate", "uniform"] = static("gate")
     soft: bool = static(True)
-    ce_weight: Literal["none", "rho"] = static("none")  # none, rho: likelihood weighted by positivity
+    # none, rho: likelihood weighted by positivity
+    ce_weight: Literal["none", "rho"] = static("none")
     group_by_action: bool = static(True)  # the sum over actions of G
-    mode: Literal["state_only", "state_action", "rtg_state_action"] = static("state_only")  # as MADT's
+    # as MADT's
+    mode: Literal["state_only", "state_action", "rtg_state_action"] = static("state_only")
     agent_id: bool = static(True)
     hidden: int = static(32)
     layers: int = static(2)
@@ -105,7 +127,10 @@ class Items(NamedTuple):
 def init(m: Method, returns: Returns, scale: Scale, key: Key) -> State:
     """Fresh nets."""
     trunk_key, head_key = jax.random.split(key)
-    params = {"trunk": m.trunk.init(trunk_key), "head": m.head.init(head_key, jnp.zeros(m.config.hidden), 1.0)}
+    params = {
+        "trunk": m.trunk.init(trunk_key),
+        "head": m.head.init(head_key, jnp.zeros(m.config.hidden), 1.0),
+    }
     return State(params, m.optimiser.init(params), returns, scale)
 
 
@@ -117,24 +142,43 @@ def prepare(m: Method, dataset: Dataset, key: Key) -> State:
     picks = some(sample_key, items.valid, SAMPLE)
     episode = jnp.where(items.valid > 0, jnp.repeat(batch.episode, m.trunk.spec.num_agents), -1)
     scale = scale_of(items.obs, items.valid, items.obs[picks], episode[picks])
-    return init(m, returns_of(dataset), scale._replace(bandwidth=m.config.bandwidth * scale.bandwidth), init_key)
+    return init(
+        m,
+        returns_of(dataset),
+        scale._replace(bandwidth=m.config.bandwidth * scale.bandwidth),
+        init_key,
+    )
 
 
 def items_of(batch: Transition, share: Array) -> Items:
     """Every agent of every step as one item, [..., N] flattened."""
     valid = choosing(batch)
-    flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731
+    flat = lambda x: x.reshape(-1, x.shape[-1])
     share = jnp.broadcast_to(share[..., None], valid.shape)
-    return Items(flat(batch.obs), flat(batch.avail), batch.actions.reshape(-1), share.reshape(-1), valid.reshape(-1))
+    return Items(
+        flat(batch.obs),
+        flat(batch.avail),
+        batch.actions.reshape(-1),
+        share.reshape(-1),
+        valid.reshape(-1),
+    )
 
 
 def log_parts(m: Method, mixture: Mixture, avail: Array) -> Array:
     """log p(a | n, k), [..., K, A]: softmax over available actions of cosines / tau_a."""
-    return jax.nn.log_softmax(jnp.where(avail[..., None, :] > 0, mixture.cosine / m.config.action_temperature, UNAVAILABLE))
+    return jax.nn.log_softmax(
+        jnp.where(
+            avail[..., None, :] > 0, mixture.cosine / m.config.action_temperature, UNAVAILABLE
+        )
+    )
 
 
-def contrast_of(m: Method, cosine: Array, items: Items, support: Items, same: Array, scale: Scale) -> tuple[Array, dict[str, Array]]:
-    """G [M, K] of anchors against support items; same [M, J] where both are one item, which is its own neighbour."""
+def contrast_of(
+    m: Method, cosine: Array, items: Items, support: Items, same: Array, scale: Scale
+) -> tuple[Array, dict[str, Array]]:
+    """G [M, K] of anchors against support items; same [M, J] where both are one item, which is its
+    own neighbour.
+    """
     c = m.config
     near = jnp.where(same, 1.0, proximity(items.obs, support.obs, scale)) * support.valid
     rho = positivity(support.share, c.slope, c.midpoint)
@@ -142,8 +186,10 @@ def contrast_of(m: Method, cosine: Array, items: Items, support: Items, same: Ar
         rho = (support.share >= GOOD).astype(jnp.float32)
         near = near * ((support.share >= GOOD) | (support.share <= POOR))
     pairs = pairs_of(near, rho, jnp.take(items.avail, support.actions, -1), c.soft)
-    terms = contrast_terms((1.0 - cosine) / 2, pairs, support.actions, c.eta, c.nu, c.mu, c.group_by_action)
-    active = lambda term, k: jnp.mean(jnp.any(term > jnp.log(2.0) / k, (-1, -2)))  # noqa: E731
+    terms = contrast_terms(
+        (1.0 - cosine) / 2, pairs, support.actions, c.eta, c.nu, c.mu, c.group_by_action
+    )
+    active = lambda term, k: jnp.mean(jnp.any(term > jnp.log(2.0) / k, (-1, -2)))
     told = {"neighbours": masked_mean(jnp.sum(pairs.member, 1), items.valid)}
     told |= {"active_positive": active(terms[0], c.eta), "active_negative": active(terms[1], c.nu)}
     return jnp.sum(terms[0] + terms[1], -1), told | overlap(near, items, support)
@@ -154,37 +200,58 @@ def overlap(near: Array, items: Items, support: Items) -> dict[str, Array]:
     poor = items.valid * (items.share < POOR)
     beside = (near >= NEAR) & (support.share >= GOOD)
     same = beside & (items.actions[:, None] == support.actions)
-    return {"state_overlap": masked_mean(jnp.any(beside, 1) * 1.0, poor), "action_overlap": masked_mean(jnp.any(same, 1) * 1.0, poor)}
+    return {
+        "state_overlap": masked_mean(jnp.any(beside, 1) * 1.0, poor),
+        "action_overlap": masked_mean(jnp.any(same, 1) * 1.0, poor),
+    }
 
 
-def objective(m: Method, params: Params, state: State, batch: Transition, key: Key) -> tuple[Array, dict[str, Array]]:
-    """The loss, a scalar, of windows [B, T, ...]: the first `anchors` of them are trained on, the others compared with."""
+def objective(
+    m: Method, params: Params, state: State, batch: Transition, key: Key
+) -> tuple[Array, dict[str, Array]]:
+    """The loss, a scalar, of windows [B, T, ...]: the first `anchors` of them are trained on, the
+    others compared with.
+    """
     c, count = m.config, min(m.config.anchors, batch.valid.shape[0])
     share = share_of_best(state.returns.whole(batch), c.return_low, c.return_high)
     first = jax.tree.map(lambda x: x[:count], batch)
     features = m.trunk.features(params["trunk"], first, state.returns.ahead(first))
-    mixture: Mixture = m.head.apply(params["head"], features.reshape(-1, features.shape[-1]), c.gate_temperature)
+    mixture: Mixture = m.head.apply(
+        params["head"], features.reshape(-1, features.shape[-1]), c.gate_temperature
+    )
     everything = items_of(batch, share)
     items = jax.tree.map(lambda x: x[: features[..., 0].size], everything)
     log_part = log_parts(m, mixture, items.avail)
     log_taken = taken(log_part, jnp.broadcast_to(items.actions[:, None], mixture.log_gate.shape))
     q = posterior(mixture.log_gate, log_taken)
-    cloning = c.cloning * (positivity(items.share, c.slope, c.midpoint)[:, None] if c.ce_weight == "rho" else 1.0)
+    cloning = c.cloning * (
+        positivity(items.share, c.slope, c.midpoint)[:, None] if c.ce_weight == "rho" else 1.0
+    )
     bound = masked_mean(bound_loss(q, mixture.log_gate, log_taken, cloning), items.valid)
     # Anchors of G: all items that are trained on, or as many at random as there may be support.
     anchor_key, support_key = jax.random.split(key)
     chosen = some(anchor_key, items.valid, c.support)
-    more = some(support_key, everything.valid[items.valid.size :], c.support - chosen.size) + items.valid.size
+    more = (
+        some(support_key, everything.valid[items.valid.size :], c.support - chosen.size)
+        + items.valid.size
+    )
     spots = jnp.concatenate([chosen, more])
     picked, support = (jax.tree.map(lambda x, i=i: x[i], everything) for i in (chosen, spots))
-    g, told = contrast_of(m, mixture.cosine[chosen], picked, support, chosen[:, None] == spots, state.scale)
+    g, told = contrast_of(
+        m, mixture.cosine[chosen], picked, support, chosen[:, None] == spots, state.scale
+    )
     contrast = masked_mean(jnp.sum(q[chosen] * g, -1), picked.valid)
     nll = -taken(mixture_log_prob(mixture.log_gate, log_part), items.actions)
-    return bound + c.contrast * contrast, told | {"bound": bound, "contrast": contrast} | mixture_metrics(q, nll, items)
+    return bound + c.contrast * contrast, told | {
+        "bound": bound,
+        "contrast": contrast,
+    } | mixture_metrics(q, nll, items)
 
 
 def mixture_metrics(q: Array, nll: Array, items: Items) -> dict[str, Array]:
-    """Likelihoods of the mixture on all, an expert's and poor items; entropy of q, and the share of the most used expert."""
+    """Likelihoods of the mixture on all, an expert's and poor items; entropy of q, and the share of
+    the most used expert.
+    """
     usage = jnp.sum(q * items.valid[:, None], 0) / jnp.maximum(jnp.sum(items.valid), 1.0)
     entropy = -jnp.sum(jax.scipy.special.xlogy(q, q), -1)
     good, poor = items.valid * (items.share >= GOOD), items.valid * (items.share < POOR)
@@ -196,13 +263,19 @@ def mixture_metrics(q: Array, nll: Array, items: Items) -> dict[str, Array]:
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
     """One step of AdamW."""
     batch = as_windows(batch)
-    (loss, told), grads = jax.value_and_grad(lambda p: objective(m, p, state, batch, key), has_aux=True)(state.policy)
+    (loss, told), grads = jax.value_and_grad(
+        lambda p: objective(m, p, state, batch, key), has_aux=True
+    )(state.policy)
     changes, opt = m.optimiser.update(grads, state.opt, state.policy)
-    return state._replace(policy=optax.apply_updates(state.policy, changes), opt=opt), Out(told | {"loss": loss})
+    return state._replace(policy=optax.apply_updates(state.policy, changes), opt=opt), Out(
+        told | {"loss": loss}
+    )
 
 
 def policy_of(m: Method, params: Params) -> Policy:
-    """sum_k p(k | o) p(a | n, k) over available actions; it knows no action and no return of the data."""
+    """sum_k p(k | o) p(a | n, k) over available actions; it knows no action and no return of the
+    data.
+    """
 
     def distribution(memory: Memory, seen: TimeStep) -> tuple[Memory, Categorical]:
         memory, features = m.trunk.step(params["trunk"], memory, seen)
@@ -214,8 +287,19 @@ def policy_of(m: Method, params: Params) -> Policy:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError where the width is too small for the experts."""
-    trunk = ContextNet(spec, config.hidden, config.layers, config.heads, config.mode, config.window, config.agent_id)
+    """The nets that a config asks for.
+
+    Raises ValueError where the width is too small for the experts.
+    """
+    trunk = ContextNet(
+        spec,
+        config.hidden,
+        config.layers,
+        config.heads,
+        config.mode,
+        config.window,
+        config.agent_id,
+    )
     prototypes(config.experts, config.width)  # raises where the sphere is too small for them
     head = Experts(config.experts, config.width, spec.action_size, config.mix == "uniform")
     return Method(config, trunk, head, adamw(config.lr, config.max_grad_norm, config.weight_decay))
@@ -226,6 +310,12 @@ def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
     m = method_of(config, spec)
     unknown = Scale(jnp.ones(spec.obs_size), jnp.ones(()))
     learner = Learner(
-        lambda key: init(m, no_returns(), unknown, key), lambda *args: update(m, *args), lambda state: policy_of(m, state.policy)
+        lambda key: init(m, no_returns(), unknown, key),
+        lambda *args: update(m, *args),
+        lambda state: policy_of(m, state.policy),
     )
-    return (Stage("train", learner, config.steps, lambda before, dataset, key: prepare(m, dataset, key)),)
+    return (
+        Stage(
+            "train", learner, config.steps, lambda before, dataset, key: prepare(m, dataset, key)
+        ),
+    )

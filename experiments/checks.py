@@ -1,4 +1,6 @@
-"""What must hold for a paper's claim to be reproduced, decided by numbers: paired differences over seeds."""
+"""What must hold for a paper's claim to be reproduced, decided by numbers: paired differences over
+seeds.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,24 @@ class Check(NamedTuple):
     holds: bool
 
 
-def values_of(runs: Sequence[Run], metric: str = "return_mean") -> dict[tuple[str, str], np.ndarray]:
+def values_of(
+    runs: Sequence[Run], metric: str = "return_mean"
+) -> dict[tuple[str, str], np.ndarray]:
     """Final numbers by (task, column), in order of seeds; folders of a single seed are joined."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for run in runs:
         for seed, value in zip(run.seeds, run.values(metric), strict=True):
             found.setdefault((run.task, run.variant), {})[seed] = value
-    return {place: np.array([by_seed[seed] for seed in sorted(by_seed)]) for place, by_seed in found.items()}
+    return {
+        place: np.array([by_seed[seed] for seed in sorted(by_seed)])
+        for place, by_seed in found.items()
+    }
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float, float]:
-    """Mean of the paired differences a - b, their standard error, and the ends of the 95% interval (t distribution)."""
+    """Mean of the paired differences a - b, their standard error, and the ends of the 95% interval
+    (t distribution).
+    """
     gap = a - b
     error = float(np.std(gap, ddof=1) / np.sqrt(len(gap))) if len(gap) > 1 else float("nan")
     reach = float(stats.t.ppf(0.975, max(len(gap) - 1, 1))) * error
@@ -48,5 +57,7 @@ def above(values: Values, task: str, name: str, ours: str, other: str) -> Check:
 def markdown(title: str, checks: Sequence[Check], notes: Sequence[str] = ()) -> str:
     """The list as a table."""
     lines = [f"# {title}", "", "| check | found | holds |", "|---|---|---|"]
-    lines += [f"| {check.name} | {check.found} | {'yes' if check.holds else 'no'} |" for check in checks]
+    lines += [
+        f"| {check.name} | {check.found} | {'yes' if check.holds else 'no'} |" for check in checks
+    ]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"

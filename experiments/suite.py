@@ -14,15 +14,25 @@ def main() -> None:
     from experiments.pjap import command as pjap
     from jaxoff.report.html import Section, index
 
-    chosen = parse("experiments.suite", "Games and Bridge: InSPO and PJAP.", ("inspo", "pjap"), "results/benchmark")
+    chosen = parse(
+        "experiments.suite",
+        "Games and Bridge: InSPO and PJAP.",
+        ("inspo", "pjap"),
+        "results/benchmark",
+    )
     begin = time.perf_counter()
     sections: list[Section] = []
     for name, paper in (("inspo", inspo), ("pjap", pjap)):
         if chosen.part in (name, "all"):
             made = paper.run_parts("all", chosen.scale, chosen.out / name)
-            sections += [section._replace(stems=[f"{name}/{stem}" for stem in section.stems]) for section in made]
+            sections += [
+                section._replace(stems=[f"{name}/{stem}" for stem in section.stems])
+                for section in made
+            ]
     page = index(chosen.out, f"jaxoff: embedded suite, scale {chosen.scale}", sections)
-    print(f"{len(sections)} sections in {time.perf_counter() - begin:.0f} s on {runtime.hardware()}")
+    print(
+        f"{len(sections)} sections in {time.perf_counter() - begin:.0f} s on {runtime.hardware()}"
+    )
     print(f"page: {page}")
 
 

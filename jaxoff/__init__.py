@@ -1,9 +1,10 @@
-"""Offline multi-agent reinforcement learning in JAX: every method on every dataset, many seeds in one program.
+"""Offline multi-agent reinforcement learning in JAX: every method on every dataset, many seeds in
+one program.
 
 `import jaxoff` is cheap: what is named here is imported when it is first used.
 
-    results = jaxoff.train(jaxoff.TrainSpec("inspo", "matrix/xor/c", seeds=range(10)), out=Path("results/xor"))
-    env, policy, spec = jaxoff.load_policy("results/xor", run=3)
+    results = jaxoff.train(jaxoff.TrainSpec("inspo", "matrix/xor/c", seeds=range(10)),
+    out=Path("results/xor")) env, policy, spec = jaxoff.load_policy("results/xor", run=3)
     evaluation = jaxoff.evaluate(env, policy, episodes=100)
 """
 

@@ -1,4 +1,6 @@
-"""Views of a batch: its leading axes as rows or as windows, and the steps at which an agent has a choice."""
+"""Views of a batch: its leading axes as rows or as windows, and the steps at which an agent has a
+choice.
+"""
 
 from __future__ import annotations
 
@@ -20,5 +22,7 @@ def as_windows(batch: Transition) -> Transition:
 
 
 def choosing(batch: Transition) -> Array:
-    """1 at the real steps of each agent at which more than one action is available, [..., N]: the dead have one at most."""
+    """1 at the real steps of each agent at which more than one action is available, [..., N]: the
+    dead have one at most.
+    """
     return batch.valid[..., None] * (jnp.sum(batch.avail, -1) > 1)

@@ -32,7 +32,10 @@ def _seeds(text: str) -> tuple[int, ...]:
     try:
         numbers = tuple(int(part) for part in text.split(",") if part)
     except ValueError:
-        raise ValueError(f"--seeds: expected a number of seeds, or seeds with commas between them, found '{text}'") from None
+        raise ValueError(
+            "--seeds: expected a number of seeds, or seeds with commas between them, "
+            f"found '{text}'"
+        ) from None
     return numbers if "," in text else tuple(range(*numbers))
 
 
@@ -69,8 +72,9 @@ def train(
         method: a registered method, such as inspo.
         task: [source:]family/scenario/quality, see `jaxoff data list`.
         seeds: how many seeds, 0 .. seeds-1; or the seeds themselves with commas, as 3,7,11 or 3,.
-        grid: NAME=V1,V2,... sweeps a setting; may be given several times. All points of numeric settings are one
-            program; sizes, switches and words make a program, and a folder, for each of their values.
+        grid: NAME=V1,V2,... sweeps a setting; may be given several times. All points of numeric
+            settings are one program; sizes, switches and words make a program, and a folder, for
+            each of their values.
         set: NAME=VALUE sets a field of the method's Config; may be given several times.
         sampler: uniform, or a registered one such as pjap.
         sampler_set: NAME=VALUE sets a field of the sampler's Config.
@@ -84,7 +88,8 @@ def train(
         data_seed: seed of a recipe's dataset.
         obs_dtype: how observations are stored on the device.
         precision: of matrix products on an accelerator.
-        prng: the generator of random numbers; only threefry2x32 gives the same run alone and among others.
+        prng: the generator of random numbers; only threefry2x32 gives the same run alone and among
+            others.
         mode: how runs share a device.
         wandb: log to Weights & Biases: a group per experiment, a run per seed, and their mean.
         experiment: folder below --results, and the group in W&B.
@@ -129,8 +134,13 @@ def train(
     console.print(f"results: {whole}", soft_wrap=True)
 
 
-def _train(spec: Any, folder: Path, point: str, wandb: Any, experiment: str, episodes: Any) -> list[dict[str, Any]]:
-    """Train a job and draw its curves: a row for each of its runs. point: the values of static settings that it is for."""
+def _train(
+    spec: Any, folder: Path, point: str, wandb: Any, experiment: str, episodes: Any
+) -> list[dict[str, Any]]:
+    """Train a job and draw its curves: a row for each of its runs.
+
+    point: the values of static settings that it is for.
+    """
     from jaxoff.logs import Progress, Sink, WandB
     from jaxoff.report import figures
     from jaxoff.report.load import load_run
@@ -138,14 +148,31 @@ def _train(spec: Any, folder: Path, point: str, wandb: Any, experiment: str, epi
     from jaxoff.training.spec import resolve
 
     job, title = resolve(spec), " ".join(filter(None, (spec.label, spec.task, point)))
-    runs = [{"run": k, "seed": seed, "config": leaves} for k, (seed, leaves) in enumerate(zip(job.seeds, job.points, strict=True))]
+    runs = [
+        {"run": k, "seed": seed, "config": leaves}
+        for k, (seed, leaves) in enumerate(zip(job.seeds, job.points, strict=True))
+    ]
     sinks: list[Sink] = [Progress(title)]
     if wandb != "disabled":
-        sinks.append(WandB(wandb, "jaxoff", experiment, runs, folder / "wandb", resume=(folder / "checkpoint").exists()))
+        sinks.append(
+            WandB(
+                wandb,
+                "jaxoff",
+                experiment,
+                runs,
+                folder / "wandb",
+                resume=(folder / "checkpoint").exists(),
+            )
+        )
     done = run(spec, folder, sinks, data=episodes)
     figures.curves([load_run(folder)], "return_mean", folder / "curves")
-    seconds = f"compiled in {done.timing['compile_s']:.1f} s, trained in {done.timing['train_s']:.1f} s"
-    console.print(f"{f'{point}: ' if point else ''}{seconds}, {done.timing['steps_per_s']:,.0f} updates/s over all runs")
+    seconds = (
+        f"compiled in {done.timing['compile_s']:.1f} s, trained in {done.timing['train_s']:.1f} s"
+    )
+    console.print(
+        f"{f'{point}: ' if point else ''}{seconds}, {done.timing['steps_per_s']:,.0f} "
+        "updates/s over all runs"
+    )
     return [row | {"point": point} for row in done.runs]
 
 
@@ -163,7 +190,11 @@ def _summary(runs: list[dict[str, Any]]) -> Table:
         cells = []
         for name in ("return_mean", "score", "win_rate", "exact_value"):
             values = [run[name] for run in alive if run.get(name) is not None]
-            cells.append(f"{np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}" if values else "-")
+            cells.append(
+                f"{np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}"
+                if values
+                else "-"
+            )
         table.add_row(point, str(len(group)), *cells, str(len(group) - len(alive)))
     return table
 
@@ -191,7 +222,8 @@ def evaluate(
     processes: int | None = None,
     data_dir: Path | None = None,
 ) -> None:
-    """Play many episodes of a trained policy, in jit or on the simulator of public data; adds evaluation.json to the folder.
+    """Play many episodes of a trained policy, in jit or on the simulator of public data; adds
+    evaluation.json to the folder.
 
     Args:
         folder: a job's folder.
@@ -211,10 +243,22 @@ def evaluate(
     table = Table("", f"{spec.label} on {spec.task}, run {run}")
     for name, value in found.items():
         if not isinstance(value, list):
-            table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+            table.add_row(
+                name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)
+            )
     console.print(table)
-    record = {"task": spec.task, "run": run, "seed": seed, "sampled": sampled, "git_commit": runtime.git_commit(), **found}
-    console.print(f"evaluation: {write_text(folder / 'evaluation.json', json.dumps(record, indent=1))}", soft_wrap=True)
+    record = {
+        "task": spec.task,
+        "run": run,
+        "seed": seed,
+        "sampled": sampled,
+        "git_commit": runtime.git_commit(),
+        **found,
+    }
+    console.print(
+        f"evaluation: {write_text(folder / 'evaluation.json', json.dumps(record, indent=1))}",
+        soft_wrap=True,
+    )
 
 
 @app.command
@@ -227,7 +271,8 @@ def play(
     data_dir: Path | None = None,
     out: Path | None = None,
 ) -> None:
-    """Play an episode of a trained policy: a GIF where the environment can be drawn, and its steps as a table.
+    """Play an episode of a trained policy: a GIF where the environment can be drawn, and its steps
+    as a table.
 
     Args:
         folder: a job's folder.
@@ -242,12 +287,24 @@ def play(
 
     env, policy, spec = restore_policy(folder, run, None if data_dir is None else str(data_dir))
     episode = episode_of(env, policy, seed, sampled=not greedy)
-    table = Table("step", "actions", "reward", title=f"{spec.label} on {spec.task}, run {run}: return {episode.reward.sum():.4f}")
+    table = Table(
+        "step",
+        "actions",
+        "reward",
+        title=f"{spec.label} on {spec.task}, run {run}: return {episode.reward.sum():.4f}",
+    )
     for step, (actions, reward) in enumerate(zip(episode.actions, episode.reward, strict=True)):
-        table.add_row(str(step), np.array2string(np.asarray(actions).reshape(-1), precision=3), f"{reward:.4f}")
+        table.add_row(
+            str(step),
+            np.array2string(np.asarray(actions).reshape(-1), precision=3),
+            f"{reward:.4f}",
+        )
     console.print(table)
     path = write_gif(env, episode, out or folder / f"play-{run}.gif", spec.label)
-    console.print(f"animation: {path}" if path else f"{spec.task} has no picture to draw, so there is no GIF", soft_wrap=True)
+    console.print(
+        f"animation: {path}" if path else f"{spec.task} has no picture to draw, so there is no GIF",
+        soft_wrap=True,
+    )
 
 
 def main(args: list[str] | None = None) -> None:
@@ -256,11 +313,18 @@ def main(args: list[str] | None = None) -> None:
     runtime.setup()
     try:
         if args[:1] == ["data"]:
-            data_app.cli(prog="jaxoff data", description="Datasets: find, make, look into, cut and join.", args=args[1:])
+            data_app.cli(
+                prog="jaxoff data",
+                description="Datasets: find, make, look into, cut and join.",
+                args=args[1:],
+            )
         else:
             app.cli(
                 prog="jaxoff",
-                description="Offline multi-agent reinforcement learning in JAX. Also: jaxoff data {list,make,fetch,inspect,combine,...}.",
+                description=(
+                    "Offline multi-agent reinforcement learning in JAX. Also: jaxoff data "
+                    "{list,make,fetch,inspect,combine,...}."
+                ),
                 args=args,
             )
     except Interrupted as stop:

@@ -56,15 +56,34 @@ def data_list(family: str = "", json: bool = False) -> None:
         spec, tasks = registry.make_spec(names[0]), [Task.parse(name) for name in names]
         kind = f"{spec.action_size} {'choices' if spec.discrete else 'reals'}"
         lacks = any(map(worlds.needs_pool, tasks)) and not pools.has(scenario)
-        made = "public data" if tasks[0].source else "recipe, pool not shipped" if lacks else "recipe"
+        made = (
+            "public data" if tasks[0].source else "recipe, pool not shipped" if lacks else "recipe"
+        )
         qualities = " ".join(task.quality for task in tasks)
-        rows.append((scenario, qualities, str(spec.num_agents), str(spec.obs_size), kind, str(spec.horizon), made))
+        rows.append(
+            (
+                scenario,
+                qualities,
+                str(spec.num_agents),
+                str(spec.obs_size),
+                kind,
+                str(spec.horizon),
+                made,
+            )
+        )
     if json:
         keys = ("scenario", "qualities", "agents", "obs", "actions", "steps", "made_from")
-        print(json_module.dumps([dict(zip(keys, row, strict=True)) | {"qualities": row[1].split()} for row in rows], indent=1))
+        print(
+            json_module.dumps(
+                [dict(zip(keys, row, strict=True)) | {"qualities": row[1].split()} for row in rows],
+                indent=1,
+            )
+        )
         return
     # The names are what is looked for, so they are never cut.
-    names_fit = Column("scenario, its qualities", min_width=max((len(row[0]) for row in rows), default=4))
+    names_fit = Column(
+        "scenario, its qualities", min_width=max((len(row[0]) for row in rows), default=4)
+    )
     made_from = Column("made from", min_width=11, max_width=12)
     table = Table(
         names_fit,
@@ -103,7 +122,8 @@ def data_make(
         episodes: size of a recipe's dataset.
         seed: seed of a recipe's dataset.
         data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools written by `jaxoff data pool`, looked in before those that come with the library.
+        pools: folder of policy pools written by `jaxoff data pool`, looked in before those that
+            come with the library.
         out: where datasets go; the dataset is OUT/TASK.vlt/seed-SEED.
         overwrite: replace what is there.
     """
@@ -119,38 +139,60 @@ def data_make(
     folder = out / f"{parsed.slug}.vlt" / f"seed-{seed}"
     vacant(folder, overwrite)
     bar = Progress(task, unit="episodes")
-    options = options_of(data_dir, pools, episodes, seed)._replace(progress=lambda done, total: bar.record(Record("", 0, done, total, [])))
+    options = options_of(data_dir, pools, episodes, seed)._replace(
+        progress=lambda done, total: bar.record(Record("", 0, done, total, []))
+    )
     bar.start({})
     try:
         made = registry.make_data(parsed, options)
     finally:
         bar.finish({})
-    info = {"env": f"{parsed.family}/{parsed.scenario}", "scenario": parsed.scenario, "recipe": task, "seed": seed}
-    disk.save(folder, made, env.spec, info | _pool_info(parsed, env.spec, pools), overwrite=overwrite)
+    info = {
+        "env": f"{parsed.family}/{parsed.scenario}",
+        "scenario": parsed.scenario,
+        "recipe": task,
+        "seed": seed,
+    }
+    disk.save(
+        folder, made, env.spec, info | _pool_info(parsed, env.spec, pools), overwrite=overwrite
+    )
     seconds = time.perf_counter() - begin
-    console.print(f"{len(made.filled)} episodes, {int(np.sum(made.filled)):,} steps, {seconds:.1f} s")
+    console.print(
+        f"{len(made.filled)} episodes, {int(np.sum(made.filled)):,} steps, {seconds:.1f} s"
+    )
     console.print(f"dataset: {folder}", soft_wrap=True)
 
 
-def options_of(data_dir: Path | None, pools: Path | None, episodes: int | None = None, seed: int = 0) -> DataOptions:
+def options_of(
+    data_dir: Path | None, pools: Path | None, episodes: int | None = None, seed: int = 0
+) -> DataOptions:
     """The options of a command as those of the registry."""
     text = [None if folder is None else str(folder) for folder in (data_dir, pools)]
     return DataOptions(seed, episodes, data_dir=text[0], pools=text[1])
 
 
 def _pool_info(task: Task, spec: EnvSpec, folder: Path | None) -> dict[str, Any]:
-    """For the metadata of a dataset: the pool it is made of, by the hash of its file, and how that was made."""
+    """For the metadata of a dataset: the pool it is made of, by the hash of its file, and how that
+    was made.
+    """
     from jaxoff.data import pools, worlds
 
     if not worlds.needs_pool(task):
         return {}
     path = pools.path_of(spec.name, folder)
-    return {"pool": {"name": spec.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "made": pools.load(path, spec).made}}
+    return {
+        "pool": {
+            "name": spec.name,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "made": pools.load(path, spec).made,
+        }
+    }
 
 
 @data_app.command(name="fetch")
 def data_fetch(task: tyro.conf.Positional[str], /, data_dir: Path) -> None:
-    """Download the public data of a task's scenario, with all its qualities, to where its reader looks.
+    """Download the public data of a task's scenario, with all its qualities, to where its reader
+    looks.
 
     Args:
         task: source:family/scenario/quality, such as og_marl:smac_v1/3m/Good.
@@ -159,7 +201,11 @@ def data_fetch(task: tyro.conf.Positional[str], /, data_dir: Path) -> None:
     from jaxoff.data import fetch
 
     try:
-        fetch.fetch(task, data_dir, say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True))
+        fetch.fetch(
+            task,
+            data_dir,
+            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+        )
     except fetch.FetchError as error:
         raise ValueError(str(error)) from error
 
@@ -178,7 +224,8 @@ def data_pool(
         task: family/scenario, such as smax/3m.
         seed: seed of the training.
         set: NAME=VALUE sets a field of MAPPO's Config; may be given several times.
-        out: where pools go; the pool is OUT/FAMILY/SCENARIO.npz, and `jaxoff data make --pools OUT` uses it.
+        out: where pools go; the pool is OUT/FAMILY/SCENARIO.npz, and `jaxoff data make --pools OUT`
+            uses it.
     """
     from jaxoff.data import pools
     from jaxoff.logs import Progress
@@ -192,14 +239,22 @@ def data_pool(
         bar.record(Record("pool", 0, snapshot.env_steps, total, [row]))
 
     bar.start({})
-    pool = train_pool(task, out / f"{task}.npz", seed=seed, overrides=pairs(set, "--set"), tell=tell)
+    pool = train_pool(
+        task, out / f"{task}.npz", seed=seed, overrides=pairs(set, "--set"), tell=tell
+    )
     bar.finish({})
     console.print(_pool_table(pool))
     console.print(f"pool: {pools.path_of(task, out)}", soft_wrap=True)
 
 
 @data_app.command(name="prey")
-def data_prey(world: tyro.conf.Positional[Literal["tag", "world"]], /, out: Path, seed: int = 0, rounds: int = 3) -> None:
+def data_prey(
+    world: tyro.conf.Positional[Literal["tag", "world"]],
+    /,
+    out: Path,
+    seed: int = 0,
+    rounds: int = 3,
+) -> None:
     """Train a prey for mpe/tag or mpe/world, as the shipped ones were.
 
     Args:
@@ -210,19 +265,32 @@ def data_prey(world: tyro.conf.Positional[Literal["tag", "world"]], /, out: Path
     """
     from jaxoff.training.prey import train_prey
 
-    path = train_prey(world, out, seed=seed, rounds=rounds, tell=lambda who, value: console.print(f"{world}, {who}: return {value:.2f}"))
+    path = train_prey(
+        world,
+        out,
+        seed=seed,
+        rounds=rounds,
+        tell=lambda who, value: console.print(f"{world}, {who}: return {value:.2f}"),
+    )
     console.print(f"prey: {path}", soft_wrap=True)
 
 
 def _pool_table(pool: Any) -> Table:
     """One line a member."""
     table = Table(
-        "steps of training", "level", "return", "win rate", "replay", title=f"{pool.name}: random policy {pool.random_return:.2f}"
+        "steps of training",
+        "level",
+        "return",
+        "win rate",
+        "replay",
+        title=f"{pool.name}: random policy {pool.random_return:.2f}",
     )
     for member in pool.members:
         win = "-" if member.win_rate is None else f"{member.win_rate:.3f}"
         score = f"{member.return_mean:.2f} ± {member.return_std:.2f}"
-        table.add_row(f"{member.env_steps:,}", member.level, score, win, "x" if member.replay else "")
+        table.add_row(
+            f"{member.env_steps:,}", member.level, score, win, "x" if member.replay else ""
+        )
     return table
 
 
@@ -237,7 +305,8 @@ def data_inspect(
     pools: Path | None = None,
     out: Path = Path("results/data"),
 ) -> None:
-    """What is in a dataset: returns, wins, lengths, coverage, copies, behaviour, actions; as a table and a picture.
+    """What is in a dataset: returns, wins, lengths, coverage, copies, behaviour, actions; as a
+    table and a picture.
 
     Args:
         task: [source:]family/scenario/quality, or a dataset folder.
@@ -277,7 +346,8 @@ def data_credit(
     pools: Path | None = None,
     out: Path = Path("results/data"),
 ) -> None:
-    """Who in the team was good: takes the team's reward apart, and judges every agent of every episode by its part.
+    """Who in the team was good: takes the team's reward apart, and judges every agent of every
+    episode by its part.
 
     Args:
         task: [source:]family/scenario/quality, or a dataset folder.
@@ -288,7 +358,8 @@ def data_credit(
         lr: its learning rate.
         members: of the ensemble, whose differences are the uncertainty.
         held_out: share of the episodes that the fit does not see.
-        trim: share at either end of a type's priorities that has no say in the range that draws depend on.
+        trim: share at either end of a type's priorities that has no say in the range that draws
+            depend on.
         one_type: compare all agents with each other, not those of a type alone.
         data_dir: folder of public datasets, for a task with a source.
         pools: folder of policy pools, looked in before those that come with the library.
@@ -300,7 +371,9 @@ def data_credit(
     from jaxoff.report import credit as report
 
     whole = find_data(task, options_of(data_dir, pools, episodes, seed), data)
-    settings = credit.Settings(steps=steps, lr=lr, members=members, held_out=held_out, priority_trim=trim)
+    settings = credit.Settings(
+        steps=steps, lr=lr, members=members, held_out=held_out, priority_trim=trim
+    )
     bar = Progress(f"credit {task}", unit="updates")
 
     def tell(done: int, total: int, metrics: dict[str, float]) -> None:
@@ -308,23 +381,52 @@ def data_credit(
 
     bar.start({})
     try:
-        found = credit.judge(whole.episodes, whole.spec, settings, seed=seed, one_type=one_type, progress=tell)
+        found = credit.judge(
+            whole.episodes, whole.spec, settings, seed=seed, one_type=one_type, progress=tell
+        )
     finally:
         bar.finish({})
     table = Table(
-        "agent", "type", "own reward a step", "rank in type", "members agree", "priority", "share of draws", "of data", title=task
+        "agent",
+        "type",
+        "own reward a step",
+        "rank in type",
+        "members agree",
+        "priority",
+        "share of draws",
+        "of data",
+        title=task,
     )
     for row in credit.by_agent(found):
         reward = f"{row.reward:.4g} ± {row.reward_std:.2g}"
         shares = f"{row.drawn:.1%}", f"{row.data:.1%}"
-        table.add_row(str(row.agent), str(row.type), reward, str(row.rank), f"{row.agreement:.0%}", f"{row.priority:.4g}", *shares)
+        table.add_row(
+            str(row.agent),
+            str(row.type),
+            reward,
+            str(row.rank),
+            f"{row.agreement:.0%}",
+            f"{row.priority:.4g}",
+            *shares,
+        )
     console.print(table)
     for level in credit.by_level(found, np.asarray(whole.episodes.behaviour_level)):
-        shares_of = f"{level['data']:.1%} of the trajectories, {level['drawn']:.1%} of the draws, priority {level['priority']:.4g}"
-        console.print(f"type {level['type']:.0f}, behaviour level {level['level']:.0f}: {shares_of}", highlight=False)
+        shares_of = (
+            f"{level['data']:.1%} of the trajectories, {level['drawn']:.1%} of the draws, "
+            f"priority {level['priority']:.4g}"
+        )
+        console.print(
+            f"type {level['type']:.0f}, behaviour level {level['level']:.0f}: {shares_of}",
+            highlight=False,
+        )
     for kind, few, count in credit.effective_draws(found):
-        console.print(f"type {kind}: draws fall on about {few:.0f} of {count:,} trajectories", highlight=False)
-    console.print(f"R² of the team's reward: {found.r2:.3f}; on {int(found.held_out.sum())} held-out episodes {found.r2_held_out:.3f}")
+        console.print(
+            f"type {kind}: draws fall on about {few:.0f} of {count:,} trajectories", highlight=False
+        )
+    console.print(
+        f"R² of the team's reward: {found.r2:.3f}; on {int(found.held_out.sum())} held-out "
+        f"episodes {found.r2_held_out:.3f}"
+    )
     stem = out / f"{whole.slug}-credit"
     report.write_trajectories(found, whole.episodes, stem.with_name(f"{stem.name}.csv"))
     for path in [stem.with_name(f"{stem.name}.csv"), *report.draw(found, stem, title=task)]:
@@ -334,22 +436,33 @@ def data_credit(
 def _short(name: str, value: Any) -> str:
     if name == "behaviour_levels":
         return "\n".join(
-            f"agent {agent}: " + ", ".join(f"{'unknown' if k < 0 else k} {v / sum(level.values()):.1%}" for k, v in level.items())
+            f"agent {agent}: "
+            + ", ".join(
+                f"{'unknown' if k < 0 else k} {v / sum(level.values()):.1%}"
+                for k, v in level.items()
+            )
             for agent, level in enumerate(value)
         )
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):  # a line for each agent
-        return "\n".join(", ".join(f"{item:,}" if isinstance(item, int) else f"{item:.3g}" for item in agent) for agent in value)
+        return "\n".join(
+            ", ".join(f"{item:,}" if isinstance(item, int) else f"{item:.3g}" for item in agent)
+            for agent in value
+        )
     return f"{value:,}"
 
 
 def _histogram(values: np.ndarray, bins: int = 12) -> Table:
     """Counts of values as bars of block characters."""
-    counts, edges = np.histogram(np.round(values, 6), bins=bins if np.ptp(np.round(values, 6)) > 0 else 1)
+    counts, edges = np.histogram(
+        np.round(values, 6), bins=bins if np.ptp(np.round(values, 6)) > 0 else 1
+    )
     table = Table(Column("return", justify="right"), "", Column("episodes", justify="right"))
     for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-        table.add_row(f"{low:.4g} to {high:.4g}", Bar(counts.max(), 0, count, width=40), f"{count:,}")
+        table.add_row(
+            f"{low:.4g} to {high:.4g}", Bar(counts.max(), 0, count, width=40), f"{count:,}"
+        )
     return table
 
 
@@ -364,23 +477,49 @@ class Found(NamedTuple):
 
 
 def find_data(text: str, options: DataOptions, data: Path | None = None) -> Found:
-    """The dataset of a task, from the folder `data` if there is one; or that of a dataset folder, of which less is known."""
+    """The dataset of a task, from the folder `data` if there is one; or that of a dataset folder,
+    of which less is known.
+    """
     from jaxoff.data import disk, edit
 
     if data is None and Path(text).is_dir():
         folder = Path(text).absolute()
         episodes, metadata = disk.load(folder)
-        kept: dict[str, Any] = {name: metadata[name] for name in ("recipe", "seed", "pool", "made_by", "made_from") if name in metadata}
-        origin = {"name": f"{folder.parent.name}/{folder.name}", "sha256": edit.digest(episodes), **kept}
-        return Found(episodes, edit.spec_of(episodes, metadata), f"{folder.parent.stem}-{folder.name}", None, origin)
+        kept: dict[str, Any] = {
+            name: metadata[name]
+            for name in ("recipe", "seed", "pool", "made_by", "made_from")
+            if name in metadata
+        }
+        origin = {
+            "name": f"{folder.parent.name}/{folder.name}",
+            "sha256": edit.digest(episodes),
+            **kept,
+        }
+        return Found(
+            episodes,
+            edit.spec_of(episodes, metadata),
+            f"{folder.parent.stem}-{folder.name}",
+            None,
+            origin,
+        )
     try:
         task = Task.parse(text)
         env = registry.make_env(task)
     except UnknownName as error:
         raise UnknownName(f"{text}: no dataset folder is there, and as a task: {error}") from None
     episodes = registry.make_data(task, options) if data is None else disk.load(data)[0]
-    pool = _pool_info(task, env.spec, None if options.pools is None else Path(options.pools)) if data is None else {}
-    origin = {"name": text, "sha256": edit.digest(episodes), "recipe": text, "seed": options.seed, **pool}
+    pool = (
+        _pool_info(task, env.spec, None if options.pools is None else Path(options.pools))
+        if data is None
+        else {}
+    )
+    origin = {
+        "name": text,
+        "sha256": edit.digest(episodes),
+        "recipe": text,
+        "seed": options.seed,
+        **pool,
+    }
     return Found(episodes, env.spec, task.slug, getattr(env, "won", None), origin)
 
 

@@ -12,11 +12,23 @@ from jaxoff.cli_data import Found, console, data_app, find_data, options_of, vac
 from jaxoff.types import EnvSpec, Episodes
 
 
-def _save_made(folder: Path, episodes: Episodes, spec: EnvSpec, how: dict[str, Any], parts: list[Found], overwrite: bool) -> None:
+def _save_made(
+    folder: Path,
+    episodes: Episodes,
+    spec: EnvSpec,
+    how: dict[str, Any],
+    parts: list[Found],
+    overwrite: bool,
+) -> None:
     from jaxoff.data import disk
 
     env = spec.name.rpartition(":")[2]
-    info = {"env": env, "scenario": env.rpartition("/")[2], "made_by": how, "made_from": [part.origin for part in parts]}
+    info = {
+        "env": env,
+        "scenario": env.rpartition("/")[2],
+        "made_by": how,
+        "made_from": [part.origin for part in parts],
+    }
     disk.save(folder, episodes, spec, info, overwrite=overwrite)
     console.print(f"{len(episodes.filled)} episodes, {int(np.sum(episodes.filled)):,} steps")
     console.print(f"dataset: {folder}", soft_wrap=True)
@@ -45,11 +57,16 @@ def data_combine(
     vacant(out, overwrite)
     parts = [find_data(text, options_of(data_dir, pools)) for text in datasets]
     names: dict[str, str] = {
-        part.spec.name.rpartition(":")[2]: text for part, text in zip(parts, datasets, strict=True) if part.spec.name != "unknown"
+        part.spec.name.rpartition(":")[2]: text
+        for part, text in zip(parts, datasets, strict=True)
+        if part.spec.name != "unknown"
     }
     if len(names) > 1:
         (one, first), (other, second) = list(names.items())[:2]
-        raise ValueError(f"combine: field 'env': expected one environment, found {one} in {first} and {other} in {second}")
+        raise ValueError(
+            f"combine: field 'env': expected one environment, found {one} in {first} and "
+            f"{other} in {second}"
+        )
     made = edit.combine([part.episodes for part in parts], datasets)
     _save_made(out, made, parts[0].spec, {"command": "combine"}, parts, overwrite)
 
@@ -66,7 +83,8 @@ def data_subsample(
     pools: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """A random part of a dataset: so many episodes, or episodes with so many steps together, at most.
+    """A random part of a dataset: so many episodes, or episodes with so many steps together, at
+    most.
 
     Copies of an episode are all in the part or none, so fewer may fit.
 
@@ -100,7 +118,9 @@ def data_split(
     pools: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """A dataset in two parts, OUT/train and OUT/validation. Copies of an episode are all in the same one.
+    """A dataset in two parts, OUT/train and OUT/validation.
+
+    Copies of an episode are all in the same one.
 
     Args:
         dataset: a dataset folder, or a task [source:]family/scenario/quality.

@@ -1,4 +1,6 @@
-"""The commands `jaxoff methods` and `jaxoff settings`: what can be trained, and what of it can be set."""
+"""The commands `jaxoff methods` and `jaxoff settings`: what can be trained, and what of it can be
+set.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,25 @@ PAGES = "docs/methods"  # in the repository: a page a method
 
 
 def method_rows() -> list[dict[str, str]]:
-    """Every form of every method: its name, kinds of actions, module, what it is and where it was published, its page."""
+    """Every form of every method: its name, kinds of actions, module, what it is and where it was
+    published, its page.
+    """
     rows = []
     for name in registry.learner_names():
         forms = registry.forms(name)
         for module in dict.fromkeys(forms.values()):
             kinds = [kind for kind, form in forms.items() if form is module]
-            about = (module.__doc__ or "").strip().split("\n")[0].rstrip(".")
-            row = {"method": name, "actions": ", ".join(kinds), "about": about, "code": module.__name__}
-            rows.append(row | {"page": f"{PAGES}/{name}.md" if module.__name__.startswith("baselines.") else ""})
+            about = " ".join((module.__doc__ or "").strip().split("\n\n")[0].split()).rstrip(".")
+            row = {
+                "method": name,
+                "actions": ", ".join(kinds),
+                "about": about,
+                "code": module.__name__,
+            }
+            rows.append(
+                row
+                | {"page": f"{PAGES}/{name}.md" if module.__name__.startswith("baselines.") else ""}
+            )
     return rows
 
 
@@ -40,11 +52,19 @@ def methods(json: bool = False) -> None:
     if json:
         print(json_module.dumps(rows, indent=1))
         return
-    table = Table(Column("method", no_wrap=True), Column("actions", min_width=10), "what it is", box=SIMPLE, show_edge=False)
+    table = Table(
+        Column("method", no_wrap=True),
+        Column("actions", min_width=10),
+        "what it is",
+        box=SIMPLE,
+        show_edge=False,
+    )
     for row in rows:
         table.add_row(f"[bold]{row['method']}[/bold]", row["actions"], row["about"])
     console.print(table)
-    console.print("jaxoff settings METHOD TASK: what can be set; jaxoff train METHOD TASK: train it")
+    console.print(
+        "jaxoff settings METHOD TASK: what can be set; jaxoff train METHOD TASK: train it"
+    )
 
 
 def settings(
@@ -88,7 +108,14 @@ def _cells(setting: Setting) -> tuple[str, ...]:
     words = f" [dim]({', '.join(setting.words)})[/dim]" if setting.words else ""
     shown = "" if not own else _text(setting.default)
     name = f"[bold]{setting.name}[/bold]" if own else setting.name
-    return name, _text(setting.value), setting.source, shown, "yes" if setting.sweeps else "", setting.meaning + words
+    return (
+        name,
+        _text(setting.value),
+        setting.source,
+        shown,
+        "yes" if setting.sweeps else "",
+        setting.meaning + words,
+    )
 
 
 def _text(value: Any) -> str:

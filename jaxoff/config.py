@@ -1,4 +1,6 @@
-"""Configs of methods and samplers: their fields, and the values that a task and a user give them."""
+"""Configs of methods and samplers: their fields, and the values that a task and a user give
+them.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,16 @@ from jaxoff.names import Task, unknown
 
 
 def static(default: Any) -> Any:
-    """A field of a Config that is fixed when a program is compiled: a size, a switch or a word. Other fields are traced."""
+    """A field of a Config that is fixed when a program is compiled: a size, a switch or a word.
+
+    Other fields are traced.
+    """
     return struct.field(pytree_node=False, default=default)
 
 
-# Fields of a Config: a budget of a stage in filled slots of whole episodes (their steps, and one more each), as PyMARL's
-# `t_max` counts, and the number of updates that follows from it once the data are known. A budget of 0 is none.
+# Fields of a Config: a budget of a stage in filled slots of whole episodes (their steps, and one
+# more each), as PyMARL's `t_max` counts, and the number of updates that follows from it once the
+# data are known. A budget of 0 is none.
 BUDGETS = {"slots": "steps", "behaviour_slots": "behaviour_steps"}
 
 
@@ -56,8 +62,15 @@ class Setting(NamedTuple):
 
 
 def settings_of(module: ModuleType, task: Task, overrides: Mapping[str, Any]) -> list[Setting]:
-    """Every setting of a method for a task, in the order of its Config. Raises what `resolve_config` does."""
-    config, defaults, hints = resolve_config(module, task, overrides), module.Config(), get_type_hints(module.Config)
+    """Every setting of a method for a task, in the order of its Config.
+
+    Raises what `resolve_config` does.
+    """
+    config, defaults, hints = (
+        resolve_config(module, task, overrides),
+        module.Config(),
+        get_type_hints(module.Config),
+    )
     tuned, meanings, found = _settings(module, task), meanings_of(module.Config), []
     for name, field in config_fields(module.Config).items():
         source = "you" if name in overrides else "settings.toml" if name in tuned else "default"
@@ -67,33 +80,40 @@ def settings_of(module: ModuleType, task: Task, overrides: Mapping[str, Any]) ->
         plain = float(f"{float(value):.6g}") if is_leaf(field) else value
         if name in BUDGETS and source == "settings.toml" and not value:
             source = "you"  # updates that were given took its place
-        found.append(Setting(name, plain, default, source, is_leaf(field), words, meanings.get(name, "")))
+        found.append(
+            Setting(name, plain, default, source, is_leaf(field), words, meanings.get(name, ""))
+        )
     return found
 
 
 def meanings_of(config_class: type) -> dict[str, str]:
-    """What each field means: the comment behind it, or above it."""
-    lines = inspect.getsource(config_class).split("\n")
-    found, above = {}, ""
-    for line in lines:
+    """What each field means: the comment behind it, or the lines of comment above it."""
+    found: dict[str, str] = {}
+    above: list[str] = []
+    for line in inspect.getsource(config_class).split("\n"):
         code, _, comment = line.partition("  # ")
         name = re.match(r"    (\w+): ", code)
         if name:
-            found[name.group(1)] = (comment or above).strip()
-        above = line.strip().removeprefix("# ") if line.strip().startswith("# ") else ""
+            found[name.group(1)] = (comment or " ".join(above)).strip()
+        stripped = line.strip()
+        above = [*above, stripped.removeprefix("# ")] if stripped.startswith("# ") else []
     return found
 
 
-def resolve_config(module: ModuleType, task: Task, overrides: Mapping[str, Any], kind: str = "field") -> Any:
+def resolve_config(
+    module: ModuleType, task: Task, overrides: Mapping[str, Any], kind: str = "field"
+) -> Any:
     """A Config: its defaults, then the module's settings for the task, then the user's overrides.
 
-    Settings are data: the file `settings.toml` beside the module, [method."task pattern"] tables; later
-    ones win. Every leaf becomes a float32 array. Raises UnknownName or TypeError naming the field.
+    Settings are data: the file `settings.toml` beside the module, [method."task pattern"] tables;
+    later ones win. Every leaf becomes a float32 array. Raises UnknownName or TypeError naming the
+    field.
     """
     values = dict(_settings(module, task))
     for slots, updates in BUDGETS.items():
         if updates in overrides and slots not in overrides:
-            values.pop(slots, None)  # a number of updates that a user gives takes the place of a budget in the settings
+            # a number of updates that a user gives takes the place of a budget in the settings
+            values.pop(slots, None)
     values.update(overrides)
     known = config_fields(module.Config)
     for name in values:
@@ -106,7 +126,13 @@ def resolve_config(module: ModuleType, task: Task, overrides: Mapping[str, Any],
         value = _typed(f"{module.__name__}.Config.{name}", values.get(name, default), default)
         typed[name] = value
     config = checked(module.Config(**typed), kind)
-    return config.replace(**{name: jnp.asarray(typed[name], jnp.float32) for name, field in known.items() if is_leaf(field)})
+    return config.replace(
+        **{
+            name: jnp.asarray(typed[name], jnp.float32)
+            for name, field in known.items()
+            if is_leaf(field)
+        }
+    )
 
 
 ANY = (-math.inf, math.inf)
@@ -115,22 +141,87 @@ COUNT, SHARE = (1, math.inf), (0.0, 1.0)
 RANGES: dict[str, tuple[float, float]] = {
     "window": (-1, math.inf),  # whole episodes, single steps, or a length
     "refresh": (-1, math.inf),  # all items, those of the training batch, or a number of them
-    **dict.fromkeys(("start_0", "start_1", "search_mean", "log_std", "return_low", "return_high", "target_return"), ANY),
-    **dict.fromkeys(("batch_size", "steps", "hidden", "critic_hidden", "actor_hidden", "vae_hidden", "mixer_hidden", "width"), COUNT),
     **dict.fromkeys(
-        ("decomposition_hidden", "embed", "layers", "heads", "experts", "members", "candidates", "n_step", "support", "anchors"), COUNT
+        (
+            "start_0",
+            "start_1",
+            "search_mean",
+            "log_std",
+            "return_low",
+            "return_high",
+            "target_return",
+        ),
+        ANY,
     ),
-    **dict.fromkeys(("num_envs", "segment", "iterations", "epochs", "minibatches", "snapshots", "capacity", "collect"), COUNT),
-    **dict.fromkeys(("policy_every", "policy_steps", "search_iterations", "search_samples", "search_elites"), COUNT),
-    **dict.fromkeys(("gamma", "discount", "trace", "polyak", "mimic", "zeta", "soft_min", "epsilon_start", "epsilon_end"), SHARE),
+    **dict.fromkeys(
+        (
+            "batch_size",
+            "steps",
+            "hidden",
+            "critic_hidden",
+            "actor_hidden",
+            "vae_hidden",
+            "mixer_hidden",
+            "width",
+        ),
+        COUNT,
+    ),
+    **dict.fromkeys(
+        (
+            "decomposition_hidden",
+            "embed",
+            "layers",
+            "heads",
+            "experts",
+            "members",
+            "candidates",
+            "n_step",
+            "support",
+            "anchors",
+        ),
+        COUNT,
+    ),
+    **dict.fromkeys(
+        (
+            "num_envs",
+            "segment",
+            "iterations",
+            "epochs",
+            "minibatches",
+            "snapshots",
+            "capacity",
+            "collect",
+        ),
+        COUNT,
+    ),
+    **dict.fromkeys(
+        ("policy_every", "policy_steps", "search_iterations", "search_samples", "search_elites"),
+        COUNT,
+    ),
+    **dict.fromkeys(
+        (
+            "gamma",
+            "discount",
+            "trace",
+            "polyak",
+            "mimic",
+            "zeta",
+            "soft_min",
+            "epsilon_start",
+            "epsilon_end",
+        ),
+        SHARE,
+    ),
     **dict.fromkeys(("priority_trim", "entropy_until"), SHARE),
 }
 
 
 def checked(config: Any, kind: str = "field") -> Any:
-    """The config, if each of its words is one that its field may have, and each number is finite and within its range.
+    """The config, if each of its words is one that its field may have, and each number is finite
+    and within its range.
 
-    Raises ValueError naming the field, what may be given, what was given, and for a word the nearest one.
+    Raises ValueError naming the field, what may be given, what was given, and for a word the
+    nearest one.
     """
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
@@ -148,11 +239,15 @@ def check_word(name: str, value: Any, words: tuple[Any, ...], kind: str = "field
     if value not in words:
         near = difflib.get_close_matches(str(value), map(str, words), n=1)
         hint = f"; nearest: {near[0]}" if near else ""
-        raise ValueError(f"{kind} '{name}': expected one of {', '.join(map(str, words))}, found '{value}'{hint}")
+        raise ValueError(
+            f"{kind} '{name}': expected one of {', '.join(map(str, words))}, found '{value}'{hint}"
+        )
 
 
 def check_number(name: str, value: Any, kind: str = "field") -> None:
-    """Raise ValueError for a number that is not finite, not in its range (RANGES), or that float32 makes zero of."""
+    """Raise ValueError for a number that is not finite, not in its range (RANGES), or that float32
+    makes zero of.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     least, most = RANGES.get(name, (0, math.inf))
@@ -175,7 +270,11 @@ def _typed(name: str, value: Any, default: Any) -> Any:
         return tuple(_typed(name, part, default[0]) for part in value.split(","))
     if isinstance(value, str) and wanted in (int, float, bool):
         try:
-            parsed = {"true": True, "false": False}.get(value.lower()) if wanted is bool else wanted(value)
+            parsed = (
+                {"true": True, "false": False}.get(value.lower())
+                if wanted is bool
+                else wanted(value)
+            )
         except ValueError:
             parsed = None
         if parsed is None:
@@ -189,9 +288,12 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 def _settings(module: ModuleType, task: Task) -> dict[str, Any]:
-    """What `settings.toml` beside a method says of a task: [method."task pattern"] tables, later ones over earlier ones."""
+    """What `settings.toml` beside a method says of a task: [method."task pattern"] tables, later
+    ones over earlier ones.
+    """
     package, _, name = module.__name__.rpartition(".")
-    if hasattr(sys.modules.get(package), "FORMS"):  # a form of a method, whose name and settings are the package's
+    # a form of a method, whose name and settings are the package's
+    if hasattr(sys.modules.get(package), "FORMS"):
         package, _, name = package.rpartition(".")
     file = resources.files(package) / "settings.toml" if package else None
     if file is None or not file.is_file():

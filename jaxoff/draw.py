@@ -12,13 +12,18 @@ from jaxoff.types import Array, Key
 def running_total(weights: Array) -> Array:
     """Running total of weights [M] >= 0 that rises only where there is weight.
 
-    A parallel float32 sum rounds neighbours differently, so it may fall, or rise at a weight of zero.
+    A parallel float32 sum rounds neighbours differently, so it may fall, or rise at a weight of
+    zero.
     """
-    weights = lax.optimization_barrier(weights)  # else XLA fuses what made them into each step of the sum
+    # else XLA fuses what made them into each step of the sum
+    weights = lax.optimization_barrier(weights)
     return lax.cummax(jnp.where(weights > 0, jnp.cumsum(weights), 0.0))
 
 
 def draw(total: Array, key: Key, count: int) -> Array:
-    """Items [count] with replacement, from a running total [M]; an item of weight zero is never drawn."""
-    # u in [0, 1), so u * total < total; side="right" skips every item at which the total does not rise.
+    """Items [count] with replacement, from a running total [M]; an item of weight zero is never
+    drawn.
+    """
+    # u in [0, 1), so u * total < total; side="right" skips every item at which the total does not
+    # rise.
     return jnp.searchsorted(total, jax.random.uniform(key, (count,)) * total[-1], side="right")

@@ -13,7 +13,9 @@ import numpy as np
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; at the end it takes its place, on an error it is removed."""
+    """A temporary name beside `path` to write to; at the end it takes its place, on an error it is
+    removed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")

@@ -24,7 +24,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """`[source:]family/scenario/quality`; source "" is our own environment with data from a recipe."""
+    """`[source:]family/scenario/quality`; source "" is our own environment with data from a
+    recipe.
+    """
 
     source: str
     family: str
@@ -37,11 +39,15 @@ class Task:
         source, _, rest = text.rpartition(":")
         parts = rest.split("/")
         if len(parts) != 3 or not all(parts):
-            raise UnknownName(f"task '{text}': expected [source:]family/scenario/quality, found {len(parts)} part(s)")
+            raise UnknownName(
+                f"task '{text}': expected [source:]family/scenario/quality, found "
+                f"{len(parts)} part(s)"
+            )
         return cls(source, *parts)
 
     def __str__(self) -> str:
-        return f"{self.source + ':' if self.source else ''}{self.family}/{self.scenario}/{self.quality}"
+        source = f"{self.source}:" if self.source else ""
+        return f"{source}{self.family}/{self.scenario}/{self.quality}"
 
     @property
     def slug(self) -> str:
@@ -54,7 +60,8 @@ class Family(NamedTuple):
 
     tasks(): every named task string. env(task) -> Env. data(task, options) -> Episodes. Both raise
     UnknownName for a scenario or quality that they do not have. `pattern` describes further task
-    strings that are accepted, if any. spec(task): the environment's, where that takes long to build.
+    strings that are accepted, if any. spec(task): the environment's, where that takes long to
+    build.
     """
 
     name: str
@@ -69,7 +76,8 @@ class Family(NamedTuple):
 class DataOptions(NamedTuple):
     """What a dataset is made from: recipe seed and size, or the folder of public data.
 
-    pools: a folder of policy pools, looked in before the shipped ones. progress(done, all) is told of episodes made.
+    pools: a folder of policy pools, looked in before the shipped ones. progress(done, all) is told
+        of episodes made.
     """
 
     seed: int = 0

@@ -1,8 +1,9 @@
 """Names to makers. Other packages add methods, samplers and task families through entry points.
 
-Groups: `jaxoff.learners` (a module with `Config` and `make(config, spec)`, or a package of two: see `forms`), `jaxoff.samplers` (a module
-with `Config` and `make(config, batch_size, window)`), `jaxoff.families` (a `Family`, or a list of them). What the library
-brings itself is registered in the same way, so nothing here imports a method, a sampler or a simulator.
+Groups: `jaxoff.learners` (a module with `Config` and `make(config, spec)`, or a package of two: see
+`forms`), `jaxoff.samplers` (a module with `Config` and `make(config, batch_size, window)`),
+`jaxoff.families` (a `Family`, or a list of them). What the library brings itself is registered in
+the same way, so nothing here imports a method, a sampler or a simulator.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ _METHODS: dict[str, ModuleType] = {}  # registered in this process
 
 
 def register(name: str, module: ModuleType) -> None:
-    """Add a method in this process, as an entry point of `jaxoff.learners` would: a module of the form that `forms` tells.
+    """Add a method in this process, as an entry point of `jaxoff.learners` would: a module of the
+    form that `forms` tells.
 
     Raises ValueError for a name that is taken, or a module without `FORMS`, or `Config` and `make`.
     """
     if name in learner_names() and _METHODS.get(name) is not module:
         raise ValueError(f"method '{name}': expected a new name, found one that is registered")
     if not hasattr(module, "FORMS") and not (hasattr(module, "Config") and hasattr(module, "make")):
-        raise ValueError(f"method '{name}': expected a module with FORMS, or with Config and make, found {module.__name__}")
+        raise ValueError(
+            f"method '{name}': expected a module with FORMS, or with Config and make, "
+            f"found {module.__name__}"
+        )
     _METHODS[name] = module
 
 
@@ -42,22 +47,32 @@ def learner_names() -> list[str]:
 
 
 def forms(name: str) -> dict[str, ModuleType]:
-    """Kind of actions, discrete or continuous -> the module of a method that has its `Config` and `make` for these.
+    """Kind of actions, discrete or continuous -> the module of a method that has its `Config` and
+    `make` for these.
 
-    A method registers a module, for both kinds or for those in its `ACTIONS`; or a package with `FORMS`, a module a kind.
+    A method registers a module, for both kinds or for those in its `ACTIONS`; or a package with
+    `FORMS`, a module a kind.
     """
     module = _METHODS[name] if name in _METHODS else _load("jaxoff.learners", "method", name)
-    found: dict[str, ModuleType] = getattr(module, "FORMS", None) or dict.fromkeys(getattr(module, "ACTIONS", KINDS), module)
+    found: dict[str, ModuleType] = getattr(module, "FORMS", None) or dict.fromkeys(
+        getattr(module, "ACTIONS", KINDS), module
+    )
     return found
 
 
 def learner(name: str, task: str | Task) -> ModuleType:
-    """The module of a method for a task: it has `Config` and `make`. Raises UnknownName where it has no form for its actions."""
+    """The module of a method for a task: it has `Config` and `make`.
+
+    Raises UnknownName where it has no form for its actions.
+    """
     kind = KINDS[0] if make_spec(task).discrete else KINDS[1]
     found = forms(name)
     if kind not in found:
         others = [other for other in learner_names() if kind in forms(other)]
-        raise UnknownName(f"method '{name}' has no form for the {kind} actions of '{task}'; methods that have: {', '.join(others)}")
+        raise UnknownName(
+            f"method '{name}' has no form for the {kind} actions of '{task}'; methods that "
+            f"have: {', '.join(others)}"
+        )
     return found[kind]
 
 
@@ -85,11 +100,17 @@ def _load(group: str, kind: str, name: str) -> ModuleType:
 
 @functools.cache
 def families() -> dict[tuple[str, str], Family]:
-    """(source, family) -> Family: every registered one. An entry point names a Family, or a list of them."""
+    """(source, family) -> Family: every registered one.
+
+    An entry point names a Family, or a list of them.
+    """
     found: dict[tuple[str, str], Family] = {}
     for point in _entry("jaxoff.families").values():
         loaded = point.load()
-        found |= {(family.source, family.name): family for family in ([loaded] if isinstance(loaded, Family) else loaded)}
+        found |= {
+            (family.source, family.name): family
+            for family in ([loaded] if isinstance(loaded, Family) else loaded)
+        }
     return found
 
 
@@ -98,7 +119,9 @@ def family_of(task: Task) -> Family:
     known = families()
     if (task.source, task.family) not in known:
         names = [f"{source + ':' if source else ''}{name}" for source, name in known]
-        raise unknown("task family", f"{task.source + ':' if task.source else ''}{task.family}", names)
+        raise unknown(
+            "task family", f"{task.source + ':' if task.source else ''}{task.family}", names
+        )
     return known[task.source, task.family]
 
 

@@ -14,10 +14,11 @@ import jax
 
 
 def setup(cpu_devices: int | None = None, cache: bool = True) -> None:
-    """Call once, before the first array: one host device per core, and the persistent compilation cache.
+    """Call once, before the first array: one host device per core, and the persistent compilation
+    cache.
 
-    On a CPU, runs are sharded over host devices, so that each core trains its own (see train.mapping).
-    Once JAX has started it keeps the devices that it has.
+    On a CPU, runs are sharded over host devices, so that each core trains its own (see
+    train.mapping). Once JAX has started it keeps the devices that it has.
     cache: keep compiled programs in the user's cache folder.
     """
     with contextlib.suppress(RuntimeError):  # JAX has started
@@ -34,7 +35,9 @@ def hardware() -> str:
     processor = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        processor = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         pass
     kind = "" if device.platform == "cpu" else f"{len(jax.devices())} x {device.device_kind}, "
@@ -43,7 +46,9 @@ def hardware() -> str:
 
 @functools.cache
 def git_commit() -> str:
-    """Commit of the source tree, with `-dirty` if it was changed since; "unknown" outside a checkout."""
+    """Commit of the source tree, with `-dirty` if it was changed since; "unknown" outside a
+    checkout.
+    """
     root = Path(__file__).resolve().parent.parent
     call = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=True)
     try:
@@ -56,4 +61,7 @@ def git_commit() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what decides a result."""
-    return {name: metadata.version(name) for name in ("jaxoff", "jax", "jaxlib", "flax", "optax", "distrax", "jaxmarl", "flashbax")}
+    return {
+        name: metadata.version(name)
+        for name in ("jaxoff", "jax", "jaxlib", "flax", "optax", "distrax", "jaxmarl", "flashbax")
+    }

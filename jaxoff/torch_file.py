@@ -1,7 +1,7 @@
 """Files of torch.save, read without torch and without running anything in them.
 
-Both formats: the zip archive, and the stream of pickles of versions before 1.6. Only a handful of inert
-names is resolved, none of them to the function of that name; any other is refused.
+Both formats: the zip archive, and the stream of pickles of versions before 1.6. Only a handful of
+inert names is resolved, none of them to the function of that name; any other is refused.
 """
 
 from __future__ import annotations
@@ -20,18 +20,39 @@ import numpy as np
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {
-    "DoubleStorage": "f8", "FloatStorage": "f4", "HalfStorage": "f2", "LongStorage": "i8", "IntStorage": "i4",
-    "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
-}  # fmt: skip
+    "DoubleStorage": "f8",
+    "FloatStorage": "f4",
+    "HalfStorage": "f2",
+    "LongStorage": "i8",
+    "IntStorage": "i4",
+    "ShortStorage": "i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
 _PLAIN = {float, int, bool, str, type(None)}
 _DAMAGE = (
-    pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError,
-    NotImplementedError, RecursionError, RuntimeError, OSError, MemoryError, struct.error,
-)  # fmt: skip
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    NotImplementedError,
+    RecursionError,
+    RuntimeError,
+    OSError,
+    MemoryError,
+    struct.error,
+)
 
 
 class InvalidFile(ValueError):
-    """A file that is no torch file, is damaged, or asks for more than data; the message names it."""
+    """A file that is no torch file, is damaged, or asks for more than data; the message names
+    it.
+    """
 
 
 class _Forbidden(Exception):
@@ -76,22 +97,44 @@ class _Storage:
 
     def fill(self, data: bytes) -> None:
         if len(data) != self.count * self.dtype.itemsize:
-            raise ValueError(f"expected a storage of {self.count * self.dtype.itemsize} bytes, found {len(data)}")
+            raise ValueError(
+                f"expected a storage of {self.count * self.dtype.itemsize} bytes, found {len(data)}"
+            )
         self.data = data
 
 
 class _Tensor:
     """A view of a storage."""
 
-    def __init__(self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *rest: Any) -> None:
+    def __init__(
+        self,
+        storage: _Storage,
+        offset: int,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        *rest: Any,
+    ) -> None:
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
     def made(self) -> np.ndarray:
         flat = np.frombuffer(self.storage.data or b"", self.storage.dtype)
-        reach = self.offset + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)) + 1
+        reach = (
+            self.offset
+            + sum(
+                (size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True)
+            )
+            + 1
+        )
         numbers = [self.offset, *self.shape, *self.strides]
-        if min(numbers) < 0 or math.prod(self.shape) > len(flat) or (math.prod(self.shape) and reach > len(flat)):
-            raise ValueError(f"expected a tensor within its storage of {len(flat)}, found shape {self.shape}, strides {self.strides}")
+        if (
+            min(numbers) < 0
+            or math.prod(self.shape) > len(flat)
+            or (math.prod(self.shape) and reach > len(flat))
+        ):
+            raise ValueError(
+                f"expected a tensor within its storage of {len(flat)}, found shape "
+                f"{self.shape}, strides {self.strides}"
+            )
         strides = [stride * flat.itemsize for stride in self.strides]
         return _native(np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides))
 
@@ -117,7 +160,11 @@ class _Unpickler(pickle.Unpickler):
             ("numpy", "dtype"): lambda code, *args: _Dtype(code),
             ("torch._utils", "_rebuild_tensor_v2"): lambda *args: _Tensor(*args),
             ("torch._utils", "_rebuild_tensor"): lambda *args: _Tensor(*args),
-            **{(f"numpy.{core}.multiarray", name): made for core in ("core", "_core") for name, made in numpy.items()},
+            **{
+                (f"numpy.{core}.multiarray", name): made
+                for core in ("core", "_core")
+                for name, made in numpy.items()
+            },
             **{("torch", name): code for name, code in _STORAGES.items()},
         }
 
@@ -131,10 +178,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torch(path: str | Path) -> Any:
-    """What is in a torch file: lists, tuples and dictionaries of numpy arrays (for tensors too) and numbers.
+    """What is in a torch file: lists, tuples and dictionaries of numpy arrays (for tensors too) and
+    numbers.
 
-    Raises FileNotFoundError, or InvalidFile naming the file, for damage and for any global that is not
-    one of a few inert ones.
+    Raises FileNotFoundError, or InvalidFile naming the file, for damage and for any global that is
+    not one of a few inert ones.
     """
     path = Path(path)
     if not path.is_file():
@@ -144,10 +192,13 @@ def read_torch(path: str | Path) -> Any:
             return _made(_read_zip(path) if zipfile.is_zipfile(file) else _read_stream(path))
     except _Forbidden as error:
         raise InvalidFile(
-            f"{path}: expected tensors, arrays, numbers and containers only, found the global '{error}', which is not run"
+            f"{path}: expected tensors, arrays, numbers and containers only, found the "
+            f"global '{error}', which is not run"
         ) from error
     except _DAMAGE as error:
-        raise InvalidFile(f"{path}: expected a whole torch file, found a damaged one ({error!r})") from error
+        raise InvalidFile(
+            f"{path}: expected a whole torch file, found a damaged one ({error!r})"
+        ) from error
 
 
 def _read_zip(path: Path) -> Any:
@@ -158,7 +209,10 @@ def _read_zip(path: Path) -> Any:
         folder = index[0][: -len("data.pkl")]
         if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
             raise ValueError("expected an archive without compression")
-        if folder + "byteorder" in archive.namelist() and archive.read(folder + "byteorder") != b"little":
+        if (
+            folder + "byteorder" in archive.namelist()
+            and archive.read(folder + "byteorder") != b"little"
+        ):
             raise ValueError("expected little-endian numbers")
 
         def storage(pid: Any) -> _Storage:
@@ -209,5 +263,7 @@ def _made(value: Any) -> Any:
     if isinstance(value, dict):
         return {_made(key): _made(item) for key, item in value.items()}
     if type(value) not in _PLAIN:
-        raise TypeError(f"expected tensors, arrays, numbers and containers, found {type(value).__name__}")
+        raise TypeError(
+            f"expected tensors, arrays, numbers and containers, found {type(value).__name__}"
+        )
     return value

@@ -34,8 +34,8 @@ class ReturnScale(NamedTuple):
 class EnvSpec:
     """What a learner may know of an environment; static and hashable.
 
-    `payoff` is the reward of a joint action where that is known exactly (stateless games); a learner
-    may use it as its critic, as Tilbury et al. (2024) do.
+    `payoff` is the reward of a joint action where that is known exactly (stateless games); a
+    learner may use it as its critic, as Tilbury et al. (2024) do.
     """
 
     name: str
@@ -51,11 +51,14 @@ class EnvSpec:
     action_bound: float = 1.0  # continuous actions lie in [-bound, bound]
     return_scale: ReturnScale | None = None
     payoff: Callable[[Array], Array] | None = dataclasses.field(default=None, compare=False)
-    longest: int = 0  # steps of the longest episode of the data that a learner is made for; 0 where there are none
+    # steps of the longest episode of the data that a learner is made for; 0 where there are none
+    longest: int = 0
 
     @property
     def max_steps(self) -> int:
-        """Steps that an episode may have: the limit of the environment, or more where the data have longer ones."""
+        """Steps that an episode may have: the limit of the environment, or more where the data have
+        longer ones.
+        """
         return max(self.horizon, self.longest)
 
     @property
@@ -64,8 +67,9 @@ class EnvSpec:
         return (self.num_agents,) if self.discrete else (self.num_agents, self.action_size)
 
 
-# Logit or value of an action that may not be taken: nothing that a net gives is below it. Differences of such numbers
-# are finite, sums are not, so losses read them through `taken` and `available_logsumexp` (jaxoff/losses).
+# Logit or value of an action that may not be taken: nothing that a net gives is below it.
+# Differences of such numbers are finite, sums are not, so losses read them through `taken` and
+# `available_logsumexp` (jaxoff/losses).
 UNAVAILABLE = float(np.finfo(np.float32).min)
 
 
@@ -82,11 +86,14 @@ class TimeStep(NamedTuple):
     terminated: Array  # [...] bool
     truncated: Array  # [...] bool
     last_actions: Array  # [..., N] int, -1 after a reset; or [..., N, A] float, 0 after a reset
-    agent_reward: Array | None = None  # [..., N] where agents have rewards of their own; `reward` is then their mean
+    # [..., N] where agents have rewards of their own; `reward` is then their mean
+    agent_reward: Array | None = None
 
 
 class Episodes(NamedTuple):
-    """Episodes padded to the longest. Slot t of a [T+1] field is seen before step t; slot L after the last.
+    """Episodes padded to the longest.
+
+    Slot t of a [T+1] field is seen before step t; slot L after the last.
 
     `filled` is 1 for the L real steps of an episode and 0 after them.
     """
@@ -100,7 +107,8 @@ class Episodes(NamedTuple):
     truncated: Array  # [E, T] bool
     filled: Array  # [E, T] bool
     behaviour_level: Array  # [E, N] int, for plots only; -1 where unknown
-    agent_reward: Array | None = None  # [E, T, N] where agents have rewards of their own; `reward` is then their mean
+    # [E, T, N] where agents have rewards of their own; `reward` is then their mean
+    agent_reward: Array | None = None
 
 
 class Transition(NamedTuple):
@@ -123,10 +131,13 @@ class Transition(NamedTuple):
     next_obs: Array  # [..., N, O]
     next_state: Array  # [..., S]
     next_avail: Array  # [..., N, A]
-    agent_reward: Array | None = None  # [..., N] where agents have rewards of their own; `reward` is then their mean
-    agent: Array | None = None  # [...] int whose trajectory it is, where a sampler draws those of single agents
+    # [..., N] where agents have rewards of their own; `reward` is then their mean
+    agent_reward: Array | None = None
+    # [...] int whose trajectory it is, where a sampler draws those of single agents
+    agent: Array | None = None
     weight: Array | None = None  # [..., N] of agents' steps in a loss, where a sampler gives some
-    last_actions: Array | None = None  # [..., N] int, -1 at the first step of an episode; or [..., N, A] float, 0 there
+    # [..., N] int, -1 at the first step of an episode; or [..., N, A] float, 0 there
+    last_actions: Array | None = None
 
 
 class Policy(NamedTuple):
@@ -142,7 +153,9 @@ class Policy(NamedTuple):
 
 
 class Out(NamedTuple):
-    """What an update tells: scalars to log, and a number per batch item for a sampler that wants one."""
+    """What an update tells: scalars to log, and a number per batch item for a sampler that wants
+    one.
+    """
 
     metrics: dict[str, Array]
     signal: Array | None = None
@@ -152,7 +165,8 @@ class Learner(NamedTuple):
     """A method, as a pair of functions and a view of its state.
 
     init(key) -> state; update(state, batch, key) -> (state, Out), one gradient step;
-    policy(state) -> Policy, what is evaluated; target_policy(state), the slow one where there is one.
+    policy(state) -> Policy, what is evaluated; target_policy(state), the slow one where there is
+    one.
     """
 
     init: Callable[[Key], State]
@@ -175,9 +189,9 @@ class Feedback(NamedTuple):
 class Sampler(NamedTuple):
     """Which items of a dataset make a batch. Orthogonal to methods.
 
-    init(dataset) -> state; draw(state, dataset, key) -> items [B] int, or whatever its gather takes; gather(dataset, items) -> batch;
-    feedback(state, dataset, Feedback) -> state, or None for a sampler that never changes: its draws are
-    then made for a whole chunk in one call.
+    init(dataset) -> state; draw(state, dataset, key) -> items [B] int, or whatever its gather
+    takes; gather(dataset, items) -> batch; feedback(state, dataset, Feedback) -> state, or None for
+    a sampler that never changes: its draws are then made for a whole chunk in one call.
     """
 
     init: Callable[[Any], Any]
@@ -191,8 +205,9 @@ class Stage(NamedTuple):
 
     prepare(previous, dataset, key) -> state: what the learner starts from; `previous` is the final
     state of the stage before. None stands for learner.init(key).
-    sampler(state) -> Sampler: the stage's own, which may use what `prepare` computed; None stands for
-    the sampler that the user chose. reports: how often a stage that is not the last tells its metrics.
+    sampler(state) -> Sampler: the stage's own, which may use what `prepare` computed; None stands
+    for the sampler that the user chose. reports: how often a stage that is not the last tells its
+        metrics.
     """
 
     name: str

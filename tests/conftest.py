@@ -1,4 +1,6 @@
-"""Shared by the training tests: fast compilation, one cache of compiled programs, jobs trained once."""
+"""Shared by the training tests: fast compilation, one cache of compiled programs, jobs trained
+once.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(_CACHE.name) / "jaxoff" / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiling takes two thirds of the time without the emitters of fusions. Their code is faster, for the few tests that run long.
+# Compiling takes two thirds of the time without the emitters of fusions. Their code is faster, for
+# the few tests that run long.
 os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
 
 import jax  # noqa: E402
@@ -26,9 +29,11 @@ from tests import learners  # noqa: E402
 
 @pytest.fixture(autouse=True, scope="module")
 def fast_compilation():
-    """Without XLA's optimisations: most programs here are run a few times only, so that compiling them is the cost.
+    """Without XLA's optimisations: most programs here are run a few times only, so that compiling
+    them is the cost.
 
-    A file's programs go with it: each holds memory mappings, and a process may have 65,530 of them, beyond which it crashes.
+    A file's programs go with it: each holds memory mappings, and a process may have 65,530 of them,
+    beyond which it crashes.
     """
     with learners.quick():
         yield

@@ -38,7 +38,10 @@ def quick(on: bool = True) -> Iterator[None]:
 
 
 class Form(NamedTuple):
-    """A learner with a config. trained[k], fixed[k]: parts of the state of stage k that one update must (not) change."""
+    """A learner with a config.
+
+    trained[k], fixed[k]: parts of the state of stage k that one update must (not) change.
+    """
 
     spec: TrainSpec
     trained: tuple[tuple[Callable[[Any], Any], ...], ...]
@@ -51,26 +54,53 @@ def _spec(method: str, task: str, steps: int = 6, **changes: Any) -> TrainSpec:
 
 
 _BC = ((lambda s: s.policy,),)
-_INSPO = ((lambda s: s.policy, lambda s: s.teammates), (lambda s: s.own.policy, lambda s: s.own.critic, lambda s: s.own.target_critic))
+_INSPO = (
+    (lambda s: s.policy, lambda s: s.teammates),
+    (lambda s: s.own.policy, lambda s: s.own.critic, lambda s: s.own.target_critic),
+)
 _FROZEN = (lambda s: s.behaviour_policy, lambda s: s.teammates)
 _MLP: dict[str, Any] = {"hidden": 16, "batch_size": 8}
 _GRU: dict[str, Any] = {"hidden": 16, "batch_size": 4, "window": -1, "recurrent": True}
-_WINDOWS: dict[str, Any] = {"actor": "recurrent", "hidden": (8,), "actor_hidden": 8, "batch_size": 4, "window": 5}
+_WINDOWS: dict[str, Any] = {
+    "actor": "recurrent",
+    "hidden": (8,),
+    "actor_hidden": 8,
+    "batch_size": 4,
+    "window": 5,
+}
 _EXACT = ((lambda s: s.actor, lambda s: s.target_actor),)
-_LEARNED = ((lambda s: s.actor, lambda s: s.critic, lambda s: s.target_actor, lambda s: s.target_critic),)
+_LEARNED = (
+    (lambda s: s.actor, lambda s: s.critic, lambda s: s.target_actor, lambda s: s.target_critic),
+)
 
-_ALL = ((lambda s: s.policy, lambda s: s.critic, lambda s: s.target_policy, lambda s: s.target_critic),)
+_ALL = (
+    (lambda s: s.policy, lambda s: s.critic, lambda s: s.target_policy, lambda s: s.target_critic),
+)
 _VALUES = ((lambda s: s.critic, lambda s: s.mixer),)
 _MIX: dict[str, Any] = {"hidden": 16, "batch_size": 8, "embed": 4, "window": 0}
 _ICQ = ((lambda s: s.policy, lambda s: s.critic, lambda s: s.mixer),)
 _ICQ_SLOW = (lambda s: s.target_critic, lambda s: s.target_mixer)
 _CF = ((lambda s: s.policy,), *_VALUES)
 _CF_FROZEN = (lambda s: s.behaviour_policy, lambda s: s.target_critic, lambda s: s.target_mixer)
-_CFC = (lambda s: s.policy, lambda s: s.critic, lambda s: s.target_policy, lambda s: s.target_critic)
-_SIT: dict[str, Any] = {"hidden": 8, "critic_hidden": 8, "decomposition_hidden": 8, "batch_size": 4, "decomposition_steps": 2}
+_CFC = (
+    lambda s: s.policy,
+    lambda s: s.critic,
+    lambda s: s.target_policy,
+    lambda s: s.target_critic,
+)
+_SIT: dict[str, Any] = {
+    "hidden": 8,
+    "critic_hidden": 8,
+    "decomposition_hidden": 8,
+    "batch_size": 4,
+    "decomposition_steps": 2,
+}
 _SIT_MAIN = (lambda s: s.policy, lambda s: s.critic)
 # Both agents of Bridge see the same, so that no attention between them is learnt there.
-_SIT_SAME = (lambda s: s.policy, lambda s: {name: net for name, net in s.critic["params"].items() if name != "gat"})
+_SIT_SAME = (
+    lambda s: s.policy,
+    lambda s: {name: net for name, net in s.critic["params"].items() if name != "gat"},
+)
 _SIT_FIXED = (lambda s: s.target_critic, lambda s: s.replay)
 _GPT: dict[str, Any] = {"hidden": 8, "layers": 1, "batch_size": 4}
 _MIXTURE: dict[str, Any] = {"width": 6, "anchors": 3, "support": 16}
@@ -93,14 +123,32 @@ FORMS: dict[str, Form] = {
         ),
         _BC,
     ),
-    "inspo": Form(_spec("inspo", "matrix/xor/b", config=_MLP | {"behaviour_steps": 6}), _INSPO, _FROZEN),
+    "inspo": Form(
+        _spec("inspo", "matrix/xor/b", config=_MLP | {"behaviour_steps": 6}), _INSPO, _FROZEN
+    ),
     "inspo-recurrent": Form(
-        _spec("inspo", "grid/bridge/mixed", steps=3, data_episodes=22, config=_GRU | {"behaviour_steps": 2}), _INSPO, _FROZEN
+        _spec(
+            "inspo",
+            "grid/bridge/mixed",
+            steps=3,
+            data_episodes=22,
+            config=_GRU | {"behaviour_steps": 2},
+        ),
+        _INSPO,
+        _FROZEN,
     ),
     "inspo-rows": Form(
-        _spec("inspo", "matrix/xor/b", config=_MLP | {"behaviour_steps": 6, "resample": "rows", "auto_alpha": True}), _INSPO, _FROZEN
+        _spec(
+            "inspo",
+            "matrix/xor/b",
+            config=_MLP | {"behaviour_steps": 6, "resample": "rows", "auto_alpha": True},
+        ),
+        _INSPO,
+        _FROZEN,
     ),
-    "maddpg-exact": Form(_spec("maddpg", "poly/sign/uniform", data_episodes=40, config={"batch_size": 8}), _EXACT),
+    "maddpg-exact": Form(
+        _spec("maddpg", "poly/sign/uniform", data_episodes=40, config={"batch_size": 8}), _EXACT
+    ),
     "maddpg-learned-pjap": Form(
         _spec(
             "maddpg",
@@ -119,17 +167,40 @@ FORMS: dict[str, Form] = {
             data_episodes=4,
             sampler="pjap",
             sampler_config={"refresh": 0, "ramp": 4.0},
-            config=_WINDOWS | {"share": True, "num_samples": 2, "max_grad_norm": 0.0, "optimiser": "rmsprop"},
+            config=_WINDOWS
+            | {"share": True, "num_samples": 2, "max_grad_norm": 0.0, "optimiser": "rmsprop"},
         ),
         _LEARNED,
     ),
     "maddpg-independent": Form(
-        _spec("maddpg", **_POLY, config={"batch_size": 8, "hidden": (8,), "actor_hidden": 8, "critic": "learned", "independent": True}),
+        _spec(
+            "maddpg",
+            **_POLY,
+            config={
+                "batch_size": 8,
+                "hidden": (8,),
+                "actor_hidden": 8,
+                "critic": "learned",
+                "independent": True,
+            },
+        ),
         _LEARNED,
     ),
     "facmac": Form(
-        _spec("facmac", **_POLY, config=_MIX | {"critic_hidden": 8, "target_every": 0, "optimiser": "adam"}),
-        ((*_VALUES[0], lambda s: s.policy, lambda s: s.target_policy, lambda s: s.target_critic, lambda s: s.target_mixer),),
+        _spec(
+            "facmac",
+            **_POLY,
+            config=_MIX | {"critic_hidden": 8, "target_every": 0, "optimiser": "adam"},
+        ),
+        (
+            (
+                *_VALUES[0],
+                lambda s: s.policy,
+                lambda s: s.target_policy,
+                lambda s: s.target_critic,
+                lambda s: s.target_mixer,
+            ),
+        ),
     ),
     "facmac-recurrent": Form(
         _spec(
@@ -143,8 +214,14 @@ FORMS: dict[str, Form] = {
         (lambda s: s.target_policy, lambda s: s.target_critic, lambda s: s.target_mixer),
     ),
     "qmix": Form(_spec("qmix", "matrix/xor/b", config=_MIX), _VALUES),
-    "qmix-recurrent": Form(_spec("qmix", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GRU | {"embed": 4}), _VALUES),
-    "bcq": Form(_spec("bcq", "matrix/xor/b", config=_MIX | {"embed": 16}), ((*_VALUES[0], lambda s: s.behaviour_policy),)),
+    "qmix-recurrent": Form(
+        _spec("qmix", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GRU | {"embed": 4}),
+        _VALUES,
+    ),
+    "bcq": Form(
+        _spec("bcq", "matrix/xor/b", config=_MIX | {"embed": 16}),
+        ((*_VALUES[0], lambda s: s.behaviour_policy),),
+    ),
     "bcq-stages": Form(
         _spec("bcq", "matrix/xor/b", config=_MIX | {"behaviour_steps": 6}),
         ((lambda s: s.policy,), *_VALUES),
@@ -153,19 +230,47 @@ FORMS: dict[str, Form] = {
     "bcq-continuous": Form(
         _spec("bcq", **_POLY, config=_MIX | {"critic_hidden": 8, "vae_hidden": 8, "candidates": 3}),
         ((*_VALUES[0], lambda s: s.policy, lambda s: s.behaviour_policy),),
-        (lambda s: s.target_policy, lambda s: s.target_critic, lambda s: s.target_mixer, lambda s: s.latents),
+        (
+            lambda s: s.target_policy,
+            lambda s: s.target_critic,
+            lambda s: s.target_mixer,
+            lambda s: s.latents,
+        ),
     ),
-    "macql": Form(_spec("macql", "grid/bridge/optimal", steps=3, data_episodes=6, config=_MIX | {"batch_size": 4, "window": -1}), _VALUES),
+    "macql": Form(
+        _spec(
+            "macql",
+            "grid/bridge/optimal",
+            steps=3,
+            data_episodes=6,
+            config=_MIX | {"batch_size": 4, "window": -1},
+        ),
+        _VALUES,
+    ),
     "icq": Form(_spec("icq", "matrix/xor/b", config=_MIX | {"critic_hidden": 8}), _ICQ, _ICQ_SLOW),
     "icq-recurrent": Form(
-        _spec("icq", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GRU | {"critic_hidden": 8, "embed": 4}), _ICQ, _ICQ_SLOW
+        _spec(
+            "icq",
+            "grid/bridge/optimal",
+            steps=3,
+            data_episodes=6,
+            config=_GRU | {"critic_hidden": 8, "embed": 4},
+        ),
+        _ICQ,
+        _ICQ_SLOW,
     ),
-    "icq-continuous": Form(_spec("icq", **_POLY, config=_MIX | {"critic_hidden": 8}), _ICQ, _ICQ_SLOW),
+    "icq-continuous": Form(
+        _spec("icq", **_POLY, config=_MIX | {"critic_hidden": 8}), _ICQ, _ICQ_SLOW
+    ),
     "maicq": Form(
         _spec("maicq", **_POLY, config=_MLP | {"batch_size": 8, "input_norm": "none"}),
         _ALL,
     ),
-    "cfcql": Form(_spec("cfcql", "matrix/xor/b", config=_MIX | {"hyper": 8, "behaviour_steps": 6}), _CF, _CF_FROZEN),
+    "cfcql": Form(
+        _spec("cfcql", "matrix/xor/b", config=_MIX | {"hyper": 8, "behaviour_steps": 6}),
+        _CF,
+        _CF_FROZEN,
+    ),
     "cfcql-recurrent": Form(
         _spec(
             "cfcql",
@@ -182,7 +287,9 @@ FORMS: dict[str, Form] = {
             "cfcql",
             "mpe/spread/random",
             data_episodes=4,
-            config=_MLP | {"window": 0} | {"behaviour_steps": 6, "vae_hidden": 16, "policy_every": 1, "num_samples": 3},
+            config=_MLP
+            | {"window": 0}
+            | {"behaviour_steps": 6, "vae_hidden": 16, "policy_every": 1, "num_samples": 3},
         ),
         ((lambda s: s.vae,), _CFC),
         (lambda s: s.vae,),
@@ -192,7 +299,14 @@ FORMS: dict[str, Form] = {
             "cfcql",
             **_POLY,
             config=_MLP
-            | {"weights": "uniform", "policy_every": 1, "num_samples": 3, "samples": "policy", "input_norm": "none", "window": -1},
+            | {
+                "weights": "uniform",
+                "policy_every": 1,
+                "num_samples": 3,
+                "samples": "policy",
+                "input_norm": "none",
+                "window": -1,
+            },
         ),
         (_CFC,),
     ),
@@ -202,24 +316,74 @@ FORMS: dict[str, Form] = {
         _SIT_FIXED,
     ),
     "sit-continuous": Form(
-        _spec("sit", "mpe/spread/random", steps=3, data_episodes=4, config=_SIT | {"decomposition": "none"}), (_SIT_MAIN,), _SIT_FIXED
+        _spec(
+            "sit",
+            "mpe/spread/random",
+            steps=3,
+            data_episodes=4,
+            config=_SIT | {"decomposition": "none"},
+        ),
+        (_SIT_MAIN,),
+        _SIT_FIXED,
     ),
-    "alberdice": Form(_spec("alberdice", "matrix/xor/b", config=_MLP), ((lambda s: s.nets, lambda s: s.behaviour_policy),)),
+    "alberdice": Form(
+        _spec("alberdice", "matrix/xor/b", config=_MLP),
+        ((lambda s: s.nets, lambda s: s.behaviour_policy),),
+    ),
     "omiga": Form(
         _spec("omiga", "matrix/xor/b", config=_MLP | {"mixer_hidden": 8}),
-        ((lambda s: s.policy, lambda s: s.critic, lambda s: s.mixer, lambda s: s.value, lambda s: s.target_critic),),
+        (
+            (
+                lambda s: s.policy,
+                lambda s: s.critic,
+                lambda s: s.mixer,
+                lambda s: s.value,
+                lambda s: s.target_critic,
+            ),
+        ),
     ),
     "omiga-continuous": Form(
         _spec("omiga", **_POLY, config=_MLP | {"mixer_hidden": 8}),
-        ((lambda s: s.policy, lambda s: s.critic, lambda s: s.mixer, lambda s: s.value, lambda s: s.target_value),),
+        (
+            (
+                lambda s: s.policy,
+                lambda s: s.critic,
+                lambda s: s.mixer,
+                lambda s: s.value,
+                lambda s: s.target_value,
+            ),
+        ),
     ),
-    "madt": Form(_spec("madt", "matrix/xor/b", config=_GPT | {"window": 0, "weighting": "return", "return_high": 1.0}), _BC),
+    "madt": Form(
+        _spec(
+            "madt",
+            "matrix/xor/b",
+            config=_GPT | {"window": 0, "weighting": "return", "return_high": 1.0},
+        ),
+        _BC,
+    ),
     "madt-context": Form(
-        _spec("madt", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GPT | {"window": -1, "mode": "rtg_state_action"}), _BC
+        _spec(
+            "madt",
+            "grid/bridge/optimal",
+            steps=3,
+            data_episodes=6,
+            config=_GPT | {"window": -1, "mode": "rtg_state_action"},
+        ),
+        _BC,
     ),
-    "yanhui": Form(_spec("yanhui", "matrix/xor/b", config=_GPT | _MIXTURE | {"window": 0, "return_high": 1.0}), _BC),
+    "yanhui": Form(
+        _spec("yanhui", "matrix/xor/b", config=_GPT | _MIXTURE | {"window": 0, "return_high": 1.0}),
+        _BC,
+    ),
     "yanhui-context": Form(
-        _spec("yanhui", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GPT | _MIXTURE | {"window": -1, "mode": "state_action"}),
+        _spec(
+            "yanhui",
+            "grid/bridge/optimal",
+            steps=3,
+            data_episodes=6,
+            config=_GPT | _MIXTURE | {"window": -1, "mode": "state_action"},
+        ),
         _BC,
     ),
     "omar": Form(
@@ -228,32 +392,68 @@ FORMS: dict[str, Form] = {
         (lambda s: s.target_policy, lambda s: s.target_critic),
     ),
     "omar-recurrent": Form(
-        _spec("omar", "grid/bridge/optimal", steps=3, data_episodes=6, config=_GRU | {"critic_hidden": 8}),
+        _spec(
+            "omar",
+            "grid/bridge/optimal",
+            steps=3,
+            data_episodes=6,
+            config=_GRU | {"critic_hidden": 8},
+        ),
         ((lambda s: s.policy, lambda s: s.critic),),
         (lambda s: s.target_policy, lambda s: s.target_critic),
     ),
-    "omar-continuous": Form(_spec("omar", "mpe/spread/random", data_episodes=4, config=_MLP | {"batch_size": 9}), _ALL),
+    "omar-continuous": Form(
+        _spec("omar", "mpe/spread/random", data_episodes=4, config=_MLP | {"batch_size": 9}), _ALL
+    ),
     "omar-centralised": Form(
         _spec(
             "omar",
             **_POLY,
-            config=_MLP | {"centralised": True, "search": "cem", "samples": "policy", "num_samples": 3, "window": -1, "input_norm": "none"},
+            config=_MLP
+            | {
+                "centralised": True,
+                "search": "cem",
+                "samples": "policy",
+                "num_samples": 3,
+                "window": -1,
+                "input_norm": "none",
+            },
         ),
         _ALL,
     ),
     "omar-team": Form(
-        _spec("omar", **_POLY, config=_MLP | {"shared_team": True, "critic_steps": 2, "batch_size": 9, "input_norm": "none"}),
+        _spec(
+            "omar",
+            **_POLY,
+            config=_MLP
+            | {"shared_team": True, "critic_steps": 2, "batch_size": 9, "input_norm": "none"},
+        ),
         _ALL,
     ),
     "cql-continuous": Form(
         _spec(
             "cql",
             **_POLY,
-            config=_MLP | {"own_batches": False, "window": -1, "input_norm": "none", "samples": "policy", "num_samples": 3},
+            config=_MLP
+            | {
+                "own_batches": False,
+                "window": -1,
+                "input_norm": "none",
+                "samples": "policy",
+                "num_samples": 3,
+            },
         ),
         _ALL,
     ),
-    "td3bc": Form(_spec("td3bc", "mpe/spread/random", data_episodes=4, config=_MLP | {"batch_size": 9, "input_norm": "dataset"}), _ALL),
+    "td3bc": Form(
+        _spec(
+            "td3bc",
+            "mpe/spread/random",
+            data_episodes=4,
+            config=_MLP | {"batch_size": 9, "input_norm": "dataset"},
+        ),
+        _ALL,
+    ),
 }
 
 
@@ -264,7 +464,9 @@ def state_of(folder: Path) -> dict[str, Any]:
     checkpoints = Checkpoints(folder / "checkpoint")
     manager = checkpoints.manager
     assert manager is not None
-    state = manager.restore(manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+    state = manager.restore(
+        manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore())
+    )["state"]
     checkpoints.close()
     return jax.tree.map(np.asarray, state)
 
@@ -325,9 +527,12 @@ def make_toy(config: ToyConfig, spec: Any) -> Any:
 
     def update(state: ToyState, batch: Any, key: Any) -> tuple[ToyState, Out]:
         slope = 2 * (state.value - 1) + 0.1 * jax.random.normal(key) + 0.0 * batch.reward.mean()
-        # An infinite step is finite until update bad_from, as a run that breaks in the middle of training.
+        # An infinite step is finite until update bad_from, as a run that breaks in the middle of
+        # training.
         lr = jnp.where((state.count < config.bad_from) & jnp.isinf(config.lr), 0.1, config.lr)
-        return ToyState(state.value - lr * slope, state.count + 1), Out({"loss": jnp.square(state.value - 1) * (1 + 0 * lr)})
+        return ToyState(state.value - lr * slope, state.count + 1), Out(
+            {"loss": jnp.square(state.value - 1) * (1 + 0 * lr)}
+        )
 
     def policy(state: ToyState) -> Policy:
         return toy_policy(jax.nn.softmax(jnp.arange(spec.action_size) * state.value))
@@ -335,7 +540,10 @@ def make_toy(config: ToyConfig, spec: Any) -> Any:
     learner = Learner(init, update, policy)
     if config.stages == 1:
         return learner
-    return (Stage("first", learner, config.steps), Stage("second", learner, config.steps, prepare=lambda before, data, key: before))
+    return (
+        Stage("first", learner, config.steps),
+        Stage("second", learner, config.steps, prepare=lambda before, data, key: before),
+    )
 
 
 TOY = SimpleNamespace(__name__="toy", Config=ToyConfig, make=make_toy)

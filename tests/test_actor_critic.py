@@ -1,4 +1,6 @@
-"""What MA-CQL, MA-TD3+BC and OMAR share: losses and gradients against float64 NumPy, normalised inputs, targets, batches, samples."""
+"""What MA-CQL, MA-TD3+BC and OMAR share: losses and gradients against float64 NumPy, normalised
+inputs, targets, batches, samples.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +62,13 @@ def nets_of(centralised: bool) -> dict[str, Net]:
     agents = Agents(SPEC, SIZES["hidden"], centralised=centralised)
     policy, critic = jax.eval_shape(agents.init, jax.random.key(0))
     rng = np.random.default_rng(1)
-    draw = lambda tree: jax.tree.map(lambda x: 0.7 * rng.normal(size=x.shape), tree)  # noqa: E731
-    return {"policy": draw(policy), "critic": draw(critic), "target_policy": draw(policy), "target_critic": draw(critic)}
+    draw = lambda tree: jax.tree.map(lambda x: 0.7 * rng.normal(size=x.shape), tree)
+    return {
+        "policy": draw(policy),
+        "critic": draw(critic),
+        "target_policy": draw(policy),
+        "target_critic": draw(critic),
+    }
 
 
 def part(tree: Any, i: int) -> Any:
@@ -80,36 +87,54 @@ def double(config: Any) -> Any:
     return jax.tree.map(np.float64, config)
 
 
-# -------------------------------------------------------------------------------------------- losses
+# --------------------------------------------------------------------------------------------
+# losses
 
 
 @pytest.mark.parametrize(
     ("centralised", "plain", "samples"),
-    [(False, True, "policy"), (False, False, "policy"), (True, False, "policy"), (True, False, "uniform")],
+    [
+        (False, True, "policy"),
+        (False, False, "policy"),
+        (True, False, "policy"),
+        (True, False, "uniform"),
+    ],
 )
 def test_cql_losses_and_gradients_equal_float64_numpy(centralised, plain, samples):
     i, nets, batch, key = 1, nets_of(centralised), batch_of(), jax.random.key(2)
     given = {"cql": 0.3, "gamma": 0.9, "temperature": 1.5}
-    config = cql.Config(**SIZES, **given, samples=samples, plain_density=plain, centralised=centralised)
+    config = cql.Config(
+        **SIZES, **given, samples=samples, plain_density=plain, centralised=centralised
+    )
 
     def losses(config: Any, nets: dict[str, Net], batch: Transition) -> Any:
         m, mine = cql_agents.method_of(config, SPEC, "cql"), mine_of(nets, batch, i)
         critic, policy = part(nets["critic"], i), part(nets["policy"], i)
         of_critic = jax.value_and_grad(lambda p: cql_agents.critic_loss(m, p, mine, key)[0])(critic)
-        of_actor = jax.value_and_grad(lambda p: cql_agents.actor_loss(m, p, critic, mine, key)[0])(policy)
-        keys, shape = jax.random.split(key, 3), (SIZES["num_samples"], M, A * (N if centralised else 1))
-        draws = [jax.random.uniform(keys[0], shape, minval=-1, maxval=1), *(0.2 * jax.random.normal(k, shape) for k in keys[1:])]
+        of_actor = jax.value_and_grad(lambda p: cql_agents.actor_loss(m, p, critic, mine, key)[0])(
+            policy
+        )
+        keys, shape = (
+            jax.random.split(key, 3),
+            (SIZES["num_samples"], M, A * (N if centralised else 1)),
+        )
+        draws = [
+            jax.random.uniform(keys[0], shape, minval=-1, maxval=1),
+            *(0.2 * jax.random.normal(k, shape) for k in keys[1:]),
+        ]
         return of_critic, of_actor, draws if samples == "policy" else draws[:1]
 
     with jax.enable_x64(True):
         found = jax.tree.map(np.asarray, jax.jit(losses)(double(config), nets, batch))
     (value, critic_grads), (policy_loss, policy_grads), draws = found
     rows, critic, policy = rows_of(batch), part(nets["critic"], i), part(nets["policy"], i)
-    wanted = lambda p: ref.cql_critic_loss(nets, p, rows, i, draws, centralised, plain_density=plain, **given)  # noqa: E731
+    wanted = lambda p: ref.cql_critic_loss(
+        nets, p, rows, i, draws, centralised, plain_density=plain, **given
+    )
     assert float(value) == pytest.approx(wanted(critic), rel=1e-8)
     difference, way = slope(wanted, critic, 3)
     assert along(critic_grads, way) == pytest.approx(difference, rel=1e-5)
-    wanted = lambda p: ref.actor_loss(p, critic, rows, i, None, centralised, 0.0, 1e-3)  # noqa: E731
+    wanted = lambda p: ref.actor_loss(p, critic, rows, i, None, centralised, 0.0, 1e-3)
     assert float(policy_loss) == pytest.approx(wanted(policy), rel=1e-7)
     difference, way = slope(wanted, policy, 4)
     assert along(policy_grads, way) == pytest.approx(difference, rel=1e-5)
@@ -122,28 +147,40 @@ def test_td3bc_losses_and_gradients_equal_float64_numpy():
     def losses(config: Any, nets: dict[str, Net], batch: Transition) -> Any:
         m, mine = td3bc.Method(config, Agents(SPEC, config.hidden)), mine_of(nets, batch, i)
         critic, policy = part(nets["critic"], i), part(nets["policy"], i)
-        actor = jax.value_and_grad(lambda p: td3bc.actor_loss(m, p, critic, mine), has_aux=True)(policy)
+        actor = jax.value_and_grad(lambda p: td3bc.actor_loss(m, p, critic, mine), has_aux=True)(
+            policy
+        )
         return jax.value_and_grad(lambda p: td3bc.critic_loss(m, p, mine, key)[0])(critic), actor
 
     with jax.enable_x64(True):
-        (value, critic_grads), ((loss, told), grads) = jax.tree.map(np.asarray, jax.jit(losses)(double(config), nets, batch))
+        (value, critic_grads), ((loss, told), grads) = jax.tree.map(
+            np.asarray, jax.jit(losses)(double(config), nets, batch)
+        )
     rows, critic, policy = rows_of(batch), part(nets["critic"], i), part(nets["policy"], i)
     y = ref.target(nets, rows, i, 0.9, False)
-    wanted = lambda p: float(((ref.data_values(p, rows, i, False) - y) ** 2).sum(0)[:-1].mean())  # noqa: E731
+    wanted = lambda p: float(((ref.data_values(p, rows, i, False) - y) ** 2).sum(0)[:-1].mean())
     assert float(value) == pytest.approx(wanted(critic), rel=1e-9)
     difference, way = slope(wanted, critic, 3)
     assert along(critic_grads, way) == pytest.approx(difference, rel=1e-5)
-    assert float(loss) == pytest.approx(ref.td3bc_actor_loss(policy, critic, rows, i, 2.5, 1e-3), rel=1e-7)
+    assert float(loss) == pytest.approx(
+        ref.td3bc_actor_loss(policy, critic, rows, i, 2.5, 1e-3), rel=1e-7
+    )
     held = float(told["scale"])  # lambda is a constant of the gradient
-    difference, way = slope(lambda p: ref.td3bc_actor_loss(p, critic, rows, i, 2.5, 1e-3, held), policy, 4)
+    difference, way = slope(
+        lambda p: ref.td3bc_actor_loss(p, critic, rows, i, 2.5, 1e-3, held), policy, 4
+    )
     assert along(grads, way) == pytest.approx(difference, rel=1e-5)
 
 
 def test_icq_losses_and_gradients_equal_float64_numpy():
-    # Windows of three steps: the last has no target unless it terminates; row 0 of each window is followed by row 1.
+    # Windows of three steps: the last has no target unless it terminates; row 0 of each window is
+    # followed by row 1.
     i, nets = 1, nets_of(False)
     batch = jax.tree.map(lambda x: x.reshape(3, 3, *x.shape[1:]), batch_of(9))
-    batch = batch._replace(terminated=np.array([[0, 0, 1.0], [0, 1, 0], [0, 0, 0]]), valid=np.array([[1, 1, 1.0], [1, 1, 0], [1, 1, 1]]))
+    batch = batch._replace(
+        terminated=np.array([[0, 0, 1.0], [0, 1, 0], [0, 0, 0]]),
+        valid=np.array([[1, 1, 1.0], [1, 1, 0], [1, 1, 1]]),
+    )
     given = {"gamma": 0.9, "beta_q": 1.5, "beta_pi": 0.7, "alpha_w": 2.0}
     config = maicq.Config(hidden=5, **given)
     spread = np.random.default_rng(3).normal(size=(N, A))
@@ -153,39 +190,59 @@ def test_icq_losses_and_gradients_equal_float64_numpy():
         mine, critic = mine_of(nets, rows, i)._replace(beside=beside), part(nets["critic"], i)
         policy = maicq.Gaussian(part(nets["policy"], i), spread[i])
         of_critic = jax.value_and_grad(lambda p: maicq.critic_loss(m, p, mine, None)[0])(critic)
-        return of_critic, jax.value_and_grad(lambda p: maicq.actor_loss(m, p, critic, mine)[0])(policy), rows.valid
+        return (
+            of_critic,
+            jax.value_and_grad(lambda p: maicq.actor_loss(m, p, critic, mine)[0])(policy),
+            rows.valid,
+        )
 
     with jax.enable_x64(True):
         found = jax.tree.map(np.asarray, jax.jit(losses)(double(config), nets, spread, batch))
     (value, critic_grads), (loss, grads), usable = found
     np.testing.assert_array_equal(usable, [1, 1, 1, 1, 1, 0, 1, 1, 0])
-    rows = {name: np.asarray(x).reshape(9, *x.shape[2:]) for name, x in batch._asdict().items() if x is not None}
+    rows = {
+        name: np.asarray(x).reshape(9, *x.shape[2:])
+        for name, x in batch._asdict().items()
+        if x is not None
+    }
     critic, policy = part(nets["critic"], i), (part(nets["policy"], i), spread[i])
-    wanted = lambda p: ref.icq_losses(policy, p, critic, part(nets["target_critic"], i), rows, 3, i, **given)[0]  # noqa: E731
+    wanted = lambda p: ref.icq_losses(
+        policy, p, critic, part(nets["target_critic"], i), rows, 3, i, **given
+    )[0]
     assert float(value) == pytest.approx(wanted(critic), rel=1e-8)
     difference, way = slope(wanted, critic, 3)
     assert along(critic_grads, way) == pytest.approx(difference, rel=1e-5)
-    wanted = lambda p: ref.icq_losses(p, critic, critic, part(nets["target_critic"], i), rows, 3, i, **given)[1]  # noqa: E731
+    wanted = lambda p: ref.icq_losses(
+        p, critic, critic, part(nets["target_critic"], i), rows, 3, i, **given
+    )[1]
     assert float(loss) == pytest.approx(wanted(policy), rel=1e-8)
     difference, way = slope(wanted, policy, 4)
     assert along(tuple(grads), way) == pytest.approx(difference, rel=1e-5)
 
 
 def test_the_next_action_of_the_data_never_crosses_the_end_of_an_episode():
-    # Episodes of 25 steps that only the clock ends: as whole windows and as windows of two, row 24 of each is left out.
+    # Episodes of 25 steps that only the clock ends: as whole windows and as windows of two, row 24
+    # of each is left out.
     steps = 25
-    whole = jax.tree.map(lambda x: np.broadcast_to(x[:1, None], (2, steps, *x.shape[1:])).copy(), batch_of(2))
-    whole = whole._replace(valid=np.ones((2, steps)), terminated=np.zeros((2, steps)), truncated=np.zeros((2, steps)))
+    whole = jax.tree.map(
+        lambda x: np.broadcast_to(x[:1, None], (2, steps, *x.shape[1:])).copy(), batch_of(2)
+    )
+    whole = whole._replace(
+        valid=np.ones((2, steps)), terminated=np.zeros((2, steps)), truncated=np.zeros((2, steps))
+    )
     whole.truncated[:, -1] = 1
     numbered = whole._replace(actions=np.arange(2 * steps * N * A).reshape(2, steps, N, A))
     usable, (actions, _) = maicq.with_next(numbered)
     np.testing.assert_array_equal(usable.valid, np.tile(np.arange(steps) < steps - 1, (2, 1)))
-    np.testing.assert_array_equal(actions[:, :-1, 0, 0], np.arange(2 * steps).reshape(2, steps)[:, 1:] * N * A)
+    np.testing.assert_array_equal(
+        actions[:, :-1, 0, 0], np.arange(2 * steps).reshape(2, steps)[:, 1:] * N * A
+    )
     pairs = jax.tree.map(lambda x: x[:, -2:], whole)
     np.testing.assert_array_equal(maicq.with_next(pairs)[0].valid, [[1, 0], [1, 0]])
 
 
-# ------------------------------------------------------------------------------------- normalisation
+# -------------------------------------------------------------------------------------
+# normalisation
 
 
 def mixed(values: Any, norm: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -218,15 +275,21 @@ def test_one_observation_alone_gives_a_constant_by_its_own_statistics_and_not_by
     no = jnp.zeros((), bool)
 
     def played(x: float) -> Any:
-        seen = TimeStep(x * ones, jnp.zeros(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.zeros((N, A)))
-        return agents.act(part(policy, 0), seen.obs[:1], jnp.ones(1))[0], agents.policy(policy, stats).distribution((), seen)[1].mode()[0]
+        seen = TimeStep(
+            x * ones, jnp.zeros(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.zeros((N, A))
+        )
+        return agents.act(part(policy, 0), seen.obs[:1], jnp.ones(1))[0], agents.policy(
+            policy, stats
+        ).distribution((), seen)[1].mode()[0]
 
     (first, one), (second, other) = jax.jit(played)(1.5), jax.jit(played)(3.0)
     np.testing.assert_array_equal(first, second)
     assert np.abs(one - other).max() > 1e-3
     # (3 - 1) / 2 = 1, then scale and shift
     net = part(policy, 0)
-    np.testing.assert_allclose(other, np.tanh(ref.mlp(net.net, net.norm.scale + net.norm.shift)), rtol=1e-3)
+    np.testing.assert_allclose(
+        other, np.tanh(ref.mlp(net.net, net.norm.scale + net.norm.shift)), rtol=1e-3
+    )
 
 
 def test_slow_policies_are_played_with_the_same_statistics():
@@ -234,27 +297,42 @@ def test_slow_policies_are_played_with_the_same_statistics():
     made = learner_of(agents)
     state = jax.eval_shape(made.init, jax.random.key(0))
     ones = jnp.ones((N, WIDTH))
-    state = state._replace(policy=nets["policy"], target_policy=nets["target_policy"], stats=type(state.stats)(ones, 2 * ones))
-    seen = TimeStep(3 * ones, jnp.zeros(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.zeros((N, A)))
-    slow, fast = (jax.jit(lambda f=f: f(state).distribution((), seen)[1].mode())() for f in (made.target_policy, made.policy))
+    state = state._replace(
+        policy=nets["policy"],
+        target_policy=nets["target_policy"],
+        stats=type(state.stats)(ones, 2 * ones),
+    )
+    seen = TimeStep(
+        3 * ones, jnp.zeros(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.zeros((N, A))
+    )
+    slow, fast = (
+        jax.jit(lambda f=f: f(state).distribution((), seen)[1].mode())()
+        for f in (made.target_policy, made.policy)
+    )
     net, x = part(nets["target_policy"], 2), (3 - 1) / np.sqrt(2 + 1e-5) * np.ones(WIDTH)
-    np.testing.assert_allclose(slow[2], np.tanh(ref.mlp(net.net, net.norm.scale * x + net.norm.shift)), rtol=1e-4)
+    np.testing.assert_allclose(
+        slow[2], np.tanh(ref.mlp(net.net, net.norm.scale * x + net.norm.shift)), rtol=1e-4
+    )
     assert np.abs(slow - fast).max() > 1e-3
 
 
 def learner_of(agents: Agents, passes: tuple[str, ...] = ("obs",), **more: Any) -> Any:
     """A learner whose critic fits 0 and whose policy climbs Q_1, by plain gradient steps."""
-    critic = lambda p, mine, key: (jnp.mean(jnp.square(agents.data_values(p, mine))), {})  # noqa: E731
+    critic = lambda p, mine, key: (jnp.mean(jnp.square(agents.data_values(p, mine))), {})
 
     def actor(policy: Any, critic: Any, mine: Mine, key: Any) -> Any:
         own = agents.act(policy, jnp.take(mine.rows.obs, mine.agent, 1), mine.rows.valid)
         return -jnp.mean(agents.first_values(critic, mine, own[None])), {"own": jnp.mean(own)}
 
-    return learner(agents, (optax.sgd(0.1), optax.sgd(0.1)), 0.01, critic, actor, passes=passes, **more)
+    return learner(
+        agents, (optax.sgd(0.1), optax.sgd(0.1)), 0.01, critic, actor, passes=passes, **more
+    )
 
 
 @pytest.mark.parametrize("passes", [("obs",), ("obs", "next_obs", "obs")])
-def test_running_statistics_of_policies_see_each_pass_and_slow_nets_only_move_scale_and_shift(passes):
+def test_running_statistics_of_policies_see_each_pass_and_slow_nets_only_move_scale_and_shift(
+    passes,
+):
     made, batch = learner_of(Agents(SPEC, 5), passes), batch_of(6)
     before = jax.jit(made.init)(jax.random.key(0))
     after, _ = jax.jit(made.update)(before, batch, jax.random.key(1))
@@ -267,7 +345,10 @@ def test_running_statistics_of_policies_see_each_pass_and_slow_nets_only_move_sc
             variance = 0.9 * variance + 0.1 * (kept.var(0, ddof=1) if len(kept) > 1 else 0.0)
         np.testing.assert_allclose(after.stats.mean[i], mean, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(after.stats.variance[i], variance, rtol=1e-4)
-    for slow, old, new in zip(*(jax.tree.leaves(x) for x in (after.target_policy, before.policy, after.policy)), strict=True):
+    for slow, old, new in zip(
+        *(jax.tree.leaves(x) for x in (after.target_policy, before.policy, after.policy)),
+        strict=True,
+    ):
         np.testing.assert_allclose(slow, 0.99 * old + 0.01 * new, rtol=1e-4, atol=1e-6)
     assert np.abs(flat(after.policy.norm) - flat(before.policy.norm)).max() > 0
 
@@ -277,23 +358,38 @@ def test_dataset_norm_standardises_by_the_moments_of_all_real_steps():
     job = resolve(TrainSpec("td3bc", "poly/sign/uniform", config=config))
     env = registry.make_env("poly/sign/uniform")
     episodes = registry.make_data("poly/sign/uniform", DataOptions(0, 10))
-    episodes = episodes._replace(obs=np.random.default_rng(0).normal(3.0, 2.0, episodes.obs.shape).astype(np.float32))
+    episodes = episodes._replace(
+        obs=np.random.default_rng(0).normal(3.0, 2.0, episodes.obs.shape).astype(np.float32)
+    )
     (stage,) = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
     state = stage.prepare(None, place(episodes, env.spec), jax.random.key(0))
     np.testing.assert_allclose(state.stats.mean, episodes.obs[:, 0].mean(0), rtol=1e-4)
     np.testing.assert_allclose(state.stats.variance, episodes.obs[:, 0].var(0), rtol=1e-3)
     obs = episodes.obs[0, 0]
-    seen = TimeStep(obs, jnp.zeros(1), jnp.ones(1), jnp.zeros(()), jnp.zeros((), bool), jnp.zeros((), bool), jnp.zeros(1))
+    seen = TimeStep(
+        obs,
+        jnp.zeros(1),
+        jnp.ones(1),
+        jnp.zeros(()),
+        jnp.zeros((), bool),
+        jnp.zeros((), bool),
+        jnp.zeros(1),
+    )
     policy = stage.learner.policy(state).distribution((), seen)[1].mode()
-    net, x = part(state.policy.net, 0), (obs[0] - episodes.obs[:, 0].mean(0)[0]) / np.sqrt(episodes.obs[:, 0].var(0)[0] + 1e-5)
+    net, x = (
+        part(state.policy.net, 0),
+        (obs[0] - episodes.obs[:, 0].mean(0)[0]) / np.sqrt(episodes.obs[:, 0].var(0)[0] + 1e-5),
+    )
     np.testing.assert_allclose(policy[0], np.tanh(ref.mlp(net, x)), rtol=1e-3, atol=1e-7)
 
 
-# ----------------------------------------------------------------------------------- targets, batches
+# ----------------------------------------------------------------------------------- targets,
+# batches
 
 
 def test_bootstrap_goes_through_the_clock_and_stops_where_it_counts_as_an_end():
-    # r = 1, min Q' = 2, gamma = .95: 1 + .95 * 2 = 2.9; 1 where the episode ended. Row 0 is cut, row 1 terminates.
+    # r = 1, min Q' = 2, gamma = .95: 1 + .95 * 2 = 2.9; 1 where the episode ended. Row 0 is cut,
+    # row 1 terminates.
     rows = batch_of(2)._replace(reward=np.ones(2), agent_reward=np.ones((2, N)))
     rows = rows._replace(terminated=np.array([0.0, 1.0]), truncated=np.array([1.0, 0.0]))
     for ends, wanted in ((False, [2.9, 1.0]), (True, [1.0, 1.0])):
@@ -304,7 +400,11 @@ def test_bootstrap_goes_through_the_clock_and_stops_where_it_counts_as_an_end():
             return jnp.sum(agents.data_values(p, mine)), {"cut": y[0], "end": y[1]}
 
         made = learner(
-            agents, (optax.sgd(0.0),) * 2, 0.0, critic, lambda p, c, mine, key: (jnp.sum(p.net["params"]["Dense_0"]["bias"]), {})
+            agents,
+            (optax.sgd(0.0),) * 2,
+            0.0,
+            critic,
+            lambda p, c, mine, key: (jnp.sum(p.net["params"]["Dense_0"]["bias"]), {}),
         )
         state = jax.eval_shape(made.init, jax.random.key(0))
         state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
@@ -355,10 +455,18 @@ def test_each_agent_learns_from_rows_and_a_reward_of_its_own():
     dealt, _ = deal(batch, N)
     for i in range(N):  # rows i and i + 3
         np.testing.assert_array_equal(dealt.agent_reward[i, :, i], batch.agent_reward[i::N, i])
-        np.testing.assert_array_equal(own_return(i, part(dealt, i), jnp.zeros(2), 0.9), batch.agent_reward[i::N, i].astype(np.float32))
+        np.testing.assert_array_equal(
+            own_return(i, part(dealt, i), jnp.zeros(2), 0.9),
+            batch.agent_reward[i::N, i].astype(np.float32),
+        )
     windows = jax.tree.map(lambda x: np.stack([x, x + 1], 1), batch)  # [B, T, ...]
-    np.testing.assert_allclose(deal(windows, N)[0].obs[1], np.concatenate([windows.obs[1], windows.obs[4]]), rtol=1e-6)
-    with pytest.raises(ValueError, match="field 'batch_size': expected a multiple of 3, the number of agents, found 7"):
+    np.testing.assert_allclose(
+        deal(windows, N)[0].obs[1], np.concatenate([windows.obs[1], windows.obs[4]]), rtol=1e-6
+    )
+    with pytest.raises(
+        ValueError,
+        match="field 'batch_size': expected a multiple of 3, the number of agents, found 7",
+    ):
         deal(batch_of(7), N)
 
 
@@ -367,14 +475,26 @@ def test_agents_with_the_same_nets_and_rows_draw_different_samples():
 
     def critic(p: Any, mine: Mine, key: Any) -> Any:
         drawn = uniform_actions(key, (1,), 1.0)[0][0]
-        return jnp.sum(agents.data_values(p, mine)), {f"of{i}": jnp.where(mine.agent == i, drawn, 0.0) for i in range(N)}
+        return jnp.sum(agents.data_values(p, mine)), {
+            f"of{i}": jnp.where(mine.agent == i, drawn, 0.0) for i in range(N)
+        }
 
-    made = learner(agents, (optax.sgd(0.1),) * 2, 0.01, critic, lambda p, c, mine, key: (jnp.sum(p.norm.scale), {}))
+    made = learner(
+        agents,
+        (optax.sgd(0.1),) * 2,
+        0.01,
+        critic,
+        lambda p, c, mine, key: (jnp.sum(p.norm.scale), {}),
+    )
 
     def run(key: Any) -> Any:
         state = made.init(key)
-        policy, critic = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), (state.policy, state.critic))
-        return made.update(state._replace(policy=policy, critic=critic), batch_of(3), key)[1].metrics
+        policy, critic = jax.tree.map(
+            lambda x: jnp.broadcast_to(x[:1], x.shape), (state.policy, state.critic)
+        )
+        return made.update(state._replace(policy=policy, critic=critic), batch_of(3), key)[
+            1
+        ].metrics
 
     metrics = jax.jit(run)(jax.random.key(0))
     assert len({float(metrics[f"of{i}"]) for i in range(N)}) == N
@@ -393,10 +513,14 @@ def test_policies_wait_for_their_turn_and_slow_nets_with_them():
         np.testing.assert_array_equal(flat(getattr(after, name)), flat(getattr(before, name)))
     assert np.abs(flat(after.critic) - flat(before.critic)).max() > 0
     later, _ = step(after, batch, jax.random.key(1))
-    assert all(np.abs(flat(getattr(later, k)) - flat(getattr(after, k))).max() > 0 for k in ("policy", "target_policy", "target_critic"))
+    assert all(
+        np.abs(flat(getattr(later, k)) - flat(getattr(after, k))).max() > 0
+        for k in ("policy", "target_policy", "target_critic")
+    )
 
 
-# ----------------------------------------------------------------------------------- conservative term
+# ----------------------------------------------------------------------------------- conservative
+# term
 
 
 def test_conservative_term_of_constant_values():
@@ -406,8 +530,12 @@ def test_conservative_term_of_constant_values():
         return sampled_logsumexp(jnp.full(10, level), jnp.full(10, log_p)) - level
 
     value, slope_ = jax.value_and_grad(term)(3.0)
-    assert float(value) == pytest.approx(2 * np.log(2) + np.log(10), rel=1e-6) and abs(float(slope_)) < 1e-6
-    # HalfCheetah, d = 3, 10 + 20 samples: the expected term is 4.4365 with densities and 4.8111 with their logarithms.
+    assert (
+        float(value) == pytest.approx(2 * np.log(2) + np.log(10), rel=1e-6)
+        and abs(float(slope_)) < 1e-6
+    )
+    # HalfCheetah, d = 3, 10 + 20 samples: the expected term is 4.4365 with densities and 4.8111
+    # with their logarithms.
     uniform = np.full((20000, 10), 3 * np.log(2))
     _, log_p = near_actions(jax.random.key(1), jnp.zeros((20000, 3)), 20, 0.2, 1.0)
     log_p = np.asarray(log_p, np.float64).T
@@ -425,11 +553,17 @@ def test_samples_of_the_next_policy_are_valued_at_the_present_observation():
     constant = jax.tree.map(jnp.zeros_like, nets["policy"])
     value = jax.jit(
         lambda b: cql_agents.conservative_loss(
-            m, part(nets["critic"], 0), mine_of(nets | {"policy": constant}, b, 0), jnp.zeros((2, M)), jax.random.key(0)
+            m,
+            part(nets["critic"], 0),
+            mine_of(nets | {"policy": constant}, b, 0),
+            jnp.zeros((2, M)),
+            jax.random.key(0),
         )
     )
     batch = batch_of()
-    np.testing.assert_array_equal(value(batch), value(batch._replace(next_obs=batch.next_obs + 5.0)))
+    np.testing.assert_array_equal(
+        value(batch), value(batch._replace(next_obs=batch.next_obs + 5.0))
+    )
     assert np.abs(value(batch) - value(batch._replace(obs=batch.obs + 5.0))).max() > 1e-3
 
 
@@ -439,7 +573,9 @@ def test_centralised_critics_leave_the_others_actions_to_the_batch():
 
     def loss(policies: Any) -> Any:
         mine = mine_of(nets | {"policy": policies}, batch, i)
-        return cql_agents.actor_loss(m, part(policies, i), part(nets["critic"], i), mine, jax.random.key(0))[0]
+        return cql_agents.actor_loss(
+            m, part(policies, i), part(nets["critic"], i), mine, jax.random.key(0)
+        )[0]
 
     grads = jax.jit(jax.grad(loss))(nets["policy"])
     for leaf in jax.tree.leaves(grads):
@@ -448,21 +584,44 @@ def test_centralised_critics_leave_the_others_actions_to_the_batch():
     own = np.full((2, M, A), 0.5)
     joint = np.asarray(m.agents.replaced(i, own, batch.actions)).reshape(2, M, N, A)
     assert (joint[:, :, i] == 0.5).all()
-    np.testing.assert_allclose(np.delete(joint, i, 2), np.delete(np.stack([batch.actions] * 2), i, 2), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.delete(joint, i, 2), np.delete(np.stack([batch.actions] * 2), i, 2), rtol=1e-6
+    )
 
 
-# -------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------
+# errors
 
 
 @pytest.mark.parametrize(
     ("module", "config", "message"),
     [
-        (cql, {"samples": "gauss"}, "field 'samples': expected one of uniform, policy, found 'gauss'"),
-        (omar, {"search": "grid"}, "field 'search': expected one of softmax, cem, random, found 'grid'"),
-        (omar, {"search": "cem", "search_samples": 3}, "field 'search_elites': expected 2 to search_samples=3, found 5"),
-        (td3bc, {"input_norm": "layer"}, "field 'input_norm': expected one of batch, dataset, none, found 'layer'"),
+        (
+            cql,
+            {"samples": "gauss"},
+            "field 'samples': expected one of uniform, policy, found 'gauss'",
+        ),
+        (
+            omar,
+            {"search": "grid"},
+            "field 'search': expected one of softmax, cem, random, found 'grid'",
+        ),
+        (
+            omar,
+            {"search": "cem", "search_samples": 3},
+            "field 'search_elites': expected 2 to search_samples=3, found 5",
+        ),
+        (
+            td3bc,
+            {"input_norm": "layer"},
+            "field 'input_norm': expected one of batch, dataset, none, found 'layer'",
+        ),
         (td3bc, {"policy_every": 0}, "field 'policy_every': expected at least 1, found 0"),
-        (td3bc, {"input_norm": "dataset", "centralised": True}, "expected batch or none with centralised=true"),
+        (
+            td3bc,
+            {"input_norm": "dataset", "centralised": True},
+            "expected batch or none with centralised=true",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(module, config, message):
@@ -472,8 +631,14 @@ def test_settings_that_make_no_sense_are_refused(module, config, message):
 
 def test_environments_that_have_no_such_form_are_refused():
     for spec, message in (
-        (EnvSpec("d", 2, 1, 1, 2, True, 1), "environment 'd': expected continuous actions, found discrete"),
-        (EnvSpec("h", 2, 1, 1, 2, False, 1, action_sizes=(2, 1)), "environment 'h': expected actions of one size"),
+        (
+            EnvSpec("d", 2, 1, 1, 2, True, 1),
+            "environment 'd': expected continuous actions, found discrete",
+        ),
+        (
+            EnvSpec("h", 2, 1, 1, 2, False, 1, action_sizes=(2, 1)),
+            "environment 'h': expected actions of one size",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             td3bc.make(td3bc.Config(), spec)

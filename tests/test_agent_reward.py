@@ -15,7 +15,9 @@ from tests.reference.toy_episodes import toy_episodes, toy_spec
 def paid_apart(discrete: bool = True):
     """Toy episodes of lengths 3, 1, 5 whose agents get half more and half less than the team."""
     episodes = toy_episodes(discrete=discrete)
-    return episodes._replace(agent_reward=episodes.reward[..., None] * np.array([1.5, 0.5], np.float32))
+    return episodes._replace(
+        agent_reward=episodes.reward[..., None] * np.array([1.5, 0.5], np.float32)
+    )
 
 
 def equal(a, b):
@@ -28,7 +30,9 @@ def test_windows_have_it_beside_the_teams_and_zero_on_padding(dtype):
     dataset = place(paid_apart(), toy_spec(), obs_dtype=dtype)
     batch = dataset.window(dataset.episode_row, 6)
     # the reward of step t of episode e is 10 e + t + 1, for its length of 3, 1, 5
-    np.testing.assert_array_equal(batch.reward, [[1, 2, 3, 0, 0, 0], [11, 0, 0, 0, 0, 0], [21, 22, 23, 24, 25, 0]])
+    np.testing.assert_array_equal(
+        batch.reward, [[1, 2, 3, 0, 0, 0], [11, 0, 0, 0, 0, 0], [21, 22, 23, 24, 25, 0]]
+    )
     np.testing.assert_array_equal(batch.agent_reward[..., 0], 1.5 * batch.reward)
     np.testing.assert_array_equal(batch.agent_reward.mean(-1), batch.reward)
 
@@ -44,7 +48,10 @@ def test_a_shared_reward_is_none_and_takes_no_room():
     plain = place(toy_episodes(), toy_spec())
     assert plain.window(plain.episode_row, 2).agent_reward is None
     # 9 steps + 3 last slots + 5 rows of padding, two floats each
-    assert estimate_bytes(paid_apart(), toy_spec()) - estimate_bytes(toy_episodes(), toy_spec()) == 17 * 2 * 4
+    assert (
+        estimate_bytes(paid_apart(), toy_spec()) - estimate_bytes(toy_episodes(), toy_spec())
+        == 17 * 2 * 4
+    )
 
 
 def test_parts_of_datasets_keep_it():
@@ -54,7 +61,10 @@ def test_parts_of_datasets_keep_it():
 
 
 def test_a_wrong_shape_is_refused():
-    with pytest.raises(InvalidEpisodes, match=r"episodes: field 'agent_reward': expected shape \(3, 5, 2\), found \(3, 5\)"):
+    with pytest.raises(
+        InvalidEpisodes,
+        match=r"episodes: field 'agent_reward': expected shape \(3, 5, 2\), found \(3, 5\)",
+    ):
         validate(paid_apart()._replace(agent_reward=toy_episodes().reward), toy_spec())
 
 
@@ -63,11 +73,14 @@ def test_numbers_that_are_not_finite_are_refused_but_not_on_padding():
     episodes.agent_reward[1, 1:] = np.nan
     validate(episodes, toy_spec())
     episodes.agent_reward[2, 4, 1] = np.inf
-    with pytest.raises(InvalidEpisodes, match="field 'agent_reward': expected finite numbers, found 1 that are not"):
+    with pytest.raises(
+        InvalidEpisodes, match="field 'agent_reward': expected finite numbers, found 1 that are not"
+    ):
         validate(episodes, toy_spec())
 
 
-# ---------------------------------------------------------------------------------------------- disk
+# ----------------------------------------------------------------------------------------------
+# disk
 
 
 @pytest.mark.parametrize("discrete", [True, False], ids=["discrete", "continuous"])
@@ -88,7 +101,11 @@ def test_a_shared_reward_comes_back_from_disk_as_none(tmp_path):
 
 @pytest.mark.parametrize("apart", [True, False])
 def test_a_vault_of_another_writer_has_their_mean_and_where_they_differ_each(tmp_path, apart):
-    rewards = np.array([[1.0, 3.0], [2.0, 4.0], [5.0, 5.0]], np.float32) if apart else np.ones((3, 2), np.float32)
+    rewards = (
+        np.array([[1.0, 3.0], [2.0, 4.0], [5.0, 5.0]], np.float32)
+        if apart
+        else np.ones((3, 2), np.float32)
+    )
     ends = np.array([[0, 0], [1, 1], [1, 1]], np.float32)  # episodes of two steps and of one
     tree = {
         "observations": np.zeros((1, 3, 2, 4), np.float32),

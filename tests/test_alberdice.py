@@ -1,4 +1,6 @@
-"""AlberDICE: its losses and gradients against float64 NumPy, the traps of its formulas, and the XOR games."""
+"""AlberDICE: its losses and gradients against float64 NumPy, the traps of its formulas, and the XOR
+games.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +36,16 @@ def spec_of(n: int) -> EnvSpec:
 
 
 def batch_of(n: int, seed: int = 0) -> Transition:
-    """Windows [6, 3], two shorter; three episodes terminate, one is cut. Action 2 of every second slot is unavailable."""
+    """Windows [6, 3], two shorter; three episodes terminate, one is cut.
+
+    Action 2 of every second slot is unavailable.
+    """
     rng = np.random.default_rng(seed)
     avail = np.ones((2, B, T, n, A))
     avail[:, ::2, :, :, 2] = 0
-    actions = np.where(avail[0, ..., 2] > 0, rng.integers(0, 3, (B, T, n)), rng.integers(0, 2, (B, T, n)))
+    actions = np.where(
+        avail[0, ..., 2] > 0, rng.integers(0, 3, (B, T, n)), rng.integers(0, 2, (B, T, n))
+    )
     lengths = np.array([3, 3, 3, 3, 2, 1])
     valid, last = np.arange(T) < lengths[:, None], np.arange(T) == lengths[:, None] - 1
     return Transition(
@@ -59,7 +66,11 @@ def batch_of(n: int, seed: int = 0) -> Transition:
 
 
 def rows_of(batch: Transition) -> dict[str, np.ndarray]:
-    return {name: np.asarray(x).reshape(B * T, *x.shape[2:]) for name, x in batch._asdict().items() if x is not None}
+    return {
+        name: np.asarray(x).reshape(B * T, *x.shape[2:])
+        for name, x in batch._asdict().items()
+        if x is not None
+    }
 
 
 def method_of(n: int, **config: Any) -> alberdice.Method:
@@ -70,7 +81,7 @@ def method_of(n: int, **config: Any) -> alberdice.Method:
 
 def net_of(params: Any, agent: int | None = None) -> ref.Net:
     layers = [params["params"][f"Dense_{k}"] for k in range(len(params["params"]))]
-    one = lambda x: np.asarray(x if agent is None else x[agent], float)  # noqa: E731
+    one = lambda x: np.asarray(x if agent is None else x[agent], float)
     return [(one(layer["kernel"]), one(layer["bias"])) for layer in layers]
 
 
@@ -79,18 +90,30 @@ def flat(tree: Any) -> np.ndarray:
 
 
 def start(m: alberdice.Method) -> alberdice.State:
-    """A first state in double precision, with policies far enough from uniform for every term to count."""
+    """A first state in double precision, with policies far enough from uniform for every term to
+    count.
+    """
     state = jax.jit(lambda key: alberdice.first_state(m, key))(jax.random.key(1))
     rng = np.random.default_rng(7)
-    moved = lambda x: x + 0.3 * rng.normal(size=x.shape) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+    moved = lambda x: (
+        x + 0.3 * rng.normal(size=x.shape) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    )
     nets, mu = jax.tree.map(moved, (state.nets, state.behaviour_policy))
     return state._replace(nets=nets, behaviour_policy=mu)
 
 
-# ------------------------------------------------------------------------ losses, in double precision
+# ------------------------------------------------------------------------ losses, in double
+# precision
 
 
-def numpy_losses(nets: list[Any], rows: dict[str, np.ndarray], agent: int, pi: np.ndarray, mu: np.ndarray, c: dict[str, Any]) -> Any:
+def numpy_losses(
+    nets: list[Any],
+    rows: dict[str, np.ndarray],
+    agent: int,
+    pi: np.ndarray,
+    mu: np.ndarray,
+    c: dict[str, Any],
+) -> Any:
     """(constants, loss of each net as a function of its layers)."""
     mates = ref.mates_tables(nets[3], agent, rows)
     ratio, divergence = ref.ratio_and_divergence(pi, mates, agent, rows["actions"])
@@ -99,17 +122,26 @@ def numpy_losses(nets: list[Any], rows: dict[str, np.ndarray], agent: int, pi: n
     mine = mu[:, agent]
     return c, {
         "policy": lambda net: ref.policy(net, rows, agent, e, mine, c["counts"], c["alpha"]),
-        "critic": lambda net: ref.value(net, rows, agent, hat, mine, c["counts"], c["conservative"]),
+        "critic": lambda net: ref.value(
+            net, rows, agent, hat, mine, c["counts"], c["conservative"]
+        ),
         "dual": lambda net: ref.dual(net, rows, c)[0],
         "teammates": lambda net: ref.teammates(net, rows, agent),
     }
 
 
 def test_losses_and_gradients_equal_float64_numpy(monkeypatch):
-    # Every loss to 1e-9; gradients along a random direction of each net against (f(x + h d) - f(x - h d)) / 2h
-    # of that net's own loss, so a loss reaches no other net. The draw is replaced by its expectation.
-    monkeypatch.setattr(alberdice, "resample", lambda key, weight: (jnp.arange(len(weight)), weight))
-    n, agent, settings = 3, 1, {"initial": "first", "conservative": 0.3, "penalty": 0.2, "gamma": 0.8}
+    # Every loss to 1e-9; gradients along a random direction of each net against (f(x + h d) - f(x -
+    # h d)) / 2h of that net's own loss, so a loss reaches no other net. The draw is replaced by its
+    # expectation.
+    monkeypatch.setattr(
+        alberdice, "resample", lambda key, weight: (jnp.arange(len(weight)), weight)
+    )
+    n, agent, settings = (
+        3,
+        1,
+        {"initial": "first", "conservative": 0.3, "penalty": 0.2, "gamma": 0.8},
+    )
     with jax.enable_x64(True):
         m, batch, rng = method_of(n, **settings), batch_of(n), np.random.default_rng(3)
         state, rows, alpha = start(m), rows_of(batch), 0.7
@@ -121,35 +153,66 @@ def test_losses_and_gradients_equal_float64_numpy(monkeypatch):
             log_pi = jax.nn.log_softmax(m.actors.outputs(state.nets.policy, rows)[0])
             log_mu = jax.nn.log_softmax(m.behaviour.outputs(state.behaviour_policy, rows)[0])
             sample = alberdice.draw_sample(m, nets, agent, batch, log_pi, log_mu, jax.random.key(0))
-            by_draws = alberdice.draw_sample(method_of(n, samples=5000), nets, agent, batch, log_pi, log_mu, jax.random.key(0))
+            by_draws = alberdice.draw_sample(
+                method_of(n, samples=5000), nets, agent, batch, log_pi, log_mu, jax.random.key(0)
+            )
             mu_loss = alberdice.behaviour_step(m, state, rows)[1]
-            grads, told = jax.grad(alberdice.agent_losses, argnums=1, has_aux=True)(m, nets, agent, sample, alpha)
+            grads, told = jax.grad(alberdice.agent_losses, argnums=1, has_aux=True)(
+                m, nets, agent, sample, alpha
+            )
             return by_draws.divergence, mu_loss, sample, grads, told
 
         drawn, mu_loss, sample, grads, told = run(jax.tree.map(jnp.asarray, batch))
-        from_data = alberdice.dual_losses(method_of(n, **settings | {"initial": "data"}), nets.dual, sample, alpha)[0]
+        from_data = alberdice.dual_losses(
+            method_of(n, **settings | {"initial": "data"}), nets.dual, sample, alpha
+        )[0]
     avail, obs = rows["avail"], rows["obs"]
-    pi = np.stack([np.exp(log_softmax(ref.forward(net_of(state.nets.policy, j), obs[:, j])[0], avail[:, j])) for j in range(n)], 1)
-    numbered = lambda j: np.concatenate([obs[:, j], np.tile(np.eye(n)[j], (B * T, 1))], 1)  # noqa: E731
+    pi = np.stack(
+        [
+            np.exp(
+                log_softmax(ref.forward(net_of(state.nets.policy, j), obs[:, j])[0], avail[:, j])
+            )
+            for j in range(n)
+        ],
+        1,
+    )
+    numbered = lambda j: np.concatenate([obs[:, j], np.tile(np.eye(n)[j], (B * T, 1))], 1)
     shared = net_of(state.behaviour_policy)
-    mu = np.stack([np.exp(log_softmax(ref.forward(shared, numbered(j))[0], avail[:, j])) for j in range(n)], 1)
-    c = {"alpha": alpha, "absorbing": ref.absorbing_count(rows, 5), "pair": tuple(map(np.asarray, sample.pair)), **settings}
+    mu = np.stack(
+        [np.exp(log_softmax(ref.forward(shared, numbered(j))[0], avail[:, j])) for j in range(n)], 1
+    )
+    c = {
+        "alpha": alpha,
+        "absorbing": ref.absorbing_count(rows, 5),
+        "pair": tuple(map(np.asarray, sample.pair)),
+        **settings,
+    }
     nets_np = [net_of(net) for net in nets]
     c, losses = numpy_losses(nets_np, rows, agent, pi, mu, c)
 
     assert c["absorbing"] == 2 + 2 + 3  # episodes 0 and 2 end after 3 of 5 steps, episode 4 after 2
     np.testing.assert_allclose(sample.ratio, c["counts"], rtol=1e-9)
     np.testing.assert_allclose(sample.divergence, c["divergence"], rtol=1e-9)
-    np.testing.assert_allclose(drawn, c["divergence"], atol=0.1)  # 5000 draws of standard deviation about 1: five errors are .07
-    of_data = [-np.log(mu[k, j, rows["actions"][k, j]]) for k in np.flatnonzero(rows["valid"]) for j in range(n)]
+    # 5000 draws of standard deviation about 1: five errors are .07
+    np.testing.assert_allclose(drawn, c["divergence"], atol=0.1)
+    of_data = [
+        -np.log(mu[k, j, rows["actions"][k, j]])
+        for k in np.flatnonzero(rows["valid"])
+        for j in range(n)
+    ]
     assert float(mu_loss) == pytest.approx(np.mean(of_data), rel=1e-9)
-    assert float(from_data) == pytest.approx(ref.dual(nets_np[2], rows, c | {"initial": "data"})[0], rel=1e-9)
+    assert float(from_data) == pytest.approx(
+        ref.dual(nets_np[2], rows, c | {"initial": "data"})[0], rel=1e-9
+    )
     names = {"policy": "policy", "critic": "value", "dual": "dual", "teammates": "teammates"}
     for k, (net, loss) in enumerate(losses.items()):
         assert float(told[names[net]]) == pytest.approx(loss(nets_np[k]), rel=1e-9), net
         direction = [tuple(rng.normal(size=x.shape) for x in layer) for layer in nets_np[k]]
         moved = [
-            [tuple(x + h * d for x, d in zip(*pair, strict=True)) for pair in zip(nets_np[k], direction, strict=True)]
+            [
+                tuple(x + h * d for x, d in zip(*pair, strict=True))
+                for pair in zip(nets_np[k], direction, strict=True)
+            ]
             for h in (1e-6, -1e-6)
         ]
         difference = (loss(moved[0]) - loss(moved[1])) / 2e-6
@@ -158,10 +221,16 @@ def test_losses_and_gradients_equal_float64_numpy(monkeypatch):
         assert found == pytest.approx(difference, rel=1e-5, abs=1e-7), net
 
 
-# ------------------------------------------------------------------------------------ absorbing state
+# ------------------------------------------------------------------------------------ absorbing
+# state
 
 
-EPISODES = [[(0, 1.0, 1), (1, -0.5, -1)], [(0, 0.2, 2), (2, 0.3, 1), (1, 0.1, -1)], [(2, 0.0, 0), (0, 0.4, 1)]]  # the last is cut
+# the last is cut
+EPISODES = [
+    [(0, 1.0, 1), (1, -0.5, -1)],
+    [(0, 0.2, 2), (2, 0.3, 1), (1, 0.1, -1)],
+    [(2, 0.0, 0), (0, 0.4, 1)],
+]
 
 
 def tabular(nu: Any, limit: int, alpha: float, gamma: float) -> Any:
@@ -178,37 +247,45 @@ def tabular(nu: Any, limit: int, alpha: float, gamma: float) -> Any:
 
 @pytest.mark.parametrize("constant", [0.0, -3.0])
 def test_absorbing_steps_equal_episodes_that_are_filled_up(constant):
-    # Written out, 5 + 4 + 2 steps of which 3 + 3... : whatever nu is in the absorbing state, only differences to it count.
+    # Written out, 5 + 4 + 2 steps of which 3 + 3... : whatever nu is in the absorbing state, only
+    # differences to it count.
     nu = np.array([0.3, -1.0, 0.8])
     filled = ref.filled_dual(nu + constant, constant, EPISODES, 5, alpha=0.5, gamma=0.9)
     assert float(tabular(jnp.asarray(nu), 5, 0.5, 0.9)) == pytest.approx(filled, rel=1e-5)
 
 
 def test_filled_episodes_have_all_steps_and_no_end():
-    # Lengths 3, 2 and 3 (cut, so not filled) with limit 5: ends are followed by 2 and 3 steps; one that ends at 5 by one.
+    # Lengths 3, 2 and 3 (cut, so not filled) with limit 5: ends are followed by 2 and 3 steps; one
+    # that ends at 5 by one.
     ended, valid = jnp.array([1.0, 1, 0, 1, 1]), jnp.array([1.0, 1, 1, 1, 0])
     found = stationary.absorbing_steps(ended, valid, jnp.array([2, 1, 2, 4, 0]), 5)
     np.testing.assert_array_equal(found, [2, 3, 0, 1, 0])
 
 
 def test_gradient_of_the_dual_is_the_residual_of_the_flow():
-    # w = exp(e^ / alpha) / sum is a distribution over steps. d loss / d nu(s) = (1 - gamma) p0(s) + gamma * w into s
-    # - w out of s: zero where w is stationary. Without the gradient through nu(s') the middle term would be missing.
+    # w = exp(e^ / alpha) / sum is a distribution over steps. d loss / d nu(s) = (1 - gamma) p0(s) +
+    # gamma * w into s - w out of s: zero where w is stationary. Without the gradient through nu(s')
+    # the middle term would be missing.
     nu, alpha, gamma, limit = np.array([0.3, -1.0, 0.8]), 0.5, 0.9, 5
     steps = [step for episode in EPISODES for step in episode]
-    value = lambda s: 0.0 if s < 0 else nu[s]  # noqa: E731
-    weight = np.array([np.exp((r + gamma * value(after) - value(s)) / alpha) for s, r, after in steps])
+    value = lambda s: 0.0 if s < 0 else nu[s]
+    weight = np.array(
+        [np.exp((r + gamma * value(after) - value(s)) / alpha) for s, r, after in steps]
+    )
     total = weight.sum() + 5  # 3 + 2 absorbing steps with e^ = 0
     residual = np.zeros(3)
     for (s, _, after), w in zip(steps, weight / total, strict=True):
         residual[s] += (1 - gamma) / (len(steps) + 5) - w
         if after >= 0:
             residual[after] += gamma * w
-    np.testing.assert_allclose(jax.grad(tabular)(jnp.asarray(nu), limit, alpha, gamma), residual, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        jax.grad(tabular)(jnp.asarray(nu), limit, alpha, gamma), residual, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_dual_falls_to_a_stationary_distribution():
-    # Gradient descent on three numbers: the loss falls in every step, and the residual of the flow vanishes.
+    # Gradient descent on three numbers: the loss falls in every step, and the residual of the flow
+    # vanishes.
     def step(nu: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
         loss, grad = jax.value_and_grad(tabular)(nu, 5, 0.5, 0.9)
         return nu - 1.0 * grad, loss
@@ -222,17 +299,20 @@ def test_dual_falls_to_a_stationary_distribution():
 def test_a_vanishing_temperature_does_not_overflow(sign):
     # exp(10 / .001) overflows; in logarithms the loss is the largest e^, and its gradient is one.
     counts, hat = jnp.array([1.0, 1.0, 0.0]), sign * jnp.array([10.0, -10.0, 1e3])
-    loss, grad = jax.value_and_grad(stationary.dual_loss)(hat, counts, jnp.float32(1), jnp.float32(2), jnp.float32(0), 1e-3)
+    loss, grad = jax.value_and_grad(stationary.dual_loss)(
+        hat, counts, jnp.float32(1), jnp.float32(2), jnp.float32(0), 1e-3
+    )
     assert float(loss) == pytest.approx(10.0, abs=1e-2)
     np.testing.assert_allclose(grad, [float(sign > 0), float(sign < 0), 0.0], atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------- formulas
+# -------------------------------------------------------------------------------------------
+# formulas
 
 
 def test_ratio_is_by_the_conditional_model():
-    # XOR (c): mu(a_1 | A) = (1/2, 1/2), mu(a_1 | B) = (1, 0); pi_1 uniform. Rows AA, AB, BA: 1, 1, 1/2.
-    # By the marginal (2/3, 1/3) it would be .75, 1.5, .75.
+    # XOR (c): mu(a_1 | A) = (1/2, 1/2), mu(a_1 | B) = (1, 0); pi_1 uniform. Rows AA, AB, BA: 1, 1,
+    # 1/2. By the marginal (2/3, 1/3) it would be .75, 1.5, .75.
     log_pi = jnp.log(jnp.full((3, 2), 0.5))
     log_mates = jnp.log(jnp.array([[1.0, 0.5], [1.0, 0.5], [1.0, 1.0]]))
     np.testing.assert_allclose(stationary.joint_ratio(log_pi, log_mates, 0), [1, 1, 0.5], rtol=1e-6)
@@ -240,8 +320,13 @@ def test_ratio_is_by_the_conditional_model():
 
 def test_ratio_multiplies_teammates_and_is_bounded():
     # Agent 1 of 3: (.5 / .25) * (.9 / .3) = 6; with 1e-6 in place of .3 it would be 1.8e6.
-    log_pi, log_mates = jnp.log(jnp.array([0.5, 0.1, 0.9])), jnp.log(jnp.array([[0.25, 1.0, 0.3], [0.25, 1.0, 1e-6]]))
-    np.testing.assert_allclose(stationary.joint_ratio(jnp.stack([log_pi] * 2), log_mates, 1), [6, 100], rtol=1e-5)
+    log_pi, log_mates = (
+        jnp.log(jnp.array([0.5, 0.1, 0.9])),
+        jnp.log(jnp.array([[0.25, 1.0, 0.3], [0.25, 1.0, 1e-6]])),
+    )
+    np.testing.assert_allclose(
+        stationary.joint_ratio(jnp.stack([log_pi] * 2), log_mates, 1), [6, 100], rtol=1e-5
+    )
 
 
 def test_sampled_divergence_has_the_exact_mean():
@@ -249,49 +334,69 @@ def test_sampled_divergence_has_the_exact_mean():
     log_pi = jnp.log(jnp.array([[0.2, 0.8, 1e-30], [0.5, 0.25, 0.25]]))
     log_mu = jnp.log(jnp.array([[0.5, 0.4, 0.1], [0.1, 0.1, 0.8]]))
     exact = 0.2 * np.log(0.2 / 0.5) + 0.8 * np.log(0.8 / 0.4)
-    assert float(stationary.teammate_divergence(log_pi, log_mu, 1)) == pytest.approx(exact, rel=1e-5)
-    assert float(stationary.sampled_divergence(jax.random.key(0), log_pi, log_mu, 1, 20000)) == pytest.approx(exact, abs=0.02)
+    assert float(stationary.teammate_divergence(log_pi, log_mu, 1)) == pytest.approx(
+        exact, rel=1e-5
+    )
+    assert float(
+        stationary.sampled_divergence(jax.random.key(0), log_pi, log_mu, 1, 20000)
+    ) == pytest.approx(exact, abs=0.02)
 
 
 def test_policy_loss_is_least_at_mu_times_exp_e():
     # pi ~ mu exp(e / alpha) over available actions: the gradient there is zero.
     e, log_mu, alpha = jnp.array([1.0, -0.5, 3.0]), jnp.log(jnp.array([0.3, 0.7, 1e-30])), 0.5
     best = jnp.array([np.log(0.3) + 2.0, np.log(0.7) - 1.0, -1e10])
-    np.testing.assert_allclose(jax.grad(stationary.improvement_loss)(best, e, log_mu, alpha), 0, atol=1e-6)
+    np.testing.assert_allclose(
+        jax.grad(stationary.improvement_loss)(best, e, log_mu, alpha), 0, atol=1e-6
+    )
     assert float(stationary.improvement_loss(best, e, log_mu, alpha)) == pytest.approx(
         -alpha * np.log(0.3 * np.exp(2) + 0.7 * np.exp(-1)), rel=1e-5
     )
 
 
 def test_conservative_term_is_against_the_behaviour_policy():
-    # e = (1, 2, 9), action 2 unavailable, mu = (.5, .5): log(e + e^2) - 1.5 = .8133; squared error (1 - 3)^2 = 4.
+    # e = (1, 2, 9), action 2 unavailable, mu = (.5, .5): log(e + e^2) - 1.5 = .8133; squared error
+    # (1 - 3)^2 = 4.
     loss = stationary.advantage_loss(
-        jnp.array([1.0, 2.0, 9.0]), jnp.float32(3), jnp.int32(0), jnp.array([np.log(0.5)] * 2 + [-1e10]), jnp.array([1.0, 1, 0]), 0.1
+        jnp.array([1.0, 2.0, 9.0]),
+        jnp.float32(3),
+        jnp.int32(0),
+        jnp.array([np.log(0.5)] * 2 + [-1e10]),
+        jnp.array([1.0, 1, 0]),
+        0.1,
     )
     assert float(loss) == pytest.approx(4 + 0.1 * (np.log(np.exp(1) + np.exp(2)) - 1.5), rel=1e-5)
 
 
 def test_penalty_of_a_square_is_its_slope_between_the_states():
     # value |x|^2, gradient 2 x: at x = .25 (4, 0) + .75 (0, 4) = (1, 3) it is 4 (1 + 9) = 40.
-    found = stationary.gradient_penalty(lambda x: jnp.sum(x**2), jnp.array([[4.0, 0.0]]), jnp.array([[0.0, 4.0]]), jnp.array([0.25]))
+    found = stationary.gradient_penalty(
+        lambda x: jnp.sum(x**2), jnp.array([[4.0, 0.0]]), jnp.array([[0.0, 4.0]]), jnp.array([0.25])
+    )
     np.testing.assert_allclose(found, [40.0], rtol=1e-6)
 
 
 def test_penalty_pairs_halves_of_the_batch_at_one_permutation_of_times():
     batch = batch_of(2)
-    one, other, _, real = alberdice.pairs_of_states(jax.random.key(0), jax.tree.map(jnp.asarray, batch))
+    one, other, _, real = alberdice.pairs_of_states(
+        jax.random.key(0), jax.tree.map(jnp.asarray, batch)
+    )
     np.testing.assert_allclose(np.asarray(one).reshape(3, T, S), batch.state[:3], rtol=1e-6)
     turned = np.asarray(other).reshape(3, T, S)
     order = [int(np.argmin(np.abs(batch.state[3] - turned[0, t]).sum(-1))) for t in range(T)]
     assert sorted(order) == list(range(T))
     np.testing.assert_allclose(turned, batch.state[3:][:, order], rtol=1e-6)
-    np.testing.assert_array_equal(np.asarray(real).reshape(3, T), batch.valid[:3] * batch.valid[3:][:, order])
+    np.testing.assert_array_equal(
+        np.asarray(real).reshape(3, T), batch.valid[:3] * batch.valid[3:][:, order]
+    )
 
 
 def test_single_steps_are_paired_as_windows_of_one_step():
     steps = jax.tree.map(lambda x: jnp.asarray(x)[:, 0], batch_of(2))
     windows = jax.tree.map(lambda x: x[:, None], steps)
-    for one, two in zip(*(alberdice.pairs_of_states(jax.random.key(0), x) for x in (steps, windows)), strict=True):
+    for one, two in zip(
+        *(alberdice.pairs_of_states(jax.random.key(0), x) for x in (steps, windows)), strict=True
+    ):
         np.testing.assert_array_equal(one, two)
 
 
@@ -299,13 +404,18 @@ def test_teammate_tables_are_distributions_that_hold_the_probability_of_the_data
     model, batch = TeammateModel(spec_of(3), 4), rows_of(batch_of(3))
     params = jax.tree.map(lambda x: x[1], jax.jit(model.init)(jax.random.key(0)))
     arguments = [jnp.asarray(batch[name]) for name in ("state", "actions", "avail")]
-    tables, taken = jax.jit(lambda *x: (model.log_probs(params, 1, *x), model.log_prob(params, 1, *x)))(*arguments)
+    tables, taken = jax.jit(
+        lambda *x: (model.log_probs(params, 1, *x), model.log_prob(params, 1, *x))
+    )(*arguments)
     np.testing.assert_allclose(np.exp(tables[:, [0, 2]]).sum(-1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(np.take_along_axis(np.asarray(tables), batch["actions"][..., None], -1)[..., 0], taken)
+    np.testing.assert_array_equal(
+        np.take_along_axis(np.asarray(tables), batch["actions"][..., None], -1)[..., 0], taken
+    )
     np.testing.assert_array_equal(taken[:, 1], 0)
 
 
-# -------------------------------------------------------------------------------------- whole updates
+# -------------------------------------------------------------------------------------- whole
+# updates
 
 
 @functools.cache
@@ -316,7 +426,9 @@ def compiled() -> Any:
         config = alberdice.Config(**DEFAULTS | {"lr": lr, "limit": 2})
         return alberdice.make(config, spec_of(2)).update(state, batch, jax.random.key(0))
 
-    return jax.jit(update), jax.jit(lambda key: alberdice.first_state(method_of(2), key))(jax.random.key(0))
+    return jax.jit(update), jax.jit(lambda key: alberdice.first_state(method_of(2), key))(
+        jax.random.key(0)
+    )
 
 
 def single(batch: Transition) -> Transition:
@@ -342,13 +454,16 @@ def test_padding_and_what_follows_the_limit_change_nothing():
 
 
 def test_first_steps_move_every_net_by_the_whole_rate_and_the_second_agent_sees_the_first_one():
-    # Adam's first step is lr * sign(gradient). The second agent's ratio is by the policy that was just stepped:
-    # with lr = 0 it is by the first one.
+    # Adam's first step is lr * sign(gradient). The second agent's ratio is by the policy that was
+    # just stepped: with lr = 0 it is by the first one.
     (update, state), batch = compiled(), single(batch_of(2))
     after, out = update(0.01, state, batch)
     for new, old in zip(after.nets, state.nets, strict=True):
         for agent in range(2):
-            moved = np.abs(flat(jax.tree.map(lambda x, i=agent: x[i], new)) - flat(jax.tree.map(lambda x, i=agent: x[i], old)))
+            moved = np.abs(
+                flat(jax.tree.map(lambda x, i=agent: x[i], new))
+                - flat(jax.tree.map(lambda x, i=agent: x[i], old))
+            )
             assert moved.max() == pytest.approx(0.01, rel=1e-3)
     still, told = update(0.0, state, batch)
     np.testing.assert_array_equal(flat(still.nets), flat(state.nets))
@@ -358,7 +473,9 @@ def test_first_steps_move_every_net_by_the_whole_rate_and_the_second_agent_sees_
 def test_alpha_decays_exponentially():
     # 5 -> .05 over 100 updates: half way is their geometric mean .5.
     config = alberdice.Config(alpha_start=5.0, alpha_end=0.05, steps=100)
-    np.testing.assert_allclose([alberdice.alpha_at(config, jnp.array(k)) for k in (0, 50, 100)], [5, 0.5, 0.05], rtol=1e-5)
+    np.testing.assert_allclose(
+        [alberdice.alpha_at(config, jnp.array(k)) for k in (0, 50, 100)], [5, 0.5, 0.05], rtol=1e-5
+    )
 
 
 def test_first_policies_hardly_depend_on_what_they_see():
@@ -371,11 +488,17 @@ def test_first_policies_hardly_depend_on_what_they_see():
 
 
 def test_an_end_that_comes_after_the_limit_is_none():
-    # Bridge data mark their own time limit, step 50, as terminal; the environment's is 20. Such an episode has no
-    # end, and so no absorbing steps; the 8 steps of an optimal one are followed by 12.
-    before, ended = jnp.tile(jnp.arange(50), (2, 1)), jnp.zeros((2, 50)).at[0, 49].set(1.0).at[1, 7].set(1.0)
+    # Bridge data mark their own time limit, step 50, as terminal; the environment's is 20. Such an
+    # episode has no end, and so no absorbing steps; the 8 steps of an optimal one are followed by
+    # 12.
+    before, ended = (
+        jnp.tile(jnp.arange(50), (2, 1)),
+        jnp.zeros((2, 50)).at[0, 49].set(1.0).at[1, 7].set(1.0),
+    )
     batch = Transition(*[jnp.zeros((2, 50))] * 13)
-    batch = batch._replace(terminated=ended, valid=(before < jnp.array([[50], [8]])).astype(float), steps_before=before)
+    batch = batch._replace(
+        terminated=ended, valid=(before < jnp.array([[50], [8]])).astype(float), steps_before=before
+    )
     batch = alberdice.with_limit(batch, 20)
     np.testing.assert_array_equal(batch.valid.sum(1), [20, 8])
     found = stationary.absorbing_steps(batch.terminated, batch.valid, batch.steps_before, 20)
@@ -406,9 +529,13 @@ def test_one_agent_is_refused():
 
 @functools.cache
 def solver() -> Any:
-    """policies(dataset, conservative) [2, A] of two agents in one state; one program for datasets of one size."""
+    """policies(dataset, conservative) [2, A] of two agents in one state; one program for datasets
+    of one size.
+    """
     spec = make_matrix("xor", XOR).spec
-    base = alberdice.Config(hidden=16, lr=5e-3, alpha_start=1.0, alpha_end=0.05, steps=800, batch_size=128)
+    base = alberdice.Config(
+        hidden=16, lr=5e-3, alpha_start=1.0, alpha_end=0.05, steps=800, batch_size=128
+    )
     sampler = samplers.uniform(base.batch_size)
     obs, no = jnp.ones((2, 1)), jnp.zeros((), bool)
     first = TimeStep(obs, obs[0], jnp.ones((2, 2)), jnp.zeros(()), no, no, jnp.full(2, -1))
@@ -419,9 +546,13 @@ def solver() -> Any:
 
         def step(state: Any, key: jax.Array) -> Any:
             draw_key, update_key = jax.random.split(key)
-            return learner.update(state, sampler.gather(dataset, sampler.draw((), dataset, draw_key)), update_key)[0], ()
+            return learner.update(
+                state, sampler.gather(dataset, sampler.draw((), dataset, draw_key)), update_key
+            )[0], ()
 
-        state, _ = lax.scan(step, learner.init(jax.random.key(0)), jax.random.split(jax.random.key(1), base.steps))
+        state, _ = lax.scan(
+            step, learner.init(jax.random.key(0)), jax.random.split(jax.random.key(1), base.steps)
+        )
         return learner.policy(state).distribution((), first)[1].probs
 
     return spec, program
@@ -429,7 +560,8 @@ def solver() -> Any:
 
 @pytest.mark.parametrize(("data", "conservative"), [("a", 0.1), ("b", 0.0), ("c", 0.0), ("d", 0.1)])
 def test_xor_is_solved(optimised, data, conservative):
-    # The optimum is 1; cloning gets 1 on (a), where all that matters is not to leave the data, 0 on (b), 2/9 on (c), 0 on (d).
+    # The optimum is 1; cloning gets 1 on (a), where all that matters is not to leave the data, 0 on
+    # (b), 2/9 on (c), 0 on (d).
     spec, program = solver()
     policies = program(place(recipes.xor(data, episodes=600), spec), jnp.float32(conservative))
     joint = np.asarray(joint_probabilities(policies))

@@ -22,7 +22,9 @@ from tests.reference.toy_episodes import toy_episodes, toy_spec
 
 @functools.cache
 def cloner(actions: int):
-    """program(dataset) -> policies [2, A] after 300 updates of two agents with `actions` choices in one state."""
+    """program(dataset) -> policies [2, A] after 300 updates of two agents with `actions` choices in
+    one state.
+    """
     spec = EnvSpec("one-state", 2, 1, 1, actions, True, 1)
     learner, sampler = bc.make(bc.Config(hidden=32, lr=3e-3), spec), samplers.uniform(256)
     obs, no = jnp.ones((2, 1)), jnp.zeros((), bool)
@@ -31,9 +33,13 @@ def cloner(actions: int):
     @jax.jit
     def program(dataset: Dataset) -> jax.Array:
         def step(state, key):
-            return learner.update(state, sampler.gather(dataset, sampler.draw((), dataset, key)), key)[0], ()
+            return learner.update(
+                state, sampler.gather(dataset, sampler.draw((), dataset, key)), key
+            )[0], ()
 
-        state, _ = lax.scan(step, learner.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 300))
+        state, _ = lax.scan(
+            step, learner.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 300)
+        )
         return learner.policy(state).distribution((), first)[1].probs
 
     return spec, program
@@ -53,16 +59,31 @@ def test_xor_value_is_that_of_the_product_of_marginals(data, value):
 
 @pytest.mark.parametrize(("data", "value"), [("balanced", 35 / 9), ("imbalanced", 3.5)])
 def test_mne_value_is_that_of_the_product_of_marginals(data, value):
-    # Balanced: (5 + 10 + 20)/9. Imbalanced: .64 * 5 + .01 * 10 + .01 * 20. Of the sampled data: their own marginals.
+    # Balanced: (5 + 10 + 20)/9. Imbalanced: .64 * 5 + .01 * 10 + .01 * 20. Of the sampled data:
+    # their own marginals.
     episodes = recipes.mne_samples(data, 0.0, 0, 10_000)
-    counts = np.stack([np.bincount(np.asarray(episodes.actions)[:, 0, i], minlength=3) for i in range(2)]) / 10_000
+    counts = (
+        np.stack(
+            [np.bincount(np.asarray(episodes.actions)[:, 0, i], minlength=3) for i in range(2)]
+        )
+        / 10_000
+    )
     exact = float((np.outer(*counts) * mne(0.0)).sum())
     assert exact == pytest.approx(value, abs=0.15)
     assert cloned_value(episodes, mne(0.0)) == pytest.approx(exact, abs=0.25)
 
 
 def test_training_loop_reports_the_exact_value():
-    results = train(TrainSpec("bc", "matrix/xor/c", seeds=(0, 1), config={"hidden": 32, "lr": 3e-3}, steps=300, evaluations=1))
+    results = train(
+        TrainSpec(
+            "bc",
+            "matrix/xor/c",
+            seeds=(0, 1),
+            config={"hidden": 32, "lr": 3e-3},
+            steps=300,
+            evaluations=1,
+        )
+    )
     for run, joint in zip(results.runs, results.history["joint_policy"][-1], strict=True):
         assert run["exact_value"] == pytest.approx(2 / 9, abs=0.05)
         assert run["exact_value"] == pytest.approx(float((joint * XOR).sum()), abs=1e-5)
@@ -83,7 +104,9 @@ def test_first_loss_is_the_mean_over_valid_steps_and_agents():
     learner = bc.make(config, toy_spec())
     state = learner.init(jax.random.key(0))
     zero = state._replace(policy=jax.tree.map(jnp.zeros_like, state.policy))
-    assert float(jax.jit(learner.update)(zero, batch, jax.random.key(0))[1].metrics["policy"]) == pytest.approx(np.log(3), rel=1e-6)
+    assert float(
+        jax.jit(learner.update)(zero, batch, jax.random.key(0))[1].metrics["policy"]
+    ) == pytest.approx(np.log(3), rel=1e-6)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
@@ -91,7 +114,8 @@ def test_padding_changes_nothing(recurrent):
     dataset = place(toy_episodes((3, 1, 5)), toy_spec())
     batch = dataset.window(dataset.episode_row, 5)
     noisy = batch._replace(
-        obs=jnp.where(batch.valid[..., None, None] > 0, batch.obs, 9.0), actions=jnp.where(batch.valid[..., None] > 0, batch.actions, 2)
+        obs=jnp.where(batch.valid[..., None, None] > 0, batch.obs, 9.0),
+        actions=jnp.where(batch.valid[..., None] > 0, batch.actions, 2),
     )
     config = bc.Config(hidden=4, recurrent=recurrent, window=-1)
     (_, clean, _), (_, dirty, _) = (one_update(config, toy_spec(), b) for b in (batch, noisy))
@@ -100,7 +124,8 @@ def test_padding_changes_nothing(recurrent):
 
 
 def test_recurrent_form_learns_bridge():
-    # 60 optimal episodes of 8 steps: the mean -log pi starts at log 5 = 1.61 and falls below half of that.
+    # 60 optimal episodes of 8 steps: the mean -log pi starts at log 5 = 1.61 and falls below half
+    # of that.
     env = make_bridge()
     dataset = place(recipes.bridge("optimal", episodes=60), env.spec)
     batch = dataset.window(dataset.episode_row, 8)
@@ -108,7 +133,14 @@ def test_recurrent_form_learns_bridge():
 
     @jax.jit
     def fit(state):
-        return lax.scan(lambda s, _: (lambda out: (out[0], out[1].metrics["policy"]))(learner.update(s, batch, None)), state, None, 150)
+        return lax.scan(
+            lambda s, _: (lambda out: (out[0], out[1].metrics["policy"]))(
+                learner.update(s, batch, None)
+            ),
+            state,
+            None,
+            150,
+        )
 
     _, losses = fit(learner.init(jax.random.key(0)))
     assert float(losses[0]) == pytest.approx(np.log(5), abs=0.4)
@@ -116,17 +148,25 @@ def test_recurrent_form_learns_bridge():
 
 
 def test_continuous_form_is_a_regression():
-    # Every action is (.3, -.2, .5) or its double in equal parts: the least squared error is at the mean, 1.5 times.
+    # Every action is (.3, -.2, .5) or its double in equal parts: the least squared error is at the
+    # mean, 1.5 times.
     spec = toy_spec(discrete=False)
     dataset = place(toy_episodes((4, 4), discrete=False), spec)
     batch = dataset.steps(dataset.step_row)
     base = jnp.array([0.3, -0.2, 0.5])
-    batch = batch._replace(obs=jnp.ones_like(batch.obs), actions=base * (1 + jnp.arange(8) % 2)[:, None, None] * jnp.ones((8, 2, 3)))
+    batch = batch._replace(
+        obs=jnp.ones_like(batch.obs),
+        actions=base * (1 + jnp.arange(8) % 2)[:, None, None] * jnp.ones((8, 2, 3)),
+    )
     learner = bc.make(bc.Config(hidden=16, lr=0.01), spec)
-    fit = jax.jit(lambda s: lax.scan(lambda s, _: (learner.update(s, batch, None)[0], ()), s, None, 300)[0])
+    fit = jax.jit(
+        lambda s: lax.scan(lambda s, _: (learner.update(s, batch, None)[0], ()), s, None, 300)[0]
+    )
     state = fit(learner.init(jax.random.key(0)))
     no = jnp.zeros((), bool)
-    seen = TimeStep(batch.obs[0], batch.state[0], batch.avail[0], jnp.zeros(()), no, no, jnp.zeros((2, 3)))
+    seen = TimeStep(
+        batch.obs[0], batch.state[0], batch.avail[0], jnp.zeros(()), no, no, jnp.zeros((2, 3))
+    )
     _, dist = learner.policy(state).distribution((), seen)
     np.testing.assert_allclose(dist.mode(), np.tile(1.5 * np.asarray(base), (2, 1)), atol=0.02)
 

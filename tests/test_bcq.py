@@ -1,4 +1,6 @@
-"""MABCQ: its losses and gradients against float64 NumPy, which actions are kept, and games with known values."""
+"""MABCQ: its losses and gradients against float64 NumPy, which actions are kept, and games with
+known values.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,9 @@ SMALL: dict[str, Any] = {"hidden": 6, "embed": 4, "gamma": 0.9}
 def shaken_state(config: bcq.Config, dtype: Any = np.float32) -> tuple[bcq.Method, bcq.State]:
     """Nets that differ from their slow copies everywhere."""
     m = bcq.method_of(config, toys.SPEC)
-    start = lambda key: bcq.init(m, bcq.fresh_behaviour(m, key), key)  # noqa: E731
+    start = lambda key: bcq.init(m, bcq.fresh_behaviour(m, key), key)
     state = jax.jit(start)(jax.random.key(0))
-    move = lambda tree, seed: toys.shaken(tree, seed, dtype)  # noqa: E731
+    move = lambda tree, seed: toys.shaken(tree, seed, dtype)
     return m, state._replace(
         critic=move(state.critic, 1),
         mixer=move(state.mixer, 2),
@@ -33,29 +35,47 @@ def shaken_state(config: bcq.Config, dtype: Any = np.float32) -> tuple[bcq.Metho
     )
 
 
-@pytest.mark.parametrize("config", [{}, {"recurrent": True, "mixer_bias": False}], ids=["feed-forward", "recurrent, no bias"])
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"recurrent": True, "mixer_bias": False}],
+    ids=["feed-forward", "recurrent, no bias"],
+)
 def test_losses_and_gradients_equal_float64(config):
-    # Ragged episodes, unavailable actions. zeta = .6 removes actions that the argmax would have taken.
+    # Ragged episodes, unavailable actions. zeta = .6 removes actions that the argmax would have
+    # taken.
     config = bcq.Config(**SMALL | {"zeta": 0.6} | config)
     with jax.enable_x64(True):
         m, state = shaken_state(config, np.float64)
-        batch, rows = toys.random_batch(dtype=np.float64), toys.arrays(toys.random_batch(dtype=np.float64))
+        batch, rows = (
+            toys.random_batch(dtype=np.float64),
+            toys.arrays(toys.random_batch(dtype=np.float64)),
+        )
         params = state.critic, state.mixer
 
         @jax.jit
         def both(state: bcq.State) -> Any:
-            value = jax.value_and_grad(lambda p: bcq.loss(m, p, state, batch)[0])((state.critic, state.mixer))
-            return value, jax.value_and_grad(lambda p: bcq.behaviour_loss(m, p, batch))(state.behaviour_policy)
+            value = jax.value_and_grad(lambda p: bcq.loss(m, p, state, batch)[0])(
+                (state.critic, state.mixer)
+            )
+            return value, jax.value_and_grad(lambda p: bcq.behaviour_loss(m, p, batch))(
+                state.behaviour_policy
+            )
 
         (found, grads), (cloned, clone_grads) = both(state)
-        outputs = lambda tree: ref.agent_values(tree, rows, config.recurrent)  # noqa: E731
+        outputs = lambda tree: ref.agent_values(tree, rows, config.recurrent)
         mixer = functools.partial(ref.linear_mixer, state.target_mixer)
-        next_q, slow, keep = outputs(state.critic)[1], outputs(state.target_critic)[1], ref.keep_of(outputs(state.behaviour_policy)[1], 0.6)
+        next_q, slow, keep = (
+            outputs(state.critic)[1],
+            outputs(state.target_critic)[1],
+            ref.keep_of(outputs(state.behaviour_policy)[1], 0.6),
+        )
         target = ref.double_q_target(next_q, slow, rows, mixer, 0.9, keep)
         assert np.abs(target - ref.double_q_target(next_q, slow, rows, mixer, 0.9)).max() > 0.01
 
         def loss(params: Any) -> float:
-            total = ref.of_taken(outputs(params[0])[0], rows, functools.partial(ref.linear_mixer, params[1]))
+            total = ref.of_taken(
+                outputs(params[0])[0], rows, functools.partial(ref.linear_mixer, params[1])
+            )
             return ref.squared_error(total, target, rows["valid"])
 
         def clone(params: Any) -> float:
@@ -64,10 +84,13 @@ def test_losses_and_gradients_equal_float64(config):
         assert float(found) == pytest.approx(loss(params), rel=1e-10)
         assert float(cloned) == pytest.approx(clone(state.behaviour_policy), rel=1e-10)
         np.testing.assert_allclose(*toys.slopes(loss, params, grads), rtol=1e-5)
-        np.testing.assert_allclose(*toys.slopes(clone, state.behaviour_policy, clone_grads, 2), rtol=1e-5)
+        np.testing.assert_allclose(
+            *toys.slopes(clone, state.behaviour_policy, clone_grads, 2), rtol=1e-5
+        )
 
 
-# --------------------------------------------------------------------------------------- kept actions
+# --------------------------------------------------------------------------------------- kept
+# actions
 
 
 def kept(probs: list[float], avail: list[float], zeta: float) -> list[bool]:
@@ -82,7 +105,8 @@ def test_an_action_is_kept_above_zeta_times_the_largest():
 
 
 def test_an_unavailable_action_is_never_kept_nor_the_largest():
-    # Of (.9, .06, .04) the first is illegal: ratios over the others are 1 and 2/3, not .067 and .044.
+    # Of (.9, .06, .04) the first is illegal: ratios over the others are 1 and 2/3, not .067 and
+    # .044.
     assert kept([0.9, 0.06, 0.04], [0, 1, 1], 0.3) == [False, True, True]
     assert kept([0.9, 0.06, 0.04], [0, 1, 1], 0.0) == [False, True, True]
 
@@ -98,11 +122,19 @@ def test_zeta_0_keeps_all_available_actions_and_zeta_1_the_likeliest():
 def policy_at(values: list[float], probs: list[float], avail: list[float], zeta: float) -> int:
     """What the policy plays where every agent has these values and behaviour probabilities."""
     m = bcq.method_of(bcq.Config(**SMALL, zeta=zeta), toys.SPEC)
-    constant = lambda key, row: jax.tree.map(jnp.zeros_like, m.actors.init(key)) | {"row": row}  # noqa: E731
-    q, mu = (constant(jax.random.key(0), row) for row in (values, [float(np.log(p)) for p in probs]))
+    constant = lambda key, row: jax.tree.map(jnp.zeros_like, m.actors.init(key)) | {"row": row}
+    q, mu = (
+        constant(jax.random.key(0), row) for row in (values, [float(np.log(p)) for p in probs])
+    )
     for tree in (q, mu):
         tree["params"]["Dense_2"]["bias"] = jnp.array(tree.pop("row"))
-    seen = TimeStep(jnp.zeros((3, 2)), jnp.zeros(2), jnp.tile(jnp.array(avail), (3, 1)), *[jnp.zeros(())] * 3, jnp.full(3, -1))
+    seen = TimeStep(
+        jnp.zeros((3, 2)),
+        jnp.zeros(2),
+        jnp.tile(jnp.array(avail), (3, 1)),
+        *[jnp.zeros(())] * 3,
+        jnp.full(3, -1),
+    )
     policy = bcq.policy_of(m, q, mu)
     return int(policy.distribution(policy.initial(()), seen)[1].mode()[0])
 
@@ -115,12 +147,14 @@ def test_the_policy_takes_the_best_kept_action():
 
 
 def test_the_policy_never_takes_an_unavailable_action():
-    # The imitated and the best action are both illegal; of the two legal ones the less imitated is below zeta.
+    # The imitated and the best action are both illegal; of the two legal ones the less imitated is
+    # below zeta.
     assert policy_at([9.0, -2.0, -1.0], [0.98, 0.019, 0.001], [0, 1, 1], 0.3) == 1
     assert policy_at([9.0, -2.0, -1.0], [0.98, 0.019, 0.001], [0, 0, 1], 0.3) == 2
 
 
-# ----------------------------------------------------------------------------------------- one update
+# ----------------------------------------------------------------------------------------- one
+# update
 
 
 @functools.cache
@@ -140,14 +174,18 @@ def test_slow_nets_are_copied_at_update_100_and_not_before():
     update, state = stepper()
     for made, copied in ((98, False), (99, True)):
         after, _ = update(state._replace(updates=jnp.int32(made)), toys.random_batch())
-        wanted = (after.critic, after.mixer) if copied else (state.target_critic, state.target_mixer)
-        np.testing.assert_array_equal(toys.flat((after.target_critic, after.target_mixer)), toys.flat(wanted))
+        wanted = (
+            (after.critic, after.mixer) if copied else (state.target_critic, state.target_mixer)
+        )
+        np.testing.assert_array_equal(
+            toys.flat((after.target_critic, after.target_mixer)), toys.flat(wanted)
+        )
 
 
 def test_targets_end_at_terminations_and_are_mixed_at_the_next_state():
     update, state = stepper()
     batch = toys.random_batch()
-    told = lambda **changes: float(update(state, batch._replace(**changes))[1].metrics["target"])  # noqa: E731
+    told = lambda **changes: float(update(state, batch._replace(**changes))[1].metrics["target"])
     ones, zeros = np.ones_like(batch.reward), np.zeros_like(batch.reward)
     assert told(reward=ones, terminated=ones, truncated=zeros) == pytest.approx(1.0, abs=1e-6)
     assert abs(told(reward=ones, terminated=zeros, truncated=ones) - 1) > 0.01
@@ -159,7 +197,9 @@ def test_behaviour_models_that_came_first_stay_as_they_are():
     for behaviour_steps, moved in ((0, True), (5, False)):
         update, state = stepper(behaviour_steps)
         after, out = update(state, toys.random_batch())
-        assert (np.abs(toys.flat(after.behaviour_policy) - toys.flat(state.behaviour_policy)).max() > 0) == moved
+        assert (
+            np.abs(toys.flat(after.behaviour_policy) - toys.flat(state.behaviour_policy)).max() > 0
+        ) == moved
         assert ("behaviour" in out.metrics) == moved
 
 
@@ -192,11 +232,16 @@ def games() -> Any:
 
 def test_values_of_a_chain_are_discounted_rewards(games):
     # Rewards 0, 0, 1, gamma .9: .81, .9, 1 for every joint action.
-    np.testing.assert_allclose(games[0][0], np.broadcast_to(np.array([0.81, 0.9, 1.0])[:, None, None], (3, 2, 2)), atol=0.01)
+    np.testing.assert_allclose(
+        games[0][0],
+        np.broadcast_to(np.array([0.81, 0.9, 1.0])[:, None, None], (3, 2, 2)),
+        atol=0.01,
+    )
 
 
 def test_a_full_matrix_is_fitted_by_its_nearest_sum(games):
-    # 0, 1, 1, 3: rows and columns have means .5 and 2, all 1.25, so the sum is -.25, 1.25, 1.25, 2.75.
+    # 0, 1, 1, 3: rows and columns have means .5 and 2, all 1.25, so the sum is -.25, 1.25, 1.25,
+    # 2.75.
     np.testing.assert_allclose(games[0][1, 0].ravel(), [-0.25, 1.25, 1.25, 2.75], atol=0.02)
     # XOR: 0, 1, 1, -2 has means .5 and -.5, all 0: 1, 0, 0, -1, so AA is played, which pays 0.
     np.testing.assert_allclose(games[0][5, 0].ravel(), [1, 0, 0, -1], atol=0.02)
@@ -204,20 +249,22 @@ def test_a_full_matrix_is_fitted_by_its_nearest_sum(games):
 
 
 def test_on_xor_b_the_joint_action_is_outside_the_data(games):
-    # w0 d0 = w1 d1 for the preferences d of A over B: both agents prefer the same action, and mu keeps both.
+    # w0 d0 = w1 d1 for the preferences d of A over B: both agents prefer the same action, and mu
+    # keeps both.
     np.testing.assert_allclose(games[0][2, 0].ravel()[1:3], 1.0, atol=0.02)
     assert games[1][2].tolist() in ([0, 0], [1, 1])
 
 
 def test_on_xor_c_the_threshold_decides(games):
-    # The sum through 0, 1, 1 is 2 at BB. mu(B) / mu(A) = 1/2: kept with zeta .3, and BB is played, which pays -2
-    # and is not in the data; removed with zeta .6, and AA is played, which pays 0.
+    # The sum through 0, 1, 1 is 2 at BB. mu(B) / mu(A) = 1/2: kept with zeta .3, and BB is played,
+    # which pays -2 and is not in the data; removed with zeta .6, and AA is played, which pays 0.
     np.testing.assert_allclose(games[0][3, 0].ravel(), [0, 1, 1, 2], atol=0.02)
     assert games[1][3].tolist() == [1, 1]
     assert games[1][4].tolist() == [0, 0]
 
 
-# ------------------------------------------------------------------------------------------ settings
+# ------------------------------------------------------------------------------------------
+# settings
 
 
 def test_settings_that_make_no_sense_are_refused():

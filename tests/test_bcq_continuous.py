@@ -1,4 +1,6 @@
-"""Continuous MABCQ: losses and gradients against float64 NumPy, candidates that stay by the data, targets, copies and execution."""
+"""Continuous MABCQ: losses and gradients against float64 NumPy, candidates that stay by the data,
+targets, copies and execution.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,24 @@ from tests.reference import bcq_continuous_numpy as ref
 from tests.reference import value_toys as toys
 from tests.reference.deterministic_numpy import SPEC, real_batch
 
-SMALL: dict[str, Any] = {"hidden": 5, "critic_hidden": 5, "vae_hidden": 5, "embed": 4, "candidates": 3, "gamma": 0.9, "perturbation": 0.3}
-NETS = ("policy", "critic", "mixer", "target_policy", "target_critic", "target_mixer", "behaviour_policy")
+SMALL: dict[str, Any] = {
+    "hidden": 5,
+    "critic_hidden": 5,
+    "vae_hidden": 5,
+    "embed": 4,
+    "candidates": 3,
+    "gamma": 0.9,
+    "perturbation": 0.3,
+}
+NETS = (
+    "policy",
+    "critic",
+    "mixer",
+    "target_policy",
+    "target_critic",
+    "target_mixer",
+    "behaviour_policy",
+)
 LATENT = 2 * SPEC.action_size
 
 
@@ -27,7 +45,9 @@ def shaken(config: bcq.Config, dtype: Any = np.float32) -> tuple[bcq.Method, bcq
     """Nets that differ from their slow copies everywhere."""
     m = bcq.method_of(config, SPEC)
     state = jax.jit(functools.partial(bcq.init, m))(jax.random.key(0))
-    return m, state._replace(**{name: toys.shaken(getattr(state, name), k, dtype) for k, name in enumerate(NETS)})
+    return m, state._replace(
+        **{name: toys.shaken(getattr(state, name), k, dtype) for k, name in enumerate(NETS)}
+    )
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -39,27 +59,42 @@ def test_losses_and_gradients_equal_float64(bias):
 
         @jax.jit
         def losses(state: bcq.State, batch: Transition) -> Any:
-            of_critic = lambda p: bcq.critic_loss(m, p, state, batch, key)[0]  # noqa: E731
-            of_actor = lambda p: bcq.actor_loss(m, p, state.critic, state.behaviour_policy, batch, key)  # noqa: E731
-            of_vae = lambda p: bcq.behaviour_loss(m, p, batch, key)  # noqa: E731
-            pairs = (of_critic, (state.critic, state.mixer)), (of_actor, state.policy), (of_vae, state.behaviour_policy)
+            of_critic = lambda p: bcq.critic_loss(m, p, state, batch, key)[0]
+            of_actor = lambda p: bcq.actor_loss(
+                m, p, state.critic, state.behaviour_policy, batch, key
+            )
+            of_vae = lambda p: bcq.behaviour_loss(m, p, batch, key)
+            pairs = (
+                (of_critic, (state.critic, state.mixer)),
+                (of_actor, state.policy),
+                (of_vae, state.behaviour_policy),
+            )
             return [jax.value_and_grad(loss)(params) for loss, params in pairs]
 
         found = losses(state, batch)
         rows, shape = toys.arrays(batch), batch.actions.shape[:-1]
         noise = np.asarray(jax.random.normal(key, (np.prod(shape), LATENT))).reshape(*shape, LATENT)
-        latents = lambda *axes: np.clip(np.asarray(jax.random.normal(key, (*axes, LATENT))), -0.5, 0.5)  # noqa: E731
+        latents = lambda *axes: np.clip(
+            np.asarray(jax.random.normal(key, (*axes, LATENT))), -0.5, 0.5
+        )
         y = ref.targets(state._asdict(), rows, latents(3, *shape), 0.9, 0.3, 0.75)
-        of_critic = lambda p: ref.critic_loss(p, y, rows)  # noqa: E731
-        of_actor = lambda p: ref.actor_loss(p, state.critic, state.behaviour_policy, rows, latents(*shape), 0.3)  # noqa: E731
-        of_vae = lambda p: ref.vae_loss(p, rows, noise)  # noqa: E731
-        wanted = (of_critic, (state.critic, state.mixer)), (of_actor, state.policy), (of_vae, state.behaviour_policy)
+        of_critic = lambda p: ref.critic_loss(p, y, rows)
+        of_actor = lambda p: ref.actor_loss(
+            p, state.critic, state.behaviour_policy, rows, latents(*shape), 0.3
+        )
+        of_vae = lambda p: ref.vae_loss(p, rows, noise)
+        wanted = (
+            (of_critic, (state.critic, state.mixer)),
+            (of_actor, state.policy),
+            (of_vae, state.behaviour_policy),
+        )
         for (value, grads), (function, params) in zip(found, wanted, strict=True):
             assert float(value) == pytest.approx(function(params), rel=1e-8)
             np.testing.assert_allclose(*toys.slopes(function, params, grads, 2), rtol=1e-5)
 
 
-# ----------------------------------------------------------------------------------------- candidates
+# -----------------------------------------------------------------------------------------
+# candidates
 
 
 def test_the_soft_minimum_by_hand():
@@ -79,7 +114,8 @@ def test_candidates_are_decoded_actions_moved_by_at_most_the_perturbation():
     _, m, state = stepper()
     seen = bcq.numbered(real_batch().obs)
     latents = bcq.draw_latents(m, jax.random.key(1), (50, *seen.shape[:-1]))
-    assert np.abs(latents).max() == 0.5 and 0.5 < (np.abs(latents) == 0.5).mean() < 0.7  # of N(0, 1), .617 is beyond
+    # of N(0, 1), .617 is beyond
+    assert np.abs(latents).max() == 0.5 and 0.5 < (np.abs(latents) == 0.5).mean() < 0.7
     decoded = m.vae.decode(state.behaviour_policy, seen, latents)[..., 0, :]
     far = jax.tree.map(lambda x: 10 * x, state.policy)  # tanh is saturated
     moved = np.abs(bcq.candidates(m, state.behaviour_policy, far, seen, latents) - decoded)
@@ -89,17 +125,22 @@ def test_candidates_are_decoded_actions_moved_by_at_most_the_perturbation():
 
 def test_the_perturbation_alone_moves_by_the_actors_loss():
     _, m, state = stepper()
-    loss = lambda vae: bcq.actor_loss(m, state.policy, state.critic, vae, real_batch(), jax.random.key(0))  # noqa: E731
+    loss = lambda vae: bcq.actor_loss(
+        m, state.policy, state.critic, vae, real_batch(), jax.random.key(0)
+    )
     assert not toys.flat(jax.jit(jax.grad(loss))(state.behaviour_policy)).any()
 
 
-# ----------------------------------------------------------------------------------------- one update
+# ----------------------------------------------------------------------------------------- one
+# update
 
 
 def test_padding_changes_nothing():
     update, _, state = stepper()
     batch = real_batch()
-    clean, noisy = (update(state, x, jax.random.key(0))[0] for x in (batch, toys.spoiled(batch, slots=True)))
+    clean, noisy = (
+        update(state, x, jax.random.key(0))[0] for x in (batch, toys.spoiled(batch, slots=True))
+    )
     np.testing.assert_array_equal(toys.flat(clean), toys.flat(noisy))
 
 
@@ -107,31 +148,46 @@ def test_slow_nets_are_copied_at_update_100_and_not_before():
     update, _, state = stepper()
     for made, copied in ((98, False), (99, True)):
         after, _ = update(state._replace(updates=jnp.int32(made)), real_batch(), jax.random.key(0))
-        np.testing.assert_array_equal(toys.flat(after[3:6]), toys.flat(after[:3] if copied else state[3:6]))
-        assert all(np.abs(toys.flat(getattr(after, k)) - toys.flat(getattr(state, k))).max() > 0 for k in (*NETS[:3], NETS[6]))
+        np.testing.assert_array_equal(
+            toys.flat(after[3:6]), toys.flat(after[:3] if copied else state[3:6])
+        )
+        assert all(
+            np.abs(toys.flat(getattr(after, k)) - toys.flat(getattr(state, k))).max() > 0
+            for k in (*NETS[:3], NETS[6])
+        )
 
 
 def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
     update, _, state = stepper()
     batch = real_batch()
     ones, zeros = np.ones_like(batch.reward), np.zeros_like(batch.reward)
-    ended = update(state, batch._replace(reward=ones, terminated=ones, truncated=zeros), jax.random.key(0))[1].metrics["target"]
-    cut = update(state, batch._replace(reward=ones, terminated=zeros, truncated=ones), jax.random.key(0))[1].metrics["target"]
+    ended = update(
+        state, batch._replace(reward=ones, terminated=ones, truncated=zeros), jax.random.key(0)
+    )[1].metrics["target"]
+    cut = update(
+        state, batch._replace(reward=ones, terminated=zeros, truncated=ones), jax.random.key(0)
+    )[1].metrics["target"]
     assert float(ended) == pytest.approx(1.0, abs=1e-6) and abs(float(cut) - 1.0) > 0.01
 
 
-# ------------------------------------------------------------------------------------------ execution
+# ------------------------------------------------------------------------------------------
+# execution
 
 
 def test_the_policy_plays_the_candidate_of_the_largest_first_value():
     _, m, state = stepper()
     obs = jnp.asarray(real_batch().obs[:, 0])  # [5, N, O]
-    seen = TimeStep(obs, jnp.zeros((5, 2)), jnp.ones((5, 3, 3)), *[jnp.zeros(5)] * 3, jnp.zeros((5, 3, 3)))
+    seen = TimeStep(
+        obs, jnp.zeros((5, 2)), jnp.ones((5, 3, 3)), *[jnp.zeros(5)] * 3, jnp.zeros((5, 3, 3))
+    )
     policy = bcq.policy_of(m, state)
     _, dist = jax.jit(lambda seen: policy.distribution(policy.initial((5,)), seen))(seen)
     for b, i in np.ndindex(5, 3):
         x = ref.seen(np.asarray(obs[b]), i)
-        found = [ref.candidate(state.behaviour_policy, state.policy, x, np.asarray(z), 0.3) for z in state.latents]
+        found = [
+            ref.candidate(state.behaviour_policy, state.policy, x, np.asarray(z), 0.3)
+            for z in state.latents
+        ]
         best = found[int(np.argmax([ref.twin(state.critic, 0, x, u) for u in found]))]
         np.testing.assert_allclose(dist.mode()[b, i], best, atol=1e-5)
     # leading axes are free
@@ -140,16 +196,20 @@ def test_the_policy_plays_the_candidate_of_the_largest_first_value():
 
 
 def test_values_of_actions_that_the_data_lack_are_not_followed(optimised):
-    # One play of two agents; the data are within .2 of 0 and the reward is the sum of actions: values grow to the bound,
-    # and the policy stays at the data's edge, .2 and at most .05 more.
+    # One play of two agents; the data are within .2 of 0 and the reward is the sum of actions:
+    # values grow to the bound, and the policy stays at the data's edge, .2 and at most .05 more.
     spec = EnvSpec("play", 2, 1, 1, 1, False, 1)
-    made = bcq.make(bcq.Config(hidden=16, critic_hidden=16, vae_hidden=16, lr=3e-3, lr_behaviour=3e-3), spec)
+    made = bcq.make(
+        bcq.Config(hidden=16, critic_hidden=16, vae_hidden=16, lr=3e-3, lr_behaviour=3e-3), spec
+    )
 
     def batch_of(key: Any) -> Transition:
         actions = jax.random.uniform(key, (64, 2, 1), minval=-0.2, maxval=0.2)
         ones, obs, state = jnp.ones(64), jnp.ones((64, 2, 1)), jnp.ones((64, 1))
         reward, none = actions.sum((1, 2)), jnp.zeros(64, jnp.int32)
-        return Transition(obs, state, obs, actions, reward, ones, 0 * ones, ones, none, none, obs, state, obs)
+        return Transition(
+            obs, state, obs, actions, reward, ones, 0 * ones, ones, none, none, obs, state, obs
+        )
 
     def one(state: Any, key: Any) -> tuple[Any, None]:
         batch_key, update_key = jax.random.split(key)
@@ -158,15 +218,21 @@ def test_values_of_actions_that_the_data_lack_are_not_followed(optimised):
     train = jax.jit(lambda key: lax.scan(one, made.init(key), jax.random.split(key, 1500))[0])
     for seed in range(2):
         state = train(jax.random.key(seed))
-        now = TimeStep(jnp.ones((2, 1)), jnp.ones(1), jnp.ones((2, 1)), *[jnp.zeros(())] * 3, jnp.zeros((2, 1)))
+        now = TimeStep(
+            jnp.ones((2, 1)), jnp.ones(1), jnp.ones((2, 1)), *[jnp.zeros(())] * 3, jnp.zeros((2, 1))
+        )
         played = np.asarray(made.policy(state).distribution((), now)[1].mode())
         assert (played < 0.27).all() and (played > 0.02).all(), played
         m = bcq.method_of(bcq.Config(hidden=16, critic_hidden=16, vae_hidden=16), spec)
-        value = lambda a: bcq.twin_values(m, state.critic, bcq.numbered(now.obs), jnp.full((2, 1), a))[0].mean()  # noqa: B023, E731
-        assert float(value(0.9)) > float(value(0.3)) > float(value(0.0))
+        seen, values = bcq.numbered(now.obs), []
+        for action in (0.9, 0.3, 0.0):
+            twins = bcq.twin_values(m, state.critic, seen, jnp.full((2, 1), action))
+            values.append(float(twins[0].mean()))
+        assert values[0] > values[1] > values[2]
 
 
-# --------------------------------------------------------------------------------------------- errors
+# ---------------------------------------------------------------------------------------------
+# errors
 
 
 @pytest.mark.parametrize(

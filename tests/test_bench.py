@@ -13,8 +13,15 @@ GAME = "matrix/xor/b"  # 2 agents, one step
 
 
 def test_a_row_of_speeds_is_measured_with_one_run_and_with_two():
-    rows = [speed.measure("bc", speed.Case("bc", GAME, {"hidden": 8, "batch_size": 4}, 2), "vmap", count) for count in (1, 2)]
-    assert [row.runs for row in rows] == [1, 2] and all(row.updates_per_s > 0 and row.flops_per_update > 0 for row in rows)
+    rows = [
+        speed.measure(
+            "bc", speed.Case("bc", GAME, {"hidden": 8, "batch_size": 4}, 2), "vmap", count
+        )
+        for count in (1, 2)
+    ]
+    assert [row.runs for row in rows] == [1, 2] and all(
+        row.updates_per_s > 0 and row.flops_per_update > 0 for row in rows
+    )
 
 
 @pytest.mark.parametrize(
@@ -22,7 +29,13 @@ def test_a_row_of_speeds_is_measured_with_one_run_and_with_two():
     [
         # windows x agents x context x tokens of a step; a joint step: agents x context x tokens
         ("madt", GAME, {"batch_size": 4}, 4 * 2, 2),
-        ("madt", "grid/bridge/optimal", {"batch_size": 3, "window": 5, "mode": "rtg_state_action"}, 3 * 2 * 5 * 3, 2 * 5 * 3),
+        (
+            "madt",
+            "grid/bridge/optimal",
+            {"batch_size": 3, "window": 5, "mode": "rtg_state_action"},
+            3 * 2 * 5 * 3,
+            2 * 5 * 3,
+        ),
         # of YANHUI's batch only the anchors are read
         ("yanhui", GAME, {"batch_size": 6, "anchors": 3, "support": 8, "window": 0}, 3 * 2, 2),
     ],
@@ -42,7 +55,10 @@ def test_the_page_of_tokens_per_second_at_smoke_scale(tmp_path, monkeypatch):
     monkeypatch.setattr(speed, "ways", lambda: {"vmap": ways["vmap"]})
     text = tokens.run(tmp_path, (1, 2), GAME, "smoke", 2).read_text()
     assert "A token is one position of the transformer's input sequence." in text
-    assert "| learner | tokens of one update | way | 1 run | 2 runs | updates/s, most runs | compile s |" in text
+    assert (
+        "| learner | tokens of one update | way | 1 run | 2 runs | updates/s, most runs | "
+        "compile s |" in text
+    )
     lines = [line for line in text.splitlines() if line.startswith("| MADT |")]
     assert len(lines) == 2
     # smoke: 4 windows of one step; 2 agents
@@ -50,6 +66,17 @@ def test_the_page_of_tokens_per_second_at_smoke_scale(tmp_path, monkeypatch):
 
 
 def test_the_settings_measured_are_those_of_the_experiment():
-    made = {name: runs.specs(tokens.TASK, name, column, "cpu")[0] for name, column in tokens.COLUMNS.items()}
-    assert {name: spec.method for name, spec in made.items()} == {"MADT": "madt", "MADT-C20": "madt", "YANHUI": "yanhui"}
-    assert made["YANHUI"].config["anchors"] == 32 and made["MADT-C20"].config["window"] == 20 and not made["MADT"].sampled
+    made = {
+        name: runs.specs(tokens.TASK, name, column, "cpu")[0]
+        for name, column in tokens.COLUMNS.items()
+    }
+    assert {name: spec.method for name, spec in made.items()} == {
+        "MADT": "madt",
+        "MADT-C20": "madt",
+        "YANHUI": "yanhui",
+    }
+    assert (
+        made["YANHUI"].config["anchors"] == 32
+        and made["MADT-C20"].config["window"] == 20
+        and not made["MADT"].sampled
+    )

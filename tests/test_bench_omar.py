@@ -1,4 +1,6 @@
-"""The PyTorch learner that OMAR is timed beside: the same losses and steps from the same weights, batch and random numbers."""
+"""The PyTorch learner that OMAR is timed beside: the same losses and steps from the same weights,
+batch and random numbers.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,10 @@ def fill(net: Any, layers: list[tuple[Any, Any]], norm: Any) -> None:
 
 def actor_layers(net: Any) -> list[tuple[Any, Any]]:
     """Of one agent."""
-    return [(net["params"][name]["kernel"], net["params"][name]["bias"]) for name in sorted(net["params"])]
+    return [
+        (net["params"][name]["kernel"], net["params"][name]["bias"])
+        for name in sorted(net["params"])
+    ]
 
 
 def critic_layers(net: Any, twin: int) -> list[tuple[Any, Any]]:
@@ -72,8 +77,13 @@ def weights_of(module: Any) -> np.ndarray:
 def draws_of(key: Any) -> tuple[np.ndarray, np.ndarray]:
     """The uniform and the normal numbers of one agent's update, [M, K, A] and [J, M, K, A]."""
     critic_key, actor_key = jax.random.split(key)
-    uniform = jax.random.uniform(jax.random.split(critic_key, 3)[0], (peer.SAMPLES, M, A), minval=-1, maxval=1)
-    normal = [jax.random.normal(k, (peer.SAMPLES, M, A)) for k in jax.random.split(actor_key, peer.ITERATIONS)]
+    uniform = jax.random.uniform(
+        jax.random.split(critic_key, 3)[0], (peer.SAMPLES, M, A), minval=-1, maxval=1
+    )
+    normal = [
+        jax.random.normal(k, (peer.SAMPLES, M, A))
+        for k in jax.random.split(actor_key, peer.ITERATIONS)
+    ]
     return np.array(jnp.moveaxis(uniform, 0, 1)), np.array(jnp.moveaxis(jnp.stack(normal), 1, 2))
 
 
@@ -92,9 +102,24 @@ def settings() -> Any:
 
 def test_settings_are_the_same():
     c, spec = settings(), registry.make_spec(bench.TASK)
-    assert c.batch_size == peer.BATCH * spec.num_agents and spec.num_agents == 3 and c.hidden == peer.HIDDEN == 64
-    assert c.num_samples == c.search_samples == peer.SAMPLES and c.search_iterations == peer.ITERATIONS
-    told = c.lr, c.critic_lr, c.gamma, c.polyak, c.max_grad_norm, c.action_penalty, c.search_spread, c.temperature
+    assert (
+        c.batch_size == peer.BATCH * spec.num_agents
+        and spec.num_agents == 3
+        and c.hidden == peer.HIDDEN == 64
+    )
+    assert (
+        c.num_samples == c.search_samples == peer.SAMPLES and c.search_iterations == peer.ITERATIONS
+    )
+    told = (
+        c.lr,
+        c.critic_lr,
+        c.gamma,
+        c.polyak,
+        c.max_grad_norm,
+        c.action_penalty,
+        c.search_spread,
+        c.temperature,
+    )
     wanted = peer.LR, peer.LR, peer.GAMMA, peer.POLYAK, peer.CLIP, peer.PENALTY, 2.0, 1.0
     np.testing.assert_allclose(told, wanted, rtol=1e-6)
     words = c.input_norm, c.samples, c.search, c.own_batches, c.centralised, c.truncated_ends
@@ -105,7 +130,10 @@ def test_two_steps_from_the_same_weights_batches_and_random_numbers_are_the_same
     # mimic below 1, so that the critic's gradient reaches the policy as well
     config = double(settings().replace(mimic=0.7, batch_size=M * N))
     made = omar.make(config, SPEC)
-    state = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, jax.jit(made.init)(jax.random.key(0)))
+    state = jax.tree.map(
+        lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x,
+        jax.jit(made.init)(jax.random.key(0)),
+    )
     # slow nets that differ, and norms that matter
     rng = np.random.default_rng(0)
     shaken = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), state[:4])
@@ -113,7 +141,12 @@ def test_two_steps_from_the_same_weights_batches_and_random_numbers_are_the_same
     agents = [peer.Agent(OBS, A) for _ in range(N)]
     for i, agent in enumerate(agents):
         load(agent.actor, agent.critics, part(state.policy, i), part(state.critic, i))
-        load(agent.slow_actor, agent.slow_critics, part(state.target_policy, i), part(state.target_critic, i))
+        load(
+            agent.slow_actor,
+            agent.slow_critics,
+            part(state.target_policy, i),
+            part(state.target_critic, i),
+        )
     step = jax.jit(made.update)
     for number in range(2):
         batch, key = full_batch(number), jax.random.key(number + 5)
@@ -122,31 +155,63 @@ def test_two_steps_from_the_same_weights_batches_and_random_numbers_are_the_same
         rows, _ = deal(batch, N)
         losses = []
         for i, (agent, own_key) in enumerate(zip(agents, jax.random.split(key, N), strict=True)):
-            own = rows.obs[i, :, i], rows.actions[i, :, i], rows.agent_reward[i, :, i], rows.next_obs[i, :, i], rows.terminated[i]
+            own = (
+                rows.obs[i, :, i],
+                rows.actions[i, :, i],
+                rows.agent_reward[i, :, i],
+                rows.next_obs[i, :, i],
+                rows.terminated[i],
+            )
             given = tuple(torch.from_numpy(np.array(x, np.float64)) for x in own)
             drawn, noise = map(torch.from_numpy, draws_of(own_key))
-            losses.append([float(x.detach()) for x in peer.update(agent, given, drawn, noise, float(config.cql), 0.7)])
+            losses.append(
+                [
+                    float(x.detach())
+                    for x in peer.update(agent, given, drawn, noise, float(config.cql), 0.7)
+                ]
+            )
         for agent in agents:
             agent.follow()
         of_critics, of_actors = np.mean(losses, 0)
-        assert of_critics == pytest.approx(float(out.metrics["value"] + config.cql * out.metrics["conservative"]), rel=1e-5)
+        assert of_critics == pytest.approx(
+            float(out.metrics["value"] + config.cql * out.metrics["conservative"]), rel=1e-5
+        )
         assert of_actors == pytest.approx(float(out.metrics["policy"]), rel=1e-5)
         for i, agent in enumerate(agents):
             ours = peer.Agent(OBS, A)
             load(ours.actor, ours.critics, part(state.policy, i), part(state.critic, i))
-            load(ours.slow_actor, ours.slow_critics, part(state.target_policy, i), part(state.target_critic, i))
+            load(
+                ours.slow_actor,
+                ours.slow_critics,
+                part(state.target_policy, i),
+                part(state.target_critic, i),
+            )
             for name in ("actor", "critics", "slow_actor", "slow_critics"):
-                np.testing.assert_allclose(weights_of(getattr(agent, name)), weights_of(getattr(ours, name)), rtol=1e-5, atol=1e-6)
-        assert np.abs(jax.tree.leaves(state.policy)[0] - jax.tree.leaves(before.policy)[0]).max() > 1e-3
+                np.testing.assert_allclose(
+                    weights_of(getattr(agent, name)),
+                    weights_of(getattr(ours, name)),
+                    rtol=1e-5,
+                    atol=1e-6,
+                )
+        assert (
+            np.abs(jax.tree.leaves(state.policy)[0] - jax.tree.leaves(before.policy)[0]).max()
+            > 1e-3
+        )
 
 
 def public_checkout(folder: Any) -> Any:
-    """Files with the names and signatures that are used of the authors' repository, which check what they are given."""
+    """Files with the names and signatures that are used of the authors' repository, which check
+    what they are given.
+    """
     learner = """
 import torch
 class MATD3:
-    def __init__(self, sizes, kinds, agent_max_actions, batch_size, env_id, cql, cql_alpha, num_sampled_actions, omar, omar_coe, **search):
-        assert sizes == [{"num_in_pol": 18, "num_out_pol": 2, "num_in_critic": 20}] * 3 and kinds == ["td3"] * 3
+    def __init__(
+        self, sizes, kinds, agent_max_actions, batch_size, env_id, cql, cql_alpha,
+        num_sampled_actions, omar, omar_coe, **search
+    ):
+        assert sizes == [{"num_in_pol": 18, "num_out_pol": 2, "num_in_critic": 20}] * 3
+        assert kinds == ["td3"] * 3
         assert (cql_alpha, omar_coe, batch_size, env_id) == (5.0, 1.0, 1024, "simple_spread")
         self.nagents, self.seen = 3, []
         self.held = torch.cuda.FloatTensor(2, 2).zero_().cuda()
@@ -164,11 +229,13 @@ import numpy as np
 class ReplayBuffer:
     def __init__(self, rows, agents, obs, actions):
         make = lambda *shape: [np.zeros((rows, *shape)) for _ in range(agents)]
-        self.obs_buffs, self.next_obs_buffs, self.ac_buffs, self.rew_buffs, self.done_buffs = make(18), make(18), make(2), make(), make()
+        self.obs_buffs, self.next_obs_buffs, self.ac_buffs = make(18), make(18), make(2)
+        self.rew_buffs, self.done_buffs = make(), make()
     def __len__(self):
         return self.filled_i
     def sample(self, size, to_gpu):
-        assert not to_gpu and all(np.abs(x).sum() > 0 for x in self.obs_buffs + self.next_obs_buffs + self.ac_buffs + self.rew_buffs)
+        filled = self.obs_buffs + self.next_obs_buffs + self.ac_buffs + self.rew_buffs
+        assert not to_gpu and all(np.abs(x).sum() > 0 for x in filled)
         return size
 """
     for name, text in (("algorithms/maddpg.py", learner), ("utils/buffer.py", buffer)):
@@ -178,14 +245,33 @@ class ReplayBuffer:
 
 
 def test_the_page_at_tiny_sizes(tmp_path, monkeypatch):
-    # 40 episodes in the place of 40,000; ours, whose measurement is tested elsewhere, isn't compiled
+    # 40 episodes in the place of 40,000; ours, whose measurement is tested elsewhere, isn't
+    # compiled
     episodes = registry.make_data(bench.TASK, DataOptions(episodes=40))
     monkeypatch.setattr(speed, "episodes_of", lambda task: episodes)
     monkeypatch.setattr(speed, "ways", lambda: {"vmap": ()})
     checkout = public_checkout(tmp_path / "public")
-    monkeypatch.setattr(speed, "measure", lambda name, case, way, count: speed.Row(name, case.task, way, count, 8.0, 1.0, 1.0, 2e9))
+    monkeypatch.setattr(
+        speed,
+        "measure",
+        lambda name, case, way, count: speed.Row(name, case.task, way, count, 8.0, 1.0, 1.0, 2e9),
+    )
     python = os.environ.get("PEER_PYTHON", sys.executable)
-    bench.main(["--rounds", "1", "--runs", "1", "2", "--out", str(tmp_path), "--peer-python", python, "--public", str(checkout)])
+    bench.main(
+        [
+            "--rounds",
+            "1",
+            "--runs",
+            "1",
+            "2",
+            "--out",
+            str(tmp_path),
+            "--peer-python",
+            python,
+            "--public",
+            str(checkout),
+        ]
+    )
     text = (tmp_path / "omar.md").read_text()
     assert "The data have 1,000 transitions." in text
     for row in (
@@ -200,5 +286,8 @@ def test_the_page_at_tiny_sizes(tmp_path, monkeypatch):
 def test_an_interpreter_without_torch_is_named(monkeypatch):
     episodes = registry.make_data(bench.TASK, DataOptions(episodes=2))
     monkeypatch.setattr(speed, "episodes_of", lambda task: episodes)
-    with pytest.raises(RuntimeError, match="peer-python false: expected an interpreter that has torch and numpy, found"):
+    with pytest.raises(
+        RuntimeError,
+        match="peer-python false: expected an interpreter that has torch and numpy, found",
+    ):
         bench.peers("false", None, 1)

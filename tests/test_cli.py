@@ -1,4 +1,6 @@
-"""The command line, end to end: every command in a folder of its own, its errors, and what SIGTERM does to it."""
+"""The command line, end to end: every command in a folder of its own, its errors, and what SIGTERM
+does to it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,20 @@ from jaxoff.config import config_fields, meanings_of
 from jaxoff.names import Task
 from tests.learners import QUICK_ENV, state_of
 
-TINY = ["--seeds", "2", "--steps", "4", "--evaluations", "2", "--eval-episodes", "2", "--set", "hidden=16", "--set", "batch_size=8"]
+TINY = [
+    "--seeds",
+    "2",
+    "--steps",
+    "4",
+    "--evaluations",
+    "2",
+    "--eval-episodes",
+    "2",
+    "--set",
+    "hidden=16",
+    "--set",
+    "batch_size=8",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +52,30 @@ def job(tmp_path_factory):
     """A results folder with a job in Bridge and a grid in XOR: (folder, what was printed)."""
     folder = tmp_path_factory.mktemp("results")
     with cli.console.capture() as printed:
-        cli.main(["train", "bc", "grid/bridge/optimal", *TINY, "--data-episodes", "4", "--results", str(folder)])
-        cli.main(["train", "bc", "matrix/xor/b", *TINY, "--grid", "lr=1e-3,1e-2", "--out", str(folder / "grid")])
+        cli.main(
+            [
+                "train",
+                "bc",
+                "grid/bridge/optimal",
+                *TINY,
+                "--data-episodes",
+                "4",
+                "--results",
+                str(folder),
+            ]
+        )
+        cli.main(
+            [
+                "train",
+                "bc",
+                "matrix/xor/b",
+                *TINY,
+                "--grid",
+                "lr=1e-3,1e-2",
+                "--out",
+                str(folder / "grid"),
+            ]
+        )
     return folder, printed.get()
 
 
@@ -53,16 +90,35 @@ def test_train_writes_its_folder_and_prints_a_summary(job):
     folder, printed = job
     bridge = folder / "train" / "bc-grid-bridge-optimal"
     found = {path.name for path in bridge.iterdir()}
-    assert {"config.json", "metrics.jsonl", "final.json", "final.npz", "checkpoint", "curves.svg"} <= found
-    assert [run["seed"] for run in json.loads((bridge / "final.json").read_text())["runs"]] == [0, 1]
-    assert "updates/s over all runs" in printed and "bc-grid-bridge-optimal" in printed.replace("\n", "")
+    assert {
+        "config.json",
+        "metrics.jsonl",
+        "final.json",
+        "final.npz",
+        "checkpoint",
+        "curves.svg",
+    } <= found
+    assert [run["seed"] for run in json.loads((bridge / "final.json").read_text())["runs"]] == [
+        0,
+        1,
+    ]
+    assert "updates/s over all runs" in printed and "bc-grid-bridge-optimal" in printed.replace(
+        "\n", ""
+    )
 
 
 def test_a_grid_has_a_line_for_each_point(job):
     folder, printed = job
-    record, final = (json.loads((folder / "grid" / f"{name}.json").read_text()) for name in ("config", "final"))
+    record, final = (
+        json.loads((folder / "grid" / f"{name}.json").read_text()) for name in ("config", "final")
+    )
     assert record["grid"] == {"lr": [1e-3, 1e-2]} and record["config"]["hidden"] == 16
-    assert [(run["config"]["lr"], run["seed"]) for run in final["runs"]] == [(1e-3, 0), (1e-3, 1), (1e-2, 0), (1e-2, 1)]
+    assert [(run["config"]["lr"], run["seed"]) for run in final["runs"]] == [
+        (1e-3, 0),
+        (1e-3, 1),
+        (1e-2, 0),
+        (1e-2, 1),
+    ]
     assert "lr=0.001" in printed and "lr=0.01" in printed
 
 
@@ -75,7 +131,16 @@ def test_the_same_command_again_reads_the_result_back(job, capsys):
 def test_data_list_shows_a_row_for_each_scenario_with_its_qualities_and_filters():
     lines = run("data", "list").splitlines()
     text = "\n".join(lines)
-    assert all(name in text for name in ("matrix/xor", "grid/bridge", "poly/sign", "alberdice:grid/bridge", "mpe/spread-n5-1d"))
+    assert all(
+        name in text
+        for name in (
+            "matrix/xor",
+            "grid/bridge",
+            "poly/sign",
+            "alberdice:grid/bridge",
+            "mpe/spread-n5-1d",
+        )
+    )
     row = next(k for k, line in enumerate(lines) if line.split()[:1] == ["matrix/xor"])
     assert "recipe" in lines[row] and lines[row + 1].split() == ["a", "b", "c", "d"]
     only = run("data", "list", "--family", "poly/")
@@ -102,7 +167,17 @@ def test_data_list_keeps_its_columns_in_a_narrow_terminal(monkeypatch):
 
 
 def test_data_are_made_inspected_and_trained_on(tmp_path):
-    made = run("data", "make", "matrix/xor/c", "--episodes", "30", "--seed", "3", "--out", tmp_path / "data")
+    made = run(
+        "data",
+        "make",
+        "matrix/xor/c",
+        "--episodes",
+        "30",
+        "--seed",
+        "3",
+        "--out",
+        tmp_path / "data",
+    )
     folder = tmp_path / "data" / "matrix-xor-c.vlt" / "seed-3"
     assert "30 episodes, 30 steps" in made and (folder / "metadata.json").exists()
     seen = run("data", "inspect", "matrix/xor/c", "--data", folder, "--out", tmp_path / "pictures")
@@ -127,39 +202,86 @@ def test_a_dataset_made_of_a_pool_names_it_in_its_metadata(tmp_path, monkeypatch
     (tmp_path / "mpe" / "spread.npz").write_bytes(b"weights")
     spec = registry.make_spec("mpe/spread/medium")
     found = cli_data._pool_info(Task.parse("mpe/spread/medium"), spec, tmp_path)["pool"]
-    assert found == {"name": "mpe/spread", "sha256": hashlib.sha256(b"weights").hexdigest(), "made": pool.made}
+    assert found == {
+        "name": "mpe/spread",
+        "sha256": hashlib.sha256(b"weights").hexdigest(),
+        "made": pool.made,
+    }
     assert cli_data._pool_info(Task.parse("mpe/spread/random"), spec, tmp_path) == {}
 
 
 def test_inspect_draws_the_returns_in_the_terminal_and_reads_a_folder_alone(tmp_path):
     run("data", "make", "matrix/xor/c", "--episodes", "30", "--out", tmp_path)
-    seen = run("data", "inspect", tmp_path / "matrix-xor-c.vlt" / "seed-0", "--out", tmp_path / "pictures")
+    seen = run(
+        "data", "inspect", tmp_path / "matrix-xor-c.vlt" / "seed-0", "--out", tmp_path / "pictures"
+    )
     bars = [line for line in seen.splitlines() if "█" in line]
     # 10 episodes of return 0, 20 of return 1
-    assert [line.count("█") for line in bars] == [20, 40] and [line.split()[-2] for line in bars] == ["10", "20"]
-    assert "20, 10" in seen  # of the actions of each agent; (0, 0), (0, 1), (1, 0) are there 10 times each
+    assert [line.count("█") for line in bars] == [20, 40] and [
+        line.split()[-2] for line in bars
+    ] == ["10", "20"]
+    # of the actions of each agent; (0, 0), (0, 1), (1, 0) are there 10 times each
+    assert "20, 10" in seen
     assert "unique episodes" in seen and "device mb" in seen and "agent 1: 0 100.0%" in seen
     assert (tmp_path / "pictures" / "matrix-xor-c-seed-0.png").exists()
-    assert "20" in run("data", "inspect", "matrix/xor/b", "--episodes", "20", "--seed", "1", "--out", tmp_path / "pictures")
+    assert "20" in run(
+        "data",
+        "inspect",
+        "matrix/xor/b",
+        "--episodes",
+        "20",
+        "--seed",
+        "1",
+        "--out",
+        tmp_path / "pictures",
+    )
 
 
 def test_datasets_are_combined_split_and_subsampled_and_tell_from_what(tmp_path):
     run("data", "make", "grid/bridge/random", "--episodes", "10", "--out", tmp_path)
     made = tmp_path / "grid-bridge-random.vlt" / "seed-0"
-    assert "510 episodes" in run("data", "combine", made, "grid/bridge/optimal", "--out", tmp_path / "both")
-    both, source = (json.loads((folder / "metadata.json").read_text()) for folder in (tmp_path / "both", made))
+    assert "510 episodes" in run(
+        "data", "combine", made, "grid/bridge/optimal", "--out", tmp_path / "both"
+    )
+    both, source = (
+        json.loads((folder / "metadata.json").read_text()) for folder in (tmp_path / "both", made)
+    )
     assert both["statistics"]["episodes"] == 510 and both["env"] == source["env"] == "grid/bridge"
-    assert [part["name"] for part in both["made_from"]] == ["grid-bridge-random.vlt/seed-0", "grid/bridge/optimal"]
-    assert [part["recipe"] for part in both["made_from"]] == ["grid/bridge/random", "grid/bridge/optimal"]
+    assert [part["name"] for part in both["made_from"]] == [
+        "grid-bridge-random.vlt/seed-0",
+        "grid/bridge/optimal",
+    ]
+    assert [part["recipe"] for part in both["made_from"]] == [
+        "grid/bridge/random",
+        "grid/bridge/optimal",
+    ]
     assert all(len(part["sha256"]) == 64 for part in both["made_from"])
 
     run("data", "split", made, "--share", "0.8", "--seed", "2", "--out", tmp_path / "parts")
-    parts = {name: json.loads((tmp_path / "parts" / name / "metadata.json").read_text()) for name in ("train", "validation")}
+    parts = {
+        name: json.loads((tmp_path / "parts" / name / "metadata.json").read_text())
+        for name in ("train", "validation")
+    }
     assert [part["statistics"]["episodes"] for part in parts.values()] == [8, 2]
-    assert parts["validation"]["made_by"] == {"command": "split", "share": 0.8, "seed": 2, "part": "validation"}
+    assert parts["validation"]["made_by"] == {
+        "command": "split",
+        "share": 0.8,
+        "seed": 2,
+        "part": "validation",
+    }
 
-    text = run("data", "subsample", tmp_path / "parts" / "train", "--steps", "200", "--out", tmp_path / "few")
-    steps = json.loads((tmp_path / "few" / "metadata.json").read_text())["statistics"]["transitions"]
+    text = run(
+        "data",
+        "subsample",
+        tmp_path / "parts" / "train",
+        "--steps",
+        "200",
+        "--out",
+        tmp_path / "few",
+    )
+    steps = json.loads((tmp_path / "few" / "metadata.json").read_text())["statistics"][
+        "transitions"
+    ]
     assert 0 < steps <= 200 and f"{steps} steps" in text
 
 
@@ -172,9 +294,21 @@ def test_a_dataset_that_is_there_is_kept_unless_told_otherwise(tmp_path, capsys)
         run("data", "subsample", "poly/sign/uniform", "--episodes", "6", "--out", tmp_path / "part")
     assert "part: expected no dataset there, found one; pass --overwrite" in capsys.readouterr().err
     assert (tmp_path / "part" / "metadata.json").read_text() == before
-    run("data", "subsample", "poly/sign/uniform", "--episodes", "6", "--out", tmp_path / "part", "--overwrite")
-    assert json.loads((tmp_path / "part" / "metadata.json").read_text())["statistics"]["episodes"] == 6
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["part"]  # of the split that failed, nothing
+    run(
+        "data",
+        "subsample",
+        "poly/sign/uniform",
+        "--episodes",
+        "6",
+        "--out",
+        tmp_path / "part",
+        "--overwrite",
+    )
+    assert (
+        json.loads((tmp_path / "part" / "metadata.json").read_text())["statistics"]["episodes"] == 6
+    )
+    # of the split that failed, nothing
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part"]
 
 
 def test_fetch_says_what_it_does_and_a_failure_is_one_line(tmp_path, monkeypatch, capsys):
@@ -182,7 +316,9 @@ def test_fetch_says_what_it_does_and_a_failure_is_one_line(tmp_path, monkeypatch
 
     there = tmp_path / "og_marl" / "smac_v1" / "3m.vlt" / "Good"
     there.mkdir(parents=True)
-    assert "already there" in run("data", "fetch", "og_marl:smac_v1/3m/Good", "--data-dir", tmp_path)
+    assert "already there" in run(
+        "data", "fetch", "og_marl:smac_v1/3m/Good", "--data-dir", tmp_path
+    )
 
     def fail(*args, **named):
         raise fetch.FetchError("3m.zip: could not be downloaded")
@@ -190,7 +326,10 @@ def test_fetch_says_what_it_does_and_a_failure_is_one_line(tmp_path, monkeypatch
     monkeypatch.setattr(fetch, "fetch", fail)
     with pytest.raises(SystemExit) as stop:
         run("data", "fetch", "og_marl:smac_v1/3m/Good", "--data-dir", tmp_path)
-    assert stop.value.code == 2 and capsys.readouterr().err == "jaxoff: error: 3m.zip: could not be downloaded\n"
+    assert (
+        stop.value.code == 2
+        and capsys.readouterr().err == "jaxoff: error: 3m.zip: could not be downloaded\n"
+    )
 
 
 def test_report_makes_a_page_from_folders(job):
@@ -220,31 +359,75 @@ def test_play_says_where_there_is_no_picture(job):
         ("train bc matrix/xorr/b", "unknown task 'matrix/xorr/b'; nearest: matrix/xor/b"),
         ("train bc matrix/xor/b --set hiden=3", "'hiden'; nearest: hidden"),
         ("train bc matrix/xor/b --set hidden", "--set: expected NAME=VALUE, found 'hidden'"),
-        ("train bc matrix/xor/b --set hidden=wide", "baselines.bc.Config.hidden: expected int, found 'wide'"),
+        (
+            "train bc matrix/xor/b --set hidden=wide",
+            "baselines.bc.Config.hidden: expected int, found 'wide'",
+        ),
         ("train bc matrix/xor/b --grid lr=fast", "grid field 'lr': expected numbers, found 'fast'"),
         ("train bc matrix/xor/b --grid hidden=2,0", "field 'hidden': expected at least 1, found 0"),
-        ("train bc matrix/xor/b --grid hidden=2 --set hidden=3", "field 'hidden': expected in --set, --steps or --grid, found in two"),
-        ("train bc matrix/xor/b --steps 4 --set steps=5", "field 'steps': expected once, found 4 and, among the method's settings, 5"),
-        ("train omar mpe/spread/random --grid trace=0.1,0.9", "unknown field of omar's Config 'trace'"),
-        ("train cql mpe/spread/random --set input_norm=banana", "field 'input_norm': expected one of batch, dataset, none, found 'banana'"),
-        ("train bc matrix/xor/b --seeds 0", "field 'seeds': expected distinct whole numbers in 0 .. 2**32 - 1, at least one, found []"),
+        (
+            "train bc matrix/xor/b --grid hidden=2 --set hidden=3",
+            "field 'hidden': expected in --set, --steps or --grid, found in two",
+        ),
+        (
+            "train bc matrix/xor/b --steps 4 --set steps=5",
+            "field 'steps': expected once, found 4 and, among the method's settings, 5",
+        ),
+        (
+            "train omar mpe/spread/random --grid trace=0.1,0.9",
+            "unknown field of omar's Config 'trace'",
+        ),
+        (
+            "train cql mpe/spread/random --set input_norm=banana",
+            "field 'input_norm': expected one of batch, dataset, none, found 'banana'",
+        ),
+        (
+            "train bc matrix/xor/b --seeds 0",
+            "field 'seeds': expected distinct whole numbers in 0 .. 2**32 - 1, at least "
+            "one, found []",
+        ),
         ("train bc matrix/xor/b --sampler pjop", "unknown sampler 'pjop'; nearest: pjap"),
-        ("train bc alberdice:matrix/xor/b", "expected the folder that holds mmdp_game_1_from_start/buffer_02_20, found none"),
+        (
+            "train bc alberdice:matrix/xor/b",
+            "expected the folder that holds mmdp_game_1_from_start/buffer_02_20, found none",
+        ),
         ("train bc matrix/xor/b --data nowhere", "nowhere"),
-        ("data make matrix/xor", "task 'matrix/xor': expected [source:]family/scenario/quality, found 2 part(s)"),
+        (
+            "data make matrix/xor",
+            "task 'matrix/xor': expected [source:]family/scenario/quality, found 2 part(s)",
+        ),
         ("data inspect matrix/xor/b --data nowhere", "nowhere"),
-        ("data inspect nowhere", "nowhere: no dataset folder is there, and as a task: task 'nowhere': expected [source:]family"),
+        (
+            "data inspect nowhere",
+            "nowhere: no dataset folder is there, and as a task: task 'nowhere': expected "
+            "[source:]family",
+        ),
         ("data combine --out x", "combine: expected at least one dataset, found none"),
         (
             "data combine matrix/xor/a matrix/mne/balanced --out x",
             "field 'env': expected one environment, found matrix/xor in matrix/xor/a and",
         ),
-        ("data split matrix/xor/a --out x", "split: expected at least two unique episodes, found 1"),
-        ("data subsample poly/sign/uniform --out x", "subsample: expected either episodes or steps, found both or none"),
-        ("data make smax/3m/medium --pools nowhere --out x", "nowhere: expected a folder of policy pools, found none"),
-        ("data fetch d4rl:maze2d/umaze/v1 --data-dir x", "expected a dataset that is published as a vault"),
+        (
+            "data split matrix/xor/a --out x",
+            "split: expected at least two unique episodes, found 1",
+        ),
+        (
+            "data subsample poly/sign/uniform --out x",
+            "subsample: expected either episodes or steps, found both or none",
+        ),
+        (
+            "data make smax/3m/medium --pools nowhere --out x",
+            "nowhere: expected a folder of policy pools, found none",
+        ),
+        (
+            "data fetch d4rl:maze2d/umaze/v1 --data-dir x",
+            "expected a dataset that is published as a vault",
+        ),
         ("report nowhere", "nowhere"),
-        ("play nowhere", "nowhere/config.json: expected the folder of a training job, found no config.json"),
+        (
+            "play nowhere",
+            "nowhere/config.json: expected the folder of a training job, found no config.json",
+        ),
     ],
 )
 def test_a_bad_input_ends_with_status_2_and_one_line_that_names_it(args, message, capsys, tmp_path):
@@ -269,38 +452,74 @@ def test_a_folder_of_another_job_is_refused(job, capsys):
 
 
 def test_sigterm_ends_training_with_143_and_a_hint_and_the_same_command_continues(tmp_path):
-    options = ["--seeds", "1", "--set", "hidden=16", "--set", "batch_size=8", "--eval-episodes", "2"]
+    options = [
+        "--seeds",
+        "1",
+        "--set",
+        "hidden=16",
+        "--set",
+        "batch_size=8",
+        "--eval-episodes",
+        "2",
+    ]
     # 4000 evaluations take minutes, so the signal comes in the middle.
-    long = ["train", "bc", "matrix/xor/b", *options, "--steps", "40000", "--evaluations", "4000", "--out", str(tmp_path / "job")]
+    long = [
+        "train",
+        "bc",
+        "matrix/xor/b",
+        *options,
+        "--steps",
+        "40000",
+        "--evaluations",
+        "4000",
+        "--out",
+        str(tmp_path / "job"),
+    ]
     command = [sys.executable, "-m", "jaxoff.cli", *long]
     root = Path(__file__).parent.parent
     env = os.environ | QUICK_ENV | {"PYTHONPATH": str(root)}
-    child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         rows = tmp_path / "job" / "metrics.jsonl"
         end = time.monotonic() + 120
-        while not (rows.exists() and rows.read_text().count("\n") > 2) and child.poll() is None and time.monotonic() < end:
+        while (
+            not (rows.exists() and rows.read_text().count("\n") > 2)
+            and child.poll() is None
+            and time.monotonic() < end
+        ):
             time.sleep(0.05)
         child.send_signal(signal.SIGTERM)
         _, error = child.communicate(timeout=60)
     finally:
         child.kill()
     assert child.returncode == 143, error
-    assert "jaxoff: stopped on request: state saved in" in error and "give the same command again to continue" in error
+    assert (
+        "jaxoff: stopped on request: state saved in" in error
+        and "give the same command again to continue" in error
+    )
     stopped = json.loads(rows.read_text().splitlines()[-1])["step"]
     assert state_of(tmp_path / "job")["updates"].tolist() == [stopped] and stopped < 40000
 
-    again = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    again = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         end = time.monotonic() + 120
-        while rows.read_text().count("\n") < stopped // 10 + 3 and again.poll() is None and time.monotonic() < end:
+        while (
+            rows.read_text().count("\n") < stopped // 10 + 3
+            and again.poll() is None
+            and time.monotonic() < end
+        ):
             time.sleep(0.05)
         again.send_signal(signal.SIGTERM)
         again.communicate(timeout=60)
     finally:
         again.kill()
     steps = [json.loads(line)["step"] for line in rows.read_text().splitlines()]
-    assert steps == list(range(10, len(steps) * 10 + 1, 10)) and steps[-1] > stopped  # none lost, none twice
+    # none lost, none twice
+    assert steps == list(range(10, len(steps) * 10 + 1, 10)) and steps[-1] > stopped
     chex.assert_tree_all_finite(state_of(tmp_path / "job")["learner"])
 
 
@@ -309,7 +528,10 @@ def test_methods_lists_every_form_with_its_actions(capsys):
     rows = json.loads(capsys.readouterr().out)
     assert {row["method"] for row in rows} == set(registry.learner_names())
     omar = [(row["actions"], row["code"]) for row in rows if row["method"] == "omar"]
-    assert omar == [("discrete", "baselines.omar.discrete"), ("continuous", "baselines.omar.continuous")]
+    assert omar == [
+        ("discrete", "baselines.omar.discrete"),
+        ("continuous", "baselines.omar.continuous"),
+    ]
     assert all(row["about"] and row["page"] == f"docs/methods/{row['method']}.md" for row in rows)
     cli.main(["methods"])
     assert "AlberDICE" in capsys.readouterr().out
@@ -318,8 +540,16 @@ def test_methods_lists_every_form_with_its_actions(capsys):
 def test_settings_tell_value_source_default_and_meaning(capsys):
     cli.main(["settings", "omar", "mpe/spread/random", "--set", "search=cem", "--json"])
     found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert (found["mimic"]["value"], found["mimic"]["default"], found["mimic"]["source"]) == (1.0, 0.5, "settings.toml")
-    assert (found["search"]["value"], found["search"]["source"], found["search"]["sweeps"]) == ("cem", "you", False)
+    assert (found["mimic"]["value"], found["mimic"]["default"], found["mimic"]["source"]) == (
+        1.0,
+        0.5,
+        "settings.toml",
+    )
+    assert (found["search"]["value"], found["search"]["source"], found["search"]["sweeps"]) == (
+        "cem",
+        "you",
+        False,
+    )
     assert found["search"]["words"] == ["softmax", "cem", "random"]
     assert found["lr"]["sweeps"] and found["lr"]["meaning"] == "Adam, of the policies"
     cli.main(["settings", "omar", "mpe/spread/random"])
@@ -330,7 +560,18 @@ def test_settings_tell_value_source_default_and_meaning(capsys):
 
 
 def test_every_setting_has_a_meaning_or_a_name_that_tells_it():
-    told = {"gamma", "lr", "steps", "batch_size", "window", "hidden", "embed", "layers", "heads", "max_grad_norm"}
+    told = {
+        "gamma",
+        "lr",
+        "steps",
+        "batch_size",
+        "window",
+        "hidden",
+        "embed",
+        "layers",
+        "heads",
+        "max_grad_norm",
+    }
     for name in registry.learner_names():
         for module in registry.forms(name).values():
             meanings = meanings_of(module.Config)
@@ -341,7 +582,20 @@ def test_every_setting_has_a_meaning_or_a_name_that_tells_it():
 
 def test_a_static_setting_is_swept_with_a_folder_a_value_and_one_table(tmp_path, capsys):
     small = ["--set", "batch_size=8", "--steps", "2", "--evaluations", "1", "--eval-episodes", "2"]
-    cli.main(["train", "bc", "matrix/xor/b", "--seeds", "3,7", "--grid", "hidden=4,8", *small, "--out", str(tmp_path / "job")])
+    cli.main(
+        [
+            "train",
+            "bc",
+            "matrix/xor/b",
+            "--seeds",
+            "3,7",
+            "--grid",
+            "hidden=4,8",
+            *small,
+            "--out",
+            str(tmp_path / "job"),
+        ]
+    )
     shown = capsys.readouterr().out
     for width in (4, 8):
         record = json.loads((tmp_path / "job" / f"hidden-{width}" / "config.json").read_text())
@@ -350,7 +604,9 @@ def test_a_static_setting_is_swept_with_a_folder_a_value_and_one_table(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"), [("3", (0, 1, 2)), ("3,7,11", (3, 7, 11)), ("7,", (7,))], ids=["a number", "a list", "a list of one"]
+    ("text", "wanted"),
+    [("3", (0, 1, 2)), ("3,7,11", (3, 7, 11)), ("7,", (7,))],
+    ids=["a number", "a list", "a list of one"],
 )
 def test_seeds_are_a_number_or_a_list(text, wanted):
     assert cli._seeds(text) == wanted

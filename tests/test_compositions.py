@@ -16,7 +16,10 @@ from jaxoff.data.compositions import Part, parse, sizes
         ("100% [r r r]", [(1.0, (0, 0, 0))]),
         ("50%[r r r]+50%[r r m]", [(0.5, (0, 0, 0)), (0.5, (0, 0, 1))]),
         (" 12.5 % [r*2 m]  +  87.5% [ e  e*2 ] ", [(0.125, (0, 0, 1)), (0.875, (2, 2, 2))]),
-        ("33.3%[r*3]+33.3%[m*3]+33.4%[e*3]", [(0.333, (0, 0, 0)), (0.333, (1, 1, 1)), (0.334, (2, 2, 2))]),
+        (
+            "33.3%[r*3]+33.3%[m*3]+33.4%[e*3]",
+            [(0.333, (0, 0, 0)), (0.333, (1, 1, 1)), (0.334, (2, 2, 2))],
+        ),
     ],
 )
 def test_a_composition_is_shares_and_levels(text, wanted):
@@ -61,8 +64,17 @@ def test_parts_share_all_episodes(shares, episodes, wanted):
     assert sizes([Part(share, (0,)) for share in shares], episodes) == wanted
 
 
-@pytest.mark.parametrize(("shares", "episodes"), [((0.5, 0.5), 1), ((0.995, 0.005), 50), ((0.005, 0.995), 50), ((1.0,), 0)])
+@pytest.mark.parametrize(
+    ("shares", "episodes"),
+    [((0.5, 0.5), 1), ((0.995, 0.005), 50), ((0.005, 0.995), 50), ((1.0,), 0)],
+)
 def test_a_part_without_an_episode_is_refused(shares, episodes):
     parts = [Part(share, (0,)) for share in shares]
-    with pytest.raises(ValueError, match=f"episodes: expected enough for at least one in each of {len(parts)} parts, found {episodes}"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            f"episodes: expected enough for at least one in each of {len(parts)} parts, "
+            f"found {episodes}"
+        ),
+    ):
         sizes(parts, episodes)

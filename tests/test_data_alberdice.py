@@ -19,7 +19,9 @@ from jaxoff.data.episodes import lengths_of
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.names import DataOptions, Task
 
-ROOT = Path(os.environ.get("JAXOFF_PUBLIC_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+ROOT = Path(
+    os.environ.get("JAXOFF_PUBLIC_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+)
 BRIDGE = "alberdice:grid/bridge/optimal"
 
 
@@ -31,7 +33,8 @@ def public(task):
         pytest.skip(f"public data not present: {error}")
 
 
-# ------------------------------------------------------------------------------------ the real buffers
+# ------------------------------------------------------------------------------------ the real
+# buffers
 
 
 @pytest.mark.parametrize("task", registry.family_of(Task.parse(BRIDGE)).tasks())
@@ -59,7 +62,8 @@ def test_public_bridge_optimal_has_the_published_returns():
 
 def test_our_bridge_optimal_takes_the_ways_of_the_public_one():
     ways = [
-        {tuple(path) for path in e.state[:, :, [0, 1, 4, 5]].reshape(len(e.state), -1)} for e in (public(BRIDGE), recipes.bridge("optimal"))
+        {tuple(path) for path in e.state[:, :, [0, 1, 4, 5]].reshape(len(e.state), -1)}
+        for e in (public(BRIDGE), recipes.bridge("optimal"))
     ]
     assert len(ways[0]) == 16 and ways[0] == ways[1]
 
@@ -69,11 +73,14 @@ def test_public_xor_uses_its_joint_actions_only():
     assert used == {(0, 1), (1, 0)}
 
 
-# --------------------------------------------------------------------------------- a buffer made by hand
+# --------------------------------------------------------------------------------- a buffer made by
+# hand
 
 
 def write_buffer(folder: Path, lengths=(3, 5), horizon=5, n=2, a=5, s=8) -> dict[str, np.ndarray]:
-    """A buffer in the published layout, with an action at the last filled slot that was never executed."""
+    """A buffer in the published layout, with an action at the last filled slot that was never
+    executed.
+    """
     rng, count, slots = np.random.default_rng(0), len(lengths), horizon + 1
     filled = (np.arange(slots) <= np.array(lengths)[:, None]).astype(np.int64)
     actions = rng.integers(a, size=(count, slots, n, 1)) * filled[..., None, None]
@@ -81,8 +88,11 @@ def write_buffer(folder: Path, lengths=(3, 5), horizon=5, n=2, a=5, s=8) -> dict
     arrays = {
         "filled": filled[..., None],
         "actions": actions,
-        "actions_onehot": ((actions == np.arange(a)) & (filled[..., None, None] > 0)).astype(np.float32),
-        "avail_actions": np.ones((count, slots, n, a), np.int32) * filled[..., None, None].astype(np.int32),
+        "actions_onehot": ((actions == np.arange(a)) & (filled[..., None, None] > 0)).astype(
+            np.float32
+        ),
+        "avail_actions": np.ones((count, slots, n, a), np.int32)
+        * filled[..., None, None].astype(np.int32),
         "state": (rng.normal(size=(count, slots, s)) * filled[..., None]).astype(np.float32),
         "obs": (rng.normal(size=(count, slots, n, s)) * filled[..., None, None]).astype(np.float32),
         "reward": (rng.normal(size=(count, slots, 1)) * (filled[..., None] > 0)).astype(np.float32),
@@ -91,7 +101,9 @@ def write_buffer(folder: Path, lengths=(3, 5), horizon=5, n=2, a=5, s=8) -> dict
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-    (folder / "meta.json").write_text(json.dumps({"buffer_index": 0, "episodes_in_buffer": count, "buffer_size": count}))
+    (folder / "meta.json").write_text(
+        json.dumps({"buffer_index": 0, "episodes_in_buffer": count, "buffer_size": count})
+    )
     return arrays
 
 
@@ -139,12 +151,32 @@ def late(terminated):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("state", lambda x: x[..., :7], r"state\.npy: expected shape \(2, 6, 8\), found \(2, 6, 7\)"),
+        (
+            "state",
+            lambda x: x[..., :7],
+            r"state\.npy: expected shape \(2, 6, 8\), found \(2, 6, 7\)",
+        ),
         ("obs", lambda x: x[:1], r"obs\.npy: expected shape \(2, 6, 2, 8\), found \(1, 6, 2, 8\)"),
-        ("actions", lambda x: x[..., 0], r"actions\.npy: expected shape \(2, 6, 2, 1\), found \(2, 6, 2\)"),
-        ("filled", gap, r"filled\.npy: expected two or more ones, then zeros, found otherwise in episode 1"),
-        ("terminated", late, r"terminated\.npy: expected a single one in slot 2 of episode 0, found slots \[3\]"),
-        ("terminated", np.zeros_like, r"terminated\.npy: expected a single one in slot 2 of episode 0, found slots \[\]"),
+        (
+            "actions",
+            lambda x: x[..., 0],
+            r"actions\.npy: expected shape \(2, 6, 2, 1\), found \(2, 6, 2\)",
+        ),
+        (
+            "filled",
+            gap,
+            r"filled\.npy: expected two or more ones, then zeros, found otherwise in episode 1",
+        ),
+        (
+            "terminated",
+            late,
+            r"terminated\.npy: expected a single one in slot 2 of episode 0, found slots \[3\]",
+        ),
+        (
+            "terminated",
+            np.zeros_like,
+            r"terminated\.npy: expected a single one in slot 2 of episode 0, found slots \[\]",
+        ),
         ("actions", lambda x: (x + 1) % 5, r"actions_onehot\.npy: expected actions"),
     ],
 )
@@ -164,7 +196,9 @@ def test_a_truncated_array_is_refused_by_file(buffer, keep):
 
 def test_a_missing_array_and_wrong_metadata_are_refused_by_file(buffer):
     (buffer[0] / "meta.json").write_text("{}")
-    with pytest.raises(InvalidEpisodes, match=r"meta\.json: expected JSON with an integer 'episodes_in_buffer'"):
+    with pytest.raises(
+        InvalidEpisodes, match=r"meta\.json: expected JSON with an integer 'episodes_in_buffer'"
+    ):
         alberdice.read(buffer[0], SPEC)
     (buffer[0] / "obs.npy").unlink()
     with pytest.raises(FileNotFoundError, match=r"obs\.npy"):
@@ -175,14 +209,21 @@ def test_a_missing_array_and_wrong_metadata_are_refused_by_file(buffer):
 
 
 def test_without_data_the_error_names_the_expected_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"data_dir.*bridge_from_start/buffer_optimal.*--data-dir"):
+    with pytest.raises(
+        FileNotFoundError, match=r"data_dir.*bridge_from_start/buffer_optimal.*--data-dir"
+    ):
         registry.make_data(BRIDGE)
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/mmdp_game_1_from_start/buffer_00_02_20"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{tmp_path}/mmdp_game_1_from_start/buffer_00_02_20"
+    ):
         registry.make_data("alberdice:matrix/xor/c", DataOptions(data_dir=str(tmp_path)))
 
 
 def test_episodes_option_draws_a_seeded_part_and_the_cut_applies(tmp_path):
-    arrays = write_buffer(tmp_path / "alberdice" / "bridge_from_start" / "buffer_optimal", lengths=tuple(range(1, 6)) * 4)
+    arrays = write_buffer(
+        tmp_path / "alberdice" / "bridge_from_start" / "buffer_optimal",
+        lengths=tuple(range(1, 6)) * 4,
+    )
     options = DataOptions(seed=3, episodes=6, data_dir=str(tmp_path))
     part, again = (registry.make_data(BRIDGE + "-h3", options) for _ in range(2))
     assert part.reward.shape == (6, 3)
@@ -196,4 +237,6 @@ def test_episodes_option_draws_a_seeded_part_and_the_cut_applies(tmp_path):
 def test_environments_of_the_source_are_those_of_the_paper():
     xor, bridge = registry.make_env("alberdice:matrix/xor/a"), registry.make_env(BRIDGE)
     assert (xor.spec.horizon, bridge.spec.horizon) == (50, 20)
-    np.testing.assert_array_equal(xor.reset(jax.random.key(0))[1].state, jnp.array([0.0, 1.0, 0.0, 1.0]))
+    np.testing.assert_array_equal(
+        xor.reset(jax.random.key(0))[1].state, jnp.array([0.0, 1.0, 0.0, 1.0])
+    )

@@ -1,4 +1,6 @@
-"""The dataset on the device: nothing is changed by packing, and what is wrong is refused by field."""
+"""The dataset on the device: nothing is changed by packing, and what is wrong is refused by
+field.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,16 @@ def test_every_step_comes_back_as_it_was(discrete):
     batch = ds.steps(ds.step_row)
     filled = episodes.filled
     for name in ("actions", "reward", "terminated", "truncated"):
-        np.testing.assert_array_equal(getattr(batch, name), getattr(episodes, name)[filled], err_msg=name)
+        np.testing.assert_array_equal(
+            getattr(batch, name), getattr(episodes, name)[filled], err_msg=name
+        )
     for name in ("obs", "state", "avail"):
-        np.testing.assert_array_equal(getattr(batch, name), getattr(episodes, name)[:, :-1][filled], err_msg=name)
-        np.testing.assert_array_equal(getattr(batch, f"next_{name}"), getattr(episodes, name)[:, 1:][filled], err_msg=name)
+        np.testing.assert_array_equal(
+            getattr(batch, name), getattr(episodes, name)[:, :-1][filled], err_msg=name
+        )
+        np.testing.assert_array_equal(
+            getattr(batch, f"next_{name}"), getattr(episodes, name)[:, 1:][filled], err_msg=name
+        )
     assert batch.actions.dtype == (jnp.int32 if discrete else jnp.float32)
     np.testing.assert_array_equal(batch.valid, np.ones(9))
     np.testing.assert_array_equal(batch.steps_before, [0, 1, 2, 0, 0, 1, 2, 3, 4])
@@ -68,7 +76,9 @@ def test_window_longer_than_the_dataset_is_padded_and_not_moved(length):
 def test_a_game_of_one_step_is_an_episode_of_length_one():
     ds = placed((1, 1, 1))
     assert (ds.num_steps, ds.num_episodes, ds.max_length) == (3, 3, 1)
-    np.testing.assert_array_equal(ds.steps(ds.step_row).next_state, [[0, 1, 1], [1, 1, 101], [2, 1, 201]])
+    np.testing.assert_array_equal(
+        ds.steps(ds.step_row).next_state, [[0, 1, 1], [1, 1, 101], [2, 1, 201]]
+    )
 
 
 def test_gathering_is_the_same_under_jit_and_vmap():
@@ -80,26 +90,34 @@ def test_gathering_is_the_same_under_jit_and_vmap():
     assert isinstance(plain[0], Transition)
 
 
-# ---------------------------------------------------------------------------------------- bytes, limits
+# ---------------------------------------------------------------------------------------- bytes,
+# limits
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("lengths", [(3, 1, 5), (1, 1), (4,)])
 def test_byte_estimate_equals_the_bytes_that_are_placed(dtype, lengths):
     ds = placed(lengths, obs_dtype=dtype)
-    assert data.estimate_bytes(toy_episodes(lengths), toy_spec(), dtype) == sum(x.nbytes for x in jax.tree.leaves(ds))
+    assert data.estimate_bytes(toy_episodes(lengths), toy_spec(), dtype) == sum(
+        x.nbytes for x in jax.tree.leaves(ds)
+    )
 
 
 def test_byte_estimate_by_hand():
-    # rows: 9 steps + 3 final slots + 5 padding = 17; a row: 8 obs + 3 state + 6 avail + 2 actions + 4 numbers = 23 floats
-    # indices: 9 steps + 2 x 3 episodes
+    # rows: 9 steps + 3 final slots + 5 padding = 17; a row: 8 obs + 3 state + 6 avail + 2 actions +
+    # 4 numbers = 23 floats indices: 9 steps + 2 x 3 episodes
     assert data.estimate_bytes(toy_episodes(), toy_spec()) == 4 * (17 * 23 + 9 + 6)
     # 11 of the 23 in two bytes
-    assert data.estimate_bytes(toy_episodes(), toy_spec(), "bfloat16") == 17 * (11 * 2 + 12 * 4) + 4 * 15
+    assert (
+        data.estimate_bytes(toy_episodes(), toy_spec(), "bfloat16")
+        == 17 * (11 * 2 + 12 * 4) + 4 * 15
+    )
 
 
 def test_too_large_a_dataset_is_refused_with_the_numbers():
-    with pytest.raises(data.DatasetTooLarge, match=r"1,624 bytes are needed.*1,250 with bfloat16.*at most 1,500"):
+    with pytest.raises(
+        data.DatasetTooLarge, match=r"1,624 bytes are needed.*1,250 with bfloat16.*at most 1,500"
+    ):
         placed(limit_bytes=1500)
     assert placed(limit_bytes=1624).num_steps == 9
     assert placed(limit_bytes=1500, obs_dtype="bfloat16").num_steps == 9
@@ -134,21 +152,54 @@ def unavailable():
 
 
 BROKEN = {
-    "obs shape": (toy_episodes()._replace(obs=np.zeros((3, 5, 2, 4))), r"'obs': expected shape \(3, 6, 2, 4\), found \(3, 5, 2, 4\)"),
-    "reward shape": (toy_episodes()._replace(reward=np.zeros((3, 4))), r"'reward': expected shape \(3, 5\), found \(3, 4\)"),
-    "reward rank": (toy_episodes()._replace(reward=np.zeros(3)), r"'reward': expected shape \(3, 5\), found \(3,\)"),
-    "filled rank": (toy_episodes()._replace(filled=np.ones(3)), r"'filled': expected shape \(E, T\), found \(3,\)"),
-    "levels": (toy_episodes()._replace(behaviour_level=np.zeros((2, 2))), r"'behaviour_level': expected shape \(3, 2\)"),
-    "no episode": (jax.tree.map(lambda x: x[:0], toy_episodes()), "'filled': expected at least one episode"),
+    "obs shape": (
+        toy_episodes()._replace(obs=np.zeros((3, 5, 2, 4))),
+        r"'obs': expected shape \(3, 6, 2, 4\), found \(3, 5, 2, 4\)",
+    ),
+    "reward shape": (
+        toy_episodes()._replace(reward=np.zeros((3, 4))),
+        r"'reward': expected shape \(3, 5\), found \(3, 4\)",
+    ),
+    "reward rank": (
+        toy_episodes()._replace(reward=np.zeros(3)),
+        r"'reward': expected shape \(3, 5\), found \(3,\)",
+    ),
+    "filled rank": (
+        toy_episodes()._replace(filled=np.ones(3)),
+        r"'filled': expected shape \(E, T\), found \(3,\)",
+    ),
+    "levels": (
+        toy_episodes()._replace(behaviour_level=np.zeros((2, 2))),
+        r"'behaviour_level': expected shape \(3, 2\)",
+    ),
+    "no episode": (
+        jax.tree.map(lambda x: x[:0], toy_episodes()),
+        "'filled': expected at least one episode",
+    ),
     "hole": (changed("filled", (2, 1), False), "'filled': expected ones, then zeros"),
     "empty episode": (changed("filled", (1, 0), False), "'filled': .*at least one step"),
-    "early end": (changed("terminated", (2, 1), True), "'terminated': expected only on the last step, found earlier in episode 2"),
-    "end in padding": (changed("truncated", (1, 3), True), "'truncated': expected only on the last step"),
+    "early end": (
+        changed("terminated", (2, 1), True),
+        "'terminated': expected only on the last step, found earlier in episode 2",
+    ),
+    "end in padding": (
+        changed("truncated", (1, 3), True),
+        "'truncated': expected only on the last step",
+    ),
     "both ends": (changed("truncated", (0, 2), True), "'terminated' and 'truncated'"),
-    "nan in the final slot": (changed("obs", (0, 3, 1, 1), np.nan), "'obs': expected finite numbers, found 1"),
+    "nan in the final slot": (
+        changed("obs", (0, 3, 1, 1), np.nan),
+        "'obs': expected finite numbers, found 1",
+    ),
     "infinite reward": (changed("reward", (2, 4), np.inf), "'reward': expected finite"),
-    "action too large": (changed("actions", (0, 0, 1), 3), r"'actions': expected 0\.\.2, found \d\.\.3"),
-    "negative action": (changed("actions", (0, 0, 1), -1), r"'actions': expected 0\.\.2, found -1\.\."),
+    "action too large": (
+        changed("actions", (0, 0, 1), 3),
+        r"'actions': expected 0\.\.2, found \d\.\.3",
+    ),
+    "negative action": (
+        changed("actions", (0, 0, 1), -1),
+        r"'actions': expected 0\.\.2, found -1\.\.",
+    ),
     "nothing to do beyond": (
         changed("avail", (2, 5, 1), 0)._replace(terminated=np.zeros((3, 5), bool)),
         "'avail': expected an available action for every agent after .* found none in episode 2",

@@ -1,4 +1,6 @@
-"""Datasets on disk: nothing is lost, others read ours, we read theirs, damage is refused by name."""
+"""Datasets on disk: nothing is lost, others read ours, we read theirs, damage is refused by
+name.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def assert_equal(a, b):
 @pytest.fixture(params=[True, False], ids=["discrete", "continuous"])
 def saved(request, tmp_path):
     path, episodes = tmp_path / "toy.vlt" / "mixed", toy_episodes(discrete=request.param)
-    disk.save(path, episodes, toy_spec(request.param), {"scenario": "toy", "recipe": "by hand", "seed": 3})
+    disk.save(
+        path, episodes, toy_spec(request.param), {"scenario": "toy", "recipe": "by hand", "seed": 3}
+    )
     return path, episodes
 
 
@@ -35,7 +39,12 @@ def path(tmp_path):
 def test_round_trip_is_exact(saved):
     found, metadata = disk.load(saved[0])
     assert_equal(found, saved[1])
-    assert (metadata["env"], metadata["scenario"], metadata["recipe"], metadata["seed"]) == ("toy", "toy", "by hand", 3)
+    assert (metadata["env"], metadata["scenario"], metadata["recipe"], metadata["seed"]) == (
+        "toy",
+        "toy",
+        "by hand",
+        3,
+    )
 
 
 def test_round_trip_keeps_padding_that_no_episode_needs(tmp_path):
@@ -83,8 +92,20 @@ def test_metadata_has_statistics_dimensions_and_hashes(path):
     assert (metadata["statistics"]["episodes"], metadata["statistics"]["transitions"]) == (3, 9)
     assert metadata["statistics"]["return_std"] == pytest.approx(np.std([6, 11, 115]))
     assert metadata["structure_shape"]["observations"] == "(1, 9, 2, 4)"
-    assert (metadata["n_agents"], metadata["action_type"], metadata["num_actions"]) == (2, "discrete", 3)
-    assert set(metadata["sha256"]) == {"observations", "actions", "rewards", "terminals", "truncations", "infos.state", "infos.legals"}
+    assert (metadata["n_agents"], metadata["action_type"], metadata["num_actions"]) == (
+        2,
+        "discrete",
+        3,
+    )
+    assert set(metadata["sha256"]) == {
+        "observations",
+        "actions",
+        "rewards",
+        "terminals",
+        "truncations",
+        "infos.state",
+        "infos.legals",
+    }
     assert "terminals" in metadata["done_semantics"]
 
 
@@ -94,7 +115,8 @@ def test_a_large_dataset_of_several_chunks_comes_back(tmp_path, monkeypatch):
     assert_equal(disk.load(tmp_path / "a" / "b")[0], toy_episodes())
 
 
-# ------------------------------------------------------------------------------------------ refusals
+# ------------------------------------------------------------------------------------------
+# refusals
 
 
 def data_files(folder):
@@ -102,11 +124,21 @@ def data_files(folder):
 
 
 def test_every_lost_or_damaged_file_is_noticed_or_harmless(path):
-    # the store keeps some superseded files: a dataset with one of them lost must come back unchanged
+    # the store keeps some superseded files: a dataset with one of them lost must come back
+    # unchanged
     refused = 0
-    for file in [*data_files(path), *data_files(path / "final"), path / "manifest.ocdbt", path / "final" / "manifest.ocdbt"]:
+    for file in [
+        *data_files(path),
+        *data_files(path / "final"),
+        path / "manifest.ocdbt",
+        path / "final" / "manifest.ocdbt",
+    ]:
         whole = file.read_bytes()
-        for damaged in (None, whole[: len(whole) // 2], whole[:-9] + bytes(b ^ 255 for b in whole[-9:])):
+        for damaged in (
+            None,
+            whole[: len(whole) // 2],
+            whole[:-9] + bytes(b ^ 255 for b in whole[-9:]),
+        ):
             file.unlink() if damaged is None else file.write_bytes(damaged)
             try:
                 assert_equal(disk.load(path)[0], toy_episodes())
@@ -155,7 +187,9 @@ def test_missing_and_damaged_metadata_are_refused_by_file(path):
 
 
 def test_a_missing_dataset_lists_what_is_there(path):
-    with pytest.raises(disk.InvalidDataset, match=r"other/metadata\.json.*folders beside it: mixed"):
+    with pytest.raises(
+        disk.InvalidDataset, match=r"other/metadata\.json.*folders beside it: mixed"
+    ):
         disk.load(path.parent / "other")
 
 
@@ -173,7 +207,11 @@ def test_saving_never_replaces_unasked_and_leaves_nothing_half_written(path, mon
         raise OSError("disk full")
 
     write = disk._write_vault
-    monkeypatch.setattr(disk, "_write_vault", lambda folder, *rest: fail() if folder.name == "final" else write(folder, *rest))
+    monkeypatch.setattr(
+        disk,
+        "_write_vault",
+        lambda folder, *rest: fail() if folder.name == "final" else write(folder, *rest),
+    )
     with pytest.raises(OSError, match="disk full"):
         disk.save(path, toy_episodes(seed=1), toy_spec(), {}, overwrite=True)
     assert [p.name for p in path.parent.iterdir()] == ["mixed"]
@@ -192,35 +230,52 @@ def test_info_may_not_replace_the_formats_own_fields(tmp_path):
 
 def test_invalid_episodes_are_not_written(tmp_path):
     with pytest.raises(InvalidEpisodes, match="field 'reward'"):
-        disk.save(tmp_path / "x" / "y", toy_episodes()._replace(reward=np.zeros((3, 4))), toy_spec(), {})
+        disk.save(
+            tmp_path / "x" / "y", toy_episodes()._replace(reward=np.zeros((3, 4))), toy_spec(), {}
+        )
     assert not list(tmp_path.iterdir())
 
 
-# ----------------------------------------------------------------------------- vaults of other writers
+# ----------------------------------------------------------------------------- vaults of other
+# writers
 
 
 def foreign(tmp_path, tree, steps, written):
-    """A vault written by flashbax itself, with a buffer of `steps` rows of which `written` are data."""
+    """A vault written by flashbax itself, with a buffer of `steps` rows of which `written` are
+    data.
+    """
     import jax
     import jax.numpy as jnp
     from flashbax.buffers.trajectory_buffer import TrajectoryBufferState
     from flashbax.vault import Vault
 
-    tree = jax.tree.map(lambda x: jnp.pad(jnp.asarray(x)[None], [(0, 0), (0, steps - len(x))] + [(0, 0)] * (x.ndim - 1)), tree)
+    tree = jax.tree.map(
+        lambda x: jnp.pad(
+            jnp.asarray(x)[None], [(0, 0), (0, steps - len(x))] + [(0, 0)] * (x.ndim - 1)
+        ),
+        tree,
+    )
     vault = Vault("foreign.vlt", tree, rel_dir=str(tmp_path), vault_uid="Good")
-    vault.write(TrajectoryBufferState(experience=tree, current_index=jnp.array(written), is_full=jnp.array(False)))
+    vault.write(
+        TrajectoryBufferState(
+            experience=tree, current_index=jnp.array(written), is_full=jnp.array(False)
+        )
+    )
     return tmp_path / "foreign.vlt" / "Good"
 
 
 def foreign_tree(steps=6):
-    both = lambda x: np.repeat(np.array(x, np.float32)[:, None], 2, 1)  # noqa: E731
+    both = lambda x: np.repeat(np.array(x, np.float32)[:, None], 2, 1)
     return {
         "observations": np.arange(steps * 2 * 3, dtype=np.float32).reshape(steps, 2, 3),
         "actions": np.array([[0, 1], [1, 0], [1, 1], [0, 0], [1, 0], [0, 1]], np.int32),
         "rewards": both([1, 2, 3, 4, 5, 6]),
         "terminals": both([0, 1, 0, 0, 0, 0]),
         "truncations": both([0, 0, 0, 1, 0, 0]),
-        "infos": {"state": np.arange(steps * 4, dtype=np.float32).reshape(steps, 4), "legals": np.ones((steps, 2, 2), np.float32)},
+        "infos": {
+            "state": np.arange(steps * 4, dtype=np.float32).reshape(steps, 4),
+            "legals": np.ones((steps, 2, 2), np.float32),
+        },
     }
 
 
@@ -230,9 +285,14 @@ def test_a_foreign_vault_is_read_with_its_true_length(tmp_path, capsys):
     assert metadata["structure_shape"]["rewards"] == "(1, 10, 2)"
     assert episodes.filled.sum(1).tolist() == [2, 2, 2]
     np.testing.assert_array_equal(episodes.reward, [[1, 2], [3, 4], [5, 6]])
-    np.testing.assert_array_equal(episodes.terminated, [[False, True], [False, False], [False, False]])
-    np.testing.assert_array_equal(episodes.truncated, [[False, False], [False, True], [False, True]])
-    np.testing.assert_array_equal(episodes.state[:, 2], episodes.state[:, 1])  # unknown, so repeated
+    np.testing.assert_array_equal(
+        episodes.terminated, [[False, True], [False, False], [False, False]]
+    )
+    np.testing.assert_array_equal(
+        episodes.truncated, [[False, False], [False, True], [False, True]]
+    )
+    # unknown, so repeated
+    np.testing.assert_array_equal(episodes.state[:, 2], episodes.state[:, 1])
     np.testing.assert_array_equal(episodes.state[1, 0], [8, 9, 10, 11])
     spec = toy_spec().__class__("foreign", 2, 3, 4, 2, True, 2)
     validate(episodes, spec)

@@ -1,4 +1,6 @@
-"""Datasets joined, drawn from and split: copies stay together, steps stay whole, errors name the field."""
+"""Datasets joined, drawn from and split: copies stay together, steps stay whole, errors name the
+field.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def numbers(episodes: Episodes) -> np.ndarray:
 
 
 def assert_whole(episodes: Episodes) -> None:
-    """state[t] is (e, t, 100 e + t) from t = 0 to L, one end flag on the last step, and nothing after it."""
+    """state[t] is (e, t, 100 e + t) from t = 0 to L, one end flag on the last step, and nothing
+    after it.
+    """
     for e, length in enumerate(lengths_of(episodes)):
         np.testing.assert_array_equal(episodes.state[e, : length + 1, 1], np.arange(length + 1))
         assert (episodes.state[e, : length + 1, 0] == episodes.state[e, 0, 0]).all()
@@ -79,7 +83,9 @@ def test_split_is_a_function_of_its_seed_and_keeps_order_and_steps():
         assert_whole(a)
         assert (np.diff(numbers(a)) > 0).all()
     assert (len(one[0].filled), len(one[1].filled)) == (6, 2)
-    assert {tuple(numbers(edit.split(episodes, 0.75, seed)[1])) for seed in range(10)} != {tuple(numbers(one[1]))}
+    assert {tuple(numbers(edit.split(episodes, 0.75, seed)[1])) for seed in range(10)} != {
+        tuple(numbers(one[1]))
+    }
 
 
 def test_both_parts_have_an_episode_however_small_the_share():
@@ -89,7 +95,9 @@ def test_both_parts_have_an_episode_however_small_the_share():
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
 def test_a_share_outside_of_0_to_1_is_refused(share):
-    with pytest.raises(ValueError, match=f"split: field 'share': expected a number between 0 and 1, found {share}"):
+    with pytest.raises(
+        ValueError, match=f"split: field 'share': expected a number between 0 and 1, found {share}"
+    ):
         edit.split(toy_episodes(), share, 0)
 
 
@@ -121,7 +129,8 @@ def test_steps_are_kept_while_they_fit_in_the_drawn_order(seed):
 
 def test_a_subsample_has_all_copies_of_an_episode_or_none():
     part = edit.subsample(copies(4), 1, episodes=10)
-    assert np.unique(numbers(part), return_counts=True)[1].tolist() == [4, 4]  # two groups of 4 fit in 10
+    # two groups of 4 fit in 10
+    assert np.unique(numbers(part), return_counts=True)[1].tolist() == [4, 4]
 
 
 def test_a_subsample_of_everything_is_everything():
@@ -135,10 +144,16 @@ def test_a_subsample_of_everything_is_everything():
     ("limits", "message"),
     [
         ({}, "subsample: expected either episodes or steps, found both or none"),
-        ({"episodes": 1, "steps": 1}, "subsample: expected either episodes or steps, found both or none"),
+        (
+            {"episodes": 1, "steps": 1},
+            "subsample: expected either episodes or steps, found both or none",
+        ),
         ({"episodes": 0}, r"subsample: field 'episodes': expected 1\.\.12, found 0"),
         ({"steps": 34}, r"subsample: field 'steps': expected 1\.\.33, found 34"),
-        ({"episodes": 2}, "field 'episodes': expected at least 3, .* found 2; 4 of 12 episodes are unique"),
+        (
+            {"episodes": 2},
+            "field 'episodes': expected at least 3, .* found 2; 4 of 12 episodes are unique",
+        ),
     ],
 )
 def test_limits_that_cannot_be_met_are_refused(limits, message):
@@ -173,10 +188,22 @@ def test_a_split_is_undone_by_combine():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"obs": np.zeros((3, 6, 2, 5), np.float32)}, r"field 'obs': expected \(2, 4\) as in a, found \(2, 5\) in b"),
-        ({"state": np.zeros((3, 6, 9), np.float32)}, r"field 'state': expected \(3,\) as in a, found \(9,\) in b"),
-        ({"avail": np.zeros((3, 6, 2, 7), np.float32)}, r"field 'avail': expected \(2, 3\) as in a, found \(2, 7\) in b"),
-        ({"behaviour_level": np.zeros((3, 4), np.int32)}, "field 'num_agents': expected 2 as in a, found 4 in b"),
+        (
+            {"obs": np.zeros((3, 6, 2, 5), np.float32)},
+            r"field 'obs': expected \(2, 4\) as in a, found \(2, 5\) in b",
+        ),
+        (
+            {"state": np.zeros((3, 6, 9), np.float32)},
+            r"field 'state': expected \(3,\) as in a, found \(9,\) in b",
+        ),
+        (
+            {"avail": np.zeros((3, 6, 2, 7), np.float32)},
+            r"field 'avail': expected \(2, 3\) as in a, found \(2, 7\) in b",
+        ),
+        (
+            {"behaviour_level": np.zeros((3, 4), np.int32)},
+            "field 'num_agents': expected 2 as in a, found 4 in b",
+        ),
     ],
 )
 def test_parts_of_other_sizes_are_refused_by_field(change, message):
@@ -185,7 +212,10 @@ def test_parts_of_other_sizes_are_refused_by_field(change, message):
 
 
 def test_indices_and_reals_are_not_joined():
-    expected = r"field 'actions': expected discrete of shape \(2,\) as in part 1, found continuous of shape \(2, 3\) in part 2"
+    expected = (
+        r"field 'actions': expected discrete of shape \(2,\) as in part 1, found "
+        r"continuous of shape \(2, 3\) in part 2"
+    )
     with pytest.raises(ValueError, match=expected):
         edit.combine([toy_episodes(), toy_episodes(discrete=False)])
 
@@ -211,7 +241,11 @@ def test_the_digest_tells_datasets_apart():
     episodes = toy_episodes()
     other = episodes.reward.copy()
     other[2, 4] += 1
-    assert edit.digest(episodes) == edit.digest(toy_episodes()) != edit.digest(episodes._replace(reward=other))
+    assert (
+        edit.digest(episodes)
+        == edit.digest(toy_episodes())
+        != edit.digest(episodes._replace(reward=other))
+    )
 
 
 def test_the_specification_of_a_dataset_on_disk(tmp_path):

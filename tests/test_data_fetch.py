@@ -1,4 +1,6 @@
-"""Downloads of public vaults: where they land, what is refused, and what is said without a network."""
+"""Downloads of public vaults: where they land, what is refused, and what is said without a
+network.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,10 @@ def test_a_vault_lands_where_the_readers_look(hub, tmp_path):
     calls, said = hub(make_zip), []
     target = fetch(TASK, tmp_path, say=said.append)
     assert target == tmp_path / "og_marl" / "smac_v1" / "3m.vlt"
-    assert below(tmp_path) == [f"og_marl/smac_v1/3m.vlt/{n}" for n in ("Good/d/0a1b", "Good/metadata.json", "Poor/metadata.json")]
+    assert below(tmp_path) == [
+        f"og_marl/smac_v1/3m.vlt/{n}"
+        for n in ("Good/d/0a1b", "Good/metadata.json", "Poor/metadata.json")
+    ]
     assert calls == [("InstaDeepAI/og-marl", "dataset", "core/smac_v1/3m.zip")]
     assert [line.split()[0] for line in said] == ["downloading", "unpacking", "ready:"]
 
@@ -60,7 +65,8 @@ def test_a_vault_lands_where_the_readers_look(hub, tmp_path):
 def test_what_is_there_already_is_left_alone_and_said(hub, tmp_path):
     calls, said = hub(make_zip), []
     first = fetch(TASK, tmp_path)
-    assert fetch("og_marl:smac_v1/3m/Poor", tmp_path, say=said.append) == first  # one archive has all qualities
+    # one archive has all qualities
+    assert fetch("og_marl:smac_v1/3m/Poor", tmp_path, say=said.append) == first
     assert len(calls) == 1 and said == [f"already there: {first}"]
 
 
@@ -72,22 +78,37 @@ def test_an_archive_put_there_by_hand_is_used_and_kept(hub, tmp_path):
 
 
 def test_sources_of_prior_work_have_their_own_folder():
-    assert archive_name(Task.parse("omiga:mamujoco/2ant/Expert")) == "prior_work/omiga/mamujoco/2ant.zip"
-    assert archive_name(Task.parse("og_marl:smac_v2/zerg_5_vs_5/Replay")) == "core/smac_v2/zerg_5_vs_5.zip"
+    assert (
+        archive_name(Task.parse("omiga:mamujoco/2ant/Expert"))
+        == "prior_work/omiga/mamujoco/2ant.zip"
+    )
+    assert (
+        archive_name(Task.parse("og_marl:smac_v2/zerg_5_vs_5/Replay"))
+        == "core/smac_v2/zerg_5_vs_5.zip"
+    )
 
 
 def test_unknown_tasks_and_sources_without_vaults_are_refused(tmp_path):
     with pytest.raises(UnknownName, match="nearest: og_marl:smac_v1/3m/Good"):
         fetch("og_marl:smac_v1/3m/Goood", tmp_path)
-    with pytest.raises(FetchError, match=r"expected a dataset that is published as a vault \(og_marl, .*\), found source 'd4rl'"):
+    with pytest.raises(
+        FetchError,
+        match=(
+            r"expected a dataset that is published as a vault \(og_marl, .*\), found source "
+            r"'d4rl'"
+        ),
+    ):
         fetch("d4rl:maze2d/umaze/v1", tmp_path)
 
 
-# ------------------------------------------------------------------------------------ without a network
+# ------------------------------------------------------------------------------------ without a
+# network
 
 SENTENCE = (
-    r"^core/smac_v1/3m\.zip: could not be downloaded from InstaDeepAI/og-marl \(\w+\); download https://huggingface\.co/datasets/"
-    r"InstaDeepAI/og-marl/resolve/main/core/smac_v1/3m\.zip by hand, and either put it at .*/downloads/core/smac_v1/3m\.zip and fetch "
+    r"^core/smac_v1/3m\.zip: could not be downloaded from InstaDeepAI/og-marl \(\w+\); "
+    r"download https://huggingface\.co/datasets/"
+    r"InstaDeepAI/og-marl/resolve/main/core/smac_v1/3m\.zip by hand, and either put it at "
+    r".*/downloads/core/smac_v1/3m\.zip and fetch "
     r"again, or unpack it so that .*/og_marl/smac_v1/3m\.vlt exists$"
 )
 
@@ -110,13 +131,18 @@ def test_the_real_download_without_a_network_says_the_same(monkeypatch, tmp_path
     assert not (tmp_path / "og_marl").exists()
 
 
-# ---------------------------------------------------------------------------------------- bad archives
+# ---------------------------------------------------------------------------------------- bad
+# archives
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("3m.vlt/../../../escaped", r"expected only files below 3m\.vlt, found '3m\.vlt/\.\./\.\./\.\./escaped'; nothing was unpacked"),
+        (
+            "3m.vlt/../../../escaped",
+            r"expected only files below 3m\.vlt, found '3m\.vlt/\.\./\.\./\.\./escaped'; "
+            r"nothing was unpacked",
+        ),
         ("/tmp/escaped", r"found '/tmp/escaped'"),
         ("3m.vlt\\..\\escaped", r"found '3m\.vlt\\\\\.\.\\\\escaped'|found '3m\.vlt"),
         ("C:/escaped", r"found 'C:/escaped'"),
@@ -140,7 +166,9 @@ def test_links_are_refused(hub, tmp_path):
         return file
 
     hub(make)
-    with pytest.raises(FetchError, match=r"found the link or device '3m\.vlt/Good/d'; nothing was unpacked"):
+    with pytest.raises(
+        FetchError, match=r"found the link or device '3m\.vlt/Good/d'; nothing was unpacked"
+    ):
         fetch(TASK, tmp_path)
     assert not (tmp_path / "og_marl").exists()
 
@@ -148,10 +176,15 @@ def test_links_are_refused(hub, tmp_path):
 def test_an_archive_that_unpacks_to_too_much_is_refused(hub, tmp_path, monkeypatch):
     hub(make_zip)
     monkeypatch.setattr(module, "LIMIT_BYTES", 299)
-    with pytest.raises(FetchError, match=r"expected at most 299 bytes when unpacked, found 300; nothing was unpacked"):
+    with pytest.raises(
+        FetchError,
+        match=r"expected at most 299 bytes when unpacked, found 300; nothing was unpacked",
+    ):
         fetch(TASK, tmp_path)
     monkeypatch.undo()
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: module.shutil._ntuple_diskusage(0, 0, 10))
+    monkeypatch.setattr(
+        module.shutil, "disk_usage", lambda path: module.shutil._ntuple_diskusage(0, 0, 10)
+    )
     with pytest.raises(FetchError, match=r"expected 300 bytes of free disk for 3m\.zip, found 10"):
         fetch(TASK, tmp_path)
     assert not (tmp_path / "og_marl" / "smac_v1" / "3m.vlt").exists()
@@ -165,7 +198,13 @@ def test_truncated_archives_are_refused_and_leave_nothing(hub, tmp_path, keep):
         return file
 
     hub(make)
-    with pytest.raises(FetchError, match=r"3m\.zip: expected a whole zip archive, found a damaged one .*; delete it and fetch again"):
+    with pytest.raises(
+        FetchError,
+        match=(
+            r"3m\.zip: expected a whole zip archive, found a damaged one .*; delete it and "
+            r"fetch again"
+        ),
+    ):
         fetch(TASK, tmp_path)
     assert below(tmp_path) == ["downloads/core/smac_v1/3m.zip"]
 
@@ -186,7 +225,9 @@ def test_a_changed_byte_is_noticed(hub, tmp_path, kind):
 
 def test_an_archive_without_a_vault_is_refused(hub, tmp_path):
     hub(lambda file: make_zip(file, ["3m.vlt/readme"]))
-    with pytest.raises(FetchError, match=r"expected the folder 3m\.vlt with a vault in it, found none"):
+    with pytest.raises(
+        FetchError, match=r"expected the folder 3m\.vlt with a vault in it, found none"
+    ):
         fetch(TASK, tmp_path)
 
 

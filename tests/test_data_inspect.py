@@ -17,11 +17,20 @@ def test_numbers_of_a_small_dataset_by_hand():
     episodes = toy_episodes()._replace(actions=np.zeros((3, 5, 2), np.int32))
     found = inspect.describe(episodes, toy_spec())
     # returns 6, 11, 115; lengths 3, 1, 5; all nine states differ
-    assert (found["episodes"], found["transitions"], found["return_mean"], found["return_min"], found["return_max"]) == (3, 9, 44, 6, 115)
+    assert (
+        found["episodes"],
+        found["transitions"],
+        found["return_mean"],
+        found["return_min"],
+        found["return_max"],
+    ) == (3, 9, 44, 6, 115)
     assert found["return_std"] == pytest.approx(np.std([6, 11, 115]))
     assert (found["length_mean"], found["length_min"], found["length_max"]) == (3, 1, 5)
     assert found["joint_saco"] == 1
-    assert (found["share_terminated"], found["share_truncated"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert (found["share_terminated"], found["share_truncated"]) == (
+        pytest.approx(2 / 3),
+        pytest.approx(1 / 3),
+    )
     assert found["action_counts"] == [[9, 0, 0], [9, 0, 0]]
     assert found["behaviour_levels"] == [{0: 1, 1: 1, 2: 1}, {1: 1, 2: 1, 3: 1}]
 
@@ -50,7 +59,10 @@ def test_coverage_hash_agrees_with_a_count_of_rows(monkeypatch):
     episodes = toy_episodes(tuple(rng.integers(1, 6, 1500)))
     filled, shape = episodes.filled, episodes.state.shape
     # what is in padding, and the state after the last step, must not count
-    few = episodes._replace(state=rng.integers(4, size=shape).astype(np.float32), actions=rng.integers(3, size=episodes.actions.shape))
+    few = episodes._replace(
+        state=rng.integers(4, size=shape).astype(np.float32),
+        actions=rng.integers(3, size=episodes.actions.shape),
+    )
     rows = np.concatenate([few.state[:, :-1][filled], few.actions[filled]], 1)
     assert inspect.joint_saco(few) == len(np.unique(rows, axis=0)) / filled.sum() < 0.2
 
@@ -60,19 +72,24 @@ def test_a_win_is_read_from_the_state_after_the_last_step():
     episodes = toy_episodes((3, 1, 5))
     assert inspect.win_rate(episodes, lambda state: state[..., 1] >= 3) == pytest.approx(2 / 3)
     assert "win_rate" not in inspect.describe(episodes, toy_spec())
-    assert inspect.describe(episodes, toy_spec(), lambda state: state[..., 1] == 1)["win_rate"] == pytest.approx(1 / 3)
+    assert inspect.describe(episodes, toy_spec(), lambda state: state[..., 1] == 1)[
+        "win_rate"
+    ] == pytest.approx(1 / 3)
 
 
 def test_an_episode_without_an_end_is_not_won():
     episodes = toy_episodes((3, 1))
-    open_ended = episodes._replace(terminated=np.zeros_like(episodes.terminated), truncated=np.zeros_like(episodes.truncated))
+    open_ended = episodes._replace(
+        terminated=np.zeros_like(episodes.terminated), truncated=np.zeros_like(episodes.truncated)
+    )
     assert inspect.win_rate(open_ended, lambda state: state[..., 1] >= 0) == 0
 
 
 def test_copies_and_size_on_the_device():
     twice = concatenate([toy_episodes((3, 1)), toy_episodes((3, 1))])
     found = inspect.describe(twice, toy_spec())
-    # rows: 8 steps, 4 last slots, 3 of padding; 8 + 3 + 6 + 2 + 4 numbers each; 4 bytes for 8 + 2 * 4 indices
+    # rows: 8 steps, 4 last slots, 3 of padding; 8 + 3 + 6 + 2 + 4 numbers each; 4 bytes for 8 + 2 *
+    # 4 indices
     assert found["unique_episodes"] == 0.5
     assert found["device_mb"] == pytest.approx((15 * 23 * 4 + 4 * 16) / 1e6)
 
@@ -107,11 +124,16 @@ def test_plot_writes_a_picture_for_every_kind_of_action(tmp_path, discrete, agen
 
     episodes, spec = toy_episodes(discrete=discrete), toy_spec(discrete)
     if agents == 3:
-        episodes = episodes._replace(actions=np.concatenate([episodes.actions, episodes.actions[:, :, :1]], 2))
+        episodes = episodes._replace(
+            actions=np.concatenate([episodes.actions, episodes.actions[:, :, :1]], 2)
+        )
         spec = dataclasses.replace(spec, num_agents=3)
-        episodes = episodes._replace(behaviour_level=np.full((3, 3), -1))  # unknown: no panel of levels
+        # unknown: no panel of levels
+        episodes = episodes._replace(behaviour_level=np.full((3, 3), -1))
     paths = inspect.plot(episodes, spec, tmp_path / "toy.png")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["toy.png", "toy.svg"] and {p.suffix for p in paths} == {".png", ".svg"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["toy.png", "toy.svg"] and {
+        p.suffix for p in paths
+    } == {".png", ".svg"}
     with Image.open(tmp_path / "toy.png") as image:
         assert image.size == (1440 if agents == 2 else 1080, 840)
 
@@ -122,7 +144,12 @@ def test_levels_are_stacked_to_one_for_each_agent():
     axis = Figure().subplots()
     inspect._plot_levels(axis, np.array([[0, 2], [0, 2], [0, -1], [1, 2]]))
     found = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axis.containers}
-    assert found == {"unknown": [0, 0.25], "level 0": [0.75, 0], "level 1": [0.25, 0], "level 2": [0, 0.75]}
+    assert found == {
+        "unknown": [0, 0.25],
+        "level 0": [0.75, 0],
+        "level 1": [0.25, 0],
+        "level 2": [0, 0.75],
+    }
     assert [bar.get_y() + bar.get_height() for bar in axis.containers[-1]] == [1, 1]
 
 

@@ -1,4 +1,6 @@
-"""The authors' own files of public datasets: each written here in exactly its layout, with its traps, and damaged."""
+"""The authors' own files of public datasets: each written here in exactly its layout, with its
+traps, and damaged.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from jaxoff.names import DataOptions, Task
 from jaxoff.torch_file import InvalidFile, read_torch
 from jaxoff.types import EnvSpec
 
-ROOT = Path(os.environ.get("JAXOFF_PUBLIC_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+ROOT = Path(
+    os.environ.get("JAXOFF_PUBLIC_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+)
 
 
 def padded(steps, spec):
@@ -44,12 +48,18 @@ def write_hdf5(file, arrays):
 
 # --------------------------------------------------------------------------------------------- OMAR
 
-SPREAD = EnvSpec("omar", num_agents=3, obs_size=4, state_size=12, action_size=2, discrete=False, horizon=3)
-CHEETAH = EnvSpec("omar", num_agents=2, obs_size=4, state_size=10, action_size=3, discrete=False, horizon=3)
+SPREAD = EnvSpec(
+    "omar", num_agents=3, obs_size=4, state_size=12, action_size=2, discrete=False, horizon=3
+)
+CHEETAH = EnvSpec(
+    "omar", num_agents=2, obs_size=4, state_size=10, action_size=3, discrete=False, horizon=3
+)
 
 
 def write_omar(folder, agents=3, rows=6, steps=3, states=0, dones=False, actions=2):
-    """obs of agent i in row t is t + i / 10 everywhere, and next_obs t + 1 + i / 10, at the last row of an episode too."""
+    """obs of agent i in row t is t + i / 10 everywhere, and next_obs t + 1 + i / 10, at the last
+    row of an episode too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     t = np.arange(rows, dtype=np.float64)  # the authors' files are of double precision
     for i in range(agents):
@@ -74,9 +84,11 @@ def test_omar_boundaries_come_from_the_length_as_dones_are_all_zero(tmp_path):
 
 def test_omar_last_rows_have_their_true_successor(tmp_path):
     episodes = padded(omar.read(write_omar(tmp_path), SPREAD, steps=3, states=False), SPREAD)
-    # row 2 is the last of episode 0; its next_obs is 3 + i / 10; row 3 starts episode 1 at the same numbers here
+    # row 2 is the last of episode 0; its next_obs is 3 + i / 10; row 3 starts episode 1 at the same
+    # numbers here
     np.testing.assert_allclose(episodes.obs[0, 3, :, 0], [3.0, 3.1, 3.2], rtol=1e-6)
-    np.testing.assert_allclose(episodes.obs[1, 3, :, 0], [6.0, 6.1, 6.2], rtol=1e-6)  # there is no row 6
+    # there is no row 6
+    np.testing.assert_allclose(episodes.obs[1, 3, :, 0], [6.0, 6.1, 6.2], rtol=1e-6)
     np.testing.assert_allclose(episodes.state[1, 3], np.repeat([6.0, 6.1, 6.2], 4), rtol=1e-6)
 
 
@@ -105,26 +117,61 @@ def test_omar_cheetah_has_states_and_terminal_ends(tmp_path):
     episodes = padded(omar.read(folder, CHEETAH, steps=3, states=True), CHEETAH)
     np.testing.assert_array_equal(episodes.state[0, :, 0], [100, 101, 102, 103])
     assert episodes.state.shape == (2, 4, 10)
-    assert episodes.terminated.tolist() == [[False, False, True]] * 2 and not episodes.truncated.any()
+    assert (
+        episodes.terminated.tolist() == [[False, False, True]] * 2 and not episodes.truncated.any()
+    )
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: np.save(f / "obs_1.npy", np.zeros((6, 5))), r"obs_1\.npy: field 'obs_1': expected shape \(6, 4\), found \(6, 5\)"),
-        (lambda f: np.save(f / "acs_0.npy", np.zeros((5, 2))), r"acs_0\.npy: field 'acs_0': expected shape \(6, 2\), found \(5, 2\)"),
-        (lambda f: np.save(f / "rews_2.npy", np.full(6, np.nan)), r"rews_2\.npy.*expected finite numbers, found 6"),
-        (lambda f: np.save(f / "obs_0.npy", np.array(["a"] * 24).reshape(6, 4)), r"obs_0\.npy.*expected numbers, found <U1"),
-        (lambda f: np.save(f / "rews_0.npy", np.zeros(5)), r"rews_0\.npy: expected a multiple of 3 rows, found 5"),
-        (lambda f: np.save(f / "rews_0.npy", np.zeros(0)), r"rews_0\.npy: expected a multiple of 3 rows, found 0"),
-        (lambda f: np.save(f / "dones_0.npy", [1.0, 0, 0, 0, 0, 0]) or np.save(f / "dones_1.npy", [1.0, 0, 0, 0, 0, 0])
-            or np.save(f / "dones_2.npy", [1.0, 0, 0, 0, 0, 0]), r"dones_0\.npy: expected ones only on every 3th row, found one on row 0"),
-        (lambda f: [np.save(f / f"next_obs_{i}.npy", np.zeros((6, 4))) for i in range(3)], "expected rows in time order"),
-        (lambda f: (f / "obs_2.npy").write_bytes((f / "obs_2.npy").read_bytes()[:-8]), r"obs_2\.npy: expected a whole \.npy array"),
+        (
+            lambda f: np.save(f / "obs_1.npy", np.zeros((6, 5))),
+            r"obs_1\.npy: field 'obs_1': expected shape \(6, 4\), found \(6, 5\)",
+        ),
+        (
+            lambda f: np.save(f / "acs_0.npy", np.zeros((5, 2))),
+            r"acs_0\.npy: field 'acs_0': expected shape \(6, 2\), found \(5, 2\)",
+        ),
+        (
+            lambda f: np.save(f / "rews_2.npy", np.full(6, np.nan)),
+            r"rews_2\.npy.*expected finite numbers, found 6",
+        ),
+        (
+            lambda f: np.save(f / "obs_0.npy", np.array(["a"] * 24).reshape(6, 4)),
+            r"obs_0\.npy.*expected numbers, found <U1",
+        ),
+        (
+            lambda f: np.save(f / "rews_0.npy", np.zeros(5)),
+            r"rews_0\.npy: expected a multiple of 3 rows, found 5",
+        ),
+        (
+            lambda f: np.save(f / "rews_0.npy", np.zeros(0)),
+            r"rews_0\.npy: expected a multiple of 3 rows, found 0",
+        ),
+        (
+            lambda f: (
+                np.save(f / "dones_0.npy", [1.0, 0, 0, 0, 0, 0])
+                or np.save(f / "dones_1.npy", [1.0, 0, 0, 0, 0, 0])
+                or np.save(f / "dones_2.npy", [1.0, 0, 0, 0, 0, 0])
+            ),
+            r"dones_0\.npy: expected ones only on every 3th row, found one on row 0",
+        ),
+        (
+            lambda f: [np.save(f / f"next_obs_{i}.npy", np.zeros((6, 4))) for i in range(3)],
+            "expected rows in time order",
+        ),
+        (
+            lambda f: (f / "obs_2.npy").write_bytes((f / "obs_2.npy").read_bytes()[:-8]),
+            r"obs_2\.npy: expected a whole \.npy array",
+        ),
         (lambda f: (f / "obs_2.npy").write_bytes(b""), r"obs_2\.npy: expected a whole \.npy array"),
-        (lambda f: np.save(f / "obs_2.npy", np.array([{}]), allow_pickle=True), r"obs_2\.npy: expected a whole \.npy array"),
+        (
+            lambda f: np.save(f / "obs_2.npy", np.array([{}]), allow_pickle=True),
+            r"obs_2\.npy: expected a whole \.npy array",
+        ),
     ],
-)  # fmt: skip
+)
 def test_omar_damage_is_refused_by_file(tmp_path, damage, message):
     damage(write_omar(tmp_path))
     with pytest.raises(InvalidEpisodes, match=message):
@@ -139,11 +186,15 @@ def test_omar_missing_file_is_named(tmp_path):
 
 # -------------------------------------------------------------------------------------------- CFCQL
 
-MAP = EnvSpec("cfcql", num_agents=2, obs_size=3, state_size=4, action_size=3, discrete=True, horizon=4)
+MAP = EnvSpec(
+    "cfcql", num_agents=2, obs_size=3, state_size=4, action_size=3, discrete=True, horizon=4
+)
 
 
 def cfcql_arrays(lengths=(4, 2), limit=4):
-    """Episodes of these lengths; one that reaches the limit has no terminal; state[e, t] = 10 e + t."""
+    """Episodes of these lengths; one that reaches the limit has no terminal; state[e, t] = 10 e +
+    t.
+    """
     count, slots = len(lengths), limit + 1
     at = np.arange(slots)
     filled = at <= np.array(lengths)[:, None]
@@ -164,7 +215,8 @@ def cfcql_arrays(lengths=(4, 2), limit=4):
 def test_cfcql_time_limits_are_truncations_and_probs_are_ignored(tmp_path):
     episodes = padded(cfcql.read(write_hdf5(tmp_path / "m.h5", cfcql_arrays()), MAP), MAP)
     assert episodes.filled.sum(1).tolist() == [4, 2]
-    np.testing.assert_array_equal(episodes.reward, [[1, 2, 3, 4], [1, 2, 0, 0]])  # the final slot's reward is no step's
+    # the final slot's reward is no step's
+    np.testing.assert_array_equal(episodes.reward, [[1, 2, 3, 4], [1, 2, 0, 0]])
     assert episodes.terminated.tolist() == [[False] * 4, [False, True, False, False]]
     assert episodes.truncated.tolist() == [[False, False, False, True], [False] * 4]
     np.testing.assert_array_equal(episodes.state[:, :, 0], [[0, 1, 2, 3, 4], [10, 11, 12, 0, 0]])
@@ -182,14 +234,43 @@ def test_cfcql_draws_at_most_5000_episodes_once_each(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("obs", lambda x: x[..., :2], r"'obs': expected shape \(2, 5, 2, 3\), found \(2, 5, 2, 2\)"),
-        ("actions", lambda x: x[..., 0], r"'actions': expected shape \(2, 5, 2, 1\), found \(2, 5, 2\)"),
+        (
+            "obs",
+            lambda x: x[..., :2],
+            r"'obs': expected shape \(2, 5, 2, 3\), found \(2, 5, 2, 2\)",
+        ),
+        (
+            "actions",
+            lambda x: x[..., 0],
+            r"'actions': expected shape \(2, 5, 2, 1\), found \(2, 5, 2\)",
+        ),
         ("actions", lambda x: x + 2, r"'actions': expected whole numbers 0\.\.2, found 3\.\.3"),
-        ("state", lambda x: np.where(x == 1, np.nan, x), r"'state': expected finite numbers, found 4"),
-        ("filled", lambda x: x[:, ::-1], r"'filled': expected two or more ones, then zeros, found otherwise in episode 1"),
-        ("filled", lambda x: x[:0], r"'filled': expected episodes \(E, T, 1\), found shape \(0, 5, 1\)"),
-        ("filled", lambda x: x[0, 0, 0], r"'filled': expected episodes \(E, T, 1\), found shape \(\)"),
-        ("terminated", np.ones_like, r"'terminated': expected a one in slot 3 of episode 0, or none, found slots \[0, 1, 2, 3, 4\]"),
+        (
+            "state",
+            lambda x: np.where(x == 1, np.nan, x),
+            r"'state': expected finite numbers, found 4",
+        ),
+        (
+            "filled",
+            lambda x: x[:, ::-1],
+            r"'filled': expected two or more ones, then zeros, found otherwise in episode 1",
+        ),
+        (
+            "filled",
+            lambda x: x[:0],
+            r"'filled': expected episodes \(E, T, 1\), found shape \(0, 5, 1\)",
+        ),
+        (
+            "filled",
+            lambda x: x[0, 0, 0],
+            r"'filled': expected episodes \(E, T, 1\), found shape \(\)",
+        ),
+        (
+            "terminated",
+            np.ones_like,
+            r"'terminated': expected a one in slot 3 of episode 0, or none, found slots "
+            r"\[0, 1, 2, 3, 4\]",
+        ),
     ],
 )
 def test_cfcql_wrong_datasets_are_refused_by_name(tmp_path, name, change, message):
@@ -204,7 +285,9 @@ def test_cfcql_damaged_lacking_and_missing_files_are_refused(tmp_path):
     whole = file.read_bytes()
     for damaged in (b"", b"not hdf5", whole[: len(whole) // 2], whole[:200]):
         file.write_bytes(damaged)
-        with pytest.raises(InvalidEpisodes, match=r"m\.h5: expected a whole HDF5 file, found a damaged file"):
+        with pytest.raises(
+            InvalidEpisodes, match=r"m\.h5: expected a whole HDF5 file, found a damaged file"
+        ):
             cfcql.read(file, MAP)
     arrays = cfcql_arrays()
     del arrays["reward"]
@@ -216,7 +299,9 @@ def test_cfcql_damaged_lacking_and_missing_files_are_refused(tmp_path):
 
 # ------------------------------------------------------------------------------------ OMIGA, MuJoCo
 
-ANT = EnvSpec("omiga", num_agents=2, obs_size=3, state_size=3, action_size=1, discrete=False, horizon=4)
+ANT = EnvSpec(
+    "omiga", num_agents=2, obs_size=3, state_size=3, action_size=1, discrete=False, horizon=4
+)
 
 
 def omiga_arrays(done=(0, 0, 1, 0, 0, 0)):
@@ -224,21 +309,31 @@ def omiga_arrays(done=(0, 0, 1, 0, 0, 0)):
     t = np.arange(rows, dtype=np.float64)
     o = np.repeat(np.repeat(t[:, None, None], 2, 1), 3, 2)
     s = o + np.array([0.0, 0.5])[:, None]
-    return {"o": o, "s": s, "a": np.full((rows, 2, 1), 1.25), "r": t + 1, "d": np.array(done, float)[:, None]}
+    return {
+        "o": o,
+        "s": s,
+        "a": np.full((rows, 2, 1), 1.25),
+        "r": t + 1,
+        "d": np.array(done, float)[:, None],
+    }
 
 
 def test_omiga_final_rows_only_tell_what_follows(tmp_path):
-    # rows 0 1 2* | 3 4 5: steps start at rows 0, 1 and 3, 4; step 1 leads to a done row, so it does not bootstrap
+    # rows 0 1 2* | 3 4 5: steps start at rows 0, 1 and 3, 4; step 1 leads to a done row, so it does
+    # not bootstrap
     episodes = padded(omiga.read_mujoco(write_hdf5(tmp_path / "a.hdf5", omiga_arrays()), ANT), ANT)
     np.testing.assert_array_equal(episodes.reward, [[1, 2], [4, 5]])
     np.testing.assert_array_equal(episodes.obs[:, :, 0, 0], [[0, 1, 2], [3, 4, 5]])
-    np.testing.assert_array_equal(episodes.state[:, :, 0], [[0, 1, 2], [3, 4, 5]])  # the first agent's
+    # the first agent's
+    np.testing.assert_array_equal(episodes.state[:, :, 0], [[0, 1, 2], [3, 4, 5]])
     assert episodes.terminated.tolist() == [[False, True], [False, False]]
     assert episodes.truncated.tolist() == [[False, False], [False, True]]  # unfinished
 
 
 def test_omiga_episodes_of_one_row_have_no_step_and_actions_are_clipped(tmp_path):
-    episodes = padded(omiga.read_mujoco(write_hdf5(tmp_path / "a.hdf5", omiga_arrays((1, 0, 0, 1, 0))), ANT), ANT)
+    episodes = padded(
+        omiga.read_mujoco(write_hdf5(tmp_path / "a.hdf5", omiga_arrays((1, 0, 0, 1, 0))), ANT), ANT
+    )
     np.testing.assert_array_equal(episodes.reward, [[2, 3]])
     assert (episodes.actions == 1).all()
 
@@ -262,7 +357,8 @@ def test_omiga_wrong_datasets_are_refused_by_name(tmp_path, name, change, messag
         omiga.read_mujoco(write_hdf5(tmp_path / "a.hdf5", arrays), ANT)
 
 
-# -------------------------------------------------------------------- torch files, written without torch
+# -------------------------------------------------------------------- torch files, written without
+# torch
 
 
 @pytest.fixture
@@ -275,7 +371,10 @@ def torch(monkeypatch):
     def _rebuild_tensor_v2(*args):
         raise AssertionError("the reader ran torch's name")
 
-    _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+    _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = (
+        "torch._utils",
+        "_rebuild_tensor_v2",
+    )
     utils._rebuild_tensor_v2 = _rebuild_tensor_v2
     monkeypatch.setitem(sys.modules, "torch", module)
     monkeypatch.setitem(sys.modules, "torch._utils", utils)
@@ -314,7 +413,11 @@ def save_torch(path, value, legacy=False):
     """What torch.save writes: a zip archive, or the older stream of pickles."""
     with path.with_suffix(".part").open("wb") as out:
         if legacy:
-            for head in (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}):
+            for head in (
+                0x1950A86A20F9469CFC6C,
+                1001,
+                {"protocol_version": 1001, "little_endian": True, "type_sizes": {}},
+            ):
                 pickle.dump(head, out, protocol=2)
         pickler = Pickler(out, legacy)
         pickler.dump(value)
@@ -355,7 +458,12 @@ def test_torch_files_give_arrays_numbers_and_containers(torch, tmp_path, legacy)
     np.testing.assert_array_equal(found["part"][0], [4, 5])
     np.testing.assert_array_equal(found["numpy"], [[0, 2], [1, 3]])
     np.testing.assert_array_equal(found["named"]["a"], [1, 2])
-    assert (found["part"][1], found["whole"].shape, int(found["whole"]), found["scalar"]) == ((1, 2.5, True, None, "x"), (), 7, 1.5)
+    assert (found["part"][1], found["whole"].shape, int(found["whole"]), found["scalar"]) == (
+        (1, 2.5, True, None, "x"),
+        (),
+        7,
+        1.5,
+    )
     assert found["rows"].dtype == np.float32 and found["rows"].flags.writeable
 
 
@@ -376,18 +484,30 @@ class Malicious:
         (getattr, ({}, "pop"), r"(__builtin__|builtins)\.getattr"),
     ],
 )
-def test_a_malicious_pickle_is_refused_by_its_global_and_not_run(torch, tmp_path, function, args, name, legacy):
+def test_a_malicious_pickle_is_refused_by_its_global_and_not_run(
+    torch, tmp_path, function, args, name, legacy
+):
     marker = tmp_path / "ran"
-    attack = Malicious(function, *(a.format(marker=str(marker)) if isinstance(a, str) else a for a in args))
+    attack = Malicious(
+        function, *(a.format(marker=str(marker)) if isinstance(a, str) else a for a in args)
+    )
     file = save_torch(tmp_path / "x.pt", [1, [attack]], legacy)
-    with pytest.raises(InvalidFile, match=rf"x\.pt: expected tensors.*found the global '{name}', which is not run"):
+    with pytest.raises(
+        InvalidFile, match=rf"x\.pt: expected tensors.*found the global '{name}', which is not run"
+    ):
         read_torch(file)
     assert not marker.exists()
 
 
 def test_tensors_and_arrays_beyond_their_data_are_refused(torch, tmp_path):
     storage = Storage(torch.FloatStorage, "0", np.arange(6, dtype="<f4"))
-    for shape, strides, offset in [((7,), (1,), 0), ((2, 3), (3, 1), 1), ((10**9,), (0,), 0), ((3,), (-1,), 5), ((2,), (6,), 0)]:
+    for shape, strides, offset in [
+        ((7,), (1,), 0),
+        ((2, 3), (3, 1), 1),
+        ((10**9,), (0,), 0),
+        ((3,), (-1,), 5),
+        ((2,), (6,), 0),
+    ]:
         with pytest.raises(InvalidFile, match="expected a tensor within its storage of 6"):
             read_torch(save_torch(tmp_path / "x.pt", Tensor(storage, shape, strides, offset)))
     with pytest.raises(InvalidFile, match="expected arrays of numbers, found object"):
@@ -400,11 +520,22 @@ def test_tensors_and_arrays_beyond_their_data_are_refused(torch, tmp_path):
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "stream"])
 def test_damaged_torch_files_are_refused(torch, tmp_path, legacy):
-    file = save_torch(tmp_path / "x.pt", [Tensor(Storage(torch.FloatStorage, "0", np.ones(64, "<f4")), (64,), (1,)), 1.0], legacy)
+    file = save_torch(
+        tmp_path / "x.pt",
+        [Tensor(Storage(torch.FloatStorage, "0", np.ones(64, "<f4")), (64,), (1,)), 1.0],
+        legacy,
+    )
     whole = file.read_bytes()
-    for damaged in (b"", b"\x80\x02", b"no pickle at all", *(whole[: len(whole) * k // 7] for k in range(1, 7))):
+    for damaged in (
+        b"",
+        b"\x80\x02",
+        b"no pickle at all",
+        *(whole[: len(whole) * k // 7] for k in range(1, 7)),
+    ):
         file.write_bytes(damaged)
-        with pytest.raises(InvalidFile, match=r"x\.pt: expected a whole torch file, found a damaged one"):
+        with pytest.raises(
+            InvalidFile, match=r"x\.pt: expected a whole torch file, found a damaged one"
+        ):
             read_torch(file)
     with pytest.raises(FileNotFoundError, match=r"y\.pt"):
         read_torch(tmp_path / "y.pt")
@@ -416,10 +547,14 @@ def test_a_torch_file_changes_nothing_that_outlives_the_read(tmp_path):
 
     for module, name in names():
         # BUILD with slots: setattr(what the name resolves to, "mark", 1)
-        (tmp_path / "x.pt").write_bytes(f"\x80\x02c{module}\n{name}\n}}}}U\x04markK\x01s\x86b.".encode("latin1"))
+        (tmp_path / "x.pt").write_bytes(
+            f"\x80\x02c{module}\n{name}\n}}}}U\x04markK\x01s\x86b.".encode("latin1")
+        )
         with pytest.raises(InvalidFile):
             read_torch(tmp_path / "x.pt")
-    assert not [thing for thing in (*names().values(), *vars(torch_file).values()) if hasattr(thing, "mark")]
+    assert not [
+        thing for thing in (*names().values(), *vars(torch_file).values()) if hasattr(thing, "mark")
+    ]
 
 
 @pytest.mark.parametrize("name", ["simple_tag", "simple_world"])
@@ -430,7 +565,11 @@ def test_a_published_torch_file_is_read(name):
 
     def arrays(value):
         if isinstance(value, dict | list | tuple):
-            return [a for item in (value.values() if isinstance(value, dict) else value) for a in arrays(item)]
+            return [
+                a
+                for item in (value.values() if isinstance(value, dict) else value)
+                for a in arrays(item)
+            ]
         return [value] if isinstance(value, np.ndarray) else []
 
     found = arrays(read_torch(file))
@@ -440,11 +579,15 @@ def test_a_published_torch_file_is_read(name):
 
 # -------------------------------------------------------------------------------------- OMIGA, SMAC
 
-CORRIDOR = EnvSpec("omiga", num_agents=2, obs_size=3, state_size=4, action_size=5, discrete=True, horizon=9)
+CORRIDOR = EnvSpec(
+    "omiga", num_agents=2, obs_size=3, state_size=4, action_size=5, discrete=True, horizon=9
+)
 
 
 def omiga_episode(steps=3, done=True, state=None):
-    """[agent][step] of [g, o, [a], [r], d, avail]; g as a list, o as an array, r as an array of one."""
+    """[agent][step] of [g, o, [a], [r], d, avail]; g as a list, o as an array, r as an array of
+    one.
+    """
     return [
         [
             [
@@ -468,12 +611,16 @@ def test_omiga_rewards_are_not_returns_to_go_and_files_are_episodes(torch, tmp_p
     np.testing.assert_array_equal(episodes.reward, [[1, 2, 3], [1, 2, 0]])  # to go would be 6, 5, 3
     assert episodes.terminated.tolist() == [[False, False, True], [False] * 3]
     assert episodes.truncated.tolist() == [[False] * 3, [False, True, False]]
-    np.testing.assert_array_equal(episodes.state[0], [[0, 0, 10, 10], [1, 1, 11, 11], [2, 2, 12, 12], [2, 2, 12, 12]])  # the last repeated
+    # the last repeated
+    np.testing.assert_array_equal(
+        episodes.state[0], [[0, 0, 10, 10], [1, 1, 11, 11], [2, 2, 12, 12], [2, 2, 12, 12]]
+    )
     np.testing.assert_array_equal(episodes.actions[0, :, 0], [0, 1, 2])
 
 
 def test_omiga_a_state_that_stays_is_no_end(torch, tmp_path):
-    save_torch(tmp_path / "0.pt", omiga_episode(3, state=[7, 7, 8]))  # the released code infers an end after step 0
+    # the released code infers an end after step 0
+    save_torch(tmp_path / "0.pt", omiga_episode(3, state=[7, 7, 8]))
     episodes = padded(omiga.read_smac(tmp_path, CORRIDOR), CORRIDOR)
     assert episodes.terminated.tolist() == [[False, False, True]]
 
@@ -485,14 +632,36 @@ def change_step(episode, index, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda e: e.pop(), r"0\.pt: expected a list of 2 agents, each a list of steps, found list of 1"),
-        (lambda e: e[1].pop(), r"0\.pt: expected the same number of steps, at least one, for all agents, found \[2, 3\]"),
+        (
+            lambda e: e.pop(),
+            r"0\.pt: expected a list of 2 agents, each a list of steps, found list of 1",
+        ),
+        (
+            lambda e: e[1].pop(),
+            r"0\.pt: expected the same number of steps, at least one, for all agents, "
+            r"found \[2, 3\]",
+        ),
         (lambda e: [s.clear() for s in e], r"for all agents, found \[0\]"),
-        (lambda e: e[0][1].pop(), r"expected steps \[state, obs, action, reward, done, available\], found list of 5"),
-        (lambda e: change_step(e, 1, np.zeros(4)), r"0\.pt: field 'obs': expected numbers, as many in each step"),
-        (lambda e: change_step(e, 3, np.array([np.nan])), r"0\.pt: field 'reward': expected finite numbers, found 1"),
-        (lambda e: change_step(e, 2, [5]), r"0\.pt: field 'action': expected whole numbers 0\.\.4, found 0\.0\.\.5\.0"),
-        (lambda e: [change_row(s) for a in e for s in a], r"0\.pt: field 'available': expected shape \(3, 2, 5\), found \(3, 2, 6\)"),
+        (
+            lambda e: e[0][1].pop(),
+            r"expected steps \[state, obs, action, reward, done, available\], found list of 5",
+        ),
+        (
+            lambda e: change_step(e, 1, np.zeros(4)),
+            r"0\.pt: field 'obs': expected numbers, as many in each step",
+        ),
+        (
+            lambda e: change_step(e, 3, np.array([np.nan])),
+            r"0\.pt: field 'reward': expected finite numbers, found 1",
+        ),
+        (
+            lambda e: change_step(e, 2, [5]),
+            r"0\.pt: field 'action': expected whole numbers 0\.\.4, found 0\.0\.\.5\.0",
+        ),
+        (
+            lambda e: [change_row(s) for a in e for s in a],
+            r"0\.pt: field 'available': expected shape \(3, 2, 5\), found \(3, 2, 6\)",
+        ),
     ],
 )
 def test_omiga_wrong_episodes_are_refused_by_file(torch, tmp_path, change, message):
@@ -505,7 +674,9 @@ def test_omiga_wrong_episodes_are_refused_by_file(torch, tmp_path, change, messa
 
 def test_omiga_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "0.pt").write_bytes(b"no pickle at all")
-    with pytest.raises(InvalidEpisodes, match=r"0\.pt: expected a whole torch file, found a damaged one"):
+    with pytest.raises(
+        InvalidEpisodes, match=r"0\.pt: expected a whole torch file, found a damaged one"
+    ):
         omiga.read_smac(tmp_path, CORRIDOR)
 
 
@@ -518,10 +689,15 @@ def test_omiga_an_empty_folder_is_refused(tmp_path):
         omiga.read_smac(tmp_path, CORRIDOR)
 
 
-# --------------------------------------------------------------------------------------------- mazes
+# ---------------------------------------------------------------------------------------------
+# mazes
 
-MAZE = EnvSpec("d4rl", num_agents=1, obs_size=4, state_size=4, action_size=2, discrete=False, horizon=300)
-POINT = EnvSpec("minari", num_agents=1, obs_size=6, state_size=6, action_size=2, discrete=False, horizon=300)
+MAZE = EnvSpec(
+    "d4rl", num_agents=1, obs_size=4, state_size=4, action_size=2, discrete=False, horizon=300
+)
+POINT = EnvSpec(
+    "minari", num_agents=1, obs_size=6, state_size=6, action_size=2, discrete=False, horizon=300
+)
 
 
 def maze_arrays(timeouts=(0, 0, 1, 0, 0, 1, 0)):
@@ -548,8 +724,12 @@ def test_maze_rows_of_a_timeout_tell_the_final_observation(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"timeouts": np.zeros(7, bool)}, "'timeouts': expected the end of an episode, found none"),  # as in version 0
-        ({"observations": np.zeros((7, 5))}, r"'observations': expected shape \(7, 4\), found \(7, 5\)"),
+        # as in version 0
+        ({"timeouts": np.zeros(7, bool)}, "'timeouts': expected the end of an episode, found none"),
+        (
+            {"observations": np.zeros((7, 5))},
+            r"'observations': expected shape \(7, 4\), found \(7, 5\)",
+        ),
         ({"actions": np.full((7, 2), np.nan)}, "'actions': expected finite numbers, found 14"),
         ({"rewards": np.zeros(6)}, r"'terminals': expected shape \(6,\), found \(7,\)"),
     ],
@@ -561,9 +741,14 @@ def test_maze_wrong_datasets_are_refused_by_name(tmp_path, change, message):
 
 def test_a_maze_file_of_another_size_is_refused(tmp_path):
     file = write_hdf5(tmp_path / "maze2d-umaze-sparse-v1.hdf5", maze_arrays())
-    with pytest.raises(InvalidEpisodes, match=r"umaze-sparse-v1\.hdf5: field 'rewards': expected 1000000 rows, found 7"):
+    with pytest.raises(
+        InvalidEpisodes,
+        match=r"umaze-sparse-v1\.hdf5: field 'rewards': expected 1000000 rows, found 7",
+    ):
         public.read("d4rl:maze2d/umaze/v1", DataOptions(data_dir=str(tmp_path)))
-    assert public.read("d4rl:maze2d/umaze/v1", DataOptions(data_dir=str(file.parent)), verify=False).reward.shape == (2, 2)
+    assert public.read(
+        "d4rl:maze2d/umaze/v1", DataOptions(data_dir=str(file.parent)), verify=False
+    ).reward.shape == (2, 2)
 
 
 def minari_arrays(lengths=(3, 2)):
@@ -583,12 +768,17 @@ def minari_arrays(lengths=(3, 2)):
 
 
 def test_minari_episodes_have_the_goal_and_the_final_observation(tmp_path):
-    file = write_hdf5(tmp_path / "pointmaze" / "umaze-v2" / "data" / "main_data.hdf5", minari_arrays())
+    file = write_hdf5(
+        tmp_path / "pointmaze" / "umaze-v2" / "data" / "main_data.hdf5", minari_arrays()
+    )
     episodes = public.read("minari:pointmaze/umaze/v2", DataOptions(data_dir=str(tmp_path)))
     validate(episodes, POINT)
     np.testing.assert_array_equal(episodes.reward, [[1, 2, 3], [1, 2, 0]])
     np.testing.assert_array_equal(episodes.obs[1, 2, 0], [102, 102, 102, 102, 10, 10])
-    assert (episodes.terminated.any(1).tolist(), episodes.truncated.any(1).tolist()) == ([False, True], [True, False])
+    assert (episodes.terminated.any(1).tolist(), episodes.truncated.any(1).tolist()) == (
+        [False, True],
+        [True, False],
+    )
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InvalidEpisodes, match=r"main_data\.hdf5: expected a whole HDF5 file"):
@@ -602,35 +792,69 @@ def test_minari_episodes_have_the_goal_and_the_final_observation(tmp_path):
             {"episode_1/observations/observation": np.zeros((2, 4))},
             r"'episode_1/observations/observation': expected shape \(3, 4\), found \(2, 4\)",
         ),
-        ({"episode_0/rewards": np.zeros(0)}, "'episode_0/rewards': expected at least one step, found none"),
-        ({"episode_0/actions": np.full((3, 2), np.inf)}, "'episode_0/actions': expected finite numbers, found 6"),
+        (
+            {"episode_0/rewards": np.zeros(0)},
+            "'episode_0/rewards': expected at least one step, found none",
+        ),
+        (
+            {"episode_0/actions": np.full((3, 2), np.inf)},
+            "'episode_0/actions': expected finite numbers, found 6",
+        ),
         ({"episode_1/actions": None}, "expected the dataset 'episode_1/actions', found none"),
         (None, r"expected groups episode_0, episode_1, \.\.\., found none"),
     ],
 )
 def test_minari_wrong_datasets_are_refused_by_name(tmp_path, change, message):
-    arrays = {} if change is None else {k: v for k, v in {**minari_arrays(), **change}.items() if v is not None}
+    arrays = (
+        {}
+        if change is None
+        else {k: v for k, v in {**minari_arrays(), **change}.items() if v is not None}
+    )
     with pytest.raises(InvalidEpisodes, match=message):
         d4rl.read_minari(write_hdf5(tmp_path / "m.hdf5", arrays), POINT)
 
 
-# ------------------------------------------------------------------------- files found through their task
+# ------------------------------------------------------------------------- files found through
+# their task
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Small dimensions for real task names."""
     base = {"agents": 2, "obs": 3, "state": 4, "actions": 3, "discrete": True, "horizon": 4}
-    particles = {**base, "agents": 3, "obs": 4, "state": 12, "actions": 2, "discrete": False, "horizon": 3}
+    particles = {
+        **base,
+        "agents": 3,
+        "obs": 4,
+        "state": 12,
+        "actions": 2,
+        "discrete": False,
+        "horizon": 3,
+    }
     # returns 1+2+3+4 = 10 and 1+2 = 3: mean 6.5, deviation 3.5
     table = {
         "cfcql:smac_v1/5m_vs_6m": {
             **base,
-            "datasets": {"Expert": [6.5, 3.5, 3.0, 10.0, 6, 2, 1.0], "Medium-Replay": [18.0, 1, 1, 1, 9, 9, 1]},
+            "datasets": {
+                "Expert": [6.5, 3.5, 3.0, 10.0, 6, 2, 1.0],
+                "Medium-Replay": [18.0, 1, 1, 1, 9, 9, 1],
+            },
         },
         "omar:mpe/simple_spread": {**particles, "datasets": {"Medium-Replay": []}},
-        "omar:mamujoco/2halfcheetah": {**particles, "agents": 2, "state": 10, "actions": 3, "datasets": {"Expert": []}},
-        "omiga:mamujoco/2ant": {**base, "state": 3, "actions": 1, "discrete": False, "datasets": {"Expert": [0.0] * 7}},
+        "omar:mamujoco/2halfcheetah": {
+            **particles,
+            "agents": 2,
+            "state": 10,
+            "actions": 3,
+            "datasets": {"Expert": []},
+        },
+        "omiga:mamujoco/2ant": {
+            **base,
+            "state": 3,
+            "actions": 1,
+            "discrete": False,
+            "datasets": {"Expert": [0.0] * 7},
+        },
         "omiga:smac_v1/corridor": {**base, "actions": 5, "datasets": {"Good": []}},
     }
     monkeypatch.setattr(public, "_table", lambda: table)
@@ -646,7 +870,13 @@ def test_a_task_finds_the_authors_files(torch, tmp_path, small, base):
 
     write_hdf5(place("cfcql") / "5m_vs_6m_expert.h5", cfcql_arrays())
     write_omar(place("omar") / "simple_spread" / "medium-replay" / "seed_2_data")
-    write_omar(place("omar") / "HalfCheetah-v2" / "expert" / "seed_2_data", agents=2, states=5, dones=True, actions=3)
+    write_omar(
+        place("omar") / "HalfCheetah-v2" / "expert" / "seed_2_data",
+        agents=2,
+        states=5,
+        dones=True,
+        actions=3,
+    )
     write_hdf5(place("omiga") / "Ant-v2-2x4-expert.hdf5", omiga_arrays())
     (place("omiga") / "corridor" / "good").mkdir(parents=True)
     save_torch(place("omiga") / "corridor" / "good" / "0.pt", omiga_episode(3))
@@ -667,16 +897,27 @@ def test_the_vault_comes_before_the_files(tmp_path, small):
     task, options = Task.parse("cfcql:smac_v1/5m_vs_6m/Expert"), DataOptions(data_dir=str(tmp_path))
     assert public.locate(task, options) == (tmp_path / "5m_vs_6m_expert.h5", False)
     (tmp_path / "cfcql" / "smac_v1" / "5m_vs_6m.vlt" / "Expert").mkdir(parents=True)
-    assert public.locate(task, options) == (tmp_path / "cfcql" / "smac_v1" / "5m_vs_6m.vlt" / "Expert", True)
+    assert public.locate(task, options) == (
+        tmp_path / "cfcql" / "smac_v1" / "5m_vs_6m.vlt" / "Expert",
+        True,
+    )
 
 
 def test_files_with_other_statistics_are_read_with_a_warning(tmp_path, small):
     write_hdf5(tmp_path / "5m_vs_6m_medium_replay.h5", cfcql_arrays())
-    with pytest.warns(UserWarning, match=r"published statistics of cfcql:.*found other return mean \(expected 18, found 6\.5\)"):
+    with pytest.warns(
+        UserWarning,
+        match=(
+            r"published statistics of cfcql:.*found other return mean \(expected 18, found "
+            r"6\.5\)"
+        ),
+    ):
         public.read("cfcql:smac_v1/5m_vs_6m/Medium-Replay", DataOptions(data_dir=str(tmp_path)))
 
 
 def test_a_missing_seed_of_omar_lists_those_there(tmp_path, small):
     write_omar(tmp_path / "omar" / "simple_spread" / "medium-replay" / "seed_2_data")
-    with pytest.raises(FileNotFoundError, match=r"authors' simple_spread/medium-replay/seed_0_data.*seed_2_data"):
+    with pytest.raises(
+        FileNotFoundError, match=r"authors' simple_spread/medium-replay/seed_0_data.*seed_2_data"
+    ):
         public.read("omar:mpe/simple_spread/Medium-Replay", DataOptions(data_dir=str(tmp_path)))

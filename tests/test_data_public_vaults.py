@@ -1,4 +1,6 @@
-"""Public tasks as OG-MARL's vaults: written here by flashbax itself, with the oddities of the published ones."""
+"""Public tasks as OG-MARL's vaults: written here by flashbax itself, with the oddities of the
+published ones.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,10 @@ def toy_tree(steps=7):
         "rewards": both(np.arange(1, steps + 1)),
         "terminals": both([0, 1, 0, 0, 1, 0, 0]),
         "truncations": both([0] * steps),
-        "infos": {"state": np.arange(steps * 4, dtype=np.float32).reshape(steps, 4), "legals": np.ones((steps, 2, 2), np.float32)},
+        "infos": {
+            "state": np.arange(steps * 4, dtype=np.float32).reshape(steps, 4),
+            "legals": np.ones((steps, 2, 2), np.float32),
+        },
     }
 
 
@@ -61,17 +66,26 @@ def reals_tree(steps=7):
 
 
 def write(folder, tree, uid="Good", buffer=10, streams=None):
-    """A vault written by flashbax, from a buffer that is longer than the data; `streams` trees side by side."""
+    """A vault written by flashbax, from a buffer that is longer than the data; `streams` trees side
+    by side.
+    """
     from flashbax.buffers.trajectory_buffer import TrajectoryBufferState
     from flashbax.vault import Vault
 
     streams = streams or [tree]
     length = len(tree["rewards"])
     tree = jax.tree.map(lambda *x: np.stack(x), *streams)
-    tree = jax.tree.map(lambda x: jnp.asarray(np.pad(x, [(0, 0), (0, buffer - length)] + [(0, 0)] * (x.ndim - 2))), tree)
+    tree = jax.tree.map(
+        lambda x: jnp.asarray(np.pad(x, [(0, 0), (0, buffer - length)] + [(0, 0)] * (x.ndim - 2))),
+        tree,
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     vault = Vault(folder.name, tree, rel_dir=str(folder.parent), vault_uid=uid)
-    vault.write(TrajectoryBufferState(experience=tree, current_index=jnp.array(length), is_full=jnp.array(False)))
+    vault.write(
+        TrajectoryBufferState(
+            experience=tree, current_index=jnp.array(length), is_full=jnp.array(False)
+        )
+    )
     return folder / uid
 
 
@@ -81,20 +95,29 @@ def read(task, tmp_path, **options):
     return episodes
 
 
-# ------------------------------------------------------------------------------------ reading, in order
+# ------------------------------------------------------------------------------------ reading, in
+# order
 
 
 def test_the_toy_vault_gives_these_episodes(table, tmp_path, capsys):
     path = write(tmp_path / "og_marl" / "smac_v1" / "toy.vlt", toy_tree())
-    assert "(1, 10, 2)" in json.loads((path / "metadata.json").read_text())["structure_shape"]["rewards"]  # 7 are data
+    # 7 are data
+    assert (
+        "(1, 10, 2)"
+        in json.loads((path / "metadata.json").read_text())["structure_shape"]["rewards"]
+    )
     episodes = read(TASK, tmp_path)
     assert episodes.filled.sum(1).tolist() == [2, 3, 2]
     np.testing.assert_array_equal(episodes.reward, [[1, 2, 0], [3, 4, 5], [6, 7, 0]])
     assert episodes.terminated.sum(1).tolist() == [1, 1, 0]
-    assert episodes.truncated.tolist() == [[False] * 3, [False] * 3, [False, True, False]]  # unfinished: kept, and cut
+    # unfinished: kept, and cut
+    assert episodes.truncated.tolist() == [[False] * 3, [False] * 3, [False, True, False]]
     np.testing.assert_array_equal(episodes.state[1, 0], [8, 9, 10, 11])
-    np.testing.assert_array_equal(episodes.state[:, 2], [[4, 5, 6, 7], [16, 17, 18, 19], [24, 25, 26, 27]])
-    np.testing.assert_array_equal(episodes.state[0, 2], episodes.state[0, 1])  # what follows is unknown: repeated
+    np.testing.assert_array_equal(
+        episodes.state[:, 2], [[4, 5, 6, 7], [16, 17, 18, 19], [24, 25, 26, 27]]
+    )
+    # what follows is unknown: repeated
+    np.testing.assert_array_equal(episodes.state[0, 2], episodes.state[0, 1])
     assert episodes.agent_reward is None
     assert (episodes.behaviour_level == -1).all()
 
@@ -115,12 +138,17 @@ def test_relative_paths_with_dots_are_accepted(table, tmp_path, monkeypatch, cap
 def test_a_missing_quality_lists_what_is_there(table, tmp_path, capsys):
     write(tmp_path / "toy.vlt", toy_tree(), uid="Bad")
     write(tmp_path / "toy.vlt", toy_tree(), uid="Worse")
-    with pytest.raises(disk.InvalidDataset, match=r"toy\.vlt: expected the dataset 'Good', found Bad, Worse"):
+    with pytest.raises(
+        disk.InvalidDataset, match=r"toy\.vlt: expected the dataset 'Good', found Bad, Worse"
+    ):
         read(TASK, tmp_path)
 
 
 def test_a_missing_vault_says_where_it_should_be_and_how_to_get_it(table, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"'data_dir': expected the vault og_marl/smac_v1/toy\.vlt/Good.*jaxoff data fetch"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"'data_dir': expected the vault og_marl/smac_v1/toy\.vlt/Good.*jaxoff data fetch",
+    ):
         read(TASK, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"'data_dir'.*found none; pass --data-dir"):
         public.read(TASK, DataOptions())
@@ -136,13 +164,16 @@ def test_a_seeded_part_is_whole_episodes_and_repeatable(table, tmp_path, capsys)
     whole, part, again = (read(TASK, tmp_path, seed=5, episodes=e) for e in (3, 2, 2))
     np.testing.assert_array_equal(part.state, again.state)
     starts = [row[0, 0] for row in whole.state]
-    assert [row[0, 0] for row in part.state] == [s for s in starts if s in [row[0, 0] for row in part.state]]
+    assert [row[0, 0] for row in part.state] == [
+        s for s in starts if s in [row[0, 0] for row in part.state]
+    ]
     assert part.reward.shape[0] == 2
     with pytest.raises(ValueError, match=r"'episodes': expected 1\.\.3, found 4"):
         read(TASK, tmp_path, episodes=4)
 
 
-# ------------------------------------------------------------------------------------------- oddities
+# -------------------------------------------------------------------------------------------
+# oddities
 
 
 def test_a_trailing_action_axis_and_float_indices_are_made_regular(table, tmp_path, capsys):
@@ -157,11 +188,18 @@ def test_a_trailing_action_axis_and_float_indices_are_made_regular(table, tmp_pa
 
 def test_other_dtypes_come_back_as_float32(table, tmp_path, capsys):
     tree = toy_tree()
-    tree["observations"], tree["terminals"] = tree["observations"].astype(np.float16), tree["terminals"].astype(bool)
+    tree["observations"], tree["terminals"] = (
+        tree["observations"].astype(np.float16),
+        tree["terminals"].astype(bool),
+    )
     tree["rewards"] = tree["rewards"].astype(np.int32)
     write(tmp_path / "toy.vlt", tree)
     episodes = read(TASK, tmp_path)
-    assert (episodes.obs.dtype, episodes.reward.dtype, episodes.terminated.dtype) == (np.float32, np.float32, bool)
+    assert (episodes.obs.dtype, episodes.reward.dtype, episodes.terminated.dtype) == (
+        np.float32,
+        np.float32,
+        bool,
+    )
     np.testing.assert_array_equal(episodes.obs[0, 0], [[0, 1, 2], [3, 4, 5]])
 
 
@@ -172,7 +210,9 @@ def test_minus_infinity_is_padding_and_other_infinities_are_refused(table, tmp_p
     assert not read(TASK, tmp_path / "a").obs[:, :, 1, 2].any()
     tree["observations"][3, 0, 0] = np.inf
     write(tmp_path / "b" / "toy.vlt", tree)
-    with pytest.raises(InvalidEpisodes, match=r"Good: field 'observations': expected finite numbers, found 1"):
+    with pytest.raises(
+        InvalidEpisodes, match=r"Good: field 'observations': expected finite numbers, found 1"
+    ):
         read(TASK, tmp_path / "b")
 
 
@@ -214,7 +254,10 @@ def test_absent_legals_of_a_discrete_task_are_all_legal(table, tmp_path, capsys)
     tree = toy_tree()
     del tree["infos"]["legals"]
     write(tmp_path / "toy.vlt", tree, uid="Expert")
-    np.testing.assert_array_equal(read("alberdice:rware/toy/Expert", tmp_path).avail[0], np.ones((4, 2, 2)) * [[[1]], [[1]], [[1]], [[0]]])
+    np.testing.assert_array_equal(
+        read("alberdice:rware/toy/Expert", tmp_path).avail[0],
+        np.ones((4, 2, 2)) * [[[1]], [[1]], [[1]], [[0]]],
+    )
 
 
 def test_rewards_of_single_agents_are_kept_beside_their_mean(table, tmp_path, capsys):
@@ -226,15 +269,19 @@ def test_rewards_of_single_agents_are_kept_beside_their_mean(table, tmp_path, ca
     np.testing.assert_array_equal(episodes.reward[0], [3, 4, 0])
 
 
-# ------------------------------------------------------------------------------- OMAR: streams and prey
+# ------------------------------------------------------------------------------- OMAR: streams and
+# prey
 
 
 def particle_tree(agents, shift=0):
     steps = 7
     return {
-        "observations": shift + np.arange(steps * agents * 3, dtype=np.float32).reshape(steps, agents, 3),
+        "observations": shift
+        + np.arange(steps * agents * 3, dtype=np.float32).reshape(steps, agents, 3),
         "actions": np.zeros((steps, agents, 2), np.float32),
-        "rewards": np.concatenate([both(range(1, 8)), np.full((steps, agents - 2), -99, np.float32)], 1),
+        "rewards": np.concatenate(
+            [both(range(1, 8)), np.full((steps, agents - 2), -99, np.float32)], 1
+        ),
         "terminals": np.zeros((steps, agents), np.float32),
         "truncations": np.zeros((steps, agents), np.float32),
         "infos": {"state": np.zeros((steps, 3 * agents), np.float32)},
@@ -255,14 +302,25 @@ def test_the_prey_is_dropped_and_the_state_is_what_the_team_sees(table, tmp_path
     episodes = read("omar:mpe/toy/Expert", tmp_path)
     np.testing.assert_array_equal(episodes.obs[0, 1], [[9, 10, 11], [12, 13, 14]])
     np.testing.assert_array_equal(episodes.state[0, 1], [9, 10, 11, 12, 13, 14])
-    np.testing.assert_array_equal(episodes.reward[0], [1, 2, 3])  # the prey's -99 is not in the mean
+    # the prey's -99 is not in the mean
+    np.testing.assert_array_equal(episodes.reward[0], [1, 2, 3])
     assert episodes.agent_reward is None
 
 
 def test_the_seed_names_one_of_omars_streams(table, tmp_path, capsys):
-    write(tmp_path / "toy.vlt", particle_tree(2), uid="Expert", streams=[particle_tree(2, shift=100 * i) for i in range(5)])
-    assert [read("omar:mpe/toy/Expert", tmp_path, seed=s).obs[0, 0, 0, 0] for s in (0, 4)] == [0, 400]
-    with pytest.raises(InvalidEpisodes, match=r"field 'seed': expected one of its 5 streams, 0\.\.4, found 5"):
+    write(
+        tmp_path / "toy.vlt",
+        particle_tree(2),
+        uid="Expert",
+        streams=[particle_tree(2, shift=100 * i) for i in range(5)],
+    )
+    assert [read("omar:mpe/toy/Expert", tmp_path, seed=s).obs[0, 0, 0, 0] for s in (0, 4)] == [
+        0,
+        400,
+    ]
+    with pytest.raises(
+        InvalidEpisodes, match=r"field 'seed': expected one of its 5 streams, 0\.\.4, found 5"
+    ):
         read("omar:mpe/toy/Expert", tmp_path, seed=5)
 
 
@@ -270,7 +328,10 @@ def test_an_unflagged_vault_of_unknown_length_is_refused(table, tmp_path, capsys
     tree = toy_tree()
     tree["terminals"][:] = 0
     write(tmp_path / "toy.vlt", tree)
-    with pytest.raises(InvalidEpisodes, match=r"'terminals' and 'truncations': expected the end of an episode, found none"):
+    with pytest.raises(
+        InvalidEpisodes,
+        match=r"'terminals' and 'truncations': expected the end of an episode, found none",
+    ):
         read(TASK, tmp_path)
 
 
@@ -280,13 +341,25 @@ def test_an_unflagged_vault_of_unknown_length_is_refused(table, tmp_path, capsys
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("observations", (7, 2, 4), r"'observations': expected shape \(7, 2, 3\), found \(7, 2, 4\)"),
-        ("observations", (7, 3, 3), r"'observations': expected shape \(7, 2, 3\), found \(7, 3, 3\)"),
+        (
+            "observations",
+            (7, 2, 4),
+            r"'observations': expected shape \(7, 2, 3\), found \(7, 2, 4\)",
+        ),
+        (
+            "observations",
+            (7, 3, 3),
+            r"'observations': expected shape \(7, 2, 3\), found \(7, 3, 3\)",
+        ),
         ("actions", (7, 2, 2), r"'actions': expected shape \(7, 2\), found \(7, 2, 2\)"),
         ("rewards", (7, 1), r"'rewards': expected shape \(7, 2\), found \(7, 1\)"),
         ("terminals", (7, 2, 1), r"'terminals': expected shape \(7, any\), found \(7, 2, 1\)"),
         ("infos.state", (7, 5), r"'infos.state': expected shape \(7, 4\), found \(7, 5\)"),
-        ("infos.legals", (7, 2, 3), r"'infos.legals': expected shape \(7, 2, 2\), found \(7, 2, 3\)"),
+        (
+            "infos.legals",
+            (7, 2, 3),
+            r"'infos.legals': expected shape \(7, 2, 2\), found \(7, 2, 3\)",
+        ),
     ],
 )
 def test_other_dimensions_are_refused_by_array(table, tmp_path, name, shape, message, capsys):
@@ -300,7 +373,10 @@ def test_other_dimensions_are_refused_by_array(table, tmp_path, name, shape, mes
 
 def test_nan_and_impossible_actions_are_refused_by_array(table, tmp_path, capsys):
     for i, (change, message) in enumerate(
-        [(np.nan, "'rewards': expected finite numbers, found 2"), (3, r"whole numbers 0\.\.1, found 0\.\.3")]
+        [
+            (np.nan, "'rewards': expected finite numbers, found 2"),
+            (3, r"whole numbers 0\.\.1, found 0\.\.3"),
+        ]
     ):
         tree = toy_tree()
         tree["rewards" if i == 0 else "actions"][4] = change
@@ -314,7 +390,9 @@ def test_damaged_lost_and_absent_arrays_are_refused(table, tmp_path, capsys):
     manifest = (path / "manifest.ocdbt").read_bytes()
     for damaged in (b"", manifest[: len(manifest) // 2]):
         (path / "manifest.ocdbt").write_bytes(damaged)
-        with pytest.raises(disk.InvalidDataset, match="expected a readable array, found a missing or damaged file"):
+        with pytest.raises(
+            disk.InvalidDataset, match="expected a readable array, found a missing or damaged file"
+        ):
             read(TASK, tmp_path)
     (path / "metadata.json").write_text("{}")
     with pytest.raises(disk.InvalidDataset, match=r"metadata\.json: expected the JSON metadata"):
@@ -322,7 +400,9 @@ def test_damaged_lost_and_absent_arrays_are_refused(table, tmp_path, capsys):
     tree = toy_tree()
     del tree["truncations"]
     write(tmp_path / "b" / "toy.vlt", tree)
-    with pytest.raises(disk.InvalidDataset, match="expected OG-MARL's arrays, found no truncations"):
+    with pytest.raises(
+        disk.InvalidDataset, match="expected OG-MARL's arrays, found no truncations"
+    ):
         read(TASK, tmp_path / "b")
 
 
@@ -333,7 +413,10 @@ def test_other_statistics_are_refused_with_both_numbers(table, tmp_path, capsys)
     tree = toy_tree()
     tree["rewards"] += 1  # returns 5 and 15: mean 10, deviation 5
     write(tmp_path / "toy.vlt", tree)
-    with pytest.raises(InvalidEpisodes, match=r"return mean \(expected 7\.5, found 10\); .*least return \(expected 3, found 5\)") as error:
+    with pytest.raises(
+        InvalidEpisodes,
+        match=r"return mean \(expected 7\.5, found 10\); .*least return \(expected 3, found 5\)",
+    ) as error:
         read(TASK, tmp_path)
     assert "transitions" not in str(error.value)
     episodes = public.read(TASK, DataOptions(data_dir=str(tmp_path)), verify=False)
@@ -362,18 +445,35 @@ def test_a_vault_of_another_source_is_told_by_its_statistics(table, tmp_path, ca
         read("cfcql:smac_v1/toy/Good", tmp_path)
 
 
-# ------------------------------------------------------------------------------- the published table
+# ------------------------------------------------------------------------------- the published
+# table
 
 
 def test_the_table_has_the_published_numbers():
     assert public.published(Task.parse("og_marl:smac_v1/3m/Good"))[4:6] == (996366, 43559)
-    np.testing.assert_allclose(public.published(Task.parse("omar:mamujoco/2halfcheetah/Expert"))[:2], [3338.69, 252.58], atol=0.005)
+    np.testing.assert_allclose(
+        public.published(Task.parse("omar:mamujoco/2halfcheetah/Expert"))[:2],
+        [3338.69, 252.58],
+        atol=0.005,
+    )
     spec = public.make_env(Task.parse("omiga:smac_v1/5m_vs_6m/Good")).spec
-    assert (spec.num_agents, spec.obs_size, spec.state_size, spec.action_size, spec.discrete) == (5, 124, 780, 12, True)
-    other = public.make_env(Task.parse("cfcql:smac_v1/5m_vs_6m/Expert")).spec  # the same map, another environment
+    assert (spec.num_agents, spec.obs_size, spec.state_size, spec.action_size, spec.discrete) == (
+        5,
+        124,
+        780,
+        12,
+        True,
+    )
+    # the same map, another environment
+    other = public.make_env(Task.parse("cfcql:smac_v1/5m_vs_6m/Expert")).spec
     assert (other.obs_size, other.state_size, other.name) == (55, 98, "cfcql:smac_v1/5m_vs_6m")
     tag = public.make_env(Task.parse("omar:mpe/simple_tag/Expert")).spec
-    assert (tag.num_agents, tag.obs_size, tag.state_size, tag.return_scale[:2]) == (3, 16, 48, (-4.1, 185.6))
+    assert (tag.num_agents, tag.obs_size, tag.state_size, tag.return_scale[:2]) == (
+        3,
+        16,
+        48,
+        (-4.1, 185.6),
+    )
 
 
 def test_every_task_has_a_specification_and_a_whole_row():
@@ -384,11 +484,20 @@ def test_every_task_has_a_specification_and_a_whole_row():
             task = Task.parse(name)
             assert (task.source, task.family) == (family.source, family.name)
             spec = family.env(task).spec
-            assert spec.horizon > 1 and spec.num_agents >= 1 and hasattr(family.env(task), "step") == (task.scenario == "simple_spread")
+            assert (
+                spec.horizon > 1
+                and spec.num_agents >= 1
+                and hasattr(family.env(task), "step") == (task.scenario == "simple_spread")
+            )
             assert len(public.published(task)) in (0, 7)
             if public.published(task):
                 mean, std, least, largest, transitions, episodes, saco = public.published(task)
-                assert least <= mean <= largest and std >= 0 and transitions > episodes > 0 and 0 < saco <= 1
+                assert (
+                    least <= mean <= largest
+                    and std >= 0
+                    and transitions > episodes > 0
+                    and 0 < saco <= 1
+                )
 
 
 def test_sources_do_not_clash_with_the_built_in_families():

@@ -42,7 +42,8 @@ def equal(a, b):
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-# ------------------------------------------------------------------------------------ record, replay
+# ------------------------------------------------------------------------------------ record,
+# replay
 
 
 def test_record_stops_at_the_end_and_leaves_zeros_behind(random_part):
@@ -53,14 +54,21 @@ def test_record_stops_at_the_end_and_leaves_zeros_behind(random_part):
     e = int(lengths.argmin())
     assert episodes.terminated[e, lengths[e] - 1]
     assert not episodes.obs[e, lengths[e] + 1 :].any() and episodes.obs[e, lengths[e]].any()
-    for field in (episodes.avail[e, lengths[e] + 1 :], episodes.actions[e, lengths[e] :], episodes.reward[e, lengths[e] :]):
+    for field in (
+        episodes.avail[e, lengths[e] + 1 :],
+        episodes.actions[e, lengths[e] :],
+        episodes.reward[e, lengths[e] :],
+    ):
         assert not field.any()
 
 
 def test_record_asks_the_policy_at_each_step_and_stores_what_it_did():
     env = make_matrix("xor", XOR, plays=4)
     # plays the other of its last actions; the first play sees -1, so (0, 0), (1, 1), (0, 0), (1, 1)
-    other = Policy(lambda shape: (), lambda memory, seen: (memory, distrax.Deterministic((seen.last_actions + 1) % 2)))
+    other = Policy(
+        lambda shape: (),
+        lambda memory, seen: (memory, distrax.Deterministic((seen.last_actions + 1) % 2)),
+    )
     episodes = recipes.record(env, other, 3, KEY)
     np.testing.assert_array_equal(episodes.actions[0, :, 0], [0, 1, 0, 1])
     np.testing.assert_array_equal(episodes.reward, np.tile([0, -2, 0, -2], (3, 1)))
@@ -148,13 +156,18 @@ def test_mne_imbalanced_holds_the_best_joint_action_often_enough():
 
 
 def test_mne_off_diagonal_reward_is_part_of_the_scenario():
-    plain, hard = (registry.make_data(f"matrix/{s}/balanced", DataOptions(episodes=200)) for s in ("mne", "mne-20"))
+    plain, hard = (
+        registry.make_data(f"matrix/{s}/balanced", DataOptions(episodes=200))
+        for s in ("mne", "mne-20")
+    )
     np.testing.assert_array_equal(plain.actions, hard.actions)
     np.testing.assert_array_equal(np.where(plain.reward == 0, -20, plain.reward), hard.reward)
 
 
 def reference_positions(script):
-    """Position sequences, by the independent reference, of scripts [E, 8, 2]; asserts that each ends then."""
+    """Position sequences, by the independent reference, of scripts [E, 8, 2]; asserts that each
+    ends then.
+    """
     found = []
     for actions in script:
         cells, done, path = [(1, 2), (1, 3)], [False, False], []
@@ -173,7 +186,8 @@ def test_bridge_optimal_is_sixteen_ways_of_three_returns(optimal_part):
     assert episodes.terminated[:, -1].all() and not episodes.truncated.any()
     returns, counts = np.unique(episodes.reward.sum(1).round(4), return_counts=True)
     np.testing.assert_allclose(returns, [-1.2904, -1.2591, -1.2355])
-    assert (np.abs(counts - 500 / 3) < 5 * np.sqrt(500 * 2 / 9)).all()  # a third each, five deviations
+    # a third each, five deviations
+    assert (np.abs(counts - 500 / 3) < 5 * np.sqrt(500 * 2 / 9)).all()
     first = np.unique(episodes.actions[:, 0], axis=0, return_counts=True)
     assert first[0].tolist() == [[3, 3], [4, 4]] and (np.abs(first[1] - 250) < 56).all()
     assert len(set(reference_positions(recipes.bridge_script(2000, seed=3)))) == 16
@@ -198,7 +212,8 @@ def test_bridge_task_quality_may_cut(optimal_part):
 
 def test_bridge_random_scores_as_exact_dynamic_programming_says(random_part):
     returns = random_part.reward.sum(1)
-    # exact value -17.559 for 50 steps; a mean of 500 of standard deviation about 4 is within 5 * 4 / sqrt(500) = 0.9
+    # exact value -17.559 for 50 steps; a mean of 500 of standard deviation about 4 is within 5 * 4
+    # / sqrt(500) = 0.9
     assert returns.mean() == pytest.approx(-17.559, abs=0.9)
 
 
@@ -220,7 +235,12 @@ def test_uniform_is_raw_elsewhere_and_covers_the_square():
 
 @pytest.mark.parametrize(
     ("quality", "mean", "sigma"),
-    [("origin-s0", 0, 0), ("origin-s1", 0, 1), ("peak-s0.5", 0.6123724357, 0.5), ("normal-m-0.25-s0.1", -0.25, 0.1)],
+    [
+        ("origin-s0", 0, 0),
+        ("origin-s1", 0, 1),
+        ("peak-s0.5", 0.6123724357, 0.5),
+        ("normal-m-0.25-s0.1", -0.25, 0.1),
+    ],
 )
 def test_gaussian_qualities_have_their_moments(quality, mean, sigma):
     joint = recipes.polynomial("twin_peaks", quality, episodes=4000).actions[:, 0, :, 0]
@@ -229,7 +249,9 @@ def test_gaussian_qualities_have_their_moments(quality, mean, sigma):
     np.testing.assert_allclose(joint.std(0), sigma, atol=0.06 * sigma + 1e-6)
 
 
-@pytest.mark.parametrize("quality", ["peak-s0.5", "origin-s1", "normal-m1", "normal-m0-s-1", "best"])
+@pytest.mark.parametrize(
+    "quality", ["peak-s0.5", "origin-s1", "normal-m1", "normal-m0-s-1", "best"]
+)
 def test_qualities_that_a_game_has_not_are_refused(quality):
     with pytest.raises(ValueError, match="poly/sign"):
         recipes.polynomial("sign", quality)
@@ -250,14 +272,18 @@ def test_every_listed_task_has_valid_data_of_the_asked_size(task):
 
 @pytest.mark.parametrize("task", ["matrix/mne/balanced", "poly/twin_peaks/peak-s1"])
 def test_a_recipe_is_a_function_of_its_seed(task):
-    a, again, b = (registry.make_data(task, DataOptions(seed=seed, episodes=20)) for seed in (7, 7, 8))
+    a, again, b = (
+        registry.make_data(task, DataOptions(seed=seed, episodes=20)) for seed in (7, 7, 8)
+    )
     assert equal(a, again) and not np.array_equal(a.actions, b.actions)
 
 
 def test_a_recording_and_a_script_follow_their_seeds():
     env = make_matrix("xor", XOR)
     policy = recipes.random_policy(env.spec)
-    a, again, b = (recipes.record(env, policy, 50, jax.random.key(seed)).actions for seed in (5, 5, 6))
+    a, again, b = (
+        recipes.record(env, policy, 50, jax.random.key(seed)).actions for seed in (5, 5, 6)
+    )
     assert (a == again).all() and (a != b).any()
     a, again, b = (recipes.bridge_script(50, seed) for seed in (5, 5, 6))
     assert (a == again).all() and (a != b).any()

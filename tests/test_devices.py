@@ -1,4 +1,6 @@
-"""Devices and processes: the same results on one device, on four, and on two processes; a job may move between them."""
+"""Devices and processes: the same results on one device, on four, and on two processes; a job may
+move between them.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ from tests.learners import FORMS, QUICK_ENV, state_of
 
 LIMIT_S = 120
 NEAR = {"rtol": 1e-6, "atol": 1e-8}
-SPEC = dataclasses.replace(FORMS["bc"].spec, seeds=(0, 1, 2, 3, 4, 5), checkpoint_s=0.0)  # 6 runs: two of 8 places are padding
+# 6 runs: two of 8 places are padding
+SPEC = dataclasses.replace(FORMS["bc"].spec, seeds=(0, 1, 2, 3, 4, 5), checkpoint_s=0.0)
 
-# argv: folder, host devices, step to stop at or -1, then for two processes: address, number of this process.
+# argv: folder, host devices, step to stop at or -1, then for two processes: address, number of this
+# process.
 JOB = """
 import sys
 import jax
@@ -47,7 +51,8 @@ if jax.process_index() > 0:
 sinks = [StopAt(0, int(stop))] if jax.process_index() == jax.process_count() - 1 else []
 try:
     done = train(SPEC, Path(folder), sinks=sinks)
-    np.savez(f"{folder}-{jax.process_index()}.npz", returns=done.returns, steps=done.steps, **done.history)
+    file = f"{folder}-{jax.process_index()}.npz"
+    np.savez(file, returns=done.returns, steps=done.steps, **done.history)
 except Interrupted:
     raise SystemExit(143)
 """
@@ -57,7 +62,14 @@ def start(*args: object) -> subprocess.Popen[str]:
     """A Python process that trains SPEC."""
     command = [sys.executable, "-c", JOB, *map(str, args)]
     root = Path(__file__).parent.parent
-    return subprocess.Popen(command, env=os.environ | QUICK_ENV, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        env=os.environ | QUICK_ENV,
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def wait(*jobs: subprocess.Popen[str], code: int = 0) -> None:
@@ -81,20 +93,32 @@ def single(tmp_path_factory):
 def without_words(value):
     """A JSON value without its strings, which are compared exactly elsewhere."""
     if isinstance(value, dict):
-        return {key: without_words(item) for key, item in value.items() if not isinstance(item, str)}
+        return {
+            key: without_words(item) for key, item in value.items() if not isinstance(item, str)
+        }
     return [without_words(item) for item in value] if isinstance(value, list) else value
 
 
 def check_same(folder: Path, single) -> None:
-    """Folder, returned arrays and rows equal those of one device, up to the rounding of programs for other numbers of runs."""
+    """Folder, returned arrays and rows equal those of one device, up to the rounding of programs
+    for other numbers of runs.
+    """
     chex.assert_trees_all_close(state_of(folder), state_of(single.path), **NEAR)
-    rows, other = ([json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (folder, single.path))
+    rows, other = (
+        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
+        for f in (folder, single.path)
+    )
     chex.assert_trees_all_close(*(without_words(x) for x in (rows, other)), **NEAR)
-    runs, other = (json.loads((f / "final.json").read_text())["runs"] for f in (folder, single.path))
-    chex.assert_trees_all_close(*([without_words(run) | {"wall_s": 0} for run in x] for x in (runs, other)), **NEAR)
+    runs, other = (
+        json.loads((f / "final.json").read_text())["runs"] for f in (folder, single.path)
+    )
+    chex.assert_trees_all_close(
+        *([without_words(run) | {"wall_s": 0} for run in x] for x in (runs, other)), **NEAR
+    )
     for file in folder.parent.glob(f"{folder.name}-*.npz"):
         with np.load(file) as arrays:
-            np.testing.assert_array_equal(arrays["returns"], single.returns)  # discrete actions: equal, not near
+            # discrete actions: equal, not near
+            np.testing.assert_array_equal(arrays["returns"], single.returns)
             assert set(arrays) == {"returns", "steps", *single.history}
             for name, value in single.history.items():
                 np.testing.assert_allclose(arrays[name], value, **NEAR, err_msg=name)
@@ -129,7 +153,10 @@ def pair_of(folder: Path, stop: int) -> list[subprocess.Popen[str]]:
 def test_two_processes_give_the_results_of_one_and_may_be_stopped(tmp_path, single):
     wait(*pair_of(tmp_path / "job", 2), code=143)
     assert not (tmp_path / "job" / "final.json").exists()
-    rows = [json.loads(line)["step"] for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert rows == [2] * 6  # one process writes, and both stopped where one was asked to
     wait(*pair_of(tmp_path / "job", -1))
     assert len(list(tmp_path.glob("job-*.npz"))) == 2  # both processes returned all results

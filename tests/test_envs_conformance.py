@@ -30,21 +30,28 @@ TASKS = {  # a task of each kind -> whether random play may end before the horiz
     "smax-x/2s_vs_1sc/random": True,
     "maze/umaze/random": False,
 }
-SLOW = {"mabrax/walker2d-2x3/random": False, "mamujoco/HalfCheetah_2l/random": False}  # a minute of compilation each
-EACH = pytest.mark.parametrize(("task", "ends"), [*TASKS.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in SLOW.items())])
+# a minute of compilation each
+SLOW = {"mabrax/walker2d-2x3/random": False, "mamujoco/HalfCheetah_2l/random": False}
+EACH = pytest.mark.parametrize(
+    ("task", "ends"),
+    [*TASKS.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in SLOW.items())],
+)
 COUNT = 6
 
 
 @functools.cache
 def played(task: str, seed: int = 0):
     env = registry.make_env(task)
-    return recipes.record(env, recipes.random_policy(env.spec), COUNT, jax.random.fold_in(KEY, seed))
+    return recipes.record(
+        env, recipes.random_policy(env.spec), COUNT, jax.random.fold_in(KEY, seed)
+    )
 
 
 @EACH
 def test_episodes_have_the_shapes_and_ends_that_the_contract_says(task, ends):
     env, episodes = registry.make_env(task), played(task)
-    validate(episodes, env.spec, task)  # shapes, finite numbers, available actions, one end flag on the last step
+    # shapes, finite numbers, available actions, one end flag on the last step
+    validate(episodes, env.spec, task)
     assert env.spec == registry.make_spec(task)
     lengths = lengths_of(episodes)
     ended = (episodes.terminated | episodes.truncated).any(1)
@@ -57,7 +64,12 @@ def test_episodes_have_the_shapes_and_ends_that_the_contract_says(task, ends):
 
 @EACH
 def test_the_same_key_plays_the_same_and_another_key_another_episode(task, ends):
-    again = recipes.record(registry.make_env(task), recipes.random_policy(registry.make_spec(task)), COUNT, jax.random.fold_in(KEY, 0))
+    again = recipes.record(
+        registry.make_env(task),
+        recipes.random_policy(registry.make_spec(task)),
+        COUNT,
+        jax.random.fold_in(KEY, 0),
+    )
     jax.tree.map(np.testing.assert_array_equal, again, played(task))
     other = played(task, 1)
     assert other.actions.shape != again.actions.shape or (other.actions != again.actions).any()
@@ -69,7 +81,9 @@ def test_dtypes_and_steps_alone_equal_steps_side_by_side(task, ends):
     spec = env.spec
     keys = jax.random.split(KEY, 3)
     state, seen = jax.jit(jax.vmap(env.reset))(keys)
-    assert seen.obs.dtype == seen.state.dtype == seen.avail.dtype == seen.reward.dtype == jnp.float32
+    assert (
+        seen.obs.dtype == seen.state.dtype == seen.avail.dtype == seen.reward.dtype == jnp.float32
+    )
     assert seen.terminated.dtype == seen.truncated.dtype == bool
     assert not seen.terminated.any() and not seen.truncated.any() and (seen.reward == 0).all()
     actions = recipes.random_policy(spec).distribution((), seen)[1].sample(seed=KEY)
@@ -97,7 +111,11 @@ def test_the_recorded_last_slot_is_the_end_of_the_episode_and_no_new_start(task,
 
     obs = by_hand(jnp.asarray(episodes.actions[0, :length]))
     # MJX's contacts are chaotic: two programs drift apart.
-    tolerance = {"rtol": 1e-3, "atol": 1e-3} if not task.startswith(("mamujoco", "mabrax")) else {"rtol": 1, "atol": 10}
+    tolerance = (
+        {"rtol": 1e-3, "atol": 1e-3}
+        if not task.startswith(("mamujoco", "mabrax"))
+        else {"rtol": 1, "atol": 10}
+    )
     np.testing.assert_allclose(episodes.obs[0, length], obs[-1], **tolerance)
     assert (episodes.obs[0, length + 1 :] == 0).all()
 
@@ -105,4 +123,6 @@ def test_the_recorded_last_slot_is_the_end_of_the_episode_and_no_new_start(task,
 def test_every_listed_task_has_a_specification():
     for name in registry.tasks():
         spec = registry.make_spec(name)
-        assert min(spec.num_agents, spec.obs_size, spec.state_size, spec.action_size, spec.horizon) > 0, name
+        assert (
+            min(spec.num_agents, spec.obs_size, spec.state_size, spec.action_size, spec.horizon) > 0
+        ), name

@@ -22,7 +22,9 @@ CELLS = [tuple(map(int, cell)) for cell in np.argwhere(FREE)]
 
 
 def all_joint_steps():
-    """Every pair of distinct free cells off the goals, with either agent also finished, x 25 joint actions."""
+    """Every pair of distinct free cells off the goals, with either agent also finished, x 25 joint
+    actions.
+    """
     places = [[c for c in CELLS if c != bridge_numpy.GOAL[i]] + ["done"] for i in range(2)]
     for pair in itertools.product(*places):
         done = [p == "done" for p in pair]
@@ -36,7 +38,9 @@ BRIDGE_STEP = jax.jit(make_bridge(horizon=20).step)
 
 
 def step_bridge(cells, done, actions, time=0):
-    return BRIDGE_STEP(KEY, BridgeState(jnp.array(cells), jnp.array(done), jnp.array(time)), jnp.array(actions))
+    return BRIDGE_STEP(
+        KEY, BridgeState(jnp.array(cells), jnp.array(done), jnp.array(time)), jnp.array(actions)
+    )
 
 
 def positions_after(cells, actions, done=(False, False)):
@@ -66,9 +70,11 @@ def test_bridge_starts_as_published():
         ([(1, 2), (1, 3)], (STAY, LEFT), [(1, 2), (1, 3)]),
         ([(1, 2), (1, 3)], (UP, LEFT), [(1, 2), (1, 3)]),
         ([(0, 1), (2, 1)], (UP, DOWN), [(0, 1), (2, 1)]),  # off the grid
-        ([(1, 5), (2, 5)], (DOWN, STAY), [(2, 5), (2, 5)]),  # agent 0 enters its goal on top of agent 1
+        # agent 0 enters its goal on top of agent 1
+        ([(1, 5), (2, 5)], (DOWN, STAY), [(2, 5), (2, 5)]),
         ([(0, 0), (1, 0)], (STAY, UP), [(0, 0), (0, 0)]),  # and agent 1 its own on top of agent 0
-        ([(1, 0), (0, 1)], (UP, LEFT), [(0, 0), (0, 1)]),  # agent 0 wins agent 1's goal, even from its owner
+        # agent 0 wins agent 1's goal, even from its owner
+        ([(1, 0), (0, 1)], (UP, LEFT), [(0, 0), (0, 1)]),
     ],
 )
 def test_bridge_resolves_by_hand(cells, actions, after):
@@ -81,7 +87,8 @@ def test_bridge_finished_agent_is_transparent_and_deaf():
 
 
 def test_bridge_step_that_ends_pays_nothing():
-    # agent 0 is done, agent 1 enters its goal: all done, reward 0; one step before it pays for agent 1 only
+    # agent 0 is done, agent 1 enters its goal: all done, reward 0; one step before it pays for
+    # agent 1 only
     _, after = step_bridge([(2, 5), (0, 1)], [True, False], (STAY, LEFT))
     assert (float(after.reward), bool(after.terminated)) == (0.0, True)
     _, before = step_bridge([(2, 5), (0, 1)], [True, False], (STAY, STAY))
@@ -91,18 +98,25 @@ def test_bridge_step_that_ends_pays_nothing():
 
 def test_bridge_time_limit_is_terminal_and_pays_nothing():
     _, after = step_bridge([(1, 2), (1, 3)], [False, False], (STAY, STAY), time=19)
-    assert (bool(after.terminated), bool(after.truncated), float(after.reward)) == (True, False, 0.0)
+    assert (bool(after.terminated), bool(after.truncated), float(after.reward)) == (
+        True,
+        False,
+        0.0,
+    )
 
 
 def test_bridge_equals_the_agent_by_agent_reference_in_every_state():
     cases = list(all_joint_steps())
     cells, done, joint = (jnp.array(x) for x in zip(*cases, strict=True))
     env = make_bridge(horizon=20)
-    new, after = jax.jit(jax.vmap(lambda p, d, a: env.step(KEY, BridgeState(p, d, jnp.zeros((), int)), a)))(cells, done, joint)
+    new, after = jax.jit(
+        jax.vmap(lambda p, d, a: env.step(KEY, BridgeState(p, d, jnp.zeros((), int)), a))
+    )(cells, done, joint)
     expected = [bridge_numpy.step(c, d, 0, 20, j) for c, d, j in cases]
     np.testing.assert_array_equal(new.positions, [e[0] for e in expected])
     np.testing.assert_array_equal(new.done, [e[1] for e in expected])
-    np.testing.assert_array_equal(after.reward, np.array([e[2] for e in expected], np.float32))  # bit-equal
+    # bit-equal
+    np.testing.assert_array_equal(after.reward, np.array([e[2] for e in expected], np.float32))
     np.testing.assert_array_equal(after.terminated, [e[3] for e in expected])
     assert len(cases) > 4000
 
@@ -127,12 +141,19 @@ def bridge_tables():
     d = np.array([s[2:] for s in states], bool)
     joint = jnp.array(list(itertools.product(range(5), repeat=2)))
     env = make_bridge(horizon=10**6)
-    one = lambda q, f, a: env.step(KEY, BridgeState(q, f, jnp.zeros((), int)), a)  # noqa: E731
-    new, after = jax.jit(jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None)))(jnp.array(p), jnp.array(d), joint)
+    one = lambda q, f, a: env.step(KEY, BridgeState(q, f, jnp.zeros((), int)), a)
+    new, after = jax.jit(jax.vmap(jax.vmap(one, (None, None, 0)), (0, 0, None)))(
+        jnp.array(p), jnp.array(d), joint
+    )
     q, f = np.asarray(new.positions), np.asarray(new.done)
     cell = q[..., 0] * 6 + q[..., 1]
     follow = ((cell[..., 0] * 18 + cell[..., 1]) * 2 + f[..., 0]) * 2 + f[..., 1]
-    return follow, np.asarray(after.reward, np.float64), np.asarray(after.terminated), index[8, 9, 0, 0]
+    return (
+        follow,
+        np.asarray(after.reward, np.float64),
+        np.asarray(after.terminated),
+        index[8, 9, 0, 0],
+    )
 
 
 def test_bridge_exact_values_by_dynamic_programming():
@@ -149,7 +170,10 @@ def test_bridge_exact_values_by_dynamic_programming():
     assert value(20, np.mean) == pytest.approx(-7.09992, abs=1e-5)
     assert value(50, np.mean) == pytest.approx(-17.55857, abs=1e-5)
     scale = make_bridge().spec.return_scale
-    assert (scale.low, scale.high) == (pytest.approx(value(20, np.mean), abs=1e-5), pytest.approx(value(20, np.max), abs=1e-6))
+    assert (scale.low, scale.high) == (
+        pytest.approx(value(20, np.mean), abs=1e-5),
+        pytest.approx(value(20, np.max), abs=1e-6),
+    )
 
 
 # ------------------------------------------------------------------------------------------- matrix
@@ -177,7 +201,8 @@ def test_matrix_game_repeats_and_ends_at_its_last_play():
 
 
 def test_matrix_game_keeps_eleven_agents_in_order():
-    # names sorted as text would put agent_10 after agent_1; only agent 10 plays 1: payoff index 0...01
+    # names sorted as text would put agent_10 after agent_1; only agent 10 plays 1: payoff index
+    # 0...01
     payoff = np.arange(2**11, dtype=np.float32).reshape((2,) * 11)
     env = make_matrix("many", payoff)
     _, after = env.step(KEY, env.reset(KEY)[0], jnp.eye(11, dtype=int)[10])
@@ -191,20 +216,32 @@ def test_joint_probabilities_are_products():
     np.testing.assert_allclose(joint, [[0.125, 0.125], [0.375, 0.375]])
 
 
-@pytest.mark.parametrize(("quality", "bc", "data"), [("a", 1, 1), ("b", 0, 1), ("c", 2 / 9, 2 / 3), ("d", 0, 0)])
+@pytest.mark.parametrize(
+    ("quality", "bc", "data"), [("a", 1, 1), ("b", 0, 1), ("c", 2 / 9, 2 / 3), ("d", 0, 0)]
+)
 def test_xor_behaviour_cloning_values_are_exact(quality, bc, data):
     episodes = recipes.xor(quality)
-    marginals = np.stack([np.bincount(episodes.actions[:, 0, i], minlength=2) for i in range(2)]) / len(episodes.actions)
+    marginals = np.stack(
+        [np.bincount(episodes.actions[:, 0, i], minlength=2) for i in range(2)]
+    ) / len(episodes.actions)
     assert float((joint_probabilities(marginals) * XOR).sum()) == pytest.approx(bc, abs=1e-6)
     assert episodes.reward.mean() == pytest.approx(data, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("quality", "offdiag", "bc"), [("balanced", 0, 35 / 9), ("imbalanced", 0, 3.5), ("balanced", -20, -85 / 9), ("imbalanced", -20, -3.3)]
+    ("quality", "offdiag", "bc"),
+    [
+        ("balanced", 0, 35 / 9),
+        ("imbalanced", 0, 3.5),
+        ("balanced", -20, -85 / 9),
+        ("imbalanced", -20, -3.3),
+    ],
 )
 def test_mne_behaviour_cloning_values_are_exact(quality, offdiag, bc):
     marginals = np.tile(recipes.MNE_MARGINALS[quality], (2, 1))
-    assert float((joint_probabilities(marginals) * mne(offdiag)).sum()) == pytest.approx(bc, abs=1e-5)
+    assert float((joint_probabilities(marginals) * mne(offdiag)).sum()) == pytest.approx(
+        bc, abs=1e-5
+    )
 
 
 # --------------------------------------------------------------------------------------- polynomial
@@ -213,7 +250,12 @@ def test_mne_behaviour_cloning_values_are_exact(quality, offdiag, bc):
 def test_polynomial_rewards_by_hand():
     at = jnp.array([[-0.5], [0.25]])
     # x + y, x y, -(x - y)^2, -(x^2 + y^2) - 4 x^2 y^2 + 5 x y
-    expected = {"decoupled": -0.25, "sign": -0.125, "action": -0.5625, "twin_peaks": -0.3125 - 0.0625 - 0.625}
+    expected = {
+        "decoupled": -0.25,
+        "sign": -0.125,
+        "action": -0.5625,
+        "twin_peaks": -0.3125 - 0.0625 - 0.625,
+    }
     for game, value in expected.items():
         assert float(reward_of(GAMES[game])(at)) == pytest.approx(value), game
 
@@ -229,9 +271,15 @@ def test_twin_peaks_landscape():
         twin_peaks(1.0, 4.0, 2.0)
 
 
-# ---------------------------------------------------------------------------------- JaxMARL interface
+# ---------------------------------------------------------------------------------- JaxMARL
+# interface
 
-ENVS = [make_bridge(horizon=3), make_matrix("xor", XOR), make_matrix("mne", mne(), plays=2), make_polynomial("sign", GAMES["sign"])]
+ENVS = [
+    make_bridge(horizon=3),
+    make_matrix("xor", XOR),
+    make_matrix("mne", mne(), plays=2),
+    make_polynomial("sign", GAMES["sign"]),
+]
 
 
 @pytest.mark.parametrize("wrapped", ENVS, ids=lambda e: e.spec.name)
@@ -256,7 +304,9 @@ def test_jaxmarl_step_resets_by_itself_and_ours_does_not():
     wrapped = make_bridge(horizon=1)
     first, state = wrapped.env.reset(KEY)
     actions = jnp.array([LEFT, LEFT])
-    obs, _, _, dones, _ = wrapped.env.step(KEY, state, dict(zip(wrapped.env.agents, actions, strict=True)))
+    obs, _, _, dones, _ = wrapped.env.step(
+        KEY, state, dict(zip(wrapped.env.agents, actions, strict=True))
+    )
     assert bool(dones["__all__"])
     np.testing.assert_array_equal(obs["agent_0"], first["agent_0"])
     _, after = wrapped.step(KEY, state, actions)
@@ -276,7 +326,9 @@ def test_timesteps_have_the_shapes_of_the_spec(wrapped):
         assert timestep.last_actions.shape == spec.action_shape
         assert timestep.reward.shape == timestep.terminated.shape == timestep.truncated.shape == ()
     assert float(first.reward) == 0
-    np.testing.assert_array_equal(first.last_actions, np.full(spec.action_shape, -1 if spec.discrete else 0))
+    np.testing.assert_array_equal(
+        first.last_actions, np.full(spec.action_shape, -1 if spec.discrete else 0)
+    )
 
 
 def test_bridge_goals_are_the_published_ones():

@@ -1,4 +1,6 @@
-"""Multi-agent MuJoCo: index tables against gymnasium-robotics, MJX against MuJoCo in C, Brax's end flags."""
+"""Multi-agent MuJoCo: index tables against gymnasium-robotics, MJX against MuJoCo in C, Brax's end
+flags.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +35,32 @@ def numbered(body, hidden=0):
 # ------------------------------------------------------------------------------------------ layouts
 
 
-# The ant's observation there holds contact forces, which are not in [qpos, qvel]: only its own joints are compared.
+# The ant's observation there holds contact forces, which are not in [qpos, qvel]: only its own
+# joints are compared.
 @pytest.mark.parametrize(
     ("body", "split", "layout", "obsk"),
-    [(*s, *kind) for s in SPLITS for kind in (("omar", 0), ("gymnasium", 0), ("gymnasium-1", 1)) if s[0] != "ant" or kind[0] == "omar"],
+    [
+        (*s, *kind)
+        for s in SPLITS
+        for kind in (("omar", 0), ("gymnasium", 0), ("gymnasium-1", 1))
+        if s[0] != "ant" or kind[0] == "omar"
+    ],
 )
 def test_layout_equals_gymnasium_robotics(body, split, layout, obsk):
     from gymnasium_robotics import mamujoco_v1
 
     local = layout == "omar"  # without globals, and for the ant without contact forces
     kwargs = {"global_categories": (), "local_categories": [["qpos", "qvel"]]} if local else {}
-    theirs = mamujoco_v1.parallel_env(scenario=SCENARIOS[body], agent_conf=split, agent_obsk=obsk, **kwargs)
+    theirs = mamujoco_v1.parallel_env(
+        scenario=SCENARIOS[body], agent_conf=split, agent_obsk=obsk, **kwargs
+    )
     theirs.reset(seed=0)
     table, rng = make_layout(body, split, layout), np.random.default_rng(0)
     for _ in range(3):
-        actions = {agent: rng.uniform(-1, 1, theirs.action_space(agent).shape) for agent in theirs.possible_agents}
+        actions = {
+            agent: rng.uniform(-1, 1, theirs.action_space(agent).shape)
+            for agent in theirs.possible_agents
+        }
         obs, *_ = theirs.step(actions)
     data = theirs.single_agent_env.unwrapped.data
     sim = np.concatenate([data.qpos, data.qvel])
@@ -57,17 +70,22 @@ def test_layout_equals_gymnasium_robotics(body, split, layout, obsk):
         np.testing.assert_array_equal(ours[i, table.obs_sizes[i] :], 0)
     state = state_of(body, sim)
     np.testing.assert_array_equal(state, theirs.state()[: len(state)])
-    if not (local and body == "walker2d"):  # there an agent's actions run from the foot up, in `omar` as the actuators do
+    # there an agent's actions run from the foot up, in `omar` as the actuators do
+    if not (local and body == "walker2d"):
         stacked = np.stack([actions[agent] for agent in theirs.possible_agents])
-        np.testing.assert_array_equal(to_actuators(table, stacked), theirs.map_local_actions_to_global_action(actions))
+        np.testing.assert_array_equal(
+            to_actuators(table, stacked), theirs.map_local_actions_to_global_action(actions)
+        )
 
 
 @pytest.mark.parametrize("body", ["halfcheetah", "walker2d"])
 def test_omar_layout_has_the_published_indices(body):
-    expected = [[4, 13, 3, 12, 2, 11], [7, 16, 6, 15, 5, 14]]  # into the 17 values: (foot, shin, thigh) x (position, velocity)
+    # into the 17 values: (foot, shin, thigh) x (position, velocity)
+    expected = [[4, 13, 3, 12, 2, 11], [7, 16, 6, 15, 5, 14]]
     table = make_layout(body, "2x3")
     np.testing.assert_array_equal(observe(table._replace(clip=None), np.arange(17.0)), expected)
-    np.testing.assert_array_equal(observe(table, numbered(body)), np.array(expected) + 1)  # x is in front of these
+    # x is in front of these
+    np.testing.assert_array_equal(observe(table, numbered(body)), np.array(expected) + 1)
 
 
 def test_observations_run_foot_to_thigh_and_actions_thigh_to_foot():
@@ -76,7 +94,9 @@ def test_observations_run_foot_to_thigh_and_actions_thigh_to_foot():
     obs = observe(make_layout("halfcheetah", "2x3"), model_state)
     np.testing.assert_array_equal(obs, [[0, 0, 0, 0, np.float32(0.3), 0], [0] * 6])
     actions = np.array([[1, 2, 3], [4, 5, 6]])
-    np.testing.assert_array_equal(to_actuators(make_layout("halfcheetah", "2x3"), actions), [1, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(
+        to_actuators(make_layout("halfcheetah", "2x3"), actions), [1, 2, 3, 4, 5, 6]
+    )
 
 
 def test_joints_and_actuators_are_those_of_the_model_files():
@@ -86,23 +106,34 @@ def test_joints_and_actuators_are_those_of_the_model_files():
         model, robot = load_model(file), BODIES[body]
         assert (model.nq, model.nv, model.nu) == (robot.nq, robot.nv, len(robot.actuators))
         names = [model.joint(i).name for i in range(model.njnt)][-len(robot.joints) :]
-        assert [n.replace("_joint", "").replace("_", "") for n in names] == [j.replace("_", "") for j in robot.joints]
-        driven = [names.index(model.joint(model.actuator(i).trnid[0]).name) for i in range(model.nu)]
+        assert [n.replace("_joint", "").replace("_", "") for n in names] == [
+            j.replace("_", "") for j in robot.joints
+        ]
+        driven = [
+            names.index(model.joint(model.actuator(i).trnid[0]).name) for i in range(model.nu)
+        ]
         assert [robot.joints[k] for k in driven] == list(robot.actuators)
 
 
 def test_og_marl_layout_is_13_values_with_x_and_its_actions_run_foot_to_thigh():
     table = make_layout("halfcheetah", "2x3", "og_marl")
-    # own (foot, shin, thigh) x (q, qd); the other thigh's q; root velocities x, angle, z; root positions x, angle, z
+    # own (foot, shin, thigh) x (q, qd); the other thigh's q; root velocities x, angle, z; root
+    # positions x, angle, z
     back = [5, 14, 4, 13, 3, 12, 6, 9, 11, 10, 0, 2, 1]
     front = [8, 17, 7, 16, 6, 15, 3, 9, 11, 10, 0, 2, 1]
     np.testing.assert_array_equal(observe(table, numbered("halfcheetah")), [back, front])
-    np.testing.assert_array_equal(to_actuators(table, np.array([[3, 2, 1], [6, 5, 4]])), [1, 2, 3, 4, 5, 6])
-    with pytest.raises(ValueError, match=r"shows the x position, expected \[qpos, qvel\] of 18 values, found 17"):
+    np.testing.assert_array_equal(
+        to_actuators(table, np.array([[3, 2, 1], [6, 5, 4]])), [1, 2, 3, 4, 5, 6]
+    )
+    with pytest.raises(
+        ValueError, match=r"shows the x position, expected \[qpos, qvel\] of 18 values, found 17"
+    ):
         observe(table, numbered("halfcheetah", 1))
 
 
-@pytest.mark.parametrize(("body", "split", "size"), [("halfcheetah", "6x1", 23), ("hopper", "3x1", 14)])
+@pytest.mark.parametrize(
+    ("body", "split", "size"), [("halfcheetah", "6x1", 23), ("hopper", "3x1", 14)]
+)
 def test_omiga_layout_is_state_and_number_standardised(body, split, size):
     table = make_layout(body, split, "omiga")
     sim = np.random.default_rng(0).normal(size=BODIES[body].nq + BODIES[body].nv)
@@ -116,13 +147,18 @@ def test_velocities_are_clipped_where_gymnasium_clips():
     sim = np.full(18, 50.0, np.float32)
     assert state_of("walker2d", sim).tolist() == [50.0] * 8 + [10.0] * 9
     assert state_of("halfcheetah", sim).tolist() == [50.0] * 17
-    assert observe(make_layout("walker2d", "2x3"), sim).max() == 50  # multiagent_mujoco clips the hopper's only
+    # multiagent_mujoco clips the hopper's only
+    assert observe(make_layout("walker2d", "2x3"), sim).max() == 50
     assert observe(make_layout("hopper", "3x1"), np.full(12, -50.0)).tolist() == [[-50, -10]] * 3
 
 
 @pytest.mark.parametrize(("body", "split"), SPLITS, ids=map("-".join, SPLITS))
 def test_layouts_are_the_same_in_numpy_and_in_jit_with_leading_axes(body, split):
-    sim = np.random.default_rng(0).normal(size=(2, 3, BODIES[body].nq + BODIES[body].nv)).astype(np.float32)
+    sim = (
+        np.random.default_rng(0)
+        .normal(size=(2, 3, BODIES[body].nq + BODIES[body].nv))
+        .astype(np.float32)
+    )
     for name in layouts.LAYOUTS if body == "halfcheetah" else ("omar",):
         table = make_layout(body, split, name)
         here, there = observe(table, sim), jax.jit(lambda x, table=table: observe(table, x))(sim)
@@ -134,20 +170,48 @@ def test_layouts_are_the_same_in_numpy_and_in_jit_with_leading_axes(body, split)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: make_layout("cat", "2x3"), "body: expected one of halfcheetah, walker2d, hopper, ant; found 'cat'"),
+        (
+            lambda: make_layout("cat", "2x3"),
+            "body: expected one of halfcheetah, walker2d, hopper, ant; found 'cat'",
+        ),
         (lambda: make_layout("hopper", "2x3"), "split of hopper: expected one of 3x1; found '2x3'"),
-        (lambda: make_layout("hopper", "3x1", "mine"), "layout: expected one of omar, og_marl, .*; found 'mine'"),
-        (lambda: make_layout("ant", "2x4", "omiga"), "layout: ant has 'omar' only, .* found 'omiga'"),
-        (lambda: make_layout("walker2d", "2x3", "og_marl"), "og_marl is that of halfcheetah, found 'walker2d'"),
-        (lambda: observe(make_layout("hopper", "3x1"), np.zeros(17)), "expected 12 or 11 values of hopper, found 17"),
+        (
+            lambda: make_layout("hopper", "3x1", "mine"),
+            "layout: expected one of omar, og_marl, .*; found 'mine'",
+        ),
+        (
+            lambda: make_layout("ant", "2x4", "omiga"),
+            "layout: ant has 'omar' only, .* found 'omiga'",
+        ),
+        (
+            lambda: make_layout("walker2d", "2x3", "og_marl"),
+            "og_marl is that of halfcheetah, found 'walker2d'",
+        ),
+        (
+            lambda: observe(make_layout("hopper", "3x1"), np.zeros(17)),
+            "expected 12 or 11 values of hopper, found 17",
+        ),
         (
             lambda: make_mamujoco("mamujoco/cheetah"),
-            "mamujoco: expected one of mamujoco/halfcheetah-2x3, .*; found 'mamujoco/cheetah'|found 'cheetah'",
+            "mamujoco: expected one of mamujoco/halfcheetah-2x3, .*; found "
+            "'mamujoco/cheetah'|found 'cheetah'",
         ),
-        (lambda: make_mamujoco("mamujoco/ant-2x4"), "mamujoco: expected one of halfcheetah, walker2d, hopper; found 'ant'"),
-        (lambda: make_mamujoco("mamujoco/hopper-3x1", physics="brax"), "field 'physics': expected 'c' or 'mjx', found 'brax'"),
-        (lambda: make_mabrax("mabrax/halfcheetah-2x3", layout="og_marl"), "no x position, which 'og_marl' shows"),
-        (lambda: make_mabrax("mabrax/halfcheetah-2x3", backend="c"), "backend: expected one of spring, .*; found 'c'"),
+        (
+            lambda: make_mamujoco("mamujoco/ant-2x4"),
+            "mamujoco: expected one of halfcheetah, walker2d, hopper; found 'ant'",
+        ),
+        (
+            lambda: make_mamujoco("mamujoco/hopper-3x1", physics="brax"),
+            "field 'physics': expected 'c' or 'mjx', found 'brax'",
+        ),
+        (
+            lambda: make_mabrax("mabrax/halfcheetah-2x3", layout="og_marl"),
+            "no x position, which 'og_marl' shows",
+        ),
+        (
+            lambda: make_mabrax("mabrax/halfcheetah-2x3", backend="c"),
+            "backend: expected one of spring, .*; found 'c'",
+        ),
     ],
 )
 def test_unknown_names_and_sizes_are_refused(call, message):
@@ -161,10 +225,15 @@ STEPS = 20
 
 
 def follow(name, gymnasium_id, actions, physics="mjx"):
-    """Step ours and gymnasium from the same states; errors of positions and rewards, and the timesteps."""
+    """Step ours and gymnasium from the same states; errors of positions and rewards, and the
+    timesteps.
+    """
     import gymnasium
 
-    env, theirs = make_mamujoco(name, horizon=STEPS, physics=physics), gymnasium.make(gymnasium_id).unwrapped
+    env, theirs = (
+        make_mamujoco(name, horizon=STEPS, physics=physics),
+        gymnasium.make(gymnasium_id).unwrapped,
+    )
     theirs.reset(seed=0)
     step = jax.jit(env.step)
     state, first = env.reset(KEY)
@@ -203,7 +272,9 @@ def test_walker_step_equals_mujoco_in_c_and_terminates_as_in_gymnasium():
     assert errors.mean() < 1e-5
 
 
-@pytest.mark.parametrize(("body", "gymnasium_id"), [("walker2d-2x3", "Walker2d-v5"), ("hopper-3x1", "Hopper-v5")])
+@pytest.mark.parametrize(
+    ("body", "gymnasium_id"), [("walker2d-2x3", "Walker2d-v5"), ("hopper-3x1", "Hopper-v5")]
+)
 def test_other_bodies_in_c_step_and_terminate_as_in_gymnasium(body, gymnasium_id):
     actions = random_actions()[:, :1, :1].repeat(3, 1) if body == "hopper-3x1" else random_actions()
     errors, _ = follow(f"mamujoco/{body}", gymnasium_id, actions, "c")
@@ -218,7 +289,9 @@ def test_physics_in_c_does_not_depend_on_the_batch_or_on_earlier_calls_and_keeps
     alone = [env.env.in_c(states.qpos[i], states.qvel[i], control[i]) for i in (2, 0)]
     for i, found in zip((2, 0), alone, strict=True):
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), whole, found)
-    twice = jax.jit(jax.vmap(jax.vmap(env.env.in_c, (0, None, 0)), (None, 0, None)))(states.qpos, states.qvel, control)
+    twice = jax.jit(jax.vmap(jax.vmap(env.env.in_c, (0, None, 0)), (None, 0, None)))(
+        states.qpos, states.qvel, control
+    )
     assert twice[1].shape == (4, 4, 9)  # some arguments mapped, some not
     np.testing.assert_array_equal(twice[0][1, 1], whole[0][1])
     torn = jax.jit(jax.vmap(env.env.in_c))(states.qpos, states.qvel, control.at[1, 0].set(jnp.nan))
@@ -235,7 +308,9 @@ def test_physics_is_that_of_the_backend_unless_named():
 def test_walker_health_has_gymnasiums_bounds():
     env = make_mamujoco("mamujoco/walker2d-2x3").env
     good = MJXState(jnp.zeros(9).at[1].set(1.25), jnp.zeros(9), jnp.zeros(9), jnp.zeros((), int))
-    healthy = lambda **q: bool(env.is_healthy(good._replace(qpos=good.qpos.at[q["at"]].set(q["to"]))))  # noqa: E731
+    healthy = lambda **q: bool(
+        env.is_healthy(good._replace(qpos=good.qpos.at[q["at"]].set(q["to"])))
+    )
     # height in (0.8, 2), angle in (-1, 1); other joints are free
     assert [healthy(at=1, to=z) for z in (0.79, 0.81, 1.99, 2.01)] == [False, True, True, False]
     assert [healthy(at=2, to=a) for a in (-1.01, -0.99, 0.99, 1.01)] == [False, True, True, False]
@@ -259,16 +334,31 @@ def test_model_without_the_deprecated_attribute_is_the_same_model():
 
     ours, theirs = load_model("half_cheetah.xml"), gymnasium.make("HalfCheetah-v5").unwrapped.model
     assert ours.body_mass.sum() == pytest.approx(14)
-    for field in ("body_mass", "body_inertia", "dof_invweight0", "actuator_gear", "qpos0", "jnt_stiffness"):
+    for field in (
+        "body_mass",
+        "body_inertia",
+        "dof_invweight0",
+        "actuator_gear",
+        "qpos0",
+        "jnt_stiffness",
+    ):
         np.testing.assert_array_equal(getattr(ours, field), getattr(theirs, field))
     assert (ours.opt.timestep, ours.opt.integrator) == (0.01, mujoco.mjtIntegrator.mjINT_EULER)
 
 
 def test_solver_iterations_are_settable_and_names_of_sit_last_200_steps():
-    assert make_mamujoco("mamujoco/halfcheetah-2x3", iterations=4).env.host_model.opt.ls_iterations == 8
+    assert (
+        make_mamujoco("mamujoco/halfcheetah-2x3", iterations=4).env.host_model.opt.ls_iterations
+        == 8
+    )
     for name, body in (("HalfCheetah_2l", "halfcheetah"), ("Walker_2l", "walker2d")):
         env = make_mamujoco(f"mamujoco/{name}")
-        assert (env.spec.name, env.spec.horizon, env.env.horizon, env.env.layout.body) == (f"mamujoco/{name}", 200, 200, body)
+        assert (env.spec.name, env.spec.horizon, env.env.horizon, env.env.layout.body) == (
+            f"mamujoco/{name}",
+            200,
+            200,
+            body,
+        )
         assert env.spec.return_scale is None
     assert make_mamujoco("mamujoco/halfcheetah-2x3") is make_mamujoco("mamujoco/halfcheetah-2x3")
 
@@ -286,7 +376,8 @@ def test_return_scale_is_omars_and_holds_for_its_task_alone():
 def test_brax_steps_through_our_layout_and_ends_by_the_clock_alone():
     env = make_mabrax("mabrax/walker2d-2x3", horizon=3)
     assert env is make_mabrax("mabrax/walker2d-2x3", horizon=3)
-    assert sys.stdout is not sys.__stdout__  # still pytest's: the import of MABrax points it back at the original
+    # still pytest's: the import of MABrax points it back at the original
+    assert sys.stdout is not sys.__stdout__
     step = jax.jit(env.step)
     state, seen = jax.jit(env.reset)(KEY)
     for t in range(3):
@@ -295,21 +386,34 @@ def test_brax_steps_through_our_layout_and_ends_by_the_clock_alone():
         before = state.pipeline_state.x.pos[0, 0]
         state, seen = step(KEY, state, actions)
         speed = (state.pipeline_state.x.pos[0, 0] - before) / env.env.inner.env.dt
-        np.testing.assert_allclose(seen.reward, speed + 1 - 1e-3, atol=1e-4)  # healthy, and the cost of one action of 1
+        # healthy, and the cost of one action of 1
+        np.testing.assert_allclose(seen.reward, speed + 1 - 1e-3, atol=1e-4)
         assert (bool(seen.terminated), bool(seen.truncated)) == (False, t == 2)
     assert step._cache_size() == 1  # Brax's first state has weak types that its next has not
 
 
-@pytest.mark.parametrize(("done", "clock", "flags"), [(1.0, 0.0, (True, False)), (1.0, 1.0, (False, True)), (0.0, 0.0, (False, False))])
+@pytest.mark.parametrize(
+    ("done", "clock", "flags"),
+    [(1.0, 0.0, (True, False)), (1.0, 1.0, (False, True)), (0.0, 0.0, (False, False))],
+)
 def test_brax_end_flags_are_told_apart(monkeypatch, done, clock, flags):
     env = make_mabrax("mabrax/walker2d-2x3").env
-    answer = ({}, jnp.zeros(()), {"__all__": jnp.ones(())}, {"__all__": jnp.array(done, bool)}, {"truncation": jnp.array(clock)})
+    answer = (
+        {},
+        jnp.zeros(()),
+        {"__all__": jnp.ones(())},
+        {"__all__": jnp.array(done, bool)},
+        {"truncation": jnp.array(clock)},
+    )
     monkeypatch.setattr(env.inner, "step_env", lambda *_: answer)
     _, reward, terminated, truncated = env.move(KEY, jnp.zeros(()), jnp.zeros((2, 3)))
     assert (float(reward), bool(terminated), bool(truncated)) == (1.0, *flags)
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("hopper-3x1", (2, 2, 2)), ("ant-2x4", (8, 8)), ("halfcheetah-6x1", (2,) * 6)])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("hopper-3x1", (2, 2, 2)), ("ant-2x4", (8, 8)), ("halfcheetah-6x1", (2,) * 6)],
+)
 def test_brax_bodies_have_the_sizes_of_the_spec(name, sizes):
     env = make_mabrax(f"mabrax/{name}")
     first = jax.eval_shape(lambda: env.reset(KEY))[1]

@@ -1,4 +1,6 @@
-"""SMAX: equal to JaxMARL's step by step, exact horizons and ends, both rewards, and the rules of the extra maps."""
+"""SMAX: equal to JaxMARL's step by step, exact horizons and ends, both rewards, and the rules of
+the extra maps.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from jaxoff.names import UnknownName
 KEY = jax.random.key(0)
 UP, RIGHT, DOWN, LEFT, STOP, ATTACK = range(6)
 COPIES, STEPS = 4, 40
-PLAYED = ["smax/3m", "smax/2s3z", "smax/3s_vs_5z", "smax-x/1c3s5z", "smax-x/2s_vs_1sc", "smax-x/corridor", "smax-x/MMM2"]
+PLAYED = [
+    "smax/3m",
+    "smax/2s3z",
+    "smax/3s_vs_5z",
+    "smax-x/1c3s5z",
+    "smax-x/2s_vs_1sc",
+    "smax-x/corridor",
+    "smax-x/MMM2",
+]
 
 
 def env_of(name):
@@ -27,7 +37,9 @@ def env_of(name):
 
 @functools.cache
 def player(name):
-    """Legal random play that leans towards the enemy and to attacks, [COPIES, STEPS] of everything, with no end."""
+    """Legal random play that leans towards the enemy and to attacks, [COPIES, STEPS] of everything,
+    with no end.
+    """
     env = env_of(name)
 
     def act(carry, key):
@@ -46,7 +58,9 @@ def player(name):
 
 @functools.cache
 def played(name):
-    return jax.tree.map(np.asarray, jax.device_get(player(name)(jax.random.split(jax.random.key(1), COPIES))))
+    return jax.tree.map(
+        np.asarray, jax.device_get(player(name)(jax.random.split(jax.random.key(1), COPIES)))
+    )
 
 
 @functools.cache
@@ -57,7 +71,9 @@ def start(name):
 
 
 def place(name, positions=(), health=()):
-    """A state of the battle with units apart from each other and everybody at full health, but for {unit: value}."""
+    """A state of the battle with units apart from each other and everybody at full health, but for
+    {unit: value}.
+    """
     env, state = start(name)
     far = jnp.array([[2.0 + 4 * (i % 7), 2.0 + 4 * (i // 7)] for i in range(env.env.num_units)])
     at, points = far, state.state.unit_health
@@ -87,9 +103,22 @@ def after(name, state, actions=()):
 def test_stock_numbers_and_maps_are_those_of_jaxmarl():
     stock = SMAX()
     ours = Battle(MAPS["3m"])
-    assert (ours.unit_type_names, ours.unit_type_shorthands) == (stock.unit_type_names, stock.unit_type_shorthands)
-    for name in ("velocities", "attacks", "attack_ranges", "sight_ranges", "radiuses", "health", "weapon_cooldowns"):
-        np.testing.assert_array_equal(getattr(ours, f"unit_type_{name}"), getattr(stock, f"unit_type_{name}"))
+    assert (ours.unit_type_names, ours.unit_type_shorthands) == (
+        stock.unit_type_names,
+        stock.unit_type_shorthands,
+    )
+    for name in (
+        "velocities",
+        "attacks",
+        "attack_ranges",
+        "sight_ranges",
+        "radiuses",
+        "health",
+        "weapon_cooldowns",
+    ):
+        np.testing.assert_array_equal(
+            getattr(ours, f"unit_type_{name}"), getattr(stock, f"unit_type_{name}")
+        )
     for name, battle in MAPS.items():
         scenario = map_name_to_scenario(name)
         np.testing.assert_array_equal(battle.allies + battle.enemies, scenario.unit_types)
@@ -98,7 +127,15 @@ def test_stock_numbers_and_maps_are_those_of_jaxmarl():
 
 def test_step_limits_are_those_of_smac():
     limits = {name: battle.limit for maps in FAMILIES.values() for name, battle in maps.items()}
-    papers = {"3m": 60, "5m_vs_6m": 70, "8m": 120, "2s3z": 120, "6h_vs_8z": 150, "10m_vs_11m": 150, "3s_vs_5z": 250}
+    papers = {
+        "3m": 60,
+        "5m_vs_6m": 70,
+        "8m": 120,
+        "2s3z": 120,
+        "6h_vs_8z": 150,
+        "10m_vs_11m": 150,
+        "3s_vs_5z": 250,
+    }
     others = {"25m": 150, "3s5z": 150, "3s5z_vs_3s6z": 170, "27m_vs_30m": 180}
     extra = {"1c3s5z": 180, "2s_vs_1sc": 300, "corridor": 400, "MMM2": 180}
     assert limits == papers | others | extra
@@ -106,7 +143,13 @@ def test_step_limits_are_those_of_smac():
 
 def test_spec_of_3m():
     spec = make_smax("smax", "3m").spec
-    assert (spec.name, spec.num_agents, spec.obs_size, spec.action_size, spec.horizon) == ("smax/3m", 3, 75, 8, 60)
+    assert (spec.name, spec.num_agents, spec.obs_size, spec.action_size, spec.horizon) == (
+        "smax/3m",
+        3,
+        75,
+        8,
+        60,
+    )
     assert spec.state_size == 6 * (7 + 6)
     assert spec.discrete and spec.return_scale[:2] == (0.0, 20.0)
 
@@ -134,22 +177,34 @@ def test_unknown_names_are_refused(arguments, message):
         make_smax(*arguments)
 
 
-# ----------------------------------------------------------------------------- equality with JaxMARL
+# ----------------------------------------------------------------------------- equality with
+# JaxMARL
 
 
 def test_every_step_equals_jaxmarl_with_its_own_keys():
     env = env_of("smax/2s3z")
-    stock = HeuristicEnemySMAX(scenario=map_name_to_scenario("2s3z"), max_steps=env.spec.horizon - 1)
+    stock = HeuristicEnemySMAX(
+        scenario=map_name_to_scenario("2s3z"), max_steps=env.spec.horizon - 1
+    )
 
     @jax.jit
     @jax.vmap
     def step(state, key, actions):
         key = jax.random.wrap_key_data(key)
-        obs, state, reward, done, _ = stock.step_env(key, state, {agent: actions[i] for i, agent in enumerate(stock.agents)})
+        obs, state, reward, done, _ = stock.step_env(
+            key, state, {agent: actions[i] for i, agent in enumerate(stock.agents)}
+        )
         mask = stock.get_avail_actions(state)
-        return state, [jnp.stack([x[a] for a in stock.agents]) for x in (obs, mask)], reward["ally_0"], done["__all__"]
+        return (
+            state,
+            [jnp.stack([x[a] for a in stock.agents]) for x in (obs, mask)],
+            reward["ally_0"],
+            done["__all__"],
+        )
 
-    state, key, actions, (new, seen) = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), played("smax/2s3z"))
+    state, key, actions, (new, seen) = jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[2:]), played("smax/2s3z")
+    )
     expected, (obs, mask), reward, done = step(state, key, actions)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=3e-5), new, expected)
     np.testing.assert_allclose(seen.obs, obs, atol=3e-6)
@@ -163,10 +218,13 @@ def test_first_observation_equals_jaxmarl():
     env = env_of("smax/2s3z")
     expected, _ = HeuristicEnemySMAX(scenario=map_name_to_scenario("2s3z")).reset(KEY)
     _, first = jax.jit(env.reset)(KEY)
-    np.testing.assert_allclose(first.obs, np.stack([expected[agent] for agent in env.env.agents]), atol=1e-6)
+    np.testing.assert_allclose(
+        first.obs, np.stack([expected[agent] for agent in env.env.agents]), atol=1e-6
+    )
 
 
-# ---------------------------------------------------------------------------------- playing every map
+# ---------------------------------------------------------------------------------- playing every
+# map
 
 
 @pytest.mark.parametrize("name", PLAYED)
@@ -176,16 +234,24 @@ def test_legal_play_gives_what_the_spec_says(name):
     n, spec = env.spec.num_agents, env.spec
     assert seen.obs.shape == (COPIES, STEPS, n, spec.obs_size) and seen.obs.dtype == np.float32
     assert seen.state.shape == (COPIES, STEPS, spec.state_size) and seen.state.dtype == np.float32
-    assert seen.avail.shape == (COPIES, STEPS, n, spec.action_size) and seen.avail.dtype == np.float32
+    assert (
+        seen.avail.shape == (COPIES, STEPS, n, spec.action_size) and seen.avail.dtype == np.float32
+    )
     assert np.isfinite(seen.obs).all() and np.abs(seen.state).max() <= 1.0 + 1e-6
     assert (seen.reward >= 0).all()
     # The global state holds what the battle does.
     alive = new.state.unit_alive
     full = np.array([env.env._env.max_health])
     np.testing.assert_allclose(env.env.health(seen.state), new.state.unit_health / full, atol=1e-6)
-    np.testing.assert_allclose(env.env.positions(seen.state)[alive], new.state.unit_positions[alive], atol=1e-5)
-    np.testing.assert_array_equal(env.won(seen.state), ~alive[..., n:].any(-1) & alive[..., :n].any(-1))
-    np.testing.assert_array_equal(seen.terminated, ~alive[..., n:].any(-1) | ~alive[..., :n].any(-1))
+    np.testing.assert_allclose(
+        env.env.positions(seen.state)[alive], new.state.unit_positions[alive], atol=1e-5
+    )
+    np.testing.assert_array_equal(
+        env.won(seen.state), ~alive[..., n:].any(-1) & alive[..., :n].any(-1)
+    )
+    np.testing.assert_array_equal(
+        seen.terminated, ~alive[..., n:].any(-1) | ~alive[..., :n].any(-1)
+    )
 
 
 @pytest.mark.parametrize("name", ["smax/3m", "smax-x/corridor"])
@@ -194,7 +260,9 @@ def test_the_dead_may_only_stop_and_the_living_may_move(name):
     alive = new.state.unit_alive[..., : env_of(name).spec.num_agents]
     assert (~alive).any() and alive.any()
     only_stop = np.eye(seen.avail.shape[-1], dtype=np.float32)[STOP]
-    np.testing.assert_array_equal(seen.avail[~alive], np.broadcast_to(only_stop, seen.avail[~alive].shape))
+    np.testing.assert_array_equal(
+        seen.avail[~alive], np.broadcast_to(only_stop, seen.avail[~alive].shape)
+    )
     assert (seen.avail[alive][:, :ATTACK] == 1).all()
 
 
@@ -221,12 +289,17 @@ def test_agents_keep_their_order_beyond_ten(monkeypatch):
     joint = jnp.arange(50)
     scripted = dict(zip(game.enemy_agents, joint[25:], strict=True))
     monkeypatch.setattr(game, "get_enemy_actions", lambda key, memory, seen: (scripted, memory))
-    monkeypatch.setattr(game._env, "advance", lambda key, battle, actions: battle.replace(prev_attack_actions=actions))
+    monkeypatch.setattr(
+        game._env,
+        "advance",
+        lambda key, battle, actions: battle.replace(prev_attack_actions=actions),
+    )
     by_name = dict(zip(game.agents, joint[:25], strict=True))
     obs, new, *_ = jax.jit(lambda actions: game.step_env(KEY, state, actions))(by_name)
     assert list(obs) != game.agents  # the trap is there
     np.testing.assert_array_equal(new.state.prev_attack_actions, joint)
-    own = np.stack([obs[agent][-9:-7] for agent in game.agents])  # after own health, before own cooldown and the six types
+    # after own health, before own cooldown and the six types
+    own = np.stack([obs[agent][-9:-7] for agent in game.agents])
     np.testing.assert_allclose(own * 32, state.state.unit_positions[:25], atol=1e-5)
     _, first = jax.jit(env.reset)(KEY)
     np.testing.assert_allclose(first.obs[:, -9:-7] * 32, state.state.unit_positions[:25], atol=1e-5)
@@ -243,14 +316,16 @@ def test_an_episode_lasts_exactly_its_horizon():
         state, seen = env.step(key, state, jnp.full(2, STOP))
         return state, (seen.terminated, seen.truncated)
 
-    _, (terminated, truncated) = jax.jit(lambda key: jax.lax.scan(stop, env.reset(key)[0], jax.random.split(key, 301)))(KEY)
+    _, (terminated, truncated) = jax.jit(
+        lambda key: jax.lax.scan(stop, env.reset(key)[0], jax.random.split(key, 301))
+    )(KEY)
     assert not terminated.any()
     assert int(jnp.argmax(truncated)) + 1 == env.spec.horizon == 300
 
 
 def test_what_ends_an_episode_and_what_wins_it():
     env, state = start("smax/3m")
-    kill = lambda units: jnp.array([0.0 if i in units else 45.0 for i in range(6)])  # noqa: E731
+    kill = lambda units: jnp.array([0.0 if i in units else 45.0 for i in range(6)])
     cases = [  # dead units, steps made before -> terminated, truncated, won
         ((), 58, (False, False, False)),
         ((), 59, (False, True, False)),
@@ -269,8 +344,16 @@ def test_what_ends_an_episode_and_what_wins_it():
         return env.step(KEY, state.replace(state=battle), jnp.full(3, STOP))
 
     new, seen = jax.jit(jax.vmap(step))(health, made)
-    np.testing.assert_array_equal(new.state.done, seen.terminated | seen.truncated)  # JaxMARL's own flag agrees
-    found = list(zip(seen.terminated.tolist(), seen.truncated.tolist(), env.won(seen.state).tolist(), strict=True))
+    # JaxMARL's own flag agrees
+    np.testing.assert_array_equal(new.state.done, seen.terminated | seen.truncated)
+    found = list(
+        zip(
+            seen.terminated.tolist(),
+            seen.truncated.tolist(),
+            env.won(seen.state).tolist(),
+            strict=True,
+        )
+    )
     assert found == [expected for _, _, expected in cases]
 
 
@@ -339,7 +422,17 @@ def test_smac_reward_without_a_win_is_at_most_165_parts_of_365_on_3m():
     assert float(game.team_reward(jnp.full(6, 45.0), jnp.zeros(6))) == pytest.approx(165 * 20 / 365)
 
 
-@pytest.mark.parametrize("name", ["smax/3m", "smax/2s3z", "smax/3s_vs_5z", "smax-x/1c3s5z", "smax-x/2s_vs_1sc", "smax-x/corridor"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "smax/3m",
+        "smax/2s3z",
+        "smax/3s_vs_5z",
+        "smax-x/1c3s5z",
+        "smax-x/2s_vs_1sc",
+        "smax-x/corridor",
+    ],
+)
 def test_returns_are_at_most_20(name):
     seen = played(name)[3][1]
     over = np.cumsum(seen.terminated, 1) - seen.terminated > 0
@@ -352,10 +445,15 @@ def test_healing_an_enemy_neither_pays_nor_costs(reward):
     before = jnp.asarray(game._env.max_health).at[20:].set(10.0)
     assert float(game.team_reward(before, before.at[20].set(16.0))) == 0.0
     hurt = before.at[21].set(6.0)
-    assert float(game.team_reward(before, hurt.at[20].set(16.0))) == float(game.team_reward(before, hurt)) > 0.0
+    assert (
+        float(game.team_reward(before, hurt.at[20].set(16.0)))
+        == float(game.team_reward(before, hurt))
+        > 0.0
+    )
 
 
-# ------------------------------------------------------------------------------------ rules of battle
+# ------------------------------------------------------------------------------------ rules of
+# battle
 
 
 def test_an_illegal_attack_does_nothing():
@@ -387,7 +485,8 @@ def test_stock_walls_kill():
 
 def test_corridor_walls_are_harmless_and_hold_units_back():
     name = "smax-x/corridor"
-    # two zealots (radius 0.5) overlap at the left wall, and both want out; two in the upper right corner
+    # two zealots (radius 0.5) overlap at the left wall, and both want out; two in the upper right
+    # corner
     state = place(name, {0: (0.1, 16), 1: (0.4, 16), 2: (31.9, 31.9), 3: (31.5, 31.5)})
     new = after(name, state, {0: LEFT, 1: LEFT, 2: UP, 3: RIGHT})
     assert new.unit_alive.all() and (new.unit_health == state.unit_health).all()
@@ -413,7 +512,8 @@ def test_a_spine_crawler_is_never_moved():
     assert (everywhere == everywhere[:, :1]).all()
 
 
-MEDIVAC, ENEMY_MEDIVAC = 0, 10  # of MMM2: allies 0 medivac, 1-2 marauders, 3-9 marines; enemies 10, 11-13, 14-21
+# of MMM2: allies 0 medivac, 1-2 marauders, 3-9 marines; enemies 10, 11-13, 14-21
+MEDIVAC, ENEMY_MEDIVAC = 0, 10
 
 
 def test_a_medivac_heals_the_named_ally_at_its_rate():
@@ -436,26 +536,50 @@ def test_a_medivac_never_heals_above_the_most():
 def test_a_medivac_does_not_heal(patient, where, points):
     state = place("smax-x/MMM2", {MEDIVAC: (16, 28), patient: where}, {patient: points})
     assert env_of("smax-x/MMM2").env._env.ally_actions(state)[MEDIVAC, ATTACK + patient] == 0
-    assert float(after("smax-x/MMM2", state, {MEDIVAC: ATTACK + patient}).unit_health[patient]) == points
+    assert (
+        float(after("smax-x/MMM2", state, {MEDIVAC: ATTACK + patient}).unit_health[patient])
+        == points
+    )
 
 
 def test_a_medivac_hurts_nobody_and_its_slots_are_allies():
-    # ally 4 and enemies 11 and 14 in range (4) of the medivac; the slot of enemy 14 is the slot of ally 4
+    # ally 4 and enemies 11 and 14 in range (4) of the medivac; the slot of enemy 14 is the slot of
+    # ally 4
     state = place("smax-x/MMM2", {MEDIVAC: (16, 28), 4: (18, 28), 11: (14, 28), 14: (16, 30)})
-    assert env_of("smax-x/MMM2").env._env.ally_actions(state)[MEDIVAC, ATTACK:].tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert env_of("smax-x/MMM2").env._env.ally_actions(state)[MEDIVAC, ATTACK:].tolist() == [
+        0,
+        0,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]
     new = after("smax-x/MMM2", state, {MEDIVAC: ATTACK + 4})
     np.testing.assert_array_equal(new.unit_health, state.unit_health)
 
 
 def test_an_enemy_medivac_heals_the_most_injured_in_range_whatever_its_script_does():
     # enemies 14 (20 of 45) and 11 (100 of 125) are in range, 15 (1 of 45) is not
-    state = place("smax-x/MMM2", {ENEMY_MEDIVAC: (16, 28), 14: (18, 28), 11: (14, 28), 15: (22, 28)}, {14: 20.0, 11: 100.0, 15: 1.0})
+    state = place(
+        "smax-x/MMM2",
+        {ENEMY_MEDIVAC: (16, 28), 14: (18, 28), 11: (14, 28), 15: (22, 28)},
+        {14: 20.0, 11: 100.0, 15: 1.0},
+    )
     new = after("smax-x/MMM2", state)
-    np.testing.assert_allclose(new.unit_health[jnp.array([14, 11, 15])], [26.3, 100.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(
+        new.unit_health[jnp.array([14, 11, 15])], [26.3, 100.0, 1.0], rtol=1e-6
+    )
 
 
 def test_medivacs_fly_and_may_be_shot():
-    # the medivac hovers over an enemy marine, which shoots it: nobody is pushed. Ally 0 is the last of ten targets.
+    # the medivac hovers over an enemy marine, which shoots it: nobody is pushed. Ally 0 is the last
+    # of ten targets.
     state = place("smax-x/MMM2", {MEDIVAC: (16, 28), 14: (16.1, 28)})
     new = after("smax-x/MMM2", state, {14: ATTACK + 9})
     np.testing.assert_array_equal(new.unit_positions, state.unit_positions)

@@ -16,7 +16,8 @@ from jaxoff.training.spec import resolve
 
 
 def test_figure_3_draws_every_column_and_is_read_back_without_training(tmp_path, monkeypatch):
-    columns = {name: runs.COLUMNS[name] for name in ("BC", "CFCQL", "InSPO")}  # few, for the time that compiling takes
+    # few, for the time that compiling takes
+    columns = {name: runs.COLUMNS[name] for name in ("BC", "CFCQL", "InSPO")}
     monkeypatch.setattr(runs, "COLUMNS", columns)
     (section,) = command.run_parts("fig3", "smoke", tmp_path)
     assert {path.stem for path in tmp_path.glob("fig3.*")} == {"fig3"}
@@ -27,13 +28,21 @@ def test_figure_3_draws_every_column_and_is_read_back_without_training(tmp_path,
     page = index(tmp_path, "InSPO", [section])
     assert "fig3.svg" in page.read_text()
     config = json.loads((tmp_path / "runs" / "inspo-matrix-xor-c" / "config.json").read_text())
-    assert (config["steps"], config["num_runs"], config["variant"]) == (None, 5, "InSPO") and config["config"]["steps"] == 20
+    assert (config["steps"], config["num_runs"], config["variant"]) == (
+        None,
+        5,
+        "InSPO",
+    ) and config["config"]["steps"] == 20
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
 @pytest.mark.parametrize("task", [*runs.XOR, *runs.MNE, *runs.BRIDGE, "smax/2s3z/medium"])
 def test_every_job_is_made_of_known_fields(task, scale):
-    columns = runs.SMAX_COLUMNS | runs.ALPHAS | runs.ORDERS if task.startswith("smax") else runs.COLUMNS | runs.ENTROPY | runs.SEQUENTIAL
+    columns = (
+        runs.SMAX_COLUMNS | runs.ALPHAS | runs.ORDERS
+        if task.startswith("smax")
+        else runs.COLUMNS | runs.ENTROPY | runs.SEQUENTIAL
+    )
     for label, column in columns.items():
         assert resolve(runs.job(task, label, column, scale)).config.steps >= 4
 
@@ -44,15 +53,18 @@ def test_battles_give_tables_of_win_rates_and_of_training_times(tmp_path, monkey
     assert "| 3s_vs_5z medium |" in (tmp_path / "table7.md").read_text()
     folders = {path.name for path in (tmp_path / "runs").iterdir()}
     assert folders == {"cfcql-smax-3s_vs_5z-medium", "inspo-smax-3s_vs_5z-medium"}
-    monkeypatch.setattr(runs, "ORDERS", {"semi-greedy": runs.ORDERS["semi-greedy"]})  # one is enough to see the table
-    (section,) = command.run_parts("table6", "smoke", tmp_path)  # the paper's maps are not in this scale: its own
+    # one is enough to see the table
+    monkeypatch.setattr(runs, "ORDERS", {"semi-greedy": runs.ORDERS["semi-greedy"]})
+    # the paper's maps are not in this scale: its own
+    (section,) = command.run_parts("table6", "smoke", tmp_path)
     text = (tmp_path / "table6.md").read_text()
     assert "semi-greedy" in text and "win rate" in text and "SMAX is not SMAC" in text
     assert section.stems == ["table6", "table6-return", "table6-curves"]
 
 
 def test_tuning_keeps_the_best_point_of_a_grid_and_shows_all(tmp_path, monkeypatch):
-    # Cloning with a learning rate of zero stays near the uniform policy, whose value on XOR (a) is 0; the data's is 1.
+    # Cloning with a learning rate of zero stays near the uniform policy, whose value on XOR (a) is
+    # 0; the data's is 1.
     monkeypatch.setattr(tuning, "GRIDS", {"matrix": {"bc": {"lr": (0.0, 0.01)}}})
     file = tuning.tune(tmp_path, {"matrix/xor/a": "matrix/xor/a"})
     assert tomllib.loads(file.read_text()) == {"bc": {"matrix/xor/a": {"lr": 0.01}}}
@@ -64,5 +76,7 @@ def test_tuned_coefficients_are_of_known_fields_and_points_of_the_grid():
     for method, tables in tomllib.loads(runs.TUNED.read_text()).items():
         for task, chosen in tables.items():
             grid = tuning.GRIDS[Task.parse(task).family][method]
-            assert {name: value in grid[name] for name, value in chosen.items()} == dict.fromkeys(chosen, True)
+            assert {name: value in grid[name] for name, value in chosen.items()} == dict.fromkeys(
+                chosen, True
+            )
             assert set(chosen) <= set(config_fields(registry.forms(method)["discrete"].Config))

@@ -1,4 +1,6 @@
-"""OMAR's experiments at smoke scale: what they write, that a second call trains nothing, and that every job exists."""
+"""OMAR's experiments at smoke scale: what they write, that a second call trains nothing, and that
+every job exists.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,15 @@ from jaxoff.training.spec import TrainSpec, resolve
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
 def test_every_job_is_made_of_known_fields_and_batches_divide_by_agents(scale):
-    wanted = [(list(runs.MPE), runs.COLUMNS), (list(runs.AGENTS), runs.PAIR), ([runs.LINE], runs.CURVES | runs.LARGER | runs.MORE)]
-    wanted += [(list(runs.CN), columns) for columns in (runs.CENTRALISED, runs.SEARCHES, *runs.SWEEPS.values())]
+    wanted = [
+        (list(runs.MPE), runs.COLUMNS),
+        (list(runs.AGENTS), runs.PAIR),
+        ([runs.LINE], runs.CURVES | runs.LARGER | runs.MORE),
+    ]
+    wanted += [
+        (list(runs.CN), columns)
+        for columns in (runs.CENTRALISED, runs.SEARCHES, *runs.SWEEPS.values())
+    ]
     for tasks, columns in wanted:
         for spec in runs.specs(tasks, columns, scale):
             config, agents = resolve(spec).config, registry.make_spec(spec.task).num_agents
@@ -45,10 +54,28 @@ def test_ma_cql_and_omar_share_all_settings_but_the_actors_on_every_task():
         "steps",
         "batch_size",
     )
-    shared += ("window", "samples", "num_samples", "plain_density", "input_norm", "own_batches", "truncated_ends")
-    for task in (*runs.MPE, *runs.AGENTS, *runs.CONTROL, runs.LINE, *(row.own for row in runs.ROBOTS + runs.MAZES)):
+    shared += (
+        "window",
+        "samples",
+        "num_samples",
+        "plain_density",
+        "input_norm",
+        "own_batches",
+        "truncated_ends",
+    )
+    for task in (
+        *runs.MPE,
+        *runs.AGENTS,
+        *runs.CONTROL,
+        runs.LINE,
+        *(row.own for row in runs.ROBOTS + runs.MAZES),
+    ):
         base, ours = (resolve(TrainSpec(method, task)).config for method in ("cql", "omar"))
-        differ = [name for name in shared if np.any(np.asarray(getattr(base, name)) != np.asarray(getattr(ours, name)))]
+        differ = [
+            name
+            for name in shared
+            if np.any(np.asarray(getattr(base, name)) != np.asarray(getattr(ours, name)))
+        ]
         assert not differ, (task, differ)
 
 
@@ -77,13 +104,17 @@ def test_scores_by_our_own_references(tmp_path):
     assert (scale.low, scale.high, scale.source) == (160.0, 460.0, "measured, 5 x 2000 episodes")
     assert references.read(tmp_path / "none.csv") == {}
     found = references.measure("mpe/spread", 1, 64)
-    assert found.expert > found.random + 100 and (found.public_random, found.public_expert) == (159.8, 516.8)
+    assert found.expert > found.random + 100 and (found.public_random, found.public_expert) == (
+        159.8,
+        516.8,
+    )
 
 
 def test_references_of_every_world_are_committed():
     known = references.read()
     assert set(known) == {f"mpe/{world}" for world in runs.WORLDS}
-    # Uniformly random play returns what the authors' does on spread; in tag and world our prey is harder to catch.
+    # Uniformly random play returns what the authors' does on spread; in tag and world our prey is
+    # harder to catch.
     assert known["mpe/spread"].low == pytest.approx(159.8, abs=3 * 0.6)
     assert -10 < known["mpe/tag"].low < -4.1 and -10 < known["mpe/world"].low < -6.8
 
@@ -91,7 +122,10 @@ def test_references_of_every_world_are_committed():
 def test_the_landscape_is_drawn_and_told(tmp_path):
     command.run_parts("landscape", "smoke", tmp_path)
     text = (tmp_path / "landscape.md").read_text()
-    assert text.count("| softmax |") == text.count("| cem |") == len(command.SHARES) and (tmp_path / "landscape.svg").is_file()
+    assert (
+        text.count("| softmax |") == text.count("| cem |") == len(command.SHARES)
+        and (tmp_path / "landscape.svg").is_file()
+    )
 
 
 def test_printed_numbers_have_the_means_that_are_printed_with_them():
@@ -101,16 +135,24 @@ def test_printed_numbers_have_the_means_that_are_printed_with_them():
         assert np.mean(cells) == pytest.approx(mean, abs=0.06), name
 
 
-# --------------------------------------------------------------------------------- online, and the control
+# --------------------------------------------------------------------------------- online, and the
+# control
 
 
 def test_gains_by_hand(tmp_path):
     # (3 - 2) / 2 = 50 %; (-1 + 2) / |-2| = 50 %; nothing over 0
     up, loss, none = (
-        Gain("a", name, np.array(x), np.array(y)) for name, x, y in (("x", [2.0, 4.0], [2.0]), ("y", [-1.0], [-2.0]), ("z", [1.0], [0.0]))
+        Gain("a", name, np.array(x), np.array(y))
+        for name, x, y in (("x", [2.0, 4.0], [2.0]), ("y", [-1.0], [-2.0]), ("z", [1.0], [0.0]))
     )
-    assert (up.percent, up.interval, loss.percent) == (50.0, (0.0, 100.0), 50.0) and np.isnan(none.percent)
-    assert "50.0 % [0.0, 100.0]<br>3 against 2" in gains.text(up) and gains.text(none) == "— (1 against 0)" and gains.text(None) == "—"
+    assert (up.percent, up.interval, loss.percent) == (50.0, (0.0, 100.0), 50.0) and np.isnan(
+        none.percent
+    )
+    assert (
+        "50.0 % [0.0, 100.0]<br>3 against 2" in gains.text(up)
+        and gains.text(none) == "— (1 against 0)"
+        and gains.text(None) == "—"
+    )
     lost = up._replace(ours=np.array([np.nan, 4.0]))
     assert lost.percent == 100.0 and np.isnan(up._replace(theirs=np.array([np.nan])).percent)
     found = [up, up._replace(row="b", theirs=np.array([1.5])), none]
@@ -124,9 +166,23 @@ def test_gains_by_hand(tmp_path):
 
 def test_online_jobs_differ_by_the_actors_objective_only_and_have_no_conservative_term():
     for scale in ("smoke", "cpu", "full"):
-        base, ours = (resolve(spec) for spec in runs.online_specs(["mpe/spread/medium-replay"], runs.ONLINE, scale))
+        base, ours = (
+            resolve(spec)
+            for spec in runs.online_specs(["mpe/spread/medium-replay"], runs.ONLINE, scale)
+        )
         assert base.acts and ours.acts and (base.spec.method, ours.spec.method) == ("cql", "omar")
-        for name in ("cql", "centralised", "gamma", "lr", "critic_lr", "polyak", "hidden", "batch_size", "steps", "action_penalty"):
+        for name in (
+            "cql",
+            "centralised",
+            "gamma",
+            "lr",
+            "critic_lr",
+            "polyak",
+            "hidden",
+            "batch_size",
+            "steps",
+            "action_penalty",
+        ):
             one, other = (np.unique(getattr(job.config, name)).tolist() for job in (base, ours))
             assert one == other, name
         assert not np.any(base.config.cql) and base.config.centralised
@@ -136,12 +192,23 @@ def test_online_jobs_differ_by_the_actors_objective_only_and_have_no_conservativ
 @pytest.mark.slow
 def test_the_comparison_of_online_and_offline_is_told_and_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "TWO_BY_TWO", {"mpe/spread-n1/random": 1})
-    for side, names in (("OFFLINE", ("MA-CQL", "OMAR")), ("ONLINE", ("MATD3", "MATD3+OMAR"))):  # one program each, to save compiling
-        monkeypatch.setattr(runs, side, {name: Column("td3bc", {"alpha": alpha}) for name, alpha in zip(names, (1.0, 2.0), strict=True)})
+    # one program each, to save compiling
+    for side, names in (("OFFLINE", ("MA-CQL", "OMAR")), ("ONLINE", ("MATD3", "MATD3+OMAR"))):
+        monkeypatch.setattr(
+            runs,
+            side,
+            {
+                name: Column("td3bc", {"alpha": alpha})
+                for name, alpha in zip(names, (1.0, 2.0), strict=True)
+            },
+        )
     (section,) = command.run_parts("online", "smoke", tmp_path)
     text = (tmp_path / "online-gains.md").read_text()
     assert text.count("| offline | ") == text.count("| online | ") == 1 and "| | n = 1 |" in text
-    assert all(any((tmp_path / f"{stem}.{kind}").is_file() for kind in ("md", "svg")) for stem in section.stems)
+    assert all(
+        any((tmp_path / f"{stem}.{kind}").is_file() for kind in ("md", "svg"))
+        for stem in section.stems
+    )
     assert "MATD3+OMAR" in (tmp_path / "online.md").read_text()
 
 
@@ -154,40 +221,84 @@ def test_the_control_pays_own_landmarks_and_tells_the_trend(tmp_path, monkeypatc
     monkeypatch.setattr(runs, "PAIR", {name: runs.PAIR[name] for name in ("MA-CQL", "OMAR")})
     command.run_parts("control", "smoke", tmp_path)
     text = (tmp_path / "control.md").read_text()
-    assert "| n = 2 | " in text and "Spearman correlation" in text and (tmp_path / "control-figure.svg").is_file()
+    assert (
+        "| n = 2 | " in text
+        and "Spearman correlation" in text
+        and (tmp_path / "control-figure.svg").is_file()
+    )
 
 
-# ------------------------------------------------------------------------------- robots, mazes, battles
+# ------------------------------------------------------------------------------- robots, mazes,
+# battles
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
 def test_jobs_of_robots_mazes_and_battles_are_made_of_known_fields(scale):
-    kinds = [(runs.ROBOTS, runs.COLUMNS | runs.LOG_DENSITY, runs.ROBOT_SIZES), (runs.MAZES, runs.MAZE_COLUMNS | runs.TAUS, runs.MAZE_SIZES)]
-    found = [spec for rows, columns, sizes in kinds for spec in sources.specs(rows, columns, sizes[scale], None)]
+    kinds = [
+        (runs.ROBOTS, runs.COLUMNS | runs.LOG_DENSITY, runs.ROBOT_SIZES),
+        (runs.MAZES, runs.MAZE_COLUMNS | runs.TAUS, runs.MAZE_SIZES),
+    ]
+    found = [
+        spec
+        for rows, columns, sizes in kinds
+        for spec in sources.specs(rows, columns, sizes[scale], None)
+    ]
     assert {spec.task for spec in found} == {row.own for row in (*runs.ROBOTS, *runs.MAZES)}
-    found += [runs.BATTLE_SIZES[scale].spec(f"{name}/{runs.QUALITY}", "x", c) for name in runs.MAPS[scale] for c in runs.BATTLES.values()]
+    found += [
+        runs.BATTLE_SIZES[scale].spec(f"{name}/{runs.QUALITY}", "x", c)
+        for name in runs.MAPS[scale]
+        for c in runs.BATTLES.values()
+    ]
     for spec in found:
         config = resolve(spec).config
         assert not spec.sampled and config.steps >= 4
         if scale == "full" and spec.method != "bc" and not spec.task.startswith("smax"):
-            assert (config.hidden, config.steps, config.batch_size) == (256, 100_001, 512 if "cheetah" in spec.task else 256)
+            assert (config.hidden, config.steps, config.batch_size) == (
+                256,
+                100_001,
+                512 if "cheetah" in spec.task else 256,
+            )
     if scale == "full":
-        robots = [resolve(spec).config for spec in found if spec.variant == "OMAR" and "cheetah" in spec.task]
+        robots = [
+            resolve(spec).config
+            for spec in found
+            if spec.variant == "OMAR" and "cheetah" in spec.task
+        ]
         assert len(robots) == len(runs.QUALITIES)
         for omar in robots:
-            shape = omar.search, omar.search_iterations, omar.search_samples, omar.search_elites, omar.samples, omar.num_samples
-            assert shape == ("cem", 2, 20, 5, "policy", 10) and omar.plain_density and omar.truncated_ends
+            shape = (
+                omar.search,
+                omar.search_iterations,
+                omar.search_samples,
+                omar.search_elites,
+                omar.samples,
+                omar.num_samples,
+            )
+            assert (
+                shape == ("cem", 2, 20, 5, "policy", 10)
+                and omar.plain_density
+                and omar.truncated_ends
+            )
 
 
 def test_battles_compare_learners_that_differ_by_the_regression_only():
     base, ours = (
-        resolve(runs.BATTLE_SIZES["full"].spec("smax/2s3z/medium-replay", name, runs.BATTLES[name])).config for name in ("MA-CQL", "OMAR")
+        resolve(
+            runs.BATTLE_SIZES["full"].spec("smax/2s3z/medium-replay", name, runs.BATTLES[name])
+        ).config
+        for name in ("MA-CQL", "OMAR")
     )
-    differ = [name for name in config_fields(type(ours)) if np.any(np.asarray(getattr(base, name)) != np.asarray(getattr(ours, name)))]
+    differ = [
+        name
+        for name in config_fields(type(ours))
+        if np.any(np.asarray(getattr(base, name)) != np.asarray(getattr(ours, name)))
+    ]
     assert differ == ["mimic"] and not np.any(base.mimic) and ours.recurrent
 
 
-def test_published_data_come_first_with_our_settings_and_a_part_for_each_seed(tmp_path, monkeypatch):
+def test_published_data_come_first_with_our_settings_and_a_part_for_each_seed(
+    tmp_path, monkeypatch
+):
     rng = np.random.default_rng(0)
     for part in (0, 1):
         folder = tmp_path / "HalfCheetah-v2" / "medium" / f"seed_{part}_data"
@@ -195,12 +306,24 @@ def test_published_data_come_first_with_our_settings_and_a_part_for_each_seed(tm
         state = rng.normal(size=(1001, 17)) + part
         for i in range(2):
             obs = rng.normal(size=(1001, 6))
-            arrays = {"obs": obs[:-1], "next_obs": obs[1:], "acs": rng.uniform(-1, 1, (1000, 3)), "rews": np.ones(1000)}
-            arrays |= {"dones": np.arange(1000) == 999, "states": state[:-1], "next_states": state[1:]}
+            arrays = {
+                "obs": obs[:-1],
+                "next_obs": obs[1:],
+                "acs": rng.uniform(-1, 1, (1000, 3)),
+                "rews": np.ones(1000),
+            }
+            arrays |= {
+                "dones": np.arange(1000) == 999,
+                "states": state[:-1],
+                "next_states": state[1:],
+            }
             for name, value in arrays.items():
                 np.save(folder / f"{name}_{i}.npy", value)
     (medium,) = (row for row in runs.ROBOTS if row.label == "medium")
-    assert sources.found(medium, None) == medium.own and sources.found(medium, str(tmp_path)) == "omar:mamujoco/2halfcheetah/Medium"
+    assert (
+        sources.found(medium, None) == medium.own
+        and sources.found(medium, str(tmp_path)) == "omar:mamujoco/2halfcheetah/Medium"
+    )
     with monkeypatch.context() as none:
         none.setattr(sources.pools, "has", lambda env: False)
         assert sources.found(medium, None) is None
@@ -208,15 +331,25 @@ def test_published_data_come_first_with_our_settings_and_a_part_for_each_seed(tm
     specs = sources.specs([medium], {"OMAR": runs.COLUMNS["OMAR"]}, size, str(tmp_path))
     assert [(spec.data_seed, spec.seeds) for spec in specs] == [(0, (0,)), (1, (1,))]
     config = resolve(specs[1]).config
-    assert (config.search, config.hidden, config.batch_size, float(config.mimic[0])) == ("cem", 64, 512, pytest.approx(0.7))
+    assert (config.search, config.hidden, config.batch_size, float(config.mimic[0])) == (
+        "cem",
+        64,
+        512,
+        pytest.approx(0.7),
+    )
     data = sources.Data(runs.ROBOTS)
     with pytest.warns(UserWarning, match="published statistics"):
         first, second = (data(spec) for spec in specs)
     spec = registry.make_spec(medium.own)
     assert first.state.shape == (1, 1001, 17) and place(second, spec).rows
-    assert np.mean(second.state) - np.mean(first.state) > 0.5 and data.returns(specs[0]).tolist() == [1000.0]
-    three = sources.specs([medium], {"OMAR": runs.COLUMNS["OMAR"]}, dataclasses.replace(size, seeds=3), str(tmp_path))
-    assert [(spec.data_seed, spec.seeds) for spec in three] == [(0, (0, 1, 2))]  # there is no third part
+    assert np.mean(second.state) - np.mean(first.state) > 0.5 and data.returns(
+        specs[0]
+    ).tolist() == [1000.0]
+    three = sources.specs(
+        [medium], {"OMAR": runs.COLUMNS["OMAR"]}, dataclasses.replace(size, seeds=3), str(tmp_path)
+    )
+    # there is no third part
+    assert [(spec.data_seed, spec.seeds) for spec in three] == [(0, (0, 1, 2))]
 
 
 @pytest.mark.slow
@@ -226,38 +359,62 @@ def test_mazes_have_scores_returns_the_printed_numbers_and_a_sweep(tmp_path, mon
     monkeypatch.setattr(runs, "TAUS", {"OMAR": Column("td3bc", grid={"alpha": (1.0, 2.0)})})
     (section,) = command.run_parts("maze", "smoke", tmp_path)
     text = (tmp_path / "maze.md").read_text()
-    assert "| task | data | TD3+BC |" in text and "paper 41.1 ± 4.9" in text and "our own recipes, 4 episodes: umaze" in text
+    assert (
+        "| task | data | TD3+BC |" in text
+        and "paper 41.1 ± 4.9" in text
+        and "our own recipes, 4 episodes: umaze" in text
+    )
     assert "OMAR (alpha=1)" in (tmp_path / "maze-tau.md").read_text()
     assert {"maze", "maze-return", "maze-tau"} <= set(section.stems)
 
 
 def test_robots_are_told_what_is_not_run(tmp_path, monkeypatch):
-    others = (row._replace(own=row.own.replace("2x3", "6x1")) for row in runs.ROBOTS[1:])  # whose policies don't come with the library
+    # whose policies don't come with the library
+    others = (row._replace(own=row.own.replace("2x3", "6x1")) for row in runs.ROBOTS[1:])
     monkeypatch.setattr(runs, "ROBOTS", (runs.ROBOTS[0], *others))
     monkeypatch.setattr(runs, "COLUMNS", {"MA-TD3+BC": Column("td3bc", {"batch_size": 6})})
     monkeypatch.setattr(runs, "LOG_DENSITY", {})
     command.run_parts("mujoco", "smoke", tmp_path)
     text = (tmp_path / "mujoco.md").read_text()
-    assert "paper 7.4 ± 0.0" in text and "come with the library: medium-replay, medium, expert." in text
+    assert (
+        "paper 7.4 ± 0.0" in text
+        and "come with the library: medium-replay, medium, expert." in text
+    )
 
 
 @pytest.mark.slow
 def test_battles_have_win_rates_and_gains(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "BATTLES", {name: runs.BATTLES[name] for name in ("MA-CQL", "OMAR")})  # one program
+    # one program
+    monkeypatch.setattr(runs, "BATTLES", {name: runs.BATTLES[name] for name in ("MA-CQL", "OMAR")})
     monkeypatch.setattr(runs, "MAPS", {"smoke": ("smax/3m", "smax-x/1c3s5z")})
     (section,) = command.run_parts("smac", "smoke", tmp_path)
     text = (tmp_path / "smac-gains.md").read_text()
-    assert "| | OMAR over MA-CQL |" in text and "on average 76.7 % over MA-CQL" in text and "with the library: 1c3s5z." in text
-    assert "win rate" in (tmp_path / "smac-win-rate.md").read_text().lower() and (tmp_path / "smac-curves.svg").is_file()
+    assert (
+        "| | OMAR over MA-CQL |" in text
+        and "on average 76.7 % over MA-CQL" in text
+        and "with the library: 1c3s5z." in text
+    )
+    assert (
+        "win rate" in (tmp_path / "smac-win-rate.md").read_text().lower()
+        and (tmp_path / "smac-curves.svg").is_file()
+    )
     assert section.stems[0] == "smac-gains"
 
 
-# ------------------------------------------------------------------------------ centralised, and searches
+# ------------------------------------------------------------------------------ centralised, and
+# searches
 
 
 def test_searches_draw_equally_many_samples_and_sweeps_hold_the_methods_own_values():
-    own = resolve(*runs.specs(["mpe/spread/expert"], {"softmax": runs.SEARCHES["softmax"]}, "full")).config
-    assert (own.search, own.search_iterations * own.search_samples, float(own.search_mean[0]), float(own.search_spread[0])) == (
+    own = resolve(
+        *runs.specs(["mpe/spread/expert"], {"softmax": runs.SEARCHES["softmax"]}, "full")
+    ).config
+    assert (
+        own.search,
+        own.search_iterations * own.search_samples,
+        float(own.search_mean[0]),
+        float(own.search_spread[0]),
+    ) == (
         "softmax",
         30,
         0.0,
@@ -265,12 +422,20 @@ def test_searches_draw_equally_many_samples_and_sweeps_hold_the_methods_own_valu
     )
     # What is called by the method's own values is the method itself, which is trained once.
     for name, value in (("J", own.search_iterations), ("K", own.search_samples)):
-        assert [label for label, column in runs.SWEEPS[name].items() if column == runs.COLUMNS["OMAR"]] == [f"{name} = {value}"]
-    assert 0.0 in runs.SWEEPS["mu0"]["mu0"].grid["search_mean"] and 2.0 in runs.SWEEPS["sigma0"]["sigma0"].grid["search_spread"]
+        assert [
+            label for label, column in runs.SWEEPS[name].items() if column == runs.COLUMNS["OMAR"]
+        ] == [f"{name} = {value}"]
+    assert (
+        0.0 in runs.SWEEPS["mu0"]["mu0"].grid["search_mean"]
+        and 2.0 in runs.SWEEPS["sigma0"]["sigma0"].grid["search_spread"]
+    )
 
 
 def test_printed_columns_of_the_ablations_exist():
-    for name, columns, rest in (("centralised", runs.CENTRALISED, {"MA-ICQ", "MA-ICQ, centralised"}), ("search", runs.SEARCHES, set())):
+    for name, columns, rest in (
+        ("centralised", runs.CENTRALISED, {"MA-ICQ", "MA-ICQ, centralised"}),
+        ("search", runs.SEARCHES, set()),
+    ):
         printed = tables.read_paper(command.PAPER, name)
         assert {row for row, _ in printed} == set(runs.CN.values())
         assert {column for _, column in printed} - rest <= set(columns), name
@@ -279,22 +444,42 @@ def test_printed_columns_of_the_ablations_exist():
 @pytest.mark.slow
 def test_critics_of_agents_and_of_the_team_stand_beside_the_papers(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "CN", {"mpe/spread/random": "random CN"})
-    monkeypatch.setattr(runs, "CENTRALISED", {"MA-CQL, one critic": runs.CENTRALISED["MA-CQL, one critic"]})
+    monkeypatch.setattr(
+        runs, "CENTRALISED", {"MA-CQL, one critic": runs.CENTRALISED["MA-CQL, one critic"]}
+    )
     command.run_parts("centralised", "smoke", tmp_path)
     text = (tmp_path / "centralised.md").read_text()
-    assert "| task | data | MA-CQL, one critic |" in text and "paper —" in text and "| average | " in text
+    assert (
+        "| task | data | MA-CQL, one critic |" in text
+        and "paper —" in text
+        and "| average | " in text
+    )
     printed = tables.read_paper(command.PAPER, "centralised")
-    assert printed["expert CN", "MA-CQL, centralised"] == "69.5" and printed["expert CN", "MA-CQL"] == "98.2 ± 5.2"
+    assert (
+        printed["expert CN", "MA-CQL, centralised"] == "69.5"
+        and printed["expert CN", "MA-CQL"] == "98.2 ± 5.2"
+    )
 
 
 @pytest.mark.slow
 def test_searches_and_a_sweep_are_tabulated(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "CN", {"mpe/spread/random": "random CN"})
     monkeypatch.setattr(runs, "SEARCHES", {"random": runs.SEARCHES["random"]})
-    monkeypatch.setitem(runs.COLUMNS, "OMAR", runs.SEARCHES["random"])  # stands for the method, under another name
-    monkeypatch.setattr(runs, "SWEEPS", {"mu0": {"mu0": Column("omar", {"search": "random"}, {"search_mean": (0.0, 0.1)})}})
+    # stands for the method, under another name
+    monkeypatch.setitem(runs.COLUMNS, "OMAR", runs.SEARCHES["random"])
+    monkeypatch.setattr(
+        runs,
+        "SWEEPS",
+        {"mu0": {"mu0": Column("omar", {"search": "random"}, {"search_mean": (0.0, 0.1)})}},
+    )
     (section,) = command.run_parts("search", "smoke", tmp_path)
-    assert section.stems == ["search", "search-mu0"] and "paper 24.3" in (tmp_path / "search.md").read_text()
-    assert (tmp_path / "runs" / "omar-mpe-spread-random").is_dir() and not (tmp_path / "runs" / "random-mpe-spread-random").exists()
+    assert (
+        section.stems == ["search", "search-mu0"]
+        and "paper 24.3" in (tmp_path / "search.md").read_text()
+    )
+    assert (tmp_path / "runs" / "omar-mpe-spread-random").is_dir() and not (
+        tmp_path / "runs" / "random-mpe-spread-random"
+    ).exists()
     text = (tmp_path / "search-mu0.md").read_text()
-    assert "mu0 (search_mean=0.1)" in text and "Averages lie 0 % of their mean apart" in text  # a random search starts nowhere
+    # a random search starts nowhere
+    assert "mu0 (search_mean=0.1)" in text and "Averages lie 0 % of their mean apart" in text

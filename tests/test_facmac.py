@@ -1,4 +1,6 @@
-"""FACMAC: its losses and gradients against float64 NumPy, the traps of targets, masks and the joint gradient, and two games."""
+"""FACMAC: its losses and gradients against float64 NumPy, the traps of targets, masks and the joint
+gradient, and two games.
+"""
 
 from __future__ import annotations
 
@@ -30,32 +32,51 @@ def shaken(config: facmac.Config, dtype: Any = np.float32) -> tuple[facmac.Metho
     """Nets that differ from their slow copies everywhere."""
     m = facmac.method_of(config, ref.SPEC)
     state = jax.jit(functools.partial(facmac.init, m))(KEY)
-    return m, state._replace(**{name: toys.shaken(getattr(state, name), k, dtype) for k, name in enumerate(NETS)})
+    return m, state._replace(
+        **{name: toys.shaken(getattr(state, name), k, dtype) for k, name in enumerate(NETS)}
+    )
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_losses_and_gradients_equal_float64(recurrent):
     # Ragged windows, nonsense beyond them; a GRU sees the previous action, zero at first.
     with jax.enable_x64(True):
-        m, state = shaken(facmac.Config(**SMALL, recurrent=recurrent, action_penalty=0.1), np.float64)
+        m, state = shaken(
+            facmac.Config(**SMALL, recurrent=recurrent, action_penalty=0.1), np.float64
+        )
         batch = ref.real_batch(dtype=np.float64)
 
         def losses(state: facmac.State, batch: Any) -> Any:
-            critic = jax.value_and_grad(lambda p: facmac.critic_loss(m, p, state, batch)[0])((state.critic, state.mixer))
-            return critic, jax.value_and_grad(lambda p: facmac.actor_loss(m, p, state.critic, state.mixer, batch)[0])(state.policy)
+            critic = jax.value_and_grad(lambda p: facmac.critic_loss(m, p, state, batch)[0])(
+                (state.critic, state.mixer)
+            )
+            return critic, jax.value_and_grad(
+                lambda p: facmac.actor_loss(m, p, state.critic, state.mixer, batch)[0]
+            )(state.policy)
 
         critic, actor = jax.jit(losses)(state, batch)
         rows = toys.arrays(batch)
-        act = functools.partial(ref.policy_actions, batch=rows, recurrent=recurrent, numbered=True, last=True, activated=False)
+        act = functools.partial(
+            ref.policy_actions,
+            batch=rows,
+            recurrent=recurrent,
+            numbered=True,
+            last=True,
+            activated=False,
+        )
         slow, slow_next = (state.target_critic, state.target_mixer), act(state.target_policy)[1]
-        of_critic = lambda p: ref.facmac_critic_loss(p, slow, slow_next, rows, 0.9)  # noqa: E731
-        of_actor = lambda p: ref.facmac_actor_loss(act(p)[0], state.critic, state.mixer, rows, 0.1)  # noqa: E731
-        for found, function, params in ((critic, of_critic, (state.critic, state.mixer)), (actor, of_actor, state.policy)):
+        of_critic = lambda p: ref.facmac_critic_loss(p, slow, slow_next, rows, 0.9)
+        of_actor = lambda p: ref.facmac_actor_loss(act(p)[0], state.critic, state.mixer, rows, 0.1)
+        for found, function, params in (
+            (critic, of_critic, (state.critic, state.mixer)),
+            (actor, of_actor, state.policy),
+        ):
             assert float(found[0]) == pytest.approx(function(params), rel=1e-8)
             np.testing.assert_allclose(*toys.slopes(function, params, found[1], 2), rtol=1e-5)
 
 
-# ----------------------------------------------------------------------------------------- one update
+# ----------------------------------------------------------------------------------------- one
+# update
 
 
 @functools.cache
@@ -82,15 +103,24 @@ def test_slow_nets_are_copied_at_update_100_and_not_before():
 def test_soft_updates_move_every_slow_net_by_polyak():
     m, state = shaken(facmac.Config(**SMALL, target_every=0, polyak=0.1, optimiser="adam"))
     after, _ = jax.jit(functools.partial(facmac.update, m))(state, ref.real_batch())
-    np.testing.assert_allclose(toys.flat(after[3:6]), 0.9 * toys.flat(state[3:6]) + 0.1 * toys.flat(after[:3]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        toys.flat(after[3:6]),
+        0.9 * toys.flat(state[3:6]) + 0.1 * toys.flat(after[:3]),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
     update, _, state = stepper()
     batch = ref.real_batch()
     ones, zeros = np.ones_like(batch.reward), np.zeros_like(batch.reward)
-    ended = update(state, batch._replace(reward=ones, terminated=ones, truncated=zeros))[1].metrics["target"]
-    cut = update(state, batch._replace(reward=ones, terminated=zeros, truncated=ones))[1].metrics["target"]
+    ended = update(state, batch._replace(reward=ones, terminated=ones, truncated=zeros))[1].metrics[
+        "target"
+    ]
+    cut = update(state, batch._replace(reward=ones, terminated=zeros, truncated=ones))[1].metrics[
+        "target"
+    ]
     assert float(ended) == pytest.approx(1.0, abs=1e-6) and abs(float(cut) - 1.0) > 0.01
 
 
@@ -98,14 +128,25 @@ def test_the_target_is_mixed_at_the_next_state():
     _, m, state = stepper()
     batch, target = ref.real_batch(), jax.jit(lambda batch: facmac.td_target(m, state, batch))
     np.testing.assert_array_equal(target(batch._replace(state=batch.state + 1)), target(batch))
-    assert np.abs(np.asarray(target(batch._replace(next_state=batch.next_state + 1)) - target(batch)))[batch.terminated == 0].max() > 1e-3
+    assert (
+        np.abs(np.asarray(target(batch._replace(next_state=batch.next_state + 1)) - target(batch)))[
+            batch.terminated == 0
+        ].max()
+        > 1e-3
+    )
 
 
 def test_the_policy_gradient_is_of_all_agents_at_once_and_of_policies_only():
-    # The data's actions are no part of the policies' loss (beside `distance`), and their learning rate moves no value.
+    # The data's actions are no part of the policies' loss (beside `distance`), and their learning
+    # rate moves no value.
     _, m, state = stepper()
-    batch, loss = ref.real_batch(), jax.jit(lambda p, b: facmac.actor_loss(m, p, state.critic, state.mixer, b)[0])
-    assert float(loss(state.policy, batch)) == float(loss(state.policy, batch._replace(actions=0 * batch.actions)))
+    batch, loss = (
+        ref.real_batch(),
+        jax.jit(lambda p, b: facmac.actor_loss(m, p, state.critic, state.mixer, b)[0]),
+    )
+    assert float(loss(state.policy, batch)) == float(
+        loss(state.policy, batch._replace(actions=0 * batch.actions))
+    )
     states = []
     for lr in (5e-4, 0.1):
         other = facmac.method_of(facmac.Config(**SMALL, lr=lr), ref.SPEC)
@@ -126,8 +167,13 @@ def test_policies_are_decentralised_greedy_and_bounded(recurrent):
     m, state = shaken(facmac.Config(**SMALL, recurrent=recurrent))
     policy = facmac.make(m.config, ref.SPEC).policy(state)
     obs = 5 * jax.random.normal(KEY, (20, 3, 2))
-    seen = lambda obs: TimeStep(obs, jnp.zeros((20, 2)), jnp.ones((20, 3, 3)), *[jnp.zeros(20)] * 3, jnp.zeros((20, 3, 3)))  # noqa: E731
-    dists = [policy.distribution(policy.initial((20,)), seen(x))[1] for x in (obs, obs.at[:, 1:].set(0.3))]
+    seen = lambda obs: TimeStep(
+        obs, jnp.zeros((20, 2)), jnp.ones((20, 3, 3)), *[jnp.zeros(20)] * 3, jnp.zeros((20, 3, 3))
+    )
+    dists = [
+        policy.distribution(policy.initial((20,)), seen(x))[1]
+        for x in (obs, obs.at[:, 1:].set(0.3))
+    ]
     first, other = (dist.mode() for dist in dists)
     np.testing.assert_array_equal(first[:, 0], other[:, 0])
     assert (first[:, 1:] != other[:, 1:]).any() and (np.abs(first) <= 1).all()
@@ -139,18 +185,29 @@ def test_policies_are_decentralised_greedy_and_bounded(recurrent):
 
 def test_the_optimum_of_a_quadratic_game_is_found(optimised):
     # R = -(x - .4)^2 - (y + .2)^2 on uniform data: every agent's best action is its own, (.4, -.2).
-    env = make_polynomial("quadratic", np.array([[-0.2, -0.4, -1.0], [0.8, 0, 0], [-1.0, 0, 0]], np.float32))
+    env = make_polynomial(
+        "quadratic", np.array([[-0.2, -0.4, -1.0], [0.8, 0, 0], [-1.0, 0, 0]], np.float32)
+    )
     script = np.random.default_rng(0).uniform(-1, 1, (512, 1, 2, 1)).astype(np.float32)
     dataset = place(recipes.replay(env, script, KEY), env.spec)
-    learner = facmac.make(facmac.Config(hidden=16, critic_hidden=32, embed=8, hyper=8, lr=2e-3, critic_lr=5e-3, optimiser="adam"), env.spec)
+    learner = facmac.make(
+        facmac.Config(
+            hidden=16, critic_hidden=32, embed=8, hyper=8, lr=2e-3, critic_lr=5e-3, optimiser="adam"
+        ),
+        env.spec,
+    )
     sampler = samplers.uniform(64)
 
     def step(state: Any, key: Any) -> Any:
-        return learner.update(state, sampler.gather(dataset, sampler.draw((), dataset, key)), key)[0], None
+        return learner.update(state, sampler.gather(dataset, sampler.draw((), dataset, key)), key)[
+            0
+        ], None
 
     state, _ = jax.jit(lambda: lax.scan(step, learner.init(KEY), jax.random.split(KEY, 800)))()
     _, seen = env.reset(KEY)
-    np.testing.assert_allclose(learner.policy(state).distribution((), seen)[1].mode()[:, 0], [0.4, -0.2], atol=0.1)
+    np.testing.assert_allclose(
+        learner.policy(state).distribution((), seen)[1].mode()[:, 0], [0.4, -0.2], atol=0.1
+    )
 
 
 def test_values_of_a_chain_are_its_discounted_rewards(optimised):
@@ -160,20 +217,30 @@ def test_values_of_a_chain_are_its_discounted_rewards(optimised):
     config = facmac.Config(hidden=8, critic_hidden=16, embed=8, target_every=10, gamma=0.9, lr=0.0)
     m = facmac.method_of(config, spec)
 
-    def step(state: Any, now: Any) -> Any:  # actions anew, so that values are known at the policy's too; the rate falls to zero
+    # actions anew, so that values are known at the policy's too; the rate falls to zero
+    def step(state: Any, now: Any) -> Any:
         done, key = now
         rows = batch._replace(actions=jax.random.uniform(key, batch.avail.shape, minval=-1.0))
-        return facmac.update(facmac.method_of(config.replace(critic_lr=3e-3 * (1 - done)), spec), state, rows)[0], None
+        return facmac.update(
+            facmac.method_of(config.replace(critic_lr=3e-3 * (1 - done)), spec), state, rows
+        )[0], None
 
     inputs = (jnp.linspace(0.0, 1.0, 1500), jax.random.split(KEY, 1500))
     state, _ = jax.jit(lambda: lax.scan(step, facmac.init(m, KEY), inputs))()
-    values = jax.jit(lambda: facmac.agent_values(m, state.critic, batch.obs, m.actors.outputs(state.policy, batch)[0]))()
+    values = jax.jit(
+        lambda: facmac.agent_values(
+            m, state.critic, batch.obs, m.actors.outputs(state.policy, batch)[0]
+        )
+    )()
     total = m.mixer.apply(state.mixer, values, batch.state)
     np.testing.assert_allclose(total[0], [0.81, 0.9, 1.0], atol=0.08)
 
 
 def test_settings_that_cannot_work_are_refused_by_name():
-    with pytest.raises(ValueError, match="facmac on 'xor': expected continuous actions, found discrete ones, which are qmix's"):
+    with pytest.raises(
+        ValueError,
+        match="facmac on 'xor': expected continuous actions, found discrete ones, which are qmix's",
+    ):
         facmac.make(facmac.Config(), make_matrix("xor", XOR).spec)
     for change, message in (
         ({"recurrent": True, "window": 0}, r"'window': expected -1 \(episodes\) or a length"),

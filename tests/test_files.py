@@ -18,4 +18,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_plain_makes_json_of_arrays_and_nan():
-    assert plain({1: np.array([1.5, np.nan]), "b": (np.int32(2), True, None)}) == {"1": [1.5, None], "b": [2, True, None]}
+    assert plain({1: np.array([1.5, np.nan]), "b": (np.int32(2), True, None)}) == {
+        "1": [1.5, None],
+        "b": [2, True, None],
+    }

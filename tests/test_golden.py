@@ -1,7 +1,8 @@
 """Numbers of the authors' own code, replayed: updates of learners, a target, and steps of worlds.
 
-tests/golden/README.md says how each file was made and laid out. Stored names are those of the commit that made the files;
-`RENAMED` says what they are called today, so that a renaming needs a line here and no new file.
+tests/golden/README.md says how each file was made and laid out. Stored names are those of the
+commit that made the files; `RENAMED` says what they are called today, so that a renaming needs a
+line here and no new file.
 """
 
 from __future__ import annotations
@@ -38,16 +39,19 @@ LEARNERS = (  # noqa: SIM905
     "omiga-discrete-two-batches qmix td3bc"
 ).split()
 WORLDS = (  # noqa: SIM905
-    "function-tree-backup world-halfcheetah-2x3 world-mpe-spread world-mpe-tag world-mpe-world world-smax-2s3z world-smax-3m"
+    "function-tree-backup world-halfcheetah-2x3 world-mpe-spread world-mpe-tag "
+    "world-mpe-world world-smax-2s3z world-smax-3m"
 ).split()
-# Stored name -> today's: of methods (by file), fields of Configs (by method), metrics, and the first part of a state's path.
+# Stored name -> today's: of methods (by file), fields of Configs (by method), metrics, and the
+# first part of a state's path.
 RENAMED: dict[str, dict[str, str]] = {
     "method": {"icq-continuous": "maicq", "icq-continuous-weights": "maicq"},
     "config": {"omiga/tau": "polyak"},
     "metric": {},
     "state": {},
 }
-# The files hold the settings of the other form of a method too, which was one Config with it; of these methods, by its name.
+# The files hold the settings of the other form of a method too, which was one Config with it; of
+# these methods, by its name.
 OTHER = {"cql": "macql", "icq": "maicq", "maicq": "icq"}
 GONE = {"decentralised"}  # settings that chose between what are two methods today
 
@@ -65,7 +69,9 @@ def path_of(path: Any) -> str:
 
 
 class Case:
-    """A file: JSON fields, and arrays at the precision of the run (float32 may hold float64 numbers that fit it)."""
+    """A file: JSON fields, and arrays at the precision of the run (float32 may hold float64 numbers
+    that fit it).
+    """
 
     def __init__(self, name: str) -> None:
         self.name, self.arrays = name, dict(np.load(FOLDER / f"{name}.npz"))
@@ -76,11 +82,16 @@ class Case:
 
     def below(self, prefix: str) -> dict[str, np.ndarray]:
         """Arrays whose names begin with the prefix, by the rest of it."""
-        return {name[len(prefix) :]: x for name, x in self.arrays.items() if name.startswith(prefix)}
+        return {
+            name[len(prefix) :]: x for name, x in self.arrays.items() if name.startswith(prefix)
+        }
 
     def cast(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         real = jnp.float64 if self.meta["x64"] else jnp.float32
-        return {name: jnp.asarray(x, real if x.dtype.kind == "f" else None) for name, x in arrays.items()}
+        return {
+            name: jnp.asarray(x, real if x.dtype.kind == "f" else None)
+            for name, x in arrays.items()
+        }
 
     def state(self, prefix: str) -> dict[str, np.ndarray]:
         """Leaves of a state by today's path."""
@@ -98,20 +109,40 @@ def from_lists(cls: type, values: dict[str, Any]) -> Any:
 
 def learner_of(case: Case) -> Learner:
     """The stage that the file is about."""
-    spec, method = from_lists(EnvSpec, case.json("spec")), RENAMED["method"].get(case.name, case.meta["method"])
+    spec, method = (
+        from_lists(EnvSpec, case.json("spec")),
+        RENAMED["method"].get(case.name, case.meta["method"]),
+    )
     module = registry.forms(method)["discrete" if spec.discrete else "continuous"]
-    settings = {RENAMED["config"].get(f"{method}/{name}", name): x for name, x in case.json("config").items()}
+    settings = {
+        RENAMED["config"].get(f"{method}/{name}", name): x
+        for name, x in case.json("config").items()
+    }
     known = set(config_fields(module.Config))
-    other = {field for form in registry.forms(OTHER.get(method, method)).values() for field in config_fields(form.Config)}
+    other = {
+        field
+        for form in registry.forms(OTHER.get(method, method)).values()
+        for field in config_fields(form.Config)
+    }
     assert set(settings) <= known | other | GONE
-    made = module.make(from_lists(module.Config, {name: x for name, x in settings.items() if name in known}), spec)
-    return made if isinstance(made, Learner) else next(stage.learner for stage in made if stage.name == case.meta["stage"])
+    made = module.make(
+        from_lists(module.Config, {name: x for name, x in settings.items() if name in known}), spec
+    )
+    return (
+        made
+        if isinstance(made, Learner)
+        else next(stage.learner for stage in made if stage.name == case.meta["stage"])
+    )
 
 
 def rebuilt(template: Any, leaves: dict[str, jax.Array]) -> Any:
-    """The state with stored leaves; a model of an earlier stage, which the template lacks, is a nested dictionary."""
+    """The state with stored leaves; a model of an earlier stage, which the template lacks, is a
+    nested dictionary.
+    """
     paths, tree = jax.tree_util.tree_flatten_with_path(template)
-    state = jax.tree.unflatten(tree, [x if path_of(path) in ADDED else leaves.pop(path_of(path)) for path, x in paths])
+    state = jax.tree.unflatten(
+        tree, [x if path_of(path) in ADDED else leaves.pop(path_of(path)) for path, x in paths]
+    )
     frozen: dict[str, Any] = {}
     for path, x in leaves.items():
         *heads, last = path.split("/")
@@ -123,7 +154,9 @@ def rebuilt(template: Any, leaves: dict[str, jax.Array]) -> Any:
 
 
 def parts(paths: Iterator[str]) -> dict[str, list[str]]:
-    """Paths by what a tolerance is stated for: a field of the state, or a part of `nets` and `stats`."""
+    """Paths by what a tolerance is stated for: a field of the state, or a part of `nets` and
+    `stats`.
+    """
     found: dict[str, list[str]] = {}
     for path in paths:
         depth = 2 if path.startswith(("stats", "nets")) else 1
@@ -134,15 +167,23 @@ def parts(paths: Iterator[str]) -> dict[str, list[str]]:
 def update_errors(case: Case) -> dict[str, float]:
     """The largest relative error of each quantity over the updates of a file."""
     learner, found = learner_of(case), {}
-    state, update = rebuilt(learner.init(jax.random.key(0)), case.cast(case.state("state/"))), jax.jit(learner.update)
+    state, update = (
+        rebuilt(learner.init(jax.random.key(0)), case.cast(case.state("state/"))),
+        jax.jit(learner.update),
+    )
     for step in range(1, case.meta["updates"] + 1):
         batch = Transition(**case.cast(case.below(f"batch/{step}/") or case.below("batch/")))
         key = case.arrays.get(f"key/{step}", np.zeros(2, np.uint32))
         state, out = update(state, batch, jax.random.wrap_key_data(jnp.asarray(key, jnp.uint32)))
         for name, want in case.below(f"expected/{step}/metrics/").items():
-            error = abs(float(out.metrics[renamed("metric", name)]) - float(want)) / max(abs(float(want)), 1e-12)
+            error = abs(float(out.metrics[renamed("metric", name)]) - float(want)) / max(
+                abs(float(want)), 1e-12
+            )
             found[f"metrics/{name}"] = max(found.get(f"metrics/{name}", 0.0), error)
-        ours = {path_of(path): np.asarray(x, np.float64) for path, x in jax.tree_util.tree_leaves_with_path(state)}
+        ours = {
+            path_of(path): np.asarray(x, np.float64)
+            for path, x in jax.tree_util.tree_leaves_with_path(state)
+        }
         theirs = case.state(f"expected/{step}/state/")
         for name, paths in parts(iter(theirs)).items():
             for path in paths:
@@ -156,9 +197,17 @@ def update_errors(case: Case) -> dict[str, float]:
 def check(found: dict[str, float], tolerance: dict[str, float]) -> None:
     """Every quantity that has a tolerance was compared, and is within it."""
     names = {q: q for q in tolerance}
-    names |= {q: f"state/{renamed('state', q.split('/')[1])}" for q in tolerance if q.startswith("state/") and q.count("/") == 1}
+    names |= {
+        q: f"state/{renamed('state', q.split('/')[1])}"
+        for q in tolerance
+        if q.startswith("state/") and q.count("/") == 1
+    }
     assert {names[q] for q in tolerance} == set(found)
-    beyond = {q: (found[names[q]], bound) for q, bound in tolerance.items() if not found[names[q]] <= bound}
+    beyond = {
+        q: (found[names[q]], bound)
+        for q, bound in tolerance.items()
+        if not found[names[q]] <= bound
+    }
     assert not beyond, beyond
 
 
@@ -173,7 +222,7 @@ def test_no_file_is_missing() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.npz")) == sorted([*LEARNERS, *WORLDS])
 
 
-# --- worlds: absolute differences ---------------------------------------------------------------------
+# --- worlds: absolute differences -----------------------------------------------------------------
 
 
 class Errors(dict[str, float]):
@@ -189,17 +238,23 @@ def particle_errors(case: Case) -> Errors:
     """One step from every stored state, and all steps from the start."""
     z, found, kind = case.arrays, Errors(), case.meta["world"].removeprefix("mpe-")
     game: Any = omar.make_spread(3).env if kind == "spread" else omar.Chase(kind)
-    see: Callable[..., Any] = lambda s: [*game.observe(s)]  # noqa: E731
-    pay: Callable[..., Any] = game.rewards if kind == "spread" else lambda s: jnp.stack([game.team_reward(s)] * 3 + [game.prey_reward(s)])
+    see: Callable[..., Any] = lambda s: [*game.observe(s)]
+    pay: Callable[..., Any] = (
+        game.rewards
+        if kind == "spread"
+        else lambda s: jnp.stack([game.team_reward(s)] * 3 + [game.prey_reward(s)])
+    )
     if kind != "spread":
-        see = lambda s: [*game.observe_all(s)[0], game.observe_all(s)[1]]  # noqa: E731
+        see = lambda s: [*game.observe_all(s)[0], game.observe_all(s)[1]]
 
     def after(state: ParticleState, actions: jax.Array) -> Any:
         state = advance(game.bodies, state, actions)
         return state, see(state), pay(state)
 
     real, run = lambda name, t: jnp.asarray(z[name][:, t], jnp.float32), jax.jit(jax.vmap(after))
-    at = lambda t: ParticleState(real("positions", t), real("velocities", t), jnp.full(case.meta["episodes"], t))  # noqa: E731
+    at = lambda t: ParticleState(
+        real("positions", t), real("velocities", t), jnp.full(case.meta["episodes"], t)
+    )
     free = at(0)
     for agent, obs in enumerate(jax.vmap(see)(free)):
         found.add("obs at the start", z[f"obs/{agent}"][:, 0], obs)
@@ -223,7 +278,12 @@ def robot_errors(case: Case) -> Errors:
         env = make_mamujoco("mamujoco/halfcheetah-2x3", layout=layout, physics="c")
         step, still = jax.jit(env.step), jnp.zeros(z["qvel"].shape[1])
         for t in range(case.meta["steps"]):
-            start = MJXState(jnp.asarray(z["qpos"][t]), jnp.asarray(z["qvel"][t]), still, jnp.zeros((), jnp.int32))
+            start = MJXState(
+                jnp.asarray(z["qpos"][t]),
+                jnp.asarray(z["qvel"][t]),
+                still,
+                jnp.zeros((), jnp.int32),
+            )
             state, seen = step(jax.random.key(0), start, jnp.asarray(z["actions"][t]))
             found.add("qpos", z["next_qpos"][t], state.qpos)
             found.add("qvel", z["next_qvel"][t], state.qvel)
@@ -242,7 +302,11 @@ UNITS = ("unit_positions", "unit_health", "unit_weapon_cooldowns", "unit_alive",
 def battle_errors(case: Case) -> Errors:
     """Whole battles with the stored keys and actions; rewards of ours are ten times JaxMARL's."""
     env, found = make_smax("smax", case.meta["world"].split("/")[1]), Errors()
-    step, reset, key = jax.jit(env.step), jax.jit(env.reset), lambda x: jax.random.wrap_key_data(jnp.asarray(x))
+    step, reset, key = (
+        jax.jit(env.step),
+        jax.jit(env.reset),
+        lambda x: jax.random.wrap_key_data(jnp.asarray(x)),
+    )
     for episode in range(case.meta["episodes"]):
         z = case.below(f"{episode}/")
         state, seen = reset(key(z["reset_key"]))
@@ -250,9 +314,15 @@ def battle_errors(case: Case) -> Errors:
             found.add("obs", z["obs"][t], seen.obs)
             found.add("avail", z["avail"][t], seen.avail)
             for name in UNITS:
-                found.add(name, z[name][t].astype(float), np.asarray(getattr(state.state, name)).astype(float))
+                found.add(
+                    name,
+                    z[name][t].astype(float),
+                    np.asarray(getattr(state.state, name)).astype(float),
+                )
             if t < case.meta["lengths"][episode]:
-                state, seen = step(key(z["keys"][t]), state, jnp.asarray(z["actions"][t], jnp.int32))
+                state, seen = step(
+                    key(z["keys"][t]), state, jnp.asarray(z["actions"][t], jnp.int32)
+                )
                 found.add("reward (ours / 10)", z["rewards"][t][0], seen.reward / 10)
                 assert bool(seen.terminated) == bool(z["done"][t]), (episode, t)
     return found
@@ -263,7 +333,10 @@ def backup_errors(case: Case) -> Errors:
     found = Errors()
     for number in range(case.meta["cases"]):
         z = case.below(f"{number}/")
-        args = [jnp.asarray(z[name]) for name in ("q", "next_value", "match", "reward", "terminated", "valid")]
+        args = [
+            jnp.asarray(z[name])
+            for name in ("q", "next_value", "match", "reward", "terminated", "valid")
+        ]
         targets = tree_backup(*args, case.meta["gamma"], case.meta["trace"], int(z["steps"]))
         found.add("targets", z["expected"], targets * args[-1])
     return found
@@ -271,6 +344,11 @@ def backup_errors(case: Case) -> Errors:
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_worlds_are_the_authors(name: str) -> None:
-    kinds = {"function": backup_errors, "mpe": particle_errors, "halfcheetah": robot_errors, "smax": battle_errors}
+    kinds = {
+        "function": backup_errors,
+        "mpe": particle_errors,
+        "halfcheetah": robot_errors,
+        "smax": battle_errors,
+    }
     case = Case(name)
     check(next(errors for word, errors in kinds.items() if word in name)(case), case.tolerance)

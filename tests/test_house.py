@@ -1,4 +1,6 @@
-"""Where things stand: imports point down, from the command line to the types, and never in a circle."""
+"""Where things stand: imports point down, from the command line to the types, and never in a
+circle.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,26 @@ HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names.
 
 
 def part_of(module: str) -> str:
-    """The part of the house that a module belongs to: `jaxoff.data.disk` to `data`, `baselines.bc` to `baselines`."""
+    """The part of the house that a module belongs to: `jaxoff.data.disk` to `data`, `baselines.bc`
+    to `baselines`.
+    """
     first, *rest = module.split(".")
     return rest[0] if first == "jaxoff" and rest else first
 
 
 def imports() -> dict[str, set[str]]:
-    """Module -> modules of the repository that it imports, inside functions too; imports for type checkers are none."""
-    files = [path for name in ("jaxoff", "baselines", "experiments") for path in (ROOT / name).rglob("*.py")]
-    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+    """Module -> modules of the repository that it imports, inside functions too; imports for type
+    checkers are none.
+    """
+    files = [
+        path
+        for name in ("jaxoff", "baselines", "experiments")
+        for path in (ROOT / name).rglob("*.py")
+    ]
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in files
+    }
     found: dict[str, set[str]] = {}
     for module, path in names.items():
         tree = ast.parse(path.read_text())
@@ -40,12 +53,22 @@ def imports() -> dict[str, set[str]]:
         wanted = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):
-                wanted |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+                wanted |= {f"{node.module}.{alias.name}" for alias in node.names} | {
+                    str(node.module)
+                }
             elif isinstance(node, ast.Import):
                 wanted |= {alias.name for alias in node.names}
-        inner = {f"{module}.{name.rpartition('.')[2]}" for name in names if name.rpartition(".")[0] == module}
+        inner = {
+            f"{module}.{name.rpartition('.')[2]}"
+            for name in names
+            if name.rpartition(".")[0] == module
+        }
         # A package that gathers its own parts is no circle with them.
-        found[module] = {name for name in wanted if name in names and name != module and not (name in inner and path.stem == "__init__")}
+        found[module] = {
+            name
+            for name in wanted
+            if name in names and name != module and not (name in inner and path.stem == "__init__")
+        }
     return found
 
 
@@ -58,14 +81,20 @@ def test_no_import_points_upward():
         f"{module} imports {other}"
         for module, others in imports().items()
         for other in others
-        if "jaxoff" not in (part_of(module), part_of(other)) and HEIGHT[part_of(other)] > HEIGHT[part_of(module)]
+        if "jaxoff" not in (part_of(module), part_of(other))
+        and HEIGHT[part_of(other)] > HEIGHT[part_of(module)]
     ]
     assert not upward, upward
 
 
 def test_no_imports_go_in_a_circle():
     graph = imports()
-    packages = {module for module in graph if (ROOT / module.replace(".", "/") / "__init__.py").exists()}
+    packages = {
+        module for module in graph if (ROOT / module.replace(".", "/") / "__init__.py").exists()
+    }
     # `from package import part` names both; the part is what is used.
-    used = {module: {other for other in others if other not in packages} for module, others in graph.items()}
+    used = {
+        module: {other for other in others if other not in packages}
+        for module, others in graph.items()
+    }
     TopologicalSorter(used).prepare()  # raises CycleError with the modules of a circle

@@ -1,4 +1,6 @@
-"""InSPO: whole iterations against float64 NumPy, the traps of its formulas, and trained policies against exact theory."""
+"""InSPO: whole iterations against float64 NumPy, the traps of its formulas, and trained policies
+against exact theory.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,13 @@ from jaxoff.types import EnvSpec, Episodes, TimeStep, Transition
 from tests.reference import inspo_numpy as ref
 
 B, T, S, A = 6, 3, 3, 3
-DEFAULTS: dict[str, Any] = {"hidden": 8, "steps": 100, "behaviour_steps": 100, "start_from_behaviour": False, "window": -1}
+DEFAULTS: dict[str, Any] = {
+    "hidden": 8,
+    "steps": 100,
+    "behaviour_steps": 100,
+    "start_from_behaviour": False,
+    "window": -1,
+}
 
 
 # ----------------------------------------------------------------------------------- small problems
@@ -38,11 +46,15 @@ def spec_of(n: int) -> EnvSpec:
 
 
 def batch_of(n: int, seed: int = 0) -> Transition:
-    """Windows [6, 3] of which the last two end early; action 2 of every second slot is unavailable and never taken."""
+    """Windows [6, 3] of which the last two end early; action 2 of every second slot is unavailable
+    and never taken.
+    """
     rng = np.random.default_rng(seed)
     avail = np.ones((2, B, T, n, A))
     avail[:, ::2, :, :, 2] = 0
-    actions = np.where(avail[0, ..., 2] > 0, rng.integers(0, 3, (B, T, n)), rng.integers(0, 2, (B, T, n)))
+    actions = np.where(
+        avail[0, ..., 2] > 0, rng.integers(0, 3, (B, T, n)), rng.integers(0, 2, (B, T, n))
+    )
     valid = np.arange(T) < np.array([3, 3, 3, 3, 2, 1])[:, None]
     return Transition(
         obs=rng.normal(size=(B, T, n, 2)),
@@ -62,7 +74,11 @@ def batch_of(n: int, seed: int = 0) -> Transition:
 
 
 def rows_of(batch: Transition) -> dict[str, np.ndarray]:
-    return {name: np.asarray(x).reshape(B * T, *x.shape[2:]) for name, x in batch._asdict().items() if x is not None}
+    return {
+        name: np.asarray(x).reshape(B * T, *x.shape[2:])
+        for name, x in batch._asdict().items()
+        if x is not None
+    }
 
 
 def start(n: int, double: bool = False, **config: Any) -> tuple[Any, inspo.State]:
@@ -71,14 +87,17 @@ def start(n: int, double: bool = False, **config: Any) -> tuple[Any, inspo.State
     fitted = jax.jit(behaviour.learner.init)(jax.random.key(1))
     state = jax.jit(lambda fitted: main.prepare(fitted, None, jax.random.key(2)))(fitted)
     if double:
-        wide = lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+        wide = lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x
         state = jax.tree.map(wide, state)
     return main.learner, state
 
 
 def net_of(params: Any, agent: int) -> ref.Net:
     layers = [params["params"][f"Dense_{k}"] for k in range(len(params["params"]))]
-    return [(np.asarray(layer["kernel"][agent], float), np.asarray(layer["bias"][agent], float)) for layer in layers]
+    return [
+        (np.asarray(layer["kernel"][agent], float), np.asarray(layer["bias"][agent], float))
+        for layer in layers
+    ]
 
 
 def agents_of(state: inspo.State, config: inspo.Config) -> list[dict[str, Any]]:
@@ -108,40 +127,72 @@ def expected_counts(key: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.A
     ("n", "order", "config"),
     [
         (3, (2, 0, 1), {"max_grad_norm": 0.05, "polyak": 0.2, "cql": 0.3}),
-        (2, (1, 0), {"baseline": "soft", "normalise": False, "ratio_power": "n", "gamma": 0.5, "spo": "off_stale", "lr": 0.05}),
+        (
+            2,
+            (1, 0),
+            {
+                "baseline": "soft",
+                "normalise": False,
+                "ratio_power": "n",
+                "gamma": 0.5,
+                "spo": "off_stale",
+                "lr": 0.05,
+            },
+        ),
     ],
     ids=["three agents, clipped gradients", "soft baseline, not normalised, 1/n, stale teammates"],
 )
 def test_iterations_equal_float64_numpy(monkeypatch, n, order, config):
-    # Two whole iterations in double precision, with padding and unavailable actions: every parameter to 1e-7.
+    # Two whole iterations in double precision, with padding and unavailable actions: every
+    # parameter to 1e-7.
     monkeypatch.setattr(inspo, "resample", expected_counts)
     monkeypatch.setattr(inspo, "update_order", lambda key, kind, scores: jnp.array(order))
     full = inspo.Config(**DEFAULTS | {"lr": 0.01, "alpha": 0.3, "beta_start": 0.2} | config)
     with jax.enable_x64(True):
-        learner, state = start(n, double=True, **{"lr": 0.01, "alpha": 0.3, "beta_start": 0.2} | config)
+        learner, state = start(
+            n, double=True, **{"lr": 0.01, "alpha": 0.3, "beta_start": 0.2} | config
+        )
         agents, batch = agents_of(state, full), batch_of(n)
         update = jax.jit(learner.update)
         for number in range(2):
             state, out = update(state, batch, jax.random.key(0))
             beta = 0.2 * (0.001 / 0.2) ** (number / 100)
             told = ref.iteration(
-                agents, rows_of(batch), list(order), beta,
-                gamma=full.gamma, tau=full.polyak, cql=full.cql, power=n - 1 if full.ratio_power == "n-1" else n,
-                normalise=full.normalise, baseline=full.baseline, spo=full.spo,
-            )  # fmt: skip
+                agents,
+                rows_of(batch),
+                list(order),
+                beta,
+                gamma=full.gamma,
+                tau=full.polyak,
+                cql=full.cql,
+                power=n - 1 if full.ratio_power == "n-1" else n,
+                normalise=full.normalise,
+                baseline=full.baseline,
+                spo=full.spo,
+            )
             for name, value in told.items():
                 assert float(out.metrics[name]) == pytest.approx(value, rel=1e-6), name
         for i, agent in enumerate(agents):
-            for name, params in (("policy", state.own.policy), ("critic", state.own.critic), ("target", state.own.target_critic)):
+            for name, params in (
+                ("policy", state.own.policy),
+                ("critic", state.own.critic),
+                ("target", state.own.target_critic),
+            ):
                 for layer, wanted in zip(net_of(params, i), agent[name], strict=True):
                     for x, y in zip(layer, wanted, strict=True):
-                        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7, err_msg=f"{name} of agent {i}")
+                        np.testing.assert_allclose(
+                            x, y, rtol=1e-5, atol=1e-7, err_msg=f"{name} of agent {i}"
+                        )
 
 
 def test_numpy_policy_gradient_equals_finite_differences():
-    # The derivation above by hand, itself checked: (f(x + h) - f(x - h)) / 2h of a weighted likelihood.
+    # The derivation above by hand, itself checked: (f(x + h) - f(x - h)) / 2h of a weighted
+    # likelihood.
     rng = np.random.default_rng(0)
-    net = [(rng.normal(size=(2, 4)), rng.normal(size=4)), (rng.normal(size=(4, 3)), rng.normal(size=3))]
+    net = [
+        (rng.normal(size=(2, 4)), rng.normal(size=4)),
+        (rng.normal(size=(4, 3)), rng.normal(size=3)),
+    ]
     x, actions, weight = rng.normal(size=(7, 2)), rng.integers(0, 3, 7), rng.random(7)
 
     def loss(at: np.ndarray) -> float:
@@ -149,23 +200,30 @@ def test_numpy_policy_gradient_equals_finite_differences():
         return -(weight * log_pi[np.arange(7), actions]).sum()
 
     out, inputs = ref.forward(net, x)
-    grad = ref.backward(net, inputs, weight[:, None] * (np.exp(ref.log_softmax(out)) - np.eye(3)[actions]))
+    grad = ref.backward(
+        net, inputs, weight[:, None] * (np.exp(ref.log_softmax(out)) - np.eye(3)[actions])
+    )
     steps = 1e-6 * np.eye(8).reshape(8, 2, 4)
     differences = [(loss(net[0][0] + s) - loss(net[0][0] - s)) / 2e-6 for s in steps]
     np.testing.assert_allclose(grad[0][0].ravel(), differences, rtol=1e-6, atol=1e-7)
 
 
-# ------------------------------------------------------------------------------------- one iteration
+# ------------------------------------------------------------------------------------- one
+# iteration
 
 
 @functools.cache
 def compiled(**switches: Any):
-    """update(config leaves, state, batch, key) of two agents, compiled once for each combination of switches."""
+    """update(config leaves, state, batch, key) of two agents, compiled once for each combination of
+    switches.
+    """
     static = DEFAULTS | {"order": "fixed"} | switches
 
     @jax.jit
     def update(leaves: dict[str, Any], state: inspo.State, batch: Transition, key: jax.Array):
-        return inspo.make(inspo.Config(**static | leaves), spec_of(2))[1].learner.update(state, batch, key)
+        return inspo.make(inspo.Config(**static | leaves), spec_of(2))[1].learner.update(
+            state, batch, key
+        )
 
     return update
 
@@ -179,8 +237,19 @@ def stepper(start_from_behaviour: bool = False, **config: Any):
     """A compiled update of two agents in fixed order, its start, and a batch."""
     static = {k: v for k, v in config.items() if isinstance(v, str | bool)}
     leaves = {k: jnp.float32(v) for k, v in config.items() if k not in static}
-    all_leaves = {"lr": 3e-4, "gamma": 0.99, "beta_start": 0.1, "cql": 0.1, "lr_alpha": 3e-4, "alpha_target": 0.2} | leaves
-    return functools.partial(compiled(**static), all_leaves), first_state(start_from_behaviour), batch_of(2)
+    all_leaves = {
+        "lr": 3e-4,
+        "gamma": 0.99,
+        "beta_start": 0.1,
+        "cql": 0.1,
+        "lr_alpha": 3e-4,
+        "alpha_target": 0.2,
+    } | leaves
+    return (
+        functools.partial(compiled(**static), all_leaves),
+        first_state(start_from_behaviour),
+        batch_of(2),
+    )
 
 
 def flat(tree: Any) -> np.ndarray:
@@ -210,7 +279,9 @@ def test_drawn_rows_and_their_counts_are_the_same_update():
     by_rows, _, _ = stepper(resample="rows")
     weights, rows = (f(state, batch, jax.random.key(3)) for f in (update, by_rows))
     for name in ("value", "policy", "divergence"):
-        assert float(weights[1].metrics[name]) == pytest.approx(float(rows[1].metrics[name]), rel=1e-5)
+        assert float(weights[1].metrics[name]) == pytest.approx(
+            float(rows[1].metrics[name]), rel=1e-5
+        )
     np.testing.assert_allclose(flat(weights[0].own.policy), flat(rows[0].own.policy), atol=2e-6)
     np.testing.assert_allclose(flat(weights[0].own.critic), flat(rows[0].own.critic), atol=2e-6)
 
@@ -218,26 +289,34 @@ def test_drawn_rows_and_their_counts_are_the_same_update():
 def test_frozen_behaviour_models_never_move():
     update, state, batch = stepper()
     after, _ = update(state, batch, jax.random.key(0))
-    np.testing.assert_array_equal(flat((state.behaviour_policy, state.teammates)), flat((after.behaviour_policy, after.teammates)))
+    np.testing.assert_array_equal(
+        flat((state.behaviour_policy, state.teammates)),
+        flat((after.behaviour_policy, after.teammates)),
+    )
     assert np.abs(flat(state.own.policy) - flat(after.own.policy)).max() > 0
 
 
 def test_without_tracking_every_valid_row_counts_alike():
-    # (sum m)^2 / sum m^2 = 15 valid rows of 18; with tracking the ratios differ, so there are effectively fewer.
+    # (sum m)^2 / sum m^2 = 15 valid rows of 18; with tracking the ratios differ, so there are
+    # effectively fewer.
     update, state, batch = stepper(spo="off_rho1")
-    assert float(update(state, batch, jax.random.key(0))[1].metrics["effective_rows"]) == pytest.approx(15)
+    assert float(
+        update(state, batch, jax.random.key(0))[1].metrics["effective_rows"]
+    ) == pytest.approx(15)
     update, state, batch = stepper()
     assert float(update(state, batch, jax.random.key(0))[1].metrics["effective_rows"]) < 14.999
 
 
 def test_later_agents_see_stepped_policies_unless_stale():
-    # Fixed order: agent 0 meets the same teammates either way; agent 1 sees agent 0 stepped, or as it was.
+    # Fixed order: agent 0 meets the same teammates either way; agent 1 sees agent 0 stepped, or as
+    # it was.
     results = {}
     for spo in ("on", "off_stale"):
         update, state, batch = stepper(spo=spo, lr=0.05)
         after, _ = update(state, batch, jax.random.key(0))
         results[spo] = [flat(jax.tree.map(lambda x, i=i: x[i], after.own)) for i in range(2)]
-    np.testing.assert_allclose(results["on"][0], results["off_stale"][0], rtol=1e-5, atol=1e-7)  # two programs: to rounding
+    # two programs: to rounding
+    np.testing.assert_allclose(results["on"][0], results["off_stale"][0], rtol=1e-5, atol=1e-7)
     assert np.abs(results["on"][1] - results["off_stale"][1]).max() > 0
 
 
@@ -245,7 +324,9 @@ def test_later_agents_see_stepped_policies_unless_stale():
 def test_extreme_temperatures_and_rewards_stay_finite(alpha):
     # alpha + beta = .001 and advantages of a thousand: the exponent is clipped before exp.
     update, state, batch = stepper()
-    state = state._replace(own=state.own._replace(log_alpha=jnp.full(2, jnp.log(alpha))), updates=jnp.array(100))
+    state = state._replace(
+        own=state.own._replace(log_alpha=jnp.full(2, jnp.log(alpha))), updates=jnp.array(100)
+    )
     batch = batch._replace(reward=1e3 * jnp.asarray(batch.reward))
     for number in range(3):
         state, out = update(state, batch, jax.random.key(number))
@@ -254,8 +335,8 @@ def test_extreme_temperatures_and_rewards_stay_finite(alpha):
 
 
 def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
-    # Critic 2 everywhere (no weights, bias 2), pi = mu, beta = 0, so V(next) = 2; r = 1, gamma = .5, cql = 0.
-    # Terminated: (2 - 1)^2 = 1. Truncated: (2 - (1 + .5 * 2))^2 = 0.
+    # Critic 2 everywhere (no weights, bias 2), pi = mu, beta = 0, so V(next) = 2; r = 1, gamma =
+    # .5, cql = 0. Terminated: (2 - 1)^2 = 1. Truncated: (2 - (1 + .5 * 2))^2 = 0.
     update, state, batch = stepper(gamma=0.5, beta_start=0.0, cql=0.0, start_from_behaviour=True)
     critic = jax.tree.map(jnp.zeros_like, state.own.critic)
     critic["params"]["Dense_2"]["bias"] = critic["params"]["Dense_2"]["bias"] + 2.0
@@ -264,11 +345,14 @@ def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
     for terminated, truncated, loss in ((ones, zeros, 1.0), (zeros, ones, 0.0)):
         ended = batch._replace(reward=ones, terminated=terminated, truncated=truncated)
         # The second agent's critic has the same value: the mean over agents is the same number.
-        assert float(update(state, ended, jax.random.key(0))[1].metrics["value"]) == pytest.approx(loss, abs=1e-6)
+        assert float(update(state, ended, jax.random.key(0))[1].metrics["value"]) == pytest.approx(
+            loss, abs=1e-6
+        )
 
 
 def test_bridge_marks_the_time_limit_terminated():
-    # Of 50 random steps few solve it: each episode still ends terminated, at its last step, and none truncated.
+    # Of 50 random steps few solve it: each episode still ends terminated, at its last step, and
+    # none truncated.
     data = recipes.bridge("random", episodes=20)
     lengths = lengths_of(data)
     assert (lengths == 50).any()
@@ -285,13 +369,16 @@ def test_the_slot_after_the_last_step_is_never_a_row():
     assert int(dataset.num_steps) == int(lengths_of(data).sum())
 
 
-# ------------------------------------------------------------------------------------------- schedules
+# -------------------------------------------------------------------------------------------
+# schedules
 
 
 def test_beta_decays_exponentially():
     # .1 -> .001 over 100 updates: half way is their geometric mean .01.
     config = inspo.Config(beta_start=0.1, beta_end=0.001, steps=100)
-    np.testing.assert_allclose([inspo.beta_at(config, jnp.array(k)) for k in (0, 50, 100)], [0.1, 0.01, 0.001], rtol=1e-5)
+    np.testing.assert_allclose(
+        [inspo.beta_at(config, jnp.array(k)) for k in (0, 50, 100)], [0.1, 0.01, 0.001], rtol=1e-5
+    )
 
 
 def test_beta_without_entropy_stays_zero():
@@ -300,9 +387,16 @@ def test_beta_without_entropy_stays_zero():
 
 
 def auto_alpha(alpha: float, target: float, pull: float = 1.0) -> float:
-    """alpha of agent 0 after one update with lr_alpha = .1; pull scales pi's weights, so that it leaves mu."""
-    update, state, batch = stepper(auto_alpha=True, start_from_behaviour=True, lr_alpha=0.1, alpha_target=target)
-    own = state.own._replace(policy=jax.tree.map(lambda x: pull * x, state.own.policy), log_alpha=jnp.full(2, jnp.log(alpha)))
+    """alpha of agent 0 after one update with lr_alpha = .1; pull scales pi's weights, so that it
+    leaves mu.
+    """
+    update, state, batch = stepper(
+        auto_alpha=True, start_from_behaviour=True, lr_alpha=0.1, alpha_target=target
+    )
+    own = state.own._replace(
+        policy=jax.tree.map(lambda x: pull * x, state.own.policy),
+        log_alpha=jnp.full(2, jnp.log(alpha)),
+    )
     after, out = update(state._replace(own=own), batch, jax.random.key(0))
     assert (float(out.metrics["divergence"]) > target) == (pull > 1)
     return float(jnp.exp(after.own.log_alpha[0]))
@@ -333,14 +427,16 @@ def test_fixed_order_is_by_number():
 
 
 def test_random_order_is_uniform_over_permutations():
-    # 6000 draws, 6 orders: 1000 each, standard deviation sqrt(6000 * 1/6 * 5/6) = 29; five of them are 144.
+    # 6000 draws, 6 orders: 1000 each, standard deviation sqrt(6000 * 1/6 * 5/6) = 29; five of them
+    # are 144.
     counts = orders("random", [1.0, 3.0, 2.0])
     assert set(counts) == set(itertools.permutations(range(3)))
     assert max(abs(c - 1000) for c in counts.values()) < 144
 
 
 def test_semi_greedy_order_takes_the_largest_score_at_even_places():
-    # Scores 1, 3, 2, 0: first agent 1; then one of 0, 2, 3 at random; then the largest left; then the last.
+    # Scores 1, 3, 2, 0: first agent 1; then one of 0, 2, 3 at random; then the largest left; then
+    # the last.
     counts = orders("semi-greedy", [1.0, 3.0, 2.0, 0.0])
     assert set(counts) == {(1, 0, 2, 3), (1, 2, 0, 3), (1, 3, 2, 0)}
     assert max(abs(c - 2000) for c in counts.values()) < 5 * np.sqrt(6000 * 2 / 9)
@@ -349,27 +445,38 @@ def test_semi_greedy_order_takes_the_largest_score_at_even_places():
 def test_semi_greedy_scores_are_mean_absolute_advantages():
     # By NumPy: mean over valid rows of |q(a) - sum pi q| of each agent.
     config, state, batch = inspo.Config(**DEFAULTS, order="semi-greedy"), first_state(), batch_of(2)
-    method = inspo.Method(config, spec_of(2), Actors(spec_of(2), 8), None, MLP((8, 8, A)), None, None)
+    method = inspo.Method(
+        config, spec_of(2), Actors(spec_of(2), 8), None, MLP((8, 8, A)), None, None
+    )
     found = jax.jit(lambda state, batch: inspo.advantage_size(method, state, batch))(state, batch)
     rows, wanted = rows_of(batch), []
     for i, agent in enumerate(agents_of(state, config)):
         q = ref.forward(agent["target"], rows["state"])[0]
-        pi = np.exp(ref.log_softmax(ref.forward(agent["policy"], rows["obs"][:, i])[0], rows["avail"][:, i]))
+        pi = np.exp(
+            ref.log_softmax(ref.forward(agent["policy"], rows["obs"][:, i])[0], rows["avail"][:, i])
+        )
         size = np.abs(q[np.arange(B * T), rows["actions"][:, i]] - (pi * q).sum(1))
         wanted.append((size * rows["valid"]).sum() / rows["valid"].sum())
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------ settings
+# ------------------------------------------------------------------------------------------
+# settings
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"order": "greedy"}, "field 'order': expected one of random, fixed, semi-greedy, found 'greedy'"),
+        (
+            {"order": "greedy"},
+            "field 'order': expected one of random, fixed, semi-greedy, found 'greedy'",
+        ),
         ({"spo": "off"}, "field 'spo': expected one of on, off_rho1, off_stale, found 'off'"),
         ({"recurrent": True}, "recurrent=true: expected window != 0"),
-        ({"recurrent": True, "window": -1, "resample": "rows"}, "recurrent=true: expected window != 0"),
+        (
+            {"recurrent": True, "window": -1, "resample": "rows"},
+            "recurrent=true: expected window != 0",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config, message):
@@ -382,15 +489,24 @@ def test_continuous_actions_are_refused():
         inspo.make(inspo.Config(), EnvSpec("real", 2, 1, 1, 1, False, 1))
 
 
-# --------------------------------------------------------------------- trained, against exact theory
+# --------------------------------------------------------------------- trained, against exact
+# theory
 
 
-def learn(data: list[Episodes], spec: EnvSpec, seeds: int, behaviour_steps: int, **config: Any) -> np.ndarray:
-    """Policies [datasets, seeds, N, A], mean over the last half of the updates; one program for datasets of one shape."""
-    settings = inspo.Config(**{"hidden": 32, "polyak": 0.05, "behaviour_steps": behaviour_steps} | config)
+def learn(
+    data: list[Episodes], spec: EnvSpec, seeds: int, behaviour_steps: int, **config: Any
+) -> np.ndarray:
+    """Policies [datasets, seeds, N, A], mean over the last half of the updates; one program for
+    datasets of one shape.
+    """
+    settings = inspo.Config(
+        **{"hidden": 32, "polyak": 0.05, "behaviour_steps": behaviour_steps} | config
+    )
     sampler = samplers.uniform(settings.batch_size)
     obs, no = jnp.ones((2, 1)), jnp.zeros((), bool)
-    first = TimeStep(obs, obs[0], jnp.ones((2, spec.action_size)), jnp.zeros(()), no, no, jnp.full(2, -1))
+    first = TimeStep(
+        obs, obs[0], jnp.ones((2, spec.action_size)), jnp.zeros(()), no, no, jnp.full(2, -1)
+    )
 
     def one(key: jax.Array, dataset: Dataset) -> jax.Array:
         fit_key, train_key, prepare_key = jax.random.split(key, 3)
@@ -399,13 +515,19 @@ def learn(data: list[Episodes], spec: EnvSpec, seeds: int, behaviour_steps: int,
         def run(learner, state, steps, key):
             def step(state, key):
                 draw_key, update_key = jax.random.split(key)
-                state, _ = learner.update(state, sampler.gather(dataset, sampler.draw((), dataset, draw_key)), update_key)
+                state, _ = learner.update(
+                    state, sampler.gather(dataset, sampler.draw((), dataset, draw_key)), update_key
+                )
                 return state, learner.policy(state).distribution((), first)[1].probs
 
             return lax.scan(step, state, jax.random.split(key, steps))
 
-        fitted, _ = run(behaviour.learner, behaviour.learner.init(prepare_key), behaviour_steps, fit_key)
-        _, policies = run(main.learner, main.prepare(fitted, dataset, prepare_key), settings.steps, train_key)
+        fitted, _ = run(
+            behaviour.learner, behaviour.learner.init(prepare_key), behaviour_steps, fit_key
+        )
+        _, policies = run(
+            main.learner, main.prepare(fitted, dataset, prepare_key), settings.steps, train_key
+        )
         return policies[settings.steps // 2 :].mean(0)
 
     program = jax.jit(lambda keys, dataset: lax.map(lambda key: one(key, dataset), keys))
@@ -415,20 +537,34 @@ def learn(data: list[Episodes], spec: EnvSpec, seeds: int, behaviour_steps: int,
 
 def episodes_of(payoff: np.ndarray, counts: np.ndarray) -> Episodes:
     """Every joint action as often as counts [A, A] say."""
-    cells = np.array([cell for cell, count in np.ndenumerate(counts) for _ in range(int(count))], np.int32)
+    cells = np.array(
+        [cell for cell, count in np.ndenumerate(counts) for _ in range(int(count))], np.int32
+    )
     return recipes.replay(make_matrix("game", payoff), cells[:, None], jax.random.key(0))
 
 
 def test_trained_policies_reach_the_equilibrium_of_theory(optimised):
-    # M-NE, x = 0, alpha = 1, constant beta = 5. The data hold each joint action as often as mu_0 mu_1 says, of 1800,
-    # so mu is exact and the tabulated equilibria are those of these data. Not normalised: dividing by a batch's own
-    # mean weight is a biased estimate: .022 to .049 in total variation here, against .001 to .011 without.
+    # M-NE, x = 0, alpha = 1, constant beta = 5. The data hold each joint action as often as mu_0
+    # mu_1 says, of 1800, so mu is exact and the tabulated equilibria are those of these data. Not
+    # normalised: dividing by a batch's own mean weight is a biased estimate: .022 to .049 in total
+    # variation here, against .001 to .011 without.
     marginals = np.array([[1 / 3] * 3, [0.8, 0.1, 0.1]])
     data = [episodes_of(mne(0.0), np.round(1800 * np.outer(mu, mu))) for mu in marginals]
     found = learn(
-        data, make_matrix("mne", mne(0.0)).spec, 2, 800, steps=2000, lr=1e-3, batch_size=512, patience=100,
-        alpha=1.0, beta_start=5.0, beta_end=5.0, cql=0.0, normalise=False,
-    )  # fmt: skip
+        data,
+        make_matrix("mne", mne(0.0)).spec,
+        2,
+        800,
+        steps=2000,
+        lr=1e-3,
+        batch_size=512,
+        patience=100,
+        alpha=1.0,
+        beta_start=5.0,
+        beta_end=5.0,
+        cql=0.0,
+        normalise=False,
+    )
     tabulated = np.array([[0.046, 0.048, 0.906], [0.071, 0.051, 0.878]])
     for policies, mu, row in zip(found, marginals, tabulated, strict=True):
         exact = tabular.fixed_point(mne(0.0), np.stack([mu, mu]), 1, 5)
@@ -445,8 +581,16 @@ def test_trained_policies_on_xor_are_optimal_and_inside_the_data(optimised):
     # (b): AB, BA. (c): AA, AB, BA. The optimum is 1 and BC has 0 and 2/9; 600 episodes of each.
     data = [recipes.xor(name, episodes=600) for name in ("b", "c")]
     found = learn(
-        data, make_matrix("xor", XOR).spec, 2, 300, steps=5000, lr=3e-3, alpha=0.05, beta_start=0.02, beta_end=0.001
-    )  # fmt: skip
+        data,
+        make_matrix("xor", XOR).spec,
+        2,
+        300,
+        steps=5000,
+        lr=3e-3,
+        alpha=0.05,
+        beta_start=0.02,
+        beta_end=0.001,
+    )
     support = {"b": np.array([[0, 1], [1, 0]]), "c": np.array([[1, 1], [1, 0]])}
     for name, runs in zip("bc", found, strict=True):
         for policies in runs:
@@ -456,9 +600,14 @@ def test_trained_policies_on_xor_are_optimal_and_inside_the_data(optimised):
 
 
 def test_training_without_teammate_tracking_leaves_the_data_on_xor_b():
-    # Ablation of figure 5b, through the training loop: the marginals are uniform, so half of the mass is on AA and BB.
+    # Ablation of figure 5b, through the training loop: the marginals are uniform, so half of the
+    # mass is on AA and BB.
     config = {"hidden": 32, "lr": 3e-3, "polyak": 0.05, "behaviour_steps": 200, "spo": "off_rho1"}
-    results = train(TrainSpec("inspo", "matrix/xor/b", seeds=(0, 1), config=config, steps=400, evaluations=2))
+    results = train(
+        TrainSpec("inspo", "matrix/xor/b", seeds=(0, 1), config=config, steps=400, evaluations=2)
+    )
     joint = results.history["joint_policy"][-1]
     assert ((joint[:, 0, 0] + joint[:, 1, 1]) >= 0.3).all(), joint
-    np.testing.assert_allclose([run["exact_value"] for run in results.runs], [xor_value(j) for j in joint], atol=1e-5)
+    np.testing.assert_allclose(
+        [run["exact_value"] for run in results.runs], [xor_value(j) for j in joint], atol=1e-5
+    )

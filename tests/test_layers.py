@@ -1,4 +1,6 @@
-"""How layers start: moments of every net's parameters against the closed forms of PyTorch, Sonnet, flax and Glorot."""
+"""How layers start: moments of every net's parameters against the closed forms of PyTorch, Sonnet,
+flax and Glorot.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,13 @@ from jaxoff.nets.mlp import MLP, ActionCritic
 from jaxoff.nets.recurrent import GRU, RecurrentNet
 from jaxoff.types import EnvSpec, Learner
 
-DISCRETE = EnvSpec("discrete", num_agents=3, obs_size=40, state_size=50, action_size=9, discrete=True, horizon=5)
+DISCRETE = EnvSpec(
+    "discrete", num_agents=3, obs_size=40, state_size=50, action_size=9, discrete=True, horizon=5
+)
 CONTINUOUS = dataclasses.replace(DISCRETE, name="continuous", discrete=False)
-# Deviation of a weight times the square root of its fan in, and the largest weight so scaled. A uniform number in +-1 has
-# deviation 1 / sqrt(3); a standard normal cut at two deviations has .8796, and 1 once flax has corrected for the cut.
+# Deviation of a weight times the square root of its fan in, and the largest weight so scaled. A
+# uniform number in +-1 has deviation 1 / sqrt(3); a standard normal cut at two deviations has
+# .8796, and 1 once flax has corrected for the cut.
 TORCH, SONNET, FLAX = (3**-0.5, 1.0), (0.8796, 2.0), (1.0, 2.0 / 0.8796)
 
 
@@ -53,20 +58,32 @@ def check(path: str, x: np.ndarray, fan_in: int, wanted: tuple[float, float]) ->
 
 NETS: dict[str, Any] = {
     "MLP": lambda start: MLP((64, 64, 9), layer_init=start).init(jax.random.key(0), jnp.zeros(40)),
-    "QMixer": lambda start: QMixer(32, 64, start).init(jax.random.key(0), jnp.zeros(3), jnp.zeros(50)),
-    "QMixer, linear": lambda start: QMixer(32, 0, start).init(jax.random.key(0), jnp.zeros(3), jnp.zeros(50)),
-    "LinearMixer": lambda start: LinearMixer(32, 3, layer_init=start).init(jax.random.key(0), jnp.zeros(3), jnp.zeros(50)),
-    "AffineMixer": lambda start: AffineMixer(3, 64, start).init(jax.random.key(0), jnp.zeros(3), jnp.zeros(50)),
-    "Dueling": lambda start: icq.Dueling(64, 9, start).init(jax.random.key(0), jnp.zeros(40)),
-    "TwinCritic": lambda start: TwinCritic(9, 64, False, start).init(jax.random.key(0), jnp.zeros(40)),
-    "JointVAE": lambda start: JointVAE(CONTINUOUS, 50, 64, start).init(jax.random.key(0)),
-    "RewardDecomposition": lambda start: RewardDecomposition(layer_init=start, kind="attention").init(
-        jax.random.key(0), jnp.zeros(50), jnp.zeros((3, 49))
+    "QMixer": lambda start: QMixer(32, 64, start).init(
+        jax.random.key(0), jnp.zeros(3), jnp.zeros(50)
     ),
+    "QMixer, linear": lambda start: QMixer(32, 0, start).init(
+        jax.random.key(0), jnp.zeros(3), jnp.zeros(50)
+    ),
+    "LinearMixer": lambda start: LinearMixer(32, 3, layer_init=start).init(
+        jax.random.key(0), jnp.zeros(3), jnp.zeros(50)
+    ),
+    "AffineMixer": lambda start: AffineMixer(3, 64, start).init(
+        jax.random.key(0), jnp.zeros(3), jnp.zeros(50)
+    ),
+    "Dueling": lambda start: icq.Dueling(64, 9, start).init(jax.random.key(0), jnp.zeros(40)),
+    "TwinCritic": lambda start: TwinCritic(9, 64, False, start).init(
+        jax.random.key(0), jnp.zeros(40)
+    ),
+    "JointVAE": lambda start: JointVAE(CONTINUOUS, 50, 64, start).init(jax.random.key(0)),
+    "RewardDecomposition": lambda start: RewardDecomposition(
+        layer_init=start, kind="attention"
+    ).init(jax.random.key(0), jnp.zeros(50), jnp.zeros((3, 49))),
 }
 
 
-@pytest.mark.parametrize(("start", "wanted"), [("torch", TORCH), ("sonnet", SONNET), ("flax", FLAX)])
+@pytest.mark.parametrize(
+    ("start", "wanted"), [("torch", TORCH), ("sonnet", SONNET), ("flax", FLAX)]
+)
 @pytest.mark.parametrize("net", NETS)
 def test_a_nets_layers_have_the_moments_of_the_named_start(net, start, wanted):
     seen = 0
@@ -82,27 +99,42 @@ def test_a_nets_layers_have_the_moments_of_the_named_start(net, start, wanted):
 
 
 def test_glorots_rule_counts_inputs_and_outputs():
-    for _, layer in layers(MLP((64, 200), layer_init="xavier").init(jax.random.key(0), jnp.zeros(40))):
+    for _, layer in layers(
+        MLP((64, 200), layer_init="xavier").init(jax.random.key(0), jnp.zeros(40))
+    ):
         size, out = layer["kernel"].shape
         reach = np.sqrt(6.0 / (size + out))
         assert 0.97 * reach < np.abs(layer["kernel"]).max() <= reach
-        assert 0.8 / np.sqrt(size) < np.abs(layer["bias"]).max() <= 1 / np.sqrt(size)  # biases as PyTorch's
+        # biases as PyTorch's
+        assert 0.8 / np.sqrt(size) < np.abs(layer["bias"]).max() <= 1 / np.sqrt(size)
 
 
 @pytest.mark.parametrize("start", ["torch", "sonnet", "flax"])
 @pytest.mark.parametrize("reset_gate", ["after", "before"])
 def test_a_gru_starts_as_its_librarys(start, reset_gate):
-    # PyTorch: all uniform in +-1 / sqrt(64) = .125, the two biases of the first two gates added up: variance 2/3 of .125^2.
-    # Sonnet: Glorot over all three gates at once, sqrt(6 / (64 + 192)) = .153. flax: orthogonal rows of length 1.
-    params = GRU(64, start, reset_gate).init(jax.random.key(0), jnp.zeros(64), jnp.zeros((1, 64)))["params"]
-    weights = {"input": np.asarray(params["input"]["kernel"]), "hidden": np.asarray(params["hidden"])}
+    # PyTorch: all uniform in +-1 / sqrt(64) = .125, the two biases of the first two gates added up:
+    # variance 2/3 of .125^2. Sonnet: Glorot over all three gates at once, sqrt(6 / (64 + 192)) =
+    # .153. flax: orthogonal rows of length 1.
+    params = GRU(64, start, reset_gate).init(jax.random.key(0), jnp.zeros(64), jnp.zeros((1, 64)))[
+        "params"
+    ]
+    weights = {
+        "input": np.asarray(params["input"]["kernel"]),
+        "hidden": np.asarray(params["hidden"]),
+    }
     bias = np.asarray(params["input"]["bias"])
     assert ("hidden_bias" in params) == (reset_gate == "after")
     if start == "torch":
         for name, x in weights.items():
             check(name, x, 64, TORCH)
-        assert bias[:128].std() == pytest.approx(0.125 * np.sqrt(2 / 3), rel=0.2) and np.abs(bias).max() <= 0.25
-        assert bias[128:].std() == pytest.approx(0.125 * np.sqrt(1 / 3), rel=0.3) and np.abs(bias[128:]).max() <= 0.125
+        assert (
+            bias[:128].std() == pytest.approx(0.125 * np.sqrt(2 / 3), rel=0.2)
+            and np.abs(bias).max() <= 0.25
+        )
+        assert (
+            bias[128:].std() == pytest.approx(0.125 * np.sqrt(1 / 3), rel=0.3)
+            and np.abs(bias[128:]).max() <= 0.125
+        )
         return
     np.testing.assert_array_equal(bias, 0.0)
     if start == "sonnet":
@@ -114,8 +146,11 @@ def test_a_gru_starts_as_its_librarys(start, reset_gate):
 
 
 def test_layers_whose_outputs_are_added_up_start_as_one():
-    # An action critic's first layer has 40 + 9 inputs in two parts; a graph attention's score has 2 x 64.
-    params = ActionCritic(64).init(jax.random.key(0), jnp.zeros((1, 40)), jnp.zeros((1, 1, 9)))["params"]
+    # An action critic's first layer has 40 + 9 inputs in two parts; a graph attention's score has 2
+    # x 64.
+    params = ActionCritic(64).init(jax.random.key(0), jnp.zeros((1, 40)), jnp.zeros((1, 1, 9)))[
+        "params"
+    ]
     for name in ("context", "action"):
         check(name, np.asarray(params[name]["kernel"]), 49, TORCH)
     check("context", np.asarray(params["context"]["bias"]), 49, TORCH)
@@ -159,7 +194,11 @@ def test_a_method_of_pytorch_starts_as_pytorch_by_default(name):
         chosen = settings if start == "torch" else settings | {"layer_init": start}
         state = state_of(name.split(",")[0], spec, **chosen)
         nets = [layer for path, layer in layers(state._asdict()) if "opt" not in path.split("/")[0]]
-        scaled[start] = [np.abs(x).max() * np.sqrt(layer["kernel"].shape[-2]) for layer in nets for x in layer.values()]
+        scaled[start] = [
+            np.abs(x).max() * np.sqrt(layer["kernel"].shape[-2])
+            for layer in nets
+            for x in layer.values()
+        ]
     assert len(scaled["torch"]) >= 4
     assert max(scaled["torch"]) <= 1 + 1e-5 and min(scaled["torch"]) > 0  # biases too
     assert max(scaled["flax"]) > 1.5 and min(scaled["flax"]) == 0
@@ -167,8 +206,15 @@ def test_a_method_of_pytorch_starts_as_pytorch_by_default(name):
 
 def test_every_config_with_nets_has_the_field():
     # madt and yanhui start as GPT does, which their code has; there is no choice.
-    forms = [(name, module) for name in registry.learner_names() for module in registry.forms(name).values()]
-    assert {name for name, module in forms if "layer_init" not in config_fields(module.Config)} == {"madt", "yanhui"}
+    forms = [
+        (name, module)
+        for name in registry.learner_names()
+        for module in registry.forms(name).values()
+    ]
+    assert {name for name, module in forms if "layer_init" not in config_fields(module.Config)} == {
+        "madt",
+        "yanhui",
+    }
 
 
 def test_alberdices_heads_start_within_a_thousandth_and_their_biases_as_pytorchs():
@@ -185,16 +231,27 @@ def test_alberdices_heads_start_within_a_thousandth_and_their_biases_as_pytorchs
 
 
 def test_a_start_that_there_is_not_is_refused_by_name():
-    with pytest.raises(ValueError, match="field 'layer_init': expected one of torch, xavier, flax, sonnet, found 'pytorch'"):
-        resolve_config(registry.learner("bc", "matrix/xor/b"), Task.parse("matrix/xor/b"), {"layer_init": "pytorch"})
+    with pytest.raises(
+        ValueError,
+        match="field 'layer_init': expected one of torch, xavier, flax, sonnet, found 'pytorch'",
+    ):
+        resolve_config(
+            registry.learner("bc", "matrix/xor/b"),
+            Task.parse("matrix/xor/b"),
+            {"layer_init": "pytorch"},
+        )
 
 
 def test_what_a_wrong_start_does_to_values():
-    # The sizes that made the difference: a GRU agent's values over actions are 2.7 times as far apart with flax's start.
+    # The sizes that made the difference: a GRU agent's values over actions are 2.7 times as far
+    # apart with flax's start.
     def spread(start: Any) -> float:
         net = RecurrentNet(64, 9, layer_init=start)
         x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, size=(20, 1, 30)), jnp.float32)
-        values = [net.apply(net.init(jax.random.key(k), jnp.zeros(64), x[0]), jnp.zeros((20, 64)), x)[1] for k in range(20)]
+        values = [
+            net.apply(net.init(jax.random.key(k), jnp.zeros(64), x[0]), jnp.zeros((20, 64)), x)[1]
+            for k in range(20)
+        ]
         return float(jnp.std(jnp.stack(values), -1).mean())
 
     assert 2.0 < spread("flax") / spread("torch") < 3.5

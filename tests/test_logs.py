@@ -45,9 +45,25 @@ def test_a_row_per_run_with_nan_as_null(tmp_path: Path):
 def test_numpy_scalars_are_written_as_numbers(tmp_path: Path):
     sink = JsonLines(tmp_path / "m.jsonl")
     sink.start({})
-    sink.record(Record("train", 0, 1, 1, [{"run": np.int64(0), "seed": 0, "a": np.float32(0.5), "b": np.float32("inf")}]))
+    sink.record(
+        Record(
+            "train",
+            0,
+            1,
+            1,
+            [{"run": np.int64(0), "seed": 0, "a": np.float32(0.5), "b": np.float32("inf")}],
+        )
+    )
     sink.finish({})
-    assert rows_of(tmp_path / "m.jsonl")[0] == {"stage": "train", "stage_index": 0, "step": 1, "run": 0, "seed": 0, "a": 0.5, "b": None}
+    assert rows_of(tmp_path / "m.jsonl")[0] == {
+        "stage": "train",
+        "stage_index": 0,
+        "step": 1,
+        "run": 0,
+        "seed": 0,
+        "a": 0.5,
+        "b": None,
+    }
 
 
 def test_resume_drops_rows_later_than_the_checkpoint(tmp_path: Path):
@@ -62,7 +78,12 @@ def test_resume_drops_rows_later_than_the_checkpoint(tmp_path: Path):
     second.record(record(30, 1))
     second.finish({})
     # (1, 20) is later than (1, 10), (0, 100) is an earlier stage
-    assert [(row["stage_index"], row["step"]) for row in rows_of(path) if row["run"] == 0] == [(0, 50), (0, 100), (1, 10), (1, 30)]
+    assert [(row["stage_index"], row["step"]) for row in rows_of(path) if row["run"] == 0] == [
+        (0, 50),
+        (0, 100),
+        (1, 10),
+        (1, 30),
+    ]
 
 
 def test_resume_forgives_a_half_written_last_line_only(tmp_path: Path):
@@ -99,7 +120,9 @@ def test_progress_without_a_terminal_writes_a_line_per_tenth():
     # the first record, then 10, 20, ..., 100
     assert len(lines) == 11
     # mean of 1 and 3 is 2, std sqrt(2)
-    assert lines[-1].startswith("bc xor train  100/100 (100%)") and "return 2.000 ± 1.414" in lines[-1]
+    assert (
+        lines[-1].startswith("bc xor train  100/100 (100%)") and "return 2.000 ± 1.414" in lines[-1]
+    )
 
 
 def test_progress_says_how_many_runs_are_lost():
@@ -118,20 +141,29 @@ def test_progress_in_a_terminal_shows_every_stage():
     sink.record(Record("policy", 1, 5, 10, [{"run": 0, "seed": 0, "return_mean": 0.25}]))
     sink.finish({})
     text = out.getvalue()
-    assert "inspo behaviour" in text and "inspo policy" in text and "return 0.250" in text and "50%" in text
+    assert (
+        "inspo behaviour" in text
+        and "inspo policy" in text
+        and "return 0.250" in text
+        and "50%" in text
+    )
 
 
 def test_disabled_dashboard_never_imports_wandb():
     code = (
-        "import sys\nfrom jaxoff.logs import Record, WandB\nw = WandB('disabled', 'p', 'g', [{'run': 0, 'seed': 0}])\n"
-        "w.start({})\nw.record(Record('s', 0, 1, 1, [{'run': 0, 'seed': 0, 'return_mean': 1.0}]))\nw.finish({})\n"
+        "import sys\nfrom jaxoff.logs import Record, WandB\nw = WandB('disabled', 'p', "
+        "'g', [{'run': 0, 'seed': 0}])\n"
+        "w.start({})\nw.record(Record('s', 0, 1, 1, [{'run': 0, 'seed': 0, 'return_mean': "
+        "1.0}]))\nw.finish({})\n"
         "sys.exit('wandb' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_an_unknown_dashboard_mode_is_refused():
-    with pytest.raises(ValueError, match="field 'mode': expected one of disabled, offline, online, found 'on'"):
+    with pytest.raises(
+        ValueError, match="field 'mode': expected one of disabled, offline, online, found 'on'"
+    ):
         WandB("on", "p", "g", RUNS)  # type: ignore[arg-type]
 
 
@@ -139,21 +171,39 @@ def test_offline_dashboard_writes_a_folder_per_run_and_per_grid_point(tmp_path: 
     sink = WandB("offline", "jaxoff-test", "group", RUNS, tmp_path)
     sink.start({"method": "bc", "leaves": np.array([1.0])})
     logged: dict[str, set[str]] = {}
-    for label, opened in sink._open.items():  # wandb's own files are compressed, so names can't be looked up in them
+    # wandb's own files are compressed, so names can't be looked up in them
+    for label, opened in sink._open.items():
         monkeypatch.setattr(
-            opened, "log", lambda row, *a, _label=label, _log=opened.log, **k: (logged.update({_label: set(row)}), _log(row, *a, **k))
+            opened,
+            "log",
+            lambda row, *a, _label=label, _log=opened.log, **k: (
+                logged.update({_label: set(row)}),
+                _log(row, *a, **k),
+            ),
         )
-    rows = [{**run, "return_mean": float(run["run"]), "alpha": run["config"]["alpha"]} for run in RUNS]
-    sink.record(Record("train", 0, 10, 20, [{k: v for k, v in row.items() if k != "config"} for row in rows]))
+    rows = [
+        {**run, "return_mean": float(run["run"]), "alpha": run["config"]["alpha"]} for run in RUNS
+    ]
+    sink.record(
+        Record(
+            "train", 0, 10, 20, [{k: v for k, v in row.items() if k != "config"} for row in rows]
+        )
+    )
     sink.finish({"runs": [{"run": 0, "return_mean": 1.0}]})
     ids = json.loads((tmp_path / "ids.json").read_text())
     # three runs; their two values of alpha have an aggregate each
     assert set(ids) == {"run-0", "run-1", "run-2", "seeds-alpha=0.5", "seeds-alpha=5"}
-    written = [next(folder.glob("*.wandb")).read_bytes() for folder in (tmp_path / "wandb").glob("offline-run-*")]
+    written = [
+        next(folder.glob("*.wandb")).read_bytes()
+        for folder in (tmp_path / "wandb").glob("offline-run-*")
+    ]
     assert len(written) == 5
     assert all(written)
     assert set(logged) == set(ids) and all("train/step" in names for names in logged.values())
-    assert [label for label, names in logged.items() if "train/return_mean/std" in names] == ["seeds-alpha=0.5"]  # the one with two seeds
+    # the one with two seeds
+    assert [label for label, names in logged.items() if "train/return_mean/std" in names] == [
+        "seeds-alpha=0.5"
+    ]
 
 
 def test_a_resumed_dashboard_keeps_its_ids(tmp_path: Path):
@@ -166,4 +216,8 @@ def test_a_resumed_dashboard_keeps_its_ids(tmp_path: Path):
 def test_aggregate_is_mean_and_std_of_the_runs_that_are_left():
     # 1 and 3: mean 2, std sqrt(2)
     rows = [{"return_mean": 1.0}, {"return_mean": 3.0}, {"return_mean": float("nan")}]
-    assert aggregate(rows) == {"return_mean/mean": 2.0, "return_mean/std": pytest.approx(2**0.5), "runs": 2.0}
+    assert aggregate(rows) == {
+        "return_mean/mean": 2.0,
+        "return_mean/std": pytest.approx(2**0.5),
+        "runs": 2.0,
+    }

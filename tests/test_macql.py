@@ -1,4 +1,6 @@
-"""MACQL: its loss and gradient against float64 NumPy, Tree Backup by hand, and games with known values."""
+"""MACQL: its loss and gradient against float64 NumPy, Tree Backup by hand, and games with known
+values.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,12 @@ def shaken_state(config: macql.Config, dtype: Any = np.float32) -> tuple[macql.M
     """Nets that differ from their slow copies everywhere."""
     m = macql.method_of(config, toys.SPEC)
     state = jax.jit(functools.partial(macql.init, m))(jax.random.key(0))
-    move = lambda tree, seed: toys.shaken(tree, seed, dtype)  # noqa: E731
+    move = lambda tree, seed: toys.shaken(tree, seed, dtype)
     return m, state._replace(
-        critic=move(state.critic, 1), mixer=move(state.mixer, 2), target_critic=move(state.critic, 3), target_mixer=move(state.mixer, 4)
+        critic=move(state.critic, 1),
+        mixer=move(state.mixer, 2),
+        target_critic=move(state.critic, 3),
+        target_mixer=move(state.mixer, 4),
     )
 
 
@@ -43,26 +48,47 @@ def test_loss_and_gradient_equal_float64(config):
     config = macql.Config(**SMALL | config)
     with jax.enable_x64(True):
         m, state = shaken_state(config, np.float64)
-        batch, rows = toys.random_batch(dtype=np.float64), toys.arrays(toys.random_batch(dtype=np.float64))
+        batch, rows = (
+            toys.random_batch(dtype=np.float64),
+            toys.arrays(toys.random_batch(dtype=np.float64)),
+        )
         params = state.critic, state.mixer
-        (found, _), grads = jax.jit(jax.value_and_grad(functools.partial(macql.loss, m), has_aux=True))(params, state, batch)
-        outputs = lambda tree: ref.agent_values(tree, rows, config.recurrent)  # noqa: E731
-        mixer, (slow, next_slow) = functools.partial(ref.linear_mixer, state.target_mixer), outputs(state.target_critic)
+        (found, _), grads = jax.jit(
+            jax.value_and_grad(functools.partial(macql.loss, m), has_aux=True)
+        )(params, state, batch)
+        outputs = lambda tree: ref.agent_values(tree, rows, config.recurrent)
+        mixer, (slow, next_slow) = (
+            functools.partial(ref.linear_mixer, state.target_mixer),
+            outputs(state.target_critic),
+        )
         if config.cql_target == "onestep_double":
             target = ref.double_q_target(outputs(state.critic)[1], next_slow, rows, mixer, 0.9)
         else:
-            target = ref.backup_target(slow, next_slow, rows, mixer, config.backup_policy, gamma=0.9, trace=0.93, n=config.n_step)
+            target = ref.backup_target(
+                slow,
+                next_slow,
+                rows,
+                mixer,
+                config.backup_policy,
+                gamma=0.9,
+                trace=0.93,
+                n=config.n_step,
+            )
 
         def loss(params: Any) -> float:
             q = outputs(params[0])[0]
             total = ref.of_taken(q, rows, functools.partial(ref.linear_mixer, params[1]))
-            return 2 * ref.conservative(q, params[1], rows, config.cql_literal) + ref.squared_error(total, target, rows["valid"]) / 2
+            return (
+                2 * ref.conservative(q, params[1], rows, config.cql_literal)
+                + ref.squared_error(total, target, rows["valid"]) / 2
+            )
 
         assert float(found) == pytest.approx(loss(params), rel=1e-10)
         np.testing.assert_allclose(*toys.slopes(loss, params, grads), rtol=1e-5)
 
 
-# ---------------------------------------------------------------------------------------- Tree Backup
+# ---------------------------------------------------------------------------------------- Tree
+# Backup
 
 
 @functools.cache
@@ -70,19 +96,37 @@ def compiled(n: int) -> Any:
     return jax.jit(functools.partial(macql.tree_backup, n=n))
 
 
-def backup(n: int, match: list[float], valid: list[float], ended: int | None = None, junk: float = 0.0, trace: float = 0.5) -> np.ndarray:
-    """Rewards 1, 2, 4, Q = 1 and V = 2 everywhere, gamma = .5; `junk` is added wherever the step is not valid."""
+def backup(
+    n: int,
+    match: list[float],
+    valid: list[float],
+    ended: int | None = None,
+    junk: float = 0.0,
+    trace: float = 0.5,
+) -> np.ndarray:
+    """Rewards 1, 2, 4, Q = 1 and V = 2 everywhere, gamma = .5; `junk` is added wherever the step is
+    not valid.
+    """
     valid_row = np.array([valid], np.float32)
-    spoil = lambda x: np.where(valid_row > 0, x, x + junk).astype(np.float32)  # noqa: E731
+    spoil = lambda x: np.where(valid_row > 0, x, x + junk).astype(np.float32)
     ends = np.zeros((1, 3), np.float32) if ended is None else np.eye(3, dtype=np.float32)[[ended]]
     reward = spoil(np.array([[1.0, 2, 4]]))
-    found = compiled(n)(spoil(np.ones((1, 3))), spoil(np.full((1, 3), 2.0)), spoil(np.array([match])), reward, ends, valid_row, 0.5, trace)
+    found = compiled(n)(
+        spoil(np.ones((1, 3))),
+        spoil(np.full((1, 3), 2.0)),
+        spoil(np.array([match])),
+        reward,
+        ends,
+        valid_row,
+        0.5,
+        trace,
+    )
     return np.asarray(found)[0]
 
 
 def test_tree_backup_by_hand():
-    # delta_t = r + .5 * 2 - 1 = r: 1, 2, 4. Each step further weighs .5 * .5 * pi = .25 with pi = 1.
-    # y_0 = 1 + 1 + .25 * 2 + .0625 * 4 = 2.75, y_1 = 1 + 2 + .25 * 4 = 4, y_2 = 1 + 4 = 5.
+    # delta_t = r + .5 * 2 - 1 = r: 1, 2, 4. Each step further weighs .5 * .5 * pi = .25 with pi =
+    # 1. y_0 = 1 + 1 + .25 * 2 + .0625 * 4 = 2.75, y_1 = 1 + 2 + .25 * 4 = 4, y_2 = 1 + 4 = 5.
     np.testing.assert_allclose(backup(3, [1, 1, 1], [1, 1, 1]), [2.75, 4, 5])
     # n = 2 leaves out the last term of y_0; n = 1 is r + gamma V.
     np.testing.assert_allclose(backup(2, [1, 1, 1], [1, 1, 1]), [2.5, 4, 5])
@@ -99,7 +143,8 @@ def test_tree_backup_is_cut_where_the_policy_would_act_otherwise():
 def test_tree_backup_never_looks_at_padding_or_beyond_an_end():
     # Two valid steps: y_0 = 1 + 1 + .25 * 2, y_1 = 1 + 2; a million on the third changes nothing.
     np.testing.assert_allclose(backup(3, [1, 1, 1], [1, 1, 0], junk=1e6)[:2], [2.5, 3])
-    # Terminated at the second: delta_1 = 2 - 1 = 1 and nothing after it, so y_0 = 1 + 1 + .25, y_1 = 1 + 1.
+    # Terminated at the second: delta_1 = 2 - 1 = 1 and nothing after it, so y_0 = 1 + 1 + .25, y_1
+    # = 1 + 1.
     np.testing.assert_allclose(backup(3, [1, 1, 1], [1, 1, 1], ended=1)[:2], [2.25, 2])
 
 
@@ -111,10 +156,13 @@ def test_greedy_probabilities_are_over_available_actions():
     # The raw argmax is masked to -1e10, as `Actors.outputs` gives it.
     q = jnp.array([-1e10, 1.0, 2.0])
     np.testing.assert_array_equal(macql.action_probs("greedy", q), [0, 0, 1])
-    np.testing.assert_allclose(macql.action_probs("softmax", q), [0, 1 / (1 + np.e), np.e / (1 + np.e)], rtol=1e-6)
+    np.testing.assert_allclose(
+        macql.action_probs("softmax", q), [0, 1 / (1 + np.e), np.e / (1 + np.e)], rtol=1e-6
+    )
 
 
-# ----------------------------------------------------------------------------------------- one update
+# ----------------------------------------------------------------------------------------- one
+# update
 
 
 @functools.cache
@@ -134,8 +182,12 @@ def test_slow_nets_are_copied_at_update_100_and_not_before():
     update, state = stepper()
     for made, copied in ((98, False), (99, True)):
         after, _ = update(state._replace(updates=jnp.int32(made)), toys.random_batch())
-        wanted = (after.critic, after.mixer) if copied else (state.target_critic, state.target_mixer)
-        np.testing.assert_array_equal(toys.flat((after.target_critic, after.target_mixer)), toys.flat(wanted))
+        wanted = (
+            (after.critic, after.mixer) if copied else (state.target_critic, state.target_mixer)
+        )
+        np.testing.assert_array_equal(
+            toys.flat((after.target_critic, after.target_mixer)), toys.flat(wanted)
+        )
 
 
 def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
@@ -143,7 +195,9 @@ def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
     update, state = stepper()
     batch = toys.random_batch()
     ones, zeros = np.ones_like(batch.reward), np.zeros_like(batch.reward)
-    told = lambda **ends: float(update(state, batch._replace(reward=ones, **ends))[1].metrics["target"])  # noqa: E731
+    told = lambda **ends: float(
+        update(state, batch._replace(reward=ones, **ends))[1].metrics["target"]
+    )
     assert told(terminated=ones, truncated=zeros) == pytest.approx(1.0, abs=1e-6)
     assert abs(told(terminated=zeros, truncated=ones) - 1) > 0.01
 
@@ -153,16 +207,22 @@ def test_single_steps_are_windows_of_length_one():
     m, state = shaken_state(macql.Config(**SMALL, window=0))
     update = jax.jit(functools.partial(macql.update, m))
     batch = jax.tree.map(lambda x: x[:, :1], toys.random_batch())
-    single, window = update(state, jax.tree.map(lambda x: x[:, 0], batch))[0], update(state, batch)[0]
+    single, window = (
+        update(state, jax.tree.map(lambda x: x[:, 0], batch))[0],
+        update(state, batch)[0],
+    )
     np.testing.assert_allclose(toys.flat(single), toys.flat(window), atol=1e-7)
 
 
 def test_the_conservative_term_is_zero_only_where_one_action_is_legal():
-    # Every agent has one legal action: logsumexp of one value is that value. With two, it is larger than either.
+    # Every agent has one legal action: logsumexp of one value is that value. With two, it is larger
+    # than either.
     update, state = stepper()
     batch = toys.random_batch()
     one = np.eye(3, dtype=np.float32)[batch.actions]
-    assert float(update(state, batch._replace(avail=one))[1].metrics["conservative"]) == pytest.approx(0.0, abs=1e-6)
+    assert float(
+        update(state, batch._replace(avail=one))[1].metrics["conservative"]
+    ) == pytest.approx(0.0, abs=1e-6)
     two = np.maximum(one, np.eye(3, dtype=np.float32)[(batch.actions + 1) % 3])
     assert float(update(state, batch._replace(avail=two))[1].metrics["conservative"]) > 0.1
 
@@ -181,26 +241,39 @@ def games() -> Any:
         toys.matrix(xor[:3], [0, 1, 2]),
         toys.matrix(xor, [0, 1, 2, 3]),
     ]
-    total, chosen, metrics = toys.fit(macql, batches, 1500, 5e-3, {"cql": [2.0, 2.0, 2.0, 0.0, 2.0]})
-    return np.asarray(total), np.asarray(chosen), {name: np.asarray(x) for name, x in metrics.items()}
+    total, chosen, metrics = toys.fit(
+        macql, batches, 1500, 5e-3, {"cql": [2.0, 2.0, 2.0, 0.0, 2.0]}
+    )
+    return (
+        np.asarray(total),
+        np.asarray(chosen),
+        {name: np.asarray(x) for name, x in metrics.items()},
+    )
 
 
 def test_values_of_a_chain_are_discounted_rewards(games):
-    # Rewards 0, 0, 1, gamma .9: .81, .9, 1. All actions are equally frequent and equally good, so that the
-    # conservative term, N log 2 for equal values, is at its minimum there and moves nothing.
-    np.testing.assert_allclose(games[0][0], np.broadcast_to(np.array([0.81, 0.9, 1.0])[:, None, None], (3, 2, 2)), atol=0.01)
+    # Rewards 0, 0, 1, gamma .9: .81, .9, 1. All actions are equally frequent and equally good, so
+    # that the conservative term, N log 2 for equal values, is at its minimum there and moves
+    # nothing.
+    np.testing.assert_allclose(
+        games[0][0],
+        np.broadcast_to(np.array([0.81, 0.9, 1.0])[:, None, None], (3, 2, 2)),
+        atol=0.01,
+    )
     assert float(games[2]["conservative"][0]) == pytest.approx(2 * np.log(2), abs=1e-3)
 
 
 def preference(share: float, slope: Any) -> float:
-    """d = w q(B) - w q(A) of each agent at the minimum, from the derivative of the squared error in d."""
+    """d = w q(B) - w q(A) of each agent at the minimum, from the derivative of the squared error in
+    d.
+    """
     return brentq(lambda d: 4 * (1 / (1 + np.exp(-d)) - share) + slope(d), -5, 5)
 
 
 def test_on_xor_c_values_are_where_both_parts_of_the_loss_balance(games):
-    # Conservative, two agents: 2 * 2 (log(1 + e^d) - d / 3). Squared, with the best offset c = 2 (1 - d) / 3:
-    # errors -c, 1 - c - d twice, half their mean square (1 - d)^2 / 9. Zero derivative: d = -.367, A is preferred,
-    # and AA pays 0: inside the data, but not their best.
+    # Conservative, two agents: 2 * 2 (log(1 + e^d) - d / 3). Squared, with the best offset c = 2 (1
+    # - d) / 3: errors -c, 1 - c - d twice, half their mean square (1 - d)^2 / 9. Zero derivative: d
+    # = -.367, A is preferred, and AA pays 0: inside the data, but not their best.
     d = preference(1 / 3, lambda d: -2 * (1 - d) / 9)
     assert d == pytest.approx(-0.367, abs=1e-3)
     c = 2 * (1 - d) / 3
@@ -215,27 +288,35 @@ def test_without_the_conservative_term_xor_c_is_extrapolated_out_of_the_data(gam
 
 
 def test_on_xor_d_values_are_where_both_parts_of_the_loss_balance(games):
-    # Uniform data: errors of the sum c, c + d, c + d, c + 2 d to 0, 1, 1, -2 with best c = -d: half the mean square is
-    # (d^2 + 2 + (d + 2)^2) / 8, derivative (d + 1) / 2; share 1/2. A is preferred, and AA pays 0.
+    # Uniform data: errors of the sum c, c + d, c + d, c + 2 d to 0, 1, 1, -2 with best c = -d: half
+    # the mean square is (d^2 + 2 + (d + 2)^2) / 8, derivative (d + 1) / 2; share 1/2. A is
+    # preferred, and AA pays 0.
     d = preference(1 / 2, lambda d: (d + 1) / 2)
     np.testing.assert_allclose(games[0][4, 0].ravel(), [-d, 0, 0, d], atol=0.01)
     assert games[1][4].tolist() == [0, 0]
 
 
 def test_on_xor_b_no_action_is_preferred(games):
-    # Both actions of both agents are equally frequent and pay 1: equal values minimise both parts, and which joint
-    # action is played is left to noise.
+    # Both actions of both agents are equally frequent and pay 1: equal values minimise both parts,
+    # and which joint action is played is left to noise.
     np.testing.assert_allclose(games[0][1, 0], 1.0, atol=0.01)
 
 
-# ------------------------------------------------------------------------------------------ settings
+# ------------------------------------------------------------------------------------------
+# settings
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"cql_target": "retrace"}, "field 'cql_target': expected one of tree_backup, onestep_double, found 'retrace'"),
-        ({"backup_policy": "mu"}, "field 'backup_policy': expected one of greedy, softmax, found 'mu'"),
+        (
+            {"cql_target": "retrace"},
+            "field 'cql_target': expected one of tree_backup, onestep_double, found 'retrace'",
+        ),
+        (
+            {"backup_policy": "mu"},
+            "field 'backup_policy': expected one of greedy, softmax, found 'mu'",
+        ),
         ({"n_step": 0}, "field 'n_step': expected at least 1, found 0"),
         ({"recurrent": True, "window": 0}, "macql: field 'window': expected -1"),
     ],

@@ -1,4 +1,6 @@
-"""MADDPG: the exact form against the closed forms of Tilbury et al. (2024), the learned form against hand-made batches."""
+"""MADDPG: the exact form against the closed forms of Tilbury et al. (2024), the learned form
+against hand-made batches.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,18 @@ from jaxoff.losses.td import one_step_target, squared_td_error
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests.reference import polynomial_numpy as ref
 
-STEP = TimeStep(jnp.ones((2, 1)), jnp.ones(1), jnp.ones((2, 1)), jnp.zeros(()), jnp.zeros((), bool), jnp.zeros((), bool), jnp.zeros((2, 1)))
-SPEC = EnvSpec("small", num_agents=2, obs_size=3, state_size=4, action_size=2, discrete=False, horizon=5)
+STEP = TimeStep(
+    jnp.ones((2, 1)),
+    jnp.ones(1),
+    jnp.ones((2, 1)),
+    jnp.zeros(()),
+    jnp.zeros((), bool),
+    jnp.zeros((), bool),
+    jnp.zeros((2, 1)),
+)
+SPEC = EnvSpec(
+    "small", num_agents=2, obs_size=3, state_size=4, action_size=2, discrete=False, horizon=5
+)
 
 
 def batch_of(data: np.ndarray, game: str = "twin_peaks") -> Transition:
@@ -56,7 +68,8 @@ def random_batch(key: int = 0, count: int = 6) -> Transition:
     )
 
 
-# ---------------------------------------------------------------------------------------- exact form
+# ---------------------------------------------------------------------------------------- exact
+# form
 
 
 def test_each_agent_responds_to_the_other_agents_data():
@@ -66,7 +79,8 @@ def test_each_agent_responds_to_the_other_agents_data():
 
 
 def test_both_agents_step_from_the_old_policy():
-    # twin peaks at (-0.5, 0.5), datum (1, 1): dJ/dx = 5*1 - (2+8)*(-0.5) = 10, dJ/dy = 5 - 10*0.5 = 0; eta 0.1
+    # twin peaks at (-0.5, 0.5), datum (1, 1): dJ/dx = 5*1 - (2+8)*(-0.5) = 10, dJ/dy = 5 - 10*0.5 =
+    # 0; eta 0.1
     moved = one_step("twin_peaks", np.array([[1.0, 1.0]]), eta=0.1)
     np.testing.assert_allclose(moved, [1.0, 0.0], atol=1e-6)
 
@@ -84,32 +98,52 @@ def test_equations_3_and_4_hold_on_a_lattice_for_every_game_and_dataset():
     induced = jax.jit(runs.induced_field, static_argnums=0)
     for name in GAMES:
         payoff = runs.game(name).spec.payoff
-        np.testing.assert_allclose(runs.true_field(payoff, points), np.stack(ref.true_field(name, x, y), -1), atol=2e-6)
+        np.testing.assert_allclose(
+            runs.true_field(payoff, points), np.stack(ref.true_field(name, x, y), -1), atol=2e-6
+        )
         for seed in range(5):
             data = np.random.default_rng(seed).normal(0.1 * seed, 0.5, (64, 2)).astype(np.float32)
             expected = np.stack(ref.induced_field(name, x, y, data), -1)
-            np.testing.assert_allclose(induced(payoff, jnp.asarray(data), points), expected, atol=4e-6)
+            np.testing.assert_allclose(
+                induced(payoff, jnp.asarray(data), points), expected, atol=4e-6
+            )
 
 
 def test_fields_of_a_random_polynomial_of_degree_3_3():
     rng = np.random.default_rng(0)
-    c, data = rng.normal(size=(4, 4)).astype(np.float32), rng.uniform(-1, 1, (32, 2)).astype(np.float32)
+    c, data = (
+        rng.normal(size=(4, 4)).astype(np.float32),
+        rng.uniform(-1, 1, (32, 2)).astype(np.float32),
+    )
     x, y = np.meshgrid(np.linspace(-1, 1, 21), np.linspace(-1, 1, 21))
-    d_x, d_y = np.polynomial.polynomial.polyder(c, axis=0), np.polynomial.polynomial.polyder(c, axis=1)
+    d_x, d_y = (
+        np.polynomial.polynomial.polyder(c, axis=0),
+        np.polynomial.polynomial.polyder(c, axis=1),
+    )
     value = np.polynomial.polynomial.polyval2d
     points = jnp.asarray(np.stack([x, y], -1), jnp.float32)
     payoff = reward_of(c)
-    np.testing.assert_allclose(runs.true_field(payoff, points), np.stack([value(x, y, d_x), value(x, y, d_y)], -1), atol=2e-5)
+    np.testing.assert_allclose(
+        runs.true_field(payoff, points),
+        np.stack([value(x, y, d_x), value(x, y, d_y)], -1),
+        atol=2e-5,
+    )
     own_x, data_y = np.broadcast_arrays(x[..., None], data[:, 1])
     data_x, own_y = np.broadcast_arrays(data[:, 0], y[..., None])
-    expected = np.stack([value(own_x, data_y, d_x).mean(-1), value(data_x, own_y, d_y).mean(-1)], -1)
-    np.testing.assert_allclose(runs.induced_field(payoff, jnp.asarray(data), points), expected, atol=2e-5)
+    expected = np.stack(
+        [value(own_x, data_y, d_x).mean(-1), value(data_x, own_y, d_y).mean(-1)], -1
+    )
+    np.testing.assert_allclose(
+        runs.induced_field(payoff, jnp.asarray(data), points), expected, atol=2e-5
+    )
 
 
 @pytest.mark.parametrize("name", GAMES)
 def test_training_follows_the_closed_form_path(name):
     data = np.random.default_rng(1).normal(0.3, 0.4, (64, 2)).astype(np.float32)
-    paths = runs.train_paths(name, runs.full_batch_of, [runs.episodes_of(data, runs.game(name))], [0], epochs=60)
+    paths = runs.train_paths(
+        name, runs.full_batch_of, [runs.episodes_of(data, runs.game(name))], [0], epochs=60
+    )
     expected = ref.path(name, (-0.5, 0.5), data, 0.02, 60)
     np.testing.assert_allclose(paths.theta[0, 0, 0], expected, atol=1e-5)
     np.testing.assert_allclose(paths.reward[0, 0, 0], ref.reward(name, *expected.T), atol=5e-5)
@@ -117,11 +151,14 @@ def test_training_follows_the_closed_form_path(name):
 
 def test_best_responses_cannot_see_how_the_data_are_paired():
     data = runs.two_clusters(0.2)
-    np.testing.assert_allclose(one_step("twin_peaks", data), one_step("twin_peaks", runs.permuted(data)), atol=1e-6)
+    np.testing.assert_allclose(
+        one_step("twin_peaks", data), one_step("twin_peaks", runs.permuted(data)), atol=1e-6
+    )
 
 
 def test_equation_5_gives_the_maximum_inside_its_window_and_nothing_outside():
-    # window [A/(B a+), a+] = [0.4082, 0.6124]; with variance v of Eq. 5, theta* = C m / (2A + 2B (m^2 + v)) = a+
+    # window [A/(B a+), a+] = [0.4082, 0.6124]; with variance v of Eq. 5, theta* = C m / (2A + 2B
+    # (m^2 + v)) = a+
     low = ref.A / (ref.B * ref.PEAK)
     np.testing.assert_allclose([low, ref.PEAK], [0.4082483, 0.6123724], atol=1e-7)
     for mean in np.linspace(low + 1e-6, ref.PEAK - 1e-6, 21):
@@ -144,10 +181,10 @@ def test_figure_3_moves_every_start_by_the_same_vector_away_from_reward():
 
 @pytest.mark.parametrize("centre", ["origin", "peak"])
 def test_figure_4_ends_where_the_moments_of_the_data_predict(centre):
-    # Noise of minibatches of 32 around the exact path: with rate r = eta (2A + 2B s), theta is an AR(1) process of
-    # coefficient 1 - r whose steps have the deviation eta std(C a - 2B theta* a^2) / sqrt(32); its mean over 20 epochs
-    # has the standard error `spread`, 0.018 at sigma = 1. So single seeds stray by more than 0.03 there, and 0.03 is
-    # asked of their mean.
+    # Noise of minibatches of 32 around the exact path: with rate r = eta (2A + 2B s), theta is an
+    # AR(1) process of coefficient 1 - r whose steps have the deviation eta std(C a - 2B theta* a^2)
+    # / sqrt(32); its mean over 20 epochs has the standard error `spread`, 0.018 at sigma = 1. So
+    # single seeds stray by more than 0.03 there, and 0.03 is asked of their mean.
     data, paths = runs.fig4_runs(centre, range(10))
     for i, points in enumerate(map(runs.points_of, data)):
         predicted = ref.twin_peaks_fixed_point(points)
@@ -171,10 +208,15 @@ def test_frozen_priorities_act_as_weighted_moments():
     points = runs.points_of(episodes).astype(np.float64)
     weight = np.exp(-4 * ((points - 0.5) ** 2).sum(-1))
     weight /= weight.sum()
-    mean, square = (weight[:, None] * points).sum(0)[::-1], (weight[:, None] * points**2).sum(0)[::-1]
+    mean, square = (
+        (weight[:, None] * points).sum(0)[::-1],
+        (weight[:, None] * points**2).sum(0)[::-1],
+    )
     expected = ref.C * mean / (2 * ref.A + 2 * ref.B * square)
-    weigh = lambda dataset: jnp.asarray(weight, jnp.float32)  # noqa: E731
-    paths = runs.train_paths("twin_peaks", lambda config: samplers.weighted(1024, weigh), [episodes], [0], epochs=150)
+    weigh = lambda dataset: jnp.asarray(weight, jnp.float32)
+    paths = runs.train_paths(
+        "twin_peaks", lambda config: samplers.weighted(1024, weigh), [episodes], [0], epochs=150
+    )
     np.testing.assert_allclose(paths.theta[0, 0, 0, -20:].mean(0), expected, atol=0.01)
     assert np.abs(expected - ref.twin_peaks_fixed_point(points)).min() > 0.05
 
@@ -186,18 +228,26 @@ def test_gaussian_data_are_not_clipped():
     assert np.abs(clipped - runs.twin_peaks_fixed_point(points)).max() > 0.05
 
 
-# -------------------------------------------------------------------------------------- learned form
+# -------------------------------------------------------------------------------------- learned
+# form
 
 
 def test_td_target_stops_at_termination_only():
     # r + gamma (1 - terminated) v: 1 + 0.5 * 4 = 3, and 1 where terminated
-    target = one_step_target(jnp.array([1.0, 1.0]), jnp.array([0.0, 1.0]), jnp.array([4.0, 4.0]), 0.5)
+    target = one_step_target(
+        jnp.array([1.0, 1.0]), jnp.array([0.0, 1.0]), jnp.array([4.0, 4.0]), 0.5
+    )
     np.testing.assert_allclose(target, [3.0, 1.0])
-    np.testing.assert_allclose(squared_td_error(jnp.array([1.0, 1.0]), target), [2.0, 0.0])  # (3 - 1)^2 / 2
+    # (3 - 1)^2 / 2
+    np.testing.assert_allclose(squared_td_error(jnp.array([1.0, 1.0]), target), [2.0, 0.0])
 
 
 def test_targets_carry_no_gradient():
-    grad = jax.grad(lambda v: squared_td_error(jnp.zeros(1), one_step_target(jnp.ones(1), jnp.zeros(1), v, 0.9)).sum())
+    grad = jax.grad(
+        lambda v: squared_td_error(
+            jnp.zeros(1), one_step_target(jnp.ones(1), jnp.zeros(1), v, 0.9)
+        ).sum()
+    )
     np.testing.assert_array_equal(grad(jnp.ones(1)), [0.0])
 
 
@@ -223,8 +273,10 @@ def learned():
 def test_learned_update_moves_targets_by_tau(learned):
     state, update = learned
     new, out = update(state, random_batch(), jax.random.key(1))
-    leaf = lambda tree: np.asarray(jax.tree.leaves(tree)[1])  # noqa: E731 (a matrix; biases start at zero)
-    np.testing.assert_allclose(leaf(new.target_critic), 0.9 * leaf(state.critic) + 0.1 * leaf(new.critic), rtol=1e-5)
+    leaf = lambda tree: np.asarray(jax.tree.leaves(tree)[1])
+    np.testing.assert_allclose(
+        leaf(new.target_critic), 0.9 * leaf(state.critic) + 0.1 * leaf(new.critic), rtol=1e-5
+    )
     assert np.abs(leaf(new.actor) - leaf(state.actor)).max() > 0
     assert out.signal.shape == (6,) and np.isfinite(float(out.metrics["critic_loss"]))
 
@@ -249,14 +301,21 @@ def test_learned_form_reaches_the_bound_where_more_is_better():
     # decoupled: R = x + y, so with a learned critic both policies should go to the action bound 1
     env = runs.game("decoupled")
     config = maddpg.Config(critic="learned", hidden=(32,), actor_lr=1e-2, critic_lr=1e-2)
-    learner, dataset = maddpg.make(config, env.spec), place(runs.data_of("poly/decoupled/uniform"), env.spec)
+    learner, dataset = (
+        maddpg.make(config, env.spec),
+        place(runs.data_of("poly/decoupled/uniform"), env.spec),
+    )
     sampler = samplers.uniform(64)
 
     def step(state, key):
         batch = sampler.gather(dataset, sampler.draw((), dataset, key))
         return learner.update(state, batch, key)[0], None
 
-    state, _ = jax.jit(lambda: jax.lax.scan(step, learner.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 400)))()
+    state, _ = jax.jit(
+        lambda: jax.lax.scan(
+            step, learner.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 400)
+        )
+    )()
     _, dist = learner.policy(state).distribution((), STEP)
     assert (np.asarray(dist.mode()) > 0.95).all()
 
@@ -274,4 +333,6 @@ def test_settings_that_cannot_work_are_refused_by_name():
     with pytest.raises(ValueError, match=r"'critic'.*known payoff.*'small'"):
         maddpg.make(maddpg.Config(critic="exact"), SPEC)
     with pytest.raises(ValueError, match=r"'actor'.*found 'linear'"):
-        maddpg.make(checked(maddpg.Config(actor="linear")), make_polynomial("poly/sign", GAMES["sign"]).spec)
+        maddpg.make(
+            checked(maddpg.Config(actor="linear")), make_polynomial("poly/sign", GAMES["sign"]).spec
+        )

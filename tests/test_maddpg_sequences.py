@@ -1,4 +1,6 @@
-"""MADDPG over windows: losses and gradients against float64 NumPy, the traps of its terms, and PJAP on its policies."""
+"""MADDPG over windows: losses and gradients against float64 NumPy, the traps of its terms, and PJAP
+on its policies.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ from tests.reference.toy_episodes import toy_episodes, toy_spec
 KEY = jax.random.key(5)
 SMALL: dict[str, Any] = {"hidden": (5,), "actor_hidden": 4, "gamma": 0.9, "window": 4}
 SEQUENCE: dict[str, Any] = SMALL | {"share": True, "num_samples": 2, "optimiser": "rmsprop"}
-INDEPENDENT: dict[str, Any] = SMALL | {"independent": True, "actor": "mlp", "critics": 1, "action_penalty": 0.1}
+INDEPENDENT: dict[str, Any] = SMALL | {
+    "independent": True,
+    "actor": "mlp",
+    "critics": 1,
+    "action_penalty": 0.1,
+}
 
 
 def shaken(config: maddpg.Config, dtype: Any = np.float64) -> tuple[maddpg.Method, maddpg.State]:
@@ -34,24 +41,40 @@ def shaken(config: maddpg.Config, dtype: Any = np.float64) -> tuple[maddpg.Metho
     m = maddpg.method_of(config, ref.SPEC)
     like = jax.eval_shape(lambda: maddpg.init(m, KEY))
     names = ("actor", "critic", "target_actor", "target_critic")
-    zeros = lambda tree: jax.tree.map(lambda x: np.zeros(x.shape), tree)  # noqa: E731
-    return m, like._replace(**{n: toys.shaken(zeros(getattr(like, n)), k, dtype) for k, n in enumerate(names)}, actor_opt=(), critic_opt=())
+    zeros = lambda tree: jax.tree.map(lambda x: np.zeros(x.shape), tree)
+    return m, like._replace(
+        **{n: toys.shaken(zeros(getattr(like, n)), k, dtype) for k, n in enumerate(names)},
+        actor_opt=(),
+        critic_opt=(),
+    )
 
 
 def losses(m: maddpg.Method, state: maddpg.State, batch: Any) -> Any:
     """Losses and gradients of actor and critic."""
-    actor = jax.value_and_grad(lambda p: maddpg.actor_loss(m, p, state.critic, batch)[0])(state.actor)
-    return actor, jax.value_and_grad(lambda p: maddpg.critic_loss(m, p, state, batch, KEY)[0])(state.critic)
+    actor = jax.value_and_grad(lambda p: maddpg.actor_loss(m, p, state.critic, batch)[0])(
+        state.actor
+    )
+    return actor, jax.value_and_grad(lambda p: maddpg.critic_loss(m, p, state, batch, KEY)[0])(
+        state.critic
+    )
 
 
 def test_sequence_losses_and_gradients_equal_float64():
-    # One shared GRU policy, twin critics, conservative term with noise of every kind; ragged windows.
+    # One shared GRU policy, twin critics, conservative term with noise of every kind; ragged
+    # windows.
     with jax.enable_x64(True):
         m, state = shaken(maddpg.Config(**SEQUENCE))
         batch = ref.real_batch(dtype=np.float64)
         (actor, critic) = jax.jit(functools.partial(losses, m))(state, batch)
         rows, c = toys.arrays(batch), m.config
-        act = functools.partial(ref.policy_actions, batch=rows, recurrent=True, numbered=True, last=False, activated=True)
+        act = functools.partial(
+            ref.policy_actions,
+            batch=rows,
+            recurrent=True,
+            numbered=True,
+            last=False,
+            activated=True,
+        )
         (now, then), (_, slow_next) = act(state.actor), act(state.target_actor)
         keys, shape = jax.random.split(KEY, 3), (2, *rows["actions"].shape)
         uniform = np.asarray(jax.random.uniform(keys[0], shape, minval=-1.0, maxval=1.0))
@@ -59,10 +82,12 @@ def test_sequence_losses_and_gradients_equal_float64():
         samples = np.concatenate([uniform, *np.clip(np.stack([now, then])[:, None] + noise, -1, 1)])
         gaussian = np.log(np.exp(-((noise / 0.3) ** 2) / 2) / (0.3 * np.sqrt(2 * np.pi))).sum(-1)
         log_density = np.concatenate([np.full(shape[:-1], -3 * np.log(2)), *gaussian])
-        of_critic = lambda p: ref.maddpg_critic_loss(p, state.target_critic, slow_next, rows, 0.9, c.cql, samples, log_density)  # noqa: E731
+        of_critic = lambda p: ref.maddpg_critic_loss(
+            p, state.target_critic, slow_next, rows, 0.9, c.cql, samples, log_density
+        )
         assert float(critic[0]) == pytest.approx(of_critic(state.critic), rel=1e-8)
         np.testing.assert_allclose(*toys.slopes(of_critic, state.critic, critic[1], 2), rtol=1e-5)
-        of_actor = lambda p: ref.maddpg_actor_loss(act(p)[0], state.critic, rows, 1e-3)  # noqa: E731
+        of_actor = lambda p: ref.maddpg_actor_loss(act(p)[0], state.critic, rows, 1e-3)
         assert float(actor[0]) == pytest.approx(of_actor(state.actor), rel=1e-8)
         np.testing.assert_allclose(*toys.slopes(of_actor, state.actor, actor[1], 2), rtol=1e-5)
 
@@ -81,14 +106,20 @@ def test_independent_losses_and_gradients_equal_float64():
 
         def one_agent(params: Any, i: int) -> Any:
             own = {name: rows[name][:, :, i : i + 1] for name in ("obs", "next_obs", "actions")}
-            found = ref.policy_actions(params, own, recurrent=False, numbered=False, last=False, activated=False)
+            found = ref.policy_actions(
+                params, own, recurrent=False, numbered=False, last=False, activated=False
+            )
             return [x[:, :, 0] for x in found]
 
         slow_next = act(state.target_actor)[1]
-        of_critic = lambda p: ref.independent_critic_loss(p, state.target_critic, slow_next, rows, 0.9)  # noqa: E731
+        of_critic = lambda p: ref.independent_critic_loss(
+            p, state.target_critic, slow_next, rows, 0.9
+        )
         assert float(critic[0]) == pytest.approx(of_critic(state.critic), rel=1e-8)
         np.testing.assert_allclose(*toys.slopes(of_critic, state.critic, critic[1], 2), rtol=1e-5)
-        of_actor = lambda p: ref.maddpg_actor_loss(act(p)[0], state.critic, rows, 0.1, independent=1)  # noqa: E731
+        of_actor = lambda p: ref.maddpg_actor_loss(
+            act(p)[0], state.critic, rows, 0.1, independent=1
+        )
         assert float(actor[0]) == pytest.approx(of_actor(state.actor), rel=1e-8)
         np.testing.assert_allclose(*toys.slopes(of_actor, state.actor, actor[1], 2), rtol=1e-5)
 
@@ -98,7 +129,9 @@ def test_independent_losses_and_gradients_equal_float64():
 
 def constant_critic(m: maddpg.Method, c: float) -> Any:
     """Critics that say c everywhere."""
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape), jax.eval_shape(lambda: maddpg.init(m, KEY)).critic)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape), jax.eval_shape(lambda: maddpg.init(m, KEY)).critic
+    )
     zeros["params"]["Dense_1"]["bias"] += c
     return zeros
 
@@ -114,20 +147,23 @@ def penalty_of(m: maddpg.Method, state: Any, batch: Any, c: float) -> np.ndarray
 
 
 def test_the_logsumexp_is_over_samples_and_densities_are_before_clipping():
-    # One sample of each kind, Q = c everywhere: log(sum_k exp(c - log p_k)) - c = log sum_k 1 / p_k at each step and agent.
+    # One sample of each kind, Q = c everywhere: log(sum_k exp(c - log p_k)) - c = log sum_k 1 / p_k
+    # at each step and agent.
     m, state = shaken(maddpg.Config(**SEQUENCE | {"num_samples": 1, "noise": 2.0}), np.float32)
     batch = ref.real_batch()
     found = penalty_of(m, state, batch, 7.0)
     assert found.shape == (2, 5, 4, 3)
     keys, shape = jax.random.split(KEY, 3), (1, 5, 4, 3, 3)
-    z = np.stack([np.asarray(jax.random.normal(k, shape)[0], np.float64) for k in keys[1:]])  # most actions of such noise are clipped
+    # most actions of such noise are clipped
+    z = np.stack([np.asarray(jax.random.normal(k, shape)[0], np.float64) for k in keys[1:]])
     density = np.exp(-0.5 * z**2).prod(-1) / (2 * np.sqrt(2 * np.pi)) ** 3
     wanted = np.log(8 + (1 / density).sum(0))
     np.testing.assert_allclose(found, np.broadcast_to(wanted, found.shape), rtol=1e-5)
 
 
 def test_the_density_of_many_dimensions_does_not_underflow():
-    # 400 dimensions: the product of densities is 0 in float32, the sum of their logs is about 400 (-1.42 + log .05).
+    # 400 dimensions: the product of densities is 0 in float32, the sum of their logs is about 400
+    # (-1.42 + log .05).
     m, _ = shaken(maddpg.Config(**SEQUENCE | {"actor": "constant", "noise": 20.0}), np.float32)
     m = m._replace(spec=dataclasses.replace(ref.SPEC, action_size=400))
     zeros = jnp.zeros((5, 4, 3, 400))
@@ -140,7 +176,9 @@ def test_the_conservative_term_moves_the_critic_only():
     m, state = shaken(maddpg.Config(**SEQUENCE), np.float32)
     batch = ref.real_batch()
     values = jnp.zeros((2, 5, 4, 1))
-    grad = jax.jit(jax.grad(lambda p: maddpg.conservative_loss(m, state.critic, values, p, batch, KEY).sum()))(state.actor)
+    grad = jax.jit(
+        jax.grad(lambda p: maddpg.conservative_loss(m, state.critic, values, p, batch, KEY).sum())
+    )(state.actor)
     assert not any(np.asarray(x).any() for x in jax.tree.leaves(grad))
 
 
@@ -161,37 +199,56 @@ def test_recorded_actions_beyond_the_bound_are_clipped_for_critic_and_distance()
 
 
 def test_both_losses_use_the_nets_before_the_update():
-    # The policy's step doesn't depend on the critic's learning rate, nor the critic's on the policy's.
+    # The policy's step doesn't depend on the critic's learning rate, nor the critic's on the
+    # policy's.
     update, state = stepper()
     after = update(state, ref.real_batch(), KEY)[0]
     for name, part in (("critic_lr", "actor"), ("actor_lr", "critic")):
         other = maddpg.make(maddpg.Config(**SEQUENCE | {name: 0.1}), ref.SPEC)
         again = jax.jit(other.update)(state, ref.real_batch(), KEY)[0]
-        np.testing.assert_allclose(toys.flat(getattr(again, part)), toys.flat(getattr(after, part)), rtol=1e-6)
+        np.testing.assert_allclose(
+            toys.flat(getattr(again, part)), toys.flat(getattr(after, part)), rtol=1e-6
+        )
 
 
 def test_targets_stop_at_termination_and_bootstrap_through_truncation():
     m, state = shaken(maddpg.Config(**SEQUENCE), np.float32)
-    batch, target = ref.real_batch(), jax.jit(lambda batch: maddpg.td_target(m, state, batch)[..., 0])
+    batch, target = (
+        ref.real_batch(),
+        jax.jit(lambda batch: maddpg.td_target(m, state, batch)[..., 0]),
+    )
     ones = np.ones_like(batch.reward)
     np.testing.assert_allclose(target(batch._replace(reward=ones, terminated=ones)), ones)
-    assert (np.abs(np.asarray(target(batch._replace(reward=ones, terminated=0 * ones, truncated=ones))) - 1) > 1e-3).all()
+    assert (
+        np.abs(
+            np.asarray(target(batch._replace(reward=ones, terminated=0 * ones, truncated=ones))) - 1
+        )
+        > 1e-3
+    ).all()
 
 
 def test_no_target_of_a_window_looks_into_the_next_episode():
-    # Two truncated episodes of 3 steps, one after the other: the second is changed, and no window of the first notices.
+    # Two truncated episodes of 3 steps, one after the other: the second is changed, and no window
+    # of the first notices.
     spec, lengths = toy_spec(discrete=False), (3, 3)
     first = toy_episodes(lengths, discrete=False)
-    first = first._replace(terminated=np.zeros_like(first.terminated), truncated=np.tile([False, False, True], (2, 1)))
-    second = first._replace(**{name: getattr(first, name) * np.array([1, 5]).reshape(2, *[1] * (x.ndim - 1)) for name, x in
-                               (("obs", first.obs), ("state", first.state), ("reward", first.reward))})  # fmt: skip
+    first = first._replace(
+        terminated=np.zeros_like(first.terminated), truncated=np.tile([False, False, True], (2, 1))
+    )
+    second = first._replace(
+        **{
+            name: getattr(first, name) * np.array([1, 5]).reshape(2, *[1] * (x.ndim - 1))
+            for name, x in (("obs", first.obs), ("state", first.state), ("reward", first.reward))
+        }
+    )
     learner = maddpg.make(maddpg.Config(**SEQUENCE | {"window": 2}), spec)
     sampler, state = samplers.windows(64, 2), learner.init(KEY)
     update, found = jax.jit(learner.update), []
     for episodes in (first, second):
         dataset = place(episodes, spec)
         items = sampler.draw(sampler.init(dataset), dataset, KEY)
-        assert set(np.asarray(items).tolist()) == {0, 1, 3, 4}  # never the last step of an episode as a start
+        # never the last step of an episode as a start
+        assert set(np.asarray(items).tolist()) == {0, 1, 3, 4}
         batch = sampler.gather(dataset, jnp.array([0, 1]))
         np.testing.assert_array_equal(batch.truncated, [[0, 0], [0, 1]])
         found.append(toys.flat(update(state, batch, KEY)[0]))
@@ -199,7 +256,8 @@ def test_no_target_of_a_window_looks_into_the_next_episode():
 
 
 def test_another_agents_policy_is_no_part_of_an_agents_own_step():
-    # Centralised, others from the data: agent 0's value is the same whatever agent 1's policy plays.
+    # Centralised, others from the data: agent 0's value is the same whatever agent 1's policy
+    # plays.
     m, state = shaken(maddpg.Config(**SMALL), np.float32)
     batch = ref.real_batch()
     own = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, batch.actions.shape), jnp.float32)
@@ -218,14 +276,20 @@ def test_another_agents_policy_is_no_part_of_an_agents_own_step():
 def test_an_independent_agent_sees_nothing_of_the_others():
     m, state = shaken(maddpg.Config(**INDEPENDENT), np.float32)
     batch = ref.real_batch()
-    changed = {name: getattr(batch, name).copy() for name in ("obs", "next_obs", "actions", "agent_reward")}
+    changed = {
+        name: getattr(batch, name).copy() for name in ("obs", "next_obs", "actions", "agent_reward")
+    }
     for x in changed.values():
         x[:, :, 1:] += 1
-    other = batch._replace(state=batch.state + 1, next_state=batch.next_state + 1, reward=batch.reward + 1, **changed)
+    other = batch._replace(
+        state=batch.state + 1, next_state=batch.next_state + 1, reward=batch.reward + 1, **changed
+    )
 
     @jax.jit
     def of(x: Any) -> Any:
-        return maddpg.td_target(m, state, x), maddpg.joint_values(m, state.critic, x.obs, x.state, x.actions)
+        return maddpg.td_target(m, state, x), maddpg.joint_values(
+            m, state.critic, x.obs, x.state, x.actions
+        )
 
     for a, b in zip(of(batch), of(other), strict=True):
         assert a.shape[-1] == 3 and (np.asarray(a)[..., 1:] != np.asarray(b)[..., 1:]).any()
@@ -242,7 +306,10 @@ def test_rmsprop_is_sonnets():
 
 def test_settings_that_cannot_work_are_refused_by_name():
     for change, message in (
-        ({"window": 0, "actor": "recurrent"}, r"'window': expected -1 \(episodes\) or a length with actor=recurrent, found 0"),
+        (
+            {"window": 0, "actor": "recurrent"},
+            r"'window': expected -1 \(episodes\) or a length with actor=recurrent, found 0",
+        ),
         ({"others": "nobody"}, "'others': expected one of data, policy, found 'nobody'"),
         ({"critics": 3}, "'critics': expected one of 1, 2, found '3'"),
         ({"optimiser": "sgd"}, "'optimiser': expected one of adam, rmsprop, found 'sgd'"),
@@ -251,12 +318,15 @@ def test_settings_that_cannot_work_are_refused_by_name():
             maddpg.make(checked(maddpg.Config(**SMALL | change)), ref.SPEC)
 
 
-# ------------------------------------------------------------------------------------ PJAP on windows
+# ------------------------------------------------------------------------------------ PJAP on
+# windows
 
 
 @functools.cache
 def sequences() -> Any:
-    """A dataset of two episodes of 6 steps with real actions, a learner with GRU policies, and its state after an update."""
+    """A dataset of two episodes of 6 steps with real actions, a learner with GRU policies, and its
+    state after an update.
+    """
     spec = dataclasses.replace(toy_spec(discrete=False), horizon=6)
     dataset = place(toy_episodes((6, 6), discrete=False), spec)
     learner = maddpg.make(maddpg.Config(**SEQUENCE | {"polyak": 0.5, "actor_lr": 0.1}), spec)
@@ -266,11 +336,19 @@ def sequences() -> Any:
 
 
 def told_of(learner: Any, state: Any, items: Any, updates: int = 1) -> Feedback:
-    return Feedback(jnp.asarray(items), None, learner.target_policy(state), jnp.asarray(updates), KEY, learner.policy(state))
+    return Feedback(
+        jnp.asarray(items),
+        None,
+        learner.target_policy(state),
+        jnp.asarray(updates),
+        KEY,
+        learner.policy(state),
+    )
 
 
 def test_the_distance_unrolls_the_gru_as_training_does():
-    # Memory is zero at the start of the window in both, though the window starts in the middle of an episode.
+    # Memory is zero at the start of the window in both, though the window starts in the middle of
+    # an episode.
     spec, dataset, learner, state = sequences()
     batch = dataset.window(dataset.step_row[jnp.array([2, 7])], 4)
     found = jax.jit(lambda: pjap.joint_distance(learner.policy(state), batch, spec, clip=True))()
@@ -285,46 +363,71 @@ def test_windows_of_the_training_batch_are_refreshed_by_the_chosen_policy_and_no
     spec, dataset, learner, state = sequences()
     sampler = pjap.make(pjap.Config(refresh=0, clip_actions=True, policy=policy), 3, 4)
     items = jnp.array([1, 7, 7])
-    tree = jax.jit(lambda: sampler.feedback(sampler.init(dataset), dataset, told_of(learner, state, items)))()
+    tree = jax.jit(
+        lambda: sampler.feedback(sampler.init(dataset), dataset, told_of(learner, state, items))
+    )()
     leaves = np.asarray(sum_tree.get_batch(tree, jnp.arange(12)))
     distances = {}
     for name, of in (("target", learner.target_policy), ("online", learner.policy)):
-        distance = jax.jit(lambda of=of: pjap.joint_distance(of(state), dataset.window(dataset.step_row[items], 4), spec, clip=True))
+        distance = jax.jit(
+            lambda of=of: pjap.joint_distance(
+                of(state), dataset.window(dataset.step_row[items], 4), spec, clip=True
+            )
+        )
         distances[name] = distance()
     assert np.abs(np.asarray(distances["target"]) - np.asarray(distances["online"])).min() > 1e-4
     fresh = np.maximum(np.exp(-16 * np.asarray(distances[policy]) ** 2), 1e-3)
     # 6 steps, windows of 4: starts 0, 1, 2 of each episode
-    np.testing.assert_allclose(leaves, [1, fresh[0], 1, 0, 0, 0, 1, fresh[1], 1, 0, 0, 0], rtol=1e-4)
+    np.testing.assert_allclose(
+        leaves, [1, fresh[0], 1, 0, 0, 0, 1, fresh[1], 1, 0, 0, 0], rtol=1e-4
+    )
 
 
 def test_the_ramp_raises_the_steepness_on_a_line():
-    # s_k = 4 min(1, k / 150000): at 75000, alpha = 4; exp(-4 * .25) = exp(-1) at d = .5. Without a ramp always 16.
+    # s_k = 4 min(1, k / 150000): at 75000, alpha = 4; exp(-4 * .25) = exp(-1) at d = .5. Without a
+    # ramp always 16.
     updates = jnp.array([75_000, 150_000, 600_000])
-    np.testing.assert_allclose(16 * jnp.square(pjap.ramped(updates, 150_000.0)), [4, 16, 16], rtol=1e-6)
+    np.testing.assert_allclose(
+        16 * jnp.square(pjap.ramped(updates, 150_000.0)), [4, 16, 16], rtol=1e-6
+    )
     np.testing.assert_array_equal(pjap.ramped(updates, 0.0), [1, 1, 1])
     _, dataset, learner, state = sequences()
     leaves = []
     for ramp in (0.0, 8.0):
         sampler = pjap.make(pjap.Config(refresh=-1, eps=1e-9, ramp=ramp), 2, 4)
-        tree = jax.jit(lambda s=sampler: s.feedback(s.init(dataset), dataset, told_of(learner, state, [0, 1], updates=4)))()
+        tree = jax.jit(
+            lambda s=sampler: s.feedback(
+                s.init(dataset), dataset, told_of(learner, state, [0, 1], updates=4)
+            )
+        )()
         leaves.append(np.asarray(sum_tree.get_batch(tree, jnp.array([0, 1, 2, 6, 7, 8]))))
-    np.testing.assert_allclose(np.log(leaves[1]), np.log(leaves[0]) / 4, rtol=1e-3)  # half the steepness, a quarter of alpha
+    # half the steepness, a quarter of alpha
+    np.testing.assert_allclose(np.log(leaves[1]), np.log(leaves[0]) / 4, rtol=1e-3)
 
 
 def test_an_unknown_policy_is_refused_by_name():
-    with pytest.raises(ValueError, match="field 'policy': expected one of target, online, found 'slow'"):
+    with pytest.raises(
+        ValueError, match="field 'policy': expected one of target, online, found 'slow'"
+    ):
         pjap.make(checked(pjap.Config(policy="slow")), 4, 4)
 
 
 def test_robots_have_the_settings_of_the_papers_code():
     task = Task.parse("og_marl:mamujoco/2halfcheetah/Good")
     config, sampler = resolve_config(maddpg, task, {}), resolve_config(pjap, task, {})
-    found = [float(getattr(config, name)) for name in ("critic_lr", "actor_lr", "polyak", "gamma", "cql", "noise")]
+    found = [
+        float(getattr(config, name))
+        for name in ("critic_lr", "actor_lr", "polyak", "gamma", "cql", "noise")
+    ]
     np.testing.assert_allclose(found, [1e-3, 3e-4, 0.005, 0.99, 5, 0.3], rtol=1e-6)
     assert (config.actor, config.share, config.optimiser) == ("recurrent", True, "rmsprop")
     assert (config.hidden, config.actor_hidden) == ((256, 256), 64)
     assert (config.reset_gate, config.layer_init) == ("before", "sonnet")
     sizes = (config.num_samples, config.batch_size, config.window, config.steps)
     assert sizes == (10, 64, 20, 500_000)
-    np.testing.assert_allclose([sampler.alpha, sampler.eps, sampler.exponent, sampler.ramp], [16, 1e-3, 0.99, 150_000], rtol=1e-6)
+    np.testing.assert_allclose(
+        [sampler.alpha, sampler.eps, sampler.exponent, sampler.ramp],
+        [16, 1e-3, 0.99, 150_000],
+        rtol=1e-6,
+    )
     assert sampler.refresh == 0 and sampler.clip_actions and sampler.policy == "target"

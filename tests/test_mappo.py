@@ -24,7 +24,16 @@ from tests.reference.toy_episodes import toy_spec
 from tests.test_rolling import CLOCK, Clock
 
 KEY = jax.random.key(0)
-SMALL = Config(hidden=8, critic_hidden=8, recurrent=False, num_envs=4, segment=5, minibatches=1, epochs=1, iterations=4)
+SMALL = Config(
+    hidden=8,
+    critic_hidden=8,
+    recurrent=False,
+    num_envs=4,
+    segment=5,
+    minibatches=1,
+    epochs=1,
+    iterations=4,
+)
 
 
 @functools.cache
@@ -63,11 +72,18 @@ def entropy(segments: Segments, recurrent=False) -> np.ndarray:
 
 @pytest.mark.parametrize(("terminated", "wanted"), [(1, [0.75, -1.0, 2.0]), (0, [1.125, 0.5, 2.0])])
 def test_advantages_by_hand_of_an_episode_that_ends_in_the_middle(terminated, wanted):
-    # discount .5, trace .5. delta_0 = 1 + .5 * 2 - 1 = 1 and delta_2 = 3 + .5 * 4 - 3 = 2; delta_1 = 1 - 2 = -1
-    # if terminated, 1 + .5 * 3 - 2 = .5 if truncated. Nothing of step 2 is in step 1: A_0 = delta_0 + .25 delta_1.
-    values, beyond, reward = jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 3.0, 4.0]), jnp.array([1.0, 1.0, 3.0])
+    # discount .5, trace .5. delta_0 = 1 + .5 * 2 - 1 = 1 and delta_2 = 3 + .5 * 4 - 3 = 2; delta_1
+    # = 1 - 2 = -1 if terminated, 1 + .5 * 3 - 2 = .5 if truncated. Nothing of step 2 is in step 1:
+    # A_0 = delta_0 + .25 delta_1.
+    values, beyond, reward = (
+        jnp.array([1.0, 2.0, 3.0]),
+        jnp.array([2.0, 3.0, 4.0]),
+        jnp.array([1.0, 1.0, 3.0]),
+    )
     end = jnp.array([0.0, 1.0, 0.0])
-    np.testing.assert_allclose(advantages(values, beyond, reward, terminated * end, end, 0.5, 0.5), wanted)
+    np.testing.assert_allclose(
+        advantages(values, beyond, reward, terminated * end, end, 0.5, 0.5), wanted
+    )
 
 
 def test_advantages_equal_a_loop_over_episodes():
@@ -78,13 +94,16 @@ def test_advantages_equal_a_loop_over_episodes():
     for e in range(4):
         for t in range(steps):
             weight = 1.0
-            for later in range(t, steps):  # Eq. 16: sum of (discount trace)^l delta_{t+l}, to the end of the episode
+            # Eq. 16: sum of (discount trace)^l delta_{t+l}, to the end of the episode
+            for later in range(t, steps):
                 follow = 0 if kind[later, e, 0] == 1 else beyond[later, e]
                 wanted[t, e] += weight * (reward[later, e] + discount * follow - values[later, e])
                 weight *= discount * trace
                 if kind[later, e, 0]:
                     break
-    found = advantages(*map(jnp.asarray, (values, beyond, reward, kind == 1, kind > 0)), discount, trace)
+    found = advantages(
+        *map(jnp.asarray, (values, beyond, reward, kind == 1, kind > 0)), discount, trace
+    )
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -103,7 +122,8 @@ def test_advantages_equal_a_loop_over_episodes():
     ],
 )
 def test_the_surrogate_is_clipped_where_that_makes_it_worse(ratio, advantage, loss, slope):
-    found = jax.value_and_grad(policy_loss)(jnp.log(ratio), 0.0, advantage, 0.2)  # slope in log pi: ratio times that in ratio
+    # slope in log pi: ratio times that in ratio
+    found = jax.value_and_grad(policy_loss)(jnp.log(ratio), 0.0, advantage, 0.2)
     np.testing.assert_allclose(found, (loss, slope), rtol=1e-6)
 
 
@@ -116,7 +136,8 @@ def test_before_the_first_step_the_ratio_is_one(recurrent):
     assert float(metrics["entropy"]) == pytest.approx(entropy(segments, recurrent).mean(), rel=1e-4)
 
 
-# ------------------------------------------------------------------------------------- who is left out
+# ------------------------------------------------------------------------------------- who is left
+# out
 
 
 def with_dead_agent(reward_of_it: float) -> Segments:
@@ -125,7 +146,9 @@ def with_dead_agent(reward_of_it: float) -> Segments:
     avail = seg.seen.avail.at[:, :, 1].set(jnp.array([1.0, 0.0, 0.0]))
     paid = reward_of_it * (jnp.arange(5) % 2)
     return seg._replace(
-        seen=seg.seen._replace(avail=avail), actions=seg.actions.at[:, :, 1].set(0), reward=seg.reward.at[:, :, 1].set(paid)
+        seen=seg.seen._replace(avail=avail),
+        actions=seg.actions.at[:, :, 1].set(0),
+        reward=seg.reward.at[:, :, 1].set(paid),
     )
 
 
@@ -136,37 +159,55 @@ def test_an_agent_with_one_action_moves_no_policy(monkeypatch):
     start, update = jax.jit(learner.init)(KEY), jax.jit(learner.update)
     poor, rich = (update(start, with_dead_agent(reward), KEY) for reward in (0.0, 50.0))
     jax.tree.map(np.testing.assert_array_equal, poor[0].nets.actor, rich[0].nets.actor)
-    assert float(poor[1]["entropy"]) == pytest.approx(entropy(clock_segments())[:, :, 0].mean(), rel=1e-4)  # of the living one
+    # of the living one
+    assert float(poor[1]["entropy"]) == pytest.approx(
+        entropy(clock_segments())[:, :, 0].mean(), rel=1e-4
+    )
     seg = clock_segments()  # where it is alive, its reward does move the policy
-    alive = [update(start, seg._replace(reward=seg.reward.at[:, ::2, 1].add(more)), KEY)[0].nets.actor for more in (0.0, 50.0)]
+    alive = [
+        update(start, seg._replace(reward=seg.reward.at[:, ::2, 1].add(more)), KEY)[0].nets.actor
+        for more in (0.0, 50.0)
+    ]
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, *alive)))
 
 
 @pytest.mark.parametrize(("central", "values"), [(True, 2), (False, 1)], ids=["MAPPO", "IPPO"])
 def test_only_the_central_critic_sees_the_state(central, values):
     seg = clock_segments()
-    other = seg._replace(seen=seg.seen._replace(state=seg.seen.state + 1), next_state=seg.next_state + 1)
+    other = seg._replace(
+        seen=seg.seen._replace(state=seg.seen.state + 1), next_state=seg.next_state + 1
+    )
     a, b = (updated(part, central=central) for part in (seg, other))
     assert np.array_equal(a[1]["value_loss"], b[1]["value_loss"]) != central
-    assert {layer["bias"].shape for layer in a[0].nets.critic["params"].values()} == {(8,), (values,)}
+    assert {layer["bias"].shape for layer in a[0].nets.critic["params"].values()} == {
+        (8,),
+        (values,),
+    }
 
 
 # ------------------------------------------------------------------------------------------- memory
 
 
-@pytest.mark.parametrize(("recurrent", "discrete"), [(False, True), (True, True), (True, False)], ids=["MLP", "GRU", "GRU, real actions"])
+@pytest.mark.parametrize(
+    ("recurrent", "discrete"),
+    [(False, True), (True, True), (True, False)],
+    ids=["MLP", "GRU", "GRU, real actions"],
+)
 def test_unroll_equals_stepping_the_policy_with_memory_emptied_at_resets(recurrent, discrete):
     spec, rng = toy_spec(discrete), np.random.default_rng(0)
     net = Actors(spec, 5, recurrent=recurrent, share=True)
     params, batch, steps = jax.jit(net.init)(KEY), 3, 6
-    draw = lambda *shape: jnp.asarray(rng.normal(size=(batch, steps, *shape)), jnp.float32)  # noqa: E731
+    draw = lambda *shape: jnp.asarray(rng.normal(size=(batch, steps, *shape)), jnp.float32)
     last = jnp.asarray(rng.integers(-1, 3, (batch, steps, 2))) if discrete else draw(2, 3)
-    avail = jnp.asarray(rng.random((batch, steps, 2, 3)) < 0.7).at[..., 0].set(True).astype(jnp.float32)
+    avail = (
+        jnp.asarray(rng.random((batch, steps, 2, 3)) < 0.7).at[..., 0].set(True).astype(jnp.float32)
+    )
     no = jnp.zeros((batch, steps), bool)
     seen = TimeStep(draw(2, 4), draw(3), avail, draw(), no, no, last)
     reset = jnp.asarray([[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]], bool)
     policy = net.policy(params)
-    start = jax.tree.map(lambda x: x + draw()[:, 0].reshape(batch, 1, 1), policy.initial((batch,)))  # in the middle of an episode
+    # in the middle of an episode
+    start = jax.tree.map(lambda x: x + draw()[:, 0].reshape(batch, 1, 1), policy.initial((batch,)))
     memory, wanted, step = start, [], jax.jit(policy.distribution)
     for t in range(steps):
         memory = jax.tree.map(lambda m, t=t: jnp.where(reset[:, t, None, None], 0.0, m), memory)
@@ -178,7 +219,9 @@ def test_unroll_equals_stepping_the_policy_with_memory_emptied_at_resets(recurre
     if discrete:  # the policy's logits are normalised
         found = jax.nn.log_softmax(found)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
-    assert recurrent == (not np.allclose(unroll(params, start, seen, no), unroll(params, start, seen, ~no)))
+    assert recurrent == (
+        not np.allclose(unroll(params, start, seen, no), unroll(params, start, seen, ~no))
+    )
 
 
 # ------------------------------------------------------------------------------------- real actions
@@ -189,11 +232,16 @@ def test_a_real_action_has_its_gaussian_density_and_data_a_noise_of_their_own():
     learner = mappo.make(SMALL.replace(log_std=-1.0, noise=0.3), spec)
     state = jax.jit(learner.init)(KEY)
     _, seen = make_spread(1).reset(KEY)
-    behaviour, kept = (p.distribution((), seen)[1] for p in (learner.behaviour(state), learner.policy_of(learner.actor(state))))
+    behaviour, kept = (
+        p.distribution((), seen)[1]
+        for p in (learner.behaviour(state), learner.policy_of(learner.actor(state)))
+    )
     mean, action = np.asarray(kept.mode()), np.array([[0.3, -0.9]])
     for dist, std in ((behaviour, np.exp(-1)), (kept, 0.3)):
         # log N(a; mu, std), summed over the two dimensions
-        wanted = (-0.5 * ((action - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)).sum(-1)
+        wanted = (-0.5 * ((action - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)).sum(
+            -1
+        )
         np.testing.assert_allclose(dist.log_prob(action), wanted, rtol=1e-4)
     assert (np.abs(mean) <= spec.action_bound).all()
 
@@ -203,7 +251,10 @@ def test_choices_in_data_have_a_temperature_of_their_own(recurrent):
     learner = mappo.make(SMALL.replace(temperature=0.5, recurrent=recurrent), CLOCK.spec)
     state = jax.jit(learner.init)(KEY)
     _, seen = CLOCK.reset(KEY)
-    hot, cold = (p.distribution(p.initial(()), seen)[1].logits for p in (learner.behaviour(state), learner.policy_of(learner.actor(state))))
+    hot, cold = (
+        p.distribution(p.initial(()), seen)[1].logits
+        for p in (learner.behaviour(state), learner.policy_of(learner.actor(state)))
+    )
     np.testing.assert_allclose(jax.nn.log_softmax(2 * hot), jax.nn.log_softmax(cold), atol=1e-5)
 
 
@@ -211,7 +262,9 @@ def test_choices_in_data_have_a_temperature_of_their_own(recurrent):
 
 
 def test_parts_have_to_divide_the_environments():
-    with pytest.raises(ValueError, match="field 'minibatches': expected a divisor of num_envs = 4, found 3"):
+    with pytest.raises(
+        ValueError, match="field 'minibatches': expected a divisor of num_envs = 4, found 3"
+    ):
         mappo.make(SMALL.replace(minibatches=3), CLOCK.spec)
 
 
@@ -222,24 +275,44 @@ def test_the_learning_rate_falls_to_zero_by_the_last_iteration():
     for _ in range(5):
         state = update(state, clock_segments(), KEY)[0]
         actors.append(state.nets)
-    moved = [any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), *pair))) for pair in itertools.pairwise(actors)]
+    moved = [
+        any(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), *pair)))
+        for pair in itertools.pairwise(actors)
+    ]
     assert moved == [True] * 4 + [False] and int(state.updates) == 5
 
 
 def test_value_targets_are_standardised_by_what_was_seen_of_them():
-    # The first update knows its own targets only, with weight 0.1; so they have variance 1, against values near 0.
+    # The first update knows its own targets only, with weight 0.1; so they have variance 1, against
+    # values near 0.
     rich = clock_segments()._replace(reward=1000.0 * clock_segments().reward)
     state, metrics = updated(rich, recurrent=False)
     assert float(state.moments.weight) == pytest.approx(0.1) and float(metrics["value_loss"]) < 2
 
 
 def test_it_learns_to_cover_a_landmark():
-    # Random and untrained policies return about 32, at most 250 is possible, and 30 iterations gave 190 and more.
+    # Random and untrained policies return about 32, at most 250 is possible, and 30 iterations gave
+    # 190 and more.
     env = make_spread(1)
     sizes = {"num_envs": 32, "segment": 25, "iterations": 30, "snapshots": 1}
-    config = Config(lr=1e-2, hidden=16, critic_hidden=16, recurrent=False, discount=0.9, entropy=0.0, minibatches=2, **sizes)
-    first, last = train_on_policy(mappo.make(config, env.spec), env, seed=0, eval_episodes=128, **sizes)
-    chance = float(jax.jit(lambda: evaluate(env, random_policy(env.spec), KEY, 128, sampled=True)["returns"].mean())())
+    config = Config(
+        lr=1e-2,
+        hidden=16,
+        critic_hidden=16,
+        recurrent=False,
+        discount=0.9,
+        entropy=0.0,
+        minibatches=2,
+        **sizes,
+    )
+    first, last = train_on_policy(
+        mappo.make(config, env.spec), env, seed=0, eval_episodes=128, **sizes
+    )
+    chance = float(
+        jax.jit(
+            lambda: evaluate(env, random_policy(env.spec), KEY, 128, sampled=True)["returns"].mean()
+        )()
+    )
     assert first.evaluation["returns"].mean() < 60 and chance < 60
     assert last.evaluation["returns"].mean() > 120
 
@@ -248,8 +321,12 @@ def test_agents_that_are_paid_apart_learn_apart_and_a_killed_training_goes_on_bi
     # IPPO with memory. Clock pays each agent its own action: both learn to play 2 of 0, 1, 2
     env, file = Clock(lengths=(2,)), tmp_path / "unfinished.npz"
     sizes = {"num_envs": 16, "segment": 8, "iterations": 30, "snapshots": 2}
-    config = Config(lr=1e-2, hidden=8, critic_hidden=8, central=False, recurrent=True, minibatches=2, **sizes)
-    train = lambda file: train_on_policy(mappo.make(config, env.spec), env, seed=0, eval_episodes=64, **sizes, resume=file)  # noqa: E731
+    config = Config(
+        lr=1e-2, hidden=8, critic_hidden=8, central=False, recurrent=True, minibatches=2, **sizes
+    )
+    train = lambda file: train_on_policy(
+        mappo.make(config, env.spec), env, seed=0, eval_episodes=64, **sizes, resume=file
+    )
     whole = list(train(None))
     assert whole[-1].evaluation["returns"].mean() > 7  # of 2 steps * 2 agents * 2 = 8; by chance 4
     broken = train(file)

@@ -27,7 +27,9 @@ MIXERS: dict[str, tuple[Any, Any]] = {
 
 def problem(shape: tuple[int, ...] = (40,), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(*shape, N)).astype(np.float32), rng.normal(size=(*shape, S)).astype(np.float32)
+    return rng.normal(size=(*shape, N)).astype(np.float32), rng.normal(size=(*shape, S)).astype(
+        np.float32
+    )
 
 
 @functools.cache
@@ -41,9 +43,13 @@ def made(name: str) -> tuple[Any, Any]:
 @pytest.mark.parametrize("name", MIXERS)
 def test_mixer_equals_float64(name):
     with jax.enable_x64(True):
-        wide, values, state = jax.tree.map(lambda x: np.asarray(x, np.float64), (made(name)[1], *problem()))
+        wide, values, state = jax.tree.map(
+            lambda x: np.asarray(x, np.float64), (made(name)[1], *problem())
+        )
         wanted = [MIXERS[name][1](wide, q, s) for q, s in zip(values, state, strict=True)]
-        np.testing.assert_allclose(jax.jit(MIXERS[name][0].apply)(wide, values, state), wanted, rtol=1e-9)
+        np.testing.assert_allclose(
+            jax.jit(MIXERS[name][0].apply)(wide, values, state), wanted, rtol=1e-9
+        )
 
 
 @pytest.mark.parametrize("name", MIXERS)
@@ -53,7 +59,9 @@ def test_total_never_falls_when_one_value_rises(name):
     values, state = problem()
     for agent in range(N):
         for step in (1.0, 50.0):
-            rise = np.asarray(total(values + step * np.eye(N, dtype=np.float32)[agent], state)) - np.asarray(total(values, state))
+            rise = np.asarray(
+                total(values + step * np.eye(N, dtype=np.float32)[agent], state)
+            ) - np.asarray(total(values, state))
             assert (rise >= -1e-5).all(), (agent, step)
             assert rise.max() > 0.01
 
@@ -93,7 +101,9 @@ def test_without_a_bias_it_is_zero_and_has_no_parameters():
     weights, bias = MIXERS["linear-no-bias"][0].apply(params, state, method="weights")
     np.testing.assert_array_equal(bias, np.zeros(40))
     assert set(params["params"]) == {"first", "second"}
-    np.testing.assert_allclose(made("linear-no-bias")[0](values, state), np.sum(weights * values, -1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        made("linear-no-bias")[0](values, state), np.sum(weights * values, -1), rtol=1e-5, atol=1e-6
+    )
     assert "offset" in made("linear")[1]["params"]
 
 
@@ -102,7 +112,9 @@ def test_a_linear_mixer_is_its_weights_and_bias(name):
     total, params = made(name)
     values, state = problem()
     weights, bias = MIXERS[name][0].apply(params, state, method="weights")
-    np.testing.assert_allclose(total(values, state), np.sum(weights * values, -1) + bias, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        total(values, state), np.sum(weights * values, -1) + bias, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_all_weights_zero_give_no_nan():

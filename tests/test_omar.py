@@ -1,4 +1,6 @@
-"""OMAR on discrete actions: losses and gradients against float64 NumPy, the traps of its form, and where its actor goes."""
+"""OMAR on discrete actions: losses and gradients against float64 NumPy, the traps of its form, and
+where its actor goes.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,16 @@ def spec_of() -> EnvSpec:
 
 
 def slots_of() -> dict[str, np.ndarray]:
-    """Episodes of 4, 4, 3, 2 and 2 steps; obs, state and avail of T + 1 slots. Action 2 of every second one is unavailable."""
+    """Episodes of 4, 4, 3, 2 and 2 steps; obs, state and avail of T + 1 slots.
+
+    Action 2 of every second one is unavailable.
+    """
     rng = np.random.default_rng(1)
     avail = np.ones((B, T + 1, N, A))
     avail[::2, :, :, 2] = 0
-    actions = np.where(avail[:, :-1, :, 2] > 0, rng.integers(0, 3, (B, T, N)), rng.integers(0, 2, (B, T, N))).astype(np.int32)
+    actions = np.where(
+        avail[:, :-1, :, 2] > 0, rng.integers(0, 3, (B, T, N)), rng.integers(0, 2, (B, T, N))
+    ).astype(np.int32)
     last = np.arange(T) == LENGTHS[:, None] - 1
     ends = np.array([1, 0, 1, 0, 1])[:, None] * last  # the others are truncated
     return {
@@ -50,7 +57,10 @@ def batch_of() -> Transition:
     x = slots_of()
     now = {name: x[name][:, :T] for name in x}
     later = {f"next_{name}": x[name][:, 1:] for name in ("obs", "state", "avail")}
-    counts = {"steps_before": np.tile(np.arange(T), (B, 1)), "episode": np.tile(np.arange(B)[:, None], (1, T))}
+    counts = {
+        "steps_before": np.tile(np.arange(T), (B, 1)),
+        "episode": np.tile(np.arange(B)[:, None], (1, T)),
+    }
     return Transition(**now, **later, **counts)
 
 
@@ -80,7 +90,11 @@ def actor_of(params: Any) -> Any:
     if "GRU_0" not in tree:
         return [layer_of(tree[f"Dense_{k}"]) for k in range(3)]
     gru = tree["GRU_0"]
-    weights = (*layer_of(gru["input"]), np.array(gru["hidden"], float), np.array(gru["hidden_bias"], float))
+    weights = (
+        *layer_of(gru["input"]),
+        np.array(gru["hidden"], float),
+        np.array(gru["hidden_bias"], float),
+    )
     return {"first": layer_of(tree["Dense_0"]), "gru": weights, "last": layer_of(tree["Dense_1"])}
 
 
@@ -88,7 +102,9 @@ def critic_of(params: Any) -> dict[str, Any]:
     tree = params["params"]
     heads = range(sum(name.startswith("of_action") for name in tree))
     return {
-        "trunks": [[layer_of(tree[f"trunks_{k}"][f"Dense_{d}"]) for d in range(2)] for k in range(2)],
+        "trunks": [
+            [layer_of(tree[f"trunks_{k}"][f"Dense_{d}"]) for d in range(2)] for k in range(2)
+        ],
         "of_action": [layer_of(tree[f"of_action_{k}"]) for k in heads],
         "of_state": [layer_of(tree[f"of_state_{k}"]) for k in heads],
     }
@@ -99,33 +115,59 @@ class Case:
 
     def __init__(self, **config: Any) -> None:
         self.config = {"gamma": 0.9, "trace": 0.6, "cql": 0.7, "mimic": 0.4} | config
-        self.state = first_state(config.get("recurrent", False), config.get("twin_share_head", True))
+        self.state = first_state(
+            config.get("recurrent", False), config.get("twin_share_head", True)
+        )
         with jax.enable_x64(True):
             m, batch = method(**self.config), batch_of()
-            state = jax.tree.map(lambda x: jnp.asarray(x, float) if jnp.issubdtype(x.dtype, jnp.floating) else x, self.state)
+            state = jax.tree.map(
+                lambda x: jnp.asarray(x, float) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+                self.state,
+            )
 
             @jax.jit
             def compute(state: omar.State):
                 target = omar.td_target(m, state, batch)
-                critic = jax.value_and_grad(lambda p: omar.critic_loss(m, p, target, batch)[0])(state.critic)
-                actor = jax.value_and_grad(lambda p: omar.actor_loss(m, p, state.critic, batch)[0])(state.policy)
+                critic = jax.value_and_grad(lambda p: omar.critic_loss(m, p, target, batch)[0])(
+                    state.critic
+                )
+                actor = jax.value_and_grad(lambda p: omar.actor_loss(m, p, state.critic, batch)[0])(
+                    state.policy
+                )
                 return target, critic, actor
 
-            self.target, (self.critic_loss, critic), (self.actor_loss, actor) = jax.device_get(compute(state))
+            self.target, (self.critic_loss, critic), (self.actor_loss, actor) = jax.device_get(
+                compute(state)
+            )
         self.critic_grad, self.actor_grad = critic_of(critic), actor_of(actor)
 
     def reference_critic(self, critic: dict[str, Any]) -> float:
-        return ref.critic_loss(critic, self.target, slots_of(), self.config["cql"], self.config.get("mask_cql", True), list(range(T)))
+        return ref.critic_loss(
+            critic,
+            self.target,
+            slots_of(),
+            self.config["cql"],
+            self.config.get("mask_cql", True),
+            list(range(T)),
+        )
 
     def reference_actor(self, actor: Any) -> float:
         masks = self.config.get("mask_argmax", True), self.config.get("mask_mse", True)
-        return ref.actor_loss(actor, critic_of(self.state.critic), slots_of(), self.config["mimic"], *masks)
+        return ref.actor_loss(
+            actor, critic_of(self.state.critic), slots_of(), self.config["mimic"], *masks
+        )
 
 
 @functools.cache
 def case(name: str) -> Case:
     reference = {"mask_cql": False, "mask_argmax": False, "mask_mse": False}
-    return Case(**{"clean": {"twin_share_head": False}, "reference": reference, "recurrent": {"recurrent": True, "mask_mse": False}}[name])
+    return Case(
+        **{
+            "clean": {"twin_share_head": False},
+            "reference": reference,
+            "recurrent": {"recurrent": True, "mask_mse": False},
+        }[name]
+    )
 
 
 CASES = pytest.mark.parametrize("name", ["clean", "reference", "recurrent"])
@@ -133,17 +175,24 @@ CASES = pytest.mark.parametrize("name", ["clean", "reference", "recurrent"])
 
 @CASES
 def test_targets_equal_float64_numpy(name):
-    # Weighted n-step returns by definition, on episodes of 2 to 4 steps, terminated or truncated; 0 on padding.
+    # Weighted n-step returns by definition, on episodes of 2 to 4 steps, terminated or truncated; 0
+    # on padding.
     c = case(name)
-    wanted = ref.targets(actor_of(c.state.target_policy), critic_of(c.state.target_critic), slots_of(), 0.9, 0.6)
+    wanted = ref.targets(
+        actor_of(c.state.target_policy), critic_of(c.state.target_critic), slots_of(), 0.9, 0.6
+    )
     np.testing.assert_allclose(c.target, wanted, rtol=1e-6, atol=1e-9)
 
 
 @CASES
 def test_losses_equal_float64_numpy(name):
     c = case(name)
-    assert float(c.critic_loss) == pytest.approx(c.reference_critic(critic_of(c.state.critic)), rel=1e-6)
-    assert float(c.actor_loss) == pytest.approx(c.reference_actor(actor_of(c.state.policy)), rel=1e-6)
+    assert float(c.critic_loss) == pytest.approx(
+        c.reference_critic(critic_of(c.state.critic)), rel=1e-6
+    )
+    assert float(c.actor_loss) == pytest.approx(
+        c.reference_actor(actor_of(c.state.policy)), rel=1e-6
+    )
 
 
 def arrays(tree: Any) -> list[np.ndarray]:
@@ -167,7 +216,8 @@ def test_critic_gradient_equals_finite_differences_of_the_numpy_loss():
 
 @pytest.mark.parametrize("name", ["clean", "recurrent"])
 def test_actor_gradient_equals_finite_differences_with_the_advantage_held_fixed(name):
-    # The advantage is a constant of the loss; in the NumPy loss it is held at the values of the start.
+    # The advantage is a constant of the loss; in the NumPy loss it is held at the values of the
+    # start.
     c, rng = case(name), np.random.default_rng(2)
     for number, grad in enumerate(arrays(c.actor_grad)):
         at = tuple(rng.integers(0, size) for size in grad.shape)
@@ -180,19 +230,28 @@ def test_actor_gradient_equals_finite_differences_with_the_advantage_held_fixed(
 
 
 def fixed_advantage_loss(c: Case, moved: Any) -> float:
-    """The NumPy loss of a moved actor whose expected value E_pi Q1 stays that of the unmoved one."""
+    """The NumPy loss of a moved actor whose expected value E_pi Q1 stays that of the unmoved
+    one.
+    """
     batch, critic = slots_of(), critic_of(c.state.critic)
     mimic = c.config["mimic"]
     whole = c.reference_actor(moved)
     gap = 0.0
     for row in range(B):
-        both = [ref.actor_logits(a, batch["obs"][row], batch["actions"][row], A) for a in (actor_of(c.state.policy), moved)]
+        both = [
+            ref.actor_logits(a, batch["obs"][row], batch["actions"][row], A)
+            for a in (actor_of(c.state.policy), moved)
+        ]
         for t in range(LENGTHS[row]):
             q = ref.critic_values(critic, batch["state"][row, t], batch["obs"][row, t])[0]
             for i in range(N):
-                start, now = (np.exp(ref.log_softmax(x[t, i], batch["avail"][row, t, i])) for x in both)
+                start, now = (
+                    np.exp(ref.log_softmax(x[t, i], batch["avail"][row, t, i])) for x in both
+                )
                 # -(Q(a) - E_start Q) log pi in place of -(Q(a) - E_now Q) log pi
-                gap += ((start - now) * q[i]).sum() * np.log(now[batch["actions"][row, t, i]] + 1e-5)
+                gap += ((start - now) * q[i]).sum() * np.log(
+                    now[batch["actions"][row, t, i]] + 1e-5
+                )
     return whole + (1 - mimic) * gap / (batch["valid"].sum() * N)
 
 
@@ -203,32 +262,55 @@ def test_actor_loss_of_two_actions_by_hand():
     # pi = (.3, .7), Q = (1, 0), a = 0: advantage 1 - .3 = .7, -.7 log(.30001) = .842758;
     # regression (.7^2 + .7^2) / 2 = .49; half of each: .666379.
     logits, q = jnp.log(jnp.array([0.3, 0.7])), jnp.array([1.0, 0.0])
-    gradient, regression = omar.gradient_loss(logits, q, jnp.array(0)), omar.regression_loss(logits, q, jnp.ones(2))
+    gradient, regression = (
+        omar.gradient_loss(logits, q, jnp.array(0)),
+        omar.regression_loss(logits, q, jnp.ones(2)),
+    )
     np.testing.assert_allclose([gradient, regression], [0.842758, 0.49], rtol=1e-5)
     assert 0.5 * float(gradient) + 0.5 * float(regression) == pytest.approx(0.666379, rel=1e-5)
 
 
 def test_masked_argmax_is_always_an_available_action():
-    # Action 2 has the largest value and is unavailable: the target is action 1 with the mask, action 2 without.
-    logits, q, avail = jnp.array([0.0, 0.0, -1e10]), jnp.array([0.0, 1.0, 5.0]), jnp.array([1.0, 1.0, 0.0])
+    # Action 2 has the largest value and is unavailable: the target is action 1 with the mask,
+    # action 2 without.
+    logits, q, avail = (
+        jnp.array([0.0, 0.0, -1e10]),
+        jnp.array([0.0, 1.0, 5.0]),
+        jnp.array([1.0, 1.0, 0.0]),
+    )
     assert float(omar.regression_loss(logits, q, avail)) == pytest.approx((0.25 + 0.25) / 3)
-    assert float(omar.regression_loss(logits, q, jnp.ones(3))) == pytest.approx((0.25 + 0.25 + 1) / 3)
+    assert float(omar.regression_loss(logits, q, jnp.ones(3))) == pytest.approx(
+        (0.25 + 0.25 + 1) / 3
+    )
 
 
 def test_no_gradient_reaches_the_critic_or_passes_through_the_advantage():
-    # d/dlogits of -(Q(a) - E Q) log(pi(a) + 1e-5) with the first factor fixed: -.7 * (1 - .3) * .3 / .30001 for a itself.
+    # d/dlogits of -(Q(a) - E Q) log(pi(a) + 1e-5) with the first factor fixed: -.7 * (1 - .3) * .3
+    # / .30001 for a itself.
     logits, q, action = jnp.log(jnp.array([0.3, 0.7])), jnp.array([1.0, 0.0]), jnp.array(0)
     of_logits, of_q = jax.grad(omar.gradient_loss, (0, 1))(logits, q, action)
     np.testing.assert_allclose(of_logits, [-0.49 * 0.3 / 0.30001, 0.49 * 0.3 / 0.30001], rtol=1e-5)
     np.testing.assert_array_equal(of_q, [0.0, 0.0])
-    np.testing.assert_array_equal(jax.grad(omar.regression_loss, 1)(logits, q, jnp.ones(2)), [0.0, 0.0])
+    np.testing.assert_array_equal(
+        jax.grad(omar.regression_loss, 1)(logits, q, jnp.ones(2)), [0.0, 0.0]
+    )
 
 
 def test_twin_critics_share_heads_but_not_trunks():
     x = jnp.zeros(S + SEEN + N)
-    shared, apart = (jax.eval_shape(omar.TwinCritic(A, 8, share).init, jax.random.key(0), x)["params"] for share in (True, False))
+    shared, apart = (
+        jax.eval_shape(omar.TwinCritic(A, 8, share).init, jax.random.key(0), x)["params"]
+        for share in (True, False)
+    )
     assert sorted(shared) == ["of_action_0", "of_state_0", "trunks_0", "trunks_1"]
-    assert sorted(apart) == ["of_action_0", "of_action_1", "of_state_0", "of_state_1", "trunks_0", "trunks_1"]
+    assert sorted(apart) == [
+        "of_action_0",
+        "of_action_1",
+        "of_state_0",
+        "of_state_1",
+        "trunks_0",
+        "trunks_1",
+    ]
 
 
 # ------------------------------------------------------------------------------------------ updates
@@ -238,25 +320,45 @@ def test_twin_critics_share_heads_but_not_trunks():
 def compiled(recurrent: bool = False, **switches: Any):
     @jax.jit
     def update(leaves: dict[str, Any], state: omar.State, batch: Transition):
-        return omar.update(method(recurrent=recurrent, target_every=2, **switches, **leaves), state, batch)
+        return omar.update(
+            method(recurrent=recurrent, target_every=2, **switches, **leaves), state, batch
+        )
 
     return update
 
 
-def step(state: omar.State, batch: Transition, *, recurrent: bool = False, per_timestep: bool = False, **changes: float):
+def step(
+    state: omar.State,
+    batch: Transition,
+    *,
+    recurrent: bool = False,
+    per_timestep: bool = False,
+    **changes: float,
+):
     """One update; the numbers of the config are arguments of the compiled program."""
-    leaves = {"lr": 1e-3, "critic_lr": 1e-3, "gamma": 0.99, "trace": 0.6, "cql": 5.0, "mimic": 0.5, "max_grad_norm": 10.0}
+    leaves = {
+        "lr": 1e-3,
+        "critic_lr": 1e-3,
+        "gamma": 0.99,
+        "trace": 0.6,
+        "cql": 5.0,
+        "mimic": 0.5,
+        "max_grad_norm": 10.0,
+    }
     given = {name: jnp.float32(changes.get(name, x)) for name, x in leaves.items()}
     return compiled(recurrent, per_timestep=per_timestep)(given, state, batch)
 
 
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
 def test_padding_changes_nothing(recurrent):
-    # All that lies beyond the slot after the last step; that slot itself is real, and belongs to the target.
+    # All that lies beyond the slot after the last step; that slot itself is real, and belongs to
+    # the target.
     batch, state = batch_of(), first_state(recurrent)
     off = batch.valid == 0
     slot = np.concatenate([np.zeros((B, 1), bool), off[:, :-1]], 1)
-    put = lambda x, where, value: np.where(where.reshape(B, T, *[1] * (x.ndim - 2)), value, x).astype(x.dtype)  # noqa: E731
+    put = lambda x, where, value: np.where(
+        where.reshape(B, T, *[1] * (x.ndim - 2)), value, x
+    ).astype(x.dtype)
     noise = {
         "obs": put(batch.obs, slot, 7.0),
         "state": put(batch.state, slot, -7.0),
@@ -268,12 +370,15 @@ def test_padding_changes_nothing(recurrent):
         "next_state": put(batch.next_state, off, -7.0),
         "next_avail": put(batch.next_avail, off, 0.0),
     }
-    clean, noisy = (step(state, b, recurrent=recurrent)[0] for b in (batch, batch._replace(**noise)))
+    clean, noisy = (
+        step(state, b, recurrent=recurrent)[0] for b in (batch, batch._replace(**noise))
+    )
     np.testing.assert_array_equal(flat(clean), flat(noisy))
 
 
 def test_one_step_for_each_time_index_is_a_sequence_of_updates():
-    # Steps 0, 1, 2, 3 of the window, each as a batch of its own with the targets of the start; then the actor, by the new critic.
+    # Steps 0, 1, 2, 3 of the window, each as a batch of its own with the targets of the start; then
+    # the actor, by the new critic.
     batch, state = batch_of(), first_state()
     after, _ = step(state, batch, per_timestep=True)
     m = method()
@@ -287,7 +392,8 @@ def test_one_step_for_each_time_index_is_a_sequence_of_updates():
 
 
 def test_time_indices_that_are_all_padding_make_no_step():
-    # Only steps 0 and 1 of any episode are valid: two critic steps, and the parameters stay where the second left them.
+    # Only steps 0 and 1 of any episode are valid: two critic steps, and the parameters stay where
+    # the second left them.
     batch = batch_of()
     short = batch._replace(valid=np.where(np.arange(T) < 2, batch.valid, 0.0))
     after, out = step(first_state(), short, per_timestep=True)
@@ -299,8 +405,13 @@ def test_slow_nets_are_copied_after_every_second_update_only():
     state, batch = first_state(), batch_of()
     once, _ = step(state, batch)
     twice, _ = step(once, batch)
-    np.testing.assert_array_equal(flat((once.target_policy, once.target_critic)), flat((state.target_policy, state.target_critic)))
-    np.testing.assert_array_equal(flat((twice.target_policy, twice.target_critic)), flat((twice.policy, twice.critic)))
+    np.testing.assert_array_equal(
+        flat((once.target_policy, once.target_critic)),
+        flat((state.target_policy, state.target_critic)),
+    )
+    np.testing.assert_array_equal(
+        flat((twice.target_policy, twice.target_critic)), flat((twice.policy, twice.critic))
+    )
 
 
 def test_share_of_the_regression_is_not_a_rate_of_the_slow_nets():
@@ -321,14 +432,17 @@ def constant_critic(params: Any, q: Any) -> Any:
 
 
 def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
-    # Q = Q' = 2, r = 1, gamma = .5, single steps: terminated 2 (2 - 1)^2 = 2 for both critics; truncated (2 - 1 - 1)^2 = 0.
+    # Q = Q' = 2, r = 1, gamma = .5, single steps: terminated 2 (2 - 1)^2 = 2 for both critics;
+    # truncated (2 - 1 - 1)^2 = 0.
     state = first_state()
     critic = constant_critic(state.critic, np.full(A, 2.0))
     state = state._replace(critic=critic, target_critic=critic)
     ones, zeros = np.ones((B, T)), np.zeros((B, T))
     for terminated, truncated, loss in ((ones, zeros, 2.0), (zeros, ones, 0.0)):
         ended = batch_of()._replace(reward=ones, terminated=terminated, truncated=truncated)
-        assert float(step(state, ended, gamma=0.5)[1].metrics["value"]) == pytest.approx(loss, abs=1e-5)
+        assert float(step(state, ended, gamma=0.5)[1].metrics["value"]) == pytest.approx(
+            loss, abs=1e-5
+        )
 
 
 def test_executed_policies_never_take_unavailable_actions_and_start_from_empty_memory():
@@ -336,15 +450,21 @@ def test_executed_policies_never_take_unavailable_actions_and_start_from_empty_m
     batch = slots_of()
     learner = omar.make(omar.Config(hidden=8, critic_hidden=8, recurrent=True), spec_of())
     policy = learner.policy(first_state(True))
-    first = TimeStep(jnp.asarray(batch["obs"][0, 0]), jnp.zeros(S), avail, jnp.zeros(()), no, no, jnp.full(N, -1))
+    first = TimeStep(
+        jnp.asarray(batch["obs"][0, 0]), jnp.zeros(S), avail, jnp.zeros(()), no, no, jnp.full(N, -1)
+    )
     probs = np.asarray(policy.distribution(policy.initial(()), first)[1].probs)
     np.testing.assert_array_equal(probs > 0, avail > 0)
-    # The same policy as in the first slot of the unroll in training: zero memory, no previous action.
-    wanted = ref.actor_logits(actor_of(first_state(True).policy), batch["obs"][0], batch["actions"][0], A)[0]
+    # The same policy as in the first slot of the unroll in training: zero memory, no previous
+    # action.
+    wanted = ref.actor_logits(
+        actor_of(first_state(True).policy), batch["obs"][0], batch["actions"][0], A
+    )[0]
     np.testing.assert_allclose(probs, np.exp(ref.log_softmax(wanted, np.asarray(avail))), rtol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------ settings
+# ------------------------------------------------------------------------------------------
+# settings
 
 
 def test_recurrent_nets_on_single_steps_are_refused():
@@ -356,20 +476,40 @@ def test_recurrent_nets_on_single_steps_are_refused():
 
 
 def test_actor_moves_to_the_argmax_of_the_values_in_one_state(optimised):
-    # One state, reward (a_0 + a_1) / 4, every joint action once, single steps that terminate, cql = 0: Q is the mean reward
-    # given the own action, .25 + a / 4, whose argmax is 2.
-    joint = np.stack(np.meshgrid(np.arange(A), np.arange(A), indexing="ij"), -1).reshape(-1, N).astype(np.int32)
+    # One state, reward (a_0 + a_1) / 4, every joint action once, single steps that terminate, cql =
+    # 0: Q is the mean reward given the own action, .25 + a / 4, whose argmax is 2.
+    joint = (
+        np.stack(np.meshgrid(np.arange(A), np.arange(A), indexing="ij"), -1)
+        .reshape(-1, N)
+        .astype(np.int32)
+    )
     rows = len(joint)
     reward = (joint.sum(1) / 4).astype(np.float32)
-    obs, state_, avail = np.ones((rows, N, SEEN), np.float32), np.ones((rows, S), np.float32), np.ones((rows, N, A), np.float32)
-    ones, zeros, none = np.ones(rows, np.float32), np.zeros(rows, np.float32), np.zeros(rows, np.int32)
-    batch = Transition(obs, state_, avail, joint, reward, ones, zeros, ones, none, none, obs, state_, avail)
+    obs, state_, avail = (
+        np.ones((rows, N, SEEN), np.float32),
+        np.ones((rows, S), np.float32),
+        np.ones((rows, N, A), np.float32),
+    )
+    ones, zeros, none = (
+        np.ones(rows, np.float32),
+        np.zeros(rows, np.float32),
+        np.zeros(rows, np.int32),
+    )
+    batch = Transition(
+        obs, state_, avail, joint, reward, ones, zeros, ones, none, none, obs, state_, avail
+    )
     m = method(cql=0.0, lr=0.01, critic_lr=0.01)
-    train = jax.jit(lambda state: lax.scan(lambda s, _: (omar.update(m, s, batch)[0], None), state, None, 500)[0])
+    train = jax.jit(
+        lambda state: lax.scan(lambda s, _: (omar.update(m, s, batch)[0], None), state, None, 500)[
+            0
+        ]
+    )
     after = train(first_state())
     q = m.critic.apply(after.critic, omar.critic_input(jnp.ones(S), jnp.ones((N, SEEN))))[0]
     np.testing.assert_allclose(q, np.tile([0.25, 0.5, 0.75], (N, 1)), atol=0.02)
     no = jnp.zeros((), bool)
-    seen = TimeStep(jnp.ones((N, SEEN)), jnp.ones(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.full(N, -1))
+    seen = TimeStep(
+        jnp.ones((N, SEEN)), jnp.ones(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.full(N, -1)
+    )
     probs = m.actors.policy(after.policy).distribution((), seen)[1].probs
     assert (probs[:, 2] > 0.95).all(), probs

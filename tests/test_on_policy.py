@@ -1,4 +1,6 @@
-"""Online training: segments that go on, memory that restarts, snapshots, and going on after a kill."""
+"""Online training: segments that go on, memory that restarts, snapshots, and going on after a
+kill.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,16 @@ from jaxoff.types import Policy
 from tests.test_rolling import CLOCK, Clock, always
 
 KEY = jax.random.key(0)
-SIZES = {"seed": 3, "num_envs": 4, "segment": 3, "iterations": 8, "snapshots": 4, "eval_episodes": 5}
-STEPS = [0, 12, 24, 48, 96]  # 4 * 3 * the iterations 8 (k / 4)^2 = 0, 0.5, 2, 4.5, 8, rounded, at least k
+SIZES = {
+    "seed": 3,
+    "num_envs": 4,
+    "segment": 3,
+    "iterations": 8,
+    "snapshots": 4,
+    "eval_episodes": 5,
+}
+# 4 * 3 * the iterations 8 (k / 4)^2 = 0, 0.5, 2, 4.5, 8, rounded, at least k
+STEPS = [0, 12, 24, 48, 96]
 
 
 def steps_since_reset(memory, seen):
@@ -31,14 +41,21 @@ def walk(traced: list, metric=1.0) -> OnPolicy:
     """A learner that adds noise to its logits [3], in steps as large as the reward it saw."""
 
     def policy_of(logits):
-        where = lambda seen: jnp.broadcast_to(logits, (*seen.reward.shape, 2, 3))  # noqa: E731
-        return Policy(lambda shape: (), lambda memory, seen: (memory, distrax.Categorical(logits=where(seen))))
+        where = lambda seen: jnp.broadcast_to(logits, (*seen.reward.shape, 2, 3))
+        return Policy(
+            lambda shape: (), lambda memory, seen: (memory, distrax.Categorical(logits=where(seen)))
+        )
 
     def update(state, segments, key):
         traced.append(1)
-        return state + 0.1 * segments.reward.mean() * jax.random.normal(key, (3,)), {"a": metric * state[0], "b": jnp.ones(())}
+        return state + 0.1 * segments.reward.mean() * jax.random.normal(key, (3,)), {
+            "a": metric * state[0],
+            "b": jnp.ones(()),
+        }
 
-    return OnPolicy(lambda key: jax.random.normal(key, (3,)), policy_of, update, lambda state: state, policy_of)
+    return OnPolicy(
+        lambda key: jax.random.normal(key, (3,)), policy_of, update, lambda state: state, policy_of
+    )
 
 
 def same(a, b):
@@ -60,8 +77,12 @@ def whole():
 
 @pytest.fixture(scope="module")
 def segments():
-    """Two segments of 5 steps in 6 environments, one after the other, and the collectors between them."""
-    start = jax.jit(lambda: on_policy.start(walk([]), CLOCK, 6, KEY))().collectors._replace(memory=jnp.zeros(6, int))
+    """Two segments of 5 steps in 6 environments, one after the other, and the collectors between
+    them.
+    """
+    start = jax.jit(lambda: on_policy.start(walk([]), CLOCK, 6, KEY))().collectors._replace(
+        memory=jnp.zeros(6, int)
+    )
     once = jax.jit(lambda now, key: collect(CLOCK, COUNTER, now, 5, key))
     between, first = once(start, jax.random.key(1))
     _, second = once(between, jax.random.key(2))
@@ -73,7 +94,8 @@ def test_episodes_run_on_from_one_segment_into_the_next(segments):
     ended = np.asarray(first.terminated | first.truncated)[:, -1]
     assert ended.any() and not ended.all()
     np.testing.assert_array_equal(second.seen.obs[:, 0][~ended], first.next_obs[:, -1][~ended])
-    np.testing.assert_array_equal(second.seen.state[:, 0, 1][ended], 0)  # a new episode, at its first step
+    # a new episode, at its first step
+    np.testing.assert_array_equal(second.seen.state[:, 0, 1][ended], 0)
 
 
 def test_within_a_segment_what_is_seen_next_is_seen_or_ended(segments):
@@ -81,7 +103,8 @@ def test_within_a_segment_what_is_seen_next_is_seen_or_ended(segments):
     ended = np.asarray(first.terminated | first.truncated)[:, :-1]
     np.testing.assert_array_equal(first.seen.obs[:, 1:][~ended], first.next_obs[:, :-1][~ended])
     np.testing.assert_array_equal(first.seen.state[:, 1:, 1] == 0, ended)
-    np.testing.assert_array_equal(first.next_state[..., 1], first.seen.state[..., 1] + 1)  # the true last slot is kept
+    # the true last slot is kept
+    np.testing.assert_array_equal(first.next_state[..., 1], first.seen.state[..., 1] + 1)
 
 
 def test_reset_marks_exactly_the_steps_after_an_end(segments):
@@ -95,7 +118,8 @@ def test_reset_marks_exactly_the_steps_after_an_end(segments):
 
 def test_memory_restarts_with_an_episode_and_else_goes_on_across_segments(segments):
     first, second, between = segments
-    for part in (first, second):  # the policy plays its memory, which has to be the steps made so far
+    # the policy plays its memory, which has to be the steps made so far
+    for part in (first, second):
         np.testing.assert_array_equal(part.actions[..., 0], part.seen.state[..., 1] % 3)
     np.testing.assert_array_equal(second.memory, between.seen.state[:, 1])
     assert np.asarray(second.memory).any()
@@ -103,7 +127,11 @@ def test_memory_restarts_with_an_episode_and_else_goes_on_across_segments(segmen
 
 def test_rewards_are_each_agents_own_and_else_the_teams():
     for env, wanted in ((CLOCK, [1, 2]), (Clock(individual=False), [3, 3])):
-        collected = jax.jit(lambda env=env: collect(env, always([1, 2]), on_policy.start(walk([]), env, 2, KEY).collectors, 2, KEY))()
+        collected = jax.jit(
+            lambda env=env: collect(
+                env, always([1, 2]), on_policy.start(walk([]), env, 2, KEY).collectors, 2, KEY
+            )
+        )()
         np.testing.assert_array_equal(collected[1].reward, np.tile(wanted, (2, 2, 1)))
 
 
@@ -126,7 +154,8 @@ def test_snapshots_are_dense_at_first_and_begin_before_training(whole):
 
 
 def test_metrics_are_means_over_the_iterations_since_the_last_snapshot(whole):
-    # b is 1 in each of the 1, 1, 2 and 4 iterations; a is w_0 before each update: of the first, that of snapshot 0
+    # b is 1 in each of the 1, 1, 2 and 4 iterations; a is w_0 before each update: of the first,
+    # that of snapshot 0
     assert [snapshot.metrics["b"] for snapshot in whole[0][1:]] == [1.0] * 4
     assert whole[0][1].metrics["a"] == pytest.approx(float(whole[0][0].actor[0]))
 
@@ -154,7 +183,10 @@ def test_numbers_that_are_not_finite_stop_the_training(tmp_path):
     training = train_on_policy(walk([], metric=np.nan), CLOCK, **SIZES, resume=file)
     next(training)
     kept = file.read_bytes()
-    with pytest.raises(ValueError, match=r"expected finite metrics, found \{'a': nan, 'b': 1.0\} after 1 of 4 snapshots"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected finite metrics, found \{'a': nan, 'b': 1.0\} after 1 of 4 snapshots",
+    ):
         next(training)
     assert file.read_bytes() == kept
 
@@ -203,16 +235,29 @@ def test_a_finished_training_is_read_and_not_made_again(whole, file, left):
     [
         ({"num_envs": 6}, r"expected \(6, .*found \(4, "),
         ({"seed": 4}, "expected the untrained policy of this seed, found another"),
-        ({"iterations": 16}, r"expected snapshots after \[0, 12, 48, 108, 192\] steps, found \[0, 12, 24\]"),
+        (
+            {"iterations": 16},
+            r"expected snapshots after \[0, 12, 48, 108, 192\] steps, found \[0, 12, 24\]",
+        ),
     ],
 )
 def test_the_file_of_another_training_is_refused_by_name(file, change, found):
-    with pytest.raises(ValueError, match=rf"{file}: expected a file of this training to go on from, .*{found}"):
+    with pytest.raises(
+        ValueError, match=rf"{file}: expected a file of this training to go on from, .*{found}"
+    ):
         next(train_on_policy(walk([]), CLOCK, **SIZES | change, resume=file))
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"no archive"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"no archive"]
+)
 def test_a_damaged_file_is_refused_by_name(file, damage):
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ValueError, match=f"{file}: expected a file of this training to go on from, found another or a damaged one"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            f"{file}: expected a file of this training to go on from, found another or a "
+            "damaged one"
+        ),
+    ):
         next(train_on_policy(walk([]), CLOCK, **SIZES, resume=file))

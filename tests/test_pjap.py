@@ -1,4 +1,6 @@
-"""PJAP: distance and priority by hand, the sampler by its draws, Fig. 5 of Tilbury et al. (2024) by its numbers."""
+"""PJAP: distance and priority by hand, the sampler by its draws, Fig. 5 of Tilbury et al. (2024) by
+its numbers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from jaxoff.names import Task
 from jaxoff.report.tables import read_paper, write
 from jaxoff.types import EnvSpec, Feedback, Learner, Out, Policy, Transition
 
-SPEC = EnvSpec("small", num_agents=2, obs_size=1, state_size=1, action_size=1, discrete=False, horizon=4)
+SPEC = EnvSpec(
+    "small", num_agents=2, obs_size=1, state_size=1, action_size=1, discrete=False, horizon=4
+)
 
 
 def batch_of(actions, spec: EnvSpec = SPEC, valid=None) -> Transition:
@@ -30,17 +34,23 @@ def batch_of(actions, spec: EnvSpec = SPEC, valid=None) -> Transition:
     actions = jnp.asarray(actions, jnp.int32 if spec.discrete else jnp.float32)
     lead = actions.shape[: actions.ndim - len(spec.action_shape)]
     n, a = spec.num_agents, spec.action_size
-    obs, state, avail = jnp.ones((*lead, n, spec.obs_size)), jnp.ones((*lead, spec.state_size)), jnp.ones((*lead, n, a))
+    obs, state, avail = (
+        jnp.ones((*lead, n, spec.obs_size)),
+        jnp.ones((*lead, spec.state_size)),
+        jnp.ones((*lead, n, a)),
+    )
     zeros = jnp.zeros(lead)
     valid = jnp.ones(lead) if valid is None else jnp.asarray(valid, jnp.float32)
     count = jnp.zeros(lead, jnp.int32)
-    return Transition(obs, state, avail, actions, zeros, zeros, zeros, valid, count, count, obs, state, avail)
+    return Transition(
+        obs, state, avail, actions, zeros, zeros, zeros, valid, count, count, obs, state, avail
+    )
 
 
 def constant_policy(actions) -> Policy:
     """Always the same joint action [N, A]."""
     actions = jnp.asarray(actions, jnp.float32)
-    fill = lambda step: jnp.broadcast_to(actions, (*step.obs.shape[:-1], actions.shape[-1]))  # noqa: E731
+    fill = lambda step: jnp.broadcast_to(actions, (*step.obs.shape[:-1], actions.shape[-1]))
     return Policy(lambda shape: (), lambda carry, step: (carry, distrax.Deterministic(fill(step))))
 
 
@@ -52,7 +62,8 @@ def leaves_of(tree, count: int) -> np.ndarray:
     return np.asarray(sum_tree.get_batch(tree, jnp.arange(count)))
 
 
-# -------------------------------------------------------------------------------- distance, priority
+# -------------------------------------------------------------------------------- distance,
+# priority
 
 
 def test_distance_of_two_agents_is_one_as_a_mean_and_two_as_a_sum():
@@ -69,22 +80,31 @@ def test_alpha_is_the_square_of_the_steepness():
 
 def test_summed_distance_with_a_quarter_of_alpha_is_the_same_priority_for_two_agents():
     d = jnp.linspace(0, 1, 11)
-    np.testing.assert_allclose(pjap.priority_of(2 * d, 4.0, 1e-3), pjap.priority_of(d, 16.0, 1e-3), rtol=1e-6)
+    np.testing.assert_allclose(
+        pjap.priority_of(2 * d, 4.0, 1e-3), pjap.priority_of(d, 16.0, 1e-3), rtol=1e-6
+    )
 
 
 def test_the_floor_comes_after_the_exponential_and_before_the_exponent():
     assert float(pjap.priority_of(jnp.array(10.0), 16.0, 1e-3)) == np.float32(1e-3)
-    dataset = place(runs.episodes_of(np.full((4, 2), 10.0), runs.game("sign")), runs.game("sign").spec)
+    dataset = place(
+        runs.episodes_of(np.full((4, 2), 10.0), runs.game("sign")), runs.game("sign").spec
+    )
     sampler = pjap.make(pjap.Config(eps=1e-2, exponent=0.5, refresh=-1), 2, 0)
-    tree = sampler.feedback(sampler.init(dataset), dataset, told([0, 1], constant_policy([[0.0], [0.0]])))
+    tree = sampler.feedback(
+        sampler.init(dataset), dataset, told([0, 1], constant_policy([[0.0], [0.0]]))
+    )
     np.testing.assert_allclose(leaves_of(tree, 4), 0.1, rtol=1e-5)  # eps^w = 0.01^0.5
 
 
 def test_distance_averages_true_action_dimensions_and_agents_only():
-    # agent 0 has 1 of 2 dimensions: gaps 0.5 | 0.2, 0.8 -> mean over three = 0.5; the padded 9 is not seen
+    # agent 0 has 1 of 2 dimensions: gaps 0.5 | 0.2, 0.8 -> mean over three = 0.5; the padded 9 is
+    # not seen
     spec = EnvSpec("padded", 2, 1, 1, 2, False, 1, action_sizes=(1, 2))
     batch = batch_of([[[0.5, 9.0], [0.2, -0.8]]], spec)
-    np.testing.assert_allclose(pjap.joint_distance(constant_policy(jnp.zeros((2, 2))), batch, spec), [0.5], rtol=1e-6)
+    np.testing.assert_allclose(
+        pjap.joint_distance(constant_policy(jnp.zeros((2, 2))), batch, spec), [0.5], rtol=1e-6
+    )
 
 
 def test_recorded_actions_are_clipped_on_request():
@@ -98,34 +118,50 @@ def test_discrete_distance_is_the_mean_probability_of_another_action():
     # pi_0 = (0.9, 0.1), pi_1 = (0.4, 0.6); actions (0, 1): mean(0.1, 0.4) = 0.25
     spec = make_matrix("xor", XOR).spec
     probs = jnp.array([[0.9, 0.1], [0.4, 0.6]])
-    policy = Policy(lambda shape: (), lambda carry, step: (carry, distrax.Categorical(probs=jnp.broadcast_to(probs, step.avail.shape))))
-    np.testing.assert_allclose(pjap.joint_distance(policy, batch_of([[0, 1]], spec), spec), [0.25], rtol=1e-5)
+    policy = Policy(
+        lambda shape: (),
+        lambda carry, step: (
+            carry,
+            distrax.Categorical(probs=jnp.broadcast_to(probs, step.avail.shape)),
+        ),
+    )
+    np.testing.assert_allclose(
+        pjap.joint_distance(policy, batch_of([[0, 1]], spec), spec), [0.25], rtol=1e-5
+    )
 
 
 def test_a_window_is_the_mean_over_its_valid_steps():
     # policy 0; agent-mean gaps 0.2, 0.4, and a padded step of 9: (0.2 + 0.4) / 2 = 0.3
     batch = batch_of([[[[0.2], [0.2]], [[0.3], [0.5]], [[9.0], [9.0]]]], valid=[[1, 1, 0]])
-    np.testing.assert_allclose(pjap.joint_distance(constant_policy([[0.0], [0.0]]), batch, SPEC), [0.3], rtol=1e-6)
+    np.testing.assert_allclose(
+        pjap.joint_distance(constant_policy([[0.0], [0.0]]), batch, SPEC), [0.3], rtol=1e-6
+    )
 
 
 def test_memory_starts_empty_at_each_window_and_sees_the_previous_actions():
-    # mu_t = sum of all earlier recorded actions. Window (0.1, 0.2, 0.4): mu = 0, 0.1, 0.3; gaps 0.1, 0.1, 0.1
+    # mu_t = sum of all earlier recorded actions. Window (0.1, 0.2, 0.4): mu = 0, 0.1, 0.3; gaps
+    # 0.1, 0.1, 0.1
     def distribution(carry, step):
         carry = carry + step.last_actions
         return carry, distrax.Deterministic(carry)
 
     policy = Policy(lambda shape: jnp.zeros((*shape, 2, 1)), distribution)
     window = jnp.tile(jnp.array([0.1, 0.2, 0.4])[None, :, None, None], (2, 1, 2, 1))
-    np.testing.assert_allclose(pjap.joint_distance(policy, batch_of(window), SPEC), [0.1, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(
+        pjap.joint_distance(policy, batch_of(window), SPEC), [0.1, 0.1], rtol=1e-5
+    )
 
 
 def test_distance_carries_no_gradient():
     batch = batch_of([[[1.0], [1.0]]])
-    grad = jax.grad(lambda x: pjap.joint_distance(constant_policy(jnp.full((2, 1), 0.0) + x), batch, SPEC).sum())(0.3)
+    grad = jax.grad(
+        lambda x: pjap.joint_distance(constant_policy(jnp.full((2, 1), 0.0) + x), batch, SPEC).sum()
+    )(0.3)
     assert float(grad) == 0.0
 
 
-# ------------------------------------------------------------------------------------------- sampler
+# -------------------------------------------------------------------------------------------
+# sampler
 
 
 @pytest.fixture(scope="module")
@@ -138,15 +174,20 @@ def spread():
 def test_refreshing_everything_gives_equation_6_for_every_item(spread):
     sampler = pjap.make(pjap.Config(refresh=-1), 4, 0)
     policy = constant_policy([[0.5], [0.2]])
-    tree = jax.jit(lambda: sampler.feedback(sampler.init(spread), spread, told(jnp.arange(4), policy)))()
+    tree = jax.jit(
+        lambda: sampler.feedback(sampler.init(spread), spread, told(jnp.arange(4), policy))
+    )()
     points = runs.points_of(runs.data_of("poly/twin_peaks/peak-s1")).astype(np.float64)
     d = np.abs(points - [0.5, 0.2]).mean(1)
-    np.testing.assert_allclose(leaves_of(tree, 512), np.maximum(np.exp(-16 * d**2), 1e-3), rtol=2e-4)
+    np.testing.assert_allclose(
+        leaves_of(tree, 512), np.maximum(np.exp(-16 * d**2), 1e-3), rtol=2e-4
+    )
 
 
 def test_unseen_items_keep_priority_one_until_all_were_seen_once(spread):
     sampler = pjap.make(pjap.Config(refresh=0), 32, 0)
-    tree, policy = sampler.init(spread), constant_policy([[-2.0], [-2.0]])  # farther than 0 from every datum
+    # farther than 0 from every datum
+    tree, policy = sampler.init(spread), constant_policy([[-2.0], [-2.0]])
     feedback = jax.jit(lambda tree, items: sampler.feedback(tree, spread, told(items, policy)))
     for block in range(16):  # 512 / 32
         np.testing.assert_array_equal(leaves_of(tree, 512)[32 * block :], 1.0)
@@ -157,21 +198,25 @@ def test_unseen_items_keep_priority_one_until_all_were_seen_once(spread):
 def test_equal_items_in_one_refresh_leave_a_consistent_tree(spread):
     sampler = pjap.make(pjap.Config(refresh=0), 8, 0)
     policy = constant_policy([[3.0], [-3.0]])
-    tree = jax.jit(lambda: sampler.feedback(sampler.init(spread), spread, told(jnp.full(8, 5), policy)))()
+    tree = jax.jit(
+        lambda: sampler.feedback(sampler.init(spread), spread, told(jnp.full(8, 5), policy))
+    )()
     leaves = leaves_of(tree, 512)
     assert leaves[5] == np.float32(1e-3) and (np.delete(leaves, 5) == 1).all()
     np.testing.assert_allclose(tree.nodes[0], leaves.sum(), rtol=1e-6)
 
 
 def test_draws_follow_the_priorities():
-    # 16 items with p_i ~ i + 1; 3125 batches of 32 = 1e5 draws. Stratified draws vary less than independent ones, so
-    # each frequency lies within four independent standard errors.
+    # 16 items with p_i ~ i + 1; 3125 batches of 32 = 1e5 draws. Stratified draws vary less than
+    # independent ones, so each frequency lies within four independent standard errors.
     env = runs.game("sign")
     dataset = place(runs.episodes_of(np.zeros((16, 2)), env), env.spec)
     sampler = pjap.make(pjap.Config(), 32, 0)
     weight = np.arange(1.0, 17.0) / 16
     tree = samplers.tree_of(jnp.asarray(weight, jnp.float32))
-    items = jax.jit(jax.vmap(lambda key: sampler.draw(tree, dataset, key)))(jax.random.split(jax.random.key(0), 3125))
+    items = jax.jit(jax.vmap(lambda key: sampler.draw(tree, dataset, key)))(
+        jax.random.split(jax.random.key(0), 3125)
+    )
     share = np.bincount(np.asarray(items).reshape(-1), minlength=16) / 1e5
     p = weight / weight.sum()
     assert (np.abs(share - p) < 4 * np.sqrt(p * (1 - p) / 1e5)).all()
@@ -179,15 +224,24 @@ def test_draws_follow_the_priorities():
 
 def test_windows_are_refreshed_and_drawn_as_windows():
     env = make_matrix("xor", XOR, plays=6)
-    dataset = place(recipes.record(env, recipes.random_policy(env.spec), 5, jax.random.key(0)), env.spec)
+    dataset = place(
+        recipes.record(env, recipes.random_policy(env.spec), 5, jax.random.key(0)), env.spec
+    )
     sampler = pjap.make(pjap.Config(refresh=-1, eps=1e-6), 8, 4)
-    uniform = Policy(lambda shape: (), lambda carry, step: (carry, distrax.Categorical(logits=jnp.zeros_like(step.avail))))
-    tree = jax.jit(lambda: sampler.feedback(sampler.init(dataset), dataset, told(jnp.arange(8), uniform)))()
+    uniform = Policy(
+        lambda shape: (),
+        lambda carry, step: (carry, distrax.Categorical(logits=jnp.zeros_like(step.avail))),
+    )
+    tree = jax.jit(
+        lambda: sampler.feedback(sampler.init(dataset), dataset, told(jnp.arange(8), uniform))
+    )()
     # 5 episodes of 6 steps have 3 starts each of windows of 4; d = 0.5 everywhere: exp(-16 / 4)
     leaves = leaves_of(tree, 30).reshape(5, 6)
     np.testing.assert_allclose(leaves[:, :3], np.exp(-4), rtol=1e-5)
     np.testing.assert_array_equal(leaves[:, 3:], 0.0)
-    assert sampler.gather(dataset, sampler.draw(tree, dataset, jax.random.key(1))).actions.shape == (8, 4, 2)
+    assert sampler.gather(
+        dataset, sampler.draw(tree, dataset, jax.random.key(1))
+    ).actions.shape == (8, 4, 2)
 
 
 class Softmax(NamedTuple):
@@ -200,11 +254,15 @@ def imitation(eta: float) -> Learner:
     """A toy discrete learner: each agent imitates the data by gradient steps on its logits."""
 
     def policy(state: Softmax) -> Policy:
-        fill = lambda step: jnp.broadcast_to(state.logits, step.avail.shape)  # noqa: E731
-        return Policy(lambda shape: (), lambda carry, step: (carry, distrax.Categorical(logits=fill(step))))
+        fill = lambda step: jnp.broadcast_to(state.logits, step.avail.shape)
+        return Policy(
+            lambda shape: (), lambda carry, step: (carry, distrax.Categorical(logits=fill(step)))
+        )
 
     def update(state: Softmax, batch: Transition, key: jax.Array) -> tuple[Softmax, Out]:
-        loss = lambda logits: -distrax.Categorical(logits=logits).log_prob(batch.actions).sum(-1).mean()  # noqa: E731
+        loss = lambda logits: (
+            -distrax.Categorical(logits=logits).log_prob(batch.actions).sum(-1).mean()
+        )
         return Softmax(state.logits - eta * jax.grad(loss)(state.logits)), Out({})
 
     return Learner(lambda key: Softmax(jnp.array([[0.1, 0.0], [0.0, 0.1]])), update, policy)
@@ -212,8 +270,8 @@ def imitation(eta: float) -> Learner:
 
 @pytest.mark.parametrize(("prioritised", "low", "high"), [(False, 0.0, 0.4), (True, 0.95, 1.0)])
 def test_a_discrete_learner_imitates_one_of_two_conventions_only_with_pjap(prioritised, low, high):
-    # data: (0, 1) and (1, 0) equally often. Marginals are (1/2, 1/2), so plain imitation plays each pair with 1/4; from a
-    # policy that leans to (0, 1), PJAP draws that pair ever more often.
+    # data: (0, 1) and (1, 0) equally often. Marginals are (1/2, 1/2), so plain imitation plays each
+    # pair with 1/4; from a policy that leans to (0, 1), PJAP draws that pair ever more often.
     env = make_matrix("xor", XOR)
     dataset = place(recipes.xor("b", episodes=256), env.spec)
     learner = imitation(0.5)
@@ -225,11 +283,17 @@ def test_a_discrete_learner_imitates_one_of_two_conventions_only_with_pjap(prior
         items = sampler.draw(tree, dataset, draw)
         state, out = learner.update(state, sampler.gather(dataset, items), key)
         if prioritised:
-            tree = sampler.feedback(tree, dataset, Feedback(items, out.signal, learner.policy(state), jnp.ones(()), tell))
+            tree = sampler.feedback(
+                tree,
+                dataset,
+                Feedback(items, out.signal, learner.policy(state), jnp.ones(()), tell),
+            )
         return (state, tree), None
 
     start = (learner.init(jax.random.key(0)), sampler.init(dataset))
-    (state, _), _ = jax.jit(lambda keys: jax.lax.scan(step, start, keys))(jax.random.split(jax.random.key(1), 300))
+    (state, _), _ = jax.jit(lambda keys: jax.lax.scan(step, start, keys))(
+        jax.random.split(jax.random.key(1), 300)
+    )
     probs = jax.nn.softmax(state.logits)
     assert low <= float(probs[0, 0] * probs[1, 1]) <= high
 
@@ -271,7 +335,8 @@ def test_a_uniform_refresh_gives_a_far_datum_its_chance_back(spread):
     assert raised["priorities"][near].mean() < 0.05 and raised["uniform"][near].mean() > 0.75
 
 
-# ------------------------------------------------------------------------------------------- figure 5
+# ------------------------------------------------------------------------------------------- figure
+# 5
 
 
 @pytest.fixture(scope="module")
@@ -313,20 +378,31 @@ def test_the_first_distance_is_the_mean_over_agents_as_plotted(figure_5):
 def test_sharpness_zero_is_uniform_and_a_high_floor_undoes_pjap():
     configs = [pjap.Config(alpha=0.0), pjap.Config(eps=0.1), pjap.Config(eps=1e-4)]
     data = [runs.data_of("poly/twin_peaks/peak-s1")]
-    reward = runs.train_paths("twin_peaks", runs.pjap_sampler_of, data, range(5), sampler=configs).reward[:, 0, :, -1].mean(1)
+    reward = (
+        runs.train_paths("twin_peaks", runs.pjap_sampler_of, data, range(5), sampler=configs)
+        .reward[:, 0, :, -1]
+        .mean(1)
+    )
     assert reward[0] < 0.2 and reward[1] < 0.3 and reward[2] > 0.5
 
 
 def test_the_training_loop_gives_the_same_result(figure_5):
     from jaxoff.training import TrainSpec, train
 
-    settings = {"method": "maddpg", "task": "poly/twin_peaks/peak-s1", "seeds": (0, 1, 2, 3), "steps": 100, "evaluations": 5}
+    settings = {
+        "method": "maddpg",
+        "task": "poly/twin_peaks/peak-s1",
+        "seeds": (0, 1, 2, 3),
+        "steps": 100,
+        "evaluations": 5,
+    }
     finals = {}
     for sampler in ("uniform", "pjap"):
         results = train(TrainSpec(**settings, sampler=sampler, eval_episodes=1, sampled=False))
         np.testing.assert_allclose(results.history["joint_action"][0], [[-0.5, 0.5]] * 4)
         finals[sampler] = results.history["exact_value"][-1].mean()
-    # other random streams than those of figure_5, so equal up to the spread over seeds (0.022 and 0.006)
+    # other random streams than those of figure_5, so equal up to the spread over seeds (0.022 and
+    # 0.006)
     assert abs(finals["uniform"] - figure_5[0].reward[0, 3, :, -1].mean()) < 0.05
     assert abs(finals["pjap"] - figure_5[1].reward[0, 3, :, -1].mean()) < 0.02
 
@@ -345,4 +421,7 @@ def test_tables_show_the_papers_number_beside_ours(tmp_path, figure_5):
 
 
 def test_registered_under_their_names():
-    assert registry.sampler("pjap") is pjap and registry.learner("maddpg", "poly/sign/uniform") is maddpg
+    assert (
+        registry.sampler("pjap") is pjap
+        and registry.learner("maddpg", "poly/sign/uniform") is maddpg
+    )

@@ -1,4 +1,6 @@
-"""Figure 6 of Tilbury et al. (2024): its jobs, its aggregates by hand, a smoke run, and what it says of data that are not there."""
+"""Figure 6 of Tilbury et al. (2024): its jobs, its aggregates by hand, a smoke run, and what it
+says of data that are not there.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ SOURCES = {source.name: source for source in sequences.SOURCES}
 def test_every_job_has_windows_recurrent_policies_and_the_paper_codes_pjap(name, scale):
     for label in sequences.VARIANTS:
         job = resolve(sequences.job(SOURCES[name], label, scale, None))
-        assert (job.config.actor, job.config.window, job.config.optimiser) == ("recurrent", 20, "rmsprop") and job.config.num_samples
+        assert (job.config.actor, job.config.window, job.config.optimiser) == (
+            "recurrent",
+            20,
+            "rmsprop",
+        ) and job.config.num_samples
         if label != "MADDPG+CQL":
             sampler = job.sampler_config
             later = "later" in label
@@ -41,10 +47,16 @@ def test_critics_have_the_width_of_the_submitted_code_at_full_scale(name):
 
 
 def test_aggregates_of_ten_seeds_by_hand():
-    # scores 0 ... 9: IQM drops 2 at each end, the mean of 2 ... 7 is 4.5; the median over one task is its mean.
+    # scores 0 ... 9: IQM drops 2 at each end, the mean of 2 ... 7 is 4.5; the median over one task
+    # is its mean.
     values = np.arange(10.0) ** 2
     found = {name: float(statistic([values])) for name, statistic in sequences.AGGREGATES.items()}
-    assert found == {"median over tasks": 28.5, "median over seeds": 20.5, "IQM": pytest.approx(139 / 6), "mean": 28.5}
+    assert found == {
+        "median over tasks": 28.5,
+        "median over seeds": 20.5,
+        "IQM": pytest.approx(139 / 6),
+        "mean": 28.5,
+    }
 
 
 def test_a_table_shows_scores_returns_distances_and_differences(monkeypatch):
@@ -55,7 +67,10 @@ def test_a_table_shows_scores_returns_distances_and_differences(monkeypatch):
     late = dict(zip(labels, distances, strict=True))
     text = "\n".join(sequences.table(SOURCES["Good"], returns, late, sequences.PAPER_SCALE))
     assert "| score, IQM | 0.5 [0.5, 0.5] (paper 0.80) | 1 [1, 1] (paper 0.97) | 0 [0, 0] |" in text
-    assert "| return, mean | 4.57e+03" in text and "| score minus baseline |  | 0.5 [0.5, 0.5] | -0.5 [-0.5, -0.5] |" in text
+    assert (
+        "| return, mean | 4.57e+03" in text
+        and "| score minus baseline |  | 0.5 [0.5, 0.5] | -0.5 [-0.5, -0.5] |" in text
+    )
     assert "| seeds with a smaller distance |  | 3 of 4 | 0 of 4 |" in text
     assert "Score: 0 at return 0, 1 at 9132.25 (0; largest return in Good)." in text
     assert statistics.normalised(4566.12355, ReturnScale(0.0, 9132.2471, "")) == pytest.approx(50)
@@ -65,7 +80,11 @@ def test_what_is_missing_is_named(tmp_path):
     lacking = sequences.Source("six legs", ("mamujoco/halfcheetah-6x1/expert",))
     for source, wanted in (
         (SOURCES["Good"], "field 'data_dir': expected"),
-        (lacking, "expected a pool of policies, found none .* train one with: jaxoff data pool mamujoco/halfcheetah-6x1"),
+        (
+            lacking,
+            "expected a pool of policies, found none .* train one with: jaxoff data pool "
+            "mamujoco/halfcheetah-6x1",
+        ),
     ):
         found = sequences.run_source(source, "smoke", tmp_path, None)
         assert isinstance(found, str)
@@ -78,7 +97,11 @@ def test_the_smoke_scale_writes_a_table_and_curves_and_trains_once(tmp_path, mon
     (section,) = command.run_parts("fig6", "smoke", tmp_path)
     assert list(section.stems) == ["fig6", "fig6-curves"]
     text = (tmp_path / "fig6.md").read_text()
-    assert "## spread expert" in text and "Not part of the scale smoke: Good." in text and "Seeds: 0–1" in text
+    assert (
+        "## spread expert" in text
+        and "Not part of the scale smoke: Good." in text
+        and "Seeds: 0–1" in text
+    )
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("final.json")}
     assert len(before) == len(sequences.VARIANTS)
     assert all(f"| {label} |" in text for label in sequences.VARIANTS)

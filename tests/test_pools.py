@@ -26,12 +26,32 @@ KEY = jax.random.key(0)
 RETURNS, LEVELS = (0.0, 1.0, 5.0, 10.0), ("random", "random", "medium", "expert")
 
 
-def pool_of(spec, logits=None, recurrent=False, returns=RETURNS, levels=LEVELS, replay=(True, True, True, False)) -> Pool:
-    """A pool of as many members as there are returns, with random nets; logits [K, A]: policies that see nothing."""
+def pool_of(
+    spec,
+    logits=None,
+    recurrent=False,
+    returns=RETURNS,
+    levels=LEVELS,
+    replay=(True, True, True, False),
+) -> Pool:
+    """A pool of as many members as there are returns, with random nets; logits [K, A]: policies
+    that see nothing.
+    """
     members = tuple(
-        Member(100 * k, r, 0.5, None, level, again) for k, (r, level, again) in enumerate(zip(returns, levels, replay, strict=True))
+        Member(100 * k, r, 0.5, None, level, again)
+        for k, (r, level, again) in enumerate(zip(returns, levels, replay, strict=True))
     )
-    pool = Pool(spec.name, {"hidden": 4, "recurrent": recurrent}, 0.1, None, members, 0.0, (0.3, 0.7), 7, {"seed": 3})
+    pool = Pool(
+        spec.name,
+        {"hidden": 4, "recurrent": recurrent},
+        0.1,
+        None,
+        members,
+        0.0,
+        (0.3, 0.7),
+        7,
+        {"seed": 3},
+    )
     init = jax.jit(jax.vmap(pools.net_of(pool, spec).init))
     params = jax.tree.map(np.array, init(jax.random.split(KEY, len(members))))
     if logits is not None:
@@ -62,7 +82,8 @@ def rewrite(path, **changes):
     np.savez(path, **arrays)
 
 
-# --------------------------------------------------------------------------------------------- files
+# ---------------------------------------------------------------------------------------------
+# files
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
@@ -73,7 +94,11 @@ def test_a_pool_comes_back_from_its_file_rounded_to_half_precision(tmp_path, rec
     for field in dataclasses.fields(Pool):
         if field.name != "params":
             assert getattr(found, field.name) == getattr(pool, field.name), field.name
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(np.float16)), found.params, pool.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, b.astype(np.float16)),
+        found.params,
+        pool.params,
+    )
     assert {x.dtype for x in jax.tree.leaves(found.params)} == {np.dtype(np.float32)}
     pools.save(tmp_path / "b.npz", found)
     again = pools.load(tmp_path / "b.npz", CLOCK.spec)
@@ -81,10 +106,20 @@ def test_a_pool_comes_back_from_its_file_rounded_to_half_precision(tmp_path, rec
 
 
 def test_a_missing_pool_names_the_command_that_makes_it(tmp_path):
-    with pytest.raises(InvalidPool, match=r"toy/none: expected a pool of policies, found none in the shipped ones; train one with: jaxoff"):
+    with pytest.raises(
+        InvalidPool,
+        match=(
+            r"toy/none: expected a pool of policies, found none in the shipped ones; train "
+            r"one with: jaxoff"
+        ),
+    ):
         pools.path_of("toy/none")
     with pytest.raises(
-        InvalidPool, match=rf"found none in {tmp_path} nor among the shipped ones; train one with: jaxoff data pool toy/none"
+        InvalidPool,
+        match=(
+            rf"found none in {tmp_path} nor among the shipped ones; train one with: jaxoff "
+            r"data pool toy/none"
+        ),
     ):
         pools.path_of("toy/none", tmp_path)
 
@@ -102,9 +137,15 @@ def test_a_folder_goes_before_the_shipped_ones(path, tmp_path, monkeypatch):
     [
         ({"schema": 2}, "field 'schema': expected 1"),
         ({"name": "mpe/spread"}, "field 'name': expected toy/clock, found mpe/spread"),
-        ({"bias": lambda x: x[:, :-1]}, r"field 'params': expected shapes \{.*\(4, 4\).*found \{.*\(4, 3\)"),
+        (
+            {"bias": lambda x: x[:, :-1]},
+            r"field 'params': expected shapes \{.*\(4, 4\).*found \{.*\(4, 3\)",
+        ),
         ({"kernel": None}, "field 'params': expected shapes"),
-        ({"kernel": lambda x: x * np.float16(np.nan)}, r"field 'params\[.*'kernel'\]': expected finite numbers, found some that are not"),
+        (
+            {"kernel": lambda x: x * np.float16(np.nan)},
+            r"field 'params\[.*'kernel'\]': expected finite numbers, found some that are not",
+        ),
         ({"members": None}, "expected a pool file, found a damaged one"),
         ({"net": {"hidden": 4}}, "expected a pool file, found a damaged one"),
     ],
@@ -121,11 +162,20 @@ def test_a_damaged_file_is_refused_by_name(path):
         pools.load(path, CLOCK.spec)
 
 
-# -------------------------------------------------------------------------------------------- levels
+# --------------------------------------------------------------------------------------------
+# levels
 
 
 @pytest.mark.parametrize(
-    ("value", "level"), [(-5, "random"), (9.99, "random"), (10, "medium"), (17.99, "medium"), (18, "expert"), (30, "expert")]
+    ("value", "level"),
+    [
+        (-5, "random"),
+        (9.99, "random"),
+        (10, "medium"),
+        (17.99, "medium"),
+        (18, "expert"),
+        (30, "expert"),
+    ],
 )
 def test_levels_begin_at_the_cuts(value, level):
     assert level_of(value, 0.0, 20.0, (0.5, 0.9)) == level  # cuts at 10 and 18
@@ -135,13 +185,18 @@ def test_members_are_found_by_level_share_and_replay():
     pool = pool_of(CLOCK.spec)
     assert [pool.of_level(level) for level in pools.LEVELS] == [[0, 1], [2], [3]]
     assert pool.best_return == 10 and pool.replay() == [0, 1, 2]
-    assert [pool.nearest(share) for share in (0.0, 0.31, 0.74, 0.76, 1.0)] == [0, 2, 2, 3, 3]  # returns 0, 3.1, 7.4, 7.6, 10
+    # returns 0, 3.1, 7.4, 7.6, 10
+    assert [pool.nearest(share) for share in (0.0, 0.31, 0.74, 0.76, 1.0)] == [0, 2, 2, 3, 3]
     poor = dataclasses.replace(pool, members=pool.members[:3])
-    with pytest.raises(InvalidPool, match="pool toy/clock: expected members of level 'expert', found only medium, random"):
+    with pytest.raises(
+        InvalidPool,
+        match="pool toy/clock: expected members of level 'expert', found only medium, random",
+    ):
         poor.of_level("expert")
 
 
-# ------------------------------------------------------------------------------------------ mixtures
+# ------------------------------------------------------------------------------------------
+# mixtures
 
 
 def seen_by(spec, count=3, steps=4):
@@ -149,7 +204,10 @@ def seen_by(spec, count=3, steps=4):
     _, seen = jax.vmap(CLOCK.reset)(jax.random.split(KEY, count))
     rng = np.random.default_rng(0)
     for _ in range(steps):
-        obs, last = rng.normal(size=(count, spec.num_agents, spec.obs_size)), rng.integers(spec.action_size, size=(count, spec.num_agents))
+        obs, last = (
+            rng.normal(size=(count, spec.num_agents, spec.obs_size)),
+            rng.integers(spec.action_size, size=(count, spec.num_agents)),
+        )
         yield seen._replace(obs=jnp.asarray(obs, jnp.float32), last_actions=jnp.asarray(last))
 
 
@@ -160,8 +218,14 @@ def test_each_agent_is_as_under_its_own_members_policy_and_memory(recurrent):
     mixed = pools.mixture(pool, spec, (1, 3))
     choice = np.array([[0, 0], [0, 1], [1, 0]])
     memory, step = pools.choices(pool, spec, choice, 2), jax.jit(mixed.distribution)
-    alone = [pools.net_of(pool, spec).policy(jax.tree.map(lambda x, k=k: x[k], pool.params)) for k in (1, 3)]
-    memories, steps = [policy.initial((3,)) for policy in alone], [jax.jit(policy.distribution) for policy in alone]
+    alone = [
+        pools.net_of(pool, spec).policy(jax.tree.map(lambda x, k=k: x[k], pool.params))
+        for k in (1, 3)
+    ]
+    memories, steps = (
+        [policy.initial((3,)) for policy in alone],
+        [jax.jit(policy.distribution) for policy in alone],
+    )
     for seen in seen_by(spec):
         memory, found = step(memory, seen)
         each = []
@@ -177,10 +241,13 @@ def test_real_actions_of_a_mixture_are_the_members_means():
     spec = toy_spec(False)
     pool = pool_of(spec, logits=[[0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, -3]])
     _, seen = CLOCK.reset(KEY)
-    seen = seen._replace(obs=jnp.zeros((2, 4)), avail=jnp.ones((2, 3)), last_actions=jnp.zeros((2, 3)))
+    seen = seen._replace(
+        obs=jnp.zeros((2, 4)), avail=jnp.ones((2, 3)), last_actions=jnp.zeros((2, 3))
+    )
     mixed = pools.mixture(pool, spec, (1, 3))
     _, dist = mixed.distribution(pools.choices(pool, spec, np.array([1, 0]), 2), seen)
-    np.testing.assert_allclose(dist.mode(), np.tanh([[0, 0, -3], [1, 0, 0]]), rtol=1e-6)  # in the bound of 1
+    # in the bound of 1
+    np.testing.assert_allclose(dist.mode(), np.tanh([[0, 0, -3], [1, 0, 0]]), rtol=1e-6)
 
 
 def test_a_mixture_starts_with_its_first_member_and_is_made_once():
@@ -198,12 +265,15 @@ def test_choices_stay_with_their_episodes():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "_CHUNK", 2)
         memory = pools.choices(pool, CLOCK.spec, choice, 3)
-        episodes = recipes.record(CLOCK, pools.mixture(pool, CLOCK.spec, (0, 1, 2)), 5, KEY, memory=memory)
+        episodes = recipes.record(
+            CLOCK, pools.mixture(pool, CLOCK.spec, (0, 1, 2)), 5, KEY, memory=memory
+        )
     wanted = np.broadcast_to(choice[:, None], episodes.actions.shape) * episodes.filled[..., None]
     np.testing.assert_array_equal(episodes.actions, wanted)
 
 
-# ------------------------------------------------------------------------------------------ training
+# ------------------------------------------------------------------------------------------
+# training
 
 
 def test_of_each_level_some_are_kept_and_the_first_the_nearest_and_the_best():
@@ -214,20 +284,36 @@ def test_of_each_level_some_are_kept_and_the_first_the_nearest_and_the_best():
 
 
 def test_medium_replay_goes_up_to_the_first_that_reaches_the_medium_level():
-    returns = [0.0, 1.0, 6.0, 2.0, 5.0, 10.0]  # half the way is 5; it falls again after the first that reaches it
+    # half the way is 5; it falls again after the first that reaches it
+    returns = [0.0, 1.0, 6.0, 2.0, 5.0, 10.0]
     assert choose(returns, 0.0, (0.3, 0.7), 0.5, 3, replay=8)[1] == [0, 1, 2]
     assert choose(returns, 0.0, (0.3, 0.7), 0.5, 3, replay=2)[1] == [0, 2]
-    assert choose(returns, 0.0, (0.3, 0.7), 0.7, 3, replay=3)[1] == [0, 2, 5]  # 7 is reached by the last: 0, 2.5 (even: 2), 5
-    assert 4 in choose(returns, 0.0, (0.3, 0.7), 0.5, 1, replay=2)[0]  # the nearest, in no other part
+    # 7 is reached by the last: 0, 2.5 (even: 2), 5
+    assert choose(returns, 0.0, (0.3, 0.7), 0.7, 3, replay=3)[1] == [0, 2, 5]
+    # the nearest, in no other part
+    assert 4 in choose(returns, 0.0, (0.3, 0.7), 0.5, 1, replay=2)[0]
 
 
 @pytest.mark.parametrize("low", [3.0, 5.0])
 def test_training_that_never_beats_random_makes_no_pool(low):
-    with pytest.raises(ValueError, match=rf"expected training to get above the random policy's return {low:.2f}, found at best 3.00"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            rf"expected training to get above the random policy's return {low:.2f}, found at "
+            r"best 3.00"
+        ),
+    ):
         choose([1.0, 3.0, 2.0], low, (0.3, 0.7), 0.5, 3, 8)
 
 
-SMALL = {"iterations": 4, "snapshots": 2, "num_envs": 32, "hidden": 16, "critic_hidden": 16, "lr": 0.03}
+SMALL = {
+    "iterations": 4,
+    "snapshots": 2,
+    "num_envs": 32,
+    "hidden": 16,
+    "critic_hidden": 16,
+    "lr": 0.03,
+}
 
 
 @pytest.fixture(scope="module")
@@ -235,32 +321,57 @@ def spread(tmp_path_factory):
     """A pool of mpe/spread-n1 from four iterations: (folder, pool, what was told)."""
     folder, told = tmp_path_factory.mktemp("pools"), []
     pool = train_pool(
-        "mpe/spread-n1", folder / "mpe" / "spread-n1.npz", overrides=SMALL, tell=lambda s, total: told.append((s.env_steps, total))
+        "mpe/spread-n1",
+        folder / "mpe" / "spread-n1.npz",
+        overrides=SMALL,
+        tell=lambda s, total: told.append((s.env_steps, total)),
     )
     return folder, pool, told
 
 
 def test_a_trained_pool_is_a_file_that_says_how_it_was_made(spread):
     folder, pool, told = spread
-    found = pools.load(pools.path_of("mpe/spread-n1", folder), registry.make_spec("mpe/spread-n1/medium"))
+    found = pools.load(
+        pools.path_of("mpe/spread-n1", folder), registry.make_spec("mpe/spread-n1/medium")
+    )
     jax.tree.map(np.testing.assert_array_equal, found.params, pool.params)
-    assert [file.name for file in (folder / "mpe").iterdir()] == ["spread-n1.npz"]  # nothing unfinished stays
+    # nothing unfinished stays
+    assert [file.name for file in (folder / "mpe").iterdir()] == ["spread-n1.npz"]
     # 0, 1 and 4 iterations of 25 steps in 32 environments
     assert told == [(0, 3200), (800, 3200), (3200, 3200)]
-    assert (found.name, found.noise, found.net) == ("mpe/spread-n1", pytest.approx(0.1), {"hidden": 16, "recurrent": False})
-    assert found.made["command"].startswith("jaxoff data pool mpe/spread-n1 --seed 0 --set iterations=4") and found.made["seed"] == 0
-    assert found.made["config"]["iterations"] == 4 and found.made["config"]["discount"] == pytest.approx(0.95)  # of settings.toml
-    assert [member.env_steps for member in found.members] == sorted({member.env_steps for member in found.members})
+    assert (found.name, found.noise, found.net) == (
+        "mpe/spread-n1",
+        pytest.approx(0.1),
+        {"hidden": 16, "recurrent": False},
+    )
+    assert (
+        found.made["command"].startswith(
+            "jaxoff data pool mpe/spread-n1 --seed 0 --set iterations=4"
+        )
+        and found.made["seed"] == 0
+    )
+    # of settings.toml
+    assert found.made["config"]["iterations"] == 4 and found.made["config"][
+        "discount"
+    ] == pytest.approx(0.95)
+    assert [member.env_steps for member in found.members] == sorted(
+        {member.env_steps for member in found.members}
+    )
     assert found.members[0].env_steps == 0 and found.random_return < found.best_return
 
 
 def test_returns_of_members_are_those_of_their_levels_and_data(spread):
     folder, pool, _ = spread
     high = pool.best_return
-    assert [m.level for m in pool.members] == [level_of(m.return_mean, pool.random_return, high, pool.cuts) for m in pool.members]
-    episodes = registry.make_data("mpe/spread-n1/expert", DataOptions(episodes=256, pools=str(folder)))
+    assert [m.level for m in pool.members] == [
+        level_of(m.return_mean, pool.random_return, high, pool.cuts) for m in pool.members
+    ]
+    episodes = registry.make_data(
+        "mpe/spread-n1/expert", DataOptions(episodes=256, pools=str(folder))
+    )
     best = max(pool.members, key=lambda member: member.return_mean)
-    # noise 0.1 both where it was measured (a standard deviation) and in data: five standard errors of 512 and of 256
+    # noise 0.1 both where it was measured (a standard deviation) and in data: five standard errors
+    # of 512 and of 256
     error = 5 * best.return_std * np.sqrt(1 / 512 + 1 / 256)
     assert returns_of(episodes).mean() == pytest.approx(best.return_mean, abs=error)
     validate(episodes, registry.make_spec("mpe/spread-n1/expert"))
@@ -269,10 +380,26 @@ def test_returns_of_members_are_those_of_their_levels_and_data(spread):
 
 def test_a_prey_is_trained_into_a_file_that_plays(tmp_path):
     told = []
-    small = {"iterations": 1, "num_envs": 4, "segment": 5, "hidden": 8, "critic_hidden": 8, "epochs": 1}
-    path = train_prey("tag", tmp_path / "prey.npz", rounds=1, overrides=small, tell=lambda who, value: told.append(who))
+    small = {
+        "iterations": 1,
+        "num_envs": 4,
+        "segment": 5,
+        "hidden": 8,
+        "critic_hidden": 8,
+        "epochs": 1,
+    }
+    path = train_prey(
+        "tag",
+        tmp_path / "prey.npz",
+        rounds=1,
+        overrides=small,
+        tell=lambda who, value: told.append(who),
+    )
     params = load_prey(path)
-    assert (params["w1"].shape, params["w3"].shape) == ((14, 8), (8, 2)) and told == ["round 1: predators", "round 1: prey"]
+    assert (params["w1"].shape, params["w3"].shape) == ((14, 8), (8, 2)) and told == [
+        "round 1: predators",
+        "round 1: prey",
+    ]
     with pytest.raises(UnknownName, match="unknown world 'spread'"):
         train_prey("spread", tmp_path / "prey.npz")
 

@@ -19,7 +19,10 @@ from jaxoff.names import Task, UnknownName, unknown
 
 @pytest.mark.parametrize(
     ("text", "parts"),
-    [("grid/bridge/mixed", ("", "grid", "bridge", "mixed")), ("omar:mpe/spread/medium-replay", ("omar", "mpe", "spread", "medium-replay"))],
+    [
+        ("grid/bridge/mixed", ("", "grid", "bridge", "mixed")),
+        ("omar:mpe/spread/medium-replay", ("omar", "mpe", "spread", "medium-replay")),
+    ],
 )
 def test_a_task_is_parsed_and_written_back(text, parts):
     task = Task.parse(text)
@@ -28,7 +31,9 @@ def test_a_task_is_parsed_and_written_back(text, parts):
     assert not set(task.slug) & set("/:")
 
 
-@pytest.mark.parametrize("text", ["bridge", "grid/bridge", "grid/bridge/mixed/x", "grid//mixed", "omar:"])
+@pytest.mark.parametrize(
+    "text", ["bridge", "grid/bridge", "grid/bridge/mixed/x", "grid//mixed", "omar:"]
+)
 def test_a_task_of_another_form_is_refused(text):
     with pytest.raises(UnknownName, match=r"expected \[source:\]family/scenario/quality"):
         Task.parse(text)
@@ -37,7 +42,12 @@ def test_a_task_of_another_form_is_refused(text):
 def test_every_built_in_task_is_named_once_and_has_an_environment():
     tasks = registry.tasks()
     assert len(tasks) == len(set(tasks))
-    assert {"matrix/xor/c", "matrix/mne-20/imbalanced-0.98", "grid/bridge/mixed", "alberdice:grid/bridge/optimal"} <= set(tasks)
+    assert {
+        "matrix/xor/c",
+        "matrix/mne-20/imbalanced-0.98",
+        "grid/bridge/mixed",
+        "alberdice:grid/bridge/optimal",
+    } <= set(tasks)
     for game in ("decoupled", "sign", "action", "twin_peaks"):
         assert f"poly/{game}/uniform" in tasks
     for task in tasks:
@@ -67,7 +77,10 @@ def test_an_unknown_task_lists_the_nearest(task, near):
 
 
 def test_the_source_is_part_of_the_identity():
-    ours, theirs = registry.make_env("matrix/xor/a").spec, registry.make_env("alberdice:matrix/xor/a").spec
+    ours, theirs = (
+        registry.make_env("matrix/xor/a").spec,
+        registry.make_env("alberdice:matrix/xor/a").spec,
+    )
     assert (ours.horizon, ours.obs_size) == (1, 1)
     assert (theirs.horizon, theirs.obs_size) == (50, 4)
 
@@ -85,7 +98,8 @@ def test_a_name_near_nothing_lists_what_is_known():
     assert str(unknown("thing", "zzzz", [])) == "unknown thing 'zzzz'; known: none"
 
 
-# ------------------------------------------------------------------------------------------- configs
+# -------------------------------------------------------------------------------------------
+# configs
 
 
 @struct.dataclass
@@ -105,15 +119,26 @@ TASK = Task.parse("grid/bridge/mixed")
 
 def test_leaves_become_float32_arrays_and_static_fields_stay():
     config = resolve_config(MODULE, TASK, {"lr": 1})
-    assert isinstance(config.lr, jax.Array) and config.lr.dtype == jnp.float32 and float(config.lr) == 1
+    assert (
+        isinstance(config.lr, jax.Array)
+        and config.lr.dtype == jnp.float32
+        and float(config.lr) == 1
+    )
     assert (config.width, config.shared, config.kind, config.note) == (128, True, "product", None)
     assert jax.tree.leaves(config) == [config.lr]
     assert is_leaf(config_fields(Config)["lr"]) and not is_leaf(config_fields(Config)["width"])
 
 
 def test_text_of_the_command_line_is_read_as_the_fields_type():
-    config = resolve_config(MODULE, TASK, {"lr": "1e-2", "width": "64", "shared": "False", "kind": "joint"})
-    assert (float(config.lr), config.width, config.shared, config.kind) == (pytest.approx(0.01), 64, False, "joint")
+    config = resolve_config(
+        MODULE, TASK, {"lr": "1e-2", "width": "64", "shared": "False", "kind": "joint"}
+    )
+    assert (float(config.lr), config.width, config.shared, config.kind) == (
+        pytest.approx(0.01),
+        64,
+        False,
+        "joint",
+    )
 
 
 def test_a_sweep_passes_its_arrays_through():
@@ -144,7 +169,11 @@ def test_an_unknown_field_lists_the_nearest():
 
 
 def test_a_tuple_field_is_given_by_commas():
-    config = resolve_config(registry.learner("maddpg", "poly/sign/uniform"), Task.parse("poly/sign/uniform"), {"hidden": "16,8"})
+    config = resolve_config(
+        registry.learner("maddpg", "poly/sign/uniform"),
+        Task.parse("poly/sign/uniform"),
+        {"hidden": "16,8"},
+    )
     assert config.hidden == (16, 8)
 
 
@@ -156,10 +185,16 @@ def test_updates_that_a_user_gives_take_the_place_of_a_budget_in_the_settings():
     assert (config.slots, config.steps, config.behaviour_slots) == (0, 7, 10_000_000)
 
 
-def test_a_method_has_the_form_of_the_tasks_actions_and_a_lacking_one_names_the_methods_that_have_it():
+def test_a_method_has_the_form_of_the_tasks_actions_and_a_lacking_one_is_refused():
     assert registry.learner("omar", "matrix/xor/b").__name__ == "baselines.omar.discrete"
     assert registry.learner("omar", "mpe/spread/random").__name__ == "baselines.omar.continuous"
-    with pytest.raises(UnknownName, match=r"method 'qmix' has no form for the continuous actions of 'mpe/spread/random'; .* facmac, "):
+    with pytest.raises(
+        UnknownName,
+        match=(
+            r"method 'qmix' has no form for the continuous actions of 'mpe/spread/random'; "
+            r".* facmac, "
+        ),
+    ):
         registry.learner("qmix", "mpe/spread/random")
 
 
@@ -171,13 +206,18 @@ def test_settings_of_a_form_are_those_of_its_method():
 def test_a_field_of_the_other_form_is_refused_by_name():
     # `trace` is of OMAR's discrete form; the continuous one has no such thing.
     task = Task.parse("mpe/spread/random")
-    with pytest.raises(UnknownName, match=r"unknown field of baselines.omar.continuous.Config 'trace'"):
+    with pytest.raises(
+        UnknownName, match=r"unknown field of baselines.omar.continuous.Config 'trace'"
+    ):
         resolve_config(registry.learner("omar", task), task, {"trace": 0.5})
 
 
 def test_the_public_face_is_lazy_and_whole():
     # Nothing heavy is imported before a name is used; every name is there.
-    code = "import sys, jaxoff; assert not {'jax', 'jaxmarl', 'matplotlib', 'flax'} & set(sys.modules); print(jaxoff.__version__)"
+    code = (
+        "import sys, jaxoff; assert not {'jax', 'jaxmarl', 'matplotlib', 'flax'} & "
+        "set(sys.modules); print(jaxoff.__version__)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     for name in jaxoff.__all__:
         assert getattr(jaxoff, name) is not None and name in dir(jaxoff)
@@ -191,5 +231,7 @@ def test_a_method_can_be_registered_in_a_process(monkeypatch):
     assert "toy" in jaxoff.methods() and registry.learner("toy", "matrix/xor/b") is MODULE
     with pytest.raises(ValueError, match="method 'bc': expected a new name"):
         jaxoff.register("bc", MODULE)
-    with pytest.raises(ValueError, match="expected a module with FORMS, or with Config and make, found types"):
+    with pytest.raises(
+        ValueError, match="expected a module with FORMS, or with Config and make, found types"
+    ):
         jaxoff.register("other", types)

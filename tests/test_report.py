@@ -20,12 +20,20 @@ STEPS = (0, 10, 20)
 
 
 def make(folder: Path, method: str, task: str, finals: list[float | None], **extra: Any) -> Path:
-    """A result folder with final returns `finals`; None is a lost run. The curve is 0, half the final, the final."""
+    """A result folder with final returns `finals`; None is a lost run.
+
+    The curve is 0, half the final, the final.
+    """
     folder.mkdir(parents=True)
     points = extra.pop("points", [{}] * len(finals))
     seeds = extra.pop("seeds", list(range(len(finals))))
     joint = extra.pop("joint", None)
-    head = {"config": {"steps": 100}, "command": f"jaxoff train {method} {task}", "hardware": "2 cores of Example", "git_commit": "aaa111"}
+    head = {
+        "config": {"steps": 100},
+        "command": f"jaxoff train {method} {task}",
+        "hardware": "2 cores of Example",
+        "git_commit": "aaa111",
+    }
     config = {"method": method, "variant": method, "task": task, **head, **extra}
     (folder / "config.json").write_text(json.dumps(config))
     level = [np.nan if value is None else value for value in finals]
@@ -44,12 +52,22 @@ def make(folder: Path, method: str, task: str, finals: list[float | None], **ext
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     runs = [
-        {"run": run, "seed": seeds[run], "config": points[run], "return_mean": value, "score": None if value is None else 100 * value}
+        {
+            "run": run,
+            "seed": seeds[run],
+            "config": points[run],
+            "return_mean": value,
+            "score": None if value is None else 100 * value,
+        }
         | {"failed_at": 7 if value is None else None}
         for run, value in enumerate(finals)
     ]
     (folder / "final.json").write_text(json.dumps({"runs": runs, "timing": {"train_s": 1.0}}))
-    arrays = {"returns": np.zeros((len(finals), 4)), "steps": np.array(STEPS), "history/return_mean": curve}
+    arrays = {
+        "returns": np.zeros((len(finals), 4)),
+        "steps": np.array(STEPS),
+        "history/return_mean": curve,
+    }
     if joint is not None:
         arrays["history/joint_policy"] = np.tile(joint, (len(STEPS), len(finals), 1, 1))
     np.savez(folder / "final.npz", **arrays)
@@ -70,7 +88,9 @@ def experiment(tmp_path: Path) -> Path:
 
 
 def test_a_lost_run_is_nan_and_the_others_are_kept(experiment: Path):
-    np.testing.assert_array_equal(load_run(experiment / "bc-b").values("return_mean"), [0.5, np.nan, 0.7])
+    np.testing.assert_array_equal(
+        load_run(experiment / "bc-b").values("return_mean"), [0.5, np.nan, 0.7]
+    )
 
 
 def test_a_run_marked_failed_is_lost_even_with_a_number(tmp_path: Path):
@@ -113,7 +133,16 @@ def test_an_empty_folder_is_refused(tmp_path: Path):
 
 def test_a_grid_becomes_a_variant_per_point(tmp_path: Path):
     points = [{"alpha": 0.5}, {"alpha": 0.5}, {"alpha": 5.0}, {"alpha": 5.0}]
-    run = load_run(make(tmp_path / "x", "cql", "matrix/xor/a", [1.0, 2.0, 3.0, 4.0], points=points, seeds=[0, 1, 0, 1]))
+    run = load_run(
+        make(
+            tmp_path / "x",
+            "cql",
+            "matrix/xor/a",
+            [1.0, 2.0, 3.0, 4.0],
+            points=points,
+            seeds=[0, 1, 0, 1],
+        )
+    )
     low, high = by_config([run])
     assert (low.variant, high.variant) == ("cql (alpha=0.5)", "cql (alpha=5)")
     np.testing.assert_array_equal(high.values("return_mean"), [3.0, 4.0])
@@ -142,7 +171,11 @@ def test_markdown_shows_marks_losses_paper_and_provenance(experiment: Path):
     assert "**1.00 ± 0.00**<br>IQM 1.00 [1.00, 1.00]<br>paper —" in rows[0]
     assert "paper 0.25" in rows[0]
     assert "0.600 ± 0.141 \\*" in rows[1] and "2/3 runs" in rows[1]
-    assert "- Git commits: aaa111, bbb222" in text and "- Seeds: 0–2" in text and "- Hardware: 2 cores of Example" in text
+    assert (
+        "- Git commits: aaa111, bbb222" in text
+        and "- Seeds: 0–2" in text
+        and "- Hardware: 2 cores of Example" in text
+    )
     assert "- Command: `jaxoff train bc matrix/xor/a`" in text
 
 
@@ -179,28 +212,46 @@ def test_folders_with_other_seeds_are_pooled_and_with_the_same_refused(tmp_path:
     cell = tables.build(load_experiment(tmp_path)).cells["matrix/xor/a", "bc"]
     assert cell.mean == 2.0 and cell.total == 3
     make(tmp_path / "three", "bc", "matrix/xor/a", [9.0], seeds=[1])
-    with pytest.raises(BrokenResult, match=r"field 'seed': expected seeds that .* does not have, for bc on matrix/xor/a, found 1"):
+    with pytest.raises(
+        BrokenResult,
+        match=(
+            r"field 'seed': expected seeds that .* does not have, for bc on matrix/xor/a, "
+            r"found 1"
+        ),
+    ):
         tables.build(load_experiment(tmp_path))
 
 
 def test_write_makes_three_files_and_csv_has_every_seed(experiment: Path, tmp_path: Path):
-    paths = tables.write(tables.build(load_experiment(experiment), title="50% & more"), tmp_path / "out" / "t.1")
+    paths = tables.write(
+        tables.build(load_experiment(experiment), title="50% & more"), tmp_path / "out" / "t.1"
+    )
     assert [path.name for path in paths] == ["t.1.md", "t.1.tex", "t.1.csv"]
     assert not list((tmp_path / "out").glob(".*"))  # no temporary file is left
     with paths[2].open() as stream:
         lines = list(csv.DictReader(stream))
     assert len(lines) == 4 and lines[0]["values"] == "0.1 0.2 0.3" and lines[2]["kept"] == "2"
     latex = paths[1].read_text()
-    assert r"\textbf{1.00 $\pm$ 0.00}" in latex and r"0.600 $\pm$ 0.141$^*$" in latex and r"50\% \& more" in latex
+    assert (
+        r"\textbf{1.00 $\pm$ 0.00}" in latex
+        and r"0.600 $\pm$ 0.141$^*$" in latex
+        and r"50\% \& more" in latex
+    )
     assert latex.count("{") == latex.count("}")
 
 
 def test_paper_numbers_are_read_by_table(tmp_path: Path):
     file = tmp_path / "paper.csv"
-    file.write_text("table,row,column,value,source\n1,a,BC,0.5 ± 0.1,p. 7\n1,a,OMAR,,not recoverable\n2,a,BC,9,p. 8\n")
+    file.write_text(
+        "table,row,column,value,source\n1,a,BC,0.5 ± 0.1,p. 7\n1,a,OMAR,,not recoverable\n"
+        "2,a,BC,9,p. 8\n"
+    )
     assert tables.read_paper(file, "1") == {("a", "BC"): "0.5 ± 0.1", ("a", "OMAR"): ""}
     file.write_text("row,value\n")
-    with pytest.raises(BrokenResult, match=r"paper\.csv: header: expected table,row,column,value,source, found row,value"):
+    with pytest.raises(
+        BrokenResult,
+        match=r"paper\.csv: header: expected table,row,column,value,source, found row,value",
+    ):
         tables.read_paper(file, "1")
 
 
@@ -209,7 +260,9 @@ def test_paper_numbers_are_read_by_table(tmp_path: Path):
 
 def test_curve_joins_stages_and_keeps_lost_values_apart(experiment: Path):
     file = experiment / "bc-b" / "metrics.jsonl"
-    more = [{"stage": "second", "stage_index": 1, "step": 5, "run": 0, "seed": 0, "return_mean": 2.0}]
+    more = [
+        {"stage": "second", "stage_index": 1, "step": 5, "run": 0, "seed": 0, "return_mean": 2.0}
+    ]
     file.write_text(file.read_text() + "".join(json.dumps(row) + "\n" for row in more))
     x, values = figures.curve([load_run(experiment / "bc-b")], "return_mean")
     np.testing.assert_array_equal(x, [0, 10, 20, 25])  # the second stage starts after update 20
@@ -236,18 +289,27 @@ def test_every_figure_writes_png_and_svg(experiment: Path, tmp_path: Path):
         *figures.bar_iqm(scores, tmp_path / "bars"),
         *figures.heat_maps({"InSPO": np.eye(2) / 2}, ["A", "B"], tmp_path / "heat"),
     ]
-    assert [path.name for path in made] == [f"{name}.{kind}" for name in ("curves", "profiles", "bars", "heat") for kind in ("png", "svg")]
+    assert [path.name for path in made] == [
+        f"{name}.{kind}"
+        for name in ("curves", "profiles", "bars", "heat")
+        for kind in ("png", "svg")
+    ]
     for path in made[::2]:
         with Image.open(path) as image:
             assert np.asarray(image.convert("L")).std() > 5  # something is drawn
     svg = (tmp_path / "curves.svg").read_text()
-    assert all(word in svg for word in ("matrix/xor/a", "inspo", "optimum", "mean return", "gradient updates"))
+    assert all(
+        word in svg
+        for word in ("matrix/xor/a", "inspo", "optimum", "mean return", "gradient updates")
+    )
     assert (tmp_path / "heat.svg").read_text().count("0.50") == 2  # the two cells of the diagonal
 
 
 def test_an_svg_is_the_same_file_each_time(experiment: Path, tmp_path: Path):
     runs = load_experiment(experiment)
-    first, second = (figures.curves(runs, "return_mean", tmp_path / name)[1].read_bytes() for name in ("a", "b"))
+    first, second = (
+        figures.curves(runs, "return_mean", tmp_path / name)[1].read_bytes() for name in ("a", "b")
+    )
     assert first == second
 
 
@@ -257,7 +319,10 @@ def test_a_heat_map_of_a_wrong_shape_is_named(tmp_path: Path):
 
 
 def test_looks_are_all_different():
-    assert len({tuple(look.values()) for look in figures.looks([str(i) for i in range(28)]).values()}) == 28
+    assert (
+        len({tuple(look.values()) for look in figures.looks([str(i) for i in range(28)]).values()})
+        == 28
+    )
 
 
 # GIF
@@ -265,7 +330,14 @@ def test_looks_are_all_different():
 
 def test_gif_has_a_frame_per_slot_and_agents_move(tmp_path: Path):
     walls = np.array([[False, True, False]])
-    path = grid_gif(np.array([[[0, 0]], [[0, 2]]]), walls, np.array([[0, 2]]), tmp_path / "a.gif", rewards=[1.5], text="bc")
+    path = grid_gif(
+        np.array([[[0, 0]], [[0, 2]]]),
+        walls,
+        np.array([[0, 2]]),
+        tmp_path / "a.gif",
+        rewards=[1.5],
+        text="bc",
+    )
     with Image.open(path) as image:
         assert image.n_frames == 2
         frames = []
@@ -273,9 +345,12 @@ def test_gif_has_a_frame_per_slot_and_agents_move(tmp_path: Path):
             image.seek(index)
             frames.append(np.asarray(image.convert("RGB")).astype(int))
     agent, wall = np.array([0x00, 0x72, 0xB2]), np.array([0x4A, 0x4A, 0x4A])
-    # beside the number on the disc, at three quarters of its radius above its centre, in cells of 64 pixels
-    at = lambda frame, column: frame[32 - 12, column * 64 + 32]  # noqa: E731
-    assert np.abs(at(frames[0], 0) - agent).max() < 12 and np.abs(at(frames[1], 2) - agent).max() < 12
+    # beside the number on the disc, at three quarters of its radius above its centre, in cells of
+    # 64 pixels
+    at = lambda frame, column: frame[32 - 12, column * 64 + 32]
+    assert (
+        np.abs(at(frames[0], 0) - agent).max() < 12 and np.abs(at(frames[1], 2) - agent).max() < 12
+    )
     assert np.abs(at(frames[0], 2) - 255).max() < 12 and np.abs(at(frames[0], 1) - wall).max() < 12
 
 
@@ -289,7 +364,12 @@ def test_gif_has_a_frame_per_slot_and_agents_move(tmp_path: Path):
     ],
 )
 def test_gif_names_a_wrong_array(tmp_path: Path, change: dict[str, Any], message: str):
-    good = {"positions": np.zeros((2, 1, 2), int), "walls": np.zeros((2, 2)), "goals": np.zeros((1, 2)), "rewards": [0.0]}
+    good = {
+        "positions": np.zeros((2, 1, 2), int),
+        "walls": np.zeros((2, 2)),
+        "goals": np.zeros((1, 2)),
+        "rewards": [0.0],
+    }
     with pytest.raises(ValueError, match=message):
         grid_gif(path=tmp_path / "a.gif", **{**good, **change})
 
@@ -334,7 +414,11 @@ def test_report_writes_everything_and_every_link_leads_somewhere(experiment: Pat
     parsed = Page(text)
     assert not parsed.open
     assert all((experiment / link).is_file() for link in parsed.links if not link.startswith("#"))
-    assert "<strong>1.00 ± 0.00</strong><br>IQM" in text and "Git commits: aaa111, bbb222" in text and "http" not in text
+    assert (
+        "<strong>1.00 ± 0.00</strong><br>IQM" in text
+        and "Git commits: aaa111, bbb222" in text
+        and "http" not in text
+    )
 
 
 def test_report_of_several_experiments_has_a_section_for_each(experiment: Path):

@@ -1,4 +1,6 @@
-"""Resume: a job that is stopped by SIGTERM and started again ends as if it had never been stopped, bit for bit."""
+"""Resume: a job that is stopped by SIGTERM and started again ends as if it had never been stopped,
+bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ import pytest
 from jaxoff.training import Interrupted, train
 from tests.learners import FORMS, StopAt, state_of
 
-# name, (stage, step) at which the signal comes. Stage 0 of inspo is its behaviour stage; step 6 is the end of a stage.
+# name, (stage, step) at which the signal comes. Stage 0 of inspo is its behaviour stage; step 6 is
+# the end of a stage.
 PLACES = [
     ("bc", (0, 2)),
     ("bc", (0, 6)),
@@ -57,7 +60,11 @@ def test_stopped_and_continued_equals_unbroken(name, place, trained, tmp_path):
 def test_the_state_of_a_sampler_that_learns_is_in_the_checkpoint(trained):
     nodes = state_of(trained("bc-pjap").path)["sampler"]["nodes"]
     # A fresh tree has leaves 1; priorities have moved in every run.
-    assert nodes.shape[0] == 3 and np.all((nodes > 0).any(1)) and np.all(((nodes > 0) & (nodes < 1)).any(1))
+    assert (
+        nodes.shape[0] == 3
+        and np.all((nodes > 0).any(1))
+        and np.all(((nodes > 0) & (nodes < 1)).any(1))
+    )
 
 
 def test_a_job_stopped_twice_still_equals_unbroken(trained, tmp_path):
@@ -86,7 +93,8 @@ def test_a_job_killed_before_its_first_checkpoint_starts_anew(trained, tmp_path)
 
 
 def test_rows_written_after_the_checkpoint_are_written_once(trained, tmp_path):
-    # A checkpoint at step 2, then a crash after the rows of step 4: those come again, the same, and only once.
+    # A checkpoint at step 2, then a crash after the rows of step 4: those come again, the same, and
+    # only once.
     unbroken, spec = trained("bc"), dataclasses.replace(FORMS["bc"].spec, checkpoint_s=0.0)
 
     class Crash(StopAt):
@@ -106,5 +114,7 @@ def test_a_missing_history_beside_a_checkpoint_is_named(tmp_path):
     with pytest.raises(Interrupted):
         train(FORMS["bc"].spec, tmp_path, sinks=[StopAt(0, 2)])
     (tmp_path / "history.npz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"history\.npz: expected beside the checkpoint, found none"):
+    with pytest.raises(
+        FileNotFoundError, match=r"history\.npz: expected beside the checkpoint, found none"
+    ):
         train(FORMS["bc"].spec, tmp_path)

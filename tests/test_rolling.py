@@ -26,13 +26,21 @@ KEY = jax.random.key(0)
 class Clock:
     """An env of `lengths` (drawn at reset) steps: even ones terminate, odd ones are truncated.
 
-    Everybody sees (length, steps made); the reward is the sum of the actions, and agents' own are their actions.
-    ends: without it no episode ends by itself.
+    Everybody sees (length, steps made); the reward is the sum of the actions, and agents' own are
+    their actions. ends: without it no episode ends by itself.
     """
 
     def __init__(self, lengths=(1, 2, 3, 4), horizon=6, ends=True, individual=True):
         self.lengths, self.ends, self.individual = jnp.array(lengths), ends, individual
-        self.spec = EnvSpec("toy/clock", num_agents=2, obs_size=2, state_size=2, action_size=3, discrete=True, horizon=horizon)
+        self.spec = EnvSpec(
+            "toy/clock",
+            num_agents=2,
+            obs_size=2,
+            state_size=2,
+            action_size=3,
+            discrete=True,
+            horizon=horizon,
+        )
 
     def reset(self, key):
         state = jnp.stack([jax.random.choice(key, self.lengths), 0])
@@ -46,7 +54,16 @@ class Clock:
         view, over = state.astype(jnp.float32), self.ends & (state[1] == state[0])
         even = state[0] % 2 == 0
         own_or_none = own if self.individual else None
-        return TimeStep(jnp.tile(view, (2, 1)), view, jnp.ones((2, 3)), own.sum(), over & even, over & ~even, last, own_or_none)
+        return TimeStep(
+            jnp.tile(view, (2, 1)),
+            view,
+            jnp.ones((2, 3)),
+            own.sum(),
+            over & even,
+            over & ~even,
+            last,
+            own_or_none,
+        )
 
 
 CLOCK = Clock()
@@ -56,8 +73,10 @@ UNIFORM = recipes.random_policy(CLOCK.spec)
 def always(actions) -> Policy:
     """The policy that takes these actions [N, ...]."""
     actions = jnp.asarray(actions)
-    where = lambda seen: jnp.broadcast_to(actions, (*seen.reward.shape, *actions.shape))  # noqa: E731
-    return Policy(lambda shape: (), lambda memory, seen: (memory, distrax.Deterministic(where(seen))))
+    where = lambda seen: jnp.broadcast_to(actions, (*seen.reward.shape, *actions.shape))
+    return Policy(
+        lambda shape: (), lambda memory, seen: (memory, distrax.Deterministic(where(seen)))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +98,9 @@ def test_play_makes_no_step_after_the_last_end_and_equals_a_scan_over_the_horizo
         jax.debug.callback(lambda t: made.append(int(t)), t)
         return step_keys[t, 0], step_keys[t, 1:]
 
-    first, kept = jax.jit(lambda: rolling.play(CLOCK, act, jnp.zeros(8, int), keys, keys_of, lambda trace: trace))()
+    first, kept = jax.jit(
+        lambda: rolling.play(CLOCK, act, jnp.zeros(8, int), keys, keys_of, lambda trace: trace)
+    )()
     jax.effects_barrier()
     lengths = np.asarray(first.state[:, 0]).astype(int)
     assert sorted(made) == list(range(lengths.max())) and lengths.max() < CLOCK.spec.horizon
@@ -91,7 +112,11 @@ def test_play_makes_no_step_after_the_last_end_and_equals_a_scan_over_the_horizo
         state, after = step(step_keys[t, 1:], state, actions)
         np.testing.assert_array_equal(kept.alive[t], alive)
         for found, wanted in ((kept.before, seen), (kept.after, after), (kept.actions, actions)):
-            jax.tree.map(lambda a, b, t=t, alive=alive: np.testing.assert_array_equal(a[t][alive], b[alive]), found, wanted)
+            jax.tree.map(
+                lambda a, b, t=t, alive=alive: np.testing.assert_array_equal(a[t][alive], b[alive]),
+                found,
+                wanted,
+            )
         alive, seen = alive & ~np.asarray(after.terminated | after.truncated), after
     np.testing.assert_array_equal(kept.alive.sum(0), lengths)
 
@@ -110,7 +135,9 @@ def test_recorded_episodes_have_their_own_lengths_and_kinds_of_end(played):
 
 def test_the_last_observation_is_the_one_after_the_end_and_not_of_a_next_episode(played):
     lengths = lengths_of(played)
-    np.testing.assert_array_equal(played.obs[np.arange(30), lengths, 0], np.stack([lengths, lengths], 1))
+    np.testing.assert_array_equal(
+        played.obs[np.arange(30), lengths, 0], np.stack([lengths, lengths], 1)
+    )
     np.testing.assert_array_equal(played.obs[0, : lengths[0] + 1, 1, 1], np.arange(lengths[0] + 1))
 
 
@@ -127,7 +154,10 @@ def test_an_episode_that_the_env_does_not_end_is_truncated_by_the_clock():
 
 
 def test_one_key_gives_one_set_of_episodes(played):
-    again, other = recipes.record(CLOCK, UNIFORM, 30, KEY), recipes.record(CLOCK, UNIFORM, 30, jax.random.key(1))
+    again, other = (
+        recipes.record(CLOCK, UNIFORM, 30, KEY),
+        recipes.record(CLOCK, UNIFORM, 30, jax.random.key(1)),
+    )
     jax.tree.map(np.testing.assert_array_equal, again, played)
     assert not np.array_equal(other.actions, played.actions)
 
@@ -135,7 +165,10 @@ def test_one_key_gives_one_set_of_episodes(played):
 def test_an_episode_does_not_depend_on_how_many_are_played_at_once(played, monkeypatch):
     monkeypatch.setattr(recipes, "_CHUNK", 4)
     told = []
-    nine = recipes.record(CLOCK, UNIFORM, 9, KEY, progress=lambda done, count: told.append((done, count)))  # 4 + 4 + 1
+    # 4 + 4 + 1
+    nine = recipes.record(
+        CLOCK, UNIFORM, 9, KEY, progress=lambda done, count: told.append((done, count))
+    )
     five = recipes.record(CLOCK, UNIFORM, 5, KEY)  # 4 + 1
     assert told == [(4, 9), (8, 9), (9, 9)]
     steps = played.reward.shape[1]
@@ -177,9 +210,12 @@ def test_noise_is_a_share_of_the_bound_around_the_mode_and_is_clipped_there():
     plain = make_polynomial("sign", GAMES["sign"])
     env = FromJaxMARL(plain.env, dataclasses.replace(plain.spec, action_bound=2.0))
     actions = recipes.record(env, always([[0.0], [1.9]]), 4000, KEY, noise=0.1).actions[:, 0, :, 0]
-    # agent 0: standard deviation 0.1 * 2 (within five of 0.2 / sqrt(8000)); agent 1: above 2 with probability P(z > .5) = .309
+    # agent 0: standard deviation 0.1 * 2 (within five of 0.2 / sqrt(8000)); agent 1: above 2 with
+    # probability P(z > .5) = .309
     assert actions[:, 0].std() == pytest.approx(0.2, abs=0.012)
-    assert actions[:, 1].max() == 2.0 and (actions[:, 1] == 2.0).mean() == pytest.approx(0.309, abs=0.04)
+    assert actions[:, 1].max() == 2.0 and (actions[:, 1] == 2.0).mean() == pytest.approx(
+        0.309, abs=0.04
+    )
 
 
 def test_without_noise_real_actions_are_the_policys_draws():
@@ -223,8 +259,15 @@ def test_an_env_that_cannot_tell_wins_has_none():
 
 def test_a_rollout_takes_the_mode_or_draws():
     logits = jnp.log(jnp.array([0.2, 0.7, 0.1]))
-    flat = lambda seen: jnp.broadcast_to(logits, (*seen.reward.shape, 2, 3))  # noqa: E731
-    policy = Policy(lambda shape: (), lambda memory, seen: (memory, distrax.Categorical(logits=flat(seen))))
-    mode, drawn = (jax.jit(lambda s=s: rollout(CLOCK, policy, KEY, 200, sampled=s))().actions[0] for s in (False, True))
+    flat = lambda seen: jnp.broadcast_to(logits, (*seen.reward.shape, 2, 3))
+    policy = Policy(
+        lambda shape: (), lambda memory, seen: (memory, distrax.Categorical(logits=flat(seen)))
+    )
+    mode, drawn = (
+        jax.jit(lambda s=s: rollout(CLOCK, policy, KEY, 200, sampled=s))().actions[0]
+        for s in (False, True)
+    )
     assert (mode == 1).all()
-    np.testing.assert_allclose(np.bincount(np.asarray(drawn).ravel()) / 400, [0.2, 0.7, 0.1], atol=0.12)
+    np.testing.assert_allclose(
+        np.bincount(np.asarray(drawn).ravel()) / 400, [0.2, 0.7, 0.1], atol=0.12
+    )

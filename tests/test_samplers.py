@@ -39,7 +39,9 @@ def after_feedback(sampler, tree, ds, items):
 
 
 def told(items, signal=None):
-    return Feedback(items=items, signal=signal, policy=None, updates=jnp.ones((), int), key=jax.random.key(9))
+    return Feedback(
+        items=items, signal=signal, policy=None, updates=jnp.ones((), int), key=jax.random.key(9)
+    )
 
 
 # ------------------------------------------------------------------------------ fixed distributions
@@ -74,7 +76,9 @@ def test_windows_never_cross_the_end_of_an_episode(ds, length):
     valid, episode = np.asarray(batch.valid, bool), np.asarray(batch.episode)
     # each state row holds the number of its episode, and of its step
     np.testing.assert_array_equal(np.asarray(batch.state[..., 0])[valid], episode[valid])
-    np.testing.assert_array_equal(np.asarray(batch.state[..., 1])[valid], np.asarray(batch.steps_before)[valid])
+    np.testing.assert_array_equal(
+        np.asarray(batch.state[..., 1])[valid], np.asarray(batch.steps_before)[valid]
+    )
     lengths = np.array(LENGTHS)[episode[:, 0]]
     np.testing.assert_array_equal(valid.sum(1), np.minimum(length, lengths))
 
@@ -89,7 +93,9 @@ def test_windows_draw_every_start_equally(ds):
 
 def test_weighted_draws_by_weight_and_never_a_zero(ds):
     weights = jnp.array([0, 0, 5, 1, 0, 2, 0, 0, 1, 1, 3, 0, 0, 2, 1, 0], jnp.float32)
-    counts = np.bincount(draw_many(samplers.weighted(160_000, lambda d: weights), ds, 160_000), minlength=16)
+    counts = np.bincount(
+        draw_many(samplers.weighted(160_000, lambda d: weights), ds, 160_000), minlength=16
+    )
     some = np.asarray(weights) > 0
     assert not counts[~some].any()
     assert chisquare(counts[some], 10_000 * np.asarray(weights)[some]).pvalue > 1e-3
@@ -97,7 +103,9 @@ def test_weighted_draws_by_weight_and_never_a_zero(ds):
 
 def test_weighted_never_draws_a_zero_among_many():
     # a plain parallel float32 sum rises at about one in a hundred of these zeros
-    weights = jnp.where(jax.random.bernoulli(KEY, 0.5, (200_000,)), jax.random.uniform(KEY, (200_000,)), 0.0)
+    weights = jnp.where(
+        jax.random.bernoulli(KEY, 0.5, (200_000,)), jax.random.uniform(KEY, (200_000,)), 0.0
+    )
     total = np.asarray(jax.jit(running_total)(weights))
     rises = np.diff(total, prepend=0)
     assert (rises >= 0).all() and total[-1] == pytest.approx(float(weights.sum()), rel=1e-4)
@@ -108,19 +116,27 @@ def test_weighted_never_draws_a_zero_among_many():
 def test_weighted_reaches_no_zero_at_the_ends(monkeypatch, scale):
     total = running_total(scale * jnp.array([0.0, 0.7, 0.3, 0.0]))
     largest = 1 - 2.0**-23  # of jax.random.uniform in float32
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.array([0.0, largest], jnp.float32))
+    monkeypatch.setattr(
+        jax.random, "uniform", lambda key, shape: jnp.array([0.0, largest], jnp.float32)
+    )
     assert draw_items(total, KEY, 2).tolist() == [1, 2]
 
 
-# --------------------------------------------------------------------------------------- prioritised
+# ---------------------------------------------------------------------------------------
+# prioritised
 
-PRIORITIES = np.array([1, 0.5, 0.001, 0.25, 0, 1, 0.75, 0.1, 0.2, 0.3, 0.9, 0.05, 1, 0.6, 0.4, 0.7], np.float32)
+PRIORITIES = np.array(
+    [1, 0.5, 0.001, 0.25, 0, 1, 0.75, 0.1, 0.2, 0.3, 0.9, 0.05, 1, 0.6, 0.4, 0.7], np.float32
+)
 
 
 def test_tree_draws_in_proportion_to_its_leaves():
-    # strata make the variance smaller than a multinomial's, so the chi-square is bounded from above only
+    # strata make the variance smaller than a multinomial's, so the chi-square is bounded from above
+    # only
     tree = samplers.tree_of(jnp.array(PRIORITIES))
-    draws = jax.jit(jax.vmap(lambda k: samplers.draw_tree(tree, k, 32)))(jax.random.split(KEY, 3125)).ravel()
+    draws = jax.jit(jax.vmap(lambda k: samplers.draw_tree(tree, k, 32)))(
+        jax.random.split(KEY, 3125)
+    ).ravel()
     counts, some = np.bincount(draws, minlength=16), PRIORITIES > 0
     assert len(draws) == 100_000 and counts[4] == 0
     expected = 100_000 * PRIORITIES.astype(np.float64) / PRIORITIES.sum(dtype=np.float64)
@@ -145,13 +161,23 @@ def consistent(tree):
 
 
 def test_identical_items_in_a_refresh_leave_the_tree_consistent():
-    tree = samplers.set_leaves(samplers.tree_of(jnp.ones(11)), jnp.array([7, 7, 7, 2, 7]), jnp.array([0.25, 0.25, 0.25, 0.5, 0.25]))
+    tree = samplers.set_leaves(
+        samplers.tree_of(jnp.ones(11)),
+        jnp.array([7, 7, 7, 2, 7]),
+        jnp.array([0.25, 0.25, 0.25, 0.5, 0.25]),
+    )
     consistent(tree)
-    assert (float(sum_tree.get(tree, 7)), float(sum_tree.get(tree, 2)), float(tree.nodes[0])) == (0.25, 0.5, 9.75)
+    assert (float(sum_tree.get(tree, 7)), float(sum_tree.get(tree, 2)), float(tree.nodes[0])) == (
+        0.25,
+        0.5,
+        9.75,
+    )
 
 
 def test_identical_items_of_different_values_take_one_of_them():
-    tree = samplers.set_leaves(samplers.tree_of(jnp.ones(11)), jnp.full(4, 3), jnp.array([0.1, 0.2, 0.3, 0.4]))
+    tree = samplers.set_leaves(
+        samplers.tree_of(jnp.ones(11)), jnp.full(4, 3), jnp.array([0.1, 0.2, 0.3, 0.4])
+    )
     consistent(tree)
     assert float(sum_tree.get(tree, 3)) in np.array([0.1, 0.2, 0.3, 0.4], np.float32)
 
@@ -170,7 +196,9 @@ def test_a_hundred_thousand_updates_do_not_drift():
     leaves = np.asarray(sum_tree.get_batch(tree, jnp.arange(100)), np.float64)
     assert abs(float(tree.nodes[0]) - leaves.sum()) / leaves.sum() < 1e-4
     assert leaves[77] == 0
-    assert 77 not in np.asarray(jax.jit(jax.vmap(lambda k: samplers.draw_tree(tree, k, 64)))(jax.random.split(KEY, 500)))
+    assert 77 not in np.asarray(
+        jax.jit(jax.vmap(lambda k: samplers.draw_tree(tree, k, 64)))(jax.random.split(KEY, 500))
+    )
 
 
 def test_prioritised_starts_uniform_and_floors_what_is_refreshed(ds):
@@ -179,21 +207,27 @@ def test_prioritised_starts_uniform_and_floors_what_is_refreshed(ds):
     tree = sampler.init(ds)
     np.testing.assert_array_equal(sum_tree.get_batch(tree, jnp.arange(16)), np.ones(16))
     after, leaves = after_feedback(sampler, tree, ds, [0, 3, 3, 8])
-    np.testing.assert_array_equal(leaves, np.where(np.isin(np.arange(16), [0, 3, 8]), np.float32(floor), 1))
+    np.testing.assert_array_equal(
+        leaves, np.where(np.isin(np.arange(16), [0, 3, 8]), np.float32(floor), 1)
+    )
     # 13 items of priority 1 and 3 of 0.001: a floored one is still reached, seldom
-    draws = np.asarray(jax.jit(jax.vmap(lambda k: samplers.draw_tree(after, k, 100)))(jax.random.split(KEY, 3000))).ravel()
+    draws = np.asarray(
+        jax.jit(jax.vmap(lambda k: samplers.draw_tree(after, k, 100)))(jax.random.split(KEY, 3000))
+    ).ravel()
     share = np.isin(draws, [0, 3, 8]).mean()
     assert 0 < share == pytest.approx(0.003 / 13.003, rel=0.5)
 
 
 def test_exponent_is_applied_after_the_floor(ds):
-    sampler = samplers.prioritised(2, lambda d, f, batch: jnp.full(batch.reward.shape, 0.25), exponent=0.5)
+    sampler = samplers.prioritised(
+        2, lambda d, f, batch: jnp.full(batch.reward.shape, 0.25), exponent=0.5
+    )
     assert after_feedback(sampler, sampler.init(ds), ds, [1, 2])[1][1:4].tolist() == [0.5, 0.5, 1.0]
 
 
 def test_priority_sees_the_items_that_are_refreshed(ds):
     # priority = reward / 100, where reward = 10 e + t + 1
-    by_reward = lambda d, f, batch: batch.reward / 100  # noqa: E731
+    by_reward = lambda d, f, batch: batch.reward / 100
     rewards = toy_episodes(LENGTHS).reward[toy_episodes(LENGTHS).filled] / np.float32(100)
     every = samplers.prioritised(4, by_reward, refresh=-1)
     leaves = after_feedback(every, every.init(ds), ds, range(4))[1]
@@ -270,7 +304,9 @@ def test_items_are_drawn_by_priority_for_a_refresh_unless_it_is_said_otherwise(d
 
 
 def test_windows_of_a_prioritised_sampler_start_only_where_they_fit(ds):
-    sampler = samplers.prioritised(64, lambda d, f, batch: jnp.full(len(batch.reward), 0.5), refresh=-1, window=3)
+    sampler = samplers.prioritised(
+        64, lambda d, f, batch: jnp.full(len(batch.reward), 0.5), refresh=-1, window=3
+    )
     starts = np.isin(np.arange(16), [0, 3, 4, 5, 6, 7, 10, 12, 13])
     tree = sampler.init(ds)
     np.testing.assert_array_equal(sum_tree.get_batch(tree, jnp.arange(16)), starts)
@@ -278,7 +314,9 @@ def test_windows_of_a_prioritised_sampler_start_only_where_they_fit(ds):
     np.testing.assert_array_equal(leaves, 0.5 * starts)
     batch = jax.jit(lambda t: sampler.gather(ds, sampler.draw(t, ds, KEY)))(after)
     assert batch.valid.shape == (64, 3)
-    np.testing.assert_array_equal(batch.valid.sum(1), np.minimum(3, np.array(LENGTHS)[np.asarray(batch.episode[:, 0])]))
+    np.testing.assert_array_equal(
+        batch.valid.sum(1), np.minimum(3, np.array(LENGTHS)[np.asarray(batch.episode[:, 0])])
+    )
 
 
 def test_draws_under_vmap_equal_single_draws(ds):
@@ -298,7 +336,9 @@ def test_the_built_in_sampler_makes_steps_windows_and_episodes(ds):
     for window in (0, 4, -1):
         sampler = module.make(config, 5, window)
         assert sampler.feedback is None
-        shapes[window] = jax.eval_shape(lambda s=sampler: s.gather(ds, s.draw(s.init(ds), ds, KEY))).reward.shape
+        shapes[window] = jax.eval_shape(
+            lambda s=sampler: s.gather(ds, s.draw(s.init(ds), ds, KEY))
+        ).reward.shape
     assert shapes == {0: (5,), 4: (5, 4), -1: (5, 6)}
 
 
@@ -308,10 +348,15 @@ def test_a_cyclic_sampler_repeats_its_first_batches_and_the_uniform_one_does_not
 
     def step(state, key):
         items = sampler.draw(state, ds, key)
-        return sampler.feedback(state, ds, told(items)), (items, samplers.uniform(8).draw((), ds, key))
+        return sampler.feedback(state, ds, told(items)), (
+            items,
+            samplers.uniform(8).draw((), ds, key),
+        )
 
     keys = jax.random.split(KEY, 9)
-    cyclic, uniform = (np.asarray(x) for x in jax.jit(lambda: jax.lax.scan(step, sampler.init(ds), keys)[1])())
+    cyclic, uniform = (
+        np.asarray(x) for x in jax.jit(lambda: jax.lax.scan(step, sampler.init(ds), keys)[1])()
+    )
     np.testing.assert_array_equal(cyclic, np.tile(cyclic[:3], (3, 1)))
     np.testing.assert_array_equal(cyclic[:3], uniform[:3])
     assert len({tuple(row) for row in uniform}) == 9 and len({tuple(row) for row in cyclic}) == 3

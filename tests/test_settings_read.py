@@ -1,6 +1,8 @@
-"""No setting is silent: every field of every Config is read when its method is made and trained, by some form of the tests.
+"""No setting is silent: every field of every Config is read when its method is made and trained, by
+some form of the tests.
 
-A form is traced, not run. Reading is recorded at the Config itself; a copy of a Config reads no field.
+A form is traced, not run. Reading is recorded at the Config itself; a copy of a Config reads no
+field.
 """
 
 from __future__ import annotations
@@ -30,9 +32,15 @@ COPIES = ("dataclasses", "flax.struct")  # modules that read all fields of a Con
 # Fields that no form of the tests reads, each with its reason.
 UNREAD: dict[str, dict[str, str]] = {
     "baselines.cql.continuous": dict.fromkeys(
-        ("critic_steps", "target_noise"), "of the team's critic, whose code OMAR's form of the tests goes through"
+        ("critic_steps", "target_noise"),
+        "of the team's critic, whose code OMAR's form of the tests goes through",
     ),
-    "baselines.sit": {"types": "asked only where an environment has agents of several types, which no form of the tests has"},
+    "baselines.sit": {
+        "types": (
+            "asked only where an environment has agents of several types, which no form of "
+            "the tests has"
+        )
+    },
 }
 
 
@@ -57,21 +65,35 @@ def trace(name: str) -> tuple[Any, set[str]]:
     """The module of a form, and the fields that it reads in all of its stages and in its policy."""
     spec = FORMS[name].spec
     job, env = resolve(spec), registry.make_env(spec.task)
-    data = None if job.acts else registry.make_data(spec.task, DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
+    data = (
+        None
+        if job.acts
+        else registry.make_data(
+            spec.task, DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
+        )
+    )
     job = fitted(job, data)
     dataset: Any = () if data is None else place(data, env.spec)
-    config, key, state = jax.tree.map(lambda x: x[0], job.config), jax.random.key(0), empty_state(job).learner
+    config, key, state = (
+        jax.tree.map(lambda x: x[0], job.config),
+        jax.random.key(0),
+        empty_state(job).learner,
+    )
     with recorded(job.module.Config) as read:
         for stage in job.stages(config, env.spec):
             learner, before = stage.learner, state
             if stage.prepare is None:
                 state = jax.eval_shape(learner.init, key)
             else:
-                state = jax.eval_shape(functools.partial(_prepared, stage.prepare), before, dataset, key)
+                state = jax.eval_shape(
+                    functools.partial(_prepared, stage.prepare), before, dataset, key
+                )
             if data is None:
                 continue
             # What a sampler reads is noted too: a stage may have one of its own.
-            batch = jax.eval_shape(functools.partial(_batch, job, stage, config, env, key), state, dataset)
+            batch = jax.eval_shape(
+                functools.partial(_batch, job, stage, config, env, key), state, dataset
+            )
             state, _ = jax.eval_shape(learner.update, state, batch, key)
         jax.eval_shape(functools.partial(_acted, learner, env), state, key)
     return job.module, read
@@ -103,7 +125,9 @@ def reads() -> dict[str, tuple[Any, set[str]]]:
     return found
 
 
-OURS = (module.__name__ for name in registry.learner_names() for module in registry.forms(name).values())
+OURS = (
+    module.__name__ for name in registry.learner_names() for module in registry.forms(name).values()
+)
 FORM_MODULES = sorted({name for name in OURS if name.startswith("baselines.")})
 
 

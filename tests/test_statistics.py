@@ -29,7 +29,8 @@ def test_equal_values_have_exactly_no_deviation():
 
 
 def test_iqm_of_ten_drops_two_at_each_end():
-    # floor(0.25 * 10) = 2: of 0, 1, 4, ..., 81 what is left is 4 + 9 + 16 + 25 + 36 + 49 = 139, over 6
+    # floor(0.25 * 10) = 2: of 0, 1, 4, ..., 81 what is left is 4 + 9 + 16 + 25 + 36 + 49 = 139,
+    # over 6
     assert statistics.iqm([np.arange(10.0) ** 2]) == pytest.approx(139 / 6)
 
 
@@ -39,14 +40,16 @@ def test_iqm_of_three_is_their_mean():
 
 
 def test_the_two_medians_differ():
-    # task means 1, 3 and 20, their median is 3; all runs 0, 0, 3, 5, 1, 39 have the median (1 + 3) / 2
+    # task means 1, 3 and 20, their median is 3; all runs 0, 0, 3, 5, 1, 39 have the median (1 + 3)
+    # / 2
     tasks = [[0.0, 0.0, 3.0], [5.0, 1.0], [1.0, 39.0]]
     assert statistics.median_of_task_means(tasks) == 3.0
     assert statistics.median_of_runs([[0.0, 0.0, 3.0], [5.0, 1.0, 39.0]]) == 2.0
 
 
 def test_aggregates_are_over_tasks_as_in_agarwal_et_al():
-    # IQM: the trimmed mean of all runs of all tasks together; mean and median: over the means of tasks
+    # IQM: the trimmed mean of all runs of all tasks together; mean and median: over the means of
+    # tasks
     scores = np.random.default_rng(0).normal(size=(7, 3))  # runs x tasks
     tasks = list(scores.T)
     assert statistics.iqm(tasks) == pytest.approx(stats.trim_mean(scores, 0.25, axis=None))
@@ -63,15 +66,20 @@ def test_bootstrap_is_repeatable_and_brackets_the_estimate():
 
 def test_bootstrap_agrees_with_scipy():
     values = np.random.default_rng(2).exponential(size=20)
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
     ours = statistics.bootstrap([values], statistics.mean_of_task_means, 20_000)
-    # two Monte Carlo estimates of the same quantiles: the error of each is below a hundredth of the width's scale
+    # two Monte Carlo estimates of the same quantiles: the error of each is below a hundredth of the
+    # width's scale
     np.testing.assert_allclose(ours, theirs, atol=0.03)
 
 
 def test_bootstrap_resamples_within_tasks_only():
     # each task has no spread, so no resample within tasks differs; a resample across tasks would
-    low, high = statistics.bootstrap([[0.0, 0.0], [10.0, 10.0, 10.0]], statistics.mean_of_task_means)
+    low, high = statistics.bootstrap(
+        [[0.0, 0.0], [10.0, 10.0, 10.0]], statistics.mean_of_task_means
+    )
     assert (low, high) == (5.0, 5.0)
 
 
@@ -81,7 +89,9 @@ def test_bootstrap_of_a_task_without_runs_is_unknown():
 
 def test_probability_of_improvement_counts_ties_as_half():
     # task 1: (1 > 0), (1 = 1), (2 > 0), (2 > 1) = 3.5 of 4; task 2: 0 of 1; mean 0.4375
-    assert statistics.probability_of_improvement([[1.0, 2.0], [0.0]], [[0.0, 1.0], [5.0]]) == pytest.approx(0.4375)
+    assert statistics.probability_of_improvement(
+        [[1.0, 2.0], [0.0]], [[0.0, 1.0], [5.0]]
+    ) == pytest.approx(0.4375)
 
 
 def test_probability_of_improvement_refuses_unequal_tasks():
@@ -107,12 +117,16 @@ def test_welch_by_hand():
 def test_welch_equals_scipy(sizes: tuple[int, int]):
     draw = np.random.default_rng(4)
     a, b = draw.normal(0, 1, sizes[0]), draw.normal(0.5, 3, sizes[1])
-    assert statistics.welch(a, b) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-10)
+    assert statistics.welch(a, b) == pytest.approx(
+        stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-10
+    )
 
 
 def test_welch_with_one_constant_group_equals_scipy():
     a, b = [1.0, 1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 3.0, 2.0, 1.0]
-    assert statistics.welch(a, b) == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-10)
+    assert statistics.welch(a, b) == pytest.approx(
+        stats.ttest_ind(a, b, equal_var=False).pvalue, rel=1e-10
+    )
 
 
 def test_two_constant_groups_differ_only_by_their_means():
@@ -135,7 +149,11 @@ def test_marks_name_the_best_and_what_is_not_different():
 
 
 def test_marks_of_constant_rows_follow_both_zero_variance_rules():
-    assert statistics.marks({"a": [1.0] * 5, "b": [1.0] * 5, "c": [0.9] * 5}) == {"a": "best", "b": "*", "c": ""}
+    assert statistics.marks({"a": [1.0] * 5, "b": [1.0] * 5, "c": [0.9] * 5}) == {
+        "a": "best",
+        "b": "*",
+        "c": "",
+    }
 
 
 def test_marks_where_less_is_better():
@@ -144,7 +162,10 @@ def test_marks_where_less_is_better():
 
 def test_normalised_score_by_hand():
     # (-4 - -6) / (-2 - -6) = 0.5
-    np.testing.assert_allclose(statistics.normalised([-6.0, -4.0, -2.0], ReturnScale(-6.0, -2.0, "by hand")), [0.0, 50.0, 100.0])
+    np.testing.assert_allclose(
+        statistics.normalised([-6.0, -4.0, -2.0], ReturnScale(-6.0, -2.0, "by hand")),
+        [0.0, 50.0, 100.0],
+    )
 
 
 def test_a_scale_without_width_is_refused():

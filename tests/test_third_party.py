@@ -1,4 +1,6 @@
-"""A learner in a package of its own: installed, found by its entry point, trained through the command line."""
+"""A learner in a package of its own: installed, found by its entry point, trained through the
+command line.
+"""
 
 from __future__ import annotations
 
@@ -60,10 +62,16 @@ def make(config, spec):
         probs = state.counts / state.counts.sum(-1, keepdims=True)
         return Policy(
             lambda shape: (),
-            lambda carry, step: (carry, distrax.Categorical(probs=jnp.broadcast_to(probs, step.avail.shape))),
+            lambda carry, step: (
+                carry,
+                distrax.Categorical(probs=jnp.broadcast_to(probs, step.avail.shape)),
+            ),
         )
 
-    return Learner(lambda key: State(jnp.full((spec.num_agents, spec.action_size), config.prior)), update, policy)
+    def init(key):
+        return State(jnp.full((spec.num_agents, spec.action_size), config.prior))
+
+    return Learner(init, update, policy)
 '''
 
 
@@ -74,8 +82,23 @@ def installed(tmp_path_factory):
     (source / "pyproject.toml").write_text(PROJECT)
     (source / "toy_counts.py").write_text(MODULE)
     if importlib.util.find_spec("pip") and importlib.util.find_spec("hatchling"):
-        options = ["--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check", "-q"]
-        command = [sys.executable, "-m", "pip", "install", *options, "--target", str(target), str(source)]
+        options = [
+            "--no-deps",
+            "--no-index",
+            "--no-build-isolation",
+            "--disable-pip-version-check",
+            "-q",
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            *options,
+            "--target",
+            str(target),
+            str(source),
+        ]
         subprocess.run(command, check=True, timeout=120, capture_output=True)
     else:  # what an installer would have written
         (target / "toy_counts.py").write_text(MODULE)
@@ -88,20 +111,53 @@ def installed(tmp_path_factory):
 
 def test_a_learner_of_another_package_is_found_by_name_and_trained(installed, tmp_path):
     # 4 batches of 16 from a prior of 1 per action: counts of each agent sum to 64 + 2.
-    command = [sys.executable, "-m", "jaxoff.cli", "train", "counts", "matrix/xor/b", "--seeds", "2", "--steps", "4", "--evaluations", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxoff.cli",
+        "train",
+        "counts",
+        "matrix/xor/b",
+        "--seeds",
+        "2",
+        "--steps",
+        "4",
+        "--evaluations",
+        "2",
+    ]
     command += ["--grid", "prior=1,2", "--out", str(tmp_path / "job")]
-    done = subprocess.run(command, env=os.environ | QUICK_ENV | {"PYTHONPATH": str(installed)}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command,
+        env=os.environ | QUICK_ENV | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     runs = json.loads((tmp_path / "job" / "final.json").read_text())["runs"]
-    assert [(run["config"], run["seed"]) for run in runs] == [({"prior": p}, seed) for p in (1.0, 2.0) for seed in (0, 1)]
-    # Data b: (0, 1) and (1, 0) equally often, so P(1) is near 1/2 and the value near 1/4 + 1/4 - 2/4 = 0.
+    assert [(run["config"], run["seed"]) for run in runs] == [
+        ({"prior": p}, seed) for p in (1.0, 2.0) for seed in (0, 1)
+    ]
+    # Data b: (0, 1) and (1, 0) equally often, so P(1) is near 1/2 and the value near 1/4 + 1/4 -
+    # 2/4 = 0.
     assert all(abs(run["exact_value"]) < 0.4 for run in runs)
-    rows = [json.loads(line) for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert {row["loss/seen"] for row in rows} == {32.0}  # a batch: 16 actions of each of 2 agents
 
 
 def test_without_the_package_the_name_is_unknown(tmp_path):
-    command = [sys.executable, "-m", "jaxoff.cli", "train", "counts", "matrix/xor/b", "--out", str(tmp_path / "job")]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxoff.cli",
+        "train",
+        "counts",
+        "matrix/xor/b",
+        "--out",
+        str(tmp_path / "job"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "unknown method 'counts'" in done.stderr
     assert not (tmp_path / "job").exists()

@@ -1,4 +1,6 @@
-"""Training: every learner's structure, seeds, traces; lost runs; the loop's promises; evaluation; errors."""
+"""Training: every learner's structure, seeds, traces; lost runs; the loop's promises; evaluation;
+errors.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ from tests.learners import FORMS, TOY, StopAt, state_of, toy_policy
 
 def forms(*names: str, slow: tuple[str, ...] = ()):
     """Run a test for these forms (default: all); some take long to compile."""
-    return pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in slow else n for n in names or FORMS])
+    return pytest.mark.parametrize(
+        "name",
+        [pytest.param(n, marks=pytest.mark.slow) if n in slow else n for n in names or FORMS],
+    )
 
 
 def parts(name: str):
@@ -43,7 +48,11 @@ def parts(name: str):
 
 def test_the_table_has_every_registered_learner():
     # entry points of other packages are theirs to test
-    ours = {name for name in registry.learner_names() if all(m.__name__.startswith("baselines.") for m in registry.forms(name).values())}
+    ours = {
+        name
+        for name in registry.learner_names()
+        if all(m.__name__.startswith("baselines.") for m in registry.forms(name).values())
+    }
     assert ours == {form.spec.method for form in FORMS.values()}
 
 
@@ -51,12 +60,17 @@ def test_the_table_has_every_registered_learner():
 
 
 def spoil_padding(batch, spec: EnvSpec):
-    """Garbage in all that lies beyond the slot after the last step of an episode. That slot itself is real."""
+    """Garbage in all that lies beyond the slot after the last step of an episode.
+
+    That slot itself is real.
+    """
     now = batch.valid == 0  # [B, T] no step here
     slot = jnp.concatenate([jnp.zeros_like(now[:, :1]), now[:, :-1]], 1)  # no slot here: one later
 
     def put(x, where, value):
-        return jnp.where(where.reshape(where.shape + (1,) * (x.ndim - 2)), jnp.asarray(value, x.dtype), x)
+        return jnp.where(
+            where.reshape(where.shape + (1,) * (x.ndim - 2)), jnp.asarray(value, x.dtype), x
+        )
 
     return batch._replace(
         obs=put(batch.obs, slot, 7.5),
@@ -74,31 +88,58 @@ def spoil_padding(batch, spec: EnvSpec):
     )
 
 
-# Episodes of one step have no padding: those forms are slow where the method has one with longer episodes.
+# Episodes of one step have no padding: those forms are slow where the method has one with longer
+# episodes.
 @forms(
-    slow=("bc", "bc-pjap", "inspo", "inspo-rows", "qmix", "bcq-stages", "icq", "cfcql", "cfcql-samples", "omar", "facmac", "madt", "yanhui")
+    slow=(
+        "bc",
+        "bc-pjap",
+        "inspo",
+        "inspo-rows",
+        "qmix",
+        "bcq-stages",
+        "icq",
+        "cfcql",
+        "cfcql-samples",
+        "omar",
+        "facmac",
+        "madt",
+        "yanhui",
+    )
 )
 def test_one_update_trains_what_it_should_and_ignores_padding(name):
     form, (job, env, dataset, config, stages) = FORMS[name], parts(name)
 
     def first_updates(key, dataset):
-        """Each stage: (state before, after, after the same batch with spoilt padding, number of padded steps)."""
+        """Each stage: (state before, after, after the same batch with spoilt padding, number of
+        padded steps).
+        """
         found, state = [], None
         for stage in stages:
             key, init, draw, step = jax.random.split(key, 4)
-            before = stage.learner.init(init) if stage.prepare is None else stage.prepare(state, dataset, init)
+            before = (
+                stage.learner.init(init)
+                if stage.prepare is None
+                else stage.prepare(state, dataset, init)
+            )
             sampler = job.sampler(stage, before, config, env, step)
             items = sampler.draw(sampler.init(dataset), dataset, draw)
             batch = spoilt = sampler.gather(dataset, items)
-            if config.window:  # some steps more than the longest episode has, so that each has padding
+            # some steps more than the longest episode has, so that each has padding
+            if config.window:
                 if stage.sampler is None:
                     batch = dataset.window(dataset.episode_row[items], dataset.max_length + 3)
                 else:  # its items may be no episodes
-                    batch = jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, 3), *[(0, 0)] * (x.ndim - 2)]), batch)
+                    batch = jax.tree.map(
+                        lambda x: jnp.pad(x, [(0, 0), (0, 3), *[(0, 0)] * (x.ndim - 2)]), batch
+                    )
                 spoilt = spoil_padding(batch, env.spec)
             # One traced update for both batches, so that the same instructions run.
             batches = jax.tree.map(lambda *x: jnp.stack(x), batch, spoilt)
-            both = jax.lax.map(lambda b, s=before, k=step, learner=stage.learner: learner.update(s, b, k)[0], batches)
+            both = jax.lax.map(
+                lambda b, s=before, k=step, learner=stage.learner: learner.update(s, b, k)[0],
+                batches,
+            )
             state, again = (jax.tree.map(lambda x, i=i: x[i], both) for i in range(2))
             found.append((before, state, again, jnp.sum(batch.valid == 0)))
         return found
@@ -109,7 +150,9 @@ def test_one_update_trains_what_it_should_and_ignores_padding(name):
         chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
         chex.assert_tree_all_finite(after)
         for part in trained:
-            moved = jax.tree.map(lambda old, new: bool(jnp.any(old != new)), part(before), part(after))
+            moved = jax.tree.map(
+                lambda old, new: bool(jnp.any(old != new)), part(before), part(after)
+            )
             assert jax.tree.leaves(moved) and all(jax.tree.leaves(moved)), moved
         if config.window:
             assert padded > 0  # else the next line says nothing
@@ -121,7 +164,8 @@ def test_one_update_trains_what_it_should_and_ignores_padding(name):
 # ----------------------------------------------------------------------------------- the run axis
 
 
-# One of each kind: a net, several trained in turn, a sampler that learns, stages. `make test-all` compares every form.
+# One of each kind: a net, several trained in turn, a sampler that learns, stages. `make test-all`
+# compares every form.
 KINDS = ("bc", "inspo", "maddpg-learned-pjap", "sit")
 
 
@@ -129,7 +173,10 @@ KINDS = ("bc", "inspo", "maddpg-learned-pjap", "sit")
 def test_a_run_among_others_is_bit_for_bit_the_same(name, trained, tmp_path):
     many, spec = trained(name), FORMS[name].spec  # seeds 0, 1, 2
     others = train(dataclasses.replace(spec, seeds=(1, 7, 8)), tmp_path)
-    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[1], state_of(many.path)), jax.tree.map(lambda x: x[0], state_of(tmp_path)))
+    chex.assert_trees_all_equal(
+        jax.tree.map(lambda x: x[1], state_of(many.path)),
+        jax.tree.map(lambda x: x[0], state_of(tmp_path)),
+    )
     for key, value in many.history.items():
         np.testing.assert_array_equal(others.history[key][:, 0], value[:, 1], err_msg=key)
     np.testing.assert_array_equal(others.returns[0], many.returns[1])
@@ -140,10 +187,15 @@ def test_a_run_alone_equals_the_run_among_many(name, trained, tmp_path):
     # Another number of runs is another program, so its sums may round in another order.
     many, spec = trained(name), FORMS[name].spec
     alone = train(dataclasses.replace(spec, seeds=(1,)), tmp_path)
-    states = jax.tree.map(lambda x: x[1], state_of(many.path)), jax.tree.map(lambda x: x[0], state_of(tmp_path))
+    states = (
+        jax.tree.map(lambda x: x[1], state_of(many.path)),
+        jax.tree.map(lambda x: x[0], state_of(tmp_path)),
+    )
     chex.assert_trees_all_close(*states, rtol=1e-5, atol=1e-6)
     for key, value in many.history.items():
-        np.testing.assert_allclose(alone.history[key][:, 0], value[:, 1], rtol=1e-5, atol=1e-6, err_msg=key)
+        np.testing.assert_allclose(
+            alone.history[key][:, 0], value[:, 1], rtol=1e-5, atol=1e-6, err_msg=key
+        )
     np.testing.assert_allclose(alone.returns[0], many.returns[1], rtol=1e-6)
 
 
@@ -151,9 +203,13 @@ def test_a_run_alone_equals_the_run_among_many(name, trained, tmp_path):
 def test_vmapped_runs_have_the_policies_of_runs_in_sequence(name, trained, tmp_path):
     many, spec = trained(name), FORMS[name].spec
     train(dataclasses.replace(spec, mode="vmap"), tmp_path)
-    outputs = [[first_output(folder, run) for run in range(len(spec.seeds))] for folder in (many.path, tmp_path)]
+    outputs = [
+        [first_output(folder, run) for run in range(len(spec.seeds))]
+        for folder in (many.path, tmp_path)
+    ]
     np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-4, atol=1e-6)
-    assert not np.allclose(outputs[0][0], outputs[0][1], rtol=1e-4)  # seeds differ, so equality says something
+    # seeds differ, so equality says something
+    assert not np.allclose(outputs[0][0], outputs[0][1], rtol=1e-4)
 
 
 def first_output(folder, run: int) -> np.ndarray:
@@ -183,9 +239,17 @@ def test_update_is_traced_once_per_stage_over_all_chunks_and_runs(name, monkeypa
 
             return learner._replace(update=update)
 
-        return tuple(s._replace(learner=counted(s.learner, s.name)) for s in stages) if stages else counted(made, "train")
+        return (
+            tuple(s._replace(learner=counted(s.learner, s.name)) for s in stages)
+            if stages
+            else counted(made, "train")
+        )
 
-    monkeypatch.setattr(registry, "learner", lambda *_: SimpleNamespace(__name__=module.__name__, Config=module.Config, make=make))
+    monkeypatch.setattr(
+        registry,
+        "learner",
+        lambda *_: SimpleNamespace(__name__=module.__name__, Config=module.Config, make=make),
+    )
     done = train(spec)
     assert done.steps.tolist() == [0, 2, 4, 6]  # three chunks and the look before
     assert traces == (["train"] if name == "bc" else ["behaviour", "train"])
@@ -198,21 +262,38 @@ def test_update_is_traced_once_per_stage_over_all_chunks_and_runs(name, monkeypa
 def toy(monkeypatch):
     """The toy learner under the name `toy`."""
     known = registry.learner
-    monkeypatch.setattr(registry, "learner", lambda name, task: TOY if name == "toy" else known(name, task))
+    monkeypatch.setattr(
+        registry, "learner", lambda name, task: TOY if name == "toy" else known(name, task)
+    )
     return TrainSpec("toy", "matrix/xor/b", seeds=(0, 1), steps=6, evaluations=3, eval_episodes=2)
 
 
-def test_a_run_with_nan_is_frozen_and_reported_and_the_others_are_as_without_it(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxoff.training.spec.check_number", lambda *_: None)  # a rate of infinity is refused
-    # Of each chunk's 2 updates: with lr = inf, update 2 breaks, so chunk 2 is lost and the state is that after 2 updates.
+def test_a_run_with_nan_is_frozen_and_reported_and_the_others_are_as_without_it(
+    toy, tmp_path, monkeypatch
+):
+    # a rate of infinity is refused
+    monkeypatch.setattr("jaxoff.training.spec.check_number", lambda *_: None)
+    # Of each chunk's 2 updates: with lr = inf, update 2 breaks, so chunk 2 is lost and the state is
+    # that after 2 updates.
     config = {"bad_from": 2}
-    bad = train(dataclasses.replace(toy, grid={"lr": [0.1, np.inf]}, config=config), tmp_path / "bad")
-    good = train(dataclasses.replace(toy, grid={"lr": [0.1, 0.2]}, config=config), tmp_path / "good")
+    bad = train(
+        dataclasses.replace(toy, grid={"lr": [0.1, np.inf]}, config=config), tmp_path / "bad"
+    )
+    good = train(
+        dataclasses.replace(toy, grid={"lr": [0.1, 0.2]}, config=config), tmp_path / "good"
+    )
     final = json.loads((tmp_path / "bad" / "final.json").read_text())["runs"]
     assert [run["failed_at"] for run in final] == [None, None, 2, 2]
     assert [run["config"]["lr"] for run in final] == [0.1, 0.1, None, None]
-    rows = [json.loads(line) for line in (tmp_path / "bad" / "metrics.jsonl").read_text().splitlines()]
-    assert [(r["run"], r["step"]) for r in rows if r["loss/loss"] is None] == [(2, 4), (3, 4), (2, 6), (3, 6)]
+    rows = [
+        json.loads(line) for line in (tmp_path / "bad" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [(r["run"], r["step"]) for r in rows if r["loss/loss"] is None] == [
+        (2, 4),
+        (3, 4),
+        (2, 6),
+        (3, 6),
+    ]
     assert all(("failed_at" in r) == (r["loss/loss"] is None) for r in rows)
 
     left, right = state_of(tmp_path / "bad"), state_of(tmp_path / "good")
@@ -223,13 +304,17 @@ def test_a_run_with_nan_is_frozen_and_reported_and_the_others_are_as_without_it(
     np.testing.assert_array_equal(bad.returns[:2], good.returns[:2])
     for key, value in good.history.items():
         np.testing.assert_array_equal(bad.history[key][:, :2], value[:, :2], err_msg=key)
-    # The state kept is that of a healthy run after its first two updates: the toy uses step 0.1 until then.
+    # The state kept is that of a healthy run after its first two updates: the toy uses step 0.1
+    # until then.
     short = train(dataclasses.replace(toy, steps=2, evaluations=1), tmp_path / "short")
     assert short.steps.tolist() == [0, 2]
-    np.testing.assert_array_equal(left["learner"]["value"][2:], state_of(tmp_path / "short")["learner"]["value"])
+    np.testing.assert_array_equal(
+        left["learner"]["value"][2:], state_of(tmp_path / "short")["learner"]["value"]
+    )
 
 
-# -------------------------------------------------------------------------------- the loop's promises
+# -------------------------------------------------------------------------------- the loop's
+# promises
 
 
 def test_a_chunk_runs_under_the_transfer_guard(toy, monkeypatch):
@@ -249,7 +334,10 @@ def test_a_chunk_runs_under_the_transfer_guard(toy, monkeypatch):
 
     monkeypatch.setattr(loop._Loop, "_compile", compile_)
     train(toy)
-    assert len(refused) == 3 and all("Disallowed host-to-device transfer" in text for text in refused)  # one a chunk, 3 chunks
+    # one a chunk, 3 chunks
+    assert len(refused) == 3 and all(
+        "Disallowed host-to-device transfer" in text for text in refused
+    )
 
 
 def test_a_chunk_takes_over_the_memory_of_the_state_it_is_given(toy):
@@ -265,7 +353,11 @@ def test_a_chunk_takes_over_the_memory_of_the_state_it_is_given(toy):
 
 def test_chunks_divide_the_steps_and_the_number_of_chunks_does_not_change_the_result(toy, tmp_path):
     assert [interval(6, 3), interval(7, 3), interval(9, 4), interval(2, 10)] == [2, 1, 3, 1]
-    assert [2001 // interval(2001, 10), 6001 // interval(6001, 10), 1000 // interval(1000, 10)] == [23, 17, 10]
+    assert [2001 // interval(2001, 10), 6001 // interval(6001, 10), 1000 // interval(1000, 10)] == [
+        23,
+        17,
+        10,
+    ]
     three, one = (train(dataclasses.replace(toy, evaluations=k), tmp_path / str(k)) for k in (3, 1))
     assert three.steps.tolist() == [0, 2, 4, 6] and one.steps.tolist() == [0, 6]
     chex.assert_trees_all_equal(state_of(tmp_path / "3"), state_of(tmp_path / "1"))
@@ -274,7 +366,12 @@ def test_chunks_divide_the_steps_and_the_number_of_chunks_does_not_change_the_re
 
 def test_a_grid_is_grid_points_times_seeds_with_seeds_inner(toy):
     done = train(dataclasses.replace(toy, grid={"lr": [0.1, 0.2]}))
-    assert [(run["config"]["lr"], run["seed"]) for run in done.runs] == [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
+    assert [(run["config"]["lr"], run["seed"]) for run in done.runs] == [
+        (0.1, 0),
+        (0.1, 1),
+        (0.2, 0),
+        (0.2, 1),
+    ]
     assert len({float(x) for x in done.history["exact_value"][-1]}) == 4
 
 
@@ -320,52 +417,143 @@ def test_a_folder_whose_data_have_changed_is_refused(toy, tmp_path):
     [
         ({"method": "inspoo"}, UnknownName, "unknown method 'inspoo'; nearest: inspo"),
         ({"task": "matrx/xor/b"}, UnknownName, "unknown task family 'matrx'; nearest: matrix"),
-        ({"task": "xor/b"}, UnknownName, r"task 'xor/b': expected \[source:\]family/scenario/quality, found 2"),
-        ({"config": {"hiden": 3}}, UnknownName, "unknown field of baselines.bc.Config 'hiden'; nearest: hidden"),
+        (
+            {"task": "xor/b"},
+            UnknownName,
+            r"task 'xor/b': expected \[source:\]family/scenario/quality, found 2",
+        ),
+        (
+            {"config": {"hiden": 3}},
+            UnknownName,
+            "unknown field of baselines.bc.Config 'hiden'; nearest: hidden",
+        ),
         ({"grid": {"lrr": [1.0]}}, UnknownName, "unknown field of bc's Config 'lrr'; nearest: lr"),
         ({"sampler": "pjop"}, UnknownName, "unknown sampler 'pjop'; nearest: pjap"),
-        ({"sampler": "pjap", "sampler_config": {"alfa": 1}}, UnknownName, "baselines.pjap.Config 'alfa'; nearest: alpha"),
+        (
+            {"sampler": "pjap", "sampler_config": {"alfa": 1}},
+            UnknownName,
+            "baselines.pjap.Config 'alfa'; nearest: alpha",
+        ),
         (
             {"grid": {"recurrent": [0, 1]}},
             ValueError,
             "grid field 'recurrent': expected a numeric field .* a static one",
         ),
-        ({"grid": {"lr": []}}, ValueError, "grid field 'lr': expected at least one value, found none"),
-        ({"config": {"lr": "fast"}}, TypeError, "baselines.bc.Config.lr: expected float, found 'fast'"),
-        ({"config": {"hidden": 16.5}}, TypeError, "baselines.bc.Config.hidden: expected int, found 16.5"),
-        ({"config": {"recurrent": "perhaps"}}, TypeError, "baselines.bc.Config.recurrent: expected bool, found 'perhaps'"),
-        ({"seeds": ()}, ValueError, r"field 'seeds': expected distinct whole numbers in 0 .. 2\*\*32 - 1, at least one, found \[\]"),
+        (
+            {"grid": {"lr": []}},
+            ValueError,
+            "grid field 'lr': expected at least one value, found none",
+        ),
+        (
+            {"config": {"lr": "fast"}},
+            TypeError,
+            "baselines.bc.Config.lr: expected float, found 'fast'",
+        ),
+        (
+            {"config": {"hidden": 16.5}},
+            TypeError,
+            "baselines.bc.Config.hidden: expected int, found 16.5",
+        ),
+        (
+            {"config": {"recurrent": "perhaps"}},
+            TypeError,
+            "baselines.bc.Config.recurrent: expected bool, found 'perhaps'",
+        ),
+        (
+            {"seeds": ()},
+            ValueError,
+            r"field 'seeds': expected distinct whole numbers in 0 .. 2\*\*32 - 1, at least "
+            r"one, found \[\]",
+        ),
         ({"seeds": (0, 0)}, ValueError, r"field 'seeds': .* found \[0, 0\]"),
         ({"seeds": (2**32,)}, ValueError, "field 'seeds'"),
         ({"seeds": (0.5,)}, ValueError, "field 'seeds'"),
         ({"steps": 0}, ValueError, "field 'steps': expected a whole number of at least 1, found 0"),
-        ({"steps": True}, ValueError, "field 'steps': expected a whole number of at least 1, found True"),
-        ({"evaluations": 2.5}, ValueError, "field 'evaluations': expected a whole number of at least 1, found 2.5"),
-        ({"obs_dtype": "int8"}, ValueError, "field 'obs_dtype': expected one of float32, bfloat16, found 'int8'"),
-        ({"config": {"steps": 5}, "steps": 4}, ValueError, "field 'steps': expected once, found 4 and, among .* settings, 5"),
-        ({"config": {"lr": 0.1}, "grid": {"lr": [0.2]}}, ValueError, "field 'lr': expected in --set, --steps or --grid, found in two"),
-        ({"grid": {"lr": [1e-3, 1e-3]}}, ValueError, "grid field 'lr': expected values that differ"),
-        ({"grid": {"lr": [1e-60]}}, ValueError, "grid field 'lr': expected a number that float32 holds, found 1e-60"),
-        ({"config": {"batch_size": 0}}, ValueError, "field 'batch_size': expected at least 1, found 0"),
+        (
+            {"steps": True},
+            ValueError,
+            "field 'steps': expected a whole number of at least 1, found True",
+        ),
+        (
+            {"evaluations": 2.5},
+            ValueError,
+            "field 'evaluations': expected a whole number of at least 1, found 2.5",
+        ),
+        (
+            {"obs_dtype": "int8"},
+            ValueError,
+            "field 'obs_dtype': expected one of float32, bfloat16, found 'int8'",
+        ),
+        (
+            {"config": {"steps": 5}, "steps": 4},
+            ValueError,
+            "field 'steps': expected once, found 4 and, among .* settings, 5",
+        ),
+        (
+            {"config": {"lr": 0.1}, "grid": {"lr": [0.2]}},
+            ValueError,
+            "field 'lr': expected in --set, --steps or --grid, found in two",
+        ),
+        (
+            {"grid": {"lr": [1e-3, 1e-3]}},
+            ValueError,
+            "grid field 'lr': expected values that differ",
+        ),
+        (
+            {"grid": {"lr": [1e-60]}},
+            ValueError,
+            "grid field 'lr': expected a number that float32 holds, found 1e-60",
+        ),
+        (
+            {"config": {"batch_size": 0}},
+            ValueError,
+            "field 'batch_size': expected at least 1, found 0",
+        ),
         ({"config": {"hidden": -3}}, ValueError, "field 'hidden': expected at least 1, found -3"),
         ({"config": {"window": -7}}, ValueError, "field 'window': expected at least -1, found -7"),
         ({"config": {"lr": -1.0}}, ValueError, "field 'lr': expected at least 0, found -1"),
         ({"config": {"lr": "nan"}}, ValueError, "field 'lr': expected a finite number, found nan"),
-        ({"config": {"lr": "1e400"}}, ValueError, "field 'lr': expected a finite number, found inf"),
+        (
+            {"config": {"lr": "1e400"}},
+            ValueError,
+            "field 'lr': expected a finite number, found inf",
+        ),
         ({"config": {"max_grad_norm": -1.0}}, ValueError, "field 'max_grad_norm'"),
         (
             {"method": "qmix", "config": {"gamma": 7.0}},
             ValueError,
             "field .gamma.: expected 0 to 1, found 7",
         ),
-        ({"config": {"layer_init": "torhc"}}, ValueError, "field 'layer_init': expected one of torch, .*, found 'torhc'; nearest: torch"),
-        ({"config": {"recurrent": True}}, ValueError, r"bc: field 'window': expected -1 \(episodes\) or a length"),
-        ({"task": "matrix/xor/q"}, UnknownName, "unknown task 'matrix/xor/q'; nearest: matrix/xor/"),
-        ({"method": "maddpg", "config": {}}, UnknownName, "method 'maddpg' has no form for the discrete actions of 'matrix/xor/"),
-        ({"mode": "both"}, ValueError, "field 'mode': expected one of auto, vmap, sequence, found 'both'"),
+        (
+            {"config": {"layer_init": "torhc"}},
+            ValueError,
+            "field 'layer_init': expected one of torch, .*, found 'torhc'; nearest: torch",
+        ),
+        (
+            {"config": {"recurrent": True}},
+            ValueError,
+            r"bc: field 'window': expected -1 \(episodes\) or a length",
+        ),
+        (
+            {"task": "matrix/xor/q"},
+            UnknownName,
+            "unknown task 'matrix/xor/q'; nearest: matrix/xor/",
+        ),
+        (
+            {"method": "maddpg", "config": {}},
+            UnknownName,
+            "method 'maddpg' has no form for the discrete actions of 'matrix/xor/",
+        ),
+        (
+            {"mode": "both"},
+            ValueError,
+            "field 'mode': expected one of auto, vmap, sequence, found 'both'",
+        ),
     ],
 )
-def test_a_bad_spec_is_refused_by_name_before_data_and_folder_are_made(change, error, message, tmp_path, monkeypatch):
+def test_a_bad_spec_is_refused_by_name_before_data_and_folder_are_made(
+    change, error, message, tmp_path, monkeypatch
+):
     if "matrix/xor/q" not in str(change):  # a quality is the data's own word
         monkeypatch.setattr(registry, "make_data", None)
     with pytest.raises(error, match=message):
@@ -376,18 +564,37 @@ def test_a_bad_spec_is_refused_by_name_before_data_and_folder_are_made(change, e
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "omar", "grid": {"trace": [0.1, 0.9]}}, "unknown field of omar's Config 'trace'"),
-        ({"method": "omar", "config": {"search": "banana"}}, "field 'search': expected one of softmax, cem, random, found 'banana'"),
-        ({"method": "td3bc", "config": {"batch_size": 64}}, "field 'batch_size': expected a multiple of 3, the number of agents, found 64"),
-        ({"method": "cql", "config": {"input_norm": "banana"}}, "field 'input_norm': expected one of batch, dataset, none, found 'banana'"),
-        ({"method": "qmix"}, "method 'qmix' has no form for the continuous actions of 'mpe/spread/random'"),
+        (
+            {"method": "omar", "grid": {"trace": [0.1, 0.9]}},
+            "unknown field of omar's Config 'trace'",
+        ),
+        (
+            {"method": "omar", "config": {"search": "banana"}},
+            "field 'search': expected one of softmax, cem, random, found 'banana'",
+        ),
+        (
+            {"method": "td3bc", "config": {"batch_size": 64}},
+            "field 'batch_size': expected a multiple of 3, the number of agents, found 64",
+        ),
+        (
+            {"method": "cql", "config": {"input_norm": "banana"}},
+            "field 'input_norm': expected one of batch, dataset, none, found 'banana'",
+        ),
+        (
+            {"method": "qmix"},
+            "method 'qmix' has no form for the continuous actions of 'mpe/spread/random'",
+        ),
     ],
 )
-def test_a_setting_that_the_tasks_form_does_not_read_is_refused_and_the_corrected_job_trains(change, message, tmp_path, monkeypatch):
+def test_a_setting_that_the_tasks_form_does_not_read_is_refused_and_the_corrected_job_trains(
+    change, message, tmp_path, monkeypatch
+):
     with monkeypatch.context() as patch:
         patch.setattr(registry, "make_data", None)
         with pytest.raises(ValueError, match=message):
-            train(TrainSpec(**{"task": "mpe/spread/random", "method": ""} | change), tmp_path / "job")
+            train(
+                TrainSpec(**{"task": "mpe/spread/random", "method": ""} | change), tmp_path / "job"
+            )
     assert not (tmp_path / "job").exists()
 
 
@@ -415,18 +622,26 @@ def scripted(plan: np.ndarray) -> Policy:
 
 
 def test_the_optimal_path_through_bridge_has_its_exact_return():
-    # The best joint policy is worth -1.2354526 (exact dynamic programming); the optimal data hold its episodes.
+    # The best joint policy is worth -1.2354526 (exact dynamic programming); the optimal data hold
+    # its episodes.
     data = registry.make_data("grid/bridge/optimal")
     best = int(np.argmax((data.reward * data.filled).sum(1)))
-    out = evaluate(make_bridge(), scripted(np.asarray(data.actions[best])), jax.random.key(0), 3, sampled=True)
+    out = evaluate(
+        make_bridge(), scripted(np.asarray(data.actions[best])), jax.random.key(0), 3, sampled=True
+    )
     np.testing.assert_allclose(out["returns"], -1.2354526, atol=1e-4)
     assert out["lengths"].tolist() == [int(data.filled[best].sum())] * 3 and out["lengths"][0] < 20
 
 
 class Lights:
-    """Two agents, 4 actions, of which t % 4 is the only one not available. 1 a step; the first coin ends it early."""
+    """Two agents, 4 actions, of which t % 4 is the only one not available.
 
-    spec = EnvSpec("lights", num_agents=2, obs_size=1, state_size=1, action_size=4, discrete=True, horizon=5)
+    1 a step; the first coin ends it early.
+    """
+
+    spec = EnvSpec(
+        "lights", num_agents=2, obs_size=1, state_size=1, action_size=4, discrete=True, horizon=5
+    )
 
     def reset(self, key):
         """Time 0, and whether the episode ends after 2 steps."""
@@ -444,14 +659,18 @@ class Lights:
         time, early = state
         avail = jnp.tile((jnp.arange(4) != time % 4).astype(jnp.float32), (2, 1))
         seen = jnp.broadcast_to(time.astype(jnp.float32), (2, 1))
-        return TimeStep(seen, seen[0], avail, reward, early & (time == 2), ~early & (time == 5), last)
+        return TimeStep(
+            seen, seen[0], avail, reward, early & (time == 2), ~early & (time == 5), last
+        )
 
 
 def counting_policy() -> Policy:
     """Uniform over available actions; its memory counts the steps since the episode began."""
 
     def distribution(count, seen):
-        return count + 1, distrax.Categorical(logits=jnp.where(seen.avail > 0, 0.0, -1e10) + 0 * count[..., None, None])
+        return count + 1, distrax.Categorical(
+            logits=jnp.where(seen.avail > 0, 0.0, -1e10) + 0 * count[..., None, None]
+        )
 
     return Policy(lambda shape: jnp.zeros(shape), distribution)
 
@@ -462,7 +681,9 @@ def lights():
     env, policy = Lights(), counting_policy()
 
     def play(key):
-        return rollout(env, policy, key, 64, sampled=True), evaluate(env, policy, key, 64, sampled=True)
+        return rollout(env, policy, key, 64, sampled=True), evaluate(
+            env, policy, key, 64, sampled=True
+        )
 
     return jax.jit(play)(jax.random.key(0))
 
@@ -487,9 +708,12 @@ def test_the_previous_action_is_minus_one_after_a_reset_and_then_the_action_made
 
 
 def test_memory_starts_anew_in_each_evaluation_and_the_mode_is_taken_if_not_sampled():
-    # A plan of one right move (3), then left (4): from memory 0 the first action is 3 in every rollout.
+    # A plan of one right move (3), then left (4): from memory 0 the first action is 3 in every
+    # rollout.
     plan = np.array([[3, 3], [4, 4]])
-    play = jax.jit(lambda key: rollout(make_bridge(), scripted(plan), key, 2, sampled=False).actions[:, :, 0])
+    play = jax.jit(
+        lambda key: rollout(make_bridge(), scripted(plan), key, 2, sampled=False).actions[:, :, 0]
+    )
     for seed in (0, 1):
         assert play(jax.random.key(seed))[:3].tolist() == [[3, 3], [4, 4], [4, 4]]
 
@@ -497,7 +721,10 @@ def test_memory_starts_anew_in_each_evaluation_and_the_mode_is_taken_if_not_samp
 def test_sampled_and_greedy_evaluation_differ_as_the_policy_says():
     # XOR pays 0, 1, 1, -2; with P(1) = 0.4 the mode (0, 0) pays 0, samples pay all three.
     env, policy = registry.make_env("matrix/xor/b"), toy_policy(jnp.array([0.6, 0.4]))
-    greedy, drawn = (evaluate(env, policy, jax.random.key(0), 64, sampled=flag)["returns"] for flag in (False, True))
+    greedy, drawn = (
+        evaluate(env, policy, jax.random.key(0), 64, sampled=flag)["returns"]
+        for flag in (False, True)
+    )
     assert set(greedy.tolist()) == {0.0} and set(drawn.tolist()) == {0.0, 1.0, -2.0}
 
 
@@ -509,8 +736,14 @@ def test_an_interrupted_job_without_a_folder_says_that_nothing_was_saved_and_clo
 
 
 def test_a_budget_in_slots_is_as_many_updates_as_whole_episodes_of_the_data_make_of_it():
-    # Episodes of 1 step have 2 filled slots: 8 episodes an update are 16 slots, and 100 slots are 7 updates, as 6 give 96.
-    spec = TrainSpec("bc", "matrix/xor/b", config={"hidden": 8, "batch_size": 8, "window": -1, "slots": 100}, evaluations=1)
+    # Episodes of 1 step have 2 filled slots: 8 episodes an update are 16 slots, and 100 slots are 7
+    # updates, as 6 give 96.
+    spec = TrainSpec(
+        "bc",
+        "matrix/xor/b",
+        config={"hidden": 8, "batch_size": 8, "window": -1, "slots": 100},
+        evaluations=1,
+    )
     job, data = resolve(spec), registry.make_data(spec.task)
     assert fitted(job, data).config.steps == 7 and fitted(job, data).longest == 1
     results = train(spec)
@@ -520,7 +753,10 @@ def test_a_budget_in_slots_is_as_many_updates_as_whole_episodes_of_the_data_make
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"slots": 100, "steps": 5, "window": -1}, "bc: fields 'slots' and 'steps': expected one of the two, found both"),
+        (
+            {"slots": 100, "steps": 5, "window": -1},
+            "bc: fields 'slots' and 'steps': expected one of the two, found both",
+        ),
         ({"slots": 100}, r"bc: field 'window': expected -1 \(episodes\) with slots=100, found 0"),
         ({"slots": -1, "window": -1}, "field 'slots': expected at least 0, found -1"),
     ],
@@ -531,15 +767,20 @@ def test_a_budget_that_cannot_be_counted_is_refused(config, message):
 
 
 def test_data_may_have_longer_episodes_than_the_environment():
-    # Bridge ends after 20 steps, its data after up to 50: a transformer's times and its context go by the longer.
+    # Bridge ends after 20 steps, its data after up to 50: a transformer's times and its context go
+    # by the longer.
     small = {"hidden": 8, "layers": 1, "heads": 1, "window": -1, "steps": 1, "batch_size": 2}
-    spec = TrainSpec("madt", "grid/bridge/mixed", config=small, data_episodes=20, evaluations=1, eval_episodes=2)
+    spec = TrainSpec(
+        "madt", "grid/bridge/mixed", config=small, data_episodes=20, evaluations=1, eval_episodes=2
+    )
     data = registry.make_data(spec.task, DataOptions(0, 20, None))
     longest, env = int(data.filled.sum(1).max()), registry.make_env(spec.task).spec
     job = fitted(resolve(spec), data)
     assert env.horizon == 20 < longest == job.longest
     stage = job.stages(jax.tree.map(lambda x: x[0], job.config), env)[0]
-    state = jax.eval_shape(lambda key, data: stage.prepare((), data, key), jax.random.key(0), place(data, env))
+    state = jax.eval_shape(
+        lambda key, data: stage.prepare((), data, key), jax.random.key(0), place(data, env)
+    )
     tables = state.policy["trunk"]["params"]
     assert tables["times"].shape[0] == longest + 1 and tables["slots"].shape[0] == longest * 1
     assert np.isfinite(train(spec).returns).all()

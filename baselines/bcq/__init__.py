@@ -1,6 +1,8 @@
-"""MABCQ: batch-constrained values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq. 12).
+"""MABCQ: batch-constrained values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq.
+12).
 
-discrete.py keeps actions that the behaviour model finds likely; continuous.py has BCQ's VAE and perturbation.
+discrete.py keeps actions that the behaviour model finds likely; continuous.py has BCQ's VAE and
+perturbation.
 """
 
 from baselines.bcq import continuous, discrete

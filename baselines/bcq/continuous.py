@@ -1,13 +1,15 @@
-"""MABCQ for continuous actions: the baseline of Tian et al. (AAAI 2023, Eq. 12) with the parts of BCQ (Fujimoto et al., ICML 2019).
+"""MABCQ for continuous actions: the baseline of Tian et al. (AAAI 2023, Eq. 12) with the parts of
+BCQ (Fujimoto et al., ICML 2019).
 
-A VAE of each agent's action given its observation says what the data would do           -> behaviour_loss
-Candidates: decoded actions u of latents clipped to +-.5, moved by phi tanh xi(o, u)      -> candidates
-y = r + gamma (1 - terminated) (sum_i w'_i max_u [share min_k + (1 - share) max_k] Q'_ik(o', u) + b'),
-over perturbed candidates u by the slow nets; sum_k mean (y - Q_tot,k)^2                  -> td_target, critic_loss
-xi: -mean_i Q_i1(o_i, u + phi tanh xi(o_i, u)), of one latent an agent                    -> actor_loss
-Execution: the best candidate by Q_i1, of latents that are drawn once, so that policies are deterministic -> policy_of
-All nets are shared by the agents, whose number is in the input; the mixer is that of the discrete form, one for both twins.
-The paper gives no detail of this form beyond Eq. 12. Policies have no memory.
+A VAE of each agent's action given its observation says what the data would do           ->
+behaviour_loss Candidates: decoded actions u of latents clipped to +-.5, moved by phi tanh xi(o, u)
+-> candidates y = r + gamma (1 - terminated) (sum_i w'_i max_u [share min_k + (1 - share) max_k]
+Q'_ik(o', u) + b'), over perturbed candidates u by the slow nets; sum_k mean (y - Q_tot,k)^2
+-> td_target, critic_loss xi: -mean_i Q_i1(o_i, u + phi tanh xi(o_i, u)), of one latent an agent
+-> actor_loss Execution: the best candidate by Q_i1, of latents that are drawn once, so that
+policies are deterministic -> policy_of All nets are shared by the agents, whose number is in the
+input; the mixer is that of the discrete form, one for both twins. The paper gives no detail of this
+form beyond Eq. 12. Policies have no memory.
 """
 
 from __future__ import annotations
@@ -29,7 +31,18 @@ from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import rmsprop
-from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
+from jaxoff.types import (
+    Array,
+    Carry,
+    EnvSpec,
+    Key,
+    Learner,
+    Out,
+    Params,
+    Policy,
+    TimeStep,
+    Transition,
+)
 
 LATENT_CLIP = 0.5  # of the latents of candidates
 
@@ -96,11 +109,22 @@ def init(m: Method, key: Key) -> State:
     critic = jax.vmap(lambda k: m.critic.init(k, x))(jax.random.split(critic_key, 2))
     mixer = m.mixer.init(mixer_key, jnp.zeros(n), jnp.zeros(m.spec.state_size))
     nets = policy, critic, mixer
-    opts = m.optimiser.init(policy), m.optimiser.init((critic, mixer)), m.behaviour_optimiser.init(vae)
-    return State(*nets, *nets, vae, *opts, draw_latents(m, latent_key, (m.config.candidates,)), jnp.zeros((), jnp.int32))
+    opts = (
+        m.optimiser.init(policy),
+        m.optimiser.init((critic, mixer)),
+        m.behaviour_optimiser.init(vae),
+    )
+    return State(
+        *nets,
+        *nets,
+        vae,
+        *opts,
+        draw_latents(m, latent_key, (m.config.candidates,)),
+        jnp.zeros((), jnp.int32),
+    )
 
 
-# --- candidates --------------------------------------------------------------------------------------
+# --- candidates -----------------------------------------------------------------------------------
 
 
 def numbered(obs: Array) -> Array:
@@ -111,16 +135,22 @@ def numbered(obs: Array) -> Array:
 
 def beside(seen: Array, actions: Array) -> Array:
     """Inputs of a net: seen [..., N, F] next to each of actions [K, ..., N, A], or [..., N, A]."""
-    return jnp.concatenate([jnp.broadcast_to(seen, (*actions.shape[:-1], seen.shape[-1])), actions], -1)
+    return jnp.concatenate(
+        [jnp.broadcast_to(seen, (*actions.shape[:-1], seen.shape[-1])), actions], -1
+    )
 
 
 def draw_latents(m: Method, key: Key, shape: tuple[int, ...]) -> Array:
     """Latents [*shape, L] of candidates."""
-    return jnp.clip(jax.random.normal(key, (*shape, 2 * m.spec.action_size)), -LATENT_CLIP, LATENT_CLIP)
+    return jnp.clip(
+        jax.random.normal(key, (*shape, 2 * m.spec.action_size)), -LATENT_CLIP, LATENT_CLIP
+    )
 
 
 def candidates(m: Method, vae: Params, policy: Params, seen: Array, latents: Array) -> Array:
-    """Perturbed actions of latents [K, ..., N, L] or [..., N, L] at seen [..., N, F]; the VAE is a constant."""
+    """Perturbed actions of latents [K, ..., N, L] or [..., N, L] at seen [..., N, F]; the VAE is a
+    constant.
+    """
     bound = m.spec.action_bound
     decoded = jax.lax.stop_gradient(m.vae.decode(vae, seen, latents)[..., 0, :])
     moved = m.config.perturbation * bound * jnp.tanh(m.shift.apply(policy, beside(seen, decoded)))
@@ -137,14 +167,19 @@ def soft_minimum(values: Array, share: Array | float) -> Array:
     return share * jnp.min(values, 0) + (1.0 - share) * jnp.max(values, 0)
 
 
-# --- losses ------------------------------------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------
 
 
 def behaviour_loss(m: Method, vae: Params, batch: Transition, key: Key) -> Array:
     """The VAE's loss, mean over valid steps and agents."""
     seen, actions = numbered(batch.obs), batch.actions
-    flat = m.vae.loss(vae, seen.reshape(-1, seen.shape[-1]), actions.reshape(-1, 1, actions.shape[-1]), key)
-    return masked_mean(flat.reshape(actions.shape[:-1]), jnp.broadcast_to(batch.valid[..., None], actions.shape[:-1]))
+    flat = m.vae.loss(
+        vae, seen.reshape(-1, seen.shape[-1]), actions.reshape(-1, 1, actions.shape[-1]), key
+    )
+    return masked_mean(
+        flat.reshape(actions.shape[:-1]),
+        jnp.broadcast_to(batch.valid[..., None], actions.shape[:-1]),
+    )
 
 
 def td_target(m: Method, state: State, batch: Transition, key: Key) -> Array:
@@ -157,16 +192,27 @@ def td_target(m: Method, state: State, batch: Transition, key: Key) -> Array:
     return one_step_target(batch.reward, batch.terminated, total, c.gamma)
 
 
-def critic_loss(m: Method, params: tuple[Params, Params], state: State, batch: Transition, key: Key) -> tuple[Array, dict[str, Array]]:
-    """Sum of both twins' mean of (y - Q_tot,k)^2 over valid steps, and what is logged. params: (critic, mixer)."""
+def critic_loss(
+    m: Method, params: tuple[Params, Params], state: State, batch: Transition, key: Key
+) -> tuple[Array, dict[str, Array]]:
+    """Sum of both twins' mean of (y - Q_tot,k)^2 over valid steps, and what is logged.
+
+    params: (critic, mixer).
+    """
     target = td_target(m, state, batch, key)
     values = twin_values(m, params[0], numbered(batch.obs), batch.actions)
     total = jax.vmap(lambda q: m.mixer.apply(params[1], q, batch.state))(values)
     value = masked_mean(jnp.sum(jnp.square(target - total), 0), batch.valid)
-    return value, {"value": value, "q_total": masked_mean(total[0], batch.valid), "target": masked_mean(target, batch.valid)}
+    return value, {
+        "value": value,
+        "q_total": masked_mean(total[0], batch.valid),
+        "target": masked_mean(target, batch.valid),
+    }
 
 
-def actor_loss(m: Method, policy: Params, critic: Params, vae: Params, batch: Transition, key: Key) -> Array:
+def actor_loss(
+    m: Method, policy: Params, critic: Params, vae: Params, batch: Transition, key: Key
+) -> Array:
     """-Q_i1 of one perturbed candidate of each agent, mean over valid steps and agents."""
     seen = numbered(batch.obs)
     own = candidates(m, vae, policy, seen, draw_latents(m, key, seen.shape[:-1]))
@@ -175,25 +221,43 @@ def actor_loss(m: Method, policy: Params, critic: Params, vae: Params, batch: Tr
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """The VAE, then critic and mixer, then the perturbation by the new values; slow copies every `target_every` updates."""
+    """The VAE, then critic and mixer, then the perturbation by the new values; slow copies every
+    `target_every` updates.
+    """
     bound, (vae_key, critic_key, actor_key) = m.spec.action_bound, jax.random.split(key, 3)
-    batch, updates = batch._replace(actions=jnp.clip(batch.actions, -bound, bound)), state.updates + 1
-    cloned, grads = jax.value_and_grad(lambda p: behaviour_loss(m, p, batch, vae_key))(state.behaviour_policy)
+    batch, updates = (
+        batch._replace(actions=jnp.clip(batch.actions, -bound, bound)),
+        state.updates + 1,
+    )
+    cloned, grads = jax.value_and_grad(lambda p: behaviour_loss(m, p, batch, vae_key))(
+        state.behaviour_policy
+    )
     steps, behaviour_opt = m.behaviour_optimiser.update(grads, state.behaviour_opt)
     vae = optax.apply_updates(state.behaviour_policy, steps)
     state = state._replace(behaviour_policy=vae, behaviour_opt=behaviour_opt, updates=updates)
 
     params = state.critic, state.mixer
-    grads, told = jax.grad(lambda p: critic_loss(m, p, state, batch, critic_key), has_aux=True)(params)
+    grads, told = jax.grad(lambda p: critic_loss(m, p, state, batch, critic_key), has_aux=True)(
+        params
+    )
     steps, opt = m.optimiser.update(grads, state.opt)
     critic, mixer = optax.apply_updates(params, steps)
 
-    loss, grads = jax.value_and_grad(lambda p: actor_loss(m, p, critic, vae, batch, actor_key))(state.policy)
+    loss, grads = jax.value_and_grad(lambda p: actor_loss(m, p, critic, vae, batch, actor_key))(
+        state.policy
+    )
     steps, policy_opt = m.optimiser.update(grads, state.policy_opt)
     new = optax.apply_updates(state.policy, steps), critic, mixer
-    slow = optax.periodic_update(new, (state.target_policy, state.target_critic, state.target_mixer), updates, m.config.target_every)
+    slow = optax.periodic_update(
+        new,
+        (state.target_policy, state.target_critic, state.target_mixer),
+        updates,
+        m.config.target_every,
+    )
     nets = dict(zip(State._fields, (*new, *slow), strict=False))
-    return state._replace(**nets, policy_opt=policy_opt, opt=opt), Out(told | {"behaviour": cloned, "policy": loss})
+    return state._replace(**nets, policy_opt=policy_opt, opt=opt), Out(
+        told | {"behaviour": cloned, "policy": loss}
+    )
 
 
 def policy_of(m: Method, state: State) -> Policy:
@@ -202,31 +266,47 @@ def policy_of(m: Method, state: State) -> Policy:
     def distribution(memory: Carry, now: TimeStep) -> tuple[Carry, distrax.Distribution]:
         seen = numbered(now.obs)
         latents = state.latents.reshape(-1, *[1] * (seen.ndim - 1), state.latents.shape[-1])
-        latents = jnp.broadcast_to(latents, (len(state.latents), *seen.shape[:-1], latents.shape[-1]))
+        latents = jnp.broadcast_to(
+            latents, (len(state.latents), *seen.shape[:-1], latents.shape[-1])
+        )
         actions = candidates(m, state.behaviour_policy, state.policy, seen, latents)
         best = jnp.argmax(twin_values(m, state.critic, seen, actions)[0], 0)
-        return memory, distrax.Deterministic(jnp.take_along_axis(actions, best[None, ..., None], 0)[0])
+        return memory, distrax.Deterministic(
+            jnp.take_along_axis(actions, best[None, ..., None], 0)[0]
+        )
 
     return Policy(lambda batch_shape: (), distribution)
 
 
-# --- make --------------------------------------------------------------------------------------------
+# --- make -----------------------------------------------------------------------------------------
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises ValueError for what this form can't do."""
     if spec.discrete:
-        raise ValueError(f"bcq on '{spec.name}': expected continuous actions in this form, found discrete ones")
+        raise ValueError(
+            f"bcq on '{spec.name}': expected continuous actions in this form, found discrete ones"
+        )
     start = config.layer_init
-    vae = JointVAE(dataclasses.replace(spec, num_agents=1), spec.obs_size + spec.num_agents, config.vae_hidden, start)
+    vae = JointVAE(
+        dataclasses.replace(spec, num_agents=1),
+        spec.obs_size + spec.num_agents,
+        config.vae_hidden,
+        start,
+    )
     shift = MLP((config.hidden, config.hidden, spec.action_size), layer_init=start)
     critic = MLP((config.critic_hidden, config.critic_hidden, 1), layer_init=start)
     mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias, start)
-    opts = rmsprop(config.lr, config.max_grad_norm), rmsprop(config.lr_behaviour, config.max_grad_norm)
+    opts = (
+        rmsprop(config.lr, config.max_grad_norm),
+        rmsprop(config.lr_behaviour, config.max_grad_norm),
+    )
     return Method(config, spec, vae, shift, critic, mixer, *opts)
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner; its policies are deterministic."""
     m = method_of(config, spec)
-    return Learner(lambda key: init(m, key), lambda *args: update(m, *args), lambda state: policy_of(m, state))
+    return Learner(
+        lambda key: init(m, key), lambda *args: update(m, *args), lambda state: policy_of(m, state)
+    )

@@ -1,11 +1,13 @@
-"""MABCQ: batch-constrained values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq. 12), for discrete actions.
+"""MABCQ: batch-constrained values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq.
+12), for discrete actions.
 
-Behaviour models mu_i by likelihood -> behaviour_loss. Actions whose mu_i is above zeta times the largest
-one are kept -> keep_mask; double Q target over these, Q_tot = sum_i w_i(s) Q_i + b(s) -> td_target, loss.
-Execution is the argmax over the same actions -> policy_of.
-Differs: mu_i and Q_i learn jointly (`behaviour_steps` > 0: first mu_i, then frozen, as the paper says); with
-discrete actions the perturbation of Eq. 12 is this mask. The ICQ code base instead shares one trunk, has
-threshold 0.9 and a penalty on logits; another port mixes as QMIX: neither is Eq. 12, and not implemented.
+Behaviour models mu_i by likelihood -> behaviour_loss. Actions whose mu_i is above zeta times the
+largest one are kept -> keep_mask; double Q target over these, Q_tot = sum_i w_i(s) Q_i + b(s) ->
+td_target, loss. Execution is the argmax over the same actions -> policy_of.
+Differs: mu_i and Q_i learn jointly (`behaviour_steps` > 0: first mu_i, then frozen, as the paper
+says); with discrete actions the perturbation of Eq. 12 is this mask. The ICQ code base instead
+shares one trunk, has threshold 0.9 and a penalty on logits; another port mixes as QMIX: neither is
+Eq. 12, and not implemented.
 """
 
 from __future__ import annotations
@@ -26,7 +28,20 @@ from jaxoff.nets.actors import Actors, greedy
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mixers import LinearMixer
 from jaxoff.optimisers import rmsprop
-from jaxoff.types import UNAVAILABLE, Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
+from jaxoff.types import (
+    UNAVAILABLE,
+    Array,
+    Carry,
+    EnvSpec,
+    Key,
+    Learner,
+    Out,
+    Params,
+    Policy,
+    Stage,
+    TimeStep,
+    Transition,
+)
 
 
 @struct.dataclass
@@ -36,7 +51,8 @@ class Config:
     lr: float = 5e-4  # RMSprop, of agents and mixer
     lr_behaviour: float = 5e-4
     gamma: float = 0.99
-    zeta: float = 0.3  # Eq. 12, least mu(a) / max mu of an action that may be chosen; 0: all, 1: argmax of mu
+    # Eq. 12, least mu(a) / max mu of an action that may be chosen; 0: all, 1: argmax of mu
+    zeta: float = 0.3
     max_grad_norm: float = 10.0  # of agents and mixer together, and of the behaviour models
     behaviour_steps: int = static(0)  # 0: jointly; else updates of mu_i before, then frozen
     mixer_bias: bool = static(True)
@@ -81,16 +97,19 @@ class Method(NamedTuple):
 
 
 def keep_mask(logits: Array, avail: Array, zeta: Array | float) -> Array:
-    """Available actions with mu(a) / max mu > zeta, and the argmax of mu: [..., A] -> bool [..., A].
+    """Available actions with mu(a) / max mu > zeta, and the argmax of mu: [..., A] -> bool [...,
+    A].
 
-    logits: of mu, unavailable actions at a large negative number. Nothing is kept where nothing is available.
+    logits: of mu, unavailable actions at a large negative number. Nothing is kept where nothing is
+        available.
     """
     gap = logits - jnp.max(logits, -1, keepdims=True)
-    # In logarithms: a ratio that underflows is still above zeta = 0. The argmax matters for zeta = 1 only.
+    # In logarithms: a ratio that underflows is still above zeta = 0. The argmax matters for zeta =
+    # 1 only.
     return (avail > 0) & ((gap > jnp.log(zeta)) | (gap == 0))
 
 
-# --- behaviour models --------------------------------------------------------------------------------
+# --- behaviour models -----------------------------------------------------------------------------
 
 
 def behaviour_loss(m: Method, params: Params, batch: Transition) -> Array:
@@ -112,7 +131,7 @@ def fresh_behaviour(m: Method, key: Key) -> Behaviour:
     return Behaviour(policy, m.behaviour_optimiser.init(policy))
 
 
-# --- values ------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 def init(m: Method, behaviour: Behaviour, key: Key) -> State:
@@ -121,11 +140,15 @@ def init(m: Method, behaviour: Behaviour, key: Key) -> State:
     critic, spec = m.actors.init(critic_key), m.actors.spec
     mixer = m.mixer.init(mixer_key, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_size))
     opt = m.optimiser.init((critic, mixer))
-    return State(critic, mixer, critic, mixer, behaviour.policy, opt, behaviour.opt, jnp.zeros((), jnp.int32))
+    return State(
+        critic, mixer, critic, mixer, behaviour.policy, opt, behaviour.opt, jnp.zeros((), jnp.int32)
+    )
 
 
 def td_target(m: Method, state: State, batch: Transition, next_q: Array) -> Array:
-    """Double Q: the argmax of `next_q` [..., N, A] over kept actions, valued by the slow nets at the next state -> [...]."""
+    """Double Q: the argmax of `next_q` [..., N, A] over kept actions, valued by the slow nets at
+    the next state -> [...].
+    """
     _, next_logits = m.actors.outputs(state.behaviour_policy, batch)
     keep = keep_mask(next_logits, batch.next_avail, m.config.zeta)
     chosen = jnp.argmax(jnp.where(keep, next_q, UNAVAILABLE), -1)
@@ -134,18 +157,26 @@ def td_target(m: Method, state: State, batch: Transition, next_q: Array) -> Arra
     return one_step_target(batch.reward, batch.terminated, value, m.config.gamma)
 
 
-def loss(m: Method, params: tuple[Params, Params], state: State, batch: Transition) -> tuple[Array, dict[str, Array]]:
+def loss(
+    m: Method, params: tuple[Params, Params], state: State, batch: Transition
+) -> tuple[Array, dict[str, Array]]:
     """Mean over valid steps of (y - Q_tot)^2, and what is logged. params: (critic, mixer)."""
     critic, mixer = params
     q, next_q = m.actors.outputs(critic, batch)
     target = td_target(m, state, batch, next_q)
     total = m.mixer.apply(mixer, taken(q, batch.actions), batch.state)
     value = masked_mean(jnp.square(target - total), batch.valid)
-    return value, {"value": value, "q_total": masked_mean(total, batch.valid), "target": masked_mean(target, batch.valid)}
+    return value, {
+        "value": value,
+        "q_total": masked_mean(total, batch.valid),
+        "target": masked_mean(target, batch.valid),
+    }
 
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
-    """One step of values, and of behaviour models unless these came first; slow copies every `target_every` updates."""
+    """One step of values, and of behaviour models unless these came first; slow copies every
+    `target_every` updates.
+    """
     params, updates = (state.critic, state.mixer), state.updates + 1
     behaviour, metrics = Behaviour(state.behaviour_policy, state.behaviour_opt), {}
     if m.config.behaviour_steps == 0:
@@ -154,7 +185,9 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     steps, opt = m.optimiser.update(grads, state.opt)
     critic, mixer = optax.apply_updates(params, steps)
     slow = (state.target_critic, state.target_mixer)
-    target_critic, target_mixer = optax.periodic_update((critic, mixer), slow, updates, m.config.target_every)
+    target_critic, target_mixer = optax.periodic_update(
+        (critic, mixer), slow, updates, m.config.target_every
+    )
     nets = (critic, mixer, target_critic, target_mixer, behaviour.policy)
     return State(*nets, opt, behaviour.opt, updates), Out(told | metrics)
 
@@ -170,27 +203,44 @@ def policy_of(m: Method, critic: Params, behaviour_policy: Params) -> Policy:
         of_values, q = values.distribution(memory[0], seen)
         of_behaviour, mu = behaviour.distribution(memory[1], seen)
         keep = keep_mask(mu.logits, seen.avail, m.config.zeta)
-        return (of_values, of_behaviour), distrax.Categorical(logits=jnp.where(keep, q.logits, UNAVAILABLE))
+        return (of_values, of_behaviour), distrax.Categorical(
+            logits=jnp.where(keep, q.logits, UNAVAILABLE)
+        )
 
     return greedy(Policy(initial, distribution))
 
 
-# --- make --------------------------------------------------------------------------------------------
+# --- make -----------------------------------------------------------------------------------------
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for, for discrete actions. Raises ValueError for what this form can't do."""
+    """The nets that a config asks for, for discrete actions.
+
+    Raises ValueError for what this form can't do.
+    """
     if config.recurrent and config.window == 0:
-        raise ValueError("bcq: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
+        raise ValueError(
+            "bcq: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
+        )
+    actors = Actors(
+        spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init
+    )
     mixer = LinearMixer(config.embed, spec.num_agents, config.mixer_bias, config.layer_init)
-    return Method(config, actors, mixer, rmsprop(config.lr, config.max_grad_norm), rmsprop(config.lr_behaviour, config.max_grad_norm))
+    return Method(
+        config,
+        actors,
+        mixer,
+        rmsprop(config.lr, config.max_grad_norm),
+        rmsprop(config.lr_behaviour, config.max_grad_norm),
+    )
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """One learner, or two stages with `behaviour_steps` > 0."""
     if not spec.discrete:
-        raise ValueError(f"bcq on '{spec.name}': expected discrete actions in this form, found continuous ones")
+        raise ValueError(
+            f"bcq on '{spec.name}': expected discrete actions in this form, found continuous ones"
+        )
     m = method_of(config, spec)
 
     def start(key: Key) -> State:
@@ -212,5 +262,12 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     def prepare(behaviour: Behaviour, dataset: Dataset, key: Key) -> State:
         return init(m, behaviour, key)
 
-    first = Learner(lambda key: fresh_behaviour(m, key), fit, lambda behaviour: m.actors.policy(behaviour.policy))
-    return (Stage("behaviour", first, config.behaviour_steps), Stage("train", values, config.steps, prepare=prepare))
+    first = Learner(
+        lambda key: fresh_behaviour(m, key),
+        fit,
+        lambda behaviour: m.actors.policy(behaviour.policy),
+    )
+    return (
+        Stage("behaviour", first, config.behaviour_steps),
+        Stage("train", values, config.steps, prepare=prepare),
+    )

@@ -1,12 +1,16 @@
-"""CFCQL for continuous actions (Shao et al., NeurIPS 2023, appendix): MATD3 with the counterfactual conservative term.
+"""CFCQL for continuous actions (Shao et al., NeurIPS 2023, appendix): MATD3 with the counterfactual
+conservative term.
 
-    sum_k mean(sum_i lambda_i P_ik - Q_k(s, a)), P_ik = log sum_u exp(Q_k(s, a_-i, u) - log p(u))  -> conservative_loss
-over actions u of agent i while its teammates keep those of the data. lambda_i = softmax_i(tau (H - log mu_i(pi_i))), where
-mu_i is a VAE of the joint action, fitted first (JointVAE in jaxoff/nets/behaviour.py) -> behaviour_weights; H is the log
-density of a policy with noise .2 at its own action. Policies: - mean_i Q_1(s, a_-i, pi_i(o_i)) -> policy_loss.
-Differs: padding and steps without a next action in the window are left out; the team's reward (reward = first: that of
-agent 0, as the code). As the code, input_norm = batch gives each call of a net the statistics of its own batch, which
-for counterfactual actions holds those of all agents, and the policies' running statistics serve execution only.
+    sum_k mean(sum_i lambda_i P_ik - Q_k(s, a)), P_ik = log sum_u exp(Q_k(s, a_-i, u) - log p(u))
+    -> conservative_loss
+over actions u of agent i while its teammates keep those of the data. lambda_i = softmax_i(tau (H -
+log mu_i(pi_i))), where mu_i is a VAE of the joint action, fitted first (JointVAE in
+jaxoff/nets/behaviour.py) -> behaviour_weights; H is the log density of a policy with noise .2 at
+its own action. Policies: - mean_i Q_1(s, a_-i, pi_i(o_i)) -> policy_loss. Differs: padding and
+steps without a next action in the window are left out; the team's reward (reward = first: that of
+agent 0, as the code). As the code, input_norm = batch gives each call of a net the statistics of
+its own batch, which for counterfactual actions holds those of all agents, and the policies' running
+statistics serve execution only.
 """
 
 from __future__ import annotations
@@ -24,7 +28,12 @@ from jaxoff.batches import as_windows, flatten
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
 from jaxoff.learners.actor_critic import with_clock_ends
-from jaxoff.losses.conservative import agent_weights, near_actions, sampled_logsumexp, uniform_actions
+from jaxoff.losses.conservative import (
+    agent_weights,
+    near_actions,
+    sampled_logsumexp,
+    uniform_actions,
+)
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
@@ -33,7 +42,19 @@ from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.normalised import Net, Stats, moments, normalised, running, unit_norm, unit_stats
 from jaxoff.optimisers import adam
-from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
+from jaxoff.types import (
+    Array,
+    Carry,
+    EnvSpec,
+    Key,
+    Learner,
+    Out,
+    Params,
+    Policy,
+    Stage,
+    TimeStep,
+    Transition,
+)
 
 NOISE = 0.2  # standard deviation of actions sampled near the policy
 HEAD = 3e-3  # largest weight of a policy's last layer at the start
@@ -42,26 +63,33 @@ NEVER = 1e10  # log density of a sample that doesn't count
 
 @struct.dataclass
 class Config:
-    """Settings of the released code's particle games. `cql` and `tau` are tuned there for each dataset."""
+    """Settings of the released code's particle games.
+
+    `cql` and `tau` are tuned there for each dataset.
+    """
 
     lr: float = 1e-3  # Adam, of policies and critics
     gamma: float = 0.95
     cql: float = 1.0  # weight of the conservative term
-    tau: float = 0.5  # softmax of the deviations over agents; 0: equal weights, 100: all on the largest
+    # softmax of the deviations over agents; 0: equal weights, 100: all on the largest
+    tau: float = 0.5
     max_grad_norm: float = 0.5
     polyak: float = 0.01  # share of the online parameters in a target update
     target_noise: float = 0.05  # standard deviation, of target actions
     action_penalty: float = 1e-3  # on squared actions of the policies
     vae_lr: float = 1e-4
     input_norm: Literal["batch", "none"] = static("batch")
-    samples: Literal["uniform", "policy"] = static("uniform")  # uniform; policy: also near the policy, now and next
+    # uniform; policy: also near the policy, now and next
+    samples: Literal["uniform", "policy"] = static("uniform")
     num_samples: int = static(10)  # of each kind
     critic_state: Literal["state", "obs"] = static("state")  # state; obs: all observations
-    reward: Literal["team", "first"] = static("team")  # team; first: agent 0's own, where agents have any
+    # team; first: agent 0's own, where agents have any
+    reward: Literal["team", "first"] = static("team")
     truncated_ends: bool = static(False)  # the clock's end counts as terminal
     policy_every: int = static(5)  # critic updates to one of the policies
     vae_hidden: int = static(750)
-    weights: Literal["deviation", "uniform"] = static("deviation")  # deviation; uniform: equal, without a VAE
+    # deviation; uniform: equal, without a VAE
+    weights: Literal["deviation", "uniform"] = static("deviation")
     hidden: int = static(64)  # of policies and critics
     recurrent: bool = static(False)  # GRU over the episode; needs window != 0
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
@@ -104,49 +132,71 @@ class Method(NamedTuple):
     critic_opt: optax.GradientTransformation
 
 
-# --- inputs ------------------------------------------------------------------------------------------
+# --- inputs ---------------------------------------------------------------------------------------
 
 
 def seen(m: Method, obs: Array, state: Array) -> Array:
-    """What critic and VAE are given beside actions: the state, or all observations. [..., N, O], [..., S] -> [..., F]."""
+    """What critic and VAE are given beside actions: the state, or all observations. [..., N, O],
+    [..., S] -> [..., F].
+    """
     return state if m.config.critic_state == "state" else obs.reshape(*obs.shape[:-2], -1)
 
 
 def twin_values(m: Method, critic: Net, x: Array, weight: Array) -> Array:
-    """Twin values of inputs [K, M, F] -> [2, K, M]; batch statistics over rows with weight [M] above 0."""
+    """Twin values of inputs [K, M, F] -> [2, K, M]; batch statistics over rows with weight [M]
+    above 0.
+    """
     if m.config.input_norm == "batch":
-        x = normalised(critic.norm, x, *moments(x, jnp.broadcast_to(weight[:, None], (*x.shape[:-1], 1)), (0, 1)))
+        x = normalised(
+            critic.norm,
+            x,
+            *moments(x, jnp.broadcast_to(weight[:, None], (*x.shape[:-1], 1)), (0, 1)),
+        )
     return jax.vmap(m.critic.apply, in_axes=(0, None))(critic.net, x)[..., 0]
 
 
-def counterfactual_values(m: Method, critic: Net, state: Array, mates: Array, own: Array, weight: Array) -> Array:
-    """Q_k(s, a_-i, u): state [M, F], mates [M, N, A] and u = own [K, M, N, A] of every agent i -> [2, M, N, K]."""
+def counterfactual_values(
+    m: Method, critic: Net, state: Array, mates: Array, own: Array, weight: Array
+) -> Array:
+    """Q_k(s, a_-i, u): state [M, F], mates [M, N, A] and u = own [K, M, N, A] of every agent i ->
+    [2, M, N, K].
+    """
     slot = jnp.eye(mates.shape[-2], dtype=bool)[:, None, None, :, None]
     joint = jnp.where(slot, own[None], mates[None, None])  # [N, K, M, N, A]
     joint = joint.reshape(*joint.shape[:-2], -1)
     x = jnp.concatenate([jnp.broadcast_to(state, (*joint.shape[:-1], state.shape[-1])), joint], -1)
-    q = twin_values(m, critic, x.reshape(-1, *x.shape[2:]), weight)  # one batch of all agents, for its statistics
+    # one batch of all agents, for its statistics
+    q = twin_values(m, critic, x.reshape(-1, *x.shape[2:]), weight)
     return jnp.moveaxis(q.reshape(2, *x.shape[:3]), (1, 2, 3), (2, 3, 1))
 
 
 def policy_actions(m: Method, policy: Net, batch: Transition) -> tuple[Array, Array]:
-    """Actions [B, T, N, A] of all agents, now and at the next slot, from inputs with the statistics of this batch."""
+    """Actions [B, T, N, A] of all agents, now and at the next slot, from inputs with the statistics
+    of this batch.
+    """
     if m.config.input_norm == "batch":
         weight = jnp.broadcast_to(batch.valid[..., None, None], (*batch.obs.shape[:-1], 1))
-        now, then = (normalised(policy.norm, x, *moments(x, weight, (0, 1))) for x in (batch.obs, batch.next_obs))
+        now, then = (
+            normalised(policy.norm, x, *moments(x, weight, (0, 1)))
+            for x in (batch.obs, batch.next_obs)
+        )
         batch = batch._replace(obs=now, next_obs=then)
     return m.actors.outputs(policy.net, batch)
 
 
-# --- behaviour stage ---------------------------------------------------------------------------------
+# --- behaviour stage ------------------------------------------------------------------------------
 
 
 def behaviour_learner(m: Method) -> Learner:
-    """Fits the VAE; its policy is the decoded mean of the prior, which sees what the critic sees."""
+    """Fits the VAE; its policy is the decoded mean of the prior, which sees what the critic
+    sees.
+    """
     optimiser = optax.adam(m.config.vae_lr)
 
     def loss_of(vae: Params, rows: Transition, key: Key) -> Array:
-        return masked_mean(m.vae.loss(vae, seen(m, rows.obs, rows.state), rows.actions, key), rows.valid)
+        return masked_mean(
+            m.vae.loss(vae, seen(m, rows.obs, rows.state), rows.actions, key), rows.valid
+        )
 
     def init(key: Key) -> Behaviour:
         vae = m.vae.init(key)
@@ -159,12 +209,20 @@ def behaviour_learner(m: Method) -> Learner:
 
     def distribution(vae: Params, now: TimeStep) -> distrax.Distribution:
         state = seen(m, now.obs, now.state)
-        return distrax.Deterministic(m.vae.decode(vae, state, jnp.zeros((*state.shape[:-1], 2 * m.vae.size))))
+        return distrax.Deterministic(
+            m.vae.decode(vae, state, jnp.zeros((*state.shape[:-1], 2 * m.vae.size)))
+        )
 
-    return Learner(init, update, lambda state: Policy(lambda shape: (), lambda carry, now: (carry, distribution(state.vae, now))))
+    return Learner(
+        init,
+        update,
+        lambda state: Policy(
+            lambda shape: (), lambda carry, now: (carry, distribution(state.vae, now))
+        ),
+    )
 
 
-# --- main stage --------------------------------------------------------------------------------------
+# --- main stage -----------------------------------------------------------------------------------
 
 
 def init(m: Method, vae: Params, key: Key) -> State:
@@ -174,65 +232,120 @@ def init(m: Method, vae: Params, key: Key) -> State:
     width = m.vae.width + m.vae.size
     norm = unit_norm if m.config.input_norm == "batch" else (lambda *shape: ())
     policy = Net(m.actors.init(policy_key), norm(n, o))
-    critic = Net(jax.vmap(lambda k: m.critic.init(k, jnp.zeros(width)))(jax.random.split(critic_key, 2)), norm(width))
+    critic = Net(
+        jax.vmap(lambda k: m.critic.init(k, jnp.zeros(width)))(jax.random.split(critic_key, 2)),
+        norm(width),
+    )
     stats, opts = unit_stats(n, o), (m.policy_opt.init(policy), m.critic_opt.init(critic))
     return State(policy, critic, policy, critic, stats, vae, *opts, jnp.zeros((), jnp.int32))
 
 
 def behaviour_weights(m: Method, state: State, rows: Transition, actions: Array, key: Key) -> Array:
-    """lambda_i [M, N] from how unlikely the policies' actions [M, N, A] are under the data, a constant; sums to 1 over agents."""
+    """lambda_i [M, N] from how unlikely the policies' actions [M, N, A] are under the data, a
+    constant; sums to 1 over agents.
+    """
     if m.config.weights == "uniform":
         return jnp.full(actions.shape[:-1], 1.0 / m.spec.num_agents)
     log_mu = m.vae.log_prob(state.vae, seen(m, rows.obs, rows.state), actions, key)
-    return agent_weights(-m.spec.action_size * math.log(NOISE * math.sqrt(2.0 * math.pi)) - log_mu, m.config.tau)
+    return agent_weights(
+        -m.spec.action_size * math.log(NOISE * math.sqrt(2.0 * math.pi)) - log_mu, m.config.tau
+    )
 
 
 def conservative_loss(
-    m: Method, critic: Net, values: Array, weight: Array, rows: Transition, near: tuple[Array, Array], ahead: tuple[Array, Array], key: Key
+    m: Method,
+    critic: Net,
+    values: Array,
+    weight: Array,
+    rows: Transition,
+    near: tuple[Array, Array],
+    ahead: tuple[Array, Array],
+    key: Key,
 ) -> Array:
-    """sum_k of sum_i lambda_i P_ik - Q_k(s, a), unreduced [M]. values: Q_k(s, a) [2, M]; weight: lambda [M, N].
+    """sum_k of sum_i lambda_i P_ik - Q_k(s, a), unreduced [M].
 
-    near: the policies' actions now and next [M, N, A]; ahead: the data's next actions, and where there are any [M].
-    Uniform samples, and with samples=policy also noisy actions of the policies at o and at o', all of them valued at s;
-    beside those at o' the teammates take the data's next actions.
+    values: Q_k(s, a) [2, M]; weight: lambda [M, N].
+
+    near: the policies' actions now and next [M, N, A]; ahead: the data's next actions, and where
+        there are any [M].
+    Uniform samples, and with samples=policy also noisy actions of the policies at o and at o', all
+    of them valued at s; beside those at o' the teammates take the data's next actions.
     """
-    keys, state, bound = jax.random.split(key, 3), seen(m, rows.obs, rows.state), m.spec.action_bound
+    keys, state, bound = (
+        jax.random.split(key, 3),
+        seen(m, rows.obs, rows.state),
+        m.spec.action_bound,
+    )
     drawn, level = uniform_actions(keys[0], (m.config.num_samples, *rows.actions.shape), bound)
     q = [counterfactual_values(m, critic, state, rows.actions, drawn, rows.valid)]
     log_density = [jnp.full(q[0].shape[1:], level)]  # [M, N, K]
     kinds = ((near[0], rows.actions, rows.valid), (near[1], ahead[0], rows.valid * ahead[1]))
-    for (centre, mates, counts), sample_key in zip(kinds if m.config.samples == "policy" else (), keys[1:], strict=False):
+    for (centre, mates, counts), sample_key in zip(
+        kinds if m.config.samples == "policy" else (), keys[1:], strict=False
+    ):
         drawn, density = near_actions(sample_key, centre, m.config.num_samples, NOISE, bound)
         q.append(counterfactual_values(m, critic, state, mates, drawn, counts))
-        log_density.append(jnp.where(counts[:, None, None] > 0, jnp.moveaxis(density, 0, -1), NEVER))
+        log_density.append(
+            jnp.where(counts[:, None, None] > 0, jnp.moveaxis(density, 0, -1), NEVER)
+        )
     held = sampled_logsumexp(jnp.concatenate(q, -1), jnp.concatenate(log_density, -1))  # [2, M, N]
     return jnp.sum(jnp.sum(weight * held, -1) - values, 0)
 
 
 def reward_of(m: Method, rows: Transition) -> Array:
-    """The reward of the values: the team's, or with reward=first that of agent 0 where agents have rewards of their own."""
-    return rows.reward if m.config.reward == "team" or rows.agent_reward is None else rows.agent_reward[..., 0]
+    """The reward of the values: the team's, or with reward=first that of agent 0 where agents have
+    rewards of their own.
+    """
+    return (
+        rows.reward
+        if m.config.reward == "team" or rows.agent_reward is None
+        else rows.agent_reward[..., 0]
+    )
 
 
-def critic_loss(m: Method, critic: Net, state: State, batch: Transition, key: Key) -> tuple[Array, dict[str, Array]]:
-    """Sum of the twins' mean squared errors plus `cql` times the conservative term. batch: windows [B, T, ...]."""
+def critic_loss(
+    m: Method, critic: Net, state: State, batch: Transition, key: Key
+) -> tuple[Array, dict[str, Array]]:
+    """Sum of the twins' mean squared errors plus `cql` times the conservative term.
+
+    batch: windows [B, T, ...].
+    """
     rows, (noise_key, weight_key, sample_key) = flatten(batch), jax.random.split(key, 3)
-    as_rows = lambda x: x.reshape(rows.actions.shape)  # noqa: E731
+    as_rows = lambda x: x.reshape(rows.actions.shape)
     now, then = map(as_rows, policy_actions(m, state.policy, batch))
     slow, bound = as_rows(policy_actions(m, state.target_policy, batch)[1]), m.spec.action_bound
-    slow = jnp.clip(slow + m.config.target_noise * jax.random.normal(noise_key, slow.shape), -bound, bound)
-    inputs = lambda obs, state, joint: jnp.concatenate([seen(m, obs, state), joint.reshape(joint.shape[0], -1)], -1)[None]  # noqa: E731
-    next_value = jnp.min(twin_values(m, state.target_critic, inputs(rows.next_obs, rows.next_state, slow), rows.valid)[:, 0], 0)
+    slow = jnp.clip(
+        slow + m.config.target_noise * jax.random.normal(noise_key, slow.shape), -bound, bound
+    )
+    inputs = lambda obs, state, joint: jnp.concatenate(
+        [seen(m, obs, state), joint.reshape(joint.shape[0], -1)], -1
+    )[None]
+    next_value = jnp.min(
+        twin_values(
+            m, state.target_critic, inputs(rows.next_obs, rows.next_state, slow), rows.valid
+        )[:, 0],
+        0,
+    )
     target = one_step_target(reward_of(m, rows), rows.terminated, next_value, m.config.gamma)
     values = twin_values(m, critic, inputs(rows.obs, rows.state, rows.actions), rows.valid)[:, 0]
     value = masked_mean(jnp.sum(jnp.square(values - target), 0), rows.valid)
     follows = jnp.pad(batch.valid, ((0, 0), (0, 1)))[:, 1:].reshape(-1)
-    next_actions = as_rows(jnp.concatenate([batch.actions[:, 1:], batch.actions[:, -1:]], 1))  # the last is masked
+    # the last is masked
+    next_actions = as_rows(jnp.concatenate([batch.actions[:, 1:], batch.actions[:, -1:]], 1))
     weight = behaviour_weights(m, state, rows, now, weight_key)
-    term = conservative_loss(m, critic, values, weight, rows, (now, then), (next_actions, follows), sample_key)
+    term = conservative_loss(
+        m, critic, values, weight, rows, (now, then), (next_actions, follows), sample_key
+    )
     conservative = masked_mean(term, rows.valid)
-    told = {"value": value, "conservative": conservative, "q_total": masked_mean(values[0], rows.valid)}
-    told |= {"target": masked_mean(target, rows.valid), "weight_max": masked_mean(jnp.max(weight, -1), rows.valid)}
+    told = {
+        "value": value,
+        "conservative": conservative,
+        "q_total": masked_mean(values[0], rows.valid),
+    }
+    told |= {
+        "target": masked_mean(target, rows.valid),
+        "weight_max": masked_mean(jnp.max(weight, -1), rows.valid),
+    }
     return value + m.config.cql * conservative, told
 
 
@@ -240,29 +353,62 @@ def policy_loss(m: Method, policy: Net, critic: Net, batch: Transition) -> Array
     """-mean_i Q_1(s, a_-i, pi_i(o_i)) + penalty sum_i mean pi_i^2, over valid rows."""
     rows = flatten(batch)
     own = policy_actions(m, policy, batch)[0].reshape(rows.actions.shape)
-    q = counterfactual_values(m, critic, seen(m, rows.obs, rows.state), rows.actions, own[None], rows.valid)[0, ..., 0]  # [M, N]
+    # [M, N]
+    q = counterfactual_values(
+        m, critic, seen(m, rows.obs, rows.state), rows.actions, own[None], rows.valid
+    )[0, ..., 0]
     size = jnp.sum(jnp.mean(jnp.square(own), -1), -1)
     return masked_mean(m.config.action_penalty * size - jnp.mean(q, -1), rows.valid)
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """One step of the critics; every `policy_every` updates also one of the policies, and soft updates of the slow nets."""
-    batch, updates = as_windows(with_clock_ends(batch) if m.config.truncated_ends else batch), state.updates + 1
-    grads, told = jax.grad(lambda critic: critic_loss(m, critic, state, batch, key), has_aux=True)(state.critic)
+    """One step of the critics; every `policy_every` updates also one of the policies, and soft
+    updates of the slow nets.
+    """
+    batch, updates = (
+        as_windows(with_clock_ends(batch) if m.config.truncated_ends else batch),
+        state.updates + 1,
+    )
+    grads, told = jax.grad(lambda critic: critic_loss(m, critic, state, batch, key), has_aux=True)(
+        state.critic
+    )
     steps, critic_opt = m.critic_opt.update(grads, state.critic_opt)
     critic = optax.apply_updates(state.critic, steps)
 
-    loss, grads = jax.value_and_grad(lambda policy: policy_loss(m, policy, critic, batch))(state.policy)
+    loss, grads = jax.value_and_grad(lambda policy: policy_loss(m, policy, critic, batch))(
+        state.policy
+    )
     steps, policy_opt = m.policy_opt.update(grads, state.policy_opt)
     policy = optax.apply_updates(state.policy, steps)
-    slow = optax.incremental_update((policy, critic), (state.target_policy, state.target_critic), m.config.polyak)
-    new, old = (policy, *slow, policy_opt), (state.policy, state.target_policy, state.target_critic, state.policy_opt)
+    slow = optax.incremental_update(
+        (policy, critic), (state.target_policy, state.target_critic), m.config.polyak
+    )
+    new, old = (
+        (policy, *slow, policy_opt),
+        (state.policy, state.target_policy, state.target_critic, state.policy_opt),
+    )
     turn = updates % m.config.policy_every == 0
-    policy, target_policy, target_critic, policy_opt = jax.tree.map(lambda x, y: jnp.where(turn, x, y), new, old)
+    policy, target_policy, target_critic, policy_opt = jax.tree.map(
+        lambda x, y: jnp.where(turn, x, y), new, old
+    )
     weight = jnp.broadcast_to(batch.valid[..., None, None], (*batch.obs.shape[:-1], 1))
-    stats = running(state.stats, batch.obs, weight, (0, 1)) if m.config.input_norm == "batch" else state.stats
+    stats = (
+        running(state.stats, batch.obs, weight, (0, 1))
+        if m.config.input_norm == "batch"
+        else state.stats
+    )
     return (
-        State(policy, critic, target_policy, target_critic, stats, state.vae, policy_opt, critic_opt, updates),
+        State(
+            policy,
+            critic,
+            target_policy,
+            target_critic,
+            stats,
+            state.vae,
+            policy_opt,
+            critic_opt,
+            updates,
+        ),
         Out(told | {"policy": loss}),
     )
 
@@ -274,7 +420,9 @@ def policy_of(m: Method, state: State) -> Policy:
         return plain
 
     def distribution(memory: Carry, now: TimeStep) -> tuple[Carry, distrax.Distribution]:
-        return plain.distribution(memory, now._replace(obs=normalised(state.policy.norm, now.obs, *state.stats)))
+        return plain.distribution(
+            memory, now._replace(obs=normalised(state.policy.norm, now.obs, *state.stats))
+        )
 
     return Policy(plain.initial, distribution)
 
@@ -282,18 +430,42 @@ def policy_of(m: Method, state: State) -> Policy:
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """Nets and optimisers. Raises ValueError for discrete actions and forms that can't be."""
     if spec.discrete:
-        raise ValueError(f"cfcql on '{spec.name}': expected continuous actions in this form, found discrete ones")
+        raise ValueError(
+            f"cfcql on '{spec.name}': expected continuous actions in this form, found discrete ones"
+        )
     if config.recurrent and config.window == 0:
-        raise ValueError("cfcql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
+        raise ValueError(
+            "cfcql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
+        )
     if config.recurrent and config.input_norm == "batch":
-        raise ValueError("cfcql: field 'input_norm': expected none with recurrent=true, found 'batch'")
+        raise ValueError(
+            "cfcql: field 'input_norm': expected none with recurrent=true, found 'batch'"
+        )
     if config.samples == "policy" and config.window in (0, 1):
-        raise ValueError(f"cfcql: field 'window': expected -1 or at least 2 with samples=policy, for next actions, found {config.window}")
+        raise ValueError(
+            "cfcql: field 'window': expected -1 or at least 2 with samples=policy, for "
+            f"next actions, found {config.window}"
+        )
     width = spec.state_size if config.critic_state == "state" else spec.num_agents * spec.obs_size
-    critic, one = MLP((config.hidden, config.hidden, 1), layer_init=config.layer_init), adam(config.lr, config.max_grad_norm)
-    each = optax.GradientTransformation(jax.vmap(one.init), lambda grads, state, params=None: jax.vmap(one.update)(grads, state))
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, head=HEAD, layer_init=config.layer_init)
-    return Method(config, spec, actors, critic, JointVAE(spec, width, config.vae_hidden, config.layer_init), each, one)
+    critic, one = (
+        MLP((config.hidden, config.hidden, 1), layer_init=config.layer_init),
+        adam(config.lr, config.max_grad_norm),
+    )
+    each = optax.GradientTransformation(
+        jax.vmap(one.init), lambda grads, state, params=None: jax.vmap(one.update)(grads, state)
+    )
+    actors = Actors(
+        spec, config.hidden, recurrent=config.recurrent, head=HEAD, layer_init=config.layer_init
+    )
+    return Method(
+        config,
+        spec,
+        actors,
+        critic,
+        JointVAE(spec, width, config.vae_hidden, config.layer_init),
+        each,
+        one,
+    )
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
@@ -310,4 +482,6 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     def prepare(behaviour: Behaviour, dataset: Dataset, key: Key) -> State:
         return init(m, behaviour.vae, key)
 
-    return Stage("behaviour", behaviour_learner(m), config.behaviour_steps), Stage("train", main, config.steps, prepare=prepare)
+    return Stage("behaviour", behaviour_learner(m), config.behaviour_steps), Stage(
+        "train", main, config.steps, prepare=prepare
+    )

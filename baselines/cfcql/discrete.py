@@ -1,13 +1,16 @@
-"""CFCQL for discrete actions: counterfactual conservative Q-learning on QMIX values (Shao et al., NeurIPS 2023).
+"""CFCQL for discrete actions: counterfactual conservative Q-learning on QMIX values (Shao et al.,
+NeurIPS 2023).
 
-Values are held low where one agent leaves the data's joint action while the others stay with it, so the penalty
-grows with the number of agents, not with that of joint actions:
-    sum_i lambda_i log sum_j exp Q_tot(a_i <- j) - Q_tot(a in the data)   -> counterfactual_totals, conservative_loss
-lambda_i grows with how far agent i leaves its behaviour policy -> deviation, agent_weights. QMIX values with
-lambda-returns -> loss; first stage: behaviour models.
-As the released code: lambda_i from a Kullback-Leibler divergence (weights = ratio: from the expected ratio of policy
-and behaviour, as in the paper); tau = 100 or more stands for argmax. Differs: updates count as such, the code copies
-its slow nets every 200 episodes counted 8 per update, so every 25 updates.
+Values are held low where one agent leaves the data's joint action while the others stay with it, so
+the penalty grows with the number of agents, not with that of joint actions:
+    sum_i lambda_i log sum_j exp Q_tot(a_i <- j) - Q_tot(a in the data)   -> counterfactual_totals,
+    conservative_loss
+lambda_i grows with how far agent i leaves its behaviour policy -> deviation, agent_weights. QMIX
+values with lambda-returns -> loss; first stage: behaviour models.
+As the released code: lambda_i from a Kullback-Leibler divergence (weights = ratio: from the
+expected ratio of policy and behaviour, as in the paper); tau = 100 or more stands for argmax.
+Differs: updates count as such, the code copies its slow nets every 200 episodes counted 8 per
+    update, so every 25 updates.
 """
 
 from __future__ import annotations
@@ -43,9 +46,11 @@ class Config:
     gamma: float = 0.99
     trace: float = 0.6  # of the lambda-return
     cql: float = 1.0  # weight of the conservative term; .1 to 50 on SMAC
-    tau: float = 0.5  # softmax of the deviations over agents; 0: equal weights, 100: all on the largest
+    # softmax of the deviations over agents; 0: equal weights, 100: all on the largest
+    tau: float = 0.5
     max_grad_norm: float = 10.0
-    weights: Literal["deviation", "ratio", "uniform"] = static("deviation")  # deviation; ratio; uniform: no behaviour stage
+    # deviation; ratio; uniform: no behaviour stage
+    weights: Literal["deviation", "ratio", "uniform"] = static("deviation")
     target_every: int = static(25)  # updates between hard copies
     embed: int = static(32)  # width of the mixer
     hyper: int = static(64)  # hidden width of its hypernets
@@ -93,10 +98,18 @@ def init(m: Method, behaviour_policy: Params, key: Key) -> State:
     critic_key, mixer_key = jax.random.split(key)
     critic, spec = m.actors.init(critic_key), m.actors.spec
     mixer = m.mixer.init(mixer_key, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_size))
-    return State(critic, mixer, critic, mixer, behaviour_policy, m.optimiser.init((critic, mixer)), jnp.zeros((), jnp.int32))
+    return State(
+        critic,
+        mixer,
+        critic,
+        mixer,
+        behaviour_policy,
+        m.optimiser.init((critic, mixer)),
+        jnp.zeros((), jnp.int32),
+    )
 
 
-# --- behaviour stage ---------------------------------------------------------------------------------
+# --- behaviour stage ------------------------------------------------------------------------------
 
 
 def behaviour_learner(m: Method) -> Learner:
@@ -118,30 +131,44 @@ def behaviour_learner(m: Method) -> Learner:
     return Learner(init, update, lambda state: m.actors.policy(state.policy))
 
 
-# --- conservative term -------------------------------------------------------------------------------
+# --- conservative term ----------------------------------------------------------------------------
 
 
 def counterfactual_totals(m: Method, mixer: Params, q: Array, batch: Transition) -> Array:
-    """Q_tot of the data's joint action with agent i's entry replaced by each j: q [..., N, A] -> [..., N, A].
+    """Q_tot of the data's joint action with agent i's entry replaced by each j: q [..., N, A] ->
+    [..., N, A].
 
     An unavailable j has some finite value here: callers mask it.
     """
     q = jnp.where(batch.avail > 0, q, 0.0)
     own = jnp.eye(q.shape[-2], dtype=bool)[:, None, :]  # [N, 1, N]
-    values = jnp.where(own, q[..., None], taken(q, batch.actions)[..., None, None, :])  # [..., N, A, N]
-    return m.mixer.apply(mixer, values, batch.state[..., None, None, :])  # one set of mixer weights for all N A of them
+    # [..., N, A, N]
+    values = jnp.where(own, q[..., None], taken(q, batch.actions)[..., None, None, :])
+    # one set of mixer weights for all N A of them
+    return m.mixer.apply(mixer, values, batch.state[..., None, None, :])
 
 
 def deviation(totals: Array, log_mu: Array, avail: Array, kind: str = "deviation") -> Array:
-    """D_i = KL(p_i, mu_i), or E_p_i[p_i / mu_i] if `ratio`, p_i = softmax_j Q_tot(a_i <- j): [..., N, A] -> [..., N].
+    """D_i = KL(p_i, mu_i), or E_p_i[p_i / mu_i] if `ratio`, p_i = softmax_j Q_tot(a_i <- j): [...,
+    N, A] -> [..., N].
 
     Over available j; 1e-5 is added to both distributions.
     """
-    p, mu = jax.nn.softmax(jnp.where(avail > 0, totals, UNAVAILABLE)) + MIN_PROB, jnp.exp(log_mu) + MIN_PROB
-    return jnp.sum(jnp.where(avail > 0, p * p / mu if kind == "ratio" else p * (jnp.log(p) - jnp.log(mu)), 0.0), -1)
+    p, mu = (
+        jax.nn.softmax(jnp.where(avail > 0, totals, UNAVAILABLE)) + MIN_PROB,
+        jnp.exp(log_mu) + MIN_PROB,
+    )
+    return jnp.sum(
+        jnp.where(
+            avail > 0, p * p / mu if kind == "ratio" else p * (jnp.log(p) - jnp.log(mu)), 0.0
+        ),
+        -1,
+    )
 
 
-def conservative_loss(m: Method, mixer: Params, q: Array, total: Array, log_mu: Array, batch: Transition) -> tuple[Array, Array]:
+def conservative_loss(
+    m: Method, mixer: Params, q: Array, total: Array, log_mu: Array, batch: Transition
+) -> tuple[Array, Array]:
     """sum_i lambda_i logsumexp_j Q_tot(a_i <- j) - Q_tot(a), and D_i: unreduced [...], [..., N].
 
     q, log_mu: [..., N, A]; total: Q_tot(a) [...]. log_mu is not used with equal weights.
@@ -153,31 +180,54 @@ def conservative_loss(m: Method, mixer: Params, q: Array, total: Array, log_mu: 
     else:
         apart = deviation(totals, log_mu, batch.avail, m.config.weights)
         weight = agent_weights(apart, m.config.tau)
-    return jnp.sum(weight * available_logsumexp(totals, batch.avail), -1) - total, lax.stop_gradient(apart)
+    return jnp.sum(
+        weight * available_logsumexp(totals, batch.avail), -1
+    ) - total, lax.stop_gradient(apart)
 
 
-# --- values ------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 def value_target(m: Method, state: State, batch: Transition, next_q: Array) -> Array:
     """lambda-return over slow values of the argmax of `next_q` [B, T, N, A] per agent -> [B, T]."""
     _, slow = m.actors.outputs(state.target_critic, batch)
     value = m.mixer.apply(state.target_mixer, taken(slow, jnp.argmax(next_q, -1)), batch.next_state)
-    return lambda_return(batch.reward, batch.terminated, batch.valid, value, m.config.gamma, m.config.trace)
+    return lambda_return(
+        batch.reward, batch.terminated, batch.valid, value, m.config.gamma, m.config.trace
+    )
 
 
-def loss(m: Method, params: tuple[Params, Params], state: State, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """Half the squared error plus `cql` times the conservative term, over valid steps. params: (critic, mixer); batch [B, T, ...]."""
+def loss(
+    m: Method, params: tuple[Params, Params], state: State, batch: Transition
+) -> tuple[Array, dict[str, Array]]:
+    """Half the squared error plus `cql` times the conservative term, over valid steps.
+
+    params: (critic, mixer); batch [B, T, ...].
+    """
     critic, mixer = params
     q, next_q = m.actors.outputs(critic, batch)
     target = value_target(m, state, batch, next_q)
     total = m.mixer.apply(mixer, taken(q, batch.actions), batch.state)
     frozen = state.behaviour_policy
-    log_mu = q if m.config.weights == "uniform" else jax.nn.log_softmax(m.actors.outputs(frozen, batch)[0])
+    log_mu = (
+        q
+        if m.config.weights == "uniform"
+        else jax.nn.log_softmax(m.actors.outputs(frozen, batch)[0])
+    )
     term, apart = conservative_loss(m, mixer, q, total, log_mu, batch)
-    value, conservative = masked_mean(squared_td_error(total, target), batch.valid), masked_mean(term, batch.valid)
-    told = {"value": value, "conservative": conservative, "q_total": masked_mean(total, batch.valid)}
-    told |= {"target": masked_mean(target, batch.valid), "deviation": masked_mean(jnp.mean(apart, -1), batch.valid)}
+    value, conservative = (
+        masked_mean(squared_td_error(total, target), batch.valid),
+        masked_mean(term, batch.valid),
+    )
+    told = {
+        "value": value,
+        "conservative": conservative,
+        "q_total": masked_mean(total, batch.valid),
+    }
+    told |= {
+        "target": masked_mean(target, batch.valid),
+        "deviation": masked_mean(jnp.mean(apart, -1), batch.valid),
+    }
     return value + m.config.cql * conservative, told
 
 
@@ -188,25 +238,43 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     steps, opt = m.optimiser.update(grads, state.opt)
     critic, mixer = optax.apply_updates(params, steps)
     slow = (state.target_critic, state.target_mixer)
-    target_critic, target_mixer = optax.periodic_update((critic, mixer), slow, updates, m.config.target_every)
-    return State(critic, mixer, target_critic, target_mixer, state.behaviour_policy, opt, updates), Out(metrics)
+    target_critic, target_mixer = optax.periodic_update(
+        (critic, mixer), slow, updates, m.config.target_every
+    )
+    return State(
+        critic, mixer, target_critic, target_mixer, state.behaviour_policy, opt, updates
+    ), Out(metrics)
 
 
-# --- make --------------------------------------------------------------------------------------------
+# --- make -----------------------------------------------------------------------------------------
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets of the discrete form."""
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
-    return Method(config, actors, QMixer(config.embed, config.hyper, config.layer_init), adam(config.lr, config.max_grad_norm))
+    actors = Actors(
+        spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init
+    )
+    return Method(
+        config,
+        actors,
+        QMixer(config.embed, config.hyper, config.layer_init),
+        adam(config.lr, config.max_grad_norm),
+    )
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
-    """Behaviour model, then values; values alone with equal weights. Raises ValueError for impossible forms."""
+    """Behaviour model, then values; values alone with equal weights.
+
+    Raises ValueError for impossible forms.
+    """
     if config.recurrent and config.window == 0:
-        raise ValueError("cfcql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
+        raise ValueError(
+            "cfcql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
+        )
     if not spec.discrete:
-        raise ValueError(f"cfcql on '{spec.name}': expected discrete actions in this form, found continuous ones")
+        raise ValueError(
+            f"cfcql on '{spec.name}': expected discrete actions in this form, found continuous ones"
+        )
     m = method_of(config, spec)
     main = Learner(
         init=lambda key: init(m, (), key),

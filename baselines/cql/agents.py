@@ -1,13 +1,15 @@
-"""MA-CQL for continuous actions, the baseline of Pan et al. (OMAR, ICML 2022): each agent has a TD3 of its own with CQL's penalty.
+"""MA-CQL for continuous actions, the baseline of Pan et al. (OMAR, ICML 2022): each agent has a TD3
+of its own with CQL's penalty.
 
-    sum_k mean (Q_k(o, a) - y)^2 + cql sum_k mean(T log sum_u exp((Q_k(o, u) - log p(u)) / T) - Q_k(o, a))   -> critic_loss
-    y = r_i + gamma (1 - terminated) min_k Q'_k(o', pi'(o')), without smoothing noise
-    -mean Q_1(o, pi(o)) + penalty mean pi(o)^2, by the critic just updated                                    -> actor_loss
-u are uniform actions and, with samples=policy, also noisy ones of the policies at o' and o, all of them valued at o.
-Not divided by the number of samples. `plain_density`: as the released code, which subtracts the density of a policy's
-sample where its logarithm belongs. Centralised: critics of the state and all actions; u is then a joint action.
-Differs: batches are drawn with replacement; agents are updated at once, which is the same, as none uses another's nets
-before all are done.
+    sum_k mean (Q_k(o, a) - y)^2 + cql sum_k mean(T log sum_u exp((Q_k(o, u) - log p(u)) / T) -
+    Q_k(o, a))   -> critic_loss y = r_i + gamma (1 - terminated) min_k Q'_k(o', pi'(o')), without
+    smoothing noise -mean Q_1(o, pi(o)) + penalty mean pi(o)^2, by the critic just updated
+    -> actor_loss
+u are uniform actions and, with samples=policy, also noisy ones of the policies at o' and o, all of
+them valued at o. Not divided by the number of samples. `plain_density`: as the released code, which
+subtracts the density of a policy's sample where its logarithm belongs. Centralised: critics of the
+state and all actions; u is then a joint action. Differs: batches are drawn with replacement; agents
+are updated at once, which is the same, as none uses another's nets before all are done.
 """
 
 from __future__ import annotations
@@ -35,24 +37,35 @@ class Method(NamedTuple):
     agents: Agents
 
 
-# --- critics -----------------------------------------------------------------------------------------
+# --- critics --------------------------------------------------------------------------------------
 
 
 def conservative_loss(m: Method, critic: Net, mine: Mine, values: Array, key: Key) -> Array:
-    """sum_k of the log-sum-exp of Q_k over sampled actions minus Q_k(o, a) = values [2, M]; unreduced [M]."""
+    """sum_k of the log-sum-exp of Q_k over sampled actions minus Q_k(o, a) = values [2, M];
+    unreduced [M].
+    """
     c, rows, agents = m.config, mine.rows, m.agents
     bound, keys = agents.spec.action_bound, jax.random.split(key, 3)
     context = agents.seen(mine.agent, rows.obs, rows.state)
     width = agents.spec.action_size * (agents.spec.num_agents if agents.centralised else 1)
     drawn, level = uniform_actions(keys[0], (c.num_samples, rows.valid.shape[0], width), bound)
     kinds = [(drawn, jnp.full(drawn.shape[:-1], level))]
-    for obs, near_key in ((rows.next_obs, keys[1]), (rows.obs, keys[2])) if c.samples == "policy" else ():
+    for obs, near_key in (
+        ((rows.next_obs, keys[1]), (rows.obs, keys[2])) if c.samples == "policy" else ()
+    ):
         centre = agents.played(mine.agent, mine.policies, obs, rows.valid)
         near, density = near_actions(near_key, centre, c.num_samples, NOISE, bound)
         kinds.append((near, jnp.exp(density) if c.plain_density else density))
     # Each kind is a batch of its own to input normalisation.
-    q = jnp.concatenate([agents.values(critic, context, actions, rows.valid) for actions, _ in kinds], 1)  # [2, K, M]
-    held = sampled_logsumexp(jnp.moveaxis(q, 1, -1), jnp.moveaxis(jnp.concatenate([d for _, d in kinds]), 0, -1), c.temperature)
+    # [2, K, M]
+    q = jnp.concatenate(
+        [agents.values(critic, context, actions, rows.valid) for actions, _ in kinds], 1
+    )
+    held = sampled_logsumexp(
+        jnp.moveaxis(q, 1, -1),
+        jnp.moveaxis(jnp.concatenate([d for _, d in kinds]), 0, -1),
+        c.temperature,
+    )
     return jnp.sum(held - values, 0)
 
 
@@ -62,8 +75,11 @@ def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, di
     return penalised_loss(m, critic, mine, ahead, key)
 
 
-def penalised_loss(m: Method, critic: Net, mine: Mine, ahead: Array, key: Key) -> tuple[Array, dict[str, Array]]:
-    """Sum of the twins' mean squared errors plus `cql` times the conservative term, over valid rows of one agent.
+def penalised_loss(
+    m: Method, critic: Net, mine: Mine, ahead: Array, key: Key
+) -> tuple[Array, dict[str, Array]]:
+    """Sum of the twins' mean squared errors plus `cql` times the conservative term, over valid rows
+    of one agent.
 
     ahead: next actions [M, D], of the agent or of all, as its critics are given them.
     """
@@ -75,31 +91,59 @@ def penalised_loss(m: Method, critic: Net, mine: Mine, ahead: Array, key: Key) -
     return value + m.config.cql * conservative, told | {"target": masked_mean(target, rows.valid)}
 
 
-# --- policies ----------------------------------------------------------------------------------------
+# --- policies -------------------------------------------------------------------------------------
 
 
-def objective(m: Method, own: Array, value: Callable[[Array], Array], penalty: Array | float, key: Key) -> tuple[Array, dict[str, Array]]:
-    """-Q_1(o, pi(o)) plus `penalty` times the mean square of pi(o), unreduced: own [M, A], value [K, M, A] -> [K, M] => [M]."""
+def objective(
+    m: Method, own: Array, value: Callable[[Array], Array], penalty: Array | float, key: Key
+) -> tuple[Array, dict[str, Array]]:
+    """-Q_1(o, pi(o)) plus `penalty` times the mean square of pi(o), unreduced: own [M, A], value
+    [K, M, A] -> [K, M] => [M].
+    """
     q = value(own[None])[0]
     return penalty * jnp.mean(jnp.square(own), -1) - q, {"policy_value": q}
 
 
-def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+def actor_loss(
+    m: Method, policy: Net, critic: Net, mine: Mine, key: Key
+) -> tuple[Array, dict[str, Array]]:
     """Mean of `objective` over valid rows of one agent."""
     rows = mine.rows
     own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
-    loss, told = objective(m, own, lambda actions: m.agents.first_values(critic, mine, actions), m.config.action_penalty, key)
-    told = {name: masked_mean(value, rows.valid) for name, value in ({"policy": loss} | told).items()}
+    loss, told = objective(
+        m,
+        own,
+        lambda actions: m.agents.first_values(critic, mine, actions),
+        m.config.action_penalty,
+        key,
+    )
+    told = {
+        name: masked_mean(value, rows.valid) for name, value in ({"policy": loss} | told).items()
+    }
     return told["policy"], told
 
 
-# --- make --------------------------------------------------------------------------------------------
+# --- make -----------------------------------------------------------------------------------------
 
 
 def method_of(config: Any, spec: EnvSpec, name: str) -> Method:
-    """Nets of the continuous form, for a method of this name. Raises ValueError for forms that can't be."""
+    """Nets of the continuous form, for a method of this name.
+
+    Raises ValueError for forms that can't be.
+    """
     c = config
-    return Method(c, Agents(spec, c.hidden, c.input_norm, c.centralised, c.own_batches, c.truncated_ends, c.layer_init))
+    return Method(
+        c,
+        Agents(
+            spec,
+            c.hidden,
+            c.input_norm,
+            c.centralised,
+            c.own_batches,
+            c.truncated_ends,
+            c.layer_init,
+        ),
+    )
 
 
 def passes_of(config: Any) -> tuple[str, ...]:
@@ -114,10 +158,14 @@ def make(config: Any, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
         return critic_loss(m, critic, mine, key)
 
-    def of_actor(policy: Params, critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    def of_actor(
+        policy: Params, critic: Params, mine: Mine, key: Key
+    ) -> tuple[Array, dict[str, Array]]:
         return actor_loss(m, policy, critic, mine, key)
 
     both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
     passes = passes_of(config) + ("obs",) * (config.policy_steps - 1)
     more: dict[str, Any] = {"passes": passes, "policy_steps": config.policy_steps}
-    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, **more), config)
+    return stages(
+        m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, **more), config
+    )

@@ -1,4 +1,6 @@
-"""MA-CQL for continuous actions: its settings, and which of the two forms of critics they ask for."""
+"""MA-CQL for continuous actions: its settings, and which of the two forms of critics they ask
+for.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class Config:
     action_penalty: float = 1e-3  # on squared actions of the policies
     temperature: float = 1.0  # of the log-sum-exp
     target_noise: float = 0.05  # standard deviation, of target actions with shared_team
-    samples: Literal["uniform", "policy"] = static("uniform")  # uniform; policy: also near the policy, next and now
+    # uniform; policy: also near the policy, next and now
+    samples: Literal["uniform", "policy"] = static("uniform")
     num_samples: int = static(10)  # of each kind
     plain_density: bool = static(False)  # of policy samples: p, not log p, as released
     input_norm: Literal["batch", "dataset", "none"] = static("batch")
@@ -43,7 +46,10 @@ class Config:
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
-    """The learner; its policies are deterministic. Raises ValueError for discrete actions and forms that can't be."""
+    """The learner; its policies are deterministic.
+
+    Raises ValueError for discrete actions and forms that can't be.
+    """
     if config.shared_team:
         return team.make(config, spec, "cql", agents.objective)
     return agents.make(config, spec)

@@ -1,12 +1,16 @@
-"""OMAR for continuous actions (Pan et al., ICML 2022): MA-CQL whose actors are also drawn to the best of a search over the critic.
+"""OMAR for continuous actions (Pan et al., ICML 2022): MA-CQL whose actors are also drawn to the
+best of a search over the critic.
 
-Critics are those of MA-CQL (baselines/cql/agents.py). The policy of each agent, by the critic just updated  -> actor_loss:
+Critics are those of MA-CQL (baselines/cql/agents.py). The policy of each agent, by the critic just
+updated  -> actor_loss:
     mimic mean (pi(o) - a^)^2 - (1 - mimic) mean Q_1(o, pi(o)) + penalty mean pi(o)^2
-a^, a constant, is pi(o) where Q_1(o, pi(o)) >= Q_1(o, u), else u, the best sample that a search ends with  -> target_action.
-Searches: softmax (particle games), cem (HalfCheetah), random (an ablation)                             -> search
-As the released code: the spread of the softmax search is unweighted, around the new mean; u is the best of the last
-iteration's samples, neither the best of all nor the mean; Q is not divided by its size. Slides print the policy's loss
-with the wrong sign. mimic = 1 leaves no policy gradient. `mimic` is the paper's tau, which is no rate of slow nets.
+a^, a constant, is pi(o) where Q_1(o, pi(o)) >= Q_1(o, u), else u, the best sample that a search
+ends with  -> target_action. Searches: softmax (particle games), cem (HalfCheetah), random (an
+ablation)                             -> search As the released code: the spread of the softmax
+search is unweighted, around the new mean; u is the best of the last iteration's samples, neither
+the best of all nor the mean; Q is not divided by its size. Slides print the policy's loss with the
+wrong sign. mimic = 1 leaves no policy gradient. `mimic` is the paper's tau, which is no rate of
+slow nets.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ class Config:
     critic_lr: float = 1e-2  # Adam, of the critics
     gamma: float = 0.95
     cql: float = 5.0  # weight of the conservative term
-    mimic: float = 0.5  # the paper's tau: share of the regression onto the best action, the rest is the gradient's
+    # the paper's tau: share of the regression onto the best action, the rest is the gradient's
+    mimic: float = 0.5
     max_grad_norm: float = 0.5  # of each agent's policy and critic
     polyak: float = 0.01  # share of the online parameters in a target update
     action_penalty: float = 1e-3  # on squared actions of the policies
@@ -54,7 +59,8 @@ class Config:
     search_iterations: int = static(3)  # 2 with cem
     search_samples: int = static(10)  # of an iteration; 20 with cem
     search_elites: int = static(5)  # of cem
-    samples: Literal["uniform", "policy"] = static("uniform")  # uniform; policy: also near the policy, next and now
+    # uniform; policy: also near the policy, next and now
+    samples: Literal["uniform", "policy"] = static("uniform")
     num_samples: int = static(10)  # of each kind
     plain_density: bool = static(False)  # of policy samples: p, not log p, as released
     input_norm: Literal["batch", "dataset", "none"] = static("batch")
@@ -70,18 +76,24 @@ class Config:
     window: int = static(0)  # single steps
 
 
-# --- search ------------------------------------------------------------------------------------------
+# --- search ---------------------------------------------------------------------------------------
 
 
 def softmax_update(samples: Array, q: Array) -> tuple[Array, Array]:
-    """Mean with weights softmax_k q, and unweighted spread around it: samples [K, M, A], q [K, M] -> [M, A] each."""
+    """Mean with weights softmax_k q, and unweighted spread around it: samples [K, M, A], q [K, M]
+    -> [M, A] each.
+    """
     chex.assert_equal_shape([samples[..., 0], q])
     mean = jnp.sum(jax.nn.softmax(q, 0)[..., None] * samples, 0)
     return mean, jnp.sqrt(jnp.mean(jnp.square(samples - mean), 0)) + SMALL
 
 
-def cem_update(samples: Array, q: Array, elites: tuple[Array, Array]) -> tuple[Array, Array, tuple[Array, Array]]:
-    """Mean and spread (over E - 1) of the E best of samples [K, M, A] and former elites ([E, M, A], values [E, M]); and these."""
+def cem_update(
+    samples: Array, q: Array, elites: tuple[Array, Array]
+) -> tuple[Array, Array, tuple[Array, Array]]:
+    """Mean and spread (over E - 1) of the E best of samples [K, M, A] and former elites ([E, M, A],
+    values [E, M]); and these.
+    """
     count = elites[1].shape[0]
     pool, values = jnp.concatenate([samples, elites[0]]), jnp.concatenate([q, elites[1]])
     best, index = lax.top_k(values.T, count)  # [M, E]
@@ -95,18 +107,25 @@ def best_of(samples: Array, q: Array) -> tuple[Array, Array]:
     return jnp.take_along_axis(samples, index[..., None], 0)[0], jnp.take_along_axis(q, index, 0)[0]
 
 
-def search(config: Config, value: Value, shape: tuple[int, int], bound: float, key: Key) -> tuple[Array, Array]:
-    """The sample that a search for a maximum of value ends with, and its value: [M, A], [M]. shape: (M, A).
+def search(
+    config: Config, value: Value, shape: tuple[int, int], bound: float, key: Key
+) -> tuple[Array, Array]:
+    """The sample that a search for a maximum of value ends with, and its value: [M, A], [M].
 
-    Samples are clipped to +-bound before they are valued. softmax: the best of the last iteration. cem: the best of the last
-    samples and the elites before. random: the best of as many uniform samples as the others draw in all.
+    shape: (M, A).
+
+    Samples are clipped to +-bound before they are valued. softmax: the best of the last iteration.
+    cem: the best of the last samples and the elites before. random: the best of as many uniform
+        samples as the others draw in all.
     """
     draws, rounds = config.search_samples, config.search_iterations
     if config.search == "random":
         samples = jax.random.uniform(key, (draws * rounds, *shape), minval=-bound, maxval=bound)
         return best_of(samples, value(samples))
 
-    def one(carry: tuple[Array, Array, Any], key: Key) -> tuple[tuple[Array, Array, Any], tuple[Array, Array]]:
+    def one(
+        carry: tuple[Array, Array, Any], key: Key
+    ) -> tuple[tuple[Array, Array, Any], tuple[Array, Array]]:
         mean, spread, elites = carry
         samples = jnp.clip(mean + spread * jax.random.normal(key, (draws, *shape)), -bound, bound)
         q = value(samples)
@@ -119,52 +138,80 @@ def search(config: Config, value: Value, shape: tuple[int, int], bound: float, k
     elites: Any = None
     if config.search == "cem":
         elites = jnp.zeros((count, *shape)), jnp.full((count, shape[0]), -jnp.inf)
-    start = *(jnp.broadcast_to(x * bound, shape) for x in (config.search_mean, config.search_spread)), elites
+    start = (
+        *(jnp.broadcast_to(x * bound, shape) for x in (config.search_mean, config.search_spread)),
+        elites,
+    )
     _, found = lax.scan(one, start, jax.random.split(key, rounds))
     return jax.tree.map(lambda x: x[-1], found)
 
 
 def target_action(own: Array, own_value: Array, found: Array, found_value: Array) -> Array:
-    """a^: own actions [M, A] where their values [M] are at least those of what a search found, else that; a constant."""
+    """a^: own actions [M, A] where their values [M] are at least those of what a search found, else
+    that; a constant.
+    """
     return lax.stop_gradient(jnp.where((own_value >= found_value)[:, None], own, found))
 
 
-# --- policies ----------------------------------------------------------------------------------------
+# --- policies -------------------------------------------------------------------------------------
 
 
-def rectified_loss(own: Array, wanted: Array, q: Array, mimic: Array | float, penalty: Array | float) -> Array:
-    """mimic (pi - a^)^2 - (1 - mimic) Q_1 + penalty pi^2, squares averaged over action dimensions: [M, A], [M, A], [M] -> [M]."""
+def rectified_loss(
+    own: Array, wanted: Array, q: Array, mimic: Array | float, penalty: Array | float
+) -> Array:
+    """mimic (pi - a^)^2 - (1 - mimic) Q_1 + penalty pi^2, squares averaged over action dimensions:
+    [M, A], [M, A], [M] -> [M].
+    """
     chex.assert_equal_shape([own, wanted])
     chex.assert_equal_shape([own[:, 0], q])
-    squared = lambda x: jnp.mean(jnp.square(x), -1)  # noqa: E731
+    squared = lambda x: jnp.mean(jnp.square(x), -1)
     return mimic * squared(own - wanted) - (1.0 - mimic) * q + penalty * squared(own)
 
 
-def objective(m: Method, own: Array, value: Value, penalty: Array | float, key: Key) -> tuple[Array, dict[str, Array]]:
+def objective(
+    m: Method, own: Array, value: Value, penalty: Array | float, key: Key
+) -> tuple[Array, dict[str, Array]]:
     """`rectified_loss` of own actions [M, A] by a search over the value, unreduced [M]."""
     q = value(own[None])[0]
     found = search(m.config, value, own.shape, m.agents.spec.action_bound, key)
     wanted = target_action(own, q, *found)
-    told = {"policy_value": q, "mimic_error": jnp.mean(jnp.square(own - wanted), -1), "search_better": (found[1] > q).astype(q.dtype)}
+    told = {
+        "policy_value": q,
+        "mimic_error": jnp.mean(jnp.square(own - wanted), -1),
+        "search_better": (found[1] > q).astype(q.dtype),
+    }
     return rectified_loss(own, wanted, q, m.config.mimic, penalty), told
 
 
-def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+def actor_loss(
+    m: Method, policy: Net, critic: Net, mine: Mine, key: Key
+) -> tuple[Array, dict[str, Array]]:
     """Mean of `objective` over valid rows of one agent."""
     rows = mine.rows
     own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
-    loss, told = objective(m, own, lambda samples: m.agents.first_values(critic, mine, samples), m.config.action_penalty, key)
-    told = {name: masked_mean(value, rows.valid) for name, value in ({"policy": loss} | told).items()}
+    loss, told = objective(
+        m,
+        own,
+        lambda samples: m.agents.first_values(critic, mine, samples),
+        m.config.action_penalty,
+        key,
+    )
+    told = {
+        name: masked_mean(value, rows.valid) for name, value in ({"policy": loss} | told).items()
+    }
     return told["policy"], told
 
 
-# --- make --------------------------------------------------------------------------------------------
+# --- make -----------------------------------------------------------------------------------------
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """Nets of the continuous form. Raises ValueError for sizes that can't be."""
     if config.search == "cem" and not 2 <= config.search_elites <= config.search_samples:
-        raise ValueError(f"omar: field 'search_elites': expected 2 to search_samples={config.search_samples}, found {config.search_elites}")
+        raise ValueError(
+            "omar: field 'search_elites': expected 2 to "
+            f"search_samples={config.search_samples}, found {config.search_elites}"
+        )
     return agents.method_of(config, spec, "omar")
 
 
@@ -177,9 +224,13 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
         return agents.critic_loss(m, critic, mine, key)
 
-    def of_actor(policy: Params, critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    def of_actor(
+        policy: Params, critic: Params, mine: Mine, key: Key
+    ) -> tuple[Array, dict[str, Array]]:
         return actor_loss(m, policy, critic, mine, key)
 
     both = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
     passes = agents.passes_of(config)
-    return stages(m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, passes=passes), config)
+    return stages(
+        m.agents, learner(m.agents, both, config.polyak, of_critic, of_actor, passes=passes), config
+    )

@@ -1,14 +1,15 @@
 """OMAR for discrete actions, in the form of the CFCQL code base (Shao et al., NeurIPS 2023).
 
-The code of Pan et al. (ICML 2022) for them was not released. One actor serves all agents; twin critics see the state, the
-agent's own observation and its number, with TD(lambda) and a conservative term -> td_target, critic_loss; the actor follows
-a policy gradient and a regression onto the best action -> actor_loss.
-With A actions the search is exact: an argmax.
-Differs from that code: actions that are not available are left out of the conservative term and of the argmax, and
-padded steps out of the regression (`mask_cql`, `mask_argmax`, `mask_mse`; false: as there); one critic step on all
-steps of an episode (`per_timestep`: one for each, in order, as there); slow nets are copied after both steps, there
-before the actor's. Its search by Gaussians over action numbers is switched off there and not implemented. Nor is a
-MATD3 with Gumbel-softmax actions, the paper's own StarCraft study, for lack of a published form.
+The code of Pan et al. (ICML 2022) for them was not released. One actor serves all agents; twin
+critics see the state, the agent's own observation and its number, with TD(lambda) and a
+conservative term -> td_target, critic_loss; the actor follows a policy gradient and a regression
+onto the best action -> actor_loss. With A actions the search is exact: an argmax.
+Differs from that code: actions that are not available are left out of the conservative term and of
+the argmax, and padded steps out of the regression (`mask_cql`, `mask_argmax`, `mask_mse`; false: as
+there); one critic step on all steps of an episode (`per_timestep`: one for each, in order, as
+there); slow nets are copied after both steps, there before the actor's. Its search by Gaussians
+over action numbers is switched off there and not implemented. Nor is a MATD3 with Gumbel-softmax
+actions, the paper's own StarCraft study, for lack of a published form.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Config:
     gamma: float = 0.99
     trace: float = 0.6  # lambda of TD(lambda)
     cql: float = 5.0  # weight of the conservative term
-    mimic: float = 0.5  # the paper's tau: share of the regression onto the best action, the rest is the gradient's
+    # the paper's tau: share of the regression onto the best action, the rest is the gradient's
+    mimic: float = 0.5
     max_grad_norm: float = 10.0  # of actor and critic, each
     target_every: int = static(25)  # updates between hard copies
     mask_cql: bool = static(True)  # conservative term over available actions only
@@ -89,7 +91,8 @@ class Method(NamedTuple):
 
 
 class TwinCritic(nn.Module):
-    """Values of all actions by two nets, each with a head per action plus a head per state: [..., F] -> [2, ..., A].
+    """Values of all actions by two nets, each with a head per action plus a head per state: [...,
+    F] -> [2, ..., A].
 
     share_head: the second net has a trunk of its own only.
     """
@@ -102,7 +105,9 @@ class TwinCritic(nn.Module):
     def setup(self) -> None:
         """Trunks and heads."""
         heads = 1 if self.share_head else 2
-        self.trunks = [MLP((self.hidden, self.hidden), layer_init=self.layer_init) for _ in range(2)]
+        self.trunks = [
+            MLP((self.hidden, self.hidden), layer_init=self.layer_init) for _ in range(2)
+        ]
         self.of_action = [Dense(self.actions, self.layer_init) for _ in range(heads)]
         self.of_state = [Dense(1, self.layer_init) for _ in range(heads)]
 
@@ -110,14 +115,23 @@ class TwinCritic(nn.Module):
         """Both values of every action."""
         features = [jax.nn.relu(trunk(x)) for trunk in self.trunks]
         heads = [0, 0] if self.share_head else [0, 1]
-        return jnp.stack([self.of_action[k](f) + self.of_state[k](f) for k, f in zip(heads, features, strict=True)])
+        return jnp.stack(
+            [
+                self.of_action[k](f) + self.of_state[k](f)
+                for k, f in zip(heads, features, strict=True)
+            ]
+        )
 
 
 def critic_input(state: Array, obs: Array) -> Array:
-    """State, own observation and one-hot number of each agent: [..., S], [..., N, O] -> [..., N, S + O + N]."""
+    """State, own observation and one-hot number of each agent: [..., S], [..., N, O] -> [..., N, S
+    + O + N].
+    """
     lead, n = obs.shape[:-1], obs.shape[-2]
     whole = jnp.broadcast_to(state[..., None, :], (*lead, state.shape[-1]))
-    return jnp.concatenate([whole, obs, jnp.broadcast_to(jnp.eye(n, dtype=obs.dtype), (*lead, n))], -1)
+    return jnp.concatenate(
+        [whole, obs, jnp.broadcast_to(jnp.eye(n, dtype=obs.dtype), (*lead, n))], -1
+    )
 
 
 def init(m: Method, key: Key) -> State:
@@ -129,33 +143,55 @@ def init(m: Method, key: Key) -> State:
     return State(policy, critic, policy, critic, opts[0], opts[1], jnp.zeros((), jnp.int32))
 
 
-# --- discrete: critic --------------------------------------------------------------------------------
+# --- discrete: critic -----------------------------------------------------------------------------
 
 
 def td_target(m: Method, state: State, batch: Transition) -> Array:
-    """TD(lambda) of both slow critics under the slow actor's best action, the smaller of the two: [B, T, N], a constant.
+    """TD(lambda) of both slow critics under the slow actor's best action, the smaller of the two:
+    [B, T, N], a constant.
 
     Every agent is given the reward of the team.
     """
     _, next_logits = m.actors.outputs(state.target_policy, batch)
-    slow = m.critic.apply(state.target_critic, critic_input(batch.next_state, batch.next_obs))  # [2, B, T, N, A]
+    # [2, B, T, N, A]
+    slow = m.critic.apply(state.target_critic, critic_input(batch.next_state, batch.next_obs))
     chosen = jnp.argmax(next_logits, -1)
-    returns = [lambda_return(batch.reward, batch.terminated, batch.valid, taken(q, chosen), m.config.gamma, m.config.trace) for q in slow]
+    returns = [
+        lambda_return(
+            batch.reward,
+            batch.terminated,
+            batch.valid,
+            taken(q, chosen),
+            m.config.gamma,
+            m.config.trace,
+        )
+        for q in slow
+    ]
     return jnp.minimum(*returns)
 
 
-def critic_loss(m: Method, params: Params, target: Array, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """Sum over both critics of the mean, over valid steps and agents, of (Q - y)^2 and `cql` times the conservative term."""
+def critic_loss(
+    m: Method, params: Params, target: Array, batch: Transition
+) -> tuple[Array, dict[str, Array]]:
+    """Sum over both critics of the mean, over valid steps and agents, of (Q - y)^2 and `cql` times
+    the conservative term.
+    """
     both = m.critic.apply(params, critic_input(batch.state, batch.obs))
     valid = jnp.broadcast_to(batch.valid[..., None], target.shape)
     avail = batch.avail if m.config.mask_cql else jnp.ones_like(batch.avail)
     value = sum(masked_mean(jnp.square(taken(q, batch.actions) - target), valid) for q in both)
     conservative = sum(masked_mean(conservative_term(q, batch.actions, avail), valid) for q in both)
-    told = {"value": value, "conservative": conservative, "q": masked_mean(taken(both[0], batch.actions), valid)}
+    told = {
+        "value": value,
+        "conservative": conservative,
+        "q": masked_mean(taken(both[0], batch.actions), valid),
+    }
     return value + m.config.cql * conservative, told
 
 
-def critic_step(m: Method, held: Held, target: Array, batch: Transition) -> tuple[Held, dict[str, Array]]:
+def critic_step(
+    m: Method, held: Held, target: Array, batch: Transition
+) -> tuple[Held, dict[str, Array]]:
     """One step of the twin critics."""
     params, opt = held
     grads, metrics = jax.grad(lambda p: critic_loss(m, p, target, batch), has_aux=True)(params)
@@ -163,79 +199,114 @@ def critic_step(m: Method, held: Held, target: Array, batch: Transition) -> tupl
     return (optax.apply_updates(params, steps), opt), metrics
 
 
-def critic_sweep(m: Method, held: Held, target: Array, batch: Transition) -> tuple[Held, dict[str, Array]]:
-    """A step of the twin critics for each step of the window, in order, but none where all is padding; means of the metrics."""
+def critic_sweep(
+    m: Method, held: Held, target: Array, batch: Transition
+) -> tuple[Held, dict[str, Array]]:
+    """A step of the twin critics for each step of the window, in order, but none where all is
+    padding; means of the metrics.
+    """
 
-    def one(held: Held, slot: tuple[Array, Transition]) -> tuple[Held, tuple[dict[str, Array], Array]]:
+    def one(
+        held: Held, slot: tuple[Array, Transition]
+    ) -> tuple[Held, tuple[dict[str, Array], Array]]:
         target, batch = jax.tree.map(lambda x: x[:, None], slot)
         made = jnp.any(batch.valid > 0)
         after, metrics = critic_step(m, held, target, batch)
-        return jax.tree.map(lambda new, old: jnp.where(made, new, old), after, held), (metrics, made.astype(jnp.float32))
+        return jax.tree.map(lambda new, old: jnp.where(made, new, old), after, held), (
+            metrics,
+            made.astype(jnp.float32),
+        )
 
     slots = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (target, batch))
     held, (metrics, made) = lax.scan(one, held, slots)
     return held, {name: masked_mean(value, made) for name, value in metrics.items()}
 
 
-# --- discrete: actor ---------------------------------------------------------------------------------
+# --- discrete: actor ------------------------------------------------------------------------------
 
 
 def gradient_loss(logits: Array, q: Array, actions: Array) -> Array:
-    """Policy gradient on the data's actions, -(Q(a) - E_pi Q) log(pi(a) + 1e-5), the first factor a constant; [..., A] -> [...]."""
+    """Policy gradient on the data's actions, -(Q(a) - E_pi Q) log(pi(a) + 1e-5), the first factor a
+    constant; [..., A] -> [...].
+    """
     advantage = lax.stop_gradient(taken(q, actions) - expectation(logits, q))
     return -advantage * jnp.log(taken(jax.nn.softmax(logits), actions) + SMALL)
 
 
 def regression_loss(logits: Array, q: Array, avail: Array) -> Array:
-    """Mean over all A actions of (pi - 1[argmax_a Q])^2, the best among those with avail > 0; [..., A] -> [...]."""
+    """Mean over all A actions of (pi - 1[argmax_a Q])^2, the best among those with avail > 0; [...,
+    A] -> [...].
+    """
     chex.assert_equal_shape([logits, q, avail])
     best = jnp.argmax(jnp.where(avail > 0, q, UNAVAILABLE), -1)
     return jnp.mean(jnp.square(jax.nn.softmax(logits) - jax.nn.one_hot(best, q.shape[-1])), -1)
 
 
-def actor_loss(m: Method, params: Params, critic: Params, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """(1 - mimic) gradient_loss + mimic regression_loss, each reduced over steps and agents, by the first critic."""
+def actor_loss(
+    m: Method, params: Params, critic: Params, batch: Transition
+) -> tuple[Array, dict[str, Array]]:
+    """(1 - mimic) gradient_loss + mimic regression_loss, each reduced over steps and agents, by the
+    first critic.
+    """
     config = m.config
     if not config.mask_mse:
-        # As that code's padding is, with no action available: the policy is then constant, and the step only counts.
-        # The slot after the last step of an episode is real, and there the actor learns.
+        # As that code's padding is, with no action available: the policy is then constant, and the
+        # step only counts. The slot after the last step of an episode is real, and there the actor
+        # learns.
         real = jnp.concatenate([jnp.ones_like(batch.valid[:, :1]), batch.valid[:, :-1]], 1)
         batch = batch._replace(avail=batch.avail * real[..., None, None])
     logits, _ = m.actors.outputs(params, batch)
     q = m.critic.apply(critic, critic_input(batch.state, batch.obs))[0]
     valid = jnp.broadcast_to(batch.valid[..., None], q.shape[:-1])
     gradient = masked_mean(gradient_loss(logits, q, batch.actions), valid)
-    errors = regression_loss(logits, q, batch.avail if config.mask_argmax else jnp.ones_like(batch.avail))
+    errors = regression_loss(
+        logits, q, batch.avail if config.mask_argmax else jnp.ones_like(batch.avail)
+    )
     regression = masked_mean(errors, valid if config.mask_mse else jnp.ones_like(valid))
     loss = (1 - config.mimic) * gradient + config.mimic * regression
     return loss, {"policy": loss, "gradient": gradient, "regression": regression}
 
 
-# --- update ------------------------------------------------------------------------------------------
+# --- update ---------------------------------------------------------------------------------------
 
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
-    """The critic's step or steps, then the actor's by the new critic; every `target_every` updates the slow nets are copied."""
+    """The critic's step or steps, then the actor's by the new critic; every `target_every` updates
+    the slow nets are copied.
+    """
     batch = as_windows(batch)
-    target, steps_of = td_target(m, state, batch), critic_sweep if m.config.per_timestep else critic_step
+    target, steps_of = (
+        td_target(m, state, batch),
+        critic_sweep if m.config.per_timestep else critic_step,
+    )
     (critic, critic_opt), metrics = steps_of(m, (state.critic, state.critic_opt), target, batch)
     grads, told = jax.grad(lambda p: actor_loss(m, p, critic, batch), has_aux=True)(state.policy)
     steps, policy_opt = m.optimiser.update(grads, state.policy_opt)
     policy, updates = optax.apply_updates(state.policy, steps), state.updates + 1
     slow = state.target_policy, state.target_critic
-    slow_policy, slow_critic = optax.periodic_update((policy, critic), slow, updates, m.config.target_every)
-    return State(policy, critic, slow_policy, slow_critic, policy_opt, critic_opt, updates), Out(metrics | told)
+    slow_policy, slow_critic = optax.periodic_update(
+        (policy, critic), slow, updates, m.config.target_every
+    )
+    return State(policy, critic, slow_policy, slow_critic, policy_opt, critic_opt, updates), Out(
+        metrics | told
+    )
 
 
-# --- make --------------------------------------------------------------------------------------------
+# --- make -----------------------------------------------------------------------------------------
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets of the discrete form. Raises ValueError for a recurrent actor on single steps."""
     if config.recurrent and config.window == 0:
-        raise ValueError("omar: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0")
-    actors = Actors(spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init)
-    critic = TwinCritic(spec.action_size, config.critic_hidden, config.twin_share_head, config.layer_init)
+        raise ValueError(
+            "omar: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
+        )
+    actors = Actors(
+        spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init
+    )
+    critic = TwinCritic(
+        spec.action_size, config.critic_hidden, config.twin_share_head, config.layer_init
+    )
     optimisers = (adam(lr, config.max_grad_norm) for lr in (config.lr, config.critic_lr))
     return Method(config, actors, critic, *optimisers)
 
@@ -243,7 +314,9 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner; its policy is stochastic. Raises ValueError for continuous actions."""
     if not spec.discrete:
-        raise ValueError(f"omar on '{spec.name}': expected discrete actions in this form, found continuous ones")
+        raise ValueError(
+            f"omar on '{spec.name}': expected discrete actions in this form, found continuous ones"
+        )
     m = method_of(config, spec)
     return Learner(
         init=lambda key: init(m, key),

@@ -1,4 +1,6 @@
-"""`python -m experiments.bench [learner ...]`: see `experiments.bench.speed`; `tokens`: see `experiments.bench.tokens`."""
+"""`python -m experiments.bench [learner ...]`: see `experiments.bench.speed`; `tokens`: see
+`experiments.bench.tokens`.
+"""
 
 from jaxoff import runtime
 
@@ -11,13 +13,29 @@ if __name__ == "__main__":
 
     from experiments.bench import speed, tokens
 
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description="Updates/s of each learner by number of runs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.bench",
+        description="Updates/s of each learner by number of runs.",
+    )
     names = [*speed.CASES, "tokens"]
-    parser.add_argument("learner", nargs="*", choices=[[], *names], default=[], help="or tokens: of transformers; default: every one")
+    parser.add_argument(
+        "learner",
+        nargs="*",
+        choices=[[], *names],
+        default=[],
+        help="or tokens: of transformers; default: every one",
+    )
     parser.add_argument("--runs", nargs="*", type=int, help="numbers of runs to measure")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where speed.csv, .md, .png, .svg and tokens.md go")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent,
+        help="where speed.csv, .md, .png, .svg and tokens.md go",
+    )
     chosen = parser.parse_args()
-    counts = chosen.runs or (speed.RUNS if jax.default_backend() == "cpu" else speed.RUNS_ACCELERATOR)
+    counts = chosen.runs or (
+        speed.RUNS if jax.default_backend() == "cpu" else speed.RUNS_ACCELERATOR
+    )
     wanted = chosen.learner or names
     learners = [name for name in wanted if name != "tokens"]
     made = speed.run(chosen.out, learners, counts) if learners else []

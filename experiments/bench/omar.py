@@ -1,8 +1,11 @@
-"""`python -m experiments.bench.omar`: rounds per second of OMAR beside a PyTorch learner, one after the other on the same data.
+"""`python -m experiments.bench.omar`: rounds per second of OMAR beside a PyTorch learner, one after
+the other on the same data.
 
-Three agents, batches of 1024 for each, nets of 64, one million transitions, sampling included. The peer that is written here does
-no more work than it must: from the same weights, batch and random numbers it makes the same step as ours (tests/test_bench_omar.py).
-`--public` times the authors' own learner and buffer beside both. Ours is also measured over numbers of runs.
+Three agents, batches of 1024 for each, nets of 64, one million transitions, sampling included. The
+peer that is written here does no more work than it must: from the same weights, batch and random
+    numbers it makes the same step as ours (tests/test_bench_omar.py).
+`--public` times the authors' own learner and buffer beside both. Ours is also measured over numbers
+of runs.
 """
 
 from __future__ import annotations
@@ -23,9 +26,11 @@ HERE = Path(__file__).parent
 
 
 def peers(python: str, public: str | None, rounds: int) -> dict[str, dict[str, Any]]:
-    """What PyTorch learners tell of themselves, on the data and with the weights of terms of ours; python: an interpreter that has torch.
+    """What PyTorch learners tell of themselves, on the data and with the weights of terms of ours;
+    python: an interpreter that has torch.
 
-    public: a checkout of the authors' repository, timed with one thread, its default, and with one for each core.
+    public: a checkout of the authors' repository, timed with one thread, its default, and with one
+        for each core.
     Raises RuntimeError with the end of its errors where one fails.
     """
     import numpy as np
@@ -35,7 +40,7 @@ def peers(python: str, public: str | None, rounds: int) -> dict[str, dict[str, A
     from jaxoff.training.spec import resolve
 
     episodes, config = speed.episodes_of(TASK), resolve(TrainSpec("omar", TASK)).config
-    flat = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])  # noqa: E731
+    flat = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])
     data = {
         "obs": flat(episodes.obs[:, :-1]),
         "next_obs": flat(episodes.obs[:, 1:]),
@@ -45,17 +50,30 @@ def peers(python: str, public: str | None, rounds: int) -> dict[str, dict[str, A
     }
     calls = {"PyTorch, written here": [str(HERE / "omar_torch.py")]}
     for threads in (1, len(os.sched_getaffinity(0))) if public else ():
-        calls[f"the authors' code, threads: {threads}"] = [str(HERE / "omar_public.py"), public or "", f"--threads={threads}"]
+        calls[f"the authors' code, threads: {threads}"] = [
+            str(HERE / "omar_public.py"),
+            public or "",
+            f"--threads={threads}",
+        ]
     told = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "data.npz"
         np.savez(file, **data)
-        weights = [f"--cql={float(config.cql[0])}", f"--mimic={float(config.mimic[0])}", f"--rounds={rounds}"]
+        weights = [
+            f"--cql={float(config.cql[0])}",
+            f"--mimic={float(config.mimic[0])}",
+            f"--rounds={rounds}",
+        ]
         for name, (script, *own) in calls.items():
             places = [*own[:1], str(file), *own[1:]]
-            done = subprocess.run([python, script, *places, *weights], capture_output=True, text=True)
+            done = subprocess.run(
+                [python, script, *places, *weights], capture_output=True, text=True
+            )
             if done.returncode:
-                raise RuntimeError(f"peer-python {python}: expected an interpreter that has torch and numpy, found\n{done.stderr[-2000:]}")
+                raise RuntimeError(
+                    f"peer-python {python}: expected an interpreter that has torch and "
+                    f"numpy, found\n{done.stderr[-2000:]}"
+                )
             told[name] = json.loads(done.stdout.splitlines()[-1])
     return told
 
@@ -64,8 +82,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure and write omar.md."""
     parser = argparse.ArgumentParser(prog="python -m experiments.bench.omar", description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="of a timing")
-    parser.add_argument("--runs", type=int, nargs="*", default=[1, 2, 4], help="numbers of runs of ours")
-    parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has torch; default: this one")
+    parser.add_argument(
+        "--runs", type=int, nargs="*", default=[1, 2, 4], help="numbers of runs of ours"
+    )
+    parser.add_argument(
+        "--peer-python",
+        default=sys.executable,
+        help="interpreter that has torch; default: this one",
+    )
     parser.add_argument("--public", help="a checkout of the authors' repository, to time it too")
     parser.add_argument("--out", type=Path, default=HERE, help="where omar.md goes")
     chosen = parser.parse_args(arguments)
@@ -77,20 +101,36 @@ def main(arguments: list[str] | None = None) -> None:
 
     told = peers(chosen.peer_python, chosen.public, chosen.rounds)
     case = speed.Case("omar", TASK, {}, chosen.rounds)
-    plan = [(way, count) for count in chosen.runs for way in (speed.ways() if count > 1 else ["sequence"])]
-    rows = [speed.measure("omar", case, way, count) for way, count in track(plan, "measuring", console=Console(stderr=True))]
+    plan = [
+        (way, count)
+        for count in chosen.runs
+        for way in (speed.ways() if count > 1 else ["sequence"])
+    ]
+    rows = [
+        speed.measure("omar", case, way, count)
+        for way, count in track(plan, "measuring", console=Console(stderr=True))
+    ]
     lines = [
         "# OMAR: rounds per second beside PyTorch",
         "",
-        f"{runtime.hardware()}; commit {runtime.git_commit()}; command `make bench-omar`, {chosen.rounds} rounds a timing.",
+        f"{runtime.hardware()}; commit {runtime.git_commit()}; command `make bench-omar`, "
+        f"{chosen.rounds} rounds a timing.",
     ]
     lines += [
         "",
         *(__doc__ or "").split("\n\n", 1)[1].strip().split("\n"),
-        f"A round updates all three agents. The data have {next(iter(told.values()))['rows']:,} transitions.",
+        "A round updates all three agents. The data have "
+        f"{next(iter(told.values()))['rows']:,} transitions.",
         "",
     ]
-    columns = ["learner", "way", "runs", "rounds/s, all runs", *(f"against {name}" for name in told), "compile s"]
+    columns = [
+        "learner",
+        "way",
+        "runs",
+        "rounds/s, all runs",
+        *(f"against {name}" for name in told),
+        "compile s",
+    ]
     lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
 
     def line(name: str, way: str, runs: int, speed: float, compile_s: str) -> str:
@@ -98,9 +138,15 @@ def main(arguments: list[str] | None = None) -> None:
         return "| " + " | ".join([name, way, str(runs), f"{speed:.2f}", *ratios, compile_s]) + " |"
 
     lines += [line(name, peer["about"], 1, peer["rounds_per_s"], "") for name, peer in told.items()]
-    lines += [line("jaxoff", row.way, row.runs, row.updates_per_s, f"{row.compile_s:.1f}") for row in rows]
+    lines += [
+        line("jaxoff", row.way, row.runs, row.updates_per_s, f"{row.compile_s:.1f}") for row in rows
+    ]
     flops, found = rows[0].flops_per_update, rows[0].updates_per_s
-    lines += ["", f"XLA counts {flops / 1e9:.2f} Gflop for a round: at {found:.2f} rounds/s {flops * found / 1e9:.1f} Gflop/s."]
+    lines += [
+        "",
+        f"XLA counts {flops / 1e9:.2f} Gflop for a round: at {found:.2f} rounds/s "
+        f"{flops * found / 1e9:.1f} Gflop/s.",
+    ]
     print(write_text(chosen.out / "omar.md", "\n".join(lines) + "\n"))
 
 

@@ -1,9 +1,11 @@
-"""Times the authors' released OMAR (Pan et al., 2022) from a checkout of their repository, of which nothing is here.
+"""Times the authors' released OMAR (Pan et al., 2022) from a checkout of their repository, of which
+nothing is here.
 
-Their learner and their replay buffer, at their settings for particle games: for each agent a batch is drawn from the buffer
-and the learner updated with it, then the slow nets, as their training loop does. What they take from a GPU by name is taken
-from the CPU, and a name that newer versions of torch lack is given back. Like `omar_torch.py` it needs torch and nothing else of
-the project: `python omar_public.py REPOSITORY DATA.npz`, and prints what it found as JSON.
+Their learner and their replay buffer, at their settings for particle games: for each agent a batch
+is drawn from the buffer and the learner updated with it, then the slow nets, as their training loop
+does. What they take from a GPU by name is taken from the CPU, and a name that newer versions of
+torch lack is given back. Like `omar_torch.py` it needs torch and nothing else of the project:
+`python omar_public.py REPOSITORY DATA.npz`, and prints what it found as JSON.
 """
 
 from __future__ import annotations
@@ -39,10 +41,28 @@ def build(data: dict[str, np.ndarray], cql: float, mimic: float) -> tuple[Any, A
     rows, agents, obs = data["obs"].shape
     actions = data["actions"].shape[-1]
     sizes = {"num_in_pol": obs, "num_out_pol": actions, "num_in_critic": obs + actions}
-    terms = {"cql": True, "cql_alpha": cql, "num_sampled_actions": 10, "omar": True, "omar_coe": mimic}
-    search = {"omar_mu": 0.0, "omar_sigma": 2.0, "omar_num_samples": 10, "omar_num_elites": 10, "omar_iters": 3}
+    terms = {
+        "cql": True,
+        "cql_alpha": cql,
+        "num_sampled_actions": 10,
+        "omar": True,
+        "omar_coe": mimic,
+    }
+    search = {
+        "omar_mu": 0.0,
+        "omar_sigma": 2.0,
+        "omar_num_samples": 10,
+        "omar_num_elites": 10,
+        "omar_iters": 3,
+    }
     learner = MATD3(
-        [sizes] * agents, ["td3"] * agents, agent_max_actions=[1.0] * agents, batch_size=BATCH, env_id="simple_spread", **terms, **search
+        [sizes] * agents,
+        ["td3"] * agents,
+        agent_max_actions=[1.0] * agents,
+        batch_size=BATCH,
+        env_id="simple_spread",
+        **terms,
+        **search,
     )
     learner.prep_training(device="cpu")
     buffer = ReplayBuffer(rows, agents, [obs] * agents, [actions] * agents)
@@ -70,8 +90,12 @@ def main() -> None:
     parser.add_argument("--cql", type=float, required=True, help="weight of the conservative term")
     parser.add_argument("--mimic", type=float, required=True, help="weight of the search")
     parser.add_argument("--rounds", type=int, default=30, help="of a timing")
-    parser.add_argument("--repeats", type=int, default=3, help="timings, of which the fastest counts")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 is the default of the authors' command")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timings, of which the fastest counts"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch; 1 is the default of the authors' command"
+    )
     chosen = parser.parse_args()
     on_cpu()
     torch.set_num_threads(chosen.threads)
@@ -86,7 +110,9 @@ def main() -> None:
         for _ in range(chosen.rounds):
             one_round(learner, buffer)
         best = min(best, time.perf_counter() - begin)
-    about = f"torch {torch.__version__}, {torch.get_num_threads()} thread{'s'[: chosen.threads > 1]}"
+    about = (
+        f"torch {torch.__version__}, {torch.get_num_threads()} thread{'s'[: chosen.threads > 1]}"
+    )
     print(json.dumps({"rounds_per_s": chosen.rounds / best, "about": about, "rows": len(buffer)}))
 
 

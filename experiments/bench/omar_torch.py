@@ -1,9 +1,11 @@
-"""A PyTorch OMAR learner of the public settings, written anew from the method's description, to be timed beside ours.
+"""A PyTorch OMAR learner of the public settings, written anew from the method's description, to be
+timed beside ours.
 
-Particle games: for each agent in turn a batch of its own, twin critics with ten uniform actions in the conservative term, the
-softmax search (3 iterations of 10), inputs normalised by the batch, Adam with clipped gradients; slow nets after all agents.
-Torch is no dependency, and this file needs nothing else of the project: `python omar_torch.py DATA.npz` times it with an
-interpreter that has torch, and prints what it found as JSON.
+Particle games: for each agent in turn a batch of its own, twin critics with ten uniform actions in
+the conservative term, the softmax search (3 iterations of 10), inputs normalised by the batch, Adam
+with clipped gradients; slow nets after all agents. Torch is no dependency, and this file needs
+nothing else of the project: `python omar_torch.py DATA.npz` times it with an interpreter that has
+    torch, and prints what it found as JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ SAMPLES, ITERATIONS, PENALTY = 10, 3, 1e-3
 
 def layers(inputs: int, outputs: int) -> nn.Sequential:
     """Two hidden layers with ReLU."""
-    return nn.Sequential(nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
+    return nn.Sequential(
+        nn.Linear(inputs, HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, outputs),
+    )
 
 
 class Actor(nn.Module):
@@ -45,7 +53,11 @@ class Critics(nn.Module):
 
     def __init__(self, obs: int, actions: int) -> None:
         super().__init__()
-        self.norm, self.first, self.second = nn.BatchNorm1d(obs + actions), layers(obs + actions, 1), layers(obs + actions, 1)
+        self.norm, self.first, self.second = (
+            nn.BatchNorm1d(obs + actions),
+            layers(obs + actions, 1),
+            layers(obs + actions, 1),
+        )
 
     def forward(self, obs: Any, actions: Any) -> tuple[Any, Any]:
         """Both."""
@@ -93,8 +105,13 @@ def step(optimiser: Any, module: nn.Module, loss: Any) -> None:
 
 
 def search(critics: Critics, obs: Any, noise: Any) -> tuple[Any, Any]:
-    """The best of the last iteration's samples, and its value; noise [ITERATIONS, B, SAMPLES, A], normal."""
-    mean, spread = torch.zeros(len(obs), 1, noise.shape[-1]), torch.full((len(obs), 1, noise.shape[-1]), 2.0)
+    """The best of the last iteration's samples, and its value; noise [ITERATIONS, B, SAMPLES, A],
+    normal.
+    """
+    mean, spread = (
+        torch.zeros(len(obs), 1, noise.shape[-1]),
+        torch.full((len(obs), 1, noise.shape[-1]), 2.0),
+    )
     for drawn in noise:
         actions = (mean + spread * drawn).clamp(-1, 1)
         q = critics.many(obs, actions, both=False)
@@ -105,14 +122,20 @@ def search(critics: Critics, obs: Any, noise: Any) -> tuple[Any, Any]:
 
 
 def critic_loss(agent: Agent, batch: tuple[Any, ...], drawn: Any, cql: float) -> Any:
-    """Squared errors and the conservative term of both critics; drawn [B, SAMPLES, A], uniform in [-1, 1]."""
+    """Squared errors and the conservative term of both critics; drawn [B, SAMPLES, A], uniform in
+    [-1, 1].
+    """
     obs, actions, reward, after, terminated = batch
     with torch.no_grad():
-        target = reward + GAMMA * (1 - terminated) * torch.minimum(*agent.slow_critics(after, agent.slow_actor(after)))
+        target = reward + GAMMA * (1 - terminated) * torch.minimum(
+            *agent.slow_critics(after, agent.slow_actor(after))
+        )
     held = agent.critics.many(obs, drawn, both=True)
     level = actions.shape[-1] * math.log(2)
     pairs = zip(agent.critics(obs, actions), held, strict=True)
-    return sum((q - target).square().mean() + cql * ((h + level).logsumexp(1) - q).mean() for q, h in pairs)
+    return sum(
+        (q - target).square().mean() + cql * ((h + level).logsumexp(1) - q).mean() for q, h in pairs
+    )
 
 
 def actor_loss(agent: Agent, obs: Any, noise: Any, mimic: float) -> Any:
@@ -122,10 +145,16 @@ def actor_loss(agent: Agent, obs: Any, noise: Any, mimic: float) -> Any:
     with torch.no_grad():
         found, value = search(agent.critics, obs, noise)
         wanted = torch.where((q >= value)[:, None], own, found)
-    return mimic * (own - wanted).square().mean() - (1 - mimic) * q.mean() + PENALTY * own.square().mean()
+    return (
+        mimic * (own - wanted).square().mean()
+        - (1 - mimic) * q.mean()
+        + PENALTY * own.square().mean()
+    )
 
 
-def update(agent: Agent, batch: tuple[Any, ...], drawn: Any, noise: Any, cql: float, mimic: float) -> tuple[Any, Any]:
+def update(
+    agent: Agent, batch: tuple[Any, ...], drawn: Any, noise: Any, cql: float, mimic: float
+) -> tuple[Any, Any]:
     """Critics, then the actor by the new critics: both losses."""
     of_critics = critic_loss(agent, batch, drawn, cql)
     step(agent.critic_opt, agent.critics, of_critics)
@@ -139,7 +168,10 @@ class Learner:
 
     def __init__(self, data: dict[str, np.ndarray], cql: float, mimic: float) -> None:
         self.data = [
-            tuple(torch.from_numpy(np.ascontiguousarray(data[name][:, i], np.float32)) for name in ("obs", "actions", "reward", "next_obs"))
+            tuple(
+                torch.from_numpy(np.ascontiguousarray(data[name][:, i], np.float32))
+                for name in ("obs", "actions", "reward", "next_obs")
+            )
             for i in range(data["obs"].shape[1])
         ]
         self.terminated = torch.from_numpy(np.asarray(data["terminated"], np.float32))
@@ -153,7 +185,14 @@ class Learner:
             obs, actions, reward, after = (x[rows] for x in columns)
             drawn = torch.rand(BATCH, SAMPLES, actions.shape[-1]) * 2 - 1
             noise = torch.randn(ITERATIONS, BATCH, SAMPLES, actions.shape[-1])
-            update(agent, (obs, actions, reward, after, self.terminated[rows]), drawn, noise, self.cql, self.mimic)
+            update(
+                agent,
+                (obs, actions, reward, after, self.terminated[rows]),
+                drawn,
+                noise,
+                self.cql,
+                self.mimic,
+            )
         for agent in self.agents:
             agent.follow()
 
@@ -161,11 +200,16 @@ class Learner:
 def main() -> None:
     """Time rounds after a warm-up."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("data", help=".npz of obs, next_obs [M, N, O], actions [M, N, A], reward [M, N], terminated [M]")
+    parser.add_argument(
+        "data",
+        help=".npz of obs, next_obs [M, N, O], actions [M, N, A], reward [M, N], terminated [M]",
+    )
     parser.add_argument("--cql", type=float, required=True, help="weight of the conservative term")
     parser.add_argument("--mimic", type=float, required=True, help="weight of the search")
     parser.add_argument("--rounds", type=int, default=30, help="of a timing")
-    parser.add_argument("--repeats", type=int, default=3, help="timings, of which the fastest counts")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timings, of which the fastest counts"
+    )
     chosen = parser.parse_args()
     torch.manual_seed(0)
     with np.load(chosen.data) as arrays:
@@ -178,7 +222,11 @@ def main() -> None:
             learner.round()
         best = min(best, time.perf_counter() - begin)
     about = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    print(json.dumps({"rounds_per_s": chosen.rounds / best, "about": about, "rows": len(learner.terminated)}))
+    print(
+        json.dumps(
+            {"rounds_per_s": chosen.rounds / best, "about": about, "rows": len(learner.terminated)}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Updates per second of each learner by number of runs and by how runs share the machine.
 
 sequence: one after the other on one device. vmap: batched on one device. sharded: spread over every
-device, each mapping its own as `train` would. Timed: chunks of updates as training makes them, sampling
-included and evaluation left out, after one warm-up; the fastest of three. Bytes are what XLA plans for
-the program: arguments, results and temporaries. Flops are XLA's count for one update of one run.
+device, each mapping its own as `train` would. Timed: chunks of updates as training makes them,
+sampling included and evaluation left out, after one warm-up; the fastest of three. Bytes are what
+XLA plans for the program: arguments, results and temporaries. Flops are XLA's count for one update
+    of one run.
 """
 
 from __future__ import annotations
@@ -50,14 +51,26 @@ class Case:
 
 CASES = {
     "bc": Case("bc", "grid/bridge/mixed", {"hidden": 64}, 200),
-    "bc (GRU)": Case("bc", "grid/bridge/optimal", {"hidden": 64, "recurrent": True, "window": -1, "batch_size": 32}, 20),
+    "bc (GRU)": Case(
+        "bc",
+        "grid/bridge/optimal",
+        {"hidden": 64, "recurrent": True, "window": -1, "batch_size": 32},
+        20,
+    ),
     "maddpg": Case("maddpg", "poly/twin_peaks/peak-s0.5", {"batch_size": 32}, 2000),
     "maddpg+pjap": Case("maddpg", "poly/twin_peaks/peak-s0.5", {"batch_size": 32}, 500, "pjap"),
     "inspo": Case("inspo", "grid/bridge/mixed", {"hidden": 64, "window": 0, "batch_size": 256}, 30),
-    "alberdice": Case("alberdice", "grid/bridge/mixed", {"hidden": 64, "batch_size": 256, "window": 0}, 30),
+    "alberdice": Case(
+        "alberdice", "grid/bridge/mixed", {"hidden": 64, "batch_size": 256, "window": 0}, 30
+    ),
     "omiga": Case("omiga", "grid/bridge/mixed", {"hidden": 64, "batch_size": 256}, 40),
     "cfcql": Case("cfcql", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
-    "omar": Case("omar", "grid/bridge/mixed", {"hidden": 64, "critic_hidden": 64, "window": -1, "batch_size": 16}, 40),
+    "omar": Case(
+        "omar",
+        "grid/bridge/mixed",
+        {"hidden": 64, "critic_hidden": 64, "window": -1, "batch_size": 16},
+        40,
+    ),
     "omar (continuous)": Case("omar", "mpe/spread/medium", {}, 20),
     "cql (continuous)": Case("cql", "mpe/spread/medium", {}, 20),
     "td3bc": Case("td3bc", "mpe/spread/medium", {}, 50),
@@ -65,7 +78,12 @@ CASES = {
     "macql": Case("macql", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
     "bcq": Case("bcq", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
     "madt": Case("madt", "grid/bridge/mixed", {"batch_size": 256}, 20),
-    "yanhui": Case("yanhui", "grid/bridge/mixed", {"batch_size": 512, "anchors": 256, "return_low": -10.0, "return_high": -1.0}, 10),
+    "yanhui": Case(
+        "yanhui",
+        "grid/bridge/mixed",
+        {"batch_size": 512, "anchors": 256, "return_low": -10.0, "return_high": -1.0},
+        10,
+    ),
     "icq": Case("icq", "grid/bridge/mixed", {"hidden": 64, "window": -1, "batch_size": 16}, 40),
 }
 
@@ -94,7 +112,10 @@ def ways() -> dict[str, tuple[list[Any], str]]:
 
 
 class Ready(NamedTuple):
-    """A job whose runs are about to train: what to compile and what to call it with. `carried` is given up to the first chunk."""
+    """A job whose runs are about to train: what to compile and what to call it with.
+
+    `carried` is given up to the first chunk.
+    """
 
     job: Job
     env: Env
@@ -112,7 +133,9 @@ def episodes_of(task: str) -> Episodes:
 
 
 def prepare(spec: TrainSpec, way: str, updates: int) -> Ready:
-    """The runs of a job, on the devices of a way, at the start of its last stage; `updates` of a chunk."""
+    """The runs of a job, on the devices of a way, at the start of its last stage; `updates` of a
+    chunk.
+    """
     devices, mode = ways()[way]
     job = resolve(spec)
     env = registry.make_env(spec.task)
@@ -133,7 +156,9 @@ def compiled(function: Any, carried: Any, dataset: Any) -> tuple[Any, float]:
 
 
 def fastest(call: Callable[[Any], Any], carried: Any) -> tuple[Any, float]:
-    """What the last of some calls of carried -> carried gave, and the seconds of the fastest; the first is a warm-up, and not counted."""
+    """What the last of some calls of carried -> carried gave, and the seconds of the fastest; the
+    first is a warm-up, and not counted.
+    """
     seconds = []
     for _ in range(REPEATS + 1):
         begin = time.perf_counter()
@@ -144,20 +169,42 @@ def fastest(call: Callable[[Any], Any], carried: Any) -> tuple[Any, float]:
 
 def measure(name: str, case: Case, way: str, runs: int) -> Row:
     """Compile and time one case."""
-    ready = prepare(TrainSpec(case.method, case.task, tuple(range(runs)), case.config, sampler=case.sampler), way, case.updates)
+    ready = prepare(
+        TrainSpec(case.method, case.task, tuple(range(runs)), case.config, sampler=case.sampler),
+        way,
+        case.updates,
+    )
     chunk, compile_s = compiled(ready.program.chunk, ready.carried, ready.dataset)
     carried, best = fastest(lambda carried: chunk(carried, ready.dataset)[0], ready.carried)
     memory = chunk.memory_analysis()
-    planned = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    planned = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
     made = mapping.padded(runs, ready.mesh)
     if name not in _FLOPS:
-        _FLOPS[name] = _count_flops(ready.job, ready.env, ready.program.index, ready.dataset, carried)
-    return Row(name, case.task, way, runs, made * case.updates / best, compile_s, planned / 1e6, _FLOPS[name])
+        _FLOPS[name] = _count_flops(
+            ready.job, ready.env, ready.program.index, ready.dataset, carried
+        )
+    return Row(
+        name,
+        case.task,
+        way,
+        runs,
+        made * case.updates / best,
+        compile_s,
+        planned / 1e6,
+        _FLOPS[name],
+    )
 
 
 def _count_flops(job: Any, env: Any, stage: int, dataset: Any, carried: Any) -> float:
     """XLA's count for one update of one run, sampling included."""
-    program = Program(job, env, stage, 1, mapping.run_mesh(1, jax.devices()[:1]), "sequence", evaluates=False)
+    program = Program(
+        job, env, stage, 1, mapping.run_mesh(1, jax.devices()[:1]), "sequence", evaluates=False
+    )
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), carried)
     cost = (
         jax.jit(program._chunk)
@@ -171,23 +218,37 @@ def _count_flops(job: Any, env: Any, stage: int, dataset: Any, carried: Any) -> 
 def run(out: Path, names: Sequence[str], counts: Sequence[int]) -> list[Path]:
     """Measure, and write speed.csv, speed.md and speed.png/svg."""
     plan = [(name, way, runs) for name in names for way in ways() for runs in counts]
-    rows = [measure(name, CASES[name], way, runs) for name, way, runs in track(plan, "measuring", console=Console(stderr=True))]
+    rows = [
+        measure(name, CASES[name], way, runs)
+        for name, way, runs in track(plan, "measuring", console=Console(stderr=True))
+    ]
     return write(rows, out)
 
 
 def write(rows: Sequence[Row], out: Path) -> list[Path]:
     """The table in two forms, and the curves."""
-    about = f"{runtime.hardware()}; jax {jax.__version__}; commit {runtime.git_commit()}; command `make bench`"
+    about = (
+        f"{runtime.hardware()}; jax {jax.__version__}; commit {runtime.git_commit()}; "
+        "command `make bench`"
+    )
     fields = [field.name for field in dataclasses.fields(Row)]
     stream = io.StringIO()
     stream.write(f"# {about}\n")
     writer = csv.writer(stream)
     writer.writerow(fields)
-    writer.writerows([[f"{v:.4g}" if isinstance(v, float) else v for v in dataclasses.astuple(row)] for row in rows])
+    writer.writerows(
+        [
+            [f"{v:.4g}" if isinstance(v, float) else v for v in dataclasses.astuple(row)]
+            for row in rows
+        ]
+    )
     write_text(out / "speed.csv", stream.getvalue())
     counts = sorted({row.runs for row in rows})
     found = {(row.learner, row.way, row.runs): row for row in rows}
-    lines = [f"# Updates per second, all runs together\n\n{about}\n\n{__doc__.split(chr(10), 2)[2].strip()}\n"]
+    lines = [
+        f"# Updates per second, all runs together\n\n{about}\n\n"
+        f"{__doc__.split(chr(10), 2)[2].strip()}\n"
+    ]
     lines.append(
         "| learner | task | way | "
         + " | ".join(f"{count} run{'s'[: count > 1]}" for count in counts)
@@ -208,14 +269,24 @@ def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
     """Updates per second over the number of runs, a panel per learner."""
     from jaxoff.report.figures import looks, save, style
 
-    learners, kinds = list(dict.fromkeys(row.learner for row in rows)), list(dict.fromkeys(row.way for row in rows))
+    learners, kinds = (
+        list(dict.fromkeys(row.learner for row in rows)),
+        list(dict.fromkeys(row.way for row in rows)),
+    )
     look = looks(kinds)
     with style() as new_figure:
         figure = new_figure(figsize=(3.0 * len(learners), 2.8), layout="constrained")
-        for panel, learner in zip(figure.subplots(1, len(learners), squeeze=False)[0], learners, strict=True):
+        for panel, learner in zip(
+            figure.subplots(1, len(learners), squeeze=False)[0], learners, strict=True
+        ):
             for way in kinds:
                 group = [row for row in rows if row.learner == learner and row.way == way]
-                panel.plot([row.runs for row in group], [row.updates_per_s for row in group], label=way, **look[way])
+                panel.plot(
+                    [row.runs for row in group],
+                    [row.updates_per_s for row in group],
+                    label=way,
+                    **look[way],
+                )
             counts = sorted({row.runs for row in rows})
             panel.set_xscale("log", base=2)
             panel.set_xticks(counts, [str(count) for count in counts])

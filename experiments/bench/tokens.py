@@ -1,13 +1,16 @@
-"""Tokens per second of transformers, of all runs together: in training, and in rollouts as evaluation makes them.
+"""Tokens per second of transformers, of all runs together: in training, and in rollouts as
+evaluation makes them.
 
-A token is one position of the transformer's input sequence. A step of an agent is one to three of them, by mode: its observation,
-and with it the previous action and the return to go. An update reads batch x agents x C x tokens of a step, C steps of
-context; of YANHUI's batch only the anchors go through the transformer. Windows that reach beyond the end of an episode count
-in full. A rollout reads the whole context anew at each step, so that one joint step is agents x C x tokens of a step;
+A token is one position of the transformer's input sequence. A step of an agent is one to three of
+them, by mode: its observation, and with it the previous action and the return to go. An update
+reads batch x agents x C x tokens of a step, C steps of context; of YANHUI's batch only the anchors
+go through the transformer. Windows that reach beyond the end of an episode count in full. A rollout
+reads the whole context anew at each step, so that one joint step is agents x C x tokens of a step;
 empty places count, steps of episodes that have ended don't. Both numbers are found by tracing.
 
-Settings are those of the experiment at scale cpu (experiments/yanhui/runs.py), sampling included. A rollout is 32 episodes a run,
-greedy, the game included, by nets that have made 200 updates. The fastest of three after one warm-up. Ways as in speed.md.
+Settings are those of the experiment at scale cpu (experiments/yanhui/runs.py), sampling included. A
+rollout is 32 episodes a run, greedy, the game included, by nets that have made 200 updates. The
+fastest of three after one warm-up. Ways as in speed.md.
 """
 
 from __future__ import annotations
@@ -39,7 +42,10 @@ RUNS, UPDATES = (1, 4, 16), 50
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One measurement. Training: of updates; rollouts: of joint steps of episodes that have not ended."""
+    """One measurement.
+
+    Training: of updates; rollouts: of joint steps of episodes that have not ended.
+    """
 
     learner: str
     way: str
@@ -56,7 +62,9 @@ class Row:
 
 
 def positions(function: Callable[..., Any], *args: Any) -> int:
-    """Positions of input sequences that transformers read in function(*args), which is traced and not run."""
+    """Positions of input sequences that transformers read in function(*args), which is traced and
+    not run.
+    """
     read = []
 
     def count(call: Any, given: Any, named: Any, context: Any) -> Any:
@@ -96,14 +104,18 @@ def measure(name: str, spec: TrainSpec, way: str, updates: int) -> list[Row]:
     chunk, compile_s = speed.compiled(ready.program.chunk, ready.carried, ready.dataset)
     carried, best = speed.fastest(lambda carried: chunk(carried, ready.dataset)[0], ready.carried)
     rows = [Row(name, way, count, "training", of_update, made * updates / best, compile_s)]
-    program = Program(ready.job, ready.env, ready.program.index, updates, ready.mesh, ready.mode, evaluates=True)
+    program = Program(
+        ready.job, ready.env, ready.program.index, updates, ready.mesh, ready.mode, evaluates=True
+    )
     look, compile_s = speed.compiled(program.look, carried, ready.dataset)
     found, best = speed.fastest(lambda _: look(carried, ready.dataset), None)
     steps = float(np.sum(found["lengths"]))  # padded runs included, as for updates
     return [*rows, Row(name, way, count, "rollouts", of_step, steps / best, compile_s)]
 
 
-def run(out: Path, counts: Sequence[int], task: str = TASK, scale: str = "cpu", updates: int = UPDATES) -> Path:
+def run(
+    out: Path, counts: Sequence[int], task: str = TASK, scale: str = "cpu", updates: int = UPDATES
+) -> Path:
     """Measure, and write tokens.md."""
     rows: list[Row] = []
     plan = [(name, way, count) for name in COLUMNS for way in speed.ways() for count in counts]
@@ -116,19 +128,52 @@ def run(out: Path, counts: Sequence[int], task: str = TASK, scale: str = "cpu", 
 def markdown(rows: Sequence[Row], task: str) -> str:
     """The page."""
     first, *rest = (__doc__ or "").strip().split("\n", 1)
-    about = f"{runtime.hardware()}; jax {jax.__version__}; commit {runtime.git_commit()}; command `python -m experiments.bench tokens`"
-    lines = [f"# {first.rstrip('.')}", "", f"{about}; {task}.", "", *"".join(rest).strip().split("\n")]
+    about = (
+        f"{runtime.hardware()}; jax {jax.__version__}; commit {runtime.git_commit()}; "
+        "command `python -m experiments.bench tokens`"
+    )
+    lines = [
+        f"# {first.rstrip('.')}",
+        "",
+        f"{about}; {task}.",
+        "",
+        *"".join(rest).strip().split("\n"),
+    ]
     for kind, each in (("training", "update"), ("rollouts", "joint step")):
         mine = [row for row in rows if row.kind == kind]
         counts = sorted({row.runs for row in mine})
         head = [f"{count} run{'s'[: count > 1]}" for count in counts]
         lines += ["", f"## {kind.capitalize()}, tokens/s", ""]
-        lines.append("| " + " | ".join(["learner", f"tokens of one {each}", "way", *head, f"{each}s/s, most runs", "compile s"]) + " |")
+        lines.append(
+            "| "
+            + " | ".join(
+                [
+                    "learner",
+                    f"tokens of one {each}",
+                    "way",
+                    *head,
+                    f"{each}s/s, most runs",
+                    "compile s",
+                ]
+            )
+            + " |"
+        )
         lines.append("|---" * (len(counts) + 5) + "|")
         for name, way in dict.fromkeys((row.learner, row.way) for row in mine):
             group = {row.runs: row for row in mine if (row.learner, row.way) == (name, way)}
             last = group[counts[-1]]
-            cells = [name, f"{last.tokens_each:,}", way, *(f"{group[count].tokens_per_s:,.0f}" for count in counts)]
+            cells = [
+                name,
+                f"{last.tokens_each:,}",
+                way,
+                *(f"{group[count].tokens_per_s:,.0f}" for count in counts),
+            ]
             spent = [row.compile_s for row in group.values()]
-            lines.append("| " + " | ".join([*cells, f"{last.each_per_s:,.0f}", f"{min(spent):.1f}–{max(spent):.1f}"]) + " |")
+            lines.append(
+                "| "
+                + " | ".join(
+                    [*cells, f"{last.each_per_s:,.0f}", f"{min(spent):.1f}–{max(spent):.1f}"]
+                )
+                + " |"
+            )
     return "\n".join(lines) + "\n"

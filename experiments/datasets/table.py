@@ -1,11 +1,15 @@
 """What every dataset holds that is made from a recipe, beside what the papers print of theirs.
 
-return: undiscounted, of the team, over episodes. win rate: of the episodes, where the environment tells it.
-coverage: distinct pairs of state and joint action among all steps, rounded to 4 decimals. unique: episodes
-that are not copies of an earlier one. MB: on a device, with float32 observations. seconds: from nothing to the whole
-dataset in memory, compilation included. paper: mean ± deviation of the return that the paper or the card of
-its data prints for the dataset of this name, and the simulator that it is of. SMAC's and SMAX's returns have
-the same scale but not the same game: they tell the levels apart, and nothing else.
+return: undiscounted, of the team, over episodes. win rate: of the episodes, where the environment
+    tells it.
+coverage: distinct pairs of state and joint action among all steps, rounded to 4 decimals. unique:
+    episodes
+that are not copies of an earlier one. MB: on a device, with float32 observations. seconds: from
+    nothing to the whole
+dataset in memory, compilation included. paper: mean ± deviation of the return that the paper or the
+card of its data prints for the dataset of this name, and the simulator that it is of. SMAC's and
+SMAX's returns have the same scale but not the same game: they tell the levels apart, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -38,7 +42,10 @@ _COLUMNS = 4  # panels beside each other
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One dataset, or why there is none. asked: the number of episodes that was asked for, 0 for the recipe's own."""
+    """One dataset, or why there is none.
+
+    asked: the number of episodes that was asked for, 0 for the recipe's own.
+    """
 
     task: str
     seed: int
@@ -68,14 +75,21 @@ class Row:
 
 
 def find(patterns: Sequence[str] = ("*",)) -> list[str]:
-    """Tasks that match a pattern, have a recipe, and whose scenario has a pool if it needs one. Raises UnknownName for no match."""
+    """Tasks that match a pattern, have a recipe, and whose scenario has a pool if it needs one.
+
+    Raises UnknownName for no match.
+    """
     scenarios: dict[str, list[Task]] = {}
     for name in registry.tasks():
         task = Task.parse(name)
         if not task.source:
             scenarios.setdefault(f"{task.family}/{task.scenario}", []).append(task)
     # Without a pool even the random data are left out: on some simulators they take hours.
-    ready = [group for name, group in scenarios.items() if not any(map(worlds.needs_pool, group)) or pools.has(name)]
+    ready = [
+        group
+        for name, group in scenarios.items()
+        if not any(map(worlds.needs_pool, group)) or pools.has(name)
+    ]
     names = [str(task) for group in ready for task in group]
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
@@ -94,7 +108,10 @@ def measure(task: str, episodes: int | None, seed: int) -> tuple[Row, np.ndarray
         _empty(task, episodes, seed),
         episodes=found["episodes"],
         steps=found["transitions"],
-        **{name: found[name] for name in ("return_mean", "return_std", "return_min", "return_max", "device_mb")},
+        **{
+            name: found[name]
+            for name in ("return_mean", "return_std", "return_min", "return_max", "device_mb")
+        },
         win_rate=found.get("win_rate", math.nan),
         coverage=found["joint_saco"],
         unique=found["unique_episodes"],
@@ -112,11 +129,18 @@ def _empty(task: str, episodes: int | None, seed: int) -> Row:
     return Row(task, seed, episodes or 0, runtime.git_commit(), runtime.hardware())
 
 
-def run(out: Path, patterns: Sequence[str], episodes: int | None, seed: int, say: Callable[[str], None] = print) -> list[Path]:
-    """Make the tasks of `find` one after the other, and write datasets.csv after each; then the table and the figures.
+def run(
+    out: Path,
+    patterns: Sequence[str],
+    episodes: int | None,
+    seed: int,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Make the tasks of `find` one after the other, and write datasets.csv after each; then the
+    table and the figures.
 
-    One that fails is a row with its message. Rows that are there already are kept, and made again only for
-    another seed, size or commit, or if they failed.
+    One that fails is a row with its message. Rows that are there already are kept, and made again
+    only for another seed, size or commit, or if they failed.
     """
     tasks = find(patterns)
     rows = {row.task: row for row in read(out / "datasets.csv")}
@@ -130,22 +154,34 @@ def run(out: Path, patterns: Sequence[str], episodes: int | None, seed: int, say
             rows[task], quantiles = measure(task, episodes, seed)
             with replacing(_returns_file(out, task)) as temporary, temporary.open("wb") as file:
                 np.save(file, quantiles)
-            say(f"{label}: {rows[task].episodes:,} episodes, return {rows[task].return_mean:.4g}, {rows[task].seconds:.1f} s")
+            say(
+                f"{label}: {rows[task].episodes:,} episodes, return "
+                f"{rows[task].return_mean:.4g}, {rows[task].seconds:.1f} s"
+            )
         except Exception as error:  # the others are made all the same
-            rows[task] = dataclasses.replace(blank, failed=" ".join(f"{type(error).__name__}: {error}".split()))
+            rows[task] = dataclasses.replace(
+                blank, failed=" ".join(f"{type(error).__name__}: {error}".split())
+            )
             say(f"{label}: failed: {rows[task].failed}")
         write_csv(out, rows.values(), about)
         # A pool's programs are made for its members, and so are of no use to the next dataset.
         jax.clear_caches()
         gc.collect()
-    return [write_csv(out, rows.values(), about), write_markdown(out, rows.values(), about), *draw(out, rows.values())]
+    return [
+        write_csv(out, rows.values(), about),
+        write_markdown(out, rows.values(), about),
+        *draw(out, rows.values()),
+    ]
 
 
 def _about(patterns: Sequence[str], episodes: int | None, seed: int) -> str:
     command = ["python", "-m", "experiments.datasets", "--seed", str(seed)]
     command += [] if episodes is None else ["--episodes", str(episodes)]
     command += [] if list(patterns) == ["*"] else ["--tasks", *patterns]
-    return f"{runtime.hardware()}; jax {jax.__version__}; commit {runtime.git_commit()}; seed {seed}; command `{shlex.join(command)}`"
+    return (
+        f"{runtime.hardware()}; jax {jax.__version__}; commit {runtime.git_commit()}; seed "
+        f"{seed}; command `{shlex.join(command)}`"
+    )
 
 
 def _returns_file(out: Path, task: str) -> Path:
@@ -160,13 +196,20 @@ def read(path: Path) -> list[Row]:
     if not path.exists():
         return []
     kinds = {"int": int, "float": float, "str": str}
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [
+        line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+    ]
     fields = dataclasses.fields(Row)
-    return [Row(**{field.name: kinds[str(field.type)](row[field.name]) for field in fields}) for row in csv.DictReader(lines)]
+    return [
+        Row(**{field.name: kinds[str(field.type)](row[field.name]) for field in fields})
+        for row in csv.DictReader(lines)
+    ]
 
 
 def read_paper() -> dict[str, dict[str, str]]:
-    """task -> mean, std, min, max, steps, episodes, simulator, source; "" where nothing is printed."""
+    """task -> mean, std, min, max, steps, episodes, simulator, source; "" where nothing is
+    printed.
+    """
     with PAPER.open(encoding="utf-8") as file:
         return {row["task"]: row for row in csv.DictReader(file)}
 
@@ -183,7 +226,12 @@ def write_csv(out: Path, rows: Iterable[Row], about: str) -> Path:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([field.name for field in dataclasses.fields(Row)])
     for row in _ordered(rows):
-        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in dataclasses.astuple(row)])
+        writer.writerow(
+            [
+                f"{value:.6g}" if isinstance(value, float) else value
+                for value in dataclasses.astuple(row)
+            ]
+        )
     return write_text(out / "datasets.csv", stream.getvalue())
 
 
@@ -192,12 +240,29 @@ def write_markdown(out: Path, rows: Iterable[Row], about: str) -> Path:
     rows, paper = _ordered(rows), read_paper()
     lines = [f"# Datasets that are made from a recipe\n\n{about}\n\n{(__doc__ or '').strip()}\n"]
     if len({(row.seed, row.asked, row.commit, row.hardware) for row in rows}) > 1:
-        lines.append("These rows come from several calls: seed, size, commit and hardware of each are in datasets.csv.\n")
-    heads = ("task", "episodes", "steps", "return", "least, largest", "paper", "the paper's simulator", "win rate", "coverage", "unique")
+        lines.append(
+            "These rows come from several calls: seed, size, commit and hardware of each "
+            "are in datasets.csv.\n"
+        )
+    heads = (
+        "task",
+        "episodes",
+        "steps",
+        "return",
+        "least, largest",
+        "paper",
+        "the paper's simulator",
+        "win rate",
+        "coverage",
+        "unique",
+    )
     lines += ["| " + " | ".join((*heads, "MB", "seconds")) + " |", "|---" * (len(heads) + 2) + "|"]
     for row in rows:
         printed = paper.get(row.task, {})
-        theirs = [_spread(printed.get("mean", ""), printed.get("std", "")), printed.get("simulator", "")]
+        theirs = [
+            _spread(printed.get("mean", ""), printed.get("std", "")),
+            printed.get("simulator", ""),
+        ]
         if row.failed:
             cells = ["failed", "", row.failed.replace("|", "\\|"), "", *theirs, "", "", "", "", ""]
         else:
@@ -223,11 +288,14 @@ def _spread(mean: str, std: str) -> str:
     return f"{float(mean):.2f} ± {float(std):.2f}" if std else f"{float(mean):.2f}"
 
 
-# ------------------------------------------------------------------------------------------- figures
+# -------------------------------------------------------------------------------------------
+# figures
 
 
 def draw(out: Path, rows: Iterable[Row]) -> list[Path]:
-    """A figure for each family, returns-FAMILY.png and .svg: a panel for each scenario, a violin for each of its datasets."""
+    """A figure for each family, returns-FAMILY.png and .svg: a panel for each scenario, a violin
+    for each of its datasets.
+    """
     from jaxoff.report.figures import save, style
 
     families: dict[str, dict[str, list[str]]] = {}
@@ -243,8 +311,17 @@ def draw(out: Path, rows: Iterable[Row]) -> list[Path]:
             figure = new_figure(figsize=(3.6 * across, 3.0 * down), layout="constrained")
             panels = figure.subplots(down, across, squeeze=False).ravel()
             for panel, (scenario, tasks) in zip(panels, scenarios.items(), strict=False):
-                panel.violinplot([np.load(_returns_file(out, task)) for task in tasks], showmeans=True, widths=0.8)
-                panel.set_xticks(np.arange(len(tasks)) + 1, [Task.parse(task).quality for task in tasks], rotation=60, ha="right")
+                panel.violinplot(
+                    [np.load(_returns_file(out, task)) for task in tasks],
+                    showmeans=True,
+                    widths=0.8,
+                )
+                panel.set_xticks(
+                    np.arange(len(tasks)) + 1,
+                    [Task.parse(task).quality for task in tasks],
+                    rotation=60,
+                    ha="right",
+                )
                 panel.set(title=f"{family}/{scenario}", ylabel="return")
             for panel in panels[len(scenarios) :]:
                 panel.axis("off")

@@ -10,7 +10,12 @@ if __name__ == "__main__":
     from jaxoff.report.html import index
 
     parts = [*PARTS, *SMAX_PARTS, "smax", "tune"]
-    chosen = parse("experiments.inspo", "Tables 1-7, Figures 3 and 5 of Liu et al. (2025).", parts, "results/inspo")
+    chosen = parse(
+        "experiments.inspo",
+        "Tables 1-7, Figures 3 and 5 of Liu et al. (2025).",
+        parts,
+        "results/inspo",
+    )
     if chosen.part == "tune":
         print(f"chosen: {tune(chosen.out)}")
         raise SystemExit

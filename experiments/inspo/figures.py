@@ -29,7 +29,9 @@ def learning_curves(runs: Sequence[Run], tasks: Mapping[str, str], stem: Path) -
 
 def joint_policies(runs: Sequence[Run], actions: Sequence[str], stem: Path) -> None:
     """Joint policies [A, A] of the first run of each result, at its last evaluation."""
-    figures.heat_maps({run.variant: run.history("joint_policy")[-1, 0] for run in runs}, actions, stem)
+    figures.heat_maps(
+        {run.variant: run.history("joint_policy")[-1, 0] for run in runs}, actions, stem
+    )
 
 
 def episodes(runs: Sequence[Run], out: Path) -> list[str]:
@@ -38,6 +40,11 @@ def episodes(runs: Sequence[Run], out: Path) -> list[str]:
     for run in runs:
         env, policy, spec = restore_policy(run.path)
         stem = f"episode-{run.path.name}"
-        if write_gif(env, episode_of(env, policy, 0, sampled=True), out / f"{stem}.gif", f"{spec.label}, {spec.task}"):
+        if write_gif(
+            env,
+            episode_of(env, policy, 0, sampled=True),
+            out / f"{stem}.gif",
+            f"{spec.label}, {spec.task}",
+        ):
             stems.append(stem)
     return stems

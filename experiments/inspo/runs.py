@@ -27,7 +27,12 @@ PAPER_COLUMNS = {
     "OMIGA": Column("omiga"),
     "InSPO": Column("inspo"),
 }
-COLUMNS = PAPER_COLUMNS | {"QMIX": Column("qmix"), "MACQL": Column("macql"), "MABCQ": Column("bcq"), "ICQ": Column("icq")}
+COLUMNS = PAPER_COLUMNS | {
+    "QMIX": Column("qmix"),
+    "MACQL": Column("macql"),
+    "MABCQ": Column("bcq"),
+    "ICQ": Column("icq"),
+}
 ENTROPY = {
     "InSPO w/o entropy": Column("inspo", {"beta_start": 0.0}),
     "InSPO, alpha 1": Column("inspo", {"alpha": 1.0}),
@@ -37,14 +42,17 @@ SEQUENTIAL = {
     "InSPO w/o SPO": Column("inspo", {"spo": "off_rho1"}),
     "InSPO, stale teammates": Column("inspo", {"spo": "off_stale"}),
 }
-SMAX_COLUMNS = {name: column for name, column in PAPER_COLUMNS.items() if name != "AlberDICE"}  # as in Table 4
+# as in Table 4
+SMAX_COLUMNS = {name: column for name, column in PAPER_COLUMNS.items() if name != "AlberDICE"}
 ALPHAS = {"auto": Column("inspo")} | {
-    f"alpha {value:g}": Column("inspo", {"auto_alpha": False, "alpha": value}) for value in (0.1, 1.0, 5.0, 10.0)
+    f"alpha {value:g}": Column("inspo", {"auto_alpha": False, "alpha": value})
+    for value in (0.1, 1.0, 5.0, 10.0)
 }
 ORDERS = {order: Column("inspo", {"order": order}) for order in ("random", "fixed", "semi-greedy")}
 TIMED = {name: PAPER_COLUMNS[name] for name in ("CFCQL", "InSPO")}
 
-XOR_SEEDS = 16  # an outcome there is all or nothing, and five seeds say little of how often it is which
+# an outcome there is all or nothing, and five seeds say little of how often it is which
+XOR_SEEDS = 16
 XOR = {f"matrix/xor/{quality}": f"({quality})" for quality in "abcd"}
 MNE = {
     f"matrix/{game}/{quality}": f"{quality}, x = {offdiag}"
@@ -58,7 +66,9 @@ QUALITIES = ("medium", "medium-replay", "expert", "mixed")
 
 @dataclasses.dataclass(frozen=True)
 class Size(jobs.Size):
-    """How large jobs are, and on battles which maps and qualities there are. The paper has 5 seeds and 32 episodes of evaluation.
+    """How large jobs are, and on battles which maps and qualities there are.
+
+    The paper has 5 seeds and 32 episodes of evaluation.
 
     It evaluates stochastic policies on games, their modes on battles.
     """
@@ -67,24 +77,42 @@ class Size(jobs.Size):
     qualities: tuple[str, ...] = QUALITIES
 
 
-# `full` is the methods' own settings. `cpu` has narrower nets and fewer, larger steps; InSPO's were chosen on imbalanced M-NE
-# and mixed Bridge (Bridge's alpha, M-NE's polyak and batch on seeds 10-14, lr and Bridge's polyak on seeds 0-4, which the tables
-# have too). The coefficients that the paper tunes are tuned for every method alike: see `tuning`.
+# `full` is the methods' own settings. `cpu` has narrower nets and fewer, larger steps; InSPO's were
+# chosen on imbalanced M-NE and mixed Bridge (Bridge's alpha, M-NE's polyak and batch on seeds
+# 10-14, lr and Bridge's polyak on seeds 0-4, which the tables have too). The coefficients that the
+# paper tunes are tuned for every method alike: see `tuning`.
 _SMOKE = {"hidden": 8, "critic_hidden": 8, "steps": 20, "batch_size": 32}
 _MATRIX = {"hidden": 32, "critic_hidden": 32, "steps": 2000, "batch_size": 512, "lr": 1e-3}
 _GRID = {"hidden": 64, "critic_hidden": 64, "steps": 8000, "batch_size": 256, "lr": 1e-3}
 _EPISODES = {"window": -1, "batch_size": 16}  # about as many steps as 256 single ones
 SIZES: dict[str, dict[str, Size]] = {
     "matrix": {
-        "smoke": Size(_SMOKE, {"inspo": {"behaviour_steps": 10}, "cfcql": {"behaviour_steps": 10}}, evaluations=2),
-        "cpu": Size(_MATRIX, {"bc": {"steps": 1000}, "inspo": {"steps": 2500, "behaviour_steps": 1000, "polyak": 0.02}}),
+        "smoke": Size(
+            _SMOKE,
+            {"inspo": {"behaviour_steps": 10}, "cfcql": {"behaviour_steps": 10}},
+            evaluations=2,
+        ),
+        "cpu": Size(
+            _MATRIX,
+            {
+                "bc": {"steps": 1000},
+                "inspo": {"steps": 2500, "behaviour_steps": 1000, "polyak": 0.02},
+            },
+        ),
         "full": Size(),
     },
     "grid": {
-        "smoke": Size(_SMOKE, {"inspo": {"behaviour_steps": 10}, "cfcql": {"behaviour_steps": 10}}, evaluations=2),
+        "smoke": Size(
+            _SMOKE,
+            {"inspo": {"behaviour_steps": 10}, "cfcql": {"behaviour_steps": 10}},
+            evaluations=2,
+        ),
         "cpu": Size(
             _GRID,
-            {"bc": {"steps": 4000}, "inspo": {"behaviour_steps": 2000, "polyak": 0.02, "alpha": 0.02, "window": 0}}
+            {
+                "bc": {"steps": 4000},
+                "inspo": {"behaviour_steps": 2000, "polyak": 0.02, "alpha": 0.02, "window": 0},
+            }
             | {"alberdice": {"window": 0}}
             | dict.fromkeys(("omar", "cfcql", "qmix", "macql", "bcq", "icq"), _EPISODES),
         ),
@@ -117,9 +145,16 @@ SIZES: dict[str, dict[str, Size]] = {
 
 
 def tuned(method: str, task: str) -> dict[str, Any]:
-    """The coefficients chosen for a method on a task, on other seeds than the tables'; {} where none were."""
+    """The coefficients chosen for a method on a task, on other seeds than the tables'; {} where
+    none were.
+    """
     tables = tomllib.loads(TUNED.read_text()).get(method, {}) if TUNED.is_file() else {}
-    return {name: value for pattern, table in tables.items() if fnmatch(task, pattern) for name, value in table.items()}
+    return {
+        name: value
+        for pattern, table in tables.items()
+        if fnmatch(task, pattern)
+        for name, value in table.items()
+    }
 
 
 def job(task: str, label: str, column: Column, scale: str, *, use_tuned: bool = True) -> TrainSpec:
@@ -127,9 +162,16 @@ def job(task: str, label: str, column: Column, scale: str, *, use_tuned: bool = 
     size = SIZES[Task.parse(task).family][scale]
     if task in XOR and scale != "smoke":
         size = dataclasses.replace(size, seeds=XOR_SEEDS)
-    return size.spec(task, label, column, tuned(column.method, task) if scale == "cpu" and use_tuned else None)
+    return size.spec(
+        task, label, column, tuned(column.method, task) if scale == "cpu" and use_tuned else None
+    )
 
 
-def run_all(tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path) -> list[Run]:
+def run_all(
+    tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path
+) -> list[Run]:
     """Train every column on every task, or read back what is already there."""
-    return jobs.run_all((job(task, label, column, scale) for task in tasks for label, column in columns.items()), out)
+    return jobs.run_all(
+        (job(task, label, column, scale) for task in tasks for label, column in columns.items()),
+        out,
+    )

@@ -1,8 +1,9 @@
 """InSPO on one-state games, exactly: no networks, no sampling, double precision.
 
 Eq. 9 -> objective, Eq. 12 -> residual, Eq. 13 -> sweep. Policies and behaviour are arrays [N, A], a
-payoff has shape [A] * N. `resampled_fixed_point` is where the learner's own losses come to rest when the
-data show only some joint actions, and the three other solvers are the theory with the whole payoff.
+payoff has shape [A] * N. `resampled_fixed_point` is where the learner's own losses come to rest
+when the data show only some joint actions, and the three other solvers are the theory with the
+whole payoff.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def expected_payoff(payoff: np.ndarray, policies: np.ndarray, agent: int) -> np.
 
 
 def best_response(q: np.ndarray, mu: np.ndarray, alpha: float, beta: float) -> np.ndarray:
-    """argmax_p E_p[q] - alpha KL(p | mu) + beta H(p), which is mu^(alpha/(alpha+beta)) exp(q/(alpha+beta)) / Z: [A].
+    """argmax_p E_p[q] - alpha KL(p | mu) + beta H(p), which is mu^(alpha/(alpha+beta))
+    exp(q/(alpha+beta)) / Z: [A].
 
     Raises ValueError unless alpha >= 0, beta >= 0 and alpha + beta > 0.
     """
@@ -33,17 +35,31 @@ def best_response(q: np.ndarray, mu: np.ndarray, alpha: float, beta: float) -> n
 
 
 def sweep(
-    payoff: np.ndarray, mu: np.ndarray, policies: np.ndarray, alpha: float, beta: float, order: Sequence[int] | None = None
+    payoff: np.ndarray,
+    mu: np.ndarray,
+    policies: np.ndarray,
+    alpha: float,
+    beta: float,
+    order: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """One iteration of Eq. 13: each agent of `order` (default 0..N-1) responds to the policies as they then are: [N, A]."""
+    """One iteration of Eq. 13: each agent of `order` (default 0..N-1) responds to the policies as
+    they then are: [N, A].
+    """
     policies = policies.copy()
     for agent in range(len(policies)) if order is None else order:
-        policies[agent] = best_response(expected_payoff(payoff, policies, agent), mu[agent], alpha, beta)
+        policies[agent] = best_response(
+            expected_payoff(payoff, policies, agent), mu[agent], alpha, beta
+        )
     return policies
 
 
 def fixed_point(
-    payoff: np.ndarray, mu: np.ndarray, alpha: float, beta: float, sweeps: int = 5000, order: Sequence[int] | None = None
+    payoff: np.ndarray,
+    mu: np.ndarray,
+    alpha: float,
+    beta: float,
+    sweeps: int = 5000,
+    order: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Where at most `sweeps` sweeps from pi = mu end, a quantal response equilibrium: [N, A]."""
     policies = np.array(mu, float)
@@ -64,7 +80,9 @@ def annealed(
     sweeps: int = 20,
     order: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """`sweeps` sweeps at each of `levels` betas from beta_start down to beta_end (geometric), from pi = mu: [N, A]."""
+    """`sweeps` sweeps at each of `levels` betas from beta_start down to beta_end (geometric), from
+    pi = mu: [N, A].
+    """
     policies = np.array(mu, float)
     for beta in np.geomspace(beta_start, beta_end, levels):
         for _ in range(sweeps):
@@ -83,10 +101,12 @@ def resampled_fixed_point(
     sweeps: int = 1000,
     order: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Where the resampled losses (Eq. 20, 23, 24) rest, if only joint actions of `support` [A] * N bool occur: [N, A].
+    """Where the resampled losses (Eq. 20, 23, 24) rest, if only joint actions of `support` [A] * N
+    bool occur: [N, A].
 
     pi_i ~ mu_i^(alpha/(alpha+beta)) M_i exp(q_i/(alpha+beta)): M_i(a_i) is the probability that the
-    teammates choose actions that the data show together with a_i, q_i the mean payoff given that they do.
+    teammates choose actions that the data show together with a_i, q_i the mean payoff given that
+    they do.
     """
     policies, shown = np.array(mu, float), np.asarray(support, float)
     for _ in range(sweeps):
@@ -108,14 +128,21 @@ def outside_mass(support: np.ndarray, policies: np.ndarray) -> float:
     return 1.0 - value(np.asarray(support, float), policies)
 
 
-def objective(payoff: np.ndarray, mu: np.ndarray, policies: np.ndarray, alpha: float, beta: float) -> float:
+def objective(
+    payoff: np.ndarray, mu: np.ndarray, policies: np.ndarray, alpha: float, beta: float
+) -> float:
     """J (Eq. 9): E[payoff] - alpha sum_i KL(pi_i | mu_i) + beta sum_i H(pi_i), in nats."""
     negative_entropy = xlogy(policies, policies).sum()
     divergence = negative_entropy - xlogy(policies, mu).sum()
     return value(payoff, policies) - alpha * float(divergence) - beta * float(negative_entropy)
 
 
-def residual(payoff: np.ndarray, mu: np.ndarray, policies: np.ndarray, alpha: float, beta: float) -> float:
+def residual(
+    payoff: np.ndarray, mu: np.ndarray, policies: np.ndarray, alpha: float, beta: float
+) -> float:
     """Largest violation of Eq. 12, |pi_i(a) - right-hand side|, over agents and actions."""
-    wanted = [best_response(expected_payoff(payoff, policies, i), mu[i], alpha, beta) for i in range(len(policies))]
+    wanted = [
+        best_response(expected_payoff(payoff, policies, i), mu[i], alpha, beta)
+        for i in range(len(policies))
+    ]
     return float(np.abs(policies - np.stack(wanted)).max())

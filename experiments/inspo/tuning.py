@@ -1,7 +1,8 @@
-"""Choosing the coefficients that the paper tunes, for every method by the same rule, on seeds that no table has.
+"""Choosing the coefficients that the paper tunes, for every method by the same rule, on seeds that
+no table has.
 
-All points of a grid are one program. The best mean of the last evaluation wins (the exact value of a matrix
-game, the sampled return of Bridge); at a tie, the first point of the grid.
+All points of a grid are one program. The best mean of the last evaluation wins (the exact value of
+a matrix game, the sampled return of Bridge); at a tie, the first point of the grid.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from jaxoff.training import train
 
 SEEDS = (10, 11)
 Grid = Mapping[str, Sequence[float]]
-# The task that coefficients are chosen on -> the tasks that use them. M-NE has one search for balanced and one for imbalanced
-# data, whatever is paid off the diagonal and however rare the other actions are.
+# The task that coefficients are chosen on -> the tasks that use them. M-NE has one search for
+# balanced and one for imbalanced data, whatever is paid off the diagonal and however rare the other
+# actions are.
 TASKS = {task: task for task in (*runs.XOR, *runs.BRIDGE)} | {
     "matrix/mne/balanced": "matrix/mne*/balanced",
     "matrix/mne/imbalanced": "matrix/mne*/imbalanced*",
 }
-# InSPO says that it tunes the conservative weights of OMAR and CFCQL, CFCQL's tau, OMIGA's temperature, and its own alpha.
+# InSPO says that it tunes the conservative weights of OMAR and CFCQL, CFCQL's tau, OMIGA's
+# temperature, and its own alpha.
 GRIDS: dict[str, dict[str, Grid]] = {
     "matrix": {
         "omar": {"cql": (0.1, 1.0, 5.0), "mimic": (0.5, 0.9)},
@@ -55,23 +58,40 @@ GRIDS: dict[str, dict[str, Grid]] = {
 
 
 def best_point(run: Run) -> tuple[dict[str, float], dict[tuple[float, ...], float]]:
-    """(the best point of a job's grid, the mean final value of every point). A lost run counts as minus infinity."""
+    """(the best point of a job's grid, the mean final value of every point).
+
+    A lost run counts as minus infinity.
+    """
     values = run.values("exact_value" if run.has("exact_value") else "return_mean")
     names = list(run.config["grid"])
     points = list(itertools.product(*run.config["grid"].values()))
     means = np.where(np.isfinite(values), values, -np.inf).reshape(len(points), -1).mean(1)
-    return dict(zip(names, points[int(np.argmax(means))], strict=True)), dict(zip(points, means.tolist(), strict=True))
+    return dict(zip(names, points[int(np.argmax(means))], strict=True)), dict(
+        zip(points, means.tolist(), strict=True)
+    )
 
 
 def tune(out: Path, tasks: Mapping[str, str] = TASKS) -> Path:
-    """Train every grid at scale cpu and write tuned.toml, and tuning.md with the value of every point; their folder is `out`."""
+    """Train every grid at scale cpu and write tuned.toml, and tuning.md with the value of every
+    point; their folder is `out`.
+    """
     chosen: dict[tuple[str, str], dict[str, float]] = {}
-    lines = ["# Tuning", "", f"Seeds {SEEDS}; {runtime.hardware()}; commit {runtime.git_commit()}; `python -m experiments.inspo tune`", ""]
+    lines = [
+        "# Tuning",
+        "",
+        f"Seeds {SEEDS}; {runtime.hardware()}; commit {runtime.git_commit()}; `python -m "
+        "experiments.inspo tune`",
+        "",
+    ]
     lines += ["| method | task | point | mean final value |", "|---|---|---|---|"]
     for task in tasks:
         for method, grid in GRIDS[Task.parse(task).family].items():
             column = runs.Column(method, grid=grid)
-            spec = dataclasses.replace(runs.job(task, f"{method} tuning", column, "cpu", use_tuned=False), seeds=SEEDS, evaluations=1)
+            spec = dataclasses.replace(
+                runs.job(task, f"{method} tuning", column, "cpu", use_tuned=False),
+                seeds=SEEDS,
+                evaluations=1,
+            )
             folder = out / "tuning" / f"{method}-{Task.parse(task).slug}"
             train(spec, folder, [Progress(f"tuning {method} {task}")])
             best, means = best_point(load_run(folder))
@@ -79,11 +99,18 @@ def tune(out: Path, tasks: Mapping[str, str] = TASKS) -> Path:
             for point, mean in means.items():
                 named = dict(zip(grid, point, strict=True))
                 text = ", ".join(f"{name} {value:g}" for name, value in named.items())
-                lines.append(f"| {method} | {task} | {f'**{text}**' if named == best else text} | {mean:.4f} |")
+                lines.append(
+                    f"| {method} | {task} | {f'**{text}**' if named == best else text} | "
+                    f"{mean:.4f} |"
+                )
     write_text(out / "tuning.md", "\n".join(lines) + "\n")
-    head = "# Chosen by `python -m experiments.inspo tune` on seeds 10 and 11; every value: experiments/reference/inspo/tuning.md.\n"
+    head = (
+        "# Chosen by `python -m experiments.inspo tune` on seeds 10 and 11; every value: "
+        "experiments/reference/inspo/tuning.md.\n"
+    )
     tables = [
-        f'\n[{method}."{tasks[task]}"]\n' + "".join(f"{name} = {value!r}\n" for name, value in best.items())
+        f'\n[{method}."{tasks[task]}"]\n'
+        + "".join(f"{name} = {value!r}\n" for name, value in best.items())
         for (method, task), best in sorted(chosen.items())
     ]
     return write_text(out / "tuned.toml", head + "".join(tables))

@@ -8,5 +8,12 @@ if __name__ == "__main__":
     from experiments.omar.command import ALONE, PARTS, run_parts
     from jaxoff.report.html import index
 
-    chosen = parse("experiments.omar", "Pan et al. (2022): examples and particle games.", [*PARTS, *ALONE], "results/omar", data_dir=True)
-    print(f"page: {index(chosen.out, 'OMAR', run_parts(chosen.part, chosen.scale, chosen.out, chosen.data_dir))}")
+    chosen = parse(
+        "experiments.omar",
+        "Pan et al. (2022): examples and particle games.",
+        [*PARTS, *ALONE],
+        "results/omar",
+        data_dir=True,
+    )
+    made = run_parts(chosen.part, chosen.scale, chosen.out, chosen.data_dir)
+    print(f"page: {index(chosen.out, 'OMAR', made)}")

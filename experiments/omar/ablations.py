@@ -1,4 +1,6 @@
-"""Spread, four qualities: decentralised against centralised critics; searches, and sweeps of the softmax search."""
+"""Spread, four qualities: decentralised against centralised critics; searches, and sweeps of the
+softmax search.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,28 @@ from jaxoff.report.html import Section
 def centralised(job: Job) -> Section:
     """Critics of the own observation and action, and of the state and all actions."""
     note = (
-        "Spread, scores by the authors' references. centralised: a critic for each agent, of the state and all actions, as in the paper. "
-        "one critic: for the team, paid what the first agent is; noise of .05 on target actions; of five parts of a batch, each as big as "
-        "an agent's otherwise, the policies learn from one: this form of the code base of CFCQL makes five steps of its critic an update. "
-        "State: all observations. The paper does not name the task of its centralised critics. " + job.about()
+        "Spread, scores by the authors' references. centralised: a critic for each agent, "
+        "of the state and all actions, as in the paper. "
+        "one critic: for the team, paid what the first agent is; noise of .05 on target "
+        "actions; of five parts of a batch, each as big as "
+        "an agent's otherwise, the policies learn from one: this form of the code base of "
+        "CFCQL makes five steps of its critic an update. "
+        "State: all observations. The paper does not name the task of its centralised critics. "
+        + job.about()
     )
-    return Section("OMAR: centralised critics", note, [scored(job, "centralised", "OMAR: centralised critics", runs.CENTRALISED, note)])
+    return Section(
+        "OMAR: centralised critics",
+        note,
+        [scored(job, "centralised", "OMAR: centralised critics", runs.CENTRALISED, note)],
+    )
 
 
 def search(job: Job) -> Section:
     """Softmax, CEM, random shooting; iterations, samples, and where the softmax search starts."""
-    note = "Spread, scores by the authors' references. softmax: 3 x 10 samples, cem: 2 x 20 with 5 elites, random: 30. " + job.about()
+    note = (
+        "Spread, scores by the authors' references. softmax: 3 x 10 samples, cem: 2 x 20 "
+        "with 5 elites, random: 30. " + job.about()
+    )
     stems = [scored(job, "search", "OMAR: searches", runs.SEARCHES, note)]
     for name, columns in runs.SWEEPS.items():
         note = f"Spread, softmax search; the paper draws these flat, without numbers. {job.about()}"
@@ -38,19 +51,29 @@ def search(job: Job) -> Section:
 
 
 def scored(job: Job, stem: str, title: str, columns: Mapping[str, Column], note: str) -> str:
-    """A table of scores on the four qualities with their average, and how far columns' averages lie apart; returns its stem."""
+    """A table of scores on the four qualities with their average, and how far columns' averages lie
+    apart; returns its stem.
+    """
     own = runs.COLUMNS["OMAR"]  # is trained once, whatever it is called
     named = {"OMAR" if column == own else label: label for label, column in columns.items()}
     done = job.run(list(runs.CN), {name: columns[label] for name, label in named.items()})
     printed = tables.read_paper(PAPER, stem) or None
-    shown = None if any(column.grid for column in columns.values()) else named  # a grid has a column for each of its points
-    built = tables.build(done, runs.CN, shown, "score", title=title, paper=printed, note=note, average=True)
+    # a grid has a column for each of its points
+    shown = None if any(column.grid for column in columns.values()) else named
+    built = tables.build(
+        done, runs.CN, shown, "score", title=title, paper=printed, note=note, average=True
+    )
     means = [cell.mean for (row, _), cell in built.cells.items() if row == tables.AVERAGE]
     if stem.startswith("search-") and np.isfinite(means).all():
         spread = 100.0 * (max(means) - min(means)) / abs(np.mean(means))
-        built = dataclasses.replace(built, note=f"{note} Averages lie {spread:.0f} % of their mean apart.")
+        built = dataclasses.replace(
+            built, note=f"{note} Averages lie {spread:.0f} % of their mean apart."
+        )
     scale = registry.make_spec(next(iter(runs.CN))).return_scale
     assert scale is not None
-    data = {label: float(statistics.normalised(job.behaviour(task)[0], scale)) for task, label in runs.CN.items()}
+    data = {
+        label: float(statistics.normalised(job.behaviour(task)[0], scale))
+        for task, label in runs.CN.items()
+    }
     tables.write(with_data(built, data, average=True), job.out / stem)
     return stem

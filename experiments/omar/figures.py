@@ -1,4 +1,6 @@
-"""What is drawn for OMAR: the landscape of the motivating example, and improvements over the number of agents."""
+"""What is drawn for OMAR: the landscape of the motivating example, and improvements over the number
+of agents.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ from jaxoff.report.figures import looks, save, style
 
 
 def landscape(paths: Mapping[str, np.ndarray], stem: Path) -> list[Path]:
-    """The value over the action with the ends of some seeds, and the actions on the way. paths: label -> actions [seeds, steps]."""
+    """The value over the action with the ends of some seeds, and the actions on the way.
+
+    paths: label -> actions [seeds, steps].
+    """
     look, grid = looks(list(paths)), np.linspace(-1, 1, 401)
     with style() as new_figure:
         figure = new_figure(figsize=(8.0, 3.0), layout="constrained")
@@ -21,7 +26,14 @@ def landscape(paths: Mapping[str, np.ndarray], stem: Path) -> list[Path]:
         left.plot(grid, np.asarray(bimodal(grid)), color="#555555")
         for label, actions in paths.items():
             ends = actions[:, -1]
-            left.plot(ends, np.asarray(bimodal(ends)), linestyle="none", marker="o", color=look[label]["color"], label=label)
+            left.plot(
+                ends,
+                np.asarray(bimodal(ends)),
+                linestyle="none",
+                marker="o",
+                color=look[label]["color"],
+                label=label,
+            )
             right.plot(np.median(actions, 0), label=label, **look[label])
         left.set(xlabel="action", ylabel="value", title="where actors end")
         right.set(xlabel="actor steps", ylabel="action", title="median over seeds", ylim=(-1, 1))
@@ -29,8 +41,12 @@ def landscape(paths: Mapping[str, np.ndarray], stem: Path) -> list[Path]:
         return save(figure, stem)
 
 
-def by_agents(series: Mapping[str, Mapping[int, Sequence[float]]], titles: Mapping[str, str], stem: Path) -> list[Path]:
-    """A panel per series: percent over the number of agents, mean and standard deviation over seeds."""
+def by_agents(
+    series: Mapping[str, Mapping[int, Sequence[float]]], titles: Mapping[str, str], stem: Path
+) -> list[Path]:
+    """A panel per series: percent over the number of agents, mean and standard deviation over
+    seeds.
+    """
     with style() as new_figure:
         figure = new_figure(figsize=(4.0 * len(series), 3.0), layout="constrained")
         panels: Any = figure.subplots(1, len(series), squeeze=False)[0]

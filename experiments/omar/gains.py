@@ -17,7 +17,9 @@ from jaxoff.report.tables import NONE
 
 
 class Gain(NamedTuple):
-    """Final values of some seeds of each of two methods, [n] and [m]; row and column are where it stands in a table."""
+    """Final values of some seeds of each of two methods, [n] and [m]; row and column are where it
+    stands in a table.
+    """
 
     row: str
     column: str
@@ -26,7 +28,9 @@ class Gain(NamedTuple):
 
     @property
     def percent(self) -> float:
-        """100 (mean ours - mean theirs) / |mean theirs|; NaN where that is 0, or where all runs of one were lost."""
+        """100 (mean ours - mean theirs) / |mean theirs|; NaN where that is 0, or where all runs of
+        one were lost.
+        """
         return float(_percent([statistics.finite(values) for values in self[2:]]))
 
     @property
@@ -47,7 +51,9 @@ def _percent(groups: Sequence[np.ndarray]) -> Any:
 
 def places(gains: Sequence[Gain]) -> tuple[list[str], list[str]]:
     """Rows and columns, in order."""
-    return list(dict.fromkeys(gain.row for gain in gains)), list(dict.fromkeys(gain.column for gain in gains))
+    return list(dict.fromkeys(gain.row for gain in gains)), list(
+        dict.fromkeys(gain.column for gain in gains)
+    )
 
 
 def average(gains: Sequence[Gain], column: str) -> float:
@@ -58,33 +64,77 @@ def average(gains: Sequence[Gain], column: str) -> float:
 def text(gain: Gain | None) -> str:
     """A cell: the gain, its interval, and what it is made of."""
     if gain is None or not np.isfinite(gain.percent):
-        return NONE if gain is None else f"{NONE} ({statistics.mean(gain.ours):.3g} against {statistics.mean(gain.theirs):.3g})"
-    ends = "[{:.1f}, {:.1f}]".format(*gain.interval) if np.isfinite(gain.interval).all() else f"[{NONE}]"
-    return f"{gain.percent:.1f} % {ends}<br>{statistics.mean(gain.ours):.3g} against {statistics.mean(gain.theirs):.3g}"
+        return (
+            NONE
+            if gain is None
+            else (
+                f"{NONE} ({statistics.mean(gain.ours):.3g} against "
+                f"{statistics.mean(gain.theirs):.3g})"
+            )
+        )
+    ends = (
+        "[{:.1f}, {:.1f}]".format(*gain.interval)
+        if np.isfinite(gain.interval).all()
+        else f"[{NONE}]"
+    )
+    return (
+        f"{gain.percent:.1f} % {ends}<br>{statistics.mean(gain.ours):.3g} against "
+        f"{statistics.mean(gain.theirs):.3g}"
+    )
 
 
-def write(gains: Sequence[Gain], stem: Path, title: str, about: Sequence[str], averaged: bool = False) -> None:
-    """stem.md and stem.csv: rows and columns in order. averaged: a last row of averages over rows, if there are several."""
+def write(
+    gains: Sequence[Gain], stem: Path, title: str, about: Sequence[str], averaged: bool = False
+) -> None:
+    """stem.md and stem.csv: rows and columns in order.
+
+    averaged: a last row of averages over rows, if there are several.
+    """
     rows, columns = places(gains)
     at = {(gain.row, gain.column): gain for gain in gains}
-    lines = [f"# {title}", "", "| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += ["| " + " | ".join([row, *(text(at.get((row, column))) for column in columns)]) + " |" for row in rows]
+    lines = [
+        f"# {title}",
+        "",
+        "| | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    lines += [
+        "| " + " | ".join([row, *(text(at.get((row, column))) for column in columns)]) + " |"
+        for row in rows
+    ]
     if averaged and len(rows) > 1:
         means = [average(gains, column) for column in columns]
-        lines.append("| average | " + " | ".join(f"{mean:.1f} %" if np.isfinite(mean) else NONE for mean in means) + " |")
-    legend = f"Gain over the mean of the other, with its {statistics.LEVEL:.0%} bootstrap interval over seeds; below it both means."
+        lines.append(
+            "| average | "
+            + " | ".join(f"{mean:.1f} %" if np.isfinite(mean) else NONE for mean in means)
+            + " |"
+        )
+    legend = (
+        f"Gain over the mean of the other, with its {statistics.LEVEL:.0%} bootstrap "
+        "interval over seeds; below it both means."
+    )
     write_text(stem.with_suffix(".md"), "\n".join([*lines, "", legend, "", *about]) + "\n")
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["row", "column", "percent", "low", "high", "ours", "theirs"])
     for gain in gains:
         seeds = (" ".join(f"{value:.8g}" for value in values) for values in gain[2:])
-        table.writerow([gain.row, gain.column, *(f"{value:.8g}" for value in (gain.percent, *gain.interval)), *seeds])
+        table.writerow(
+            [
+                gain.row,
+                gain.column,
+                *(f"{value:.8g}" for value in (gain.percent, *gain.interval)),
+                *seeds,
+            ]
+        )
     write_text(stem.with_suffix(".csv"), out.getvalue())
 
 
 def bars(gains: Sequence[Gain], stem: Path) -> list[Path]:
-    """Groups of bars: a group a row, a bar a column, with intervals. What is not known is left out."""
+    """Groups of bars: a group a row, a bar a column, with intervals.
+
+    What is not known is left out.
+    """
     rows, columns = places(gains)
     look, width = looks(columns), 0.8 / len(columns)
     with style() as new_figure:
@@ -93,7 +143,10 @@ def bars(gains: Sequence[Gain], stem: Path) -> list[Path]:
         for place, column in enumerate(columns):
             shown = [gain for gain in gains if gain.column == column and np.isfinite(gain.percent)]
             x = [rows.index(gain.row) + width * (place - (len(columns) - 1) / 2) for gain in shown]
-            middle, ends = np.array([gain.percent for gain in shown]), np.array([gain.interval for gain in shown]).reshape(-1, 2)
+            middle, ends = (
+                np.array([gain.percent for gain in shown]),
+                np.array([gain.interval for gain in shown]).reshape(-1, 2),
+            )
             panel.bar(x, middle, width, color=look[column]["color"], label=column)
             known = np.isfinite(ends).all(1)
             panel.vlines(np.array(x)[known], *ends[known].T, color="#222222", linewidth=1.2)

@@ -1,4 +1,5 @@
-"""The motivating example in one dimension: a fixed value with two modes, and where an actor's steps lead.
+"""The motivating example in one dimension: a fixed value with two modes, and where an actor's steps
+lead.
 
 A gradient step climbs the mode at hand; OMAR's target is the best of a search, wherever that lies.
 """
@@ -19,15 +20,26 @@ START, LOCAL, BEST = -0.6, -0.6, 0.4  # of the actor, and the two modes
 
 def bimodal(action: Array) -> Array:
     """A narrow mode of .6 at -.6 and a wide one of 1 at .4."""
-    return 0.6 * jnp.exp(-jnp.square(action + 0.6) / 0.02) + jnp.exp(-jnp.square(action - 0.4) / 0.15)
+    return 0.6 * jnp.exp(-jnp.square(action + 0.6) / 0.02) + jnp.exp(
+        -jnp.square(action - 0.4) / 0.15
+    )
 
 
 def climb(
-    config: Any, mimic: Array | float, key: Key, value: Any = bimodal, *, rows: int = 256, lr: float = 0.01, steps: int = 800
+    config: Any,
+    mimic: Array | float,
+    key: Key,
+    value: Any = bimodal,
+    *,
+    rows: int = 256,
+    lr: float = 0.01,
+    steps: int = 800,
 ) -> Array:
-    """The action of a tanh actor with one parameter after each of `steps` Adam steps on OMAR's loss: [steps].
+    """The action of a tanh actor with one parameter after each of `steps` Adam steps on OMAR's
+    loss: [steps].
 
-    rows: copies of the one state, each with a search of its own. config: of the search; mimic 0 is MA-CQL's actor.
+    rows: copies of the one state, each with a search of its own. config: of the search; mimic 0 is
+        MA-CQL's actor.
     """
     optimiser = optax.adam(lr)
 

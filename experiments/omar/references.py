@@ -1,6 +1,8 @@
-"""Reference returns of the particle games, measured here: uniformly random actions, and the best policy of the pool.
+"""Reference returns of the particle games, measured here: uniformly random actions, and the best
+policy of the pool.
 
-They stand beside the authors' (`EnvSpec.return_scale`), whose experts, and whose prey in tag and world, are not ours.
+They stand beside the authors' (`EnvSpec.return_scale`), whose experts, and whose prey in tag and
+world, are not ours.
 """
 
 from __future__ import annotations
@@ -21,7 +23,17 @@ from jaxoff.types import ReturnScale
 
 FILE = Path(__file__).with_name("references.csv")
 SEEDS, EPISODES = 5, 2000
-FIELDS = ("task", "random", "random_se", "expert", "expert_se", "seeds", "episodes", "public_random", "public_expert")
+FIELDS = (
+    "task",
+    "random",
+    "random_se",
+    "expert",
+    "expert_se",
+    "seeds",
+    "episodes",
+    "public_random",
+    "public_expert",
+)
 
 
 class Reference(NamedTuple):
@@ -39,14 +51,25 @@ class Reference(NamedTuple):
 
 
 def measure(name: str, seeds: int = SEEDS, episodes: int = EPISODES) -> Reference:
-    """Play both policies of `family/scenario`; the expert plays its mode, without the noise that data are made with."""
+    """Play both policies of `family/scenario`; the expert plays its mode, without the noise that
+    data are made with.
+    """
     env = registry.make_env(f"{name}/expert")
     pool = pools.load(pools.path_of(name), env.spec)
     best = int(np.argmax([member.return_mean for member in pool.members]))
     found = []
-    for policy, sampled in ((random_policy(env.spec), True), (pools.mixture(pool, env.spec, (best,)), False)):
-        play = jax.jit(lambda key, policy=policy, sampled=sampled: evaluate(env, policy, key, episodes, sampled=sampled)["returns"])
-        returns = np.concatenate([np.asarray(play(jax.random.key(1000 + seed)), np.float64) for seed in range(seeds)])
+    for policy, sampled in (
+        (random_policy(env.spec), True),
+        (pools.mixture(pool, env.spec, (best,)), False),
+    ):
+        play = jax.jit(
+            lambda key, policy=policy, sampled=sampled: evaluate(
+                env, policy, key, episodes, sampled=sampled
+            )["returns"]
+        )
+        returns = np.concatenate(
+            [np.asarray(play(jax.random.key(1000 + seed)), np.float64) for seed in range(seeds)]
+        )
         found += [float(returns.mean()), float(returns.std(ddof=1) / np.sqrt(returns.size))]
     public = env.spec.return_scale
     low, high = (public.low, public.high) if public else (float("nan"), float("nan"))
@@ -55,8 +78,15 @@ def measure(name: str, seeds: int = SEEDS, episodes: int = EPISODES) -> Referenc
 
 def write(rows: list[Reference], file: Path) -> Path:
     """The table as a CSV file with a line of how it came about."""
-    about = f"# {runtime.hardware()}; commit {runtime.git_commit()}; command `make omar-references`; seeds from 1000 on"
-    lines = [about, ",".join(FIELDS), *(",".join(f"{x:.2f}" if isinstance(x, float) else str(x) for x in row) for row in rows)]
+    about = (
+        f"# {runtime.hardware()}; commit {runtime.git_commit()}; command `make "
+        "omar-references`; seeds from 1000 on"
+    )
+    lines = [
+        about,
+        ",".join(FIELDS),
+        *(",".join(f"{x:.2f}" if isinstance(x, float) else str(x) for x in row) for row in rows),
+    ]
     return write_text(file, "\n".join(lines) + "\n")
 
 
@@ -66,6 +96,10 @@ def read(file: Path = FILE) -> dict[str, ReturnScale]:
         return {}
     lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
     return {
-        row["task"]: ReturnScale(float(row["random"]), float(row["expert"]), f"measured, {row['seeds']} x {row['episodes']} episodes")
+        row["task"]: ReturnScale(
+            float(row["random"]),
+            float(row["expert"]),
+            f"measured, {row['seeds']} x {row['episodes']} episodes",
+        )
         for row in csv.DictReader(lines)
     }

@@ -1,4 +1,6 @@
-"""What is run for OMAR (Pan et al., 2022): columns, tasks, data and policies they need, and how large at each scale."""
+"""What is run for OMAR (Pan et al., 2022): columns, tasks, data and policies they need, and how
+large at each scale.
+"""
 
 from __future__ import annotations
 
@@ -31,36 +33,54 @@ COLUMNS = {
 }
 PAIR = {name: COLUMNS[name] for name in ("BC", "MA-CQL", "OMAR")}
 CURVES = {name: COLUMNS[name] for name in ("BC", "MA-TD3+BC", "MA-CQL", "OMAR")}
-# The paper's question is whether MA-CQL only climbs too slowly: larger steps of its actors, or more of them.
+# The paper's question is whether MA-CQL only climbs too slowly: larger steps of its actors, or more
+# of them.
 LARGER = {f"MA-CQL, actor lr {lr:g}": Column("cql", {"lr": lr}) for lr in (0.05, 0.1)}
 MORE = {f"MA-CQL, {steps} actor steps": Column("cql", {"policy_steps": steps}) for steps in (5, 20)}
 
 WORLDS = {"spread": "CN", "tag": "PP", "world": "World"}
 QUALITIES = ("random", "medium-replay", "medium", "expert")
-MPE = {f"mpe/{world}/{quality}": f"{quality} {name}" for quality in QUALITIES for world, name in WORLDS.items()}
-SPREAD = {task: label for task, label in MPE.items() if task in ("mpe/spread/random", "mpe/spread/medium-replay")}
+MPE = {
+    f"mpe/{world}/{quality}": f"{quality} {name}"
+    for quality in QUALITIES
+    for world, name in WORLDS.items()
+}
+SPREAD = {
+    task: label
+    for task, label in MPE.items()
+    if task in ("mpe/spread/random", "mpe/spread/medium-replay")
+}
 COUNTS = (1, 2, 3, 4, 5)
 AGENTS = {f"mpe/{'spread' if n == 3 else f'spread-n{n}'}/medium-replay": n for n in COUNTS}
 LINE = "mpe/spread-n2-1d/medium-replay"
-# Each agent has a landmark of its own and is paid for that alone; one agent is the same task either way.
+# Each agent has a landmark of its own and is paid for that alone; one agent is the same task either
+# way.
 CONTROL = {f"mpe/spread{f'-n{n}' * (n != 3)}{'-own' * (n > 1)}/medium-replay": n for n in COUNTS}
 
-# Online and offline. MATD3 is the learner below MA-CQL with values of the state and all actions and without a conservative term.
+# Online and offline. MATD3 is the learner below MA-CQL with values of the state and all actions and
+# without a conservative term.
 TWO_BY_TWO = {task: n for task, n in AGENTS.items() if n in (1, 3)}
 OFFLINE = {name: COLUMNS[name] for name in ("MA-CQL", "OMAR")}
 _MATD3 = {"cql": 0.0, "centralised": True}
 ONLINE = {"MATD3": Column("cql", _MATD3), "MATD3+OMAR": Column("omar", _MATD3)}
-# As the authors' learner that made their data: a round of gradient steps for 100 joint steps, noise .1, a buffer of a million.
+# As the authors' learner that made their data: a round of gradient steps for 100 joint steps, noise
+# .1, a buffer of a million.
 COLLECT: dict[str, dict[str, Any]] = {
     "smoke": {"num_envs": 4, "collect": 5, "warmup": 80, "capacity": 400},
     "cpu": {"num_envs": 20, "collect": 5, "warmup": 1024, "capacity": 100_000},
     "full": {"num_envs": 20, "collect": 5, "warmup": 1024, "capacity": 1_000_000},
 }
-ROUNDS = {"cpu": 2000, "full": 10_000}  # online; at full scale the million steps of the authors' learner
+# online; at full scale the million steps of the authors' learner
+ROUNDS = {"cpu": 2000, "full": 10_000}
 
-# Decentralised and centralised critics; a critic for each agent (the paper's), and one for the team (the CFCQL code base's).
+# Decentralised and centralised critics; a critic for each agent (the paper's), and one for the team
+# (the CFCQL code base's).
 CN = {task: label for task, label in MPE.items() if label.endswith(" CN")}
-_FORMS: dict[str, dict[str, Any]] = {"": {}, "centralised": {"centralised": True}, "one critic": {"shared_team": True}}
+_FORMS: dict[str, dict[str, Any]] = {
+    "": {},
+    "centralised": {"centralised": True},
+    "one critic": {"shared_team": True},
+}
 CENTRALISED: dict[str, Column] = {
     name if not form else f"{name}, {form}": Column(method, config)
     for name, method in (("MA-TD3+BC", "td3bc"), ("MA-CQL", "cql"), ("OMAR", "omar"))
@@ -71,74 +91,154 @@ CENTRALISED: dict[str, Column] = {
 # Searches, and sweeps of the softmax one around its values.
 SEARCHES = {
     "softmax": COLUMNS["OMAR"],
-    "cem": Column("omar", {"search": "cem", "search_iterations": 2, "search_samples": 20, "search_elites": 5}),
+    "cem": Column(
+        "omar", {"search": "cem", "search_iterations": 2, "search_samples": 20, "search_elites": 5}
+    ),
     "random": Column("omar", {"search": "random"}),
 }
 SWEEPS: dict[str, dict[str, Column]] = {
-    "J": {f"J = {n}": Column("omar", {} if n == 3 else {"search_iterations": n}) for n in (1, 2, 3, 5, 10)},
-    "K": {f"K = {n}": Column("omar", {} if n == 10 else {"search_samples": n}) for n in (5, 10, 15, 20, 25)},
+    "J": {
+        f"J = {n}": Column("omar", {} if n == 3 else {"search_iterations": n})
+        for n in (1, 2, 3, 5, 10)
+    },
+    "K": {
+        f"K = {n}": Column("omar", {} if n == 10 else {"search_samples": n})
+        for n in (5, 10, 15, 20, 25)
+    },
     "mu0": {"mu0": Column("omar", grid={"search_mean": (-0.2, -0.1, 0.0, 0.1, 0.2)})},
     "sigma0": {"sigma0": Column("omar", grid={"search_spread": (1.0, 1.5, 2.0, 2.5, 3.0)})},
 }
 
 # Robots and mazes: the released density of policy samples, and the logarithm that belongs there.
-LOG_DENSITY = {f"{name}, log density": Column(method, {"plain_density": False}) for name, method in (("MA-CQL", "cql"), ("OMAR", "omar"))}
-ROBOTS = tuple(Row(q, f"mamujoco/halfcheetah-2x3/{q}", f"omar:mamujoco/2halfcheetah/{q.title()}") for q in QUALITIES)
-MAZES = tuple(Row(maze, f"maze/{maze}/waypoint", f"d4rl:maze2d/{maze}/v1") for maze in ("umaze", "medium", "large"))
+LOG_DENSITY = {
+    f"{name}, log density": Column(method, {"plain_density": False})
+    for name, method in (("MA-CQL", "cql"), ("OMAR", "omar"))
+}
+ROBOTS = tuple(
+    Row(q, f"mamujoco/halfcheetah-2x3/{q}", f"omar:mamujoco/2halfcheetah/{q.title()}")
+    for q in QUALITIES
+)
+MAZES = tuple(
+    Row(maze, f"maze/{maze}/waypoint", f"d4rl:maze2d/{maze}/v1")
+    for maze in ("umaze", "medium", "large")
+)
 MAZE_COLUMNS = {name.removeprefix("MA-"): column for name, column in COLUMNS.items()}  # one agent
 TAUS = {"OMAR": Column("omar", grid={"mimic": (0.3, 0.5, 0.7, 0.9, 1.0)})}
 
-# Battles. The paper's base is not released. MA-CQL is here the very learner of OMAR without the regression; MACQL is SIT's.
-BATTLES = {"MACQL": Column("macql"), "MA-CQL": Column("omar", {"mimic": 0.0}), "OMAR": Column("omar")}
+# Battles. The paper's base is not released. MA-CQL is here the very learner of OMAR without the
+# regression; MACQL is SIT's.
+BATTLES = {
+    "MACQL": Column("macql"),
+    "MA-CQL": Column("omar", {"mimic": 0.0}),
+    "OMAR": Column("omar"),
+}
 QUALITY = "medium-replay"  # as the paper's, data of the training of the behaviour policies
 MAPS = {
     "smoke": ("smax/3m",),
     "cpu": ("smax/3m", "smax/2s3z"),
-    "full": ("smax/3m", "smax/2s3z", "smax/3s5z", "smax-x/1c3s5z", "smax/3s_vs_5z", "smax/5m_vs_6m", "smax/8m"),
+    "full": (
+        "smax/3m",
+        "smax/2s3z",
+        "smax/3s5z",
+        "smax-x/1c3s5z",
+        "smax/3s_vs_5z",
+        "smax/5m_vs_6m",
+        "smax/8m",
+    ),
 }
 
 RELEASED = 3072  # rows of a batch of three agents
-# `full`: settings of `baselines/settings.toml`, which are the released code's. `cpu`: a quarter of each agent's batch, 3 seeds.
+# `full`: settings of `baselines/settings.toml`, which are the released code's. `cpu`: a quarter of
+# each agent's batch, 3 seeds.
 _SMOKE = {"steps": 4, "batch_size": 60, "hidden": 8, "critic_hidden": 8}
 _CLONE = {"hidden": 64, "lr": 1e-3}
 SIZES = {
     "smoke": Size(
-        {"steps": 4, "batch_size": 60, "hidden": 8, "critic_hidden": 8}, seeds=2, evaluations=2, eval_episodes=4, data_episodes=40
+        {"steps": 4, "batch_size": 60, "hidden": 8, "critic_hidden": 8},
+        seeds=2,
+        evaluations=2,
+        eval_episodes=4,
+        data_episodes=40,
     ),
-    "cpu": Size({"batch_size": 768}, {"bc": _CLONE | {"steps": 2001}}, seeds=3, evaluations=10, eval_episodes=100),
-    "full": Size({}, {"bc": _CLONE | {"batch_size": 1024, "steps": 2001}}, seeds=5, evaluations=100, eval_episodes=100),
+    "cpu": Size(
+        {"batch_size": 768},
+        {"bc": _CLONE | {"steps": 2001}},
+        seeds=3,
+        evaluations=10,
+        eval_episodes=100,
+    ),
+    "full": Size(
+        {},
+        {"bc": _CLONE | {"batch_size": 1024, "steps": 2001}},
+        seeds=5,
+        evaluations=100,
+        eval_episodes=100,
+    ),
 }
 _FAST = {"steps": 4, "batch_size": 16, "hidden": 8, "critic_hidden": 8}
-_BODY = {"hidden": 256, "lr": 3e-4, "steps": 100_001}  # cloning with the nets and steps of the others
+# cloning with the nets and steps of the others
+_BODY = {"hidden": 256, "lr": 3e-4, "steps": 100_001}
 ROBOT_SIZES = {
     "smoke": Size(_FAST, seeds=1, evaluations=1, eval_episodes=1, data_episodes=1),
-    "cpu": Size({"steps": 3000, "hidden": 64}, seeds=3, evaluations=3, eval_episodes=8, data_episodes=50),
+    "cpu": Size(
+        {"steps": 3000, "hidden": 64}, seeds=3, evaluations=3, eval_episodes=8, data_episodes=50
+    ),
     "full": Size({}, {"bc": _BODY | {"batch_size": 512}}, evaluations=20, eval_episodes=100),
 }
 MAZE_SIZES = {
     "smoke": Size(_FAST, seeds=1, evaluations=1, eval_episodes=2, data_episodes=4),
-    "cpu": Size({"steps": 10_000, "hidden": 64}, {"bc": _CLONE}, seeds=3, evaluations=5, eval_episodes=50, data_episodes=500),
+    "cpu": Size(
+        {"steps": 10_000, "hidden": 64},
+        {"bc": _CLONE},
+        seeds=3,
+        evaluations=5,
+        eval_episodes=50,
+        data_episodes=500,
+    ),
     "full": Size({}, {"bc": _BODY}, evaluations=20, eval_episodes=100),
 }
 _BATTLE: dict[str, Any] = {"window": -1, "hidden": 64, "batch_size": 32}
 BATTLE_SIZES = {
-    "smoke": Size(_FAST | {"embed": 4, "batch_size": 4}, seeds=2, evaluations=1, eval_episodes=2, data_episodes=16, sampled=False),
-    "cpu": Size(_BATTLE | {"critic_hidden": 64, "steps": 1000}, seeds=3, evaluations=5, data_episodes=1000, sampled=False),
+    "smoke": Size(
+        _FAST | {"embed": 4, "batch_size": 4},
+        seeds=2,
+        evaluations=1,
+        eval_episodes=2,
+        data_episodes=16,
+        sampled=False,
+    ),
+    "cpu": Size(
+        _BATTLE | {"critic_hidden": 64, "steps": 1000},
+        seeds=3,
+        evaluations=5,
+        data_episodes=1000,
+        sampled=False,
+    ),
     "full": Size(_BATTLE | {"batch_size": 128}, evaluations=50, sampled=False),
 }
 POOLS: dict[str, dict[str, Any]] = {  # over the settings of the method that trains them
-    "smoke": {"iterations": 2, "num_envs": 8, "minibatches": 2, "epochs": 1, "hidden": 8, "snapshots": 2},
+    "smoke": {
+        "iterations": 2,
+        "num_envs": 8,
+        "minibatches": 2,
+        "epochs": 1,
+        "hidden": 8,
+        "snapshots": 2,
+    },
     "cpu": {"iterations": 300},
     "full": {},
 }
 
 
 class Data:
-    """Datasets of one scale; policies that don't come with the library are trained once, into `folder`."""
+    """Datasets of one scale; policies that don't come with the library are trained once, into
+    `folder`.
+    """
 
     def __init__(self, scale: str, folder: Path) -> None:
         self.scale, self.folder = scale, folder
-        self.of = functools.lru_cache(maxsize=1)(self._make)  # columns of a task come one after the other
+        # columns of a task come one after the other
+        self.of = functools.lru_cache(maxsize=1)(self._make)
 
     def _make(self, task: str, seed: int, episodes: int | None) -> Episodes:
         name = "/".join(task.split("/")[:2])
@@ -148,7 +248,10 @@ class Data:
             path = self.folder / f"{name}.npz"
             path.parent.mkdir(parents=True, exist_ok=True)
             train_pool(name, path, overrides=POOLS[self.scale])
-        return registry.make_data(task, DataOptions(seed, episodes, pools=str(self.folder) if self.folder.is_dir() else None))
+        return registry.make_data(
+            task,
+            DataOptions(seed, episodes, pools=str(self.folder) if self.folder.is_dir() else None),
+        )
 
     def __call__(self, spec: TrainSpec) -> Episodes:
         return self.of(spec.task, spec.data_seed, spec.data_episodes)
@@ -159,13 +262,18 @@ class Data:
 
 
 def specs(tasks: Sequence[str], columns: Mapping[str, Column], scale: str) -> list[TrainSpec]:
-    """The jobs of a table. Policies are evaluated by their modes; a batch has as many rows for each agent whatever their number."""
+    """The jobs of a table.
+
+    Policies are evaluated by their modes; a batch has as many rows for each agent whatever their
+    number.
+    """
     found, size = [], SIZES[scale]
     each = size.every.get("batch_size", RELEASED) // 3
     for task in tasks:
         batch = each * registry.make_spec(task).num_agents if "batch_size" in size.every else 0
         for label, column in columns.items():
-            if column.config.get("shared_team"):  # all agents learn from the same rows, and the critics from five parts of them
+            # all agents learn from the same rows, and the critics from five parts of them
+            if column.config.get("shared_team"):
                 chosen = {"batch_size": 5 * each}
             else:
                 chosen = {"batch_size": batch} if batch and column.method != "bc" else {}
@@ -174,14 +282,25 @@ def specs(tasks: Sequence[str], columns: Mapping[str, Column], scale: str) -> li
     return found
 
 
-def online_specs(tasks: Sequence[str], columns: Mapping[str, Column], scale: str) -> list[TrainSpec]:
-    """The same jobs without data: the learners act. The quality in a task's name chooses settings only."""
+def online_specs(
+    tasks: Sequence[str], columns: Mapping[str, Column], scale: str
+) -> list[TrainSpec]:
+    """The same jobs without data: the learners act.
+
+    The quality in a task's name chooses settings only.
+    """
     found = specs(tasks, columns, scale)
     steps = {"steps": ROUNDS[scale]} if scale in ROUNDS else {}
-    acting: dict[str, Any] = {"sampler": "online", "sampler_config": COLLECT[scale], "data_episodes": None}
+    acting: dict[str, Any] = {
+        "sampler": "online",
+        "sampler_config": COLLECT[scale],
+        "data_episodes": None,
+    }
     return [dataclasses.replace(spec, config={**spec.config, **steps}, **acting) for spec in found]
 
 
-def run_all(tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path, data: Data) -> list[Run]:
+def run_all(
+    tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path, data: Data
+) -> list[Run]:
     """Train every column on every task, or read back what is already there."""
     return jobs.run_all(specs(tasks, columns, scale), out, data)

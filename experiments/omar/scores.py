@@ -18,18 +18,29 @@ from jaxoff.report.html import Section
 def robots(job: Job) -> Section:
     """Two-agent HalfCheetah: four qualities, all methods."""
     note = (
-        "Two-agent HalfCheetah in MJX, whose physics is not that of the authors' MuJoCo; the return scale is theirs. CEM search; "
-        "conservative terms over uniform actions and actions near the policies, whose density is subtracted as it is, as in the released "
+        "Two-agent HalfCheetah in MJX, whose physics is not that of the authors' MuJoCo; "
+        "the return scale is theirs. CEM search; "
+        "conservative terms over uniform actions and actions near the policies, whose "
+        "density is subtracted as it is, as in the released "
         "code; 'log density': its logarithm. gamma .95; the time limit counts as an end."
     )
     columns = runs.COLUMNS | runs.LOG_DENSITY
-    return scores(job, "mujoco", "OMAR: two-agent HalfCheetah", runs.ROBOTS, columns, runs.ROBOT_SIZES[job.scale], note)
+    return scores(
+        job,
+        "mujoco",
+        "OMAR: two-agent HalfCheetah",
+        runs.ROBOTS,
+        columns,
+        runs.ROBOT_SIZES[job.scale],
+        note,
+    )
 
 
 def mazes(job: Job) -> Section:
     """Point mazes: three sizes, all methods, and OMAR's tau."""
     note = (
-        "Point mazes, one agent; scores by D4RL's references of version 1. The authors' settings were not released: those of HalfCheetah "
+        "Point mazes, one agent; scores by D4RL's references of version 1. The authors' "
+        "settings were not released: those of HalfCheetah "
         "with gamma .99, the softmax search, tau .5 and a conservative term of weight 1."
     )
     size, rows = runs.MAZE_SIZES[job.scale], runs.MAZES[: 1 if job.scale == "smoke" else None]
@@ -48,34 +59,62 @@ def mazes(job: Job) -> Section:
 
 
 def scores(
-    job: Job, stem: str, title: str, rows: Sequence[Row], columns: Mapping[str, Column], size: Size, note: str, folder: str = ""
+    job: Job,
+    stem: str,
+    title: str,
+    rows: Sequence[Row],
+    columns: Mapping[str, Column],
+    size: Size,
+    note: str,
+    folder: str = "",
 ) -> Section:
-    """Tables of scores, with the printed ones, and of returns; curves. Rows whose data can't be had are named."""
-    done, data = sources.run_all(specs := sources.specs(rows, columns, size, job.data_dir), rows, job.out / "runs" / folder)
+    """Tables of scores, with the printed ones, and of returns; curves.
+
+    Rows whose data can't be had are named.
+    """
+    done, data = sources.run_all(
+        specs := sources.specs(rows, columns, size, job.data_dir), rows, job.out / "runs" / folder
+    )
     label = {task: row.label for row in rows for task in (row.own, row.published)}
     lacking = [row.label for row in rows if sources.found(row, job.data_dir) is None]
     tasks, behaviour, scale = {}, {}, {}
     for spec in specs:
         if spec.task not in tasks:
             tasks[spec.task] = label[spec.task]
-            behaviour[spec.task] = job.behaviour(spec.task, functools.partial(data.returns, spec))[0]
+            behaviour[spec.task] = job.behaviour(spec.task, functools.partial(data.returns, spec))[
+                0
+            ]
             scale[spec.task] = data.env(spec).spec.return_scale
     origin = {
         "the authors' files": [label[task] for task in tasks if Task.parse(task).source],
-        f"our own recipes, {size.data_episodes or 'all'} episodes": [label[task] for task in tasks if not Task.parse(task).source],
+        f"our own recipes, {size.data_episodes or 'all'} episodes": [
+            label[task] for task in tasks if not Task.parse(task).source
+        ],
         "not run, since there are neither files nor policies that come with the library": lacking,
     }
     told = "; ".join(f"{where}: {', '.join(names)}" for where, names in origin.items() if names)
     updates = size.every.get("steps", 100_001)
-    extent = f"Inputs normalised by the batch; {updates:,} updates; modes of final policies, {size.eval_episodes} episodes."
+    extent = (
+        f"Inputs normalised by the batch; {updates:,} updates; modes of final policies, "
+        f"{size.eval_episodes} episodes."
+    )
     note = f"{note} {extent} Data: {told}."
     if not tasks:
         return Section(title, note, [])
     plain = tables.build(done, tasks, None, title=f"{title}, mean return", note=note)
-    tables.write(with_data(plain, {tasks[task]: value for task, value in behaviour.items()}), job.out / f"{stem}-return")
+    tables.write(
+        with_data(plain, {tasks[task]: value for task, value in behaviour.items()}),
+        job.out / f"{stem}-return",
+    )
     printed = tables.read_paper(PAPER, stem) or None
-    built = tables.build(done, tasks, None, "score", title=f"{title}, normalised", paper=printed, note=note)
-    known = {tasks[task]: float(statistics.normalised(value, scale[task])) for task, value in behaviour.items() if scale[task]}
+    built = tables.build(
+        done, tasks, None, "score", title=f"{title}, normalised", paper=printed, note=note
+    )
+    known = {
+        tasks[task]: float(statistics.normalised(value, scale[task]))
+        for task, value in behaviour.items()
+        if scale[task]
+    }
     tables.write(with_data(built, known), job.out / stem)
     figures.curves(done, "return_mean", job.out / f"{stem}-curves", tasks=tasks, label="return")
     return Section(title, note, [stem, f"{stem}-return", f"{stem}-curves"])

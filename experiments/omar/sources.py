@@ -1,6 +1,8 @@
-"""Tables of robots and mazes: data as the authors published them, where they lie in `--data-dir`, else by our own recipe.
+"""Tables of robots and mazes: data as the authors published them, where they lie in `--data-dir`,
+else by our own recipe.
 
-Settings and environment are those of our task either way. What needs policies that don't come with the library is not run.
+Settings and environment are those of our task either way. What needs policies that don't come with
+the library is not run.
 """
 
 from __future__ import annotations
@@ -50,11 +52,16 @@ def settings(method: str, task: str) -> dict[str, Any]:
     """All that a method sets on a task, as plain values."""
     module = registry.learner(method, task)
     config, fields = resolve_config(module, Task.parse(task), {}), config_fields(module.Config)
-    return {name: float(getattr(config, name)) if is_leaf(field) else getattr(config, name) for name, field in fields.items()}
+    return {
+        name: float(getattr(config, name)) if is_leaf(field) else getattr(config, name)
+        for name, field in fields.items()
+    }
 
 
 def parts(task: str, seeds: Sequence[int], data_dir: str | None) -> dict[int, tuple[int, ...]]:
-    """Part of the data -> seeds that learn from it: each its own, as in the paper, where there are so many; else all the first."""
+    """Part of the data -> seeds that learn from it: each its own, as in the paper, where there are
+    so many; else all the first.
+    """
     if task.startswith("omar:") and len(seeds) > 1:
         try:
             for seed in seeds:
@@ -65,7 +72,9 @@ def parts(task: str, seeds: Sequence[int], data_dir: str | None) -> dict[int, tu
     return {0: tuple(seeds)}
 
 
-def specs(rows: Sequence[Row], columns: Mapping[str, Column], size: Size, data_dir: str | None) -> list[TrainSpec]:
+def specs(
+    rows: Sequence[Row], columns: Mapping[str, Column], size: Size, data_dir: str | None
+) -> list[TrainSpec]:
     """The jobs of those rows whose data can be had; policies are evaluated by their modes."""
     jobs_of = []
     for row in rows:
@@ -73,10 +82,18 @@ def specs(rows: Sequence[Row], columns: Mapping[str, Column], size: Size, data_d
         for label, column in columns.items() if task else ():
             assert task is not None
             # The published data's name has no settings of its own.
-            chosen = {} if task == row.own else settings(column.method, row.own) | size.config(column.method, task)
+            chosen = (
+                {}
+                if task == row.own
+                else settings(column.method, row.own) | size.config(column.method, task)
+            )
             spec = size.spec(task, label, column, chosen)
             for part, seeds in parts(task, spec.seeds, data_dir).items():
-                own = {"seeds": seeds, "data_seed": part, "data_dir": None if task == row.own else data_dir}
+                own = {
+                    "seeds": seeds,
+                    "data_seed": part,
+                    "data_dir": None if task == row.own else data_dir,
+                }
                 jobs_of.append(dataclasses.replace(spec, sampled=False, **own))
     return jobs_of
 
@@ -86,7 +103,8 @@ class Data:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.own = {row.published: row.own for row in rows}
-        self.of = functools.lru_cache(maxsize=1)(self._make)  # columns of a task come one after the other
+        # columns of a task come one after the other
+        self.of = functools.lru_cache(maxsize=1)(self._make)
 
     def env(self, spec: TrainSpec) -> Env:
         """Ours, in jit."""
@@ -98,7 +116,8 @@ class Data:
 
     def _make(self, task: str, options: DataOptions) -> Episodes:
         episodes = registry.make_data(task, options)
-        if task in self.own:  # the authors' robots have the state once for each agent, one after the other
+        # the authors' robots have the state once for each agent, one after the other
+        if task in self.own:
             size = registry.make_spec(self.own[task]).state_size
             episodes = episodes._replace(state=episodes.state[..., :size])
         return episodes

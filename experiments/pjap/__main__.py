@@ -8,5 +8,12 @@ if __name__ == "__main__":
     from experiments.pjap.command import PARTS, run_parts
     from jaxoff.report.html import index
 
-    chosen = parse("experiments.pjap", "Figures of Tilbury et al. (2024); all: 1-5.", [*PARTS, "fig6"], "results/pjap", data_dir=True)
-    print(f"page: {index(chosen.out, 'PJAP', run_parts(chosen.part, chosen.scale, chosen.out, chosen.data_dir))}")
+    chosen = parse(
+        "experiments.pjap",
+        "Figures of Tilbury et al. (2024); all: 1-5.",
+        [*PARTS, "fig6"],
+        "results/pjap",
+        data_dir=True,
+    )
+    made = run_parts(chosen.part, chosen.scale, chosen.out, chosen.data_dir)
+    print(f"page: {index(chosen.out, 'PJAP', made)}")

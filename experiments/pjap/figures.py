@@ -1,4 +1,7 @@
-"""What is drawn for Tilbury et al. (2024): figures 1 to 5, and three of our own. Each returns a matplotlib figure."""
+"""What is drawn for Tilbury et al. (2024): figures 1 to 5, and three of our own.
+
+Each returns a matplotlib figure.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRUE, INDUCED, UNIFORM, PJAP, DATA, START = "#0072B2", "#D55E00", "#D55E00", "#009E73", "#444444", "white"
+TRUE, INDUCED, UNIFORM, PJAP, DATA, START = (
+    "#0072B2",
+    "#D55E00",
+    "#D55E00",
+    "#009E73",
+    "#444444",
+    "white",
+)
 PEAK = peak(*TWIN_PEAKS)
 
 
-def fig1(start: tuple[float, float] = (-0.35, 0.45), datum: tuple[float, float] = (0.55, -0.4)) -> Figure:
-    """One datum in the opposite quadrant: the best responses to it point away from where the reward rises."""
+def fig1(
+    start: tuple[float, float] = (-0.35, 0.45), datum: tuple[float, float] = (0.55, -0.4)
+) -> Figure:
+    """One datum in the opposite quadrant: the best responses to it point away from where the reward
+    rises.
+    """
     payoff = runs.payoff("sign")
     here = jnp.asarray(start)
     true = np.asarray(runs.true_field(payoff, here))
@@ -31,18 +45,30 @@ def fig1(start: tuple[float, float] = (-0.35, 0.45), datum: tuple[float, float] 
     figure, ax = _grid(1, 1, 4.6)
     ax = ax[0, 0]
     _surface(figure, ax, "sign", bar=True)
-    arrows = ((true, TRUE, r"true gradient $\nabla R$"), (induced, INDUCED, r"best responses to the datum $\nabla J$"))
+    arrows = (
+        (true, TRUE, r"true gradient $\nabla R$"),
+        (induced, INDUCED, r"best responses to the datum $\nabla J$"),
+    )
     for arrow, colour, label in arrows:
         props = {"arrowstyle": "-|>", "color": colour, "lw": 2.5, "shrinkA": 5, "shrinkB": 0}
         ax.annotate("", np.add(start, arrow), start, arrowprops=props)
         ax.plot([], [], color=colour, lw=2.5, label=label)
     for part in (np.array([induced[0], 0]), np.array([0, induced[1]])):
-        ax.annotate("", np.add(start, part), start, arrowprops={"arrowstyle": "->", "color": INDUCED, "lw": 1, "ls": ":", "shrinkA": 5})
+        ax.annotate(
+            "",
+            np.add(start, part),
+            start,
+            arrowprops={"arrowstyle": "->", "color": INDUCED, "lw": 1, "ls": ":", "shrinkA": 5},
+        )
     ax.plot(*start, "o", color=START, ms=9, mec="black", label=r"policy $\theta$")
     ax.plot(*datum, "X", color=DATA, ms=9, mec="white", label="datum $a$")
     ax.set_ylabel("action y")
     ax.legend(loc="lower left", fontsize=8, frameon=True, framealpha=0.95)
-    ax.set_title(rf"Sign agreement: $\nabla J\cdot\nabla R = {float(true @ induced):.2f} < 0$, so the reward falls", fontsize=10)
+    ax.set_title(
+        rf"Sign agreement: $\nabla J\cdot\nabla R = {float(true @ induced):.2f} < 0$, so "
+        r"the reward falls",
+        fontsize=10,
+    )
     return figure
 
 
@@ -66,7 +92,13 @@ def fig2(results: Sequence[OnlineResult], capacities: Sequence[int] = runs.CAPAC
         axes[2, column].plot(*paths[0, 0], "o", color=START, ms=7, mec="black")
         axes[2, column].plot(*paths[-1, 0], "*", color=TRUE, ms=11, mec="white", clip_on=False)
         _plane(axes[2, column])
-    for row, label in enumerate(("paths, all seeds\naction y", "exact reward\nmean and range", "final buffer, first seed\naction y")):
+    for row, label in enumerate(
+        (
+            "paths, all seeds\naction y",
+            "exact reward\nmean and range",
+            "final buffer, first seed\naction y",
+        )
+    ):
         axes[row, 0].set_ylabel(label)
     return figure
 
@@ -79,17 +111,29 @@ def fig3(data: Episodes, paths: runs.Paths) -> Figure:
     axes[0].scatter(*points.T, s=6, color=DATA, alpha=0.5, lw=0)
     axes[0].plot(*points.mean(0), "P", color=INDUCED, ms=10, mec="white")
     _plane(axes[0])
-    axes[0].set_title(f"(a) data, mean ({points[:, 0].mean():.2f}, {points[:, 1].mean():.2f})", fontsize=10)
+    axes[0].set_title(
+        f"(a) data, mean ({points[:, 0].mean():.2f}, {points[:, 1].mean():.2f})", fontsize=10
+    )
     lattice = _lattice(9)
     for ax, field, title in (
         (axes[1], runs.true_field(payoff, lattice), r"(b) true field $\nabla R$"),
-        (axes[2], runs.induced_field(payoff, jnp.asarray(points), lattice), r"(b) induced field $\nabla J$"),
+        (
+            axes[2],
+            runs.induced_field(payoff, jnp.asarray(points), lattice),
+            r"(b) induced field $\nabla J$",
+        ),
     ):
         _surface(figure, ax, "sign")
         _arrows(ax, lattice, field, "black")
         ax.set_title(title, fontsize=10)
     _surface(figure, axes[3], "sign", limit=1.4)
-    _arrows(axes[3], lattice, runs.induced_field(payoff, jnp.asarray(points), lattice), INDUCED, alpha=0.35)
+    _arrows(
+        axes[3],
+        lattice,
+        runs.induced_field(payoff, jnp.asarray(points), lattice),
+        INDUCED,
+        alpha=0.35,
+    )
     for path in paths.theta[:, 0, 0]:
         _paths(axes[3], path[None], TRUE)
     axes[3].set_title("(c) paths from three starts", fontsize=10)
@@ -98,7 +142,9 @@ def fig3(data: Episodes, paths: runs.Paths) -> Figure:
 
 
 def fig4(panels: dict[str, tuple[Sequence[Episodes], runs.Paths]]) -> Figure:
-    """Twin peaks, data around the origin and around a maximum: paths, predicted fixed points and data."""
+    """Twin peaks, data around the origin and around a maximum: paths, predicted fixed points and
+    data.
+    """
     payoff = runs.payoff("twin_peaks")
     figure, axes = _grid(2, 6, 2.5)
     for block, (centre, (data, paths)) in enumerate(panels.items()):
@@ -129,7 +175,9 @@ def fig4(panels: dict[str, tuple[Sequence[Episodes], runs.Paths]]) -> Figure:
 
 
 def fig5(data: Sequence[Episodes], uniform: runs.Paths, pjap: runs.Paths) -> Figure:
-    """Twin peaks, uniform against PJAP: data, paths, distance to the sampled data, reward; a row a standard deviation."""
+    """Twin peaks, uniform against PJAP: data, paths, distance to the sampled data, reward; a row a
+    standard deviation.
+    """
     payoff = runs.payoff("twin_peaks")
     figure, axes = _grid(len(runs.SIGMAS_5), 4, 2.6)
     for row, sigma in enumerate(runs.SIGMAS_5):
@@ -146,7 +194,11 @@ def fig5(data: Sequence[Episodes], uniform: runs.Paths, pjap: runs.Paths) -> Fig
         axes[row, 2].set_ylim(0, None)
         axes[row, 3].axhline(float(payoff(jnp.full((2, 1), PEAK))), color="black", lw=0.8, ls=":")
         axes[row, 3].set_ylim(-2.1, 0.75)
-    for ax, title in zip(axes[0], ("data", "paths, all seeds", "distance of the batch to the policy", "exact reward"), strict=True):
+    for ax, title in zip(
+        axes[0],
+        ("data", "paths, all seeds", "distance of the batch to the policy", "exact reward"),
+        strict=True,
+    ):
         ax.set_title(title, fontsize=10)
     for ax in axes[-1, 2:]:
         ax.set_xlabel("epochs")
@@ -164,7 +216,9 @@ def fig5(data: Sequence[Episodes], uniform: runs.Paths, pjap: runs.Paths) -> Fig
 
 
 def pairing(results: dict[str, runs.Paths], data: Sequence[np.ndarray]) -> Figure:
-    """Correlated data and the same marginals dealt anew: exact best responses cannot tell, PJAP needs no mean to find a peak."""
+    """Correlated data and the same marginals dealt anew: exact best responses cannot tell, PJAP
+    needs no mean to find a peak.
+    """
     figure, axes = _grid(2, 1 + len(results), 2.7)
     for row, (label, points) in enumerate(zip(("paired", "permuted"), data, strict=True)):
         _scatter(axes[row, 0], points)
@@ -172,20 +226,32 @@ def pairing(results: dict[str, runs.Paths], data: Sequence[np.ndarray]) -> Figur
         for column, (name, paths) in enumerate(results.items(), start=1):
             _surface(figure, axes[row, column], "twin_peaks")
             _paths(axes[row, column], paths.theta[0, row], PJAP if name == "pjap" else UNIFORM)
-            axes[row, column].set_title(f"{name}: reward {paths.reward[0, row, :, -1].mean():.3f}", fontsize=10)
+            axes[row, column].set_title(
+                f"{name}: reward {paths.reward[0, row, :, -1].mean():.3f}", fontsize=10
+            )
     axes[0, 0].set_title("data", fontsize=10)
     return figure
 
 
 def grid(paths: runs.Paths) -> Figure:
-    """End reward of PJAP over sharpness and floor, data around the optimum with standard deviation 1."""
+    """End reward of PJAP over sharpness and floor, data around the optimum with standard deviation
+    1.
+    """
     rewards = paths.reward[:, 0, :, -1].mean(-1).reshape(len(runs.ALPHAS), len(runs.FLOORS))
     figure, axes = _grid(1, 1, 4.4)
     ax = axes[0, 0]
     ax.grid(False)
     image = ax.imshow(rewards, cmap="viridis", vmin=0, vmax=0.5625, aspect="auto")
     for (i, j), value in np.ndenumerate(rewards):
-        ax.text(j, i, f"{value:.3f}", ha="center", va="center", color="white" if value < 0.38 else "black", fontsize=9)
+        ax.text(
+            j,
+            i,
+            f"{value:.3f}",
+            ha="center",
+            va="center",
+            color="white" if value < 0.38 else "black",
+            fontsize=9,
+        )
     ax.set(xlabel=r"floor $\epsilon$", ylabel=r"sharpness $\alpha$")
     ax.set_xticks(range(len(runs.FLOORS)), [f"{x:g}" for x in runs.FLOORS])
     ax.set_yticks(range(len(runs.ALPHAS)), [f"{x:g}" for x in runs.ALPHAS])
@@ -194,7 +260,8 @@ def grid(paths: runs.Paths) -> Figure:
     return figure
 
 
-# --------------------------------------------------------------------------------------------- parts
+# ---------------------------------------------------------------------------------------------
+# parts
 
 
 def _grid(rows: int, columns: int, size: float) -> tuple[Figure, np.ndarray]:
@@ -218,20 +285,47 @@ def _lattice(count: int) -> Any:
 def _scatter(ax: Axes, points: np.ndarray) -> None:
     """Data [M, 2]; what coincides is drawn as one large point."""
     alone = np.ptp(points) < 1e-3
-    ax.scatter(points[:, 0], points[:, 1], s=60 if alone else 4, color=DATA, alpha=1.0 if alone else 0.5, lw=0)
+    ax.scatter(
+        points[:, 0],
+        points[:, 1],
+        s=60 if alone else 4,
+        color=DATA,
+        alpha=1.0 if alone else 0.5,
+        lw=0,
+    )
     _maxima(ax)
     _plane(ax)
 
 
 def _surface(figure: Figure, ax: Axes, game: str, bar: bool = False, limit: float = 1.08) -> None:
-    """The reward over joint actions with its zero line; colours stop at -1 or -2, so that the region of interest has some."""
+    """The reward over joint actions with its zero line; colours stop at -1 or -2, so that the
+    region of interest has some.
+    """
     axis = np.linspace(-limit, limit, 201, dtype=np.float32)
     mesh = np.stack(np.meshgrid(axis, axis), -1)[..., None]
     reward = np.asarray(runs.payoff(game)(jnp.asarray(mesh)))
     low, high = (-1.0, 1.0) if game == "sign" else (-2.0, 0.5625)
     extent = (-limit, limit, -limit, limit)
-    shown = ax.imshow(reward, origin="lower", extent=extent, cmap="cividis", alpha=0.7, vmin=low, vmax=high, interpolation="bilinear")
-    ax.contour(axis, axis, reward, levels=np.linspace(low, high, 9)[1:-1], colors="black", linewidths=0.3, alpha=0.4, linestyles="solid")
+    shown = ax.imshow(
+        reward,
+        origin="lower",
+        extent=extent,
+        cmap="cividis",
+        alpha=0.7,
+        vmin=low,
+        vmax=high,
+        interpolation="bilinear",
+    )
+    ax.contour(
+        axis,
+        axis,
+        reward,
+        levels=np.linspace(low, high, 9)[1:-1],
+        colors="black",
+        linewidths=0.3,
+        alpha=0.4,
+        linestyles="solid",
+    )
     ax.contour(axis, axis, reward, levels=[0.0], colors="white", linewidths=0.9)
     if game == "twin_peaks":
         _maxima(ax)
@@ -249,7 +343,17 @@ def _arrows(ax: Axes, points: Any, field: Any, colour: str, alpha: float = 0.8) 
     points, field = np.asarray(points), np.asarray(field)
     length = np.linalg.norm(field, axis=-1, keepdims=True)
     unit = np.where(length > 1e-6, field / np.maximum(length, 1e-12), 0.0)
-    ax.quiver(*points.T, *unit.T, color=colour, alpha=alpha, scale=14, width=0.008, headwidth=4, pivot="tail", zorder=3)
+    ax.quiver(
+        *points.T,
+        *unit.T,
+        color=colour,
+        alpha=alpha,
+        scale=14,
+        width=0.008,
+        headwidth=4,
+        pivot="tail",
+        zorder=3,
+    )
 
 
 def _field_pair(ax: Axes, payoff: Any, points: np.ndarray) -> None:
@@ -262,7 +366,17 @@ def _paths(ax: Axes, paths: np.ndarray, colour: str) -> None:
     """Paths [R, K+1, 2], each with its start and end."""
     for path in paths:
         ax.plot(*path.T, color=colour, lw=1.3, alpha=max(0.35, 1.0 / len(paths)))
-    ax.plot(*paths[:, -1].T, "*", color=colour, ms=9, mec="white", mew=0.6, ls="", zorder=6, clip_on=False)
+    ax.plot(
+        *paths[:, -1].T,
+        "*",
+        color=colour,
+        ms=9,
+        mec="white",
+        mew=0.6,
+        ls="",
+        zorder=6,
+        clip_on=False,
+    )
     ax.plot(*paths[:, 0].T, "o", color=START, ms=7, mec="black", ls="", zorder=6)
 
 
@@ -282,4 +396,11 @@ def _legend(figure: Figure, entries: Sequence[tuple[str, str, str]]) -> None:
         else Line2D([], [], color=colour, marker=kind, ls="", ms=8, mec="black", mew=1.4)
         for _, kind, colour in entries
     ]
-    figure.legend(handles, [text for text, _, _ in entries], loc="outside lower center", ncols=len(entries), fontsize=9, frameon=False)
+    figure.legend(
+        handles,
+        [text for text, _, _ in entries],
+        loc="outside lower center",
+        ncols=len(entries),
+        fontsize=9,
+        frameon=False,
+    )

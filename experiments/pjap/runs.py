@@ -1,7 +1,8 @@
-"""What is run for Tilbury et al. (2024): the data of each figure, and their training, many runs in one program.
+"""What is run for Tilbury et al. (2024): the data of each figure, and their training, many runs in
+one program.
 
-A toy run here is a run of `jaxoff.training`, except that the datasets too are a mapped axis: all of a figure's
-standard deviations, starts, sharpnesses and seeds are one compiled program.
+A toy run here is a run of `jaxoff.training`, except that the datasets too are a mapped axis: all of
+a figure's standard deviations, starts, sharpnesses and seeds are one compiled program.
 Settings that the paper does not print are named in docs/methods/pjap.md.
 """
 
@@ -35,8 +36,9 @@ REFRESHES = (0, 32, 128, -1)
 class Paths(NamedTuple):
     """Toy runs: configurations C, datasets D, runs (seeds) R, epochs K.
 
-    theta [C, D, R, K+1, 2] joint policies, the first before training; reward [C, D, R, K+1] their exact
-    rewards; distance [C, D, R, K] mean |data action - policy| over the batch of each epoch, and agents.
+    theta [C, D, R, K+1, 2] joint policies, the first before training; reward [C, D, R, K+1] their
+    exact rewards; distance [C, D, R, K] mean |data action - policy| over the batch of each epoch,
+    and agents.
     """
 
     theta: np.ndarray
@@ -90,9 +92,13 @@ def episodes_of(actions: np.ndarray, env: FromJaxMARL) -> Episodes:
 
 
 def two_clusters(sigma: float, points: int = POINTS, seed: int = 0) -> np.ndarray:
-    """Half of the data around each maximum of twin peaks, [points, 2]: the two actions are correlated."""
+    """Half of the data around each maximum of twin peaks, [points, 2]: the two actions are
+    correlated.
+    """
     sign = np.where(np.arange(points) % 2 == 0, 1.0, -1.0)[:, None]
-    return sign * peak(*TWIN_PEAKS) + sigma * np.random.default_rng(seed).standard_normal((points, 2))
+    return sign * peak(*TWIN_PEAKS) + sigma * np.random.default_rng(seed).standard_normal(
+        (points, 2)
+    )
 
 
 def permuted(actions: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -106,17 +112,27 @@ def true_field(payoff: Any, points: Array) -> Array:
 
 
 def induced_field(payoff: Any, data: Array, points: Array) -> Array:
-    """What agents that best respond to data [M, 2] follow at joint policies [..., 2] (the paper's grad J, Eq. 4)."""
+    """What agents that best respond to data [M, 2] follow at joint policies [..., 2] (the paper's
+    grad J, Eq. 4).
+    """
 
     def objective(p: Array) -> Array:
         own = jnp.broadcast_to(p[..., None, :, None], (*p.shape[:-1], data.shape[0], 2, 1))
-        return payoff(maddpg.brud_joint_actions(own, jnp.broadcast_to(data[..., None], own.shape))).mean(-2).sum()
+        return (
+            payoff(maddpg.brud_joint_actions(own, jnp.broadcast_to(data[..., None], own.shape)))
+            .mean(-2)
+            .sum()
+        )
 
     return jax.grad(objective)(points)
 
 
-def twin_peaks_fixed_point(data: np.ndarray, constants: tuple[float, float, float] = TWIN_PEAKS) -> np.ndarray:
-    """Where best responses to data [M, 2] converge in twin peaks: C m / (2A + 2B s), with the other agent's moments."""
+def twin_peaks_fixed_point(
+    data: np.ndarray, constants: tuple[float, float, float] = TWIN_PEAKS
+) -> np.ndarray:
+    """Where best responses to data [M, 2] converge in twin peaks: C m / (2A + 2B s), with the other
+    agent's moments.
+    """
     a, b, c = constants
     data = np.asarray(data, np.float64)
     mean, square = data.mean(0)[::-1], (data**2).mean(0)[::-1]
@@ -125,11 +141,15 @@ def twin_peaks_fixed_point(data: np.ndarray, constants: tuple[float, float, floa
 
 def full_batch_of(config: Any) -> Sampler:
     """Every item, once, in every batch: exact gradients."""
-    return samplers.uniform(1)._replace(draw=lambda state, dataset, key: jnp.arange(dataset.num_steps))
+    return samplers.uniform(1)._replace(
+        draw=lambda state, dataset, key: jnp.arange(dataset.num_steps)
+    )
 
 
 def uniform_sampler_of(config: Any, batch: int = BATCH) -> Sampler:
-    """The baseline: uniform draws with replacement; takes any config, so that it replaces `pjap_sampler_of`."""
+    """The baseline: uniform draws with replacement; takes any config, so that it replaces
+    `pjap_sampler_of`.
+    """
     return uniform_sampler.make(uniform_sampler.Config(), batch, 0)
 
 
@@ -150,13 +170,14 @@ def train_paths(
 ) -> Paths:
     """Offline MADDPG with the exact critic on every configuration x dataset x seed, in one program.
 
-    learner and sampler configurations are paired; a single one is used with all of the other. They may
-    differ in leaves only. Datasets have equal sizes. Equal seeds have equal random streams, whatever the sampler.
+    learner and sampler configurations are paired; a single one is used with all of the other. They
+    may differ in leaves only. Datasets have equal sizes. Equal seeds have equal random streams,
+    whatever the sampler.
     """
     count = max(len(learner), len(sampler))
     learner, sampler = ([*x] * (count if len(x) == 1 else 1) for x in (learner, sampler))
     env = game(name)
-    stack = lambda trees: jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *trees)  # noqa: E731
+    stack = lambda trees: jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *trees)
     datasets = stack([place(episodes, env.spec) for episodes in data])
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     program = _program(name, sampler_of, epochs)
@@ -165,12 +186,27 @@ def train_paths(
 
 @functools.cache
 def _program(name: str, sampler_of: Any, epochs: int) -> Any:
-    """The compiled training of configurations [C], datasets [D] and keys [R]; kept, so that equal shapes compile once."""
+    """The compiled training of configurations [C], datasets [D] and keys [R]; kept, so that equal
+    shapes compile once.
+    """
     one = functools.partial(_path, game(name), sampler_of, epochs)
-    return jax.jit(jax.vmap(jax.vmap(jax.vmap(one, (None, None, None, 0)), (None, None, 0, None)), (0, 0, None, None)))
+    return jax.jit(
+        jax.vmap(
+            jax.vmap(jax.vmap(one, (None, None, None, 0)), (None, None, 0, None)),
+            (0, 0, None, None),
+        )
+    )
 
 
-def _path(env: FromJaxMARL, sampler_of: Any, epochs: int, config: maddpg.Config, sampler_config: Any, dataset: Dataset, key: Key):
+def _path(
+    env: FromJaxMARL,
+    sampler_of: Any,
+    epochs: int,
+    config: maddpg.Config,
+    sampler_config: Any,
+    dataset: Dataset,
+    key: Key,
+):
     learner, sampler = maddpg.make(config, env.spec), sampler_of(sampler_config)
 
     def epoch(carry, now):
@@ -180,7 +216,13 @@ def _path(env: FromJaxMARL, sampler_of: Any, epochs: int, config: maddpg.Config,
         items = sampler.draw(items_state, dataset, draw_key)
         state, out = learner.update(state, sampler.gather(dataset, items), update_key)
         if sampler.feedback is not None:
-            told = Feedback(items, out.signal, (learner.target_policy or learner.policy)(state), number + 1, told_key)
+            told = Feedback(
+                items,
+                out.signal,
+                (learner.target_policy or learner.policy)(state),
+                number + 1,
+                told_key,
+            )
             items_state = sampler.feedback(items_state, dataset, told)
         return (state, items_state), (state.actor[:, 0], out.metrics["distance"])
 
@@ -192,8 +234,12 @@ def _path(env: FromJaxMARL, sampler_of: Any, epochs: int, config: maddpg.Config,
     return theta, reward_in(env)(theta[..., None]), distance
 
 
-def fig2_runs(seeds: Sequence[int], epochs: int = 190, capacities: Sequence[int] = CAPACITIES) -> list[OnlineResult]:
-    """Online in sign agreement: as many noisy actions as a batch are added before each update; one result a capacity."""
+def fig2_runs(
+    seeds: Sequence[int], epochs: int = 190, capacities: Sequence[int] = CAPACITIES
+) -> list[OnlineResult]:
+    """Online in sign agreement: as many noisy actions as a batch are added before each update; one
+    result a capacity.
+    """
     config = maddpg.Config(start_0=-0.6, start_1=0.8, clip=True)
     env = game("sign")
     return [
@@ -217,37 +263,71 @@ def fig3_runs(epochs: int = 200) -> tuple[Episodes, Paths]:
     return data, train_paths("sign", full_batch_of, [data], [0], learner=starts, epochs=epochs)
 
 
-def fig4_runs(centre: str, seeds: Sequence[int], epochs: int = EPOCHS) -> tuple[list[Episodes], Paths]:
-    """Offline in twin peaks, data around the `origin` or the `peak`: (data of each sigma, paths [1, 3, R, ...])."""
+def fig4_runs(
+    centre: str, seeds: Sequence[int], epochs: int = EPOCHS
+) -> tuple[list[Episodes], Paths]:
+    """Offline in twin peaks, data around the `origin` or the `peak`: (data of each sigma, paths [1,
+    3, R, ...]).
+    """
     data = [data_of(f"poly/twin_peaks/{centre}-s{sigma:g}") for sigma in SIGMAS_4]
     return data, train_paths("twin_peaks", uniform_sampler_of, data, seeds, epochs=epochs)
 
 
 def fig5_runs(seeds: Sequence[int], epochs: int = EPOCHS) -> tuple[list[Episodes], Paths, Paths]:
-    """Uniform against PJAP, data around the optimum: (data of each sigma, uniform, PJAP paths [1, 4, R, ...])."""
+    """Uniform against PJAP, data around the optimum: (data of each sigma, uniform, PJAP paths [1,
+    4, R, ...]).
+    """
     data = [data_of(f"poly/twin_peaks/peak-s{sigma:g}") for sigma in SIGMAS_5]
-    both = [train_paths("twin_peaks", kind, data, seeds, epochs=epochs) for kind in (uniform_sampler_of, pjap_sampler_of)]
+    both = [
+        train_paths("twin_peaks", kind, data, seeds, epochs=epochs)
+        for kind in (uniform_sampler_of, pjap_sampler_of)
+    ]
     return data, both[0], both[1]
 
 
-def pairing_runs(seeds: Sequence[int], epochs: int = EPOCHS, sigma: float = 0.2) -> tuple[list[np.ndarray], dict[str, Paths]]:
-    """Correlated data, and the same marginals without the correlation: (both [M, 2], paths [1, 2, R, ...] by sampler)."""
+def pairing_runs(
+    seeds: Sequence[int], epochs: int = EPOCHS, sigma: float = 0.2
+) -> tuple[list[np.ndarray], dict[str, Paths]]:
+    """Correlated data, and the same marginals without the correlation: (both [M, 2], paths [1, 2,
+    R, ...] by sampler).
+    """
     actions = [two_clusters(sigma), permuted(two_clusters(sigma))]
     data = [episodes_of(points, game("twin_peaks")) for points in actions]
-    kinds = {"exact gradient": full_batch_of, "uniform": uniform_sampler_of, "pjap": pjap_sampler_of}
-    return actions, {name: train_paths("twin_peaks", kind, data, seeds, epochs=epochs) for name, kind in kinds.items()}
+    kinds = {
+        "exact gradient": full_batch_of,
+        "uniform": uniform_sampler_of,
+        "pjap": pjap_sampler_of,
+    }
+    return actions, {
+        name: train_paths("twin_peaks", kind, data, seeds, epochs=epochs)
+        for name, kind in kinds.items()
+    }
 
 
 def grid_runs(seeds: Sequence[int], epochs: int = EPOCHS, sigma: float = 1.0) -> Paths:
     """PJAP on a grid of ALPHAS x FLOORS (row-major): paths [24, 1, R, ...]."""
     configs = [pjap.Config(alpha=alpha, eps=eps) for alpha in ALPHAS for eps in FLOORS]
-    return train_paths("twin_peaks", pjap_sampler_of, [data_of(f"poly/twin_peaks/peak-s{sigma:g}")], seeds, sampler=configs, epochs=epochs)
+    return train_paths(
+        "twin_peaks",
+        pjap_sampler_of,
+        [data_of(f"poly/twin_peaks/peak-s{sigma:g}")],
+        seeds,
+        sampler=configs,
+        epochs=epochs,
+    )
 
 
 def refresh_runs(seeds: Sequence[int], epochs: int = EPOCHS) -> dict[int, Paths]:
     """PJAP with each size of the refreshed set on the data of Fig. 5: paths [1, 4, R, ...]."""
     data = [data_of(f"poly/twin_peaks/peak-s{sigma:g}") for sigma in SIGMAS_5]
     return {
-        refresh: train_paths("twin_peaks", pjap_sampler_of, data, seeds, sampler=[pjap.Config(refresh=refresh)], epochs=epochs)
+        refresh: train_paths(
+            "twin_peaks",
+            pjap_sampler_of,
+            data,
+            seeds,
+            sampler=[pjap.Config(refresh=refresh)],
+            epochs=epochs,
+        )
         for refresh in REFRESHES
     }

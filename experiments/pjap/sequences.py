@@ -1,12 +1,15 @@
-"""Figure 6 of Tilbury et al. (2024): MADDPG+CQL on sequences, with and without PJAP; and the same on what is there without a download.
+"""Figure 6 of Tilbury et al. (2024): MADDPG+CQL on sequences, with and without PJAP; and the same
+on what is there without a download.
 
 PJAP as submitted, the same without its ramp, and as its authors changed it later: 1,024 other
 windows are judged in each update. Their code means to draw those uniformly, and in effect draws
 them by priority (docs/methods/pjap.md), so both are columns.
 
-Data of the paper: OG-MARL's Good, and Good followed by Medium, of the two-agent HalfCheetah (`--data-dir`). Without
-them: our own expert, and expert and medium in equal parts, of the same robot, which need a pool of its policies;
-random policies, which need nothing; and a particle world, whose pool is shipped. What is missing is named on the page.
+Data of the paper: OG-MARL's Good, and Good followed by Medium, of the two-agent HalfCheetah
+    (`--data-dir`). Without
+them: our own expert, and expert and medium in equal parts, of the same robot, which need a pool of
+its policies; random policies, which need nothing; and a particle world, whose pool is shipped. What
+is missing is named on the page.
 """
 
 from __future__ import annotations
@@ -47,7 +50,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 LATE = 0.1  # share of the training that "late" means
 PAPER_SCALE = ReturnScale(0.0, 9132.2471, "0; largest return in Good")
-SEQUENCES = {"actor": "recurrent", "share": True, "num_samples": 10, "optimiser": "rmsprop", "window": 20, "batch_size": 64}
+SEQUENCES = {
+    "actor": "recurrent",
+    "share": True,
+    "num_samples": 10,
+    "optimiser": "rmsprop",
+    "window": 20,
+    "batch_size": 64,
+}
 PARTICLES = SEQUENCES | {
     "actor_lr": 3e-4,
     "critic_lr": 1e-3,
@@ -77,16 +87,41 @@ SOURCES = (
     Source("Good", (f"{ROBOT}/Good",), scale=PAPER_SCALE),
     Source("Good-Medium", (f"{ROBOT}/Good", f"{ROBOT}/Medium"), scale=PAPER_SCALE),
     Source("HalfCheetah expert (ours)", (f"{OURS}/expert",), scales=("cpu", "full"), episodes=10),
-    Source("HalfCheetah expert + medium (ours)", (f"{OURS}/mix=50%[e e]+50%[m m]",), scales=("cpu", "full"), episodes=10),
+    Source(
+        "HalfCheetah expert + medium (ours)",
+        (f"{OURS}/mix=50%[e e]+50%[m m]",),
+        scales=("cpu", "full"),
+        episodes=10,
+    ),
     Source("HalfCheetah random (ours)", (f"{OURS}/random",)),
-    Source("spread expert", (f"{SPREAD}/expert",), PARTICLES, WINDOWS, None, ("smoke", "cpu", "full"), 400),
-    Source("spread expert + medium", (f"{SPREAD}/mix=50%[e e e]+50%[m m m]",), PARTICLES, WINDOWS, None, ("full",), 400),
+    Source(
+        "spread expert",
+        (f"{SPREAD}/expert",),
+        PARTICLES,
+        WINDOWS,
+        None,
+        ("smoke", "cpu", "full"),
+        400,
+    ),
+    Source(
+        "spread expert + medium",
+        (f"{SPREAD}/mix=50%[e e e]+50%[m m m]",),
+        PARTICLES,
+        WINDOWS,
+        None,
+        ("full",),
+        400,
+    ),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How large a scale is. ramp: of PJAP's steepness, the same share of the training as in the authors' code. sampler: fields of PJAP."""
+    """How large a scale is.
+
+    ramp: of PJAP's steepness, the same share of the training as in the authors' code. sampler:
+    fields of PJAP.
+    """
 
     steps: int
     seeds: int
@@ -102,10 +137,13 @@ class Size:
         return 0.3 * self.steps
 
 
-# A window counts once it has been judged. The authors' 500,000 batches of 64 judge each of a million windows some thirty times; at scale
-# cpu those of ten episodes are judged as often as 128 an update allow, some thirteen times.
+# A window counts once it has been judged. The authors' 500,000 batches of 64 judge each of a
+# million windows some thirty times; at scale cpu those of ten episodes are judged as often as 128
+# an update allow, some thirteen times.
 SIZES = {
-    "smoke": Size(20, 2, 2, 2, 2, {"hidden": (8,), "actor_hidden": 8, "batch_size": 4, "num_samples": 2}),
+    "smoke": Size(
+        20, 2, 2, 2, 2, {"hidden": (8,), "actor_hidden": 8, "batch_size": 4, "num_samples": 2}
+    ),
     "cpu": Size(1000, 3, 10, 8, 32, {"batch_size": 16, "hidden": (64, 64)}, {"refresh": 128}),
     "full": Size(500_000, 10, 100, 4, 40),  # the paper's
 }
@@ -120,7 +158,9 @@ def job(source: Source, label: str, scale: str, data_dir: str | None) -> TrainSp
         seeds=tuple(range(size.seeds)),
         config=source.config | {"steps": size.steps} | size.config,
         sampler=sampler,
-        sampler_config=source.sampler | size.sampler | {"ramp": size.ramp} | own if sampler == "pjap" else {},
+        sampler_config=source.sampler | size.sampler | {"ramp": size.ramp} | own
+        if sampler == "pjap"
+        else {},
         evaluations=size.evaluations,
         eval_episodes=size.eval_episodes,
         sampled=False,
@@ -131,7 +171,10 @@ def job(source: Source, label: str, scale: str, data_dir: str | None) -> TrainSp
 
 
 def data_of(source: Source, scale: str, data_dir: str | None) -> Episodes:
-    """The episodes of all of a source's tasks. Raises InvalidPool, FileNotFoundError or InvalidDataset where they can't be had."""
+    """The episodes of all of a source's tasks.
+
+    Raises InvalidPool, FileNotFoundError or InvalidDataset where they can't be had.
+    """
     options = DataOptions(0, None if scale == "full" else source.episodes, data_dir)
     return concatenate([registry.make_data(task, options) for task in source.tasks])
 
@@ -146,13 +189,20 @@ def run_source(source: Source, scale: str, out: Path, data_dir: str | None) -> d
     for label in VARIANTS:
         letters = "".join(x if x.isalnum() else "-" for x in f"{label} {source.name}".lower())
         folder = out / "-".join(filter(None, letters.split("-")))
-        train(job(source, label, scale, data_dir), folder, [Progress(f"{label} {source.name}")], data=data)
+        train(
+            job(source, label, scale, data_dir),
+            folder,
+            [Progress(f"{label} {source.name}")],
+            data=data,
+        )
         done[label] = load_run(folder)
     return done
 
 
 def final_returns(run: Run, episodes: int, data_dir: str | None) -> np.ndarray:
-    """Mean return [R] of each run's final policy: in jit, or on the simulator of the data; NaN for a lost run."""
+    """Mean return [R] of each run's final policy: in jit, or on the simulator of the data; NaN for
+    a lost run.
+    """
     file = run.path / "final-returns.csv"
     if not file.exists():
         found = []
@@ -186,11 +236,22 @@ AGGREGATES = {
 }
 
 
-def table(source: Source, returns: dict[str, np.ndarray], late: dict[str, np.ndarray], scale: ReturnScale) -> list[str]:
-    """Markdown lines of one dataset: aggregates of normalised final returns, raw returns, late distances, differences."""
+def table(
+    source: Source, returns: dict[str, np.ndarray], late: dict[str, np.ndarray], scale: ReturnScale
+) -> list[str]:
+    """Markdown lines of one dataset: aggregates of normalised final returns, raw returns, late
+    distances, differences.
+    """
     base, printed = next(iter(VARIANTS)), read_paper(tables.PAPER, "fig6")
-    scores = {label: statistics.normalised(values, scale) / 100 for label, values in returns.items()}
-    lines = [f"## {source.name}", "", "| | " + " | ".join(VARIANTS) + " |", "|---" * (len(VARIANTS) + 1) + "|"]
+    scores = {
+        label: statistics.normalised(values, scale) / 100 for label, values in returns.items()
+    }
+    lines = [
+        f"## {source.name}",
+        "",
+        "| | " + " | ".join(VARIANTS) + " |",
+        "|---" * (len(VARIANTS) + 1) + "|",
+    ]
 
     def row(name: str, cells: dict[str, str]) -> None:
         shown = []
@@ -200,25 +261,65 @@ def table(source: Source, returns: dict[str, np.ndarray], late: dict[str, np.nda
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
 
     for name, statistic in AGGREGATES.items():
-        row(f"score, {name}", {label: interval(values, statistic) for label, values in scores.items()})
-    row("return, mean", {label: interval(values, statistics.mean_of_task_means) for label, values in returns.items()})
-    row("late distance", {label: interval(values, statistics.mean_of_task_means) for label, values in late.items()})
+        row(
+            f"score, {name}",
+            {label: interval(values, statistic) for label, values in scores.items()},
+        )
+    row(
+        "return, mean",
+        {
+            label: interval(values, statistics.mean_of_task_means)
+            for label, values in returns.items()
+        },
+    )
+    row(
+        "late distance",
+        {label: interval(values, statistics.mean_of_task_means) for label, values in late.items()},
+    )
     mean = statistics.mean_of_task_means
-    row("score minus baseline", {x: "" if x == base else interval(scores[x] - scores[base], mean) for x in scores})
-    row("late distance minus baseline", {x: "" if x == base else interval(late[x] - late[base], mean) for x in late})
-    row("seeds with a smaller distance", {x: "" if x == base else f"{int((late[x] < late[base]).sum())} of {late[x].size}" for x in late})
-    return [*lines, "", f"Score: 0 at return {scale.low:g}, 1 at {scale.high:g} ({scale.source}).", ""]
+    row(
+        "score minus baseline",
+        {x: "" if x == base else interval(scores[x] - scores[base], mean) for x in scores},
+    )
+    row(
+        "late distance minus baseline",
+        {x: "" if x == base else interval(late[x] - late[base], mean) for x in late},
+    )
+    row(
+        "seeds with a smaller distance",
+        {
+            x: "" if x == base else f"{int((late[x] < late[base]).sum())} of {late[x].size}"
+            for x in late
+        },
+    )
+    return [
+        *lines,
+        "",
+        f"Score: 0 at return {scale.low:g}, 1 at {scale.high:g} ({scale.source}).",
+        "",
+    ]
 
 
-def figure(done: dict[str, dict[str, Run]], returns: dict[str, dict[str, np.ndarray]], scales: dict[str, ReturnScale]) -> Any:
+def figure(
+    done: dict[str, dict[str, Run]],
+    returns: dict[str, dict[str, np.ndarray]],
+    scales: dict[str, ReturnScale],
+) -> Any:
     """Aggregates with intervals, and the distance over training; a row a dataset."""
     with style() as new:
         drawn = new(figsize=(10, 2.7 * len(done)), layout="constrained")
-        axes, look = drawn.subplots(len(done), 2, squeeze=False, width_ratios=(3, 2)), looks(list(VARIANTS))
+        axes, look = (
+            drawn.subplots(len(done), 2, squeeze=False, width_ratios=(3, 2)),
+            looks(list(VARIANTS)),
+        )
         apart = 0.8 / len(VARIANTS)
         for (left, right), (name, runs) in zip(axes, done.items(), strict=True):
             for place, (label, run) in enumerate(runs.items()):
-                scores = [statistics.finite(statistics.normalised(returns[name][label], scales[name]) / 100)]
+                scores = [
+                    statistics.finite(
+                        statistics.normalised(returns[name][label], scales[name]) / 100
+                    )
+                ]
                 for column, statistic in enumerate(AGGREGATES.values()):
                     if scores[0].size:
                         low, high = statistics.bootstrap(scores, statistic)
@@ -239,7 +340,10 @@ def figure(done: dict[str, dict[str, Run]], returns: dict[str, dict[str, np.ndar
 
 
 def fig6(scale: str, out: Path, data_dir: str | None = None) -> Section:
-    """Train, or read back; write fig6.md and fig6 as a picture. What is missing is named, not replaced."""
+    """Train, or read back; write fig6.md and fig6 as a picture.
+
+    What is missing is named, not replaced.
+    """
     size, missing = SIZES[scale], []
     done: dict[str, dict[str, Run]] = {}
     returns: dict[str, dict[str, np.ndarray]] = {}
@@ -253,20 +357,43 @@ def fig6(scale: str, out: Path, data_dir: str | None = None) -> Section:
             missing.append(f"**{source.name}: not run.** {found}")
             continue
         done[source.name] = found
-        returns[source.name] = {label: final_returns(run, size.final_episodes, data_dir) for label, run in found.items()}
+        returns[source.name] = {
+            label: final_returns(run, size.final_episodes, data_dir) for label, run in found.items()
+        }
         spec = registry.make_spec(source.tasks[0])
-        scales[source.name] = source.scale or spec.return_scale or ReturnScale(0.0, 1.0, "no scale is known: raw returns")
+        scales[source.name] = (
+            source.scale
+            or spec.return_scale
+            or ReturnScale(0.0, 1.0, "no scale is known: raw returns")
+        )
         late = {label: late_distance(run) for label, run in found.items()}
         lines += table(source, returns[source.name], late, scales[source.name])
     absent = [source.name for source in SOURCES if scale not in source.scales]
-    lines += [*missing, *([f"Not part of the scale {scale}: {', '.join(absent)}."] if absent else []), ""]
-    lines += ["Late: the last tenth of the training. Intervals: 95%, bootstrap over seeds. Median over tasks: of one task, its mean.", ""]
-    command = f"python -m experiments.pjap fig6 --scale {scale}" + (" --data-dir DIR" if data_dir else "")
+    lines += [
+        *missing,
+        *([f"Not part of the scale {scale}: {', '.join(absent)}."] if absent else []),
+        "",
+    ]
+    lines += [
+        "Late: the last tenth of the training. Intervals: 95%, bootstrap over seeds. "
+        "Median over tasks: of one task, its mean.",
+        "",
+    ]
+    command = f"python -m experiments.pjap fig6 --scale {scale}" + (
+        " --data-dir DIR" if data_dir else ""
+    )
     lines += [f"- {line}" for line in tables.about(range(size.seeds), command)]
-    lines += [f"- Updates: {size.steps:,}; final returns of {size.final_episodes} episodes a seed, without noise"]
+    lines += [
+        f"- Updates: {size.steps:,}; final returns of {size.final_episodes} episodes a "
+        "seed, without noise"
+    ]
     write_text(out / "fig6.md", "\n".join(lines) + "\n")
     stems: Sequence[str] = ("fig6",)
     if done:
         save(figure(done, returns, scales), out / "fig6-curves")
         stems = ("fig6", "fig6-curves")
-    return Section("PJAP Figure 6: sequences", "Aggregates over seeds, and the distance of the sampled sequences to the policy.", stems)
+    return Section(
+        "PJAP Figure 6: sequences",
+        "Aggregates over seeds, and the distance of the sampled sequences to the policy.",
+        stems,
+    )

@@ -8,5 +8,10 @@ if __name__ == "__main__":
     from experiments.sit.command import ALONE, PARTS, run_parts
     from jaxoff.report.html import index
 
-    chosen = parse("experiments.sit", "Table 1 and the figures of Tian et al. (2023).", [*PARTS, *ALONE], "results/sit")
+    chosen = parse(
+        "experiments.sit",
+        "Table 1 and the figures of Tian et al. (2023).",
+        [*PARTS, *ALONE],
+        "results/sit",
+    )
     print(f"page: {index(chosen.out, 'SIT', run_parts(chosen.part, chosen.scale, chosen.out))}")

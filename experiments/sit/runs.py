@@ -30,23 +30,40 @@ COLUMNS = {
 }
 # In the paper's order, FACMAC in QMIX's place; MACQL is there the decentralised MA-CQL.
 _REAL = {"FACMAC": Column("facmac"), "MACQL": Column("cql")}
-CONTINUOUS = {name: (COLUMNS | _REAL)[name] for name in ("BC", "FACMAC", "MABCQ", "MACQL", "ICQ", "SIT")}
+CONTINUOUS = {
+    name: (COLUMNS | _REAL)[name] for name in ("BC", "FACMAC", "MABCQ", "MACQL", "ICQ", "SIT")
+}
 SIT = {"SIT": COLUMNS["SIT"]}
 CLAIM = {name: COLUMNS[name] for name in ("BC", "ICQ", "SIT")}
-# Chosen on particle worlds with seeds that no table has (`make sit-tune`); battles take them as they are. The paper's stand beside.
+# Chosen on particle worlds with seeds that no table has (`make sit-tune`); battles take them as
+# they are. The paper's stand beside.
 TUNED = {
-    "ICQ, tuned": Column("icq", {"truncation": "terminal", "actor_weight": "value", "beta_actor": 1.0}),
+    "ICQ, tuned": Column(
+        "icq", {"truncation": "terminal", "actor_weight": "value", "beta_actor": 1.0}
+    ),
     "SIT, tuned": Column("sit", {"priority_trim": 0.01, "alpha": 2.0, "beta": 10.0}),
 }
 SEARCH = {
     "mpe": {
-        "ICQ, values": Column("icq", {"truncation": "terminal", "actor_weight": "value"}, {"beta_actor": (0.1, 1.0, 10.0, 100.0)}),
-        "ICQ, advantages": Column("icq", {"truncation": "terminal"}, {"beta_actor": (0.1, 1.0, 10.0, 100.0)}),
-        "SIT": Column("sit", {"priority_trim": 0.01}, {"alpha": (0.2, 2.0, 5.0), "beta": (0.1, 1.0, 10.0)}),
+        "ICQ, values": Column(
+            "icq",
+            {"truncation": "terminal", "actor_weight": "value"},
+            {"beta_actor": (0.1, 1.0, 10.0, 100.0)},
+        ),
+        "ICQ, advantages": Column(
+            "icq", {"truncation": "terminal"}, {"beta_actor": (0.1, 1.0, 10.0, 100.0)}
+        ),
+        "SIT": Column(
+            "sit", {"priority_trim": 0.01}, {"alpha": (0.2, 2.0, 5.0), "beta": (0.1, 1.0, 10.0)}
+        ),
     },
     "smax": {
         "ICQ, advantages": Column("icq", grid={"beta_actor": (0.1, 1.0, 10.0)}),
-        "SIT, advantages": Column("sit", {"priority_trim": 0.01, "actor_weight": "advantage"}, {"alpha": (0.2, 2.0), "beta": (0.1, 1.0)}),
+        "SIT, advantages": Column(
+            "sit",
+            {"priority_trim": 0.01, "actor_weight": "advantage"},
+            {"alpha": (0.2, 2.0), "beta": (0.1, 1.0)},
+        ),
     },
 }
 SEARCH_SEEDS = (10, 11)
@@ -68,7 +85,14 @@ SWEEPS = {  # Figure 8; its points can't be read
     "eta": (0.01, 0.1, 1.0, 10.0),
 }
 MAPS = {
-    "smax": ("smax-x/2s_vs_1sc", "smax/3s_vs_5z", "smax/2s3z", "smax/8m", "smax-x/1c3s5z", "smax/10m_vs_11m"),
+    "smax": (
+        "smax-x/2s_vs_1sc",
+        "smax/3s_vs_5z",
+        "smax/2s3z",
+        "smax/8m",
+        "smax-x/1c3s5z",
+        "smax/10m_vs_11m",
+    ),
     "mpe": ("mpe/CN_3ls3l", "mpe/CN_4ls4l", "mpe/PP_3p1p"),
     "mamujoco": ("mamujoco/HalfCheetah_2l", "mamujoco/Walker_2l"),
 }
@@ -82,11 +106,14 @@ def label(scenario: str) -> str:
 
 def _imbalanced(scenario: str) -> dict[str, str]:
     """task -> label of both datasets of a map."""
-    return {f"{scenario}/imbalanced-{quality}": f"{label(scenario)} {quality}" for quality in QUALITIES}
+    return {
+        f"{scenario}/imbalanced-{quality}": f"{label(scenario)} {quality}" for quality in QUALITIES
+    }
 
 
 _CN = _imbalanced("mpe/CN_3ls3l")
-# 3m is not one of the paper's maps, and composed like its 3s_vs_5z: battles of 3m are so short that minutes suffice.
+# 3m is not one of the paper's maps, and composed like its 3s_vs_5z: battles of 3m are so short that
+# minutes suffice.
 _BATTLES = {
     "smax/2s3z/imbalanced-medium": "2s3z medium",
     "smax/3m/mix=[r r e]": "3m medium",
@@ -96,31 +123,55 @@ _BATTLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Sizes of the jobs by kind of map, of a fit of rewards alone, and the maps of the table, of ablations, of the claim and its search."""
+    """Sizes of the jobs by kind of map, of a fit of rewards alone, and the maps of the table, of
+    ablations, of the claim and its search.
+    """
 
     sizes: Mapping[str, Size]
     fit: credit.Settings
     maps: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=lambda: MAPS)
     ablated: str = "smax/2s3z"
     motivation: str = "smax/3s_vs_5z"
-    claimed: Mapping[str, str] = dataclasses.field(default_factory=lambda: {**_CN, **_imbalanced("smax/2s3z")})
+    claimed: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: {**_CN, **_imbalanced("smax/2s3z")}
+    )
 
 
-# `full` is Tables 10 and 11. `cpu`: fewer updates, larger steps for the decomposition, 3 seeds; in battles, whose episodes are much
-# shorter than the limit, it is fitted to single steps. Policies are evaluated by their modes, but in battles by sampling, as the
-# levels of the policies that made the data are of policies that sample: by its mode a clone of them can be much better.
-_SMOKE = {"hidden": 8, "critic_hidden": 8, "decomposition_hidden": 8, "embed": 4, "steps": 4, "batch_size": 4, "window": -1}
-_CPU = {"steps": 3000, "decomposition_steps": 3000, "decomposition_lr": 1e-3, "hidden": 64, "batch_size": 32, "window": -1}
+# `full` is Tables 10 and 11. `cpu`: fewer updates, larger steps for the decomposition, 3 seeds; in
+# battles, whose episodes are much shorter than the limit, it is fitted to single steps. Policies
+# are evaluated by their modes, but in battles by sampling, as the levels of the policies that made
+# the data are of policies that sample: by its mode a clone of them can be much better.
+_SMOKE = {
+    "hidden": 8,
+    "critic_hidden": 8,
+    "decomposition_hidden": 8,
+    "embed": 4,
+    "steps": 4,
+    "batch_size": 4,
+    "window": -1,
+}
+_CPU = {
+    "steps": 3000,
+    "decomposition_steps": 3000,
+    "decomposition_lr": 1e-3,
+    "hidden": 64,
+    "batch_size": 32,
+    "window": -1,
+}
 _RECURRENT = {"recurrent": True}
-# Table 11 holds for all methods: recurrent policies of width 64, batches of 32 episodes, 15,000 updates.
+# Table 11 holds for all methods: recurrent policies of width 64, batches of 32 episodes, 15,000
+# updates.
 _FULL = {"steps": 15000, "hidden": 64, "batch_size": 32, "window": -1}
 _OWN = dict.fromkeys(("bc", "qmix", "bcq", "macql", "icq"), _RECURRENT)
-_ROBOTS = dict.fromkeys(("bc", "facmac", "icq"), _RECURRENT)  # the continuous forms of MABCQ and MACQL have no memory
+# the continuous forms of MABCQ and MACQL have no memory
+_ROBOTS = dict.fromkeys(("bc", "facmac", "icq"), _RECURRENT)
 
 
 def _smoke(own: Mapping[str, Mapping[str, Any]], *, sampled: bool = False) -> Size:
     few = {**own, "sit": {"decomposition_steps": 4, "members": 2}}
-    return Size(_SMOKE, few, seeds=2, evaluations=1, eval_episodes=2, data_episodes=16, sampled=sampled)
+    return Size(
+        _SMOKE, few, seeds=2, evaluations=1, eval_episodes=2, data_episodes=16, sampled=sampled
+    )
 
 
 def _full(own: Mapping[str, Mapping[str, Any]], *, sampled: bool = False) -> Size:
@@ -139,16 +190,32 @@ SCALES = {
     "cpu": Scale(
         {
             "smax": Size(
-                _CPU | {"steps": 600, "decomposition_batch": 512}, _OWN, seeds=3, evaluations=5, eval_episodes=100, data_episodes=5000
+                _CPU | {"steps": 600, "decomposition_batch": 512},
+                _OWN,
+                seeds=3,
+                evaluations=5,
+                eval_episodes=100,
+                data_episodes=5000,
             ),
             "mpe": Size(_CPU, _OWN, seeds=3, evaluations=6, data_episodes=5000, sampled=False),
-            "mamujoco": Size(_CPU | {"steps": 1000}, _ROBOTS, seeds=3, evaluations=5, eval_episodes=8, data_episodes=1000, sampled=False),
+            "mamujoco": Size(
+                _CPU | {"steps": 1000},
+                _ROBOTS,
+                seeds=3,
+                evaluations=5,
+                eval_episodes=8,
+                data_episodes=1000,
+                sampled=False,
+            ),
         },
         credit.Settings(steps=4000, lr=5e-4),
         maps={"smax": ("smax/3s_vs_5z", "smax/2s3z", "smax/8m"), "mpe": MAPS["mpe"]},
         claimed=_CN | _BATTLES,
     ),
-    "full": Scale({"smax": _full(_OWN, sampled=True), "mpe": _full(_OWN), "mamujoco": _full(_ROBOTS)}, credit.Settings()),
+    "full": Scale(
+        {"smax": _full(_OWN, sampled=True), "mpe": _full(_OWN), "mamujoco": _full(_ROBOTS)},
+        credit.Settings(),
+    ),
 }
 
 
@@ -163,10 +230,14 @@ def columns_of(scenario: str) -> dict[str, Column]:
 
 
 def tasks_of(kind: str, quality: str, scale: str) -> tuple[dict[str, str], list[str]]:
-    """(task -> label of the maps of a kind at a scale, those whose policies don't come with the library and aren't run)."""
+    """(task -> label of the maps of a kind at a scale, those whose policies don't come with the
+    library and aren't run).
+    """
     maps = SCALES[scale].maps.get(kind, ())
     have = [name for name in maps if pools.has(name)]
-    return {f"{name}/imbalanced-{quality}": f"{label(name)} {quality}" for name in have}, [name for name in maps if name not in have]
+    return {f"{name}/imbalanced-{quality}": f"{label(name)} {quality}" for name in have}, [
+        name for name in maps if name not in have
+    ]
 
 
 def job(task: str, name: str, column: Column, scale: str) -> TrainSpec:
@@ -174,40 +245,60 @@ def job(task: str, name: str, column: Column, scale: str) -> TrainSpec:
     return SCALES[scale].sizes[kind_of(task)].spec(task, name, column)
 
 
-def run_all(tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path) -> list[Run]:
+def run_all(
+    tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path
+) -> list[Run]:
     """Train every column on every task, or read back what is already there."""
-    return jobs.run_all((job(task, name, column, scale) for task in tasks for name, column in columns.items()), out)
+    return jobs.run_all(
+        (job(task, name, column, scale) for task in tasks for name, column in columns.items()), out
+    )
 
 
 def search(tasks: Sequence[str], scale: str, out: Path) -> list[Run]:
     """Train every point of the search on seeds of its own."""
-    specs = (job(task, name, column, scale) for task in tasks for name, column in SEARCH[kind_of(task)].items())
+    specs = (
+        job(task, name, column, scale)
+        for task in tasks
+        for name, column in SEARCH[kind_of(task)].items()
+    )
     return jobs.run_all((dataclasses.replace(spec, seeds=SEARCH_SEEDS) for spec in specs), out)
 
 
 def run_exchange(task: str, scale: str, out: Path) -> list[Run]:
-    """ICQ on data as they are, and on data in which agents of a type exchange what they saw and did at every step."""
+    """ICQ on data as they are, and on data in which agents of a type exchange what they saw and did
+    at every step.
+    """
     episodes, spec = data_of(task, scale), registry.make_spec(task)
     types = spec.agent_types or (0,) * spec.num_agents
     mixed = exchanged(episodes, types)
     specs = [job(task, name, column, scale) for name, column in EXCHANGE.items()]
-    return jobs.run_all(specs, out, lambda spec: mixed if spec.label == "ICQ, exchange" else episodes)
+    return jobs.run_all(
+        specs, out, lambda spec: mixed if spec.label == "ICQ, exchange" else episodes
+    )
 
 
 def data_of(task: str, scale: str) -> Episodes:
     """The dataset of a task at a scale."""
-    return registry.make_data(task, DataOptions(episodes=SCALES[scale].sizes[kind_of(task)].data_episodes))
+    return registry.make_data(
+        task, DataOptions(episodes=SCALES[scale].sizes[kind_of(task)].data_episodes)
+    )
 
 
 def exchanged(episodes: Episodes, types: Sequence[int], seed: int = 0) -> Episodes:
-    """Observations, available actions and actions of agents of one type in a random order at every step; the rest as it is."""
+    """Observations, available actions and actions of agents of one type in a random order at every
+    step; the rest as it is.
+    """
     rng = np.random.default_rng(seed)
     count, slots, n = np.asarray(episodes.obs).shape[:3]
     order = np.broadcast_to(np.arange(n), (count, slots, n)).copy()
     for kind in set(types):
         own = np.flatnonzero(np.asarray(types) == kind)
         order[..., own] = own[np.argsort(rng.random((count, slots, len(own))), -1)]
-    pick = lambda x, index: np.take_along_axis(np.asarray(x), index.reshape(*index.shape, *[1] * (np.ndim(x) - 3)), 2)  # noqa: E731
+    pick = lambda x, index: np.take_along_axis(
+        np.asarray(x), index.reshape(*index.shape, *[1] * (np.ndim(x) - 3)), 2
+    )
     return episodes._replace(
-        obs=pick(episodes.obs, order), avail=pick(episodes.avail, order), actions=pick(episodes.actions, order[:, :-1])
+        obs=pick(episodes.obs, order),
+        avail=pick(episodes.avail, order),
+        actions=pick(episodes.actions, order[:, :-1]),
     )

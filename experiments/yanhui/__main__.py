@@ -8,5 +8,10 @@ if __name__ == "__main__":
     from experiments.yanhui.command import PARTS, run_parts
     from jaxoff.report.html import index
 
-    chosen = parse("experiments.yanhui", "Tables 1 and 2, Figures 1 and 2 of Meng et al. (2024).", [*PARTS, "claim"], "results/yanhui")
+    chosen = parse(
+        "experiments.yanhui",
+        "Tables 1 and 2, Figures 1 and 2 of Meng et al. (2024).",
+        [*PARTS, "claim"],
+        "results/yanhui",
+    )
     print(f"page: {index(chosen.out, 'YANHUI', run_parts(chosen.part, chosen.scale, chosen.out))}")

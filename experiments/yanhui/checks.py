@@ -19,7 +19,11 @@ def tie(values: Values, task: str, name: str) -> Check:
     """A1, without poor data: |YANHUI - MADT| is at most 1, or two pooled standard errors."""
     ours, theirs = values[task, "YANHUI"], values[task, "MADT"]
     gap, most = abs(ours.mean() - theirs.mean()), max(1.0, 2 * pooled_error(ours, theirs))
-    return Check(f"A1, {name}: YANHUI and MADT tie", f"difference {gap:.2f}, allowed {most:.2f}", bool(gap <= most))
+    return Check(
+        f"A1, {name}: YANHUI and MADT tie",
+        f"difference {gap:.2f}, allowed {most:.2f}",
+        bool(gap <= most),
+    )
 
 
 def above(values: Values, task: str, name: str, other: str) -> Check:
@@ -34,12 +38,18 @@ def kept(values: Values, clean: str, mixed: str, name: str) -> Check:
 
 
 def without_contrast(values: Values, task: str, name: str) -> list[Check]:
-    """A4, half of the data poor: YANHUI without contrast is within two pooled standard errors of MADT, and below YANHUI."""
+    """A4, half of the data poor: YANHUI without contrast is within two pooled standard errors of
+    MADT, and below YANHUI.
+    """
     ours, ablated, theirs = (values[task, column] for column in ("YANHUI", "no contrast", "MADT"))
     gap, most = abs(ablated.mean() - theirs.mean()), 2 * pooled_error(ablated, theirs)
     below = f"no contrast {ablated.mean():.2f}, YANHUI {ours.mean():.2f}"
     return [
-        Check(f"A4, {name}: no contrast and MADT tie", f"difference {gap:.2f}, allowed {most:.2f}", bool(gap <= most)),
+        Check(
+            f"A4, {name}: no contrast and MADT tie",
+            f"difference {gap:.2f}, allowed {most:.2f}",
+            bool(gap <= most),
+        ),
         Check(f"A4, {name}: no contrast below YANHUI", below, bool(ablated.mean() < ours.mean())),
     ]
 
@@ -52,13 +62,20 @@ def area(values: Values, tasks: Mapping[int, str], column: str, most: int = 90) 
 
 
 def robust(values: Values, tasks: Mapping[int, str], columns: Sequence[str]) -> list[Check]:
-    """A3: YANHUI's area under return over p <= 90 % is the largest, and its fall from 0 to 50 % smaller than MADT's."""
+    """A3: YANHUI's area under return over p <= 90 % is the largest, and its fall from 0 to 50 %
+    smaller than MADT's.
+    """
     areas = {name: area(values, tasks, name) for name in columns}
     best = max((name for name in columns if name != "YANHUI"), key=areas.__getitem__)
     text = f"YANHUI {areas['YANHUI']:.2f}, best other {best} {areas[best]:.2f}"
-    falls = {name: values[tasks[0], name].mean() - values[tasks[50], name].mean() for name in ("YANHUI", "MADT")}
+    falls = {
+        name: values[tasks[0], name].mean() - values[tasks[50], name].mean()
+        for name in ("YANHUI", "MADT")
+    }
     fall = f"YANHUI {falls['YANHUI']:.2f}, MADT {falls['MADT']:.2f}"
     return [
         Check("A3: largest area under return(p), p <= 90 %", text, areas["YANHUI"] > areas[best]),
-        Check("A3: falls less than MADT from 0 to 50 %", fall, bool(falls["YANHUI"] < falls["MADT"])),
+        Check(
+            "A3: falls less than MADT from 0 to 50 %", fall, bool(falls["YANHUI"] < falls["MADT"])
+        ),
     ]

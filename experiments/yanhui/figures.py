@@ -1,4 +1,7 @@
-"""What is drawn for YANHUI: returns over the percentage of poor data. Learning curves are the library's."""
+"""What is drawn for YANHUI: returns over the percentage of poor data.
+
+Learning curves are the library's.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from experiments.yanhui.checks import Values
 from jaxoff.report.figures import looks, save, style
 
 
-def robustness(values: Values, tasks: Mapping[int, str], columns: Sequence[str], label: str, stem: Path) -> list[Path]:
+def robustness(
+    values: Values, tasks: Mapping[int, str], columns: Sequence[str], label: str, stem: Path
+) -> list[Path]:
     """Mean over seeds with standard errors, a line per column; tasks: percent -> task."""
     look = looks(columns)
     with style() as new_figure:
@@ -19,8 +24,17 @@ def robustness(values: Values, tasks: Mapping[int, str], columns: Sequence[str],
         panel = figure.subplots()
         for name in columns:
             rows = [values[task, name] for task in tasks.values()]
-            error = [np.std(row, ddof=1) / np.sqrt(len(row)) if len(row) > 1 else 0.0 for row in rows]
-            panel.errorbar(list(tasks), [row.mean() for row in rows], error, label=name, capsize=2, **look[name])
+            error = [
+                np.std(row, ddof=1) / np.sqrt(len(row)) if len(row) > 1 else 0.0 for row in rows
+            ]
+            panel.errorbar(
+                list(tasks),
+                [row.mean() for row in rows],
+                error,
+                label=name,
+                capsize=2,
+                **look[name],
+            )
         panel.set(xlabel="poor episodes, percent", ylabel=label)
         figure.legend(loc="outside right upper")
         return save(figure, stem)

@@ -1,4 +1,6 @@
-"""What is run for YANHUI (Meng et al., 2024): maps, proportions of poor data, columns, and how large at each scale."""
+"""What is run for YANHUI (Meng et al., 2024): maps, proportions of poor data, columns, and how
+large at each scale.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,20 @@ from jaxoff.data.episodes import lengths_of
 from jaxoff.report.load import Run
 from jaxoff.training import TrainSpec
 
-SCENARIOS = {"3m": "smax/3m", "3s_vs_5z": "smax/3s_vs_5z", "corridor": "smax-x/corridor", "MMM2": "smax-x/MMM2"}
+SCENARIOS = {
+    "3m": "smax/3m",
+    "3s_vs_5z": "smax/3s_vs_5z",
+    "corridor": "smax-x/corridor",
+    "MMM2": "smax-x/MMM2",
+}
 CONTEXT = {"mode": "state_action", "window": 20}
 YANHUI, MADT, BC = {"YANHUI": Column("yanhui")}, {"MADT": Column("madt")}, {"BC": Column("bc")}
 # The paper's columns, in its order.
-PAPER_COLUMNS = {"BCQ": Column("bcq"), "CQL": Column("macql"), "ICQ": Column("icq")} | BC | MADT | YANHUI
-# What the paper does not report: memory on both sides, returns to go, and its own remark on rejection sampling.
+PAPER_COLUMNS = (
+    {"BCQ": Column("bcq"), "CQL": Column("macql"), "ICQ": Column("icq")} | BC | MADT | YANHUI
+)
+# What the paper does not report: memory on both sides, returns to go, and its own remark on
+# rejection sampling.
 CONTROLS = {
     "BC-MLP": Column("bc", {"recurrent": False, "window": 0}),
     "MADT-C20": Column("madt", CONTEXT),
@@ -28,8 +38,11 @@ CONTROLS = {
     "MADT, return-weighted": Column("madt", {"weighting": "return"}),
 }
 COLUMNS = PAPER_COLUMNS | CONTROLS
-# Figure 2: the paper's columns, and the controls that see what YANHUI sees, the return of an episode.
-CURVE_COLUMNS = PAPER_COLUMNS | {name: CONTROLS[name] for name in ("MADT, filtered", "MADT, return-weighted")}
+# Figure 2: the paper's columns, and the controls that see what YANHUI sees, the return of an
+# episode.
+CURVE_COLUMNS = PAPER_COLUMNS | {
+    name: CONTROLS[name] for name in ("MADT, filtered", "MADT, return-weighted")
+}
 ABLATIONS = YANHUI | {
     "no mixture": Column("yanhui", {"experts": 1}),
     "hard assignment": Column("yanhui", {"soft": False}),
@@ -45,9 +58,10 @@ MADT_BATCH, MADT_EPOCHS, LEAST_UPDATES = 128, 100, 10_000
 class Size(jobs.Size):
     """How large the jobs are. Actions are the policy's modes, as in the paper.
 
-    maps, percent: what is run of the paper's. episodes, few: of Tables 1 and 2, of Figure 2, where updates are fewer in that
-    proportion. updates: of every method; 0 is what MADT makes in 100 epochs, at least 10,000. own_data: each seed has its own
-    dataset, and is a job of its own.
+    maps, percent: what is run of the paper's. episodes, few: of Tables 1 and 2, of Figure 2, where
+        updates are fewer in that
+    proportion. updates: of every method; 0 is what MADT makes in 100 epochs, at least 10,000.
+    own_data: each seed has its own dataset, and is a job of its own.
     contexts: windows of several steps in a batch; 0 is as many as there are of single steps.
     """
 
@@ -61,13 +75,23 @@ class Size(jobs.Size):
 
 
 _SMOKE = {"hidden": 8, "batch_size": 4, "anchors": 2, "support": 16}
-# One dataset of all seeds, fewer and smaller batches, larger steps; the trunks are the paper's. Its 32 episodes of an evaluation
-# leave a standard error of .8 on the return of a seed, hence more.
+# One dataset of all seeds, fewer and smaller batches, larger steps; the trunks are the paper's. Its
+# 32 episodes of an evaluation leave a standard error of .8 on the return of a seed, hence more.
 _CPU = {"lr": 1e-3, "hidden": 64}
 _GPT = {"hidden": 32, "batch_size": 32}
 _EPISODES = {"batch_size": 4}
 SIZES = {
-    "smoke": Size(_SMOKE, seeds=2, evaluations=1, eval_episodes=2, sampled=False, percent=(0, 50), episodes=8, few=4, updates=4),
+    "smoke": Size(
+        _SMOKE,
+        seeds=2,
+        evaluations=1,
+        eval_episodes=2,
+        sampled=False,
+        percent=(0, 50),
+        episodes=8,
+        few=4,
+        updates=4,
+    ),
     "cpu": Size(
         _CPU,
         {"madt": _GPT, "yanhui": _GPT | {"batch_size": 128, "anchors": 32, "support": 384}}
@@ -89,14 +113,17 @@ def task_of(map_name: str, percent: int, episodes: int) -> str:
 
 @functools.cache
 def madt_updates(task: str) -> int:
-    """Updates of MADT in 100 epochs, an epoch being as many batches of 128 windows of all agents as the data have steps for."""
+    """Updates of MADT in 100 epochs, an epoch being as many batches of 128 windows of all agents as
+    the data have steps for.
+    """
     return MADT_EPOCHS * (int(lengths_of(registry.make_data(task)).sum()) // MADT_BATCH)
 
 
 def specs(task: str, label: str, column: Column, scale: str, share: float = 1.0) -> list[TrainSpec]:
     """The training jobs of a cell: one of all seeds, or one for each seed with its own dataset.
 
-    share: of the updates, where the data are smaller than those of the tables; so that each episode is seen as often.
+    share: of the updates, where the data are smaller than those of the tables; so that each episode
+        is seen as often.
     """
     size = SIZES[scale]
     config = {**size.config(column.method, task), **column.config}
@@ -120,7 +147,12 @@ def specs(task: str, label: str, column: Column, scale: str, share: float = 1.0)
     return [dataclasses.replace(spec, seeds=(seed,), data_seed=seed) for seed in spec.seeds]
 
 
-def run_all(tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path, share: float = 1.0) -> list[Run]:
-    """Train every column on every task, or read back what is already there. share: as in `specs`."""
+def run_all(
+    tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path, share: float = 1.0
+) -> list[Run]:
+    """Train every column on every task, or read back what is already there.
+
+    share: as in `specs`.
+    """
     cells = ((task, label, column) for task in tasks for label, column in columns.items())
     return jobs.run_all((spec for cell in cells for spec in specs(*cell, scale, share)), out)

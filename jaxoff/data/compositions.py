@@ -1,7 +1,8 @@
 """Who plays what in a dataset: `50% [r r r] + 50% [r r m]`, as a small grammar.
 
-A composition is parts joined by `+`, each a share of the episodes and a bracket with a level for every
-agent: r random, m medium, e expert. A level may be repeated, `[r m*7]`. A single bracket needs no share.
+A composition is parts joined by `+`, each a share of the episodes and a bracket with a level for
+every agent: r random, m medium, e expert. A level may be repeated, `[r m*7]`. A single bracket
+    needs no share.
 """
 
 from __future__ import annotations
@@ -22,23 +23,36 @@ class Part(NamedTuple):
 
 
 def parse(text: str, num_agents: int) -> list[Part]:
-    """The parts of a composition, their shares adding up to one. Raises ValueError naming what is wrong."""
+    """The parts of a composition, their shares adding up to one.
+
+    Raises ValueError naming what is wrong.
+    """
     parts = []
     for piece in text.split("+"):
         found = _PART.fullmatch(piece.strip())
         if found is None:
-            raise ValueError(f"composition '{text}': expected SHARE% [LEVELS], found '{piece.strip()}'")
+            raise ValueError(
+                f"composition '{text}': expected SHARE% [LEVELS], found '{piece.strip()}'"
+            )
         levels: list[int] = []
         for word in found["levels"].split():
             level = _LEVEL.fullmatch(word)
             if level is None:
-                raise ValueError(f"composition '{text}': expected levels r, m, e or such as m*3, found '{word}'")
+                raise ValueError(
+                    f"composition '{text}': expected levels r, m, e or such as m*3, found '{word}'"
+                )
             levels += [LETTERS[level[1]]] * int(level[2] or 1)
         if len(levels) != num_agents:
-            raise ValueError(f"composition '{text}': expected {num_agents} agents in [{found['levels']}], found {len(levels)}")
+            raise ValueError(
+                f"composition '{text}': expected {num_agents} agents in "
+                f"[{found['levels']}], found {len(levels)}"
+            )
         parts.append(Part(float(found["share"] or 100) / 100, tuple(levels)))
     if abs(sum(part.share for part in parts) - 1) > 1e-9:
-        raise ValueError(f"composition '{text}': expected shares that add up to 100%, found {100 * sum(p.share for p in parts):g}%")
+        raise ValueError(
+            f"composition '{text}': expected shares that add up to 100%, found "
+            f"{100 * sum(p.share for p in parts):g}%"
+        )
     return parts
 
 
@@ -46,5 +60,8 @@ def sizes(parts: list[Part], episodes: int) -> list[int]:
     """Episodes of each part, adding up to `episodes`; rounded, the last part takes the rest."""
     counts = [round(part.share * episodes) for part in parts[:-1]]
     if min([*counts, episodes - sum(counts)]) < 1:
-        raise ValueError(f"episodes: expected enough for at least one in each of {len(parts)} parts, found {episodes}")
+        raise ValueError(
+            f"episodes: expected enough for at least one in each of {len(parts)} parts, "
+            f"found {episodes}"
+        )
     return [*counts, episodes - sum(counts)]

@@ -1,7 +1,9 @@
-"""The sampler `cyclic`: uniform, but the items of the first `period` updates come back again and again.
+"""The sampler `cyclic`: uniform, but the items of the first `period` updates come back again and
+again.
 
-OMAR's released code reseeds the generator that draws its batches in each evaluation, ten updates apart, so that in
-particle games no other batches are ever seen. For comparison with such runs; not for use.
+OMAR's released code reseeds the generator that draws its batches in each evaluation, ten updates
+apart, so that in particle games no other batches are ever seen. For comparison with such runs; not
+for use.
 """
 
 from __future__ import annotations
@@ -25,17 +27,25 @@ class Config:
 
 
 def make(config: Config, batch_size: int, window: int) -> Sampler:
-    """As `uniform_sampler.make`, in a cycle; state: the items [period, B], and the number of updates."""
+    """As `uniform_sampler.make`, in a cycle; state: the items [period, B], and the number of
+    updates.
+    """
     if config.period < 1:
         raise ValueError(f"cyclic: field 'period': expected at least 1, found {config.period}")
     fresh = uniform_sampler.make(uniform_sampler.Config(), batch_size, window)
 
     def init(dataset: Dataset) -> Any:
-        return fresh.init(dataset), jnp.zeros((config.period, batch_size), jnp.int32), jnp.zeros((), jnp.int32)
+        return (
+            fresh.init(dataset),
+            jnp.zeros((config.period, batch_size), jnp.int32),
+            jnp.zeros((), jnp.int32),
+        )
 
     def draw(state: Any, dataset: Dataset, key: Key) -> Array:
         inner, items, count = state
-        return jnp.where(count < config.period, fresh.draw(inner, dataset, key), items[count % config.period])
+        return jnp.where(
+            count < config.period, fresh.draw(inner, dataset, key), items[count % config.period]
+        )
 
     def feedback(state: Any, dataset: Dataset, told: Feedback) -> Any:
         inner, items, count = state

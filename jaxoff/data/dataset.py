@@ -1,8 +1,9 @@
 """A dataset on the device: every slot of every episode is one row, and a batch is one gather.
 
-Rows of an episode lie one after the other: its L steps, then the slot seen after the last step. So a
-step and its successor, a window, and a whole episode are all a run of consecutive rows, and the next
-observation is never stored twice. Fields are packed side by side, one matrix per storage dtype.
+Rows of an episode lie one after the other: its L steps, then the slot seen after the last step. So
+a step and its successor, a window, and a whole episode are all a run of consecutive rows, and the
+next observation is never stored twice. Fields are packed side by side, one matrix per storage
+dtype.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class InvalidEpisodes(ValueError):
 class Dataset:
     """Device-resident episodes. Build it with `place`.
 
-    rows: storage dtype -> [rows, width]; the last `horizon` rows are padding, so that any window fits.
+    rows: storage dtype -> [rows, width]; the last `horizon` rows are padding, so that any window
+        fits.
     step_row [M]: the row of each real step. episode_row [E], episode_length [E].
     """
 
@@ -69,7 +71,8 @@ class Dataset:
 
         fields = self._unpack({dtype: read(matrix) for dtype, matrix in self.rows.items()})
         now = {name: value[:, :-1] for name, value in fields.items()}
-        # The slot after the last step is not filled, so this product stops at the end of the episode.
+        # The slot after the last step is not filled, so this product stops at the end of the
+        # episode.
         valid = jnp.cumprod(now["filled"], axis=1)
         episode = self.episode_of(first_row)
         before = (first_row - self.episode_row[episode])[:, None] + jnp.arange(length)
@@ -103,7 +106,9 @@ class Dataset:
         return jax.tree.map(lambda x: x[:, 0], self.window(row, 1))
 
     def unpacked(self, *names: str) -> dict[str, Array]:
-        """Fields of all rows, [rows, ...]: those of every episode one after the other, then padding."""
+        """Fields of all rows, [rows, ...]: those of every episode one after the other, then
+        padding.
+        """
         fields = self._unpack(self.rows)
         return {name: fields[name] for name in names}
 
@@ -123,7 +128,11 @@ class Dataset:
         """One field of every row: [rows, ...]."""
         for name, dtype, offset, shape in self.layout:
             if name == wanted:
-                return self.rows[dtype][:, offset : offset + math.prod(shape)].reshape(-1, *shape).astype(jnp.float32)
+                return (
+                    self.rows[dtype][:, offset : offset + math.prod(shape)]
+                    .reshape(-1, *shape)
+                    .astype(jnp.float32)
+                )
         raise KeyError(wanted)
 
     def _unpack(self, parts: dict[str, Array]) -> dict[str, Array]:
@@ -141,11 +150,13 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
     """Raise InvalidEpisodes, naming field, expected and found, where episodes break the contract.
 
     Checked: shapes against the spec, `filled` a prefix of at least one step, end flags only on the
-    last step and never both, actions in range and available, also after an end that is not terminal,
-    every number finite.
+    last step and never both, actions in range and available, also after an end that is not
+    terminal, every number finite.
     """
     if episodes.filled.ndim != 2:
-        raise InvalidEpisodes(f"{source}: field 'filled': expected shape (E, T), found {tuple(episodes.filled.shape)}")
+        raise InvalidEpisodes(
+            f"{source}: field 'filled': expected shape (E, T), found {tuple(episodes.filled.shape)}"
+        )
     count, steps = episodes.filled.shape
     n, a = spec.num_agents, spec.action_size
     expected = {
@@ -164,46 +175,79 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
     for name, shape in expected.items():
         found = tuple(getattr(episodes, name).shape)
         if found != shape:
-            raise InvalidEpisodes(f"{source}: field '{name}': expected shape {shape}, found {found}")
+            raise InvalidEpisodes(
+                f"{source}: field '{name}': expected shape {shape}, found {found}"
+            )
     if count == 0:
-        raise InvalidEpisodes(f"{source}: field 'filled': expected at least one episode, found none")
+        raise InvalidEpisodes(
+            f"{source}: field 'filled': expected at least one episode, found none"
+        )
     filled = np.asarray(episodes.filled, bool)
     lengths = filled.sum(1)
     if not (filled == (np.arange(steps) < lengths[:, None])).all() or (lengths < 1).any():
-        raise InvalidEpisodes(f"{source}: field 'filled': expected ones, then zeros, and at least one step, in every episode")
+        raise InvalidEpisodes(
+            f"{source}: field 'filled': expected ones, then zeros, and at least one step, "
+            "in every episode"
+        )
     last = np.arange(steps) == lengths[:, None] - 1
     ends = {name: np.asarray(getattr(episodes, name), bool) for name in ("terminated", "truncated")}
     for name, flag in ends.items():
         if (flag & ~last).any():
             episode = int(np.argwhere(flag & ~last)[0][0])
-            raise InvalidEpisodes(f"{source}: field '{name}': expected only on the last step, found earlier in episode {episode}")
+            raise InvalidEpisodes(
+                f"{source}: field '{name}': expected only on the last step, found earlier "
+                f"in episode {episode}"
+            )
     if (ends["terminated"] & ends["truncated"]).any():
-        raise InvalidEpisodes(f"{source}: fields 'terminated' and 'truncated': expected at most one of them, found both")
-    for name in ("obs", "state", "avail", "reward", "actions", *(("agent_reward",) if episodes.agent_reward is not None else ())):
+        raise InvalidEpisodes(
+            f"{source}: fields 'terminated' and 'truncated': expected at most one of them, "
+            "found both"
+        )
+    for name in (
+        "obs",
+        "state",
+        "avail",
+        "reward",
+        "actions",
+        *(("agent_reward",) if episodes.agent_reward is not None else ()),
+    ):
         mask = filled
         if name in ("obs", "state", "avail"):  # the slot after the last step counts too
             mask = np.arange(steps + 1) <= lengths[:, None]
         values = np.asarray(getattr(episodes, name))[mask]
         if not np.isfinite(values).all():
             wrong = int((~np.isfinite(values)).sum())
-            raise InvalidEpisodes(f"{source}: field '{name}': expected finite numbers, found {wrong} that are not")
+            raise InvalidEpisodes(
+                f"{source}: field '{name}': expected finite numbers, found {wrong} that are not"
+            )
     if spec.discrete:
         actions, avail = np.asarray(episodes.actions), np.asarray(episodes.avail)[:, :-1]
         taken = actions[filled]
         if taken.min() < 0 or taken.max() >= a:
-            raise InvalidEpisodes(f"{source}: field 'actions': expected 0..{a - 1}, found {taken.min()}..{taken.max()}")
+            raise InvalidEpisodes(
+                f"{source}: field 'actions': expected 0..{a - 1}, found "
+                f"{taken.min()}..{taken.max()}"
+            )
         allowed = np.take_along_axis(avail[filled], taken[..., None].astype(int), -1)
         if (allowed == 0).any():
-            raise InvalidEpisodes(f"{source}: field 'actions': expected available actions, found {int((allowed == 0).sum())} that are not")
-        beyond = np.asarray(episodes.avail)[np.arange(count), lengths].any(-1).all(-1) | (ends["terminated"] & last).any(1)
+            raise InvalidEpisodes(
+                f"{source}: field 'actions': expected available actions, found "
+                f"{int((allowed == 0).sum())} that are not"
+            )
+        beyond = np.asarray(episodes.avail)[np.arange(count), lengths].any(-1).all(-1) | (
+            ends["terminated"] & last
+        ).any(1)
         if not beyond.all():
             raise InvalidEpisodes(
-                f"{source}: field 'avail': expected an available action for every agent after a last step that is not terminated, "
+                f"{source}: field 'avail': expected an available action for every agent "
+                "after a last step that is not terminated, "
                 f"found none in episode {int(np.argmin(beyond))}"
             )
 
 
-def _layout(spec: EnvSpec, obs_dtype: str, individual: bool) -> tuple[tuple[tuple[str, str, int, tuple[int, ...]], ...], dict[str, int]]:
+def _layout(
+    spec: EnvSpec, obs_dtype: str, individual: bool
+) -> tuple[tuple[tuple[str, str, int, tuple[int, ...]], ...], dict[str, int]]:
     shapes = {
         "obs": (spec.num_agents, spec.obs_size),
         "state": (spec.state_size,),
@@ -257,23 +301,27 @@ def place(
     if limit is not None and needed > limit:
         fewer = estimate_bytes(episodes, spec, "bfloat16")
         raise DatasetTooLarge(
-            f"{source}: field 'dataset': {needed:,} bytes are needed on the device with {obs_dtype} observations "
-            f"({fewer:,} with bfloat16), expected at most {limit:,}; use fewer episodes or --obs-dtype bfloat16"
+            f"{source}: field 'dataset': {needed:,} bytes are needed on the device with "
+            f"{obs_dtype} observations "
+            f"({fewer:,} with bfloat16), expected at most {limit:,}; use fewer episodes or "
+            "--obs-dtype bfloat16"
         )
     lengths = np.asarray(episodes.filled).sum(1).astype(np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
     longest, total = int(lengths.max()), int((lengths + 1).sum())
     layout, width = _layout(spec, obs_dtype, episodes.agent_reward is not None)
-    keep = np.arange(episodes.reward.shape[1] + 1) <= lengths[:, None]  # [E, T+1] slots of an episode
+    # [E, T+1] slots of an episode
+    keep = np.arange(episodes.reward.shape[1] + 1) <= lengths[:, None]
     packed = {dtype: np.zeros((total + longest, w), jnp.dtype(dtype)) for dtype, w in width.items()}
     for name, dtype, offset, shape in layout:
         value = np.asarray(getattr(episodes, name))
-        if value.shape[1] != keep.shape[1]:  # a [T] field has nothing in the slot after the last step
+        # a [T] field has nothing in the slot after the last step
+        if value.shape[1] != keep.shape[1]:
             value = np.concatenate([value, np.zeros_like(value[:, :1])], 1)
         value = value[keep].reshape(total, -1)
         packed[dtype][:total, offset : offset + math.prod(shape)] = value
     offsets = np.arange(total) - np.repeat(starts, lengths + 1)
-    put = lambda x: jax.device_put(x, sharding)  # noqa: E731
+    put = lambda x: jax.device_put(x, sharding)
     return Dataset(
         rows={dtype: put(matrix) for dtype, matrix in packed.items()},
         step_row=put(np.flatnonzero(offsets < np.repeat(lengths, lengths + 1)).astype(np.int32)),

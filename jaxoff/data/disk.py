@@ -1,13 +1,15 @@
 """Datasets on disk: a flashbax Vault in OG-MARL's layout, with what that layout lacks beside it.
 
 A dataset is the folder of one vault, `.../<name>.vlt/<uid>`. Its main tree has every step of every
-episode, one after the other, and is read by flashbax and OG-MARL. That tree has no observation after
-the last step of an episode: those are in a second vault, the sub-folder `final`, one row an episode.
+episode, one after the other, and is read by flashbax and OG-MARL. That tree has no observation
+after the last step of an episode: those are in a second vault, the sub-folder `final`, one row an
+    episode.
 `metadata.json` holds the specification, recipe, statistics, and a hash of every array.
 
     observations (1, M, N, O)      actions (1, M, N) or (1, M, N, A)     rewards (1, M, N)
-    terminals, truncations (1, M, N)   infos.state (1, M, S)             infos.legals (1, M, N, A), discrete
-    final/: observations, infos.state, infos.legals as above; length (1, E), behaviour_level (1, E, N)
+    terminals, truncations (1, M, N)   infos.state (1, M, S)             infos.legals (1, M, N, A),
+    discrete final/: observations, infos.state, infos.legals as above; length (1, E),
+        behaviour_level (1, E, N)
 """
 
 from __future__ import annotations
@@ -37,18 +39,27 @@ _DONE = "terminals: the value beyond is zero; truncations: the clock ended the e
 
 
 class InvalidDataset(ValueError):
-    """A dataset on disk is missing, damaged, or not of the expected form; the message names the file."""
+    """A dataset on disk is missing, damaged, or not of the expected form; the message names the
+    file.
+    """
 
 
 # ------------------------------------------------------------------------------------------ writing
 
 
-def save(path: str | Path, episodes: Episodes, spec: EnvSpec, info: dict[str, Any], *, overwrite: bool = False) -> None:
+def save(
+    path: str | Path,
+    episodes: Episodes,
+    spec: EnvSpec,
+    info: dict[str, Any],
+    *,
+    overwrite: bool = False,
+) -> None:
     """Write episodes as the vault folder `path`, all of it or nothing.
 
     info: JSON values kept in the metadata: env, scenario, recipe, seed, ... Padding is not kept.
-    Raises InvalidEpisodes, ValueError for an info key that the format uses itself, and FileExistsError
-    where something is there already, unless `overwrite`.
+    Raises InvalidEpisodes, ValueError for an info key that the format uses itself, and
+    FileExistsError where something is there already, unless `overwrite`.
     """
     path = Path(path).absolute()
     validate(episodes, spec, str(path))
@@ -67,7 +78,10 @@ def save(path: str | Path, episodes: Episodes, spec: EnvSpec, info: dict[str, An
     }
     taken = set(info) & {*ours, "version", "structure_shape", "structure_dtype"}
     if taken:
-        raise ValueError(f"{path}: field 'info': expected keys that the format does not use, found {sorted(taken)}")
+        raise ValueError(
+            f"{path}: field 'info': expected keys that the format does not use, found "
+            f"{sorted(taken)}"
+        )
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: expected no dataset there, found one; pass overwrite=True")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -86,7 +100,9 @@ def save(path: str | Path, episodes: Episodes, spec: EnvSpec, info: dict[str, An
 
 
 def statistics(episodes: Episodes) -> dict[str, float | int]:
-    """Episodes, transitions, and the mean, deviation, least and largest of the undiscounted returns."""
+    """Episodes, transitions, and the mean, deviation, least and largest of the undiscounted
+    returns.
+    """
     filled, returns = np.asarray(episodes.filled, bool), returns_of(episodes)
     return {
         "episodes": len(returns),
@@ -116,7 +132,9 @@ def _split(episodes: Episodes, spec: EnvSpec) -> tuple[dict[str, Any], dict[str,
     main: dict[str, Any] = {
         "observations": steps(episodes.obs),
         "actions": steps(episodes.actions, np.int32 if spec.discrete else np.float32),
-        "rewards": per_agent(episodes.reward) if episodes.agent_reward is None else steps(episodes.agent_reward),
+        "rewards": per_agent(episodes.reward)
+        if episodes.agent_reward is None
+        else steps(episodes.agent_reward),
         "terminals": per_agent(episodes.terminated),
         "truncations": per_agent(episodes.truncated),
         "infos": {"state": steps(episodes.state)},
@@ -128,7 +146,10 @@ def _split(episodes: Episodes, spec: EnvSpec) -> tuple[dict[str, Any], dict[str,
         "behaviour_level": np.asarray(episodes.behaviour_level)[None].astype(np.int32),
     }
     if spec.discrete:
-        main["infos"]["legals"], final["infos"]["legals"] = steps(episodes.avail), last(episodes.avail)
+        main["infos"]["legals"], final["infos"]["legals"] = (
+            steps(episodes.avail),
+            last(episodes.avail),
+        )
     return main, final
 
 
@@ -138,7 +159,13 @@ def _write_vault(folder: Path, tree: dict[str, Any], metadata: dict[str, Any]) -
     for name, value in leaves.items():
         row = math.prod(value.shape[2:]) * value.itemsize
         chunk = max(1, min(value.shape[1], _CHUNK_BYTES // row))
-        store = _open(folder, name + ".", value.dtype, (1, _TIME_LIMIT, *value.shape[2:]), (1, chunk, *value.shape[2:]))
+        store = _open(
+            folder,
+            name + ".",
+            value.dtype,
+            (1, _TIME_LIMIT, *value.shape[2:]),
+            (1, chunk, *value.shape[2:]),
+        )
         store[:, : value.shape[1]].write(value).result()
     index = next(iter(leaves.values())).shape[1]
     _open(folder, "vault_index", np.int32, (1,), (1,)).write(np.array([index], np.int32)).result()
@@ -154,7 +181,10 @@ def _open(folder: Path, name: str, dtype: Any = None, shape: Any = None, chunks:
     """The array `name` of a vault; made new where a shape is given."""
     import tensorstore
 
-    spec: dict[str, Any] = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": f"file://{folder.absolute()}", "path": name}}
+    spec: dict[str, Any] = {
+        "driver": "zarr",
+        "kvstore": {"driver": "ocdbt", "base": f"file://{folder.absolute()}", "path": name},
+    }
     if shape is None:
         return tensorstore.open(spec, read=True).result()
     spec["metadata"] = {"compressor": {"id": "gzip", "level": 5}, "chunks": list(chunks)}
@@ -167,22 +197,28 @@ def _open(folder: Path, name: str, dtype: Any = None, shape: Any = None, chunks:
 def load(path: str | Path) -> tuple[Episodes, dict[str, Any]]:
     """Episodes and metadata of the vault folder `path`.
 
-    A vault of ours comes back as it was saved, and every array is compared with its hash; slots that
-    are not filled are zero. In one of another writer the observation after the last step of an episode
-    is unknown: the last one seen is repeated, and the end is marked truncated unless it was flagged
-    terminal, as is an unfinished last episode. There, an episode ends where all agents are terminal or
-    all truncated, the team reward is the mean over agents, states of single agents are joined, and
-    -inf padding becomes 0. Raises InvalidDataset naming the file or array.
+    A vault of ours comes back as it was saved, and every array is compared with its hash; slots
+    that are not filled are zero. In one of another writer the observation after the last step of an
+    episode is unknown: the last one seen is repeated, and the end is marked truncated unless it was
+    flagged terminal, as is an unfinished last episode. There, an episode ends where all agents are
+    terminal or all truncated, the team reward is the mean over agents, states of single agents are
+    joined, and -inf padding becomes 0. Raises InvalidDataset naming the file or array.
     """
     path = Path(path).absolute()
     metadata = _metadata(path)
     if "jaxoff_schema" not in metadata:
         return _read_foreign(_read_vault(path, metadata), path), metadata
     if metadata["jaxoff_schema"] != SCHEMA:
-        raise InvalidDataset(f"{path / 'metadata.json'}: field 'jaxoff_schema': expected {SCHEMA}, found {metadata['jaxoff_schema']}")
+        raise InvalidDataset(
+            f"{path / 'metadata.json'}: field 'jaxoff_schema': expected {SCHEMA}, found "
+            f"{metadata['jaxoff_schema']}"
+        )
     missing = _NEEDED - set(metadata)
     if missing:
-        raise InvalidDataset(f"{path / 'metadata.json'}: expected the fields {sorted(_NEEDED)}, found no {sorted(missing)}")
+        raise InvalidDataset(
+            f"{path / 'metadata.json'}: expected the fields {sorted(_NEEDED)}, found no "
+            f"{sorted(missing)}"
+        )
     main = _read_vault(path, metadata, metadata["sha256"])
     final = _read_vault(path / "final", _metadata(path / "final"), metadata["sha256_final"])
     return _join(main, final, metadata, path), metadata
@@ -191,33 +227,53 @@ def load(path: str | Path) -> tuple[Episodes, dict[str, Any]]:
 def _metadata(folder: Path) -> dict[str, Any]:
     file = folder / "metadata.json"
     if not file.is_file():
-        beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
+        beside = (
+            sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
+            if folder.parent.is_dir()
+            else []
+        )
         raise InvalidDataset(
-            f"{file}: expected the metadata of a vault, found no such file; folders beside it: {', '.join(beside) or 'none'}"
+            f"{file}: expected the metadata of a vault, found no such file; folders beside "
+            f"it: {', '.join(beside) or 'none'}"
         )
     try:
         metadata = json.loads(file.read_text())
         version, _ = int(metadata["version"]), metadata["structure_shape"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidDataset(f"{file}: expected the JSON metadata of a vault, found a damaged file ({error!r})") from error
+        raise InvalidDataset(
+            f"{file}: expected the JSON metadata of a vault, found a damaged file ({error!r})"
+        ) from error
     if version != int(_VAULT_VERSION):
-        raise InvalidDataset(f"{file}: field 'version': expected {int(_VAULT_VERSION)}.x, found {metadata['version']}")
+        raise InvalidDataset(
+            f"{file}: field 'version': expected {int(_VAULT_VERSION)}.x, found "
+            f"{metadata['version']}"
+        )
     return metadata
 
 
-def _read_vault(folder: Path, metadata: dict[str, Any], hashes: dict[str, str] | None = None) -> dict[str, np.ndarray]:
+def _read_vault(
+    folder: Path, metadata: dict[str, Any], hashes: dict[str, str] | None = None
+) -> dict[str, np.ndarray]:
     """Leaves by dotted name, each [M, ...] without the leading axis of one."""
     shapes = _flatten(metadata["structure_shape"])
     if hashes is not None and set(hashes) != set(shapes):
-        raise InvalidDataset(f"{folder / 'metadata.json'}: expected a hash for each of {sorted(shapes)}, found {sorted(hashes)}")
+        raise InvalidDataset(
+            f"{folder / 'metadata.json'}: expected a hash for each of {sorted(shapes)}, "
+            f"found {sorted(hashes)}"
+        )
     length = int(_read(folder, "vault_index")[0])
     leaves = {}
     for name, text in shapes.items():
         value = _read(folder, name + ".", length)
         if value.shape[2:] != tuple(literal_eval(text))[2:] or value.shape[0] != 1:
-            raise InvalidDataset(f"{folder}: array '{name}': expected shape {text}, found {value.shape}")
+            raise InvalidDataset(
+                f"{folder}: array '{name}': expected shape {text}, found {value.shape}"
+            )
         if hashes is not None and _sha256(value) != hashes[name]:
-            raise InvalidDataset(f"{folder}: array '{name}': expected content of hash {hashes[name][:12]}, found {_sha256(value)[:12]}")
+            raise InvalidDataset(
+                f"{folder}: array '{name}': expected content of hash {hashes[name][:12]}, "
+                f"found {_sha256(value)[:12]}"
+            )
         leaves[name] = value[0]
     return leaves
 
@@ -228,18 +284,27 @@ def _read(folder: Path, name: str, length: int | None = None) -> np.ndarray:
         return np.asarray((store if length is None else store[:, :length]).read().result())
     except ValueError as error:  # what tensorstore raises, for damaged and for absent files
         raise InvalidDataset(
-            f"{folder}: array '{name.rstrip('.')}': expected a readable array, found a missing or damaged file ({error})"
+            f"{folder}: array '{name.rstrip('.')}': expected a readable array, found a "
+            f"missing or damaged file ({error})"
         ) from error
 
 
-def _join(main: dict[str, np.ndarray], final: dict[str, np.ndarray], metadata: dict[str, Any], path: Path) -> Episodes:
+def _join(
+    main: dict[str, np.ndarray], final: dict[str, np.ndarray], metadata: dict[str, Any], path: Path
+) -> Episodes:
     lengths, steps, total = final["length"], metadata["steps"], len(main["rewards"])
     if lengths.sum() != total:
-        raise InvalidDataset(f"{path / 'final'}: array 'length': expected a sum of {total} steps, found {lengths.sum()}")
+        raise InvalidDataset(
+            f"{path / 'final'}: array 'length': expected a sum of {total} steps, found "
+            f"{lengths.sum()}"
+        )
     filled = np.arange(steps) < lengths[:, None]
     if metadata["action_type"] == "continuous":
         n, a = metadata["n_agents"], metadata["num_actions"]
-        main["infos.legals"], final["infos.legals"] = np.ones((total, n, a), np.float32), np.ones((len(lengths), n, a), np.float32)
+        main["infos.legals"], final["infos.legals"] = (
+            np.ones((total, n, a), np.float32),
+            np.ones((len(lengths), n, a), np.float32),
+        )
     return _pad(
         filled,
         {name: (main[leaf], final[leaf]) for name, leaf in _SLOTS.items()},
@@ -284,7 +349,9 @@ def _pad(
     shared = bool((rewards == rewards[:, :1]).all())
     return Episodes(
         **{name: spread_slots(*pair) for name, pair in slots.items()},
-        actions=spread(actions, np.int32 if np.issubdtype(actions.dtype, np.integer) else np.float32),
+        actions=spread(
+            actions, np.int32 if np.issubdtype(actions.dtype, np.integer) else np.float32
+        ),
         reward=spread(rewards[:, 0] if shared else rewards.mean(1), np.float32),
         terminated=spread(terminated, bool),
         truncated=spread(truncated, bool),
@@ -296,9 +363,18 @@ def _pad(
 
 def _read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
     """Episodes of a tree without our additions; see `load`."""
-    missing = {"observations", "actions", "rewards", "terminals", "truncations", "infos.state"} - set(leaves)
+    missing = {
+        "observations",
+        "actions",
+        "rewards",
+        "terminals",
+        "truncations",
+        "infos.state",
+    } - set(leaves)
     if missing:
-        raise InvalidDataset(f"{path}: expected OG-MARL's arrays, found no {', '.join(sorted(missing))}")
+        raise InvalidDataset(
+            f"{path}: expected OG-MARL's arrays, found no {', '.join(sorted(missing))}"
+        )
     total, n = leaves["rewards"].shape
     if total == 0:
         raise InvalidDataset(f"{path}: array 'vault_index': expected at least one step, found none")
@@ -311,8 +387,12 @@ def _read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
     terminal = leaves["terminals"].astype(bool).all(1)
     end = terminal | leaves["truncations"].astype(bool).all(1) | (np.arange(total) == total - 1)
     lengths = np.diff(np.flatnonzero(end), prepend=-1)
-    clean = lambda x: np.where(np.isneginf(x), 0, x)  # noqa: E731
-    flat = {"obs": clean(leaves["observations"]), "state": clean(leaves["infos.state"].reshape(total, -1)), "avail": legals}
+    clean = lambda x: np.where(np.isneginf(x), 0, x)
+    flat = {
+        "obs": clean(leaves["observations"]),
+        "state": clean(leaves["infos.state"].reshape(total, -1)),
+        "avail": legals,
+    }
     return _pad(
         np.arange(lengths.max()) < lengths[:, None],
         {name: (value, value[end]) for name, value in flat.items()},
@@ -331,12 +411,19 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries to dotted names."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= (
+            _flatten(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: value}
+        )
     return flat
 
 
 def _map(function: Any, tree: dict[str, Any]) -> dict[str, Any]:
-    return {name: _map(function, value) if isinstance(value, dict) else function(value) for name, value in tree.items()}
+    return {
+        name: _map(function, value) if isinstance(value, dict) else function(value)
+        for name, value in tree.items()
+    }
 
 
 def _hashes(tree: dict[str, Any]) -> dict[str, str]:

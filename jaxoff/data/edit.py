@@ -1,8 +1,10 @@
 """Datasets from datasets: several joined, a part of one, or one in two parts.
 
-Public data hold copies of the same episode (CFCQL's about eight of each), so parts are drawn by unique
-episode: all copies lie in the part or none, and what is learnt from one part is never tested on a copy.
-Every function takes and gives NumPy `Episodes`, keeps the order of episodes, and leaves its input as it is.
+Public data hold copies of the same episode (CFCQL's about eight of each), so parts are drawn by
+unique episode: all copies lie in the part or none, and what is learnt from one part is never tested
+    on a copy.
+Every function takes and gives NumPy `Episodes`, keeps the order of episodes, and leaves its input
+as it is.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ _KINDS = {"i": "discrete", "u": "discrete", "f": "continuous"}  # of actions, by
 def combine(parts: Sequence[Episodes], names: Sequence[str] = ()) -> Episodes:
     """Datasets of one environment one after the other, padded to the longest episode.
 
-    names: of the parts, for errors. Where only some have rewards of single agents, the team's stand for the
-    others' (a dataset in which all agents are always paid alike is stored without). Raises ValueError naming
-    the field in which a part differs from the first.
+    names: of the parts, for errors. Where only some have rewards of single agents, the team's stand
+    for the others' (a dataset in which all agents are always paid alike is stored without). Raises
+    ValueError naming the field in which a part differs from the first.
     """
     if not parts:
         raise ValueError("combine: expected at least one dataset, found none")
@@ -34,9 +36,14 @@ def combine(parts: Sequence[Episodes], names: Sequence[str] = ()) -> Episodes:
     for name, part in zip(names, parts, strict=True):
         for field, found in _form(part).items():
             if found != first[field]:
-                raise ValueError(f"combine: field '{field}': expected {first[field]} as in {names[0]}, found {found} in {name}")
+                raise ValueError(
+                    f"combine: field '{field}': expected {first[field]} as in {names[0]}, "
+                    f"found {found} in {name}"
+                )
     if any(part.agent_reward is not None for part in parts):
-        parts = [part if part.agent_reward is not None else _with_agent_reward(part) for part in parts]
+        parts = [
+            part if part.agent_reward is not None else _with_agent_reward(part) for part in parts
+        ]
     return concatenate(parts)
 
 
@@ -44,7 +51,11 @@ def _form(episodes: Episodes) -> dict[str, Any]:
     """What datasets that are joined have in common."""
     kind = _KINDS.get(np.asarray(episodes.actions).dtype.kind, "unknown")
     sizes = {name: tuple(getattr(episodes, name).shape[2:]) for name in (*_SLOTS, "actions")}
-    return {"num_agents": episodes.behaviour_level.shape[1], "actions": f"{kind} of shape {sizes.pop('actions')}", **sizes}
+    return {
+        "num_agents": episodes.behaviour_level.shape[1],
+        "actions": f"{kind} of shape {sizes.pop('actions')}",
+        **sizes,
+    }
 
 
 def _with_agent_reward(episodes: Episodes) -> Episodes:
@@ -52,15 +63,23 @@ def _with_agent_reward(episodes: Episodes) -> Episodes:
     return episodes._replace(agent_reward=np.repeat(reward, episodes.behaviour_level.shape[1], -1))
 
 
-def subsample(data: Episodes, seed: int, episodes: int | None = None, steps: int | None = None) -> Episodes:
-    """Unique episodes in random order, kept while they and their copies are at most so many episodes, or steps.
+def subsample(
+    data: Episodes, seed: int, episodes: int | None = None, steps: int | None = None
+) -> Episodes:
+    """Unique episodes in random order, kept while they and their copies are at most so many
+    episodes, or steps.
 
-    So a number of episodes is met exactly where every episode is unique. Raises ValueError where not one fits.
+    So a number of episodes is met exactly where every episode is unique. Raises ValueError where
+    not one fits.
     """
     if (episodes is None) == (steps is None):
         raise ValueError("subsample: expected either episodes or steps, found both or none")
     lengths = lengths_of(data)
-    field, limit, weights = ("steps", steps, lengths) if episodes is None else ("episodes", episodes, np.ones_like(lengths))
+    field, limit, weights = (
+        ("steps", steps, lengths)
+        if episodes is None
+        else ("episodes", episodes, np.ones_like(lengths))
+    )
     if limit is None or not 1 <= limit <= weights.sum():
         raise ValueError(f"subsample: field '{field}': expected 1..{weights.sum()}, found {limit}")
     groups = unique_groups(data)
@@ -69,16 +88,19 @@ def subsample(data: Episodes, seed: int, episodes: int | None = None, steps: int
     kept = order[np.cumsum(sizes[order]) <= limit]
     if len(kept) == 0:
         raise ValueError(
-            f"subsample: field '{field}': expected at least {sizes[order[0]]}, which the episode that was drawn first and its "
+            f"subsample: field '{field}': expected at least {sizes[order[0]]}, which the "
+            "episode that was drawn first and its "
             f"copies have, found {limit}; {len(sizes)} of {len(lengths)} episodes are unique"
         )
     return _part(data, np.isin(groups, kept))
 
 
 def split(episodes: Episodes, share: float, seed: int) -> tuple[Episodes, Episodes]:
-    """Two parts, the first with about `share` of the episodes: as near as whole groups of copies allow.
+    """Two parts, the first with about `share` of the episodes: as near as whole groups of copies
+    allow.
 
-    Both have at least one episode. Raises ValueError for a share outside (0, 1), or fewer than two unique episodes.
+    Both have at least one episode. Raises ValueError for a share outside (0, 1), or fewer than two
+    unique episodes.
     """
     if not 0 < share < 1:
         raise ValueError(f"split: field 'share': expected a number between 0 and 1, found {share}")
@@ -98,12 +120,17 @@ def _part(episodes: Episodes, mask: np.ndarray) -> Episodes:
 
 
 def unique_groups(episodes: Episodes) -> np.ndarray:
-    """The number of each episode's group of copies, [E] int, in the order in which they first appear.
+    """The number of each episode's group of copies, [E] int, in the order in which they first
+    appear.
 
-    Two episodes are copies where every field has the same bytes in their real steps; padding and behaviour
-    levels, which no learner sees, do not count.
+    Two episodes are copies where every field has the same bytes in their real steps; padding and
+    behaviour levels, which no learner sees, do not count.
     """
-    fields = {name: np.asarray(value) for name, value in episodes._asdict().items() if value is not None and name != "behaviour_level"}
+    fields = {
+        name: np.asarray(value)
+        for name, value in episodes._asdict().items()
+        if value is not None and name != "behaviour_level"
+    }
     groups: dict[bytes, int] = {}
     found = []
     for episode, length in enumerate(lengths_of(episodes)):
@@ -115,7 +142,9 @@ def unique_groups(episodes: Episodes) -> np.ndarray:
 
 
 def digest(episodes: Episodes) -> str:
-    """SHA-256 of all fields, padding included: the one that `config.json` of a training job names."""
+    """SHA-256 of all fields, padding included: the one that `config.json` of a training job
+    names.
+    """
     sums = hashlib.sha256()
     for field in episodes:
         if field is not None:
@@ -125,9 +154,11 @@ def digest(episodes: Episodes) -> str:
 
 
 def spec_of(episodes: Episodes, metadata: dict[str, Any]) -> EnvSpec:
-    """The specification of a dataset on disk, as far as it tells: sizes from its arrays, the rest from its metadata.
+    """The specification of a dataset on disk, as far as it tells: sizes from its arrays, the rest
+    from its metadata.
 
-    A vault of another writer names no environment and no horizon: it is called "unknown", and its longest episode counts.
+    A vault of another writer names no environment and no horizon: it is called "unknown", and its
+        longest episode counts.
     """
     return EnvSpec(
         name=metadata.get("env", "unknown"),

@@ -1,4 +1,7 @@
-"""Episodes as arrays: their lengths and returns, and datasets cut, joined and picked from. No simulator is needed."""
+"""Episodes as arrays: their lengths and returns, and datasets cut, joined and picked from.
+
+No simulator is needed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,11 @@ def lengths_of(episodes: Episodes) -> np.ndarray:
 
 def returns_of(episodes: Episodes) -> np.ndarray:
     """Undiscounted team return of each episode, [E] float64."""
-    return np.where(np.asarray(episodes.filled, bool), np.asarray(episodes.reward), 0).astype(np.float64).sum(1)
+    return (
+        np.where(np.asarray(episodes.filled, bool), np.asarray(episodes.reward), 0)
+        .astype(np.float64)
+        .sum(1)
+    )
 
 
 def _resize(episodes: Episodes, steps: int) -> Episodes:
@@ -41,7 +48,9 @@ def trim(episodes: Episodes) -> Episodes:
 
 
 def cut(episodes: Episodes, steps: int) -> Episodes:
-    """At most the first `steps` steps of each episode; those that lose their end are marked truncated."""
+    """At most the first `steps` steps of each episode; those that lose their end are marked
+    truncated.
+    """
     if steps < 1:
         raise ValueError(f"cut: expected at least one step, found {steps}")
     lost = lengths_of(episodes) > steps
@@ -54,8 +63,8 @@ def cut(episodes: Episodes, steps: int) -> Episodes:
 def fill(whole: Episodes, first: int, part: Episodes) -> None:
     """Put a part's episodes at `first` of larger arrays of zeros, slot by slot.
 
-    Padding is not written: memory that the system gave as zeros and nobody touched costs nothing, so
-    padded arrays need no more of it than their real slots.
+    Padding is not written: memory that the system gave as zeros and nobody touched costs nothing,
+    so padded arrays need no more of it than their real slots.
     """
     steps = np.asarray(part.filled, bool)
     slots = np.arange(steps.shape[1] + 1) <= steps.sum(1)[:, None]
@@ -79,7 +88,12 @@ def concatenate(parts: Sequence[Episodes]) -> Episodes:
         slots = () if name == "behaviour_level" else (steps + (name in ("obs", "state", "avail")),)
         return np.zeros((count, *slots, *x.shape[1 + len(slots) :]), x.dtype)
 
-    whole = Episodes(**{name: None if x is None else empty(name, np.asarray(x)) for name, x in parts[0]._asdict().items()})
+    whole = Episodes(
+        **{
+            name: None if x is None else empty(name, np.asarray(x))
+            for name, x in parts[0]._asdict().items()
+        }
+    )
     first = 0
     for part in parts:
         fill(whole, first, part)

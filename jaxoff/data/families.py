@@ -1,7 +1,7 @@
 """The task families that come with the library: matrix games, Bridge, polynomial games.
 
-A Bridge quality may end in `-h<steps>`: its episodes are then cut to that many steps, and the cut ones
-are marked truncated (AlberDICE trains on 20 of 50 steps).
+A Bridge quality may end in `-h<steps>`: its episodes are then cut to that many steps, and the cut
+ones are marked truncated (AlberDICE trains on 20 of 50 steps).
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ from jaxoff.types import Env, Episodes
 
 _MNE = {"mne": 0.0, "mne-20": -20.0}  # scenario -> reward off the diagonal
 _POLY_TASKS = {name: ["uniform"] for name in GAMES}
-_POLY_TASKS["twin_peaks"] += ["origin-s0", "origin-s0.3", "origin-s1", "peak-s0", "peak-s0.2", "peak-s0.3", "peak-s0.5", "peak-s1"]
+_POLY_TASKS["twin_peaks"] += [
+    "origin-s0",
+    "origin-s0.3",
+    "origin-s1",
+    "peak-s0",
+    "peak-s0.2",
+    "peak-s0.3",
+    "peak-s0.5",
+    "peak-s1",
+]
 _CUT = re.compile(r"(.+)-h([1-9]\d*)")
 _PUBLIC = {  # task -> folder of the published buffer
     "alberdice:matrix/xor/a": "mmdp_game_1_from_start/buffer_02",
@@ -39,12 +48,16 @@ _PUBLIC = {  # task -> folder of the published buffer
 
 
 def _matrix_tasks() -> list[str]:
-    return [f"matrix/xor/{q}" for q in recipes.XOR_ACTIONS] + [f"matrix/{s}/{q}" for s in _MNE for q in recipes.MNE_MARGINALS]
+    return [f"matrix/xor/{q}" for q in recipes.XOR_ACTIONS] + [
+        f"matrix/{s}/{q}" for s in _MNE for q in recipes.MNE_MARGINALS
+    ]
 
 
 def _matrix_env(task: Task) -> Env:
     check_quality(task, _matrix_tasks())
-    return make_matrix(f"matrix/{task.scenario}", XOR if task.scenario == "xor" else mne(_MNE[task.scenario]))
+    return make_matrix(
+        f"matrix/{task.scenario}", XOR if task.scenario == "xor" else mne(_MNE[task.scenario])
+    )
 
 
 def _matrix_data(task: Task, options: DataOptions) -> Episodes:
@@ -63,7 +76,11 @@ def _grid_tasks() -> list[str]:
 
 def _without_cut(task: Task) -> tuple[Task, int | None]:
     found = _CUT.fullmatch(task.quality)
-    return (Task(task.source, task.family, task.scenario, found[1]), int(found[2])) if found else (task, None)
+    return (
+        (Task(task.source, task.family, task.scenario, found[1]), int(found[2]))
+        if found
+        else (task, None)
+    )
 
 
 def _grid_env(task: Task) -> Env:
@@ -82,7 +99,9 @@ def _grid_data(task: Task, options: DataOptions) -> Episodes:
 
 
 def _poly_tasks() -> list[str]:
-    return [f"poly/{game}/{quality}" for game, qualities in _POLY_TASKS.items() for quality in qualities]
+    return [
+        f"poly/{game}/{quality}" for game, qualities in _POLY_TASKS.items() for quality in qualities
+    ]
 
 
 def _check_poly(task: Task) -> None:
@@ -104,7 +123,8 @@ def _poly_data(task: Task, options: DataOptions) -> Episodes:
     return recipes.polynomial(task.scenario, task.quality, options.seed, options.episodes)
 
 
-# ---------------------------------------------------------------------------- published by AlberDICE
+# ---------------------------------------------------------------------------- published by
+# AlberDICE
 
 
 def _public_tasks(family: str) -> list[str]:
@@ -129,8 +149,13 @@ def _public_data(task: Task, options: DataOptions) -> Episodes:
     if options.episodes is not None:
         have = episodes.reward.shape[0]
         if not 1 <= options.episodes <= have:
-            raise ValueError(f"{task}: field 'episodes': expected 1..{have}, found {options.episodes}")
-        episodes = take(episodes, np.sort(np.random.default_rng(options.seed).permutation(have)[: options.episodes]))
+            raise ValueError(
+                f"{task}: field 'episodes': expected 1..{have}, found {options.episodes}"
+            )
+        episodes = take(
+            episodes,
+            np.sort(np.random.default_rng(options.seed).permutation(have)[: options.episodes]),
+        )
     return cut(episodes, steps) if steps else episodes
 
 
@@ -141,22 +166,42 @@ def public_folder(task: str, data_dir: str | None) -> Path:
     """
     wanted = _PUBLIC[task]
     if data_dir is None:
-        raise FileNotFoundError(f"{task}: field 'data_dir': expected the folder that holds {wanted}, found none; pass --data-dir")
+        raise FileNotFoundError(
+            f"{task}: field 'data_dir': expected the folder that holds {wanted}, found "
+            "none; pass --data-dir"
+        )
     for folder in (Path(data_dir) / wanted, Path(data_dir) / "alberdice" / wanted):
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"{task}: expected the folder {Path(data_dir) / wanted}, which does not exist")
+    raise FileNotFoundError(
+        f"{task}: expected the folder {Path(data_dir) / wanted}, which does not exist"
+    )
 
 
 _GRID_PATTERN = "grid/bridge/<quality>-h<steps>: episodes cut to so many steps"
-_POLY_PATTERN = "poly/<game>/normal-m<mean>-s<sigma>; poly/twin_peaks/origin-s<sigma>, peak-s<sigma>"
+_POLY_PATTERN = (
+    "poly/<game>/normal-m<mean>-s<sigma>; poly/twin_peaks/origin-s<sigma>, peak-s<sigma>"
+)
 
 BUILT_IN: list[Family] = [
     Family("matrix", _matrix_tasks, _matrix_env, _matrix_data),
     Family("grid", _grid_tasks, _grid_env, _grid_data, pattern=_GRID_PATTERN),
     Family("poly", _poly_tasks, _poly_env, _poly_data, pattern=_POLY_PATTERN),
-    Family("matrix", lambda: _public_tasks("matrix"), _public_matrix_env, _public_data, source="alberdice"),
-    Family("grid", lambda: _public_tasks("grid"), _public_grid_env, _public_data, source="alberdice", pattern=f"alberdice:{_GRID_PATTERN}"),
+    Family(
+        "matrix",
+        lambda: _public_tasks("matrix"),
+        _public_matrix_env,
+        _public_data,
+        source="alberdice",
+    ),
+    Family(
+        "grid",
+        lambda: _public_tasks("grid"),
+        _public_grid_env,
+        _public_data,
+        source="alberdice",
+        pattern=f"alberdice:{_GRID_PATTERN}",
+    ),
     *worlds.FAMILIES,
     *PUBLIC,
 ]

@@ -17,37 +17,50 @@ from jaxoff.types import EnvSpec, Episodes
 
 _HASH_ROWS = 65536  # rows that are hashed at once, so that a large dataset needs little memory
 _DRAWN = 5000  # steps whose actions are drawn, at most
-_LEVEL_COLOURS = ("#bbbbbb", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # -1 (unknown), 0, 1, ...
+# -1 (unknown), 0, 1, ...
+_LEVEL_COLOURS = ("#bbbbbb", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 
-# ---------------------------------------------------------------------------------------------- numbers
+# ----------------------------------------------------------------------------------------------
+# numbers
 
 
-def describe(episodes: Episodes, spec: EnvSpec, won: Callable[[np.ndarray], np.ndarray] | None = None) -> dict[str, Any]:
+def describe(
+    episodes: Episodes, spec: EnvSpec, won: Callable[[np.ndarray], np.ndarray] | None = None
+) -> dict[str, Any]:
     """Numbers about a dataset.
 
     episodes, transitions, return_mean, return_std, return_min, return_max; length_mean, length_min,
-    length_max; win_rate, where `won` (an environment's) tells it from global states; joint_saco, the
-    share of distinct (state, joint action) rows among all, rounded to 4 decimals, as OG-MARL counts them;
-    unique_episodes, the share of episodes that are not copies of an earlier one; share_terminated and
-    share_truncated of episodes; device_mb, the size on a device with float32 observations, in 10^6 bytes;
-    behaviour_levels, for each agent a dictionary level -> episodes; and action_counts [N][A] where
-    actions are discrete, else action_mean and action_std [N][A].
+    length_max; win_rate, where `won` (an environment's) tells it from global states; joint_saco,
+    the share of distinct (state, joint action) rows among all, rounded to 4 decimals, as OG-MARL
+    counts them; unique_episodes, the share of episodes that are not copies of an earlier one;
+    share_terminated and share_truncated of episodes; device_mb, the size on a device with float32
+    observations, in 10^6 bytes; behaviour_levels, for each agent a dictionary level -> episodes;
+    and action_counts [N][A] where actions are discrete, else action_mean and action_std [N][A].
     """
     filled = np.asarray(episodes.filled, bool)
-    lengths, actions = lengths_of(episodes), np.asarray(episodes.actions)[filled]  # [M, N] or [M, N, A]
+    # [M, N] or [M, N, A]
+    lengths, actions = lengths_of(episodes), np.asarray(episodes.actions)[filled]
     found: dict[str, Any] = statistics(episodes)
-    found |= {"length_mean": float(lengths.mean()), "length_min": int(lengths.min()), "length_max": int(lengths.max())}
+    found |= {
+        "length_mean": float(lengths.mean()),
+        "length_min": int(lengths.min()),
+        "length_max": int(lengths.max()),
+    }
     if won is not None:
         found["win_rate"] = win_rate(episodes, won)
     found["joint_saco"] = joint_saco(episodes)
     found["unique_episodes"] = (int(unique_groups(episodes).max()) + 1) / len(lengths)
     for name in ("terminated", "truncated"):
-        found[f"share_{name}"] = float((np.asarray(getattr(episodes, name), bool) & filled).any(1).mean())
+        found[f"share_{name}"] = float(
+            (np.asarray(getattr(episodes, name), bool) & filled).any(1).mean()
+        )
     found["device_mb"] = estimate_bytes(episodes, spec) / 1e6
     found["behaviour_levels"] = [_count(level) for level in np.asarray(episodes.behaviour_level).T]
     if spec.discrete:
-        found["action_counts"] = [np.bincount(column, minlength=spec.action_size).tolist() for column in actions.T]
+        found["action_counts"] = [
+            np.bincount(column, minlength=spec.action_size).tolist() for column in actions.T
+        ]
     else:
         found["action_mean"] = actions.mean(0, dtype=np.float64).tolist()
         found["action_std"] = actions.std(0, dtype=np.float64).tolist()
@@ -55,43 +68,64 @@ def describe(episodes: Episodes, spec: EnvSpec, won: Callable[[np.ndarray], np.n
 
 
 def _count(values: np.ndarray) -> dict[int, int]:
-    return {int(value): int(count) for value, count in zip(*np.unique(values, return_counts=True), strict=True)}
+    return {
+        int(value): int(count)
+        for value, count in zip(*np.unique(values, return_counts=True), strict=True)
+    }
 
 
 def win_rate(episodes: Episodes, won: Callable[[np.ndarray], np.ndarray]) -> float:
     """The share of episodes that have ended in a global state that `won` calls a victory."""
     lengths = lengths_of(episodes)
     each = np.arange(len(lengths))
-    ended = np.asarray(episodes.terminated)[each, lengths - 1] | np.asarray(episodes.truncated)[each, lengths - 1]
+    ended = (
+        np.asarray(episodes.terminated)[each, lengths - 1]
+        | np.asarray(episodes.truncated)[each, lengths - 1]
+    )
     return float((ended & np.asarray(won(np.asarray(episodes.state)[each, lengths]))).mean())
 
 
 def joint_saco(episodes: Episodes) -> float:
-    """Distinct rows of (state, joint action), by 64-bit hashes of their 4-decimal roundings, over all rows."""
-    state, actions, filled = np.asarray(episodes.state), np.asarray(episodes.actions), np.asarray(episodes.filled, bool)
+    """Distinct rows of (state, joint action), by 64-bit hashes of their 4-decimal roundings, over
+    all rows.
+    """
+    state, actions, filled = (
+        np.asarray(episodes.state),
+        np.asarray(episodes.actions),
+        np.asarray(episodes.filled, bool),
+    )
     width = state.shape[2] + int(np.prod(actions.shape[2:]))
-    # A random odd factor a column; sums wrap around, and two different rows meet with chance about 2^-60.
-    factors = np.random.default_rng(0).integers(2**63, size=width, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    # A random odd factor a column; sums wrap around, and two different rows meet with chance about
+    # 2^-60.
+    factors = np.random.default_rng(0).integers(2**63, size=width, dtype=np.uint64) * np.uint64(
+        2
+    ) + np.uint64(1)
     hashes, each = [], max(1, _HASH_ROWS // filled.shape[1])
     for first in range(0, len(filled), each):
         part = slice(first, first + each)
         real = filled[part]
         taken = actions[part][real]
-        rows = np.concatenate([state[part, :-1][real], taken.reshape(len(taken), -1)], 1, dtype=np.float64)
-        hashes.append((np.rint(rows * 1e4).astype(np.int64).view(np.uint64) * factors).sum(1, dtype=np.uint64))
+        rows = np.concatenate(
+            [state[part, :-1][real], taken.reshape(len(taken), -1)], 1, dtype=np.float64
+        )
+        hashes.append(
+            (np.rint(rows * 1e4).astype(np.int64).view(np.uint64) * factors).sum(1, dtype=np.uint64)
+        )
     flat = np.concatenate(hashes)
     return len(np.unique(flat)) / len(flat)
 
 
-# ----------------------------------------------------------------------------------------------- pictures
+# -----------------------------------------------------------------------------------------------
+# pictures
 
 
 def plot(episodes: Episodes, spec: EnvSpec, path: str | Path) -> list[Path]:
-    """A page of plots, as a PNG and an SVG beside it: returns (histogram, violin), lengths of episodes, actions.
+    """A page of plots, as a PNG and an SVG beside it: returns (histogram, violin), lengths of
+    episodes, actions.
 
     Actions: a heat map of joint actions where two agents choose among indices, a scatter plot where
-    each of two chooses one real number, else the use of each action by each agent. Where behaviour levels
-    are known: the share of episodes by level, for each agent.
+    each of two chooses one real number, else the use of each action by each agent. Where behaviour
+    levels are known: the share of episodes by level, for each agent.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -110,12 +144,22 @@ def plot(episodes: Episodes, spec: EnvSpec, path: str | Path) -> list[Path]:
             else [["returns", "violin"], ["lengths", "actions"]]
         )
         axes["returns"].hist(returns, bins=40)
-        axes["returns"].set(xlabel="return", ylabel="episodes", title=f"{spec.name}: {len(returns):,} episodes")
+        axes["returns"].set(
+            xlabel="return", ylabel="episodes", title=f"{spec.name}: {len(returns):,} episodes"
+        )
         axes["violin"].violinplot(returns, showmeans=True)
         axes["violin"].set(ylabel="return", xticks=[])
-        axes["lengths"].hist(lengths, bins=np.arange(lengths.min(), lengths.max() + 2) - 0.5 if np.ptp(lengths) < 100 else 40)
+        axes["lengths"].hist(
+            lengths,
+            bins=np.arange(lengths.min(), lengths.max() + 2) - 0.5 if np.ptp(lengths) < 100 else 40,
+        )
         axes["lengths"].set(xlabel="steps of an episode", ylabel="episodes")
-        _plot_actions(figure, axes["actions"], np.asarray(episodes.actions)[np.asarray(episodes.filled, bool)], spec)
+        _plot_actions(
+            figure,
+            axes["actions"],
+            np.asarray(episodes.actions)[np.asarray(episodes.filled, bool)],
+            spec,
+        )
         if known:
             _plot_levels(axes["levels"], levels)
         paths = []
@@ -131,10 +175,18 @@ def _plot_levels(axis: Any, levels: np.ndarray) -> None:
     for level in np.unique(levels):
         share = (levels == level).mean(0)
         colour = _LEVEL_COLOURS[(int(level) + 1) % len(_LEVEL_COLOURS)]
-        axis.bar(agents, share, bottom=bottom, color=colour, label="unknown" if level < 0 else f"level {level}")
+        axis.bar(
+            agents,
+            share,
+            bottom=bottom,
+            color=colour,
+            label="unknown" if level < 0 else f"level {level}",
+        )
         bottom += share
     axis.set(xlabel="agent", ylabel="share of episodes", xticks=agents, ylim=(0, 1))
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False, title="behaviour")
+    axis.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, frameon=False, title="behaviour"
+    )
 
 
 def _plot_actions(figure: Any, axis: Any, actions: np.ndarray, spec: EnvSpec) -> None:
@@ -147,7 +199,9 @@ def _plot_actions(figure: Any, axis: Any, actions: np.ndarray, spec: EnvSpec) ->
     if not spec.discrete:
         axis.violinplot(some.reshape(len(some), -1), showmeans=True)
         axis.set(xlabel="agent, dimension", ylabel="action", xticks=np.arange(n * a) + 1)
-        axis.set_xticklabels([f"{i},{d}" for i in range(n) for d in range(a)], rotation=90 if n * a > 8 else 0)
+        axis.set_xticklabels(
+            [f"{i},{d}" for i in range(n) for d in range(a)], rotation=90 if n * a > 8 else 0
+        )
         return
     if n == 2:
         share = np.bincount(actions[:, 0] * a + actions[:, 1], minlength=a * a).reshape(a, a)

@@ -1,8 +1,10 @@
-"""The built-in sampler `online`: instead of drawing from a dataset, the learner acts, and draws from what it has seen.
+"""The built-in sampler `online`: instead of drawing from a dataset, the learner acts, and draws
+from what it has seen.
 
-For any off-policy method of one stage, on any environment in jit: `--sampler online`. Its state holds the environments
-and a flashbax ring buffer, and so is saved, resumed and mapped over runs as that of every other sampler. Episodes
-that end restart, after their last observation is stored; `terminated` and `truncated` are stored apart.
+For any off-policy method of one stage, on any environment in jit: `--sampler online`. Its state
+holds the environments and a flashbax ring buffer, and so is saved, resumed and mapped over runs as
+that of every other sampler. Episodes that end restart, after their last observation is stored;
+`terminated` and `truncated` are stored apart.
 """
 
 from __future__ import annotations
@@ -18,14 +20,26 @@ from flax import struct
 from jaxoff.config import static
 from jaxoff.data.recipes import random_policy
 from jaxoff.envs.rolling import bounded
-from jaxoff.types import Array, Carry, Env, Feedback, Key, Policy, Sampler, State, TimeStep, Transition
+from jaxoff.types import (
+    Array,
+    Carry,
+    Env,
+    Feedback,
+    Key,
+    Policy,
+    Sampler,
+    State,
+    TimeStep,
+    Transition,
+)
 
 
 @struct.dataclass
 class Config:
     """Floats are leaves, the rest is static."""
 
-    noise: float = 0.1  # standard deviation of Gaussian exploration, as a share of the action bound; real actions
+    # standard deviation of Gaussian exploration, as a share of the action bound; real actions
+    noise: float = 0.1
     epsilon_start: float = 1.0  # share of uniformly random available actions of each agent; choices
     epsilon_end: float = 0.05
     epsilon_steps: float = 50_000.0  # joint steps until epsilon_end
@@ -58,24 +72,36 @@ def make(config: Config, batch_size: int, window: int) -> Sampler:
     raise ValueError("sampler 'online': expected an environment to act in, found a dataset")
 
 
-def make_acting(config: Config, batch_size: int, window: int, env: Env, policy: Policy, key: Key) -> Sampler:
-    """window: 0 for single steps, -1 for whole episodes, k > 0 for windows of k steps. policy: the first to act; key: of the start.
+def make_acting(
+    config: Config, batch_size: int, window: int, env: Env, policy: Policy, key: Key
+) -> Sampler:
+    """window: 0 for single steps, -1 for whole episodes, k > 0 for windows of k steps.
 
-    `items` of a draw are the batch itself, as the places of a ring are soon others'. Raises ValueError naming the
-    field where nothing can be collected or a window does not fit.
+    policy: the first to act; key: of the start.
+
+    `items` of a draw are the batch itself, as the places of a ring are soon others'. Raises
+    ValueError naming the field where nothing can be collected or a window does not fit.
     """
     if not hasattr(env, "step"):
-        raise ValueError(f"sampler 'online' on '{env.spec.name}': expected an environment in jit, found public data without one")
+        raise ValueError(
+            f"sampler 'online' on '{env.spec.name}': expected an environment in jit, found "
+            "public data without one"
+        )
     per_env, needed = config.capacity // config.num_envs, max(config.collect, window, 1)
     if per_env < needed:
         raise ValueError(
-            f"sampler 'online': field 'capacity': expected at least {needed * config.num_envs}, {needed} of each environment, "
+            "sampler 'online': field 'capacity': expected at least "
+            f"{needed * config.num_envs}, {needed} of each environment, "
             f"found {config.capacity}"
         )
     length = env.spec.horizon if window < 0 else max(window, 1)
-    ring = flashbax.make_trajectory_buffer(config.num_envs, batch_size, length, 1, 0, max_length_time_axis=per_env)
+    ring = flashbax.make_trajectory_buffer(
+        config.num_envs, batch_size, length, 1, 0, max_length_time_axis=per_env
+    )
 
-    def collect(state: Online, policy: Policy, steps: int, key: Key, uniform: Array | float) -> Online:
+    def collect(
+        state: Online, policy: Policy, steps: int, key: Key, uniform: Array | float
+    ) -> Online:
         actors, rows = act(env, policy, state.actors, steps, key, config.noise, uniform)
         return Online(actors, ring.add(state.buffer, rows), state.steps + steps * config.num_envs)
 
@@ -88,10 +114,18 @@ def make_acting(config: Config, batch_size: int, window: int, env: Env, policy: 
         fill = min(-(-config.warmup // config.num_envs), per_env)
         if fill:
             state = collect(state, policy, fill, keys[0], 1.0)
-        return collect(state, policy, config.collect, keys[1], uniform_share(config, env, state.steps))
+        return collect(
+            state, policy, config.collect, keys[1], uniform_share(config, env, state.steps)
+        )
 
     def feedback(state: Online, dataset: Any, told: Feedback) -> Online:
-        return collect(state, told.online or told.policy, config.collect, told.key, uniform_share(config, env, state.steps))
+        return collect(
+            state,
+            told.online or told.policy,
+            config.collect,
+            told.key,
+            uniform_share(config, env, state.steps),
+        )
 
     def draw(state: Online, dataset: Any, key: Key) -> Any:
         batch = sample(state.buffer, key, batch_size, length, whole=window < 0)
@@ -101,10 +135,14 @@ def make_acting(config: Config, batch_size: int, window: int, env: Env, policy: 
 
 
 def uniform_share(config: Config, env: Env, steps: Array) -> Array | float:
-    """Share of uniformly random actions after so many joint steps; real actions have noise instead."""
+    """Share of uniformly random actions after so many joint steps; real actions have noise
+    instead.
+    """
     if not env.spec.discrete:
         return 0.0
-    return config.epsilon_start + jnp.minimum(steps / config.epsilon_steps, 1.0) * (config.epsilon_end - config.epsilon_start)
+    return config.epsilon_start + jnp.minimum(steps / config.epsilon_steps, 1.0) * (
+        config.epsilon_end - config.epsilon_start
+    )
 
 
 def start(env: Env, policy: Policy, key: Key, num_envs: int) -> Actors:
@@ -117,18 +155,31 @@ def start(env: Env, policy: Policy, key: Key, num_envs: int) -> Actors:
 
 
 def act(
-    env: Env, policy: Policy, actors: Actors, steps: int, key: Key, noise: Array | float, uniform: Array | float
+    env: Env,
+    policy: Policy,
+    actors: Actors,
+    steps: int,
+    key: Key,
+    noise: Array | float,
+    uniform: Array | float,
 ) -> tuple[Actors, Transition]:
-    """`steps` joint steps in every environment: what they led to, and the steps [num_envs, steps, ...].
+    """`steps` joint steps in every environment: what they led to, and the steps [num_envs, steps,
+    ...].
 
-    noise: of real actions, as a share of the bound; choices are sampled from the policy. uniform: share of agents' actions
-    that are uniformly random among the available ones.
+    noise: of real actions, as a share of the bound; choices are sampled from the policy. uniform:
+    share of agents' actions that are uniformly random among the available ones.
     """
-    after, rows = jax.lax.scan(lambda now, k: _step(env, policy, now, k, noise, uniform), actors, jax.random.split(key, steps))
+    after, rows = jax.lax.scan(
+        lambda now, k: _step(env, policy, now, k, noise, uniform),
+        actors,
+        jax.random.split(key, steps),
+    )
     return after, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), rows)
 
 
-def _step(env: Env, policy: Policy, actors: Actors, key: Key, noise: Array | float, uniform: Array | float) -> tuple[Actors, Transition]:
+def _step(
+    env: Env, policy: Policy, actors: Actors, key: Key, noise: Array | float, uniform: Array | float
+) -> tuple[Actors, Transition]:
     act_key, random_key, mix_key, step_key, reset_key = jax.random.split(key, 5)
     num_envs, seen, spec = actors.episode.shape[0], actors.seen, env.spec
     memory, dist = policy.distribution(actors.memory, seen)
@@ -139,7 +190,9 @@ def _step(env: Env, policy: Policy, actors: Actors, key: Key, noise: Array | flo
         actions = mode + noise * spec.action_bound * jax.random.normal(act_key, mode.shape)
     by_chance = random_policy(spec).distribution((), seen)[1].sample(seed=random_key)
     mixed = jax.random.bernoulli(mix_key, uniform, seen.obs.shape[:2])
-    actions = bounded(spec, jnp.where(mixed.reshape(*mixed.shape, *[1] * (actions.ndim - 2)), by_chance, actions))
+    actions = bounded(
+        spec, jnp.where(mixed.reshape(*mixed.shape, *[1] * (actions.ndim - 2)), by_chance, actions)
+    )
     states, after = jax.vmap(env.step)(jax.random.split(step_key, num_envs), actors.env, actions)
     ended = after.terminated | after.truncated
     row = Transition(
@@ -160,17 +213,26 @@ def _step(env: Env, policy: Policy, actors: Actors, key: Key, noise: Array | flo
     )
     fresh_states, fresh_seen = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
     ongoing = (states, after, memory, actors.steps_before + 1, actors.episode)
-    restarted = (fresh_states, fresh_seen, policy.initial((num_envs,)), jnp.zeros_like(actors.episode), actors.episode + num_envs)
-    pick = lambda a, b: jnp.where(ended.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+    restarted = (
+        fresh_states,
+        fresh_seen,
+        policy.initial((num_envs,)),
+        jnp.zeros_like(actors.episode),
+        actors.episode + num_envs,
+    )
+    pick = lambda a, b: jnp.where(ended.reshape(-1, *[1] * (a.ndim - 1)), a, b)
     return Actors._make(jax.tree.map(pick, restarted, ongoing)), row
 
 
-def sample(buffer: TrajectoryBufferState, key: Key, batch_size: int, length: int, whole: bool) -> Transition:
-    """Windows [B, length, ...] that begin at steps drawn uniformly; whole: at the start of the episode of such a step.
+def sample(
+    buffer: TrajectoryBufferState, key: Key, batch_size: int, length: int, whole: bool
+) -> Transition:
+    """Windows [B, length, ...] that begin at steps drawn uniformly; whole: at the start of the
+    episode of such a step.
 
-    What lies beyond the end of the episode, or has not been seen yet, is there with `valid` 0: no window runs from
-    one episode into the next, or from the newest step to the oldest. The first steps of an episode may be overwritten
-    already; it then begins later.
+    What lies beyond the end of the episode, or has not been seen yet, is there with `valid` 0: no
+    window runs from one episode into the next, or from the newest step to the oldest. The first
+    steps of an episode may be overwritten already; it then begins later.
     """
     rows = buffer.experience
     num_envs, capacity = rows.reward.shape

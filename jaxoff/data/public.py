@@ -1,23 +1,26 @@
-"""Everybody else's public offline MARL datasets as task families: what exists, and how it is found and checked.
+"""Everybody else's public offline MARL datasets as task families: what exists, and how it is found
+and checked.
 
-A task `source:env/scenario/quality` is read from the folder that `--data-dir` names, from whichever layout
-lies there, the vault first:
+A task `source:env/scenario/quality` is read from the folder that `--data-dir` names, from whichever
+layout lies there, the vault first:
 
 1. OG-MARL's vault (sources og_marl, omar, omiga, cfcql, alberdice):
-   DIR/<source>/<env>/<scenario>.vlt/<quality>, DIR/<env>/<scenario>.vlt/<quality>, DIR/<scenario>.vlt/<quality>
+   DIR/<source>/<env>/<scenario>.vlt/<quality>, DIR/<env>/<scenario>.vlt/<quality>,
+   DIR/<scenario>.vlt/<quality>
 2. the authors' own files, in DIR or DIR/<source>:
-   omar    simple_spread/medium-replay/seed_0_data, HalfCheetah-v2/expert/seed_0_data: folders of .npy files
-   cfcql   5m_vs_6m_medium_replay.h5
+   omar    simple_spread/medium-replay/seed_0_data, HalfCheetah-v2/expert/seed_0_data: folders of
+   .npy files cfcql   5m_vs_6m_medium_replay.h5
    omiga   Ant-v2-2x4-expert.hdf5; 6h_vs_8z/good: a folder of torch files
    d4rl    maze2d-umaze-sparse-v1.hdf5
    minari  pointmaze/umaze-v2/data/main_data.hdf5
 
-OMAR's data have five parts, one a training seed of the authors: `DataOptions.seed` names the part (a stream
-of the vault, or a seed_<s>_data folder). In its tag and world tasks the agents are the three predators.
-CFCQL's continuous data are OMAR's, and read as such. Datasets whose dimensions are not published
-(gymnasium_mamujoco, flatland, 2ant of og_marl) are left out.
+OMAR's data have five parts, one a training seed of the authors: `DataOptions.seed` names the part
+(a stream of the vault, or a seed_<s>_data folder). In its tag and world tasks the agents are the
+three predators. CFCQL's continuous data are OMAR's, and read as such. Datasets whose dimensions are
+not published (gymnasium_mamujoco, flatland, 2ant of og_marl) are left out.
 There is no simulator in jit for these tasks (but for simple_spread, which is ours exactly): their
-environment is a specification only, and where a simulator on the host fits, `jaxoff evaluate` uses it.
+environment is a specification only, and where a simulator on the host fits, `jaxoff evaluate` uses
+it.
 """
 
 from __future__ import annotations
@@ -51,9 +54,19 @@ _FAMILIES = {
     "minari": ("pointmaze",),
 }
 VAULT_SOURCES = ("og_marl", "omar", "omiga", "cfcql", "alberdice")
-_OMIGA_FILES = {"6halfcheetah": "HalfCheetah-v2-6x1", "2ant": "Ant-v2-2x4", "3hopper": "Hopper-v2-3x1"}
+_OMIGA_FILES = {
+    "6halfcheetah": "HalfCheetah-v2-6x1",
+    "2ant": "Ant-v2-2x4",
+    "3hopper": "Hopper-v2-3x1",
+}
 _COUNTS = ("transitions", "episodes")
-_STATISTICS = ("return mean", "return standard deviation", "least return", "largest return", *_COUNTS)
+_STATISTICS = (
+    "return mean",
+    "return standard deviation",
+    "least return",
+    "largest return",
+    *_COUNTS,
+)
 
 
 class NoSimulator:
@@ -66,7 +79,8 @@ class NoSimulator:
         self.spec, self.host = spec, host
 
 
-# ------------------------------------------------------------------------------------------ the table
+# ------------------------------------------------------------------------------------------ the
+# table
 
 
 @functools.cache
@@ -77,11 +91,18 @@ def _table() -> dict[str, dict[str, Any]]:
 
 def tasks(source: str, env: str) -> list[str]:
     """Every public task of a source and environment."""
-    return [f"{name}/{quality}" for name, row in _table().items() if name.startswith(f"{source}:{env}/") for quality in row["datasets"]]
+    return [
+        f"{name}/{quality}"
+        for name, row in _table().items()
+        if name.startswith(f"{source}:{env}/")
+        for quality in row["datasets"]
+    ]
 
 
 def published(task: Task) -> tuple[float, ...]:
-    """Mean, deviation, least and largest return, transitions, episodes, joint SACo; empty where nothing is published."""
+    """Mean, deviation, least and largest return, transitions, episodes, joint SACo; empty where
+    nothing is published.
+    """
     return tuple(_row(task)["datasets"][task.quality])
 
 
@@ -91,7 +112,10 @@ def _row(task: Task) -> dict[str, Any]:
 
 @functools.cache
 def make_env(task: Task) -> Any:
-    """The environment of a public task: mostly a specification without steps. Raises UnknownName."""
+    """The environment of a public task: mostly a specification without steps.
+
+    Raises UnknownName.
+    """
     check_quality(task, tasks(task.source, task.family))
     row = _row(task)
     low, high = row.get("scale", (0.0, 1.0))
@@ -103,54 +127,82 @@ def make_env(task: Task) -> Any:
         action_size=row["actions"],
         discrete=row["discrete"],
         horizon=row["horizon"],
-        return_scale=ReturnScale(low, high, "random and expert returns of the authors") if "scale" in row else None,
+        return_scale=ReturnScale(low, high, "random and expert returns of the authors")
+        if "scale" in row
+        else None,
     )
     if (task.source, task.scenario) == ("omar", "simple_spread"):
         return FromJaxMARL(make_spread().env, spec, individual=True)
     return NoSimulator(spec, tuple(row.get("host", ())))
 
 
-# ------------------------------------------------------------------------------------------- reading
+# -------------------------------------------------------------------------------------------
+# reading
 
 
 def read(task: Task | str, options: DataOptions, *, verify: bool = True) -> Episodes:
-    """The episodes of a public task from `options.data_dir`; a seeded part of them where `options.episodes` is set.
+    """The episodes of a public task from `options.data_dir`; a seeded part of them where
+    `options.episodes` is set.
 
-    verify: compare the statistics with the published ones. Those are of the vaults, and of the first of
-    OMAR's five parts: a vault that differs is refused with InvalidEpisodes, files of the same data are
-    read with a warning. Raises UnknownName, FileNotFoundError, InvalidDataset, InvalidEpisodes.
+    verify: compare the statistics with the published ones. Those are of the vaults, and of the
+        first of
+    OMAR's five parts: a vault that differs is refused with InvalidEpisodes, files of the same data
+    are read with a warning. Raises UnknownName, FileNotFoundError, InvalidDataset, InvalidEpisodes.
     """
     task = Task.parse(task) if isinstance(task, str) else task
     spec = make_env(task).spec
     path, vault = locate(task, options)
-    steps, comparable = _read_vault(path, task, spec, options.seed) if vault else _read_files(path, task, spec, options.seed, verify)
+    steps, comparable = (
+        _read_vault(path, task, spec, options.seed)
+        if vault
+        else _read_files(path, task, spec, options.seed, verify)
+    )
     if verify and comparable:
         returns = np.add.reduceat(steps.rewards.astype(np.float64), steps.starts)
         wrong = _compare(task, steps.lengths, steps.terminated, [returns[:, 0], returns.mean(1)])
-        text = f"{path}: expected the published statistics of {task}, found other {'; '.join(wrong)}"
+        text = (
+            f"{path}: expected the published statistics of {task}, found other {'; '.join(wrong)}"
+        )
         if wrong and vault:
-            raise InvalidEpisodes(f"{text}; jaxoff.data.public.read(..., verify=False) reads it all the same")
+            raise InvalidEpisodes(
+                f"{text}; jaxoff.data.public.read(..., verify=False) reads it all the same"
+            )
         if wrong:
             warnings.warn(text, stacklevel=2)
     if options.episodes is not None:
         have = len(steps.lengths)
         if not 1 <= options.episodes <= have:
-            raise ValueError(f"{task}: field 'episodes': expected 1..{have}, found {options.episodes}")
-        steps = take(steps, np.sort(np.random.default_rng(options.seed).permutation(have)[: options.episodes]))
+            raise ValueError(
+                f"{task}: field 'episodes': expected 1..{have}, found {options.episodes}"
+            )
+        steps = take(
+            steps,
+            np.sort(np.random.default_rng(options.seed).permutation(have)[: options.episodes]),
+        )
     return pad(steps, spec)
 
 
 def locate(task: Task, options: DataOptions) -> tuple[Path, bool]:
-    """Where the data of a task lie, and whether that is a vault; see the module. Raises FileNotFoundError or InvalidDataset."""
+    """Where the data of a task lie, and whether that is a vault; see the module.
+
+    Raises FileNotFoundError or InvalidDataset.
+    """
     vault, files = f"{task.family}/{task.scenario}.vlt", _files(task, options.seed)
-    wanted = [f"the vault {task.source}/{vault}/{task.quality}"] if task.source in VAULT_SOURCES else []
+    wanted = (
+        [f"the vault {task.source}/{vault}/{task.quality}"] if task.source in VAULT_SOURCES else []
+    )
     wanted += [f"the authors' {files}"] if files else []
     if options.data_dir is None:
         raise FileNotFoundError(
-            f"{task}: field 'data_dir': expected the folder that holds {' or '.join(wanted)}, found none; pass --data-dir"
+            f"{task}: field 'data_dir': expected the folder that holds "
+            f"{' or '.join(wanted)}, found none; pass --data-dir"
         )
     root = Path(options.data_dir).expanduser().absolute()
-    folders = [root / task.source / vault, root / vault, root / f"{task.scenario}.vlt"] if task.source in VAULT_SOURCES else []
+    folders = (
+        [root / task.source / vault, root / vault, root / f"{task.scenario}.vlt"]
+        if task.source in VAULT_SOURCES
+        else []
+    )
     for folder in folders:
         if (folder / task.quality).is_dir():
             return folder / task.quality, True
@@ -160,12 +212,21 @@ def locate(task: Task, options: DataOptions) -> tuple[Path, bool]:
     for folder in folders:
         if folder.is_dir():
             there = sorted(p.name for p in folder.iterdir() if p.is_dir())
-            raise InvalidDataset(f"{folder}: expected the dataset '{task.quality}', found {', '.join(there) or 'none'}")
+            raise InvalidDataset(
+                f"{folder}: expected the dataset '{task.quality}', found "
+                f"{', '.join(there) or 'none'}"
+            )
     hint = f"; `jaxoff data fetch {task}` downloads the vault" if folders else ""
     if task.source == "omar" and files:
-        parts = sorted(p.name for base in (root, root / "omar") for p in (base / files).parent.glob("seed_*_data"))
+        parts = sorted(
+            p.name
+            for base in (root, root / "omar")
+            for p in (base / files).parent.glob("seed_*_data")
+        )
         hint += f"; there are {', '.join(parts)}" if parts else ""
-    raise FileNotFoundError(f"{root}: field 'data_dir': expected {' or '.join(wanted)}, found none{hint}")
+    raise FileNotFoundError(
+        f"{root}: field 'data_dir': expected {' or '.join(wanted)}, found none{hint}"
+    )
 
 
 def _files(task: Task, seed: int) -> str | None:
@@ -173,7 +234,8 @@ def _files(task: Task, seed: int) -> str | None:
     level = task.quality.lower()
     match task.source, task.family:
         case "omar", _:
-            return f"{'HalfCheetah-v2' if task.family == 'mamujoco' else task.scenario}/{level}/seed_{seed}_data"
+            folder = "HalfCheetah-v2" if task.family == "mamujoco" else task.scenario
+            return f"{folder}/{level}/seed_{seed}_data"
         case "cfcql", _:
             return f"{task.scenario}_{level.replace('-', '_')}.h5"
         case "omiga", "mamujoco":
@@ -191,17 +253,24 @@ def _read_vault(path: Path, task: Task, spec: EnvSpec, seed: int) -> tuple[Steps
     """The steps, and whether the published statistics are of these."""
     stream = seed if task.source == "omar" else 0
     fixed = spec.horizon if task.source == "omar" else None
-    return og_marl.read(path, spec, stream=stream, fixed_length=fixed, joined_obs=task.family == "mpe"), stream == 0
+    return og_marl.read(
+        path, spec, stream=stream, fixed_length=fixed, joined_obs=task.family == "mpe"
+    ), stream == 0
 
 
-def _read_files(path: Path, task: Task, spec: EnvSpec, seed: int, verify: bool) -> tuple[Steps, bool]:
+def _read_files(
+    path: Path, task: Task, spec: EnvSpec, seed: int, verify: bool
+) -> tuple[Steps, bool]:
     match task.source, task.family:
         case "omar", _:
-            return omar.read(path, spec, steps=spec.horizon, states=task.family == "mamujoco"), seed == 0
+            return omar.read(
+                path, spec, steps=spec.horizon, states=task.family == "mamujoco"
+            ), seed == 0
         case "cfcql", _:
             return cfcql.read(path, spec, seed=seed), True
         case "omiga", "mamujoco":
-            return omiga.read_mujoco(path, spec), False  # without the last rows, which the published numbers count
+            # without the last rows, which the published numbers count
+            return omiga.read_mujoco(path, spec), False
         case "omiga", _:
             return omiga.read_smac(path, spec), True
         case "d4rl", _:
@@ -209,15 +278,17 @@ def _read_files(path: Path, task: Task, spec: EnvSpec, seed: int, verify: bool) 
     return d4rl.read_minari(path, spec), False
 
 
-# ----------------------------------------------------------------------------------------- statistics
+# -----------------------------------------------------------------------------------------
+# statistics
 
 
 def verify(task: Task | str, episodes: Episodes) -> list[str]:
-    """Where the statistics of all episodes of a task differ from the published ones: one sentence each, or none.
+    """Where the statistics of all episodes of a task differ from the published ones: one sentence
+    each, or none.
 
-    Returns are compared to 0.01 (and a part in 10^5, as the published ones are sums in single precision),
-    counts exactly. An unfinished last episode counts for transitions only. Where agents have rewards of
-    their own, either the first agent's return or the mean may agree.
+    Returns are compared to 0.01 (and a part in 10^5, as the published ones are sums in single
+    precision), counts exactly. An unfinished last episode counts for transitions only. Where agents
+    have rewards of their own, either the first agent's return or the mean may agree.
     """
     task = Task.parse(task) if isinstance(task, str) else task
     make_env(task)
@@ -225,15 +296,23 @@ def verify(task: Task | str, episodes: Episodes) -> list[str]:
     team = np.where(filled, np.asarray(episodes.reward), 0).astype(np.float64).sum(1)
     returns = [team]
     if episodes.agent_reward is not None:
-        returns.insert(0, np.where(filled, np.asarray(episodes.agent_reward)[..., 0], 0).astype(np.float64).sum(1))
+        returns.insert(
+            0,
+            np.where(filled, np.asarray(episodes.agent_reward)[..., 0], 0)
+            .astype(np.float64)
+            .sum(1),
+        )
     return _compare(task, filled.sum(1), np.asarray(episodes.terminated).any(1), returns)
 
 
-def _compare(task: Task, lengths: np.ndarray, terminated: np.ndarray, returns: list[np.ndarray]) -> list[str]:
+def _compare(
+    task: Task, lengths: np.ndarray, terminated: np.ndarray, returns: list[np.ndarray]
+) -> list[str]:
     wanted = published(task)
     if not wanted:
         return []
-    unfinished = bool(terminated.any() and not terminated[-1])  # only terminal ends are flagged in the public vaults
+    # only terminal ends are flagged in the public vaults
+    unfinished = bool(terminated.any() and not terminated[-1])
     end = len(lengths) - unfinished
     counts = (float(lengths.sum()), float(end))
     problems = []
@@ -244,13 +323,18 @@ def _compare(task: Task, lengths: np.ndarray, terminated: np.ndarray, returns: l
             [
                 f"{name} (expected {expected:.10g}, found {number:.10g})"
                 for name, expected, number in zip(_STATISTICS, wanted, found, strict=False)
-                if not (number == expected if name in _COUNTS else math.isclose(number, expected, rel_tol=1e-5, abs_tol=0.01))
+                if not (
+                    number == expected
+                    if name in _COUNTS
+                    else math.isclose(number, expected, rel_tol=1e-5, abs_tol=0.01)
+                )
             ]
         )
     return min(problems, key=len)
 
 
-# ------------------------------------------------------------------------------------------- families
+# -------------------------------------------------------------------------------------------
+# families
 
 
 def _env(task: Task) -> Env:
@@ -258,5 +342,7 @@ def _env(task: Task) -> Env:
 
 
 PUBLIC: list[Family] = [
-    Family(env, functools.partial(tasks, source, env), _env, read, source=source) for source, envs in _FAMILIES.items() for env in envs
+    Family(env, functools.partial(tasks, source, env), _env, read, source=source)
+    for source, envs in _FAMILIES.items()
+    for env in envs
 ]

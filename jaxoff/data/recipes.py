@@ -1,7 +1,9 @@
-"""Datasets made from a recipe: our environments stepped in jit by random, scripted or given policies.
+"""Datasets made from a recipe: our environments stepped in jit by random, scripted or given
+policies.
 
-`record` and `replay` turn any environment and any way to act into `Episodes`; the rest are the small
-datasets of the papers. Every result is a function of its seed. Slots that are not `filled` are zero.
+`record` and `replay` turn any environment and any way to act into `Episodes`; the rest are the
+small datasets of the papers. Every result is a function of its seed. Slots that are not `filled`
+are zero.
 """
 
 from __future__ import annotations
@@ -28,7 +30,12 @@ Progress = Callable[[int, int], None]  # (episodes done, of all)
 _CHUNK = 2048  # episodes that are rolled at once, at most
 _CHUNK_BYTES = 2**29  # of one chunk, about
 
-XOR_ACTIONS = {"a": [(0, 1)], "b": [(0, 1), (1, 0)], "c": [(0, 0), (0, 1), (1, 0)], "d": [(0, 0), (0, 1), (1, 0), (1, 1)]}
+XOR_ACTIONS = {
+    "a": [(0, 1)],
+    "b": [(0, 1), (1, 0)],
+    "c": [(0, 0), (0, 1), (1, 0)],
+    "d": [(0, 0), (0, 1), (1, 0), (1, 1)],
+}
 MNE_MARGINALS = {
     "balanced": (1 / 3, 1 / 3, 1 / 3),
     "imbalanced": (0.8, 0.1, 0.1),
@@ -39,33 +46,59 @@ BRIDGE_HORIZON = 50  # of data collection; evaluation has its own
 BRIDGE_QUALITIES = ("optimal", "mixed", "random")
 _OPPOSITE = np.array([0, 2, 1, 4, 3])  # of Bridge's stay, up, down, right, left
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
-POLY_PATTERNS = {name: re.compile(text) for name, text in (
-    ("origin", rf"origin-s{_NUMBER}"), ("peak", rf"peak-s{_NUMBER}"), ("normal", rf"normal-m{_NUMBER}-s{_NUMBER}"))}  # fmt: skip
+POLY_PATTERNS = {
+    name: re.compile(text)
+    for name, text in (
+        ("origin", rf"origin-s{_NUMBER}"),
+        ("peak", rf"peak-s{_NUMBER}"),
+        ("normal", rf"normal-m{_NUMBER}-s{_NUMBER}"),
+    )
+}
 
 
-# ------------------------------------------------------------------------------------- rolling an env
+# ------------------------------------------------------------------------------------- rolling an
+# env
 
 
 def record(
-    env: Env, policy: Policy, count: int, key: Key, *, memory: Carry = None, noise: float | None = None, progress: Progress | None = None
+    env: Env,
+    policy: Policy,
+    count: int,
+    key: Key,
+    *,
+    memory: Carry = None,
+    noise: float | None = None,
+    progress: Progress | None = None,
 ) -> Episodes:
-    """Play `count` episodes of a policy, at most `spec.horizon` steps each, as NumPy arrays no longer than the longest.
+    """Play `count` episodes of a policy, at most `spec.horizon` steps each, as NumPy arrays no
+    longer than the longest.
 
-    memory: the policy's before the first step, a tree of [count, ...]; None asks policy.initial. noise: actions
-    are the policy's mode plus Gaussian noise of this share of the action bound, clipped; None draws from the policy.
-    progress(done, count) is called after each part. Every episode has its own key, so its course does not
-    depend on how many are played at once.
+    memory: the policy's before the first step, a tree of [count, ...]; None asks policy.initial.
+    noise: actions are the policy's mode plus Gaussian noise of this share of the action bound,
+    clipped; None draws from the policy. progress(done, count) is called after each part. Every
+    episode has its own key, so its course does not depend on how many are played at once.
     """
     if count < 1:
         raise ValueError(f"episodes: expected at least one, found {count}")
     memory = policy.initial((count,)) if memory is None else memory
     keys, chunk, whole = jax.random.split(key, count), _chunk(env.spec, count), None
     for first in range(0, count, chunk):
-        # A last part that is smaller is filled up with the first episodes again, and so is the same program.
+        # A last part that is smaller is filled up with the first episodes again, and so is the same
+        # program.
         index = np.arange(first, first + chunk) % count
-        played = _play(env, policy.distribution, noise, keys[index], jax.tree.map(lambda x, i=index: x[i], memory))
+        played = _play(
+            env,
+            policy.distribution,
+            noise,
+            keys[index],
+            jax.tree.map(lambda x, i=index: x[i], memory),
+        )
         played = take(played, np.arange(min(chunk, count - first)))
-        whole = jax.tree.map(lambda x: np.zeros((count, *x.shape[1:]), x.dtype), played) if whole is None else whole
+        whole = (
+            jax.tree.map(lambda x: np.zeros((count, *x.shape[1:]), x.dtype), played)
+            if whole is None
+            else whole
+        )
         fill(whole, first, played)
         if progress:
             progress(min(first + chunk, count), count)
@@ -73,17 +106,27 @@ def record(
 
 
 def replay(env: Env, actions: np.ndarray, key: Key) -> Episodes:
-    """Step `env` with given actions [E, T, N] or [E, T, N, A], until it or they end (then: truncated)."""
+    """Step `env` with given actions [E, T, N] or [E, T, N, A], until it or they end (then:
+    truncated).
+    """
     expected = env.spec.action_shape
     if actions.shape[2:] != expected:
-        raise ValueError(f"actions: expected shape [E, T, {', '.join(map(str, expected))}], found {actions.shape}")
+        raise ValueError(
+            f"actions: expected shape [E, T, {', '.join(map(str, expected))}], found "
+            f"{actions.shape}"
+        )
     steps = min(actions.shape[1], env.spec.horizon)
     padded = np.zeros((len(actions), env.spec.horizon, *expected), actions.dtype)
     padded[:, :steps] = actions[:, :steps]
-    return cut(record(env, _SCRIPT, len(actions), key, memory=(np.zeros(len(actions), np.int32), padded)), steps)
+    return cut(
+        record(env, _SCRIPT, len(actions), key, memory=(np.zeros(len(actions), np.int32), padded)),
+        steps,
+    )
 
 
-def _script_step(memory: tuple[Array, Array], seen: TimeStep) -> tuple[tuple[Array, Array], distrax.Distribution]:
+def _script_step(
+    memory: tuple[Array, Array], seen: TimeStep
+) -> tuple[tuple[Array, Array], distrax.Distribution]:
     time, actions = memory
     return (time + 1, actions), distrax.Deterministic(actions[time])
 
@@ -112,10 +155,17 @@ def _chunk(spec: EnvSpec, count: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("env", "distribution", "noise"))
 def _play(env: Env, distribution: Any, noise: float | None, keys: Key, memory: Carry) -> Episodes:
-    """Episodes of `horizon` slots, from a key and a memory of each; what comes after an end is zero."""
+    """Episodes of `horizon` slots, from a key and a memory of each; what comes after an end is
+    zero.
+    """
     spec = env.spec
-    reset_keys, act_keys, step_keys = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
-    act_keys, step_keys = (jax.vmap(lambda key: jax.random.split(key, spec.horizon), out_axes=1)(k) for k in (act_keys, step_keys))
+    reset_keys, act_keys, step_keys = jnp.moveaxis(
+        jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0
+    )
+    act_keys, step_keys = (
+        jax.vmap(lambda key: jax.random.split(key, spec.horizon), out_axes=1)(k)
+        for k in (act_keys, step_keys)
+    )
 
     def act_one(memory: Carry, seen: TimeStep, key: Key) -> tuple[Carry, Array]:
         memory, dist = distribution(memory, seen)
@@ -123,33 +173,51 @@ def _play(env: Env, distribution: Any, noise: float | None, keys: Key, memory: C
             actions = dist.sample(seed=key)
         else:
             mode = dist.mode()
-            actions = bounded(spec, mode + noise * spec.action_bound * jax.random.normal(key, mode.shape))
+            actions = bounded(
+                spec, mode + noise * spec.action_bound * jax.random.normal(key, mode.shape)
+            )
         return memory, actions.astype(jnp.int32 if spec.discrete else jnp.float32)
 
     def keep(trace: Trace) -> tuple[Any, ...]:
         after = trace.after
         ends = after.terminated, after.truncated & ~after.terminated
-        row = (after.obs, after.state, after.avail, trace.actions, after.reward, *ends, trace.alive, after.agent_reward)
-        return jax.tree.map(lambda x: jnp.where(trace.alive.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)), row)
+        row = (
+            after.obs,
+            after.state,
+            after.avail,
+            trace.actions,
+            after.reward,
+            *ends,
+            trace.alive,
+            after.agent_reward,
+        )
+        return jax.tree.map(
+            lambda x: jnp.where(trace.alive.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)),
+            row,
+        )
 
     def keys_of(t: Array) -> tuple[Key, Key]:
         return act_keys[t], step_keys[t]
 
     first, rows = play(env, jax.vmap(act_one), memory, reset_keys, keys_of, keep)
-    obs, states, avail, actions, reward, terminated, truncated, filled, own = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), rows)
+    obs, states, avail, actions, reward, terminated, truncated, filled, own = jax.tree.map(
+        lambda x: jnp.moveaxis(x, 0, 1), rows
+    )
     # An environment that has not ended its episode by then leaves that to the clock.
     ongoing = filled[:, -1] & ~terminated[:, -1]
     truncated = truncated.at[:, -1].set(ongoing)
-    front = lambda a, b: jnp.concatenate([a[:, None], b], 1)  # noqa: E731
+    front = lambda a, b: jnp.concatenate([a[:, None], b], 1)
     slots = front(first.obs, obs), front(first.state, states), front(first.avail, avail)
     level = jnp.full((keys.shape[0], spec.num_agents), -1, jnp.int32)
     return Episodes(*slots, actions, reward, terminated, truncated, filled, level, own)
 
 
-# ---------------------------------------------------------------------------------- parts of a dataset
+# ---------------------------------------------------------------------------------- parts of a
+# dataset
 
 
-# ------------------------------------------------------------------------------- datasets of the papers
+# ------------------------------------------------------------------------------- datasets of the
+# papers
 
 
 def xor(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
@@ -163,10 +231,18 @@ def xor(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
     return with_level(replay(make_matrix("xor", XOR), joint[:, None], jax.random.key(seed)), 0)
 
 
-def mne_samples(quality: str, offdiag: float = 0.0, seed: int = 0, episodes: int | None = None) -> Episodes:
-    """M-NE of InSPO, table 2: independent draws of both agents from one marginal; default 10 000."""
+def mne_samples(
+    quality: str, offdiag: float = 0.0, seed: int = 0, episodes: int | None = None
+) -> Episodes:
+    """M-NE of InSPO, table 2: independent draws of both agents from one marginal; default 10
+    000.
+    """
     count = _count(episodes, 10_000)
-    joint = np.random.default_rng(seed).choice(3, size=(count, 1, 2), p=MNE_MARGINALS[quality]).astype(np.int32)
+    joint = (
+        np.random.default_rng(seed)
+        .choice(3, size=(count, 1, 2), p=MNE_MARGINALS[quality])
+        .astype(np.int32)
+    )
     return with_level(replay(make_matrix("mne", mne(offdiag)), joint, jax.random.key(seed)), 0)
 
 
@@ -174,15 +250,20 @@ def bridge_script(count: int, seed: int) -> np.ndarray:
     """Actions [E, 8, 2] of the solutions of Bridge that the public `optimal` data hold.
 
     Who crosses first is drawn uniformly, as is where the other one steps aside (the far cell, up or
-    down of its side column), and then which of the equally short ways. A finished agent acts at random.
+    down of its side column), and then which of the equally short ways. A finished agent acts at
+    random.
     """
     rng = np.random.default_rng(seed)
     up, down, right, left = 1, 2, 3, 4
     aside = rng.choice([left, up, down], count)  # agent 0 waits; turned round below for agent 1
-    by_row = rng.random((2, count)) < 0.5  # of each agent: its last two steps begin with the vertical one
-    by_row[1] = np.where(aside == left, True, np.where(aside == up, False, by_row[1]))  # not into the other's cell
+    # of each agent: its last two steps begin with the vertical one
+    by_row = rng.random((2, count)) < 0.5
+    # not into the other's cell
+    by_row[1] = np.where(aside == left, True, np.where(aside == up, False, by_row[1]))
     script = rng.integers(5, size=(count, 8, 2)).astype(np.int32)
-    script[:, :6, 0] = np.stack([np.full(count, left), aside, _OPPOSITE[aside], *[np.full(count, right)] * 3], 1)
+    script[:, :6, 0] = np.stack(
+        [np.full(count, left), aside, _OPPOSITE[aside], *[np.full(count, right)] * 3], 1
+    )
     script[:, 6:, 0] = np.where(by_row[0][:, None], [down, right], [right, down])
     script[:, :2, 1] = left
     script[:, 2:4, 1] = np.where(by_row[1][:, None], [up, left], [left, up])
@@ -194,22 +275,33 @@ def bridge_script(count: int, seed: int) -> np.ndarray:
 def bridge(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
     """Bridge of AlberDICE (Matsunaga et al., 2023), collected with 50 steps at most.
 
-    optimal: 500 episodes of `bridge_script`, level 1. random: 500 of uniformly random actions, level 0.
+    optimal: 500 episodes of `bridge_script`, level 1. random: 500 of uniformly random actions,
+        level 0.
     mixed: 1000, random ones and then optimal ones, half each. The time limit is terminal, as there.
     """
     if quality == "mixed":
         count = _count(episodes, 1000, at_least=2)
-        return concatenate([bridge("random", seed, count - count // 2), bridge("optimal", seed, count // 2)])
-    count, env, key = _count(episodes, 500), make_bridge(horizon=BRIDGE_HORIZON), jax.random.key(seed)
+        return concatenate(
+            [bridge("random", seed, count - count // 2), bridge("optimal", seed, count // 2)]
+        )
+    count, env, key = (
+        _count(episodes, 500),
+        make_bridge(horizon=BRIDGE_HORIZON),
+        jax.random.key(seed),
+    )
     if quality == "random":
         return with_level(record(env, random_policy(env.spec), count, key), 0)
     if quality != "optimal":
-        raise ValueError(f"bridge: expected one of {', '.join(BRIDGE_QUALITIES)}, found '{quality}'")
+        raise ValueError(
+            f"bridge: expected one of {', '.join(BRIDGE_QUALITIES)}, found '{quality}'"
+        )
     return with_level(replay(env, bridge_script(count, seed), key), 1)
 
 
 def parse_polynomial(game: str, quality: str) -> tuple[float, float] | None:
-    """Mean and standard deviation of a Gaussian quality; None for `uniform`. Raises ValueError otherwise.
+    """Mean and standard deviation of a Gaussian quality; None for `uniform`.
+
+    Raises ValueError otherwise.
 
     Qualities: uniform, normal-m<mean>-s<sigma>, and for twin_peaks origin-s<sigma>, peak-s<sigma>.
     """
@@ -228,7 +320,8 @@ def parse_polynomial(game: str, quality: str) -> tuple[float, float] | None:
 def polynomial(game: str, quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
     """Polynomial games of Tilbury et al. (2024), sections 3 and 4: 512 joint actions of one step.
 
-    uniform: each action ~ U(-1, 1); for `sign` the sample is moved so that its mean is (-0.02, 0.04),
+    uniform: each action ~ U(-1, 1); for `sign` the sample is moved so that its mean is (-0.02,
+        0.04),
     as in their figure 3. Gaussian qualities are not clipped: that would change their moments.
     """
     rng, count = np.random.default_rng(seed), _count(episodes, 512)

@@ -1,4 +1,6 @@
-"""Returns of a dataset's episodes, and shares of the best return: what tells good data from poor."""
+"""Returns of a dataset's episodes, and shares of the best return: what tells good data from
+poor.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class Returns(NamedTuple):
 
     def ahead(self, batch: Transition) -> Array:
         """From each step on, its own reward included; [...], 0 beyond the end."""
-        return jnp.where(batch.valid > 0, self.to_go[self.first_row[batch.episode] + batch.steps_before], 0.0)
+        return jnp.where(
+            batch.valid > 0, self.to_go[self.first_row[batch.episode] + batch.steps_before], 0.0
+        )
 
     def whole(self, batch: Transition) -> Array:
         """Of the episode that each step belongs to, [...]."""
@@ -28,7 +32,10 @@ class Returns(NamedTuple):
 
 
 def returns_of(dataset: Dataset) -> Returns:
-    """The returns of a dataset. The slot after the last step is not filled, so sums restart at each episode."""
+    """The returns of a dataset.
+
+    The slot after the last step is not filled, so sums restart at each episode.
+    """
     fields = dataset.unpacked("reward", "filled")
 
     def back(later: Array, row: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -53,11 +60,14 @@ def episode_returns(dataset: Dataset) -> Array:
 def share_of_best(returns: Array, low: Array | float, high: Array | float) -> Array:
     """Returns on a scale of 0 at `low` and 1 at `high`, clipped; [...] -> [...].
 
-    Both ends belong to the task, never to the data: a dataset of nothing but poor episodes has no good ones.
+    Both ends belong to the task, never to the data: a dataset of nothing but poor episodes has no
+        good ones.
     """
     return jnp.clip((returns - low) / (high - low), 0.0, 1.0)
 
 
 def positivity(share: Array, slope: Array | float, midpoint: Array | float) -> Array:
-    """How good an episode is, softly: sigmoid(slope (share - midpoint)), and one minus it how poor; [...] -> [...]."""
+    """How good an episode is, softly: sigmoid(slope (share - midpoint)), and one minus it how poor;
+    [...] -> [...].
+    """
     return jax.nn.sigmoid(slope * (share - midpoint))

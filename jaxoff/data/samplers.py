@@ -1,7 +1,7 @@
 """Samplers: which steps, windows or episodes make a batch.
 
-Items are numbers of steps, windows or episodes. Draws are with replacement. A sampler whose `feedback`
-is None never changes, so a training chunk makes all its draws in one call.
+Items are numbers of steps, windows or episodes. Draws are with replacement. A sampler whose
+`feedback` is None never changes, so a training chunk makes all its draws in one call.
 """
 
 from __future__ import annotations
@@ -25,24 +25,34 @@ def uniform(batch_size: int) -> Sampler:
     """Single steps, uniformly over the real ones: batches [B, ...]."""
     return Sampler(
         init=lambda dataset: (),
-        draw=lambda state, dataset, key: jax.random.randint(key, (batch_size,), 0, dataset.num_steps),
+        draw=lambda state, dataset, key: jax.random.randint(
+            key, (batch_size,), 0, dataset.num_steps
+        ),
         gather=_gather_steps,
     )
 
 
 def weighted(batch_size: int, weights: Callable[[Dataset], Array], window: int = 0) -> Sampler:
-    """Items with fixed priorities weights(dataset) [M] >= 0, by their first step; a zero is never drawn.
+    """Items with fixed priorities weights(dataset) [M] >= 0, by their first step; a zero is never
+    drawn.
 
-    window: 0 for single steps, a length, or -1 for whole episodes. Where every weight is zero, all are alike.
+    window: 0 for single steps, a length, or -1 for whole episodes. Where every weight is zero, all
+        are alike.
     """
 
     def init(dataset: Dataset) -> Array:
         given = weights(dataset)
         given = jnp.where(jnp.any(given > 0), given, 1.0)
-        return running_total(given * _window_starts(dataset, _length(dataset, window)) if window else given)
+        return running_total(
+            given * _window_starts(dataset, _length(dataset, window)) if window else given
+        )
 
     def gather(dataset: Dataset, items: Array) -> Transition:
-        return dataset.window(dataset.step_row[items], _length(dataset, window)) if window else _gather_steps(dataset, items)
+        return (
+            dataset.window(dataset.step_row[items], _length(dataset, window))
+            if window
+            else _gather_steps(dataset, items)
+        )
 
     return Sampler(init, lambda state, dataset, key: draw(state, key, batch_size), gather)
 
@@ -51,26 +61,37 @@ def episodes(batch_size: int) -> Sampler:
     """Whole episodes, padded to the longest of the dataset: batches [B, T, ...]."""
     return Sampler(
         init=lambda dataset: (),
-        draw=lambda state, dataset, key: jax.random.randint(key, (batch_size,), 0, dataset.num_episodes),
-        gather=lambda dataset, items: dataset.window(dataset.episode_row[items], dataset.max_length),
+        draw=lambda state, dataset, key: jax.random.randint(
+            key, (batch_size,), 0, dataset.num_episodes
+        ),
+        gather=lambda dataset, items: dataset.window(
+            dataset.episode_row[items], dataset.max_length
+        ),
     )
 
 
-def trajectories(batch_size: int, types: Sequence[int], log_prob: Array, reward: Array, weight: Array) -> Sampler:
-    """For each agent, whole trajectories of agents of its type, with fixed probabilities exp(log_prob) [E, N].
+def trajectories(
+    batch_size: int, types: Sequence[int], log_prob: Array, reward: Array, weight: Array
+) -> Sampler:
+    """For each agent, whole trajectories of agents of its type, with fixed probabilities
+    exp(log_prob) [E, N].
 
-    Those add up to 1 over the episodes and agents of each type. Item k N + j is what agent j did in episode k; a batch
-    [N * batch_size, T, ...] has the draws of agent 0 first, and is of whole joint episodes, with `agent` telling j.
-    reward, weight [E, T, N], T of the longest episode: the batch's `agent_reward` and `weight`. Nothing is copied but
-    the batch.
+    Those add up to 1 over the episodes and agents of each type. Item k N + j is what agent j did in
+    episode k; a batch [N * batch_size, T, ...] has the draws of agent 0 first, and is of whole
+    joint episodes, with `agent` telling j. reward, weight [E, T, N], T of the longest episode: the
+    batch's `agent_reward` and `weight`. Nothing is copied but the batch.
     """
     agents, groups = len(types), members_of(types)
 
     def draw_all(totals: tuple[Array, ...], dataset: Dataset, key: Key) -> Array:
         items = jnp.zeros((agents, batch_size), jnp.int32)
-        for group, total, one in zip(groups, totals, jax.random.split(key, len(groups)), strict=True):
+        for group, total, one in zip(
+            groups, totals, jax.random.split(key, len(groups)), strict=True
+        ):
             index = draw(total, one, len(group) * batch_size).reshape(len(group), batch_size)
-            items = items.at[group].set(index // len(group) * agents + jnp.asarray(group)[index % len(group)])
+            items = items.at[group].set(
+                index // len(group) * agents + jnp.asarray(group)[index % len(group)]
+            )
         return items.reshape(-1)
 
     def gather(dataset: Dataset, items: Array) -> Transition:
@@ -80,7 +101,9 @@ def trajectories(batch_size: int, types: Sequence[int], log_prob: Array, reward:
         return batch._replace(agent_reward=reward[episode], weight=weight[episode], agent=agent)
 
     return Sampler(
-        init=lambda dataset: tuple(running_total(jnp.exp(log_prob[:, group]).reshape(-1)) for group in groups),
+        init=lambda dataset: tuple(
+            running_total(jnp.exp(log_prob[:, group]).reshape(-1)) for group in groups
+        ),
         draw=draw_all,
         gather=gather,
     )
@@ -95,7 +118,9 @@ def windows(batch_size: int, length: int) -> Sampler:
 
     def draw_window(counts: Array, dataset: Dataset, key: Key) -> Array:
         # In integers, so that a million starts are equally likely, which float32 cannot tell apart.
-        return jnp.searchsorted(counts, jax.random.randint(key, (batch_size,), 0, counts[-1]), side="right")
+        return jnp.searchsorted(
+            counts, jax.random.randint(key, (batch_size,), 0, counts[-1]), side="right"
+        )
 
     return Sampler(
         init=lambda dataset: jnp.cumsum(_window_starts(dataset, length).astype(jnp.int32)),
@@ -113,7 +138,8 @@ def prioritised(
     refresh_from: RefreshFrom = "priorities",
     window: int = 0,
 ) -> Sampler:
-    """Items drawn with probability proportional to priority ** exponent, refreshed after each update.
+    """Items drawn with probability proportional to priority ** exponent, refreshed after each
+    update.
 
     priority(dataset, feedback, batch) -> [B] > 0, for the refreshed items.
     refresh: 0 refreshes the items of the training batch, k > 0 refreshes k drawn items, -1
@@ -121,17 +147,24 @@ def prioritised(
     refresh_from: how those k are drawn: from the current priorities, or uniformly from all items,
     so that one of low priority does not wait for a rare draw before it is judged again.
     window: 0 for single steps, else windows of that length.
-    New items have priority 1, which a priority must not exceed, so that unseen data keep being drawn.
+    New items have priority 1, which a priority must not exceed, so that unseen data keep being
+    drawn.
     """
 
     def gather(dataset: Dataset, items: Array) -> Transition:
-        return dataset.window(dataset.step_row[items], window) if window else _gather_steps(dataset, items)
+        return (
+            dataset.window(dataset.step_row[items], window)
+            if window
+            else _gather_steps(dataset, items)
+        )
 
     def init(dataset: Dataset) -> sum_tree.SumTreeState:
         starts = _window_starts(dataset, window) if window else jnp.ones(dataset.num_steps)
         return tree_of(starts.astype(jnp.float32))
 
-    def feedback(tree: sum_tree.SumTreeState, dataset: Dataset, told: Feedback) -> sum_tree.SumTreeState:
+    def feedback(
+        tree: sum_tree.SumTreeState, dataset: Dataset, told: Feedback
+    ) -> sum_tree.SumTreeState:
         if refresh < 0:
             items = jnp.arange(dataset.num_steps)
         elif refresh > 0 and refresh_from == "uniform":
@@ -145,7 +178,12 @@ def prioritised(
         fresh = jnp.where(sum_tree.get_batch(tree, items) > 0, fresh, 0.0)
         return tree_of(fresh) if refresh < 0 else set_leaves(tree, items, fresh)
 
-    return Sampler(init=init, draw=lambda tree, dataset, key: draw_tree(tree, key, batch_size), gather=gather, feedback=feedback)
+    return Sampler(
+        init=init,
+        draw=lambda tree, dataset, key: draw_tree(tree, key, batch_size),
+        gather=gather,
+        feedback=feedback,
+    )
 
 
 def tree_of(leaves: Array) -> sum_tree.SumTreeState:
@@ -163,7 +201,8 @@ def set_leaves(tree: sum_tree.SumTreeState, items: Array, values: Array) -> sum_
     """Set leaves items [B] to values [B], and sum every ancestor anew from its two children.
 
     flashbax adds differences to the ancestors; those drift in float32 until empty items are drawn
-    (flashbax issue 52). Summing from the children cannot drift, and equal items need no special care.
+    (flashbax issue 52). Summing from the children cannot drift, and equal items need no special
+    care.
     """
     nodes = tree.nodes.at[sum_tree.get_tree_index(tree.tree_depth, items)].set(values)
     for depth in range(tree.tree_depth - 1, -1, -1):
@@ -174,9 +213,12 @@ def set_leaves(tree: sum_tree.SumTreeState, items: Array, values: Array) -> sum_
 
 
 def draw_tree(tree: sum_tree.SumTreeState, key: Key, count: int) -> Array:
-    """Stratified draw of `count` items, proportional to their leaves; never an item of priority zero."""
+    """Stratified draw of `count` items, proportional to their leaves; never an item of priority
+    zero.
+    """
     items = sum_tree.stratified_sample(tree, count, key)
-    # Rounding in the descent can step just past the last item with mass: send it to one that has some.
+    # Rounding in the descent can step just past the last item with mass: send it to one that has
+    # some.
     mass = sum_tree.get_batch(tree, items)
     return jnp.where(mass > 0, items, items[jnp.argmax(mass)])
 

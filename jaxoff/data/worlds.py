@@ -2,15 +2,17 @@
 
 A dataset is a pool of policies and a composition, played in jit. Its quality is one of
 
-    random, medium, expert       one policy: uniformly random, the pool's nearest to medium, its best (OMAR, InSPO)
-    medium-replay                training up to the medium level, as equal shares of its snapshots, in order
-    mixed                        half medium, then half expert
-    imbalanced-low, -medium      the agent-wise compositions of SIT, Tables 7-9; also extreme, balanced-*
-    mix=<composition>            any other, such as mix=50%[r r m]+50%[m*3]; each agent of each episode
+    random, medium, expert       one policy: uniformly random, the pool's nearest to medium, its
+    best (OMAR, InSPO) medium-replay                training up to the medium level, as equal shares
+    of its snapshots, in order mixed                        half medium, then half expert
+    imbalanced-low, -medium      the agent-wise compositions of SIT, Tables 7-9; also extreme,
+    balanced-* mix=<composition>            any other, such as mix=50%[r r m]+50%[m*3]; each agent
+    of each episode
                                  follows a member of its level, drawn anew
-    band-poor, -medium, -expert  episodes of all members whose return is in [0, 10), [10, 18), [18, 20] (YANHUI)
-    wspm-p<P>-n<N>               N episodes, P percent of them poor, the others expert (YANHUI)
-    waypoint                     the controller of D4RL's mazes, from one random cell to the next
+    band-poor, -medium, -expert  episodes of all members whose return is in [0, 10), [10, 18), [18,
+    20] (YANHUI) wspm-p<P>-n<N>               N episodes, P percent of them poor, the others expert
+    (YANHUI) waypoint                     the controller of D4RL's mazes, from one random cell to
+    the next
 """
 
 from __future__ import annotations
@@ -67,20 +69,26 @@ def _mpe() -> dict[str, World]:
         "world": World(omar.make_world, _OMAR, 40_000, 3_200, 0.790),
     }
     for n in (1, 2, 4, 5):
-        worlds[f"spread-n{n}"] = World(functools.partial(omar.make_spread, n), _OMAR, 40_000, 3_900, 0.306)
+        worlds[f"spread-n{n}"] = World(
+            functools.partial(omar.make_spread, n), _OMAR, 40_000, 3_900, 0.306
+        )
     for n in range(1, 6):
         name = f"spread-n{n}-1d" if n != 3 else "spread-1d"
         worlds[name] = World(functools.partial(omar.make_spread, n, 1), _OMAR, 40_000, 3_900, 0.306)
     for n in range(2, 6):  # an agent alone has a landmark of its own anyway
         name = f"spread-n{n}-own" if n != 3 else "spread-own"
-        worlds[name] = World(functools.partial(omar.make_spread, n, cooperative=False), _OMAR, 40_000, 3_900, 0.306)
+        worlds[name] = World(
+            functools.partial(omar.make_spread, n, cooperative=False), _OMAR, 40_000, 3_900, 0.306
+        )
     particles = {
         "CN_3ls3l": ("50%[r r r]+50%[r r m]", "[r m e]"),
         "CN_4ls4l": ("50%[r r r r]+50%[r r r m]", "[r r e e]"),
         "PP_3p1p": ("50%[r r r]+50%[r r m]", "[r m e]"),
     }
     for name, texts in particles.items():
-        worlds[name] = World(functools.partial(sit.make_sit, name), _OMAR + _SIT, 10_000, compositions=_sit(*texts))
+        worlds[name] = World(
+            functools.partial(sit.make_sit, name), _OMAR + _SIT, 10_000, compositions=_sit(*texts)
+        )
     return worlds
 
 
@@ -107,24 +115,40 @@ def _smax(family: str) -> dict[str, World]:
         named = _sit(*texts) if texts else {}
         if name == "2s3z":
             named["extreme"] = "99.5%[r*5]+0.5%[m*5]"
-        # In SMAX a battle pays at most 10 if it is lost, and 20 if it is won: between is nothing but draws.
+        # In SMAX a battle pays at most 10 if it is lost, and 20 if it is won: between is nothing
+        # but draws.
         qualities = (*_INSPO, *named, *_BALANCED, "band-poor", "band-expert", *_WSPM_LISTED)
-        worlds[name] = World(functools.partial(smax.make_smax, family, name), qualities, 5_000, compositions=named)
+        worlds[name] = World(
+            functools.partial(smax.make_smax, family, name), qualities, 5_000, compositions=named
+        )
     return worlds
 
 
 # Medium: where OMAR's medium data of HalfCheetah lie between its random and expert data.
-_MUJOCO = {"qualities": _OMAR, "episodes": 1_000, "replay_episodes": 460, "medium": 0.511, "cuts": _CUTS_MUJOCO}
+_MUJOCO = {
+    "qualities": _OMAR,
+    "episodes": 1_000,
+    "replay_episodes": 460,
+    "medium": 0.511,
+    "cuts": _CUTS_MUJOCO,
+}
 
 
 def _mamujoco() -> dict[str, World]:
     from jaxoff.envs.mamujoco import layouts, mjx
 
     def world(name: str, **more: Any) -> World:
-        spec = lambda: mjx.resolve(name, "omar", None)[0]  # noqa: E731
-        return World(functools.partial(mjx.make_mamujoco, f"mamujoco/{name}"), **_MUJOCO | {"spec": spec} | more)
+        spec = lambda: mjx.resolve(name, "omar", None)[0]
+        return World(
+            functools.partial(mjx.make_mamujoco, f"mamujoco/{name}"),
+            **_MUJOCO | {"spec": spec} | more,
+        )
 
-    worlds = {f"{body}-{split}": world(f"{body}-{split}") for body in mjx.TASKS for split in layouts.BODIES[body].splits}
+    worlds = {
+        f"{body}-{split}": world(f"{body}-{split}")
+        for body in mjx.TASKS
+        for split in layouts.BODIES[body].splits
+    }
     sit = {"qualities": _OMAR + _SIT, "episodes": 10_000, "compositions": _sit("[r m]", "[r e]")}
     return worlds | {name: world(name, **sit) for name in mjx.SIT}
 
@@ -134,17 +158,24 @@ def _mabrax() -> dict[str, World]:
 
     def world(body: str, split: str) -> World:
         name = f"mabrax/{body}-{split}"
-        spec = lambda: layouts.spec_of(name, 1000, layouts.make_layout(body, split))  # noqa: E731
+        spec = lambda: layouts.spec_of(name, 1000, layouts.make_layout(body, split))
         return World(functools.partial(mabrax.make_mabrax, name), **_MUJOCO | {"spec": spec})
 
-    return {f"{body}-{split}": world(body, split) for body, about in layouts.BODIES.items() for split in about.splits}
+    return {
+        f"{body}-{split}": world(body, split)
+        for body, about in layouts.BODIES.items()
+        for split in about.splits
+    }
 
 
 def _maze() -> dict[str, World]:
     from jaxoff.envs.maze import make_maze
 
     sizes = {"umaze": 3_333, "medium": 3_333, "large": 5_000}  # D4RL's 1, 2 and 4 million steps
-    return {name: World(functools.partial(make_maze, f"maze/{name}"), ("waypoint", "random"), count) for name, count in sizes.items()}
+    return {
+        name: World(functools.partial(make_maze, f"maze/{name}"), ("waypoint", "random"), count)
+        for name, count in sizes.items()
+    }
 
 
 # ------------------------------------------------------------------------------------------ recipes
@@ -159,7 +190,10 @@ def world_of(task: Task) -> World:
 
 
 def check(task: Task) -> World:
-    """The scenario of a task whose quality exists. Raises UnknownName, or ValueError for a wrong composition."""
+    """The scenario of a task whose quality exists.
+
+    Raises UnknownName, or ValueError for a wrong composition.
+    """
     world = world_of(task)
     if task.quality.startswith("mix="):
         compositions.parse(task.quality[4:], world.env().spec.num_agents)
@@ -187,11 +221,18 @@ def make(task: Task, options: DataOptions) -> Episodes:
     count = _size(world, quality) if options.episodes is None else options.episodes
     key = jax.random.key(seed)
     if quality == "random":
-        return with_level(recipes.record(env, recipes.random_policy(env.spec), count, key, progress=options.progress), 0)
+        return with_level(
+            recipes.record(
+                env, recipes.random_policy(env.spec), count, key, progress=options.progress
+            ),
+            0,
+        )
     if quality == "waypoint":
         from jaxoff.envs.maze import waypoint_policy
 
-        return recipes.record(env, waypoint_policy(env, "random"), count, key, noise=0.5, progress=options.progress)
+        return recipes.record(
+            env, waypoint_policy(env, "random"), count, key, noise=0.5, progress=options.progress
+        )
     pool = pools.load(pools.path_of(env.spec.name, options.pools), env.spec)
     if composition is not None:
         return _composed(env, pool, composition, count, seed, options)
@@ -200,7 +241,10 @@ def make(task: Task, options: DataOptions) -> Episodes:
     if found := _WSPM.fullmatch(quality):
         percent, total = int(found[1]), int(found[2])
         if options.episodes is not None:
-            raise ValueError(f"{task}: field 'episodes': expected none, since the name tells {total}, found {options.episodes}")
+            raise ValueError(
+                f"{task}: field 'episodes': expected none, since the name tells {total}, "
+                f"found {options.episodes}"
+            )
         poor = round(percent / 100 * total)
         return _banded(env, pool, {"band-poor": poor, "band-expert": total - poor}, seed, options)
     return _played(env, pool, *_members(pool, world, quality), count, seed, options)
@@ -217,34 +261,72 @@ def _size(world: World, quality: str) -> int:
 
 def _members(pool: pools.Pool, world: World, quality: str) -> tuple[list[int], list[int]]:
     """Members that play one after the other in equal shares, and their levels for plots."""
-    medium, best = pool.nearest(world.medium), int(np.argmax([member.return_mean for member in pool.members]))
+    medium, best = (
+        pool.nearest(world.medium),
+        int(np.argmax([member.return_mean for member in pool.members])),
+    )
     if quality == "medium-replay":
         use = pool.replay()
         return use, [pools.LEVELS.index(pool.members[k].level) for k in use]
-    return {"medium": ([medium], [1]), "expert": ([best], [2]), "mixed": ([medium, best], [1, 2])}[quality]
+    return {"medium": ([medium], [1]), "expert": ([best], [2]), "mixed": ([medium, best], [1, 2])}[
+        quality
+    ]
 
 
-def _played(env: Env, pool: pools.Pool, use: list[int], levels: list[int], count: int, seed: int, options: DataOptions) -> Episodes:
-    """`count` episodes in which all agents follow the same member: equal shares, in the order of `use`."""
+def _played(
+    env: Env,
+    pool: pools.Pool,
+    use: list[int],
+    levels: list[int],
+    count: int,
+    seed: int,
+    options: DataOptions,
+) -> Episodes:
+    """`count` episodes in which all agents follow the same member: equal shares, in the order of
+    `use`.
+    """
     if count < len(use):
-        raise ValueError(f"episodes: expected at least one of each of {len(use)} policies, found {count}")
+        raise ValueError(
+            f"episodes: expected at least one of each of {len(use)} policies, found {count}"
+        )
     turn = np.arange(count) * len(use) // count
     choice = np.broadcast_to(turn[:, None], (count, env.spec.num_agents))
     episodes = _record(env, pool, use, choice, jax.random.key(seed), options)
-    return episodes._replace(behaviour_level=np.broadcast_to(np.array(levels, np.int32)[turn][:, None], choice.shape).copy())
+    return episodes._replace(
+        behaviour_level=np.broadcast_to(
+            np.array(levels, np.int32)[turn][:, None], choice.shape
+        ).copy()
+    )
 
 
-def _record(env: Env, pool: pools.Pool, use: Sequence[int], choice: np.ndarray, key: Any, options: DataOptions) -> Episodes:
+def _record(
+    env: Env,
+    pool: pools.Pool,
+    use: Sequence[int],
+    choice: np.ndarray,
+    key: Any,
+    options: DataOptions,
+) -> Episodes:
     """Episodes in which agent i of episode e follows member use[choice[e, i]]."""
-    policy, memory = pools.mixture(pool, env.spec, tuple(use)), pools.choices(pool, env.spec, choice, len(use))
+    policy, memory = (
+        pools.mixture(pool, env.spec, tuple(use)),
+        pools.choices(pool, env.spec, choice, len(use)),
+    )
     noise = None if env.spec.discrete else pool.noise
-    return recipes.record(env, policy, len(choice), key, memory=memory, noise=noise, progress=options.progress)
+    return recipes.record(
+        env, policy, len(choice), key, memory=memory, noise=noise, progress=options.progress
+    )
 
 
-def _composed(env: Env, pool: pools.Pool, text: str, count: int, seed: int, options: DataOptions) -> Episodes:
-    """Agent-wise levels: each agent of each episode follows a member of its level, drawn independently."""
+def _composed(
+    env: Env, pool: pools.Pool, text: str, count: int, seed: int, options: DataOptions
+) -> Episodes:
+    """Agent-wise levels: each agent of each episode follows a member of its level, drawn
+    independently.
+    """
     parts = compositions.parse(text, env.spec.num_agents)
-    levels = np.repeat([part.levels for part in parts], compositions.sizes(parts, count), 0)  # [count, N]
+    # [count, N]
+    levels = np.repeat([part.levels for part in parts], compositions.sizes(parts, count), 0)
     by_level = {level: pool.of_level(pools.LEVELS[level]) for level in np.unique(levels).tolist()}
     use = sorted({k for members in by_level.values() for k in members})
     rng, choice = np.random.default_rng(seed), np.zeros(levels.shape, np.int32)
@@ -255,8 +337,12 @@ def _composed(env: Env, pool: pools.Pool, text: str, count: int, seed: int, opti
     return episodes._replace(behaviour_level=levels.astype(np.int32))
 
 
-def _banded(env: Env, pool: pools.Pool, wanted: dict[str, int], seed: int, options: DataOptions) -> Episodes:
-    """So many episodes of each band of returns, from all members alike; the first found, so sets of one seed are nested."""
+def _banded(
+    env: Env, pool: pools.Pool, wanted: dict[str, int], seed: int, options: DataOptions
+) -> Episodes:
+    """So many episodes of each band of returns, from all members alike; the first found, so sets of
+    one seed are nested.
+    """
     every = list(range(len(pool.members)))
     found: dict[str, list[Episodes]] = {band: [] for band in wanted}
     have = dict.fromkeys(wanted, 0)
@@ -265,18 +351,25 @@ def _banded(env: Env, pool: pools.Pool, wanted: dict[str, int], seed: int, optio
         rng = np.random.default_rng([seed, turn])
         who = rng.permutation(np.arange(each) % len(every))
         choice = np.broadcast_to(who[:, None], (each, env.spec.num_agents))
-        played = _record(env, pool, every, choice, jax.random.fold_in(jax.random.key(seed), turn), options)
+        played = _record(
+            env, pool, every, choice, jax.random.fold_in(jax.random.key(seed), turn), options
+        )
         returns = returns_of(played)
         for band in wanted:
             low, high = _BANDS[band]
-            inside = np.flatnonzero((returns >= low) & (returns < high))[: wanted[band] - have[band]]
+            inside = np.flatnonzero((returns >= low) & (returns < high))[
+                : wanted[band] - have[band]
+            ]
             if len(inside):
                 level = list(_BANDS).index(band)
                 found[band].append(with_level(take(played, inside), level))
             have[band] += len(inside)
         if all(have[band] >= wanted[band] for band in wanted):
             return concatenate([part for parts in found.values() for part in parts])
-    raise ValueError(f"{env.spec.name}: expected {wanted} episodes in the bands, found {have} in {_ROUNDS * each} episodes of the pool")
+    raise ValueError(
+        f"{env.spec.name}: expected {wanted} episodes in the bands, found {have} in "
+        f"{_ROUNDS * each} episodes of the pool"
+    )
 
 
 # ----------------------------------------------------------------------------------------- families
@@ -294,7 +387,11 @@ _MIX = "mix=<composition>, such as mix=50%[r r m]+50%[m*3]"
 
 
 def _tasks(family: str) -> list[str]:
-    return [f"{family}/{name}/{quality}" for name, world in WORLDS[family]().items() for quality in world.qualities]
+    return [
+        f"{family}/{name}/{quality}"
+        for name, world in WORLDS[family]().items()
+        for quality in world.qualities
+    ]
 
 
 def _env(task: Task) -> Env:
@@ -313,7 +410,10 @@ FAMILIES = [
         _env,
         make,
         spec=_spec,
-        pattern="" if name == "maze" else f"{name}/<scenario>/{_MIX}" + ("; wspm-p<percent poor>-n<episodes>" if "smax" in name else ""),
+        pattern=""
+        if name == "maze"
+        else f"{name}/<scenario>/{_MIX}"
+        + ("; wspm-p<percent poor>-n<episodes>" if "smax" in name else ""),
     )
     for name in WORLDS
 ]

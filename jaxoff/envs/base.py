@@ -20,7 +20,9 @@ __all__ = ["FromJaxMARL", "Game", "GridPicture", "MultiAgentEnv", "ScenePicture"
 
 
 class GridPicture(NamedTuple):
-    """How an environment on a grid is drawn: walls [H, W] bool, goals [N, 2], positions(state [T, S]) -> [T, N, 2]."""
+    """How an environment on a grid is drawn: walls [H, W] bool, goals [N, 2], positions(state [T,
+    S]) -> [T, N, 2].
+    """
 
     walls: np.ndarray
     goals: np.ndarray
@@ -30,9 +32,9 @@ class GridPicture(NamedTuple):
 class ScenePicture(NamedTuple):
     """How an environment of K bodies in the plane is drawn, from an episode's global states [T, S].
 
-    bounds: (x0, y0, x1, y1) that are seen, or None to follow the bodies. radii [K]. kinds [K]: agent, ally,
-    enemy, prey, obstacle, food, forest, landmark or goal. positions(state) -> [T, K, 2], y upwards;
-    health(state) -> [T, K] in 0..1, 0 if dead. walls: rectangles (x0, y0, x1, y1).
+    bounds: (x0, y0, x1, y1) that are seen, or None to follow the bodies. radii [K]. kinds [K]:
+    agent, ally, enemy, prey, obstacle, food, forest, landmark or goal. positions(state) -> [T, K,
+    2], y upwards; health(state) -> [T, K] in 0..1, 0 if dead. walls: rectangles (x0, y0, x1, y1).
     """
 
     bounds: tuple[float, float, float, float] | None
@@ -46,12 +48,12 @@ class ScenePicture(NamedTuple):
 class FromJaxMARL:
     """Our `Env` around a JaxMARL `MultiAgentEnv`.
 
-    Its `step_env` is used, never `step`, whose auto-reset loses the last observation. `info` must hold
-    `terminated` and `truncated` (a Game's does), and the environment `global_state(state)` [S].
-    probe(policy): what is known exactly of a policy, computed in jit at each evaluation.
-    won(global state [..., S]) -> [...] bool: whether an episode that ended there was won, for arrays of
-    JAX and of NumPy. individual: agents have rewards of their own, and the team's is their mean; else all
-    are paid the team's.
+    Its `step_env` is used, never `step`, whose auto-reset loses the last observation. `info` must
+    hold `terminated` and `truncated` (a Game's does), and the environment `global_state(state)`
+    [S]. probe(policy): what is known exactly of a policy, computed in jit at each evaluation.
+    won(global state [..., S]) -> [...] bool: whether an episode that ended there was won, for
+    arrays of JAX and of NumPy. individual: agents have rewards of their own, and the team's is
+    their mean; else all are paid the team's.
     """
 
     def __init__(
@@ -63,13 +65,24 @@ class FromJaxMARL:
         won: Callable[[Any], Any] | None = None,
         individual: bool = False,
     ) -> None:
-        self.env, self.spec, self.probe, self.picture, self.won, self.individual = env, spec, probe, picture, won, individual
+        self.env, self.spec, self.probe, self.picture, self.won, self.individual = (
+            env,
+            spec,
+            probe,
+            picture,
+            won,
+            individual,
+        )
 
     def reset(self, key: Key) -> tuple[State, TimeStep]:
         """Start an episode: (state, first timestep)."""
         obs, state = self.env.reset(key)
         no = jnp.zeros((), bool)
-        last = jnp.full(self.spec.action_shape, -1, jnp.int32) if self.spec.discrete else jnp.zeros(self.spec.action_shape)
+        last = (
+            jnp.full(self.spec.action_shape, -1, jnp.int32)
+            if self.spec.discrete
+            else jnp.zeros(self.spec.action_shape)
+        )
         return state, self._timestep(obs, state, jnp.zeros(self.spec.num_agents), no, no, last)
 
     def step(self, key: Key, state: State, actions: Array) -> tuple[State, TimeStep]:
@@ -77,10 +90,21 @@ class FromJaxMARL:
         by_agent = {agent: actions[i] for i, agent in enumerate(self.env.agents)}
         obs, state, reward, _, info = self.env.step_env(key, state, by_agent)
         own = jnp.stack([reward[agent] for agent in self.env.agents])
-        return state, self._timestep(obs, state, own, info["terminated"], info["truncated"], actions)
+        return state, self._timestep(
+            obs, state, own, info["terminated"], info["truncated"], actions
+        )
 
-    def _timestep(self, obs: Any, state: State, reward: Array, terminated: Array, truncated: Array, last: Array) -> TimeStep:
-        # Dictionaries come out of jit sorted by name, so agents are always indexed by name, in order.
+    def _timestep(
+        self,
+        obs: Any,
+        state: State,
+        reward: Array,
+        terminated: Array,
+        truncated: Array,
+        last: Array,
+    ) -> TimeStep:
+        # Dictionaries come out of jit sorted by name, so agents are always indexed by name, in
+        # order.
         agents = self.env.agents
         if self.spec.discrete:
             mask = self.env.get_avail_actions(state)
@@ -100,15 +124,18 @@ class FromJaxMARL:
 
 
 class Game(MultiAgentEnv, abc.ABC):
-    """Base of our own games: a team reward or one for each agent, one shared global state, both end flags in `info`.
+    """Base of our own games: a team reward or one for each agent, one shared global state, both end
+    flags in `info`.
 
-    A subclass gives `start(key)`, `move(key, state, actions [N, ...]) -> (state, reward [] or [N], terminated,
-    truncated)`, `observe(state) [N, O]` and `global_state(state) [S]`.
+    A subclass gives `start(key)`, `move(key, state, actions [N, ...]) -> (state, reward [] or [N],
+    terminated, truncated)`, `observe(state) [N, O]` and `global_state(state) [S]`.
     """
 
     def __init__(self, num_agents: int, obs_size: int, action_space: Any) -> None:
         super().__init__(num_agents)
-        self.observation_spaces = {agent: spaces.Box(-jnp.inf, jnp.inf, (obs_size,)) for agent in self.agents}
+        self.observation_spaces = {
+            agent: spaces.Box(-jnp.inf, jnp.inf, (obs_size,)) for agent in self.agents
+        }
         self.action_spaces = dict.fromkeys(self.agents, action_space)
 
     def reset(self, key: Key) -> tuple[dict[str, Array], State]:
@@ -116,14 +143,24 @@ class Game(MultiAgentEnv, abc.ABC):
         state = self.start(key)
         return self.get_obs(state), state
 
-    def step_env(self, key: Key, state: State, actions: dict[str, Array]) -> tuple[Any, State, Any, Any, Any]:
+    def step_env(
+        self, key: Key, state: State, actions: dict[str, Array]
+    ) -> tuple[Any, State, Any, Any, Any]:
         """JaxMARL's step without auto-reset: (observations, state, rewards, dones, info)."""
-        state, reward, terminated, truncated = self.move(key, state, jnp.stack([actions[a] for a in self.agents]))
+        state, reward, terminated, truncated = self.move(
+            key, state, jnp.stack([actions[a] for a in self.agents])
+        )
         rewards = jnp.broadcast_to(reward, (self.num_agents,))
         done = terminated | truncated
         dones = dict.fromkeys(self.agents, done) | {"__all__": done}
         info = {"terminated": terminated, "truncated": truncated}
-        return self.get_obs(state), state, {agent: rewards[i] for i, agent in enumerate(self.agents)}, dones, info
+        return (
+            self.get_obs(state),
+            state,
+            {agent: rewards[i] for i, agent in enumerate(self.agents)},
+            dones,
+            info,
+        )
 
     def get_obs(self, state: State) -> dict[str, Array]:
         """Observations by agent."""
@@ -140,7 +177,9 @@ class Game(MultiAgentEnv, abc.ABC):
 
     @abc.abstractmethod
     def move(self, key: Key, state: State, actions: Array) -> tuple[State, Array, Array, Array]:
-        """One joint step: (state, the team's reward [] or each agent's [N], terminated, truncated)."""
+        """One joint step: (state, the team's reward [] or each agent's [N], terminated,
+        truncated).
+        """
 
     @abc.abstractmethod
     def observe(self, state: State) -> Array:

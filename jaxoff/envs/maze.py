@@ -1,11 +1,13 @@
-"""Maze2D: a point mass finds a goal in a maze, after D4RL (Fu et al., 2020), version 1 with its sparse reward.
+"""Maze2D: a point mass finds a goal in a maze, after D4RL (Fu et al., 2020), version 1 with its
+sparse reward.
 
-The state and the observation are (x, y, vx, vy). As in D4RL x runs along the rows of the map and y along its
-columns, and the centre of cell (r, c) is at (r - 0.2, c - 0.2), while starts and goals are at (r, c).
+The state and the observation are (x, y, vx, vy). As in D4RL x runs along the rows of the map and y
+along its columns, and the centre of cell (r, c) is at (r - 0.2, c - 0.2), while starts and goals
+are at (r, c).
 
-Free flight is that of MuJoCo's Euler integrator, damping implicit. Walls differ: MuJoCo's soft contacts are
-not reproduced. Here the mass stops dead along the normal of a wall and slides without friction along it, so
-scores of the two agree roughly and trajectories along walls do not.
+Free flight is that of MuJoCo's Euler integrator, damping implicit. Walls differ: MuJoCo's soft
+contacts are not reproduced. Here the mass stops dead along the normal of a wall and slides without
+friction along it, so scores of the two agree roughly and trajectories along walls do not.
 """
 
 from __future__ import annotations
@@ -48,7 +50,21 @@ class Maze2D(NamedTuple):
 
 MAZES = {
     "umaze": Maze2D(("#####", "#G..#", "###.#", "#...#", "#####"), 300, 23.85, 161.86),
-    "medium": Maze2D(("########", "#..##..#", "#..#...#", "##...###", "#..#...#", "#.#..#.#", "#...#.G#", "########"), 600, 13.13, 277.39),
+    "medium": Maze2D(
+        (
+            "########",
+            "#..##..#",
+            "#..#...#",
+            "##...###",
+            "#..#...#",
+            "#.#..#.#",
+            "#...#.G#",
+            "########",
+        ),
+        600,
+        13.13,
+        277.39,
+    ),
     "large": Maze2D(
         (
             "############",
@@ -90,15 +106,26 @@ class PointMass(Game):
         cell_key, place_key, speed_key = jax.random.split(key, 3)
         cell = jnp.asarray(self.free)[jax.random.randint(cell_key, (), 0, len(self.free))]
         position = cell + jax.random.uniform(place_key, (2,), minval=-0.1, maxval=0.1)
-        return MazeState(position, 0.1 * jax.random.normal(speed_key, (2,)), jnp.zeros((), jnp.int32))
+        return MazeState(
+            position, 0.1 * jax.random.normal(speed_key, (2,)), jnp.zeros((), jnp.int32)
+        )
 
-    def move(self, key: Key, state: MazeState, actions: Array) -> tuple[MazeState, Array, Array, Array]:
+    def move(
+        self, key: Key, state: MazeState, actions: Array
+    ) -> tuple[MazeState, Array, Array, Array]:
         """Clip, fly for one time step, slide along walls; 1 is paid near the goal."""
         velocity = fly(state.velocity, actions[0])
-        position, velocity = slide(jnp.asarray(self.walls), state.position + DT * velocity, velocity)
+        position, velocity = slide(
+            jnp.asarray(self.walls), state.position + DT * velocity, velocity
+        )
         reward = (jnp.linalg.norm(position - self.goal) <= REACH).astype(jnp.float32)
         time = state.time + 1
-        return MazeState(position, velocity, time), reward, jnp.zeros((), bool), time >= self.maze.horizon
+        return (
+            MazeState(position, velocity, time),
+            reward,
+            jnp.zeros((), bool),
+            time >= self.maze.horizon,
+        )
 
     def observe(self, state: MazeState) -> Array:
         """Everything is seen."""
@@ -110,9 +137,11 @@ class PointMass(Game):
 
 
 def fly(velocity: Array, force: Array) -> Array:
-    """Velocity [2] after one step in the open: MuJoCo's Euler step, in which the damping is implicit.
+    """Velocity [2] after one step in the open: MuJoCo's Euler step, in which the damping is
+    implicit.
 
-    m (v' - v) / dt = gear u - damping v'; the old velocity is clipped first, u is clipped to [-1, 1].
+    m (v' - v) / dt = gear u - damping v'; the old velocity is clipped first, u is clipped to [-1,
+    1].
     """
     velocity = jnp.clip(velocity, -TOP_SPEED, TOP_SPEED)
     return (MASS * velocity + DT * GEAR * jnp.clip(force, -1.0, 1.0)) / (MASS + DT * DAMPING)
@@ -121,13 +150,14 @@ def fly(velocity: Array, force: Array) -> Array:
 def slide(walls: Array, position: Array, velocity: Array) -> tuple[Array, Array]:
     """Push a disc at position [2] out of walls [rows, columns], and take away its speed into them.
 
-    It moves less than its radius in a step, so its centre never gets into a wall: only the four sides and
-    the four corners of the cell that it is in matter.
+    It moves less than its radius in a step, so its centre never gets into a wall: only the four
+    sides and the four corners of the cell that it is in matter.
     """
     centre = jnp.round(position + OFFSET).astype(jnp.int32)
     beside = position - (centre - OFFSET)  # in [-0.5, 0.5]
     gap = 0.5 - RADIUS
-    around = jax.lax.dynamic_slice(walls, tuple(centre - 1), (3, 3))  # the border of a map is wall, so this never runs over
+    # the border of a map is wall, so this never runs over
+    around = jax.lax.dynamic_slice(walls, tuple(centre - 1), (3, 3))
     for axis in range(2):
         for side in (-1, 1):
             wall = around[1 + side * (1 - axis), 1 + side * axis]
@@ -149,40 +179,56 @@ def slide(walls: Array, position: Array, velocity: Array) -> tuple[Array, Array]
 
 @functools.cache
 def make_maze(name: str) -> FromJaxMARL:
-    """'maze/umaze', 'maze/medium' or 'maze/large' as an `Env` of one agent, state [4] = (x, y, vx, vy).
+    """'maze/umaze', 'maze/medium' or 'maze/large' as an `Env` of one agent, state [4] = (x, y, vx,
+    vy).
 
     The return scale is D4RL's of version 1; version 0 has other limits and other references.
     """
     maze = MAZES.get(name.removeprefix("maze/"))
     if maze is None:
-        raise ValueError(f"maze: expected one of {', '.join(f'maze/{m}' for m in MAZES)}; found '{name}'")
-    scale = ReturnScale(maze.low, maze.high, "D4RL, maze2d version 1: uniformly random actions; waypoint controller")
-    spec = EnvSpec(f"maze/{name.removeprefix('maze/')}", 1, 4, 4, 2, False, maze.horizon, return_scale=scale)
+        raise ValueError(
+            f"maze: expected one of {', '.join(f'maze/{m}' for m in MAZES)}; found '{name}'"
+        )
+    scale = ReturnScale(
+        maze.low, maze.high, "D4RL, maze2d version 1: uniformly random actions; waypoint controller"
+    )
+    spec = EnvSpec(
+        f"maze/{name.removeprefix('maze/')}", 1, 4, 4, 2, False, maze.horizon, return_scale=scale
+    )
     return FromJaxMARL(PointMass(maze), spec, picture=_picture(maze))
 
 
 def _picture(maze: Maze2D) -> ScenePicture:
-    """The maze as its map is printed: columns (y) to the right, rows (x) downwards; the ring is where the reward is."""
+    """The maze as its map is printed: columns (y) to the right, rows (x) downwards; the ring is
+    where the reward is.
+    """
     rows, columns = maze.walls.shape
 
     def turned(points: np.ndarray) -> np.ndarray:
         return np.stack([points[..., 1], -points[..., 0]], -1)
 
     def positions(state: np.ndarray) -> np.ndarray:
-        return np.stack([turned(state[..., :2]), np.broadcast_to(turned(maze.goal), (*state.shape[:-1], 2))], -2)
+        return np.stack(
+            [turned(state[..., :2]), np.broadcast_to(turned(maze.goal), (*state.shape[:-1], 2))], -2
+        )
 
     low, high = -0.5 - OFFSET, 0.5 - OFFSET  # edges of cell 0
     walls = np.array([(c + low, -r - high, c + high, -r - low) for r, c in np.argwhere(maze.walls)])
     rim = 0.7  # of the outer walls that is not seen
     bounds = (low + rim, rim - (rows - 1) - high, columns - 1 + high - rim, -low - rim)
-    return ScenePicture(bounds, np.array([RADIUS, REACH]), ("agent", "goal"), positions, walls=walls)
+    return ScenePicture(
+        bounds, np.array([RADIUS, REACH]), ("agent", "goal"), positions, walls=walls
+    )
 
 
-# ------------------------------------------------------------------------------- the behaviour policy
+# ------------------------------------------------------------------------------- the behaviour
+# policy
 
 
 class Route(NamedTuple):
-    """What the controller remembers, each [...]: target and waypoint are indices of free cells, -1 before the first step."""
+    """What the controller remembers, each [...]: target and waypoint are indices of free cells, -1
+    before the first step.
+    """
 
     target: Array
     waypoint: Array
@@ -191,9 +237,11 @@ class Route(NamedTuple):
 
 
 def next_cells(walls: np.ndarray) -> np.ndarray:
-    """[K, K] int: from free cell i on a shortest way to free cell j, the next one; i itself where i = j.
+    """[K, K] int: from free cell i on a shortest way to free cell j, the next one; i itself where i
+    = j.
 
-    Free cells are numbered row by row. Of equally short ways the first of up, left, right, down is taken.
+    Free cells are numbered row by row. Of equally short ways the first of up, left, right, down is
+    taken.
     """
     free = np.argwhere(~walls)
     beside = np.abs(free[:, None] - free[None]).sum(-1) == 1
@@ -208,12 +256,12 @@ def next_cells(walls: np.ndarray) -> np.ndarray:
 def waypoint_policy(env: FromJaxMARL, goal: str = "fixed") -> Policy:
     """D4RL's waypoint controller: force 10 (waypoint - position) - velocity, clipped to [-1, 1].
 
-    The waypoints are the centres of the cells on a shortest way, the last is the target itself; the next one
-    is taken up within 0.1 of a waypoint. goal "fixed": the target is the env's goal, where it stays.
-    goal "random": free cells one after the other, as D4RL collected its data; the k-th is a hash of k and
-    of the first position of the episode, never the cell it is in. Noise on actions is the recorder's matter:
-    D4RL's noisy data add 0.5 N(0, 1). It differs from theirs in that waypoints are not jittered.
-    Raises ValueError for another goal.
+    The waypoints are the centres of the cells on a shortest way, the last is the target itself; the
+    next one is taken up within 0.1 of a waypoint. goal "fixed": the target is the env's goal, where
+    it stays. goal "random": free cells one after the other, as D4RL collected its data; the k-th is
+    a hash of k and of the first position of the episode, never the cell it is in. Noise on actions
+    is the recorder's matter: D4RL's noisy data add 0.5 N(0, 1). It differs from theirs in that
+    waypoints are not jittered. Raises ValueError for another goal.
     """
     if goal not in ("fixed", "random"):
         raise ValueError(f"goal: expected 'fixed' or 'random', found '{goal}'")

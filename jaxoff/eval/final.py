@@ -13,27 +13,48 @@ from jaxoff.types import Env, Policy
 
 
 def evaluate_policy(
-    env: Env, policy: Policy, episodes: int = 100, seed: int = 0, *, sampled: bool = False, processes: int | None = None
+    env: Env,
+    policy: Policy,
+    episodes: int = 100,
+    seed: int = 0,
+    *,
+    sampled: bool = False,
+    processes: int | None = None,
 ) -> dict[str, Any]:
-    """Returns of `episodes` episodes, as plain numbers: in jit, or on the host where the env says which simulator fits.
+    """Returns of `episodes` episodes, as plain numbers: in jit, or on the host where the env says
+    which simulator fits.
 
-    simulator, episodes, return_mean, return_std, return_sem; score and win_rate where they are known; returns,
-    a list. Raises ValueError where there is no simulator for the environment.
+    simulator, episodes, return_mean, return_std, return_sem; score and win_rate where they are
+    known; returns, a list. Raises ValueError where there is no simulator for the environment.
     """
     host: tuple[Any, ...] = getattr(env, "host", ())
     if hasattr(env, "step"):
         simulator = env.spec.name
-        found = jax.jit(lambda key: evaluate(env, policy, key, episodes, sampled=sampled))(jax.random.key(seed))
+        found = jax.jit(lambda key: evaluate(env, policy, key, episodes, sampled=sampled))(
+            jax.random.key(seed)
+        )
     elif host:
         from jaxoff.eval.host import evaluate_host, make_host
 
         simulator = f"{host[0]} on the host"
-        found = evaluate_host(policy, make_host(*host, spec=env.spec), episodes, seed, processes, sampled)
+        found = evaluate_host(
+            policy, make_host(*host, spec=env.spec), episodes, seed, processes, sampled
+        )
     else:
-        raise ValueError(f"{env.spec.name}: expected an environment with a simulator, found public data without one")
+        raise ValueError(
+            f"{env.spec.name}: expected an environment with a simulator, found public data "
+            "without one"
+        )
     returns = np.asarray(found["returns"], np.float64)
-    out: dict[str, Any] = {"simulator": simulator, "episodes": episodes, "return_mean": float(returns.mean())}
-    out |= {"return_std": float(returns.std()), "return_sem": float(returns.std(ddof=min(1, episodes - 1)) / np.sqrt(episodes))}
+    out: dict[str, Any] = {
+        "simulator": simulator,
+        "episodes": episodes,
+        "return_mean": float(returns.mean()),
+    }
+    out |= {
+        "return_std": float(returns.std()),
+        "return_sem": float(returns.std(ddof=min(1, episodes - 1)) / np.sqrt(episodes)),
+    }
     if env.spec.return_scale is not None:
         out["score"] = float(normalised(out["return_mean"], env.spec.return_scale))
     if "won" in found:

@@ -1,8 +1,9 @@
-"""Episodes on host simulators: MuJoCo in C, StarCraft II; many in parallel processes, the policy in one jit.
+"""Episodes on host simulators: MuJoCo in C, StarCraft II; many in parallel processes, the policy in
+one jit.
 
-For policies trained on public data, whose simulators are on the host, and because on a CPU the C simulator
-is much faster than MJX. Simulators run in processes of their own that import no JAX; all episodes are played
-side by side, and the policy acts on all of them at once.
+For policies trained on public data, whose simulators are on the host, and because on a CPU the C
+simulator is much faster than MJX. Simulators run in processes of their own that import no JAX; all
+episodes are played side by side, and the policy acts on all of them at once.
 """
 
 from __future__ import annotations
@@ -29,19 +30,25 @@ from jaxoff.envs.mamujoco import layouts, mjx
 from jaxoff.envs.rolling import bounded
 from jaxoff.types import Array, EnvSpec, Policy, TimeStep
 
-WIDTH = 64  # episodes side by side; results depend on it for sampled policies, and not on the number of processes
+# episodes side by side; results depend on it for sampled policies, and not on the number of
+# processes
+WIDTH = 64
 
 
 class HostEnv(NamedTuple):
-    """A simulator on the host, and how it looks to a policy. `sim` [..., Q] is what is read from it.
+    """A simulator on the host, and how it looks to a policy.
 
-    observe(sim) -> [..., N, O]; state(sim) -> [..., S]; control(actions) -> [..., U]; avail(sim) -> [..., N, A],
-    or None where every action may be taken; won(sim after the last step) -> [...]; reward(sim after the step)
-    -> [...], or None for the simulator's own; start(generator) -> sim [Q] of an episode, or None for the
-    simulator's own start. alone: a simulator is so large that each process has one.
+    `sim` [..., Q] is what is read from it.
+
+    observe(sim) -> [..., N, O]; state(sim) -> [..., S]; control(actions) -> [..., U]; avail(sim) ->
+    [..., N, A], or None where every action may be taken; won(sim after the last step) -> [...];
+    reward(sim after the step) -> [...], or None for the simulator's own; start(generator) -> sim
+    [Q] of an episode, or None for the simulator's own start. alone: a simulator is so large that
+    each process has one.
     """
 
-    name: str  # gymnasium's id, with its module before a colon where it is not gymnasium's own; or SMAC's map
+    # gymnasium's id, with its module before a colon where it is not gymnasium's own; or SMAC's map
+    name: str
     kwargs: dict[str, Any]
     spec: EnvSpec
     observe: Callable[[Array], Array]
@@ -55,20 +62,28 @@ class HostEnv(NamedTuple):
     alone: bool = False
 
 
-def make_host(name: str, layout: str = "omar", horizon: int | None = None, *, spec: EnvSpec | None = None) -> HostEnv:
-    """'mamujoco/...' as in `make_mamujoco`; 'maze/umaze', 'maze/medium', 'maze/large'; or 'smac/<map>' with a spec.
+def make_host(
+    name: str, layout: str = "omar", horizon: int | None = None, *, spec: EnvSpec | None = None
+) -> HostEnv:
+    """'mamujoco/...' as in `make_mamujoco`; 'maze/umaze', 'maze/medium', 'maze/large'; or
+    'smac/<map>' with a spec.
 
     MuJoCo bodies are gymnasium's own version-5 environments seen through `layouts`, which equals
-    gymnasium-robotics' factorisation (tested) and saves its dictionaries. Mazes are gymnasium-robotics'
-    PointMaze, turned into D4RL's coordinates, with D4RL's starts, goals, reward and time limits: what is left
-    of the difference to D4RL is the version of MuJoCo, and walls that stand on the ground. SMAC is its authors'
-    StarCraft2Env with its default features, and the sizes of `spec`; it needs the game. Raises ValueError.
+    gymnasium-robotics' factorisation (tested) and saves its dictionaries. Mazes are
+    gymnasium-robotics' PointMaze, turned into D4RL's coordinates, with D4RL's starts, goals, reward
+    and time limits: what is left of the difference to D4RL is the version of MuJoCo, and walls that
+        stand on the ground. SMAC is its authors'
+    StarCraft2Env with its default features, and the sizes of `spec`; it needs the game. Raises
+    ValueError.
     """
     if name.startswith("maze/"):
         return _maze_host(name, horizon)
     if name.startswith("smac/"):
         if spec is None:
-            raise ValueError(f"{name}: field 'spec': expected the sizes that a policy was trained with, found none")
+            raise ValueError(
+                f"{name}: field 'spec': expected the sizes that a policy was trained with, "
+                "found none"
+            )
         return _smac_host(name.removeprefix("smac/"), spec)
     spec, table = mjx.resolve(name, layout, horizon)
     return HostEnv(
@@ -82,17 +97,28 @@ def make_host(name: str, layout: str = "omar", horizon: int | None = None, *, sp
 
 
 def evaluate_host(
-    policy: Policy, host: HostEnv, episodes: int, seed: int, processes: int | None = None, sampled: bool = False
+    policy: Policy,
+    host: HostEnv,
+    episodes: int,
+    seed: int,
+    processes: int | None = None,
+    sampled: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Undiscounted returns [E], lengths [E], and won [E] where it is known, of exactly `episodes` episodes, each counted once.
+    """Undiscounted returns [E], lengths [E], and won [E] where it is known, of exactly `episodes`
+    episodes, each counted once.
 
-    Episode e starts from a seed of its own, and is played to its end before the next WIDTH episodes begin,
-    so short ones are not over-represented and the number of processes (default: the machine's cores) does
-    not change a result. StarCraft II differs: a process has one game, which has its seed from its start, so
-    there the number of processes matters. sampled: draw actions, else take the policy's mode. Raises
-    ValueError for counts below one, RuntimeError when a simulator process fails or what it needs is absent.
+    Episode e starts from a seed of its own, and is played to its end before the next WIDTH episodes
+    begin, so short ones are not over-represented and the number of processes (default: the
+    machine's cores) does not change a result. StarCraft II differs: a process has one game, which
+    has its seed from its start, so there the number of processes matters. sampled: draw actions,
+        else take the policy's mode. Raises
+    ValueError for counts below one, RuntimeError when a simulator process fails or what it needs is
+    absent.
     """
-    for what, count in (("episodes", episodes), ("processes", 1 if processes is None else processes)):
+    for what, count in (
+        ("episodes", episodes),
+        ("processes", 1 if processes is None else processes),
+    ):
         if count < 1:
             raise ValueError(f"{what}: expected at least one, found {count}")
     count = processes or os.cpu_count() or 1
@@ -103,18 +129,36 @@ def evaluate_host(
     with _workers(host, width, min(count, width), seed) as workers:
         for first in range(0, episodes, width):
             key = jax.random.fold_in(jax.random.key(seed), first)
-            parts.append(_play(workers, host, act, policy.initial((width,)), seeds[first : first + width], key, width))
+            parts.append(
+                _play(
+                    workers,
+                    host,
+                    act,
+                    policy.initial((width,)),
+                    seeds[first : first + width],
+                    key,
+                    width,
+                )
+            )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _acting(policy: Policy, host: HostEnv, sampled: bool) -> Callable[..., Any]:
-    """(memory, sim [W, Q], timestep parts, key) -> (memory, actions [W, N, A], control [W, U]), jitted once."""
+    """(memory, sim [W, Q], timestep parts, key) -> (memory, actions [W, N, A], control [W, U]),
+    jitted once.
+    """
     spec = host.spec
 
     @jax.jit
-    def act(memory: Any, sim: Array, reward: Array, last_actions: Array, key: Array) -> tuple[Any, Array, Array]:
+    def act(
+        memory: Any, sim: Array, reward: Array, last_actions: Array, key: Array
+    ) -> tuple[Any, Array, Array]:
         over = jnp.zeros(len(sim), bool)
-        avail = host.avail(sim) if host.avail else jnp.ones((len(sim), spec.num_agents, spec.action_size))
+        avail = (
+            host.avail(sim)
+            if host.avail
+            else jnp.ones((len(sim), spec.num_agents, spec.action_size))
+        )
         seen = TimeStep(host.observe(sim), host.state(sim), avail, reward, over, over, last_actions)
         memory, dist = policy.distribution(memory, seen)
         actions = dist.sample(seed=key) if sampled else dist.mode()
@@ -125,16 +169,29 @@ def _acting(policy: Policy, host: HostEnv, sampled: bool) -> Callable[..., Any]:
 
 
 def _play(
-    workers: Workers, host: HostEnv, act: Callable[..., Any], memory: Any, seeds: list[np.random.SeedSequence], key: Array, width: int
+    workers: Workers,
+    host: HostEnv,
+    act: Callable[..., Any],
+    memory: Any,
+    seeds: list[np.random.SeedSequence],
+    key: Array,
+    width: int,
 ) -> dict[str, np.ndarray]:
     """One episode for each seed, at most `width`; unused places and ended episodes stand still."""
-    begin = [(int(s.generate_state(1)[0]), host.start(np.random.default_rng(s)) if host.start else None) for s in seeds]
+    begin = [
+        (int(s.generate_state(1)[0]), host.start(np.random.default_rng(s)) if host.start else None)
+        for s in seeds
+    ]
     first = workers.reset(begin)
     sim = np.zeros((width, first.shape[1]), np.float32)
     sim[: len(first)] = first
     alive = np.arange(width) < len(seeds)
     reward = np.zeros(width, np.float32)
-    actions = jnp.full((width, *host.spec.action_shape), -1) if host.spec.discrete else jnp.zeros((width, *host.spec.action_shape))
+    actions = (
+        jnp.full((width, *host.spec.action_shape), -1)
+        if host.spec.discrete
+        else jnp.zeros((width, *host.spec.action_shape))
+    )
     returns, lengths = np.zeros(width), np.zeros(width, np.int64)
     for t in itertools.count():
         if not alive.any():
@@ -159,14 +216,27 @@ class Workers:
         for _ in range(count):
             ours, theirs = socket.socketpair()
             with theirs:
-                # A file and not a module: so nothing of this package, and no JAX, is imported there. MuJoCo writes
-                # its log into the current folder.
-                command = [sys.executable, str(Path(__file__).with_name("host_worker.py")), str(theirs.fileno())]
-                self.processes.append(subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=folder, stderr=subprocess.DEVNULL))
+                # A file and not a module: so nothing of this package, and no JAX, is imported
+                # there. MuJoCo writes its log into the current folder.
+                command = [
+                    sys.executable,
+                    str(Path(__file__).with_name("host_worker.py")),
+                    str(theirs.fileno()),
+                ]
+                self.processes.append(
+                    subprocess.Popen(
+                        command, pass_fds=[theirs.fileno()], cwd=folder, stderr=subprocess.DEVNULL
+                    )
+                )
             self.connections.append(Connection(ours.detach()))
-        seeds = [int(child.generate_state(1)[0]) for child in np.random.SeedSequence([seed, 1]).spawn(width)]
+        seeds = [
+            int(child.generate_state(1)[0])
+            for child in np.random.SeedSequence([seed, 1]).spawn(width)
+        ]
         try:
-            self._ask("make", [(host.kind, host.name, host.kwargs, seeds[w::count]) for w in range(count)])
+            self._ask(
+                "make", [(host.kind, host.name, host.kwargs, seeds[w::count]) for w in range(count)]
+            )
         except RuntimeError:
             self.close()
             raise
@@ -174,18 +244,36 @@ class Workers:
     def reset(self, begin: list[tuple[int, np.ndarray | None]]) -> np.ndarray:
         """Start environments 0.. with (seed, start or None) each: sim [K, Q]."""
         count = len(self.connections)
-        content = [[(i // count, *begin[i]) for i in range(w, len(begin), count)] or None for w in range(count)]
-        return self._merge(np.arange(len(begin)), [(part,) if part is not None else None for part in self._ask("reset", content)])[0]
+        content = [
+            [(i // count, *begin[i]) for i in range(w, len(begin), count)] or None
+            for w in range(count)
+        ]
+        return self._merge(
+            np.arange(len(begin)),
+            [(part,) if part is not None else None for part in self._ask("reset", content)],
+        )[0]
 
     def step(self, index: np.ndarray, control: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Step environments `index` [K] with controls [K, U]: sim [K, Q], rewards, terminated and truncated [K]."""
+        """Step environments `index` [K] with controls [K, U]: sim [K, Q], rewards, terminated and
+        truncated [K].
+        """
         count = len(self.connections)
         mine = [index % count == w for w in range(count)]
-        return self._merge(index, self._ask("step", [(index[m] // count, control[m]) if m.any() else None for m in mine]))
+        return self._merge(
+            index,
+            self._ask("step", [(index[m] // count, control[m]) if m.any() else None for m in mine]),
+        )
 
-    def _merge(self, index: np.ndarray, parts: list[tuple[np.ndarray, ...] | None]) -> tuple[np.ndarray, ...]:
-        order = np.argsort(np.concatenate([np.flatnonzero(index % len(parts) == w) for w in range(len(parts))]))
-        return tuple(np.concatenate(column)[order] for column in zip(*(p for p in parts if p is not None), strict=True))
+    def _merge(
+        self, index: np.ndarray, parts: list[tuple[np.ndarray, ...] | None]
+    ) -> tuple[np.ndarray, ...]:
+        order = np.argsort(
+            np.concatenate([np.flatnonzero(index % len(parts) == w) for w in range(len(parts))])
+        )
+        return tuple(
+            np.concatenate(column)[order]
+            for column in zip(*(p for p in parts if p is not None), strict=True)
+        )
 
     def _ask(self, what: str, content: list[Any]) -> list[Any]:
         """Send each process its part (None: nothing), then collect the answers."""
@@ -193,9 +281,15 @@ class Workers:
             for connection, part in zip(self.connections, content, strict=True):
                 if part is not None:
                     connection.send((what, part))
-            answers = [c.recv() if part is not None else ("ok", None) for c, part in zip(self.connections, content, strict=True)]
+            answers = [
+                c.recv() if part is not None else ("ok", None)
+                for c, part in zip(self.connections, content, strict=True)
+            ]
         except (EOFError, OSError) as lost:
-            raise RuntimeError(f"a simulator process died during '{what}' (exit codes: {[p.poll() for p in self.processes]})") from lost
+            raise RuntimeError(
+                f"a simulator process died during '{what}' (exit codes: "
+                f"{[p.poll() for p in self.processes]})"
+            ) from lost
         for state, answer in answers:
             if state == "refused":
                 raise RuntimeError(answer)
@@ -234,7 +328,9 @@ def _smac_host(scenario: str, spec: EnvSpec) -> HostEnv:
         spec=spec,
         observe=lambda sim: sim[..., :after_obs].reshape(*sim.shape[:-1], n, o),
         state=lambda sim: sim[..., after_obs:after_state],
-        avail=lambda sim: sim[..., after_state : after_state + n * a].reshape(*sim.shape[:-1], n, a),
+        avail=lambda sim: sim[..., after_state : after_state + n * a].reshape(
+            *sim.shape[:-1], n, a
+        ),
         control=lambda actions: actions,
         won=lambda sim: sim[..., -1] > 0,
         kind="smac",
@@ -253,7 +349,8 @@ def _maze_host(name: str, horizon: int | None) -> HostEnv:
     titles = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
 
     def state(sim: Array) -> Array:
-        # There, x runs along the columns and y against the rows, and (0, 0) is the middle of the map.
+        # There, x runs along the columns and y against the rows, and (0, 0) is the middle of the
+        # map.
         row, column = (rows - 1) / 2 - sim[..., 1], sim[..., 0] + (columns - 1) / 2
         parts = (row - maze.OFFSET, column - maze.OFFSET, -sim[..., 3], sim[..., 2])
         return sim.__array_namespace__().stack(parts, -1)
@@ -265,7 +362,9 @@ def _maze_host(name: str, horizon: int | None) -> HostEnv:
         return np.linalg.norm(state(sim)[..., :2] - game.goal, axis=-1) <= maze.REACH
 
     def start(random: np.random.Generator) -> np.ndarray:
-        row, column = game.free[random.integers(len(game.free))] + random.uniform(-0.1, 0.1, 2) + maze.OFFSET
+        row, column = (
+            game.free[random.integers(len(game.free))] + random.uniform(-0.1, 0.1, 2) + maze.OFFSET
+        )
         speed = 0.1 * random.standard_normal(2)
         return np.array([column - (columns - 1) / 2, (rows - 1) / 2 - row, *speed])
 

@@ -1,10 +1,14 @@
-"""The process that steps simulators for `jaxoff.eval.host`. Run as a file; it imports neither JAX nor jaxoff.
+"""The process that steps simulators for `jaxoff.eval.host`.
 
-Messages are pairs (what, content) over a pipe; each is answered by ("ok", content) or ("error", text).
+Run as a file; it imports neither JAX nor jaxoff.
+
+Messages are pairs (what, content) over a pipe; each is answered by ("ok", content) or ("error",
+text).
 
     make   (kind, name, keyword arguments, a seed for each environment)
     reset  [(index, seed, start [Q] or None), ...]  -> [K, Q]: what can be read from each simulator
-    step   (indices [K], controls [K, U])           -> [K, Q], rewards [K], terminated [K], truncated [K]
+    step   (indices [K], controls [K, U])           -> [K, Q], rewards [K], terminated [K],
+    truncated [K]
 
 Or by ("refused", text), where the user has to do something about it.
 """
@@ -20,14 +24,19 @@ import numpy as np
 
 
 class Refused(Exception):
-    """Something that the user has to install or choose otherwise; told in a sentence, without a traceback."""
+    """Something that the user has to install or choose otherwise; told in a sentence, without a
+    traceback.
+    """
 
 
 class Robots:
     """Several gymnasium environments on MuJoCo; what is read is [qpos, qvel]."""
 
     def __init__(self, name: str, kwargs: dict[str, Any], seeds: list[int]) -> None:
-        """Start them; 'module:id' imports the module first. Each episode brings a seed of its own."""
+        """Start them; 'module:id' imports the module first.
+
+        Each episode brings a seed of its own.
+        """
         import gymnasium
 
         self.envs = [gymnasium.make(name, disable_env_checker=True, **kwargs) for _ in seeds]
@@ -59,36 +68,55 @@ class Robots:
 
 
 class Battles:
-    """Several games of SMAC on StarCraft II; what is read is [obs of each agent, state, avail of each agent, won]."""
+    """Several games of SMAC on StarCraft II; what is read is [obs of each agent, state, avail of
+    each agent, won].
+    """
 
     def __init__(self, name: str, kwargs: dict[str, Any], seeds: list[int]) -> None:
-        """Prepare them. kwargs: SMAC's own, and `sizes`, what the policy expects of SMAC's get_env_info."""
+        """Prepare them.
+
+        kwargs: SMAC's own, and `sizes`, what the policy expects of SMAC's get_env_info.
+        """
         try:
             from smac.env import StarCraft2Env
         except ImportError as error:
             raise Refused(
-                "smac: expected the package SMAC with its environment smac.env.StarCraft2Env, found none "
-                f"({error}); install it from its authors' repository, github.com/oxwhirl/smac, and StarCraft II with its maps. "
+                "smac: expected the package SMAC with its environment "
+                "smac.env.StarCraft2Env, found none "
+                f"({error}); install it from its authors' repository, "
+                "github.com/oxwhirl/smac, and StarCraft II with its maps. "
                 "The package called smac on the Python index is a different program."
             ) from error
         kwargs = dict(kwargs)
         sizes = kwargs.pop("sizes")
         # Without `continuing_episode` SMAC does not tell a time limit from an end.
-        self.envs = [StarCraft2Env(map_name=name, seed=seed, continuing_episode=True, **kwargs) for seed in seeds]
+        self.envs = [
+            StarCraft2Env(map_name=name, seed=seed, continuing_episode=True, **kwargs)
+            for seed in seeds
+        ]
         found = self.envs[0].get_env_info()
         for field, size in sizes.items():
             if found[field] != size:
-                raise Refused(f"smac/{name}: field '{field}': expected {size}, as the policy was trained with, found {found[field]}")
+                raise Refused(
+                    f"smac/{name}: field '{field}': expected {size}, as the policy was "
+                    f"trained with, found {found[field]}"
+                )
 
     def reset(self, content: list[tuple[int, int, np.ndarray | None]]) -> np.ndarray:
-        """Start a battle in some. The game has its seed from its start, so a battle's own is not used."""
+        """Start a battle in some.
+
+        The game has its seed from its start, so a battle's own is not used.
+        """
         try:
             for index, _, _ in content:
                 self.envs[index].reset()
         except Exception as error:
             if type(error).__name__ != "SC2LaunchError":
                 raise
-            raise Refused(f"smac: expected StarCraft II in the folder that SC2PATH names, found none that starts ({error})") from error
+            raise Refused(
+                "smac: expected StarCraft II in the folder that SC2PATH names, found none "
+                f"that starts ({error})"
+            ) from error
         return np.stack([self._state(index, False) for index, _, _ in content])
 
     def step(self, content: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -97,9 +125,13 @@ class Battles:
         for index, actions in zip(*content, strict=True):
             reward, ended, info = self.envs[index].step(actions.tolist())
             if "battle_won" not in info:
-                raise RuntimeError("the connection to StarCraft II broke in a battle, whose result is not known")
+                raise RuntimeError(
+                    "the connection to StarCraft II broke in a battle, whose result is not known"
+                )
             limit = bool(info.get("episode_limit", False))
-            rows.append((self._state(index, info["battle_won"]), reward, ended and not limit, limit))
+            rows.append(
+                (self._state(index, info["battle_won"]), reward, ended and not limit, limit)
+            )
         return tuple(np.array(column) for column in zip(*rows, strict=True))
 
     def _state(self, index: int, won: bool) -> np.ndarray:

@@ -14,8 +14,17 @@ from jaxoff.types import Array, Carry, Env, Key, Policy, TimeStep
 __all__ = ["Trace", "evaluate", "rollout"]
 
 
-def rollout(env: Env, policy: Policy, key: Key, episodes: int, *, sampled: bool, keep: Callable[[Trace], Any] = lambda trace: trace) -> Any:
-    """Play `episodes` episodes side by side, at most the env's horizon: a Trace, or what `keep` makes of its steps.
+def rollout(
+    env: Env,
+    policy: Policy,
+    key: Key,
+    episodes: int,
+    *,
+    sampled: bool,
+    keep: Callable[[Trace], Any] = lambda trace: trace,
+) -> Any:
+    """Play `episodes` episodes side by side, at most the env's horizon: a Trace, or what `keep`
+    makes of its steps.
 
     sampled: draw actions from the policy, else take its mode. Memory starts fresh in each episode.
     """
@@ -30,16 +39,26 @@ def rollout(env: Env, policy: Policy, key: Key, episodes: int, *, sampled: bool,
         memory, dist = policy.distribution(memory, seen)
         return memory, bounded(env.spec, dist.sample(seed=key) if sampled else dist.mode())
 
-    return play(env, act, policy.initial((episodes,)), jax.random.split(reset_key, episodes), keys, keep)[1]
+    return play(
+        env, act, policy.initial((episodes,)), jax.random.split(reset_key, episodes), keys, keep
+    )[1]
 
 
-def evaluate(env: Env, policy: Policy, key: Key, episodes: int, *, sampled: bool) -> dict[str, Array]:
-    """Undiscounted returns [E] and lengths [E] of `episodes` episodes, `won` [E] where the env can tell, and its probe's outputs."""
+def evaluate(
+    env: Env, policy: Policy, key: Key, episodes: int, *, sampled: bool
+) -> dict[str, Array]:
+    """Undiscounted returns [E] and lengths [E] of `episodes` episodes, `won` [E] where the env can
+    tell, and its probe's outputs.
+    """
     won = getattr(env, "won", None)
 
     def keep(trace: Trace) -> tuple[Array, Array, Array]:
         ended = trace.alive & (trace.after.terminated | trace.after.truncated)
-        return trace.after.reward * trace.alive, trace.alive, ended & won(trace.after.state) if won else ended
+        return (
+            trace.after.reward * trace.alive,
+            trace.alive,
+            ended & won(trace.after.state) if won else ended,
+        )
 
     reward, alive, victory = rollout(env, policy, key, episodes, sampled=sampled, keep=keep)
     out = {"returns": jnp.sum(reward, 0), "lengths": jnp.sum(alive, 0)}

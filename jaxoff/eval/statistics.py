@@ -1,8 +1,10 @@
 """Statistics over seeds and tasks: means, interquartile means, bootstrap intervals, Welch marks.
 
-`Tasks` is a sequence with one array of per-seed values per task, [..., n_t], where counts of seeds may
-differ. Statistics reduce the last axis, and leading axes are free: the bootstrap resamples along one.
-Bootstrap and aggregates follow Agarwal et al. (2021, "Deep RL at the edge of the statistical precipice").
+`Tasks` is a sequence with one array of per-seed values per task, [..., n_t], where counts of seeds
+may differ. Statistics reduce the last axis, and leading axes are free: the bootstrap resamples
+    along one.
+Bootstrap and aggregates follow Agarwal et al. (2021, "Deep RL at the edge of the statistical
+precipice").
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ def finite(values: ArrayLike) -> np.ndarray:
 
 
 def mean(values: ArrayLike) -> float:
-    """Mean over the runs that were not lost; NaN where all were. Equal values give that value exactly."""
+    """Mean over the runs that were not lost; NaN where all were.
+
+    Equal values give that value exactly.
+    """
     kept = finite(values)
     if kept.size == 0:
         return float("nan")
@@ -39,7 +44,9 @@ def mean(values: ArrayLike) -> float:
 
 
 def std(values: ArrayLike) -> float:
-    """Sample standard deviation (ddof 1) over the runs that were not lost; NaN for fewer than two."""
+    """Sample standard deviation (ddof 1) over the runs that were not lost; NaN for fewer than
+    two.
+    """
     kept = finite(values)
     if kept.size < 2:
         return float("nan")
@@ -64,20 +71,31 @@ def median_of_task_means(tasks: Tasks) -> Any:
 
 def median_of_runs(tasks: Tasks) -> Any:
     """Median over all runs of all tasks."""
-    return np.median(np.concatenate([np.asarray(values, np.float64) for values in tasks], axis=-1), axis=-1)
+    return np.median(
+        np.concatenate([np.asarray(values, np.float64) for values in tasks], axis=-1), axis=-1
+    )
 
 
-def bootstrap(tasks: Tasks, statistic: Statistic, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0) -> tuple[Any, Any]:
+def bootstrap(
+    tasks: Tasks,
+    statistic: Statistic,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> tuple[Any, Any]:
     """Percentile interval of a statistic, from resampling seeds within each task (stratified).
 
     tasks: lost (NaN) runs are dropped first. statistic: any function here on `Tasks`, or one that
-    reduces the last axis of its arrays [resamples, n_t]. Returns (low, high), NaN where a task has no run.
+    reduces the last axis of its arrays [resamples, n_t]. Returns (low, high), NaN where a task has
+    no run.
     """
     kept = [finite(values) for values in tasks]
     if not kept or any(values.size == 0 for values in kept):
         return float("nan"), float("nan")
     draw = np.random.default_rng(seed)
-    samples = statistic([values[draw.integers(0, values.size, (resamples, values.size))] for values in kept])
+    samples = statistic(
+        [values[draw.integers(0, values.size, (resamples, values.size))] for values in kept]
+    )
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
 
@@ -85,7 +103,10 @@ def bootstrap(tasks: Tasks, statistic: Statistic, resamples: int = RESAMPLES, le
 def probability_of_improvement(ours: Tasks, theirs: Tasks) -> float:
     """Mean over tasks of P(our run > their run), a tie counting one half."""
     if len(ours) != len(theirs):
-        raise ValueError(f"probability_of_improvement: expected equally many tasks, found {len(ours)} and {len(theirs)}")
+        raise ValueError(
+            f"probability_of_improvement: expected equally many tasks, found {len(ours)} "
+            f"and {len(theirs)}"
+        )
     each = []
     for a, b in zip(ours, theirs, strict=True):
         gap = finite(a)[:, None] - finite(b)[None, :]
@@ -93,8 +114,11 @@ def probability_of_improvement(ours: Tasks, theirs: Tasks) -> float:
     return float(np.mean(each))
 
 
-def profile(tasks: Tasks, thresholds: ArrayLike, resamples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Performance profile: mean over tasks of the share of runs above each threshold [K], with its interval.
+def profile(
+    tasks: Tasks, thresholds: ArrayLike, resamples: int = RESAMPLES
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Performance profile: mean over tasks of the share of runs above each threshold [K], with its
+    interval.
 
     Returns (share, low, high), each [K].
     """
@@ -109,10 +133,11 @@ def profile(tasks: Tasks, thresholds: ArrayLike, resamples: int = RESAMPLES) -> 
 
 
 def welch(a: ArrayLike, b: ArrayLike) -> float:
-    """Two-sided p-value of Welch's t-test (unequal variances, Welch-Satterthwaite degrees of freedom).
+    """Two-sided p-value of Welch's t-test (unequal variances, Welch-Satterthwaite degrees of
+    freedom).
 
-    a, b: values of the two groups, lost runs dropped. Two groups without variance give 1 where their
-    means are equal and 0 where they are not. NaN where a group has fewer than two values.
+    a, b: values of the two groups, lost runs dropped. Two groups without variance give 1 where
+    their means are equal and 0 where they are not. NaN where a group has fewer than two values.
     """
     a, b = finite(a), finite(b)
     if min(a.size, b.size) < 2:
@@ -126,13 +151,16 @@ def welch(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def marks(table: Mapping[str, ArrayLike], higher: bool = True) -> dict[str, str]:
-    """For one row of a table: "best" for the best mean, "*" where Welch finds no difference from it, else "".
+    """For one row of a table: "best" for the best mean, "*" where Welch finds no difference from
+    it, else "".
 
-    table: method -> values per seed. A tie in the mean goes to the first method. No mark where there is
-    nothing to test, that is fewer than two values in either group.
+    table: method -> values per seed. A tie in the mean goes to the first method. No mark where
+    there is nothing to test, that is fewer than two values in either group.
     """
     means = {name: mean(values) for name, values in table.items()}
-    known = {name: value if higher else -value for name, value in means.items() if np.isfinite(value)}
+    known = {
+        name: value if higher else -value for name, value in means.items() if np.isfinite(value)
+    }
     if not known:
         return dict.fromkeys(table, "")
     best = max(known, key=known.__getitem__)
@@ -147,7 +175,9 @@ def normalised(returns: ArrayLike, scale: ReturnScale) -> np.ndarray:
     """Returns on the scale where `scale.low` is 0 and `scale.high` is 100."""
     width = scale.high - scale.low
     if not width > 0:
-        raise ValueError(f"return scale: field 'high': expected more than low = {scale.low}, found {scale.high}")
+        raise ValueError(
+            f"return scale: field 'high': expected more than low = {scale.low}, found {scale.high}"
+        )
     return 100.0 * (np.asarray(returns, np.float64) - scale.low) / width
 
 

@@ -1,1 +1,3 @@
-"""What trains but is no published method: parts that methods share, and the fit of rewards to agents."""
+"""What trains but is no published method: parts that methods share, and the fit of rewards to
+agents.
+"""

@@ -1,8 +1,10 @@
-"""A deterministic policy and twin critics for every agent, and the learner that trains one through the other.
+"""A deterministic policy and twin critics for every agent, and the learner that trains one through
+the other.
 
-Nothing is shared between agents. Policies see the agent's own observation; critics see that and the agent's action
-or, centralised, the state and all actions. Input normalisation is that of `jaxoff.nets.normalised`: in training each
-call of a net uses the statistics of what it is given, data and sampled actions apart; executed policies use running ones.
+Nothing is shared between agents. Policies see the agent's own observation; critics see that and the
+agent's action or, centralised, the state and all actions. Input normalisation is that of
+`jaxoff.nets.normalised`: in training each call of a net uses the statistics of what it is given,
+    data and sampled actions apart; executed policies use running ones.
 A method brings the two losses; both are written for one agent and mapped over all.
 """
 
@@ -23,15 +25,38 @@ from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import ActionCritic
-from jaxoff.nets.normalised import Net, Norm, Stats, moments, normalised, running, unit_norm, unit_stats
-from jaxoff.types import Array, Carry, EnvSpec, Key, Learner, Out, Params, Policy, Stage, TimeStep, Transition
+from jaxoff.nets.normalised import (
+    Net,
+    Norm,
+    Stats,
+    moments,
+    normalised,
+    running,
+    unit_norm,
+    unit_stats,
+)
+from jaxoff.types import (
+    Array,
+    Carry,
+    EnvSpec,
+    Key,
+    Learner,
+    Out,
+    Params,
+    Policy,
+    Stage,
+    TimeStep,
+    Transition,
+)
 
 HEAD = 3e-3  # weights of a policy's last layer start in +-HEAD
 UNIT = Norm(1.0, 0.0)  # type: ignore[arg-type]
 
 
 class State(NamedTuple):
-    """What is trained, leading axis [N]; slow copies; statistics of the policies' inputs, [N, O] each."""
+    """What is trained, leading axis [N]; slow copies; statistics of the policies' inputs, [N, O]
+    each.
+    """
 
     policy: Params  # a Net, or what the method makes of it
     critic: Net  # net [N, 2, ...], norm [N, F]
@@ -61,14 +86,16 @@ Losses = Callable[..., tuple[Array, dict[str, Array]]]
 class Agents:
     """The nets, for continuous actions of equal size, and how they see a batch.
 
-    own_batches: each agent learns from 1 / N of a batch, its own. truncated_ends: the clock's end counts as terminal.
-    mapped: the name of the axis of vmap over agents, where the statistics of a critic's inputs are those of all agents' rows
-    together; None: of each agent's rows apart.
+    own_batches: each agent learns from 1 / N of a batch, its own. truncated_ends: the clock's end
+        counts as terminal.
+    mapped: the name of the axis of vmap over agents, where the statistics of a critic's inputs are
+    those of all agents' rows together; None: of each agent's rows apart.
     """
 
     spec: EnvSpec
     hidden: int
-    input_norm: Literal["batch", "dataset", "none"] = "batch"  # batch; dataset: observations standardised by the dataset's moments; none
+    # batch; dataset: observations standardised by the dataset's moments; none
+    input_norm: Literal["batch", "dataset", "none"] = "batch"
     centralised: bool = False
     own_batches: bool = True
     truncated_ends: bool = False
@@ -78,11 +105,17 @@ class Agents:
     def __post_init__(self) -> None:
         name = f"'{self.spec.name}'"
         if self.spec.discrete:
-            raise ValueError(f"environment {name}: expected continuous actions, found discrete ones")
+            raise ValueError(
+                f"environment {name}: expected continuous actions, found discrete ones"
+            )
         if self.centralised and self.input_norm == "dataset":
-            raise ValueError("field 'input_norm': expected batch or none with centralised=true, found 'dataset'")
+            raise ValueError(
+                "field 'input_norm': expected batch or none with centralised=true, found 'dataset'"
+            )
         if len(set(self.spec.action_sizes)) > 1:
-            raise ValueError(f"environment {name}: expected actions of one size, found {self.spec.action_sizes}")
+            raise ValueError(
+                f"environment {name}: expected actions of one size, found {self.spec.action_sizes}"
+            )
 
     @property
     def actors(self) -> Actors:
@@ -94,10 +127,14 @@ class Agents:
         spec, (policy_key, critic_key) = self.spec, jax.random.split(key)
         n, a = spec.num_agents, spec.action_size
         context, actions = (spec.state_size, n * a) if self.centralised else (spec.obs_size, a)
-        start = lambda k: ActionCritic(self.hidden, self.layer_init).init(k, jnp.zeros((1, context)), jnp.zeros((1, 1, actions)))  # noqa: E731
+        start = lambda k: ActionCritic(self.hidden, self.layer_init).init(
+            k, jnp.zeros((1, context)), jnp.zeros((1, 1, actions))
+        )
         critic = jax.vmap(jax.vmap(start))(jax.random.split(critic_key, (n, 2)))
         norm = unit_norm if self.input_norm == "batch" else (lambda *shape: ())
-        return Net(self.actors.init(policy_key), norm(n, spec.obs_size)), Net(critic, norm(n, context + actions))
+        return Net(self.actors.init(policy_key), norm(n, spec.obs_size)), Net(
+            critic, norm(n, context + actions)
+        )
 
     def act(self, policy: Net, obs: Array, valid: Array) -> Array:
         """Actions of one agent in training, over rows with valid > 0: [M, O], [M] -> [M, A]."""
@@ -110,7 +147,9 @@ class Agents:
         return state if self.centralised else jnp.take(obs, agent, 1)
 
     def replaced(self, agent: Array | int, own: Array, actions: Array) -> Array:
-        """What a critic is given of actions: own [K, M, A], or all of [M, N, A] with the agent's replaced by own -> [K, M, D]."""
+        """What a critic is given of actions: own [K, M, A], or all of [M, N, A] with the agent's
+        replaced by own -> [K, M, D].
+        """
         if not self.centralised:
             return own
         slot = (jnp.arange(self.spec.num_agents) == agent)[:, None]
@@ -118,39 +157,64 @@ class Agents:
         return joint.reshape(*joint.shape[:2], -1)
 
     def played(self, agent: Array | int, policies: Net, obs: Array, valid: Array) -> Array:
-        """What policies [N, ...] do in training, as a critic is given it: own actions or all, [M, N, O] -> [M, D]."""
+        """What policies [N, ...] do in training, as a critic is given it: own actions or all, [M,
+        N, O] -> [M, D].
+        """
         if not self.centralised:
-            return self.act(jax.tree.map(lambda x: x[agent], policies), jnp.take(obs, agent, 1), valid)
+            return self.act(
+                jax.tree.map(lambda x: x[agent], policies), jnp.take(obs, agent, 1), valid
+            )
         joint = jax.vmap(self.act, in_axes=(0, 1, None), out_axes=1)(policies, obs, valid)
         return joint.reshape(joint.shape[0], -1)
 
     def values(self, critic: Net, context: Array, actions: Array, valid: Array) -> Array:
-        """Values of K actions at each of M rows by each net of one agent's critic: [M, F], [K, M, D] -> [2, K, M]."""
+        """Values of K actions at each of M rows by each net of one agent's critic: [M, F], [K, M,
+        D] -> [2, K, M].
+        """
         if self.input_norm == "batch":
             cut, weight = context.shape[-1], valid[:, None]
-            of_context, of_actions = (Norm(*(x[part] for x in critic.norm)) for part in (slice(cut), slice(cut, None)))
+            of_context, of_actions = (
+                Norm(*(x[part] for x in critic.norm)) for part in (slice(cut), slice(cut, None))
+            )
             context = normalised(of_context, context, *moments(context, weight, (0,), self.mapped))
             wide = jnp.broadcast_to(weight, (*actions.shape[:-1], 1))
             actions = normalised(of_actions, actions, *moments(actions, wide, (0, 1), self.mapped))
-        return jax.vmap(ActionCritic(self.hidden).apply, in_axes=(0, None, None))(critic.net, context, actions)
+        return jax.vmap(ActionCritic(self.hidden).apply, in_axes=(0, None, None))(
+            critic.net, context, actions
+        )
 
     def data_values(self, critic: Net, mine: Mine) -> Array:
         """Twin values of the data's actions, [2, M]."""
         rows, agent = mine.rows, mine.agent
         own = jnp.take(rows.actions, agent, 1)[None]
-        return self.values(critic, self.seen(agent, rows.obs, rows.state), self.replaced(agent, own, rows.actions), rows.valid)[:, 0]
+        return self.values(
+            critic,
+            self.seen(agent, rows.obs, rows.state),
+            self.replaced(agent, own, rows.actions),
+            rows.valid,
+        )[:, 0]
 
     def first_values(self, critic: Net, mine: Mine, own: Array) -> Array:
         """Q_1 of actions of the agent, the others' those of the data: [K, M, A] -> [K, M]."""
         rows, agent = mine.rows, mine.agent
         first = critic._replace(net=jax.tree.map(lambda x: x[:1], critic.net))
-        return self.values(first, self.seen(agent, rows.obs, rows.state), self.replaced(agent, own, rows.actions), rows.valid)[0]
+        return self.values(
+            first,
+            self.seen(agent, rows.obs, rows.state),
+            self.replaced(agent, own, rows.actions),
+            rows.valid,
+        )[0]
 
     def target(self, mine: Mine, actions: Array, gamma: Array | float) -> Array:
-        """r_i + gamma (1 - terminated) min_k Q'_k of next actions [M, D]: [M], a constant. r_i is the team's where agents have none."""
+        """r_i + gamma (1 - terminated) min_k Q'_k of next actions [M, D]: [M], a constant.
+
+        r_i is the team's where agents have none.
+        """
         rows, agent = mine.rows, mine.agent
         context = self.seen(agent, rows.next_obs, rows.next_state)
-        value = jnp.min(self.values(mine.target_critic, context, actions[None], rows.valid)[:, 0], 0)
+        value = jnp.min(
+            self.values(mine.target_critic, context, actions[None], rows.valid)[:, 0], 0
+        )
         return own_return(agent, rows, value, gamma)
 
     def policy(self, policies: Net, stats: Stats) -> Policy:
@@ -171,8 +235,12 @@ def with_clock_ends(batch: Transition) -> Transition:
     return batch._replace(terminated=jnp.maximum(batch.terminated, batch.truncated))
 
 
-def own_return(agent: Array | int, rows: Transition, next_value: Array, gamma: Array | float) -> Array:
-    """r_i + gamma (1 - terminated) next_value [M], a constant; the team's reward where agents have none of their own."""
+def own_return(
+    agent: Array | int, rows: Transition, next_value: Array, gamma: Array | float
+) -> Array:
+    """r_i + gamma (1 - terminated) next_value [M], a constant; the team's reward where agents have
+    none of their own.
+    """
     reward = rows.reward if rows.agent_reward is None else jnp.take(rows.agent_reward, agent, 1)
     return one_step_target(reward, rows.terminated, next_value, gamma)
 
@@ -180,14 +248,21 @@ def own_return(agent: Array | int, rows: Transition, next_value: Array, gamma: A
 def check_parts(size: int, num_agents: int) -> None:
     """Raise ValueError unless a batch of this size has equal parts for all agents."""
     if size % num_agents:
-        raise ValueError(f"field 'batch_size': expected a multiple of {num_agents}, the number of agents, found {size}")
+        raise ValueError(
+            f"field 'batch_size': expected a multiple of {num_agents}, the number of "
+            f"agents, found {size}"
+        )
 
 
 def deal(batch: Transition, num_agents: int, beside: Any = None) -> tuple[Transition, Any]:
-    """A batch [B, ...] or [B, T, ...] dealt out: item b goes to agent b mod N, as rows [N, M, ...]; and what lies beside it."""
+    """A batch [B, ...] or [B, T, ...] dealt out: item b goes to agent b mod N, as rows [N, M, ...];
+    and what lies beside it.
+    """
     size = batch.valid.shape[0]
     check_parts(size, num_agents)
-    stacks = jax.tree.map(lambda x: x.reshape(size // num_agents, num_agents, *x.shape[1:]), (batch, beside))
+    stacks = jax.tree.map(
+        lambda x: x.reshape(size // num_agents, num_agents, *x.shape[1:]), (batch, beside)
+    )
     return jax.vmap(lambda pair: as_rows(*pair), in_axes=1)(stacks)
 
 
@@ -211,13 +286,15 @@ def learner(
     passes: tuple[str, ...] = ("obs",),
     view: Callable[[Transition], tuple[Transition, Any]] = lambda batch: (batch, None),
 ) -> Learner:
-    """Of each agent: one step of the critics, then of the policy by the new critics; then soft updates of all slow nets.
+    """Of each agent: one step of the critics, then of the policy by the new critics; then soft
+    updates of all slow nets.
 
-    critic_loss(critic, mine, key) and actor_loss(policy, critic, mine, key) give (loss, numbers to log) of one agent.
-    optimisers: of policy and critic. start: the policies' parameters from their nets. passes: what of a batch the policies
-    are run on in an update, in order; their running statistics see each. policy_every: critic updates to one of the others.
-    policy_steps: of a policy in its turn, all on the same rows. view: what is made of a batch, and what is
-    given to the losses beside it.
+    critic_loss(critic, mine, key) and actor_loss(policy, critic, mine, key) give (loss, numbers to
+    log) of one agent. optimisers: of policy and critic. start: the policies' parameters from their
+    nets. passes: what of a batch the policies are run on in an update, in order; their running
+        statistics see each. policy_every: critic updates to one of the others.
+    policy_steps: of a policy in its turn, all on the same rows. view: what is made of a batch, and
+    what is given to the losses beside it.
     """
     policy_opt, critic_opt = optimisers
     n = agents.spec.num_agents
@@ -226,9 +303,19 @@ def learner(
         net, critic = agents.init(key)
         policy = start(net)
         opts = jax.vmap(policy_opt.init)(policy), jax.vmap(critic_opt.init)(critic)
-        return State(policy, critic, policy, critic, unit_stats(n, agents.spec.obs_size), *opts, jnp.zeros((), jnp.int32))
+        return State(
+            policy,
+            critic,
+            policy,
+            critic,
+            unit_stats(n, agents.spec.obs_size),
+            *opts,
+            jnp.zeros((), jnp.int32),
+        )
 
-    def one(agent: Array, own: tuple[Any, ...], given: Any, key: Key, state: State) -> tuple[tuple[Any, ...], dict[str, Array]]:
+    def one(
+        agent: Array, own: tuple[Any, ...], given: Any, key: Key, state: State
+    ) -> tuple[tuple[Any, ...], dict[str, Array]]:
         """One agent, with what is its own of the state; the rest as it was before the update."""
         policy, critic, target_critic, stats, policy_state, critic_state = own
         (rows, beside), (critic_key, actor_key) = given, jax.random.split(key)
@@ -237,7 +324,9 @@ def learner(
         steps, critic_state = critic_opt.update(grads, critic_state)
         critic = optax.apply_updates(critic, steps)
 
-        def climb(carry: tuple[Params, Any], key: Key) -> tuple[tuple[Params, Any], dict[str, Array]]:
+        def climb(
+            carry: tuple[Params, Any], key: Key
+        ) -> tuple[tuple[Params, Any], dict[str, Array]]:
             grads, told = jax.grad(actor_loss, has_aux=True)(carry[0], critic, mine, key)
             steps, opt = policy_opt.update(grads, carry[1])
             return (optax.apply_updates(carry[0], steps), opt), told
@@ -245,40 +334,69 @@ def learner(
         if policy_steps == 1:
             after, more = climb((policy, policy_state), actor_key)
         else:
-            after, more = jax.lax.scan(climb, (policy, policy_state), jax.random.split(actor_key, policy_steps))
+            after, more = jax.lax.scan(
+                climb, (policy, policy_state), jax.random.split(actor_key, policy_steps)
+            )
             more = jax.tree.map(lambda x: x[-1], more)
         if policy_every > 1:
             turn = (state.updates + 1) % policy_every == 0
             after = jax.tree.map(lambda x, y: jnp.where(turn, x, y), after, (policy, policy_state))
         for field in passes if agents.input_norm == "batch" else ():
-            stats = running(stats, jnp.take(getattr(rows, field), agent, 1), rows.valid[:, None], (0,))
+            stats = running(
+                stats, jnp.take(getattr(rows, field), agent, 1), rows.valid[:, None], (0,)
+            )
         return (after[0], critic, stats, after[1], critic_state), told | more
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Out]:
         if agents.input_norm == "dataset":
-            standard = lambda x: normalised(UNIT, x, *state.stats)  # noqa: E731
+            standard = lambda x: normalised(UNIT, x, *state.stats)
             batch = batch._replace(obs=standard(batch.obs), next_obs=standard(batch.next_obs))
         batch = with_clock_ends(batch) if agents.truncated_ends else batch
         batch, beside = view(batch)
-        given, axis = (deal(batch, n, beside), 0) if agents.own_batches else (as_rows(batch, beside), None)
-        own = state.policy, state.critic, state.target_critic, state.stats, state.policy_opt, state.critic_opt
-        new, told = jax.vmap(one, (0, 0, axis, 0, None))(jnp.arange(n), own, given, jax.random.split(key, n), state)
+        given, axis = (
+            (deal(batch, n, beside), 0) if agents.own_batches else (as_rows(batch, beside), None)
+        )
+        own = (
+            state.policy,
+            state.critic,
+            state.target_critic,
+            state.stats,
+            state.policy_opt,
+            state.critic_opt,
+        )
+        new, told = jax.vmap(one, (0, 0, axis, 0, None))(
+            jnp.arange(n), own, given, jax.random.split(key, n), state
+        )
         policy, critic, stats, policy_state, critic_state = new
         slow = state.target_policy, state.target_critic
         slow_policy, slow_critic = optax.incremental_update((policy, critic), slow, polyak)
         if policy_every > 1:
             turn = (state.updates + 1) % policy_every == 0
-            slow_policy, slow_critic = jax.tree.map(lambda x, y: jnp.where(turn, x, y), (slow_policy, slow_critic), slow)
-        state = State(policy, critic, slow_policy, slow_critic, stats, policy_state, critic_state, state.updates + 1)
+            slow_policy, slow_critic = jax.tree.map(
+                lambda x, y: jnp.where(turn, x, y), (slow_policy, slow_critic), slow
+            )
+        state = State(
+            policy,
+            critic,
+            slow_policy,
+            slow_critic,
+            stats,
+            policy_state,
+            critic_state,
+            state.updates + 1,
+        )
         return state, Out({name: jnp.mean(value) for name, value in told.items()})
 
     executed = policy or (lambda state: agents.policy(state.policy, state.stats))
     # Statistics are of observations, so they serve the slow policies as well.
-    return Learner(init, update, executed, lambda state: executed(state._replace(policy=state.target_policy)))
+    return Learner(
+        init, update, executed, lambda state: executed(state._replace(policy=state.target_policy))
+    )
 
 
 def stages(agents: Agents, made: Learner, config: Any) -> Learner | tuple[Stage, ...]:
-    """The learner; with input_norm=dataset, as a stage that starts from the moments of the dataset's observations.
+    """The learner; with input_norm=dataset, as a stage that starts from the moments of the
+    dataset's observations.
 
     Raises ValueError for a batch that can't be dealt to the agents in equal parts.
     """

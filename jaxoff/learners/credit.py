@@ -1,8 +1,9 @@
-"""Who in the team was good: the team's reward is taken apart, and every agent of every episode is judged by its part.
+"""Who in the team was good: the team's reward is taken apart, and every agent of every episode is
+judged by its part.
 
-Needs nothing but the dataset. The fit is that of `jaxoff.learners.decomposition`; some episodes are held out of it, and tell
-how far it can be trusted. What an own reward is known up to: agents share a total, so credit can move between agents
-that always act together.
+Needs nothing but the dataset. The fit is that of `jaxoff.learners.decomposition`; some episodes are
+held out of it, and tell how far it can be trusted. What an own reward is known up to: agents share
+a total, so credit can move between agents that always act together.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from jax import lax
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.data.edit import unique_groups
 from jaxoff.learners.decomposition import Decomposition, decomposition_learner, over_episodes
-from jaxoff.losses.credit import episode_means, members_of, moments, returns_to_go, trajectory_log_probs
+from jaxoff.losses.credit import (
+    episode_means,
+    members_of,
+    moments,
+    returns_to_go,
+    trajectory_log_probs,
+)
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import Array, EnvSpec, Episodes, Key, Transition
 
@@ -28,7 +35,9 @@ REPORTS = 40  # parts of the fit
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the reward is taken apart; defaults are those of Tian et al. (2023), Table 10, but for the batch: they draw episodes."""
+    """How the reward is taken apart; defaults are those of Tian et al. (2023), Table 10, but for
+    the batch: they draw episodes.
+    """
 
     steps: int = 20000
     lr: float = 1e-4
@@ -39,7 +48,8 @@ class Settings:
     gamma: float = 0.99
     alpha: float = 0.2  # temperature of the draws that are told
     priority_max: float = 20.0
-    priority_trim: float = 0.0  # share at either end of a type's priorities that has no say in their range
+    # share at either end of a type's priorities that has no say in their range
+    priority_trim: float = 0.0
     held_out: float = 0.1  # share of the episodes
 
 
@@ -48,7 +58,8 @@ class Verdict(NamedTuple):
 
     reward: np.ndarray  # [E, T, N] own rewards, mean over members; 0 on padding
     spread: np.ndarray  # [E, T, N] their deviation over members
-    priority: np.ndarray  # [E, N] mean over the steps of an episode of the discounted own rewards to come
+    # [E, N] mean over the steps of an episode of the discounted own rewards to come
+    priority: np.ndarray
     uncertainty: np.ndarray  # [E, N] deviation of that over members
     probability: np.ndarray  # [E, N] of being drawn among the trajectories of the type
     member_means: np.ndarray  # [M, N] own reward a step, over all data
@@ -72,16 +83,24 @@ def judge(
 ) -> Verdict:
     """Fit the decomposition on a dataset and judge each of its trajectories.
 
-    one_type: compare all agents with each other, not those of a type alone. progress(done, all, metrics) is told of updates.
+    one_type: compare all agents with each other, not those of a type alone. progress(done, all,
+        metrics) is told of updates.
     Raises ValueError for settings out of range, InvalidEpisodes for bad data.
     """
     for name, low in (("steps", 1), ("batch_size", 1), ("members", 1), ("hidden", 1)):
         if getattr(settings, name) < low:
-            raise ValueError(f"credit: field '{name}': expected at least {low}, found {getattr(settings, name)}")
+            raise ValueError(
+                f"credit: field '{name}': expected at least {low}, found {getattr(settings, name)}"
+            )
     if not 0 <= settings.priority_trim < 0.5:
-        raise ValueError(f"credit: field 'priority_trim': expected a share in [0, 0.5), found {settings.priority_trim}")
+        raise ValueError(
+            "credit: field 'priority_trim': expected a share in [0, 0.5), found "
+            f"{settings.priority_trim}"
+        )
     if not 0 <= settings.held_out < 1:
-        raise ValueError(f"credit: field 'held_out': expected a share in [0, 1), found {settings.held_out}")
+        raise ValueError(
+            f"credit: field 'held_out': expected a share in [0, 1), found {settings.held_out}"
+        )
     model = Decomposition(spec, settings.members, settings.hidden, settings.kind)
     types = (0,) * spec.num_agents if one_type or not spec.agent_types else spec.agent_types
     held = _held_out(episodes, settings.held_out, seed)
@@ -89,16 +108,29 @@ def judge(
     rows = dataset.step_row[np.flatnonzero(~np.repeat(held, np.asarray(dataset.episode_length)))]
     params, history = _fit(model, dataset, rows, settings, jax.random.key(seed), progress)
     found = jax.tree.map(
-        np.asarray, jax.jit(lambda p, d: over_episodes(d, lambda batch: _judged(model, p, batch, settings.gamma)))(params, dataset)
+        np.asarray,
+        jax.jit(
+            lambda p, d: over_episodes(d, lambda batch: _judged(model, p, batch, settings.gamma))
+        )(params, dataset),
     )
     reward, spread, priority, sums, errors = found
-    log_p = trajectory_log_probs(jnp.asarray(priority.mean(1)), types, settings.priority_max, settings.alpha, settings.priority_trim)
+    log_p = trajectory_log_probs(
+        jnp.asarray(priority.mean(1)),
+        types,
+        settings.priority_max,
+        settings.alpha,
+        settings.priority_trim,
+    )
     filled = np.asarray(episodes.filled, bool)[:, : dataset.max_length]
     real = np.asarray(episodes.reward, np.float64)[:, : dataset.max_length]
 
     def fitted(mask: np.ndarray) -> float:
         part = real[mask][filled[mask]]
-        return float(1 - errors[mask].sum() / max(len(part) * part.var(), 1e-12)) if len(part) else float("nan")
+        return (
+            float(1 - errors[mask].sum() / max(len(part) * part.var(), 1e-12))
+            if len(part)
+            else float("nan")
+        )
 
     return Verdict(
         reward=reward,
@@ -128,14 +160,18 @@ def _held_out(episodes: Episodes, share: float, seed: int) -> np.ndarray:
 def _fit(
     model: Decomposition, dataset: Dataset, rows: Array, settings: Settings, key: Key, progress: Any
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """Parameters after a fit to the steps at some rows, and what was logged: means over each of at most REPORTS parts."""
+    """Parameters after a fit to the steps at some rows, and what was logged: means over each of at
+    most REPORTS parts.
+    """
     learner = decomposition_learner(model, rmsprop(settings.lr, 10.0))
     size = -(-settings.steps // REPORTS)
 
     @jax.jit
     def part(state: Any, key: Key, dataset: Dataset, rows: Array) -> tuple[Any, dict[str, Array]]:
         def one(state: Any, key: Key) -> tuple[Any, dict[str, Array]]:
-            batch = dataset.steps(rows[jax.random.randint(key, (settings.batch_size,), 0, len(rows))])
+            batch = dataset.steps(
+                rows[jax.random.randint(key, (settings.batch_size,), 0, len(rows))]
+            )
             state, out = learner.update(state, batch, key)
             return state, out.metrics
 
@@ -147,18 +183,26 @@ def _fit(
     parts = -(-settings.steps // size)
     for number in range(parts):
         state, metrics = part(state, jax.random.fold_in(walk, number), dataset, rows)
-        told.append({"steps": size * (number + 1)} | {name: float(value) for name, value in metrics.items()})
+        told.append(
+            {"steps": size * (number + 1)} | {name: float(value) for name, value in metrics.items()}
+        )
         if progress:
             progress(number + 1, parts, told[-1])
     return state.params, {name: np.array([row[name] for row in told]) for name in told[0]}
 
 
-def _judged(model: Decomposition, params: Any, batch: Transition, gamma: float) -> tuple[Array, ...]:
-    """Of episodes [C, T]: own rewards and spread [C, T, N], priorities of members [C, M, N], sums [C, M, N], squared errors [C]."""
+def _judged(
+    model: Decomposition, params: Any, batch: Transition, gamma: float
+) -> tuple[Array, ...]:
+    """Of episodes [C, T]: own rewards and spread [C, T, N], priorities of members [C, M, N], sums
+    [C, M, N], squared errors [C].
+    """
     own, totals = model.predict(params, batch)
     own = own * batch.valid[..., None]
     mean, spread = moments(own)
-    priority = jax.vmap(lambda x: episode_means(returns_to_go(x, batch.valid, gamma), batch.valid))(own)
+    priority = jax.vmap(lambda x: episode_means(returns_to_go(x, batch.valid, gamma), batch.valid))(
+        own
+    )
     errors = jnp.sum(jnp.square(jnp.mean(totals, 0) - batch.reward) * batch.valid, 1)
     return mean, spread, jnp.moveaxis(priority, 0, 1), jnp.moveaxis(jnp.sum(own, 2), 0, 1), errors
 
@@ -187,25 +231,48 @@ def by_agent(found: Verdict) -> list[AgentCredit]:
             means = found.member_means[:, agent]
             agreement = float((ranks[:, place_] == overall[place_]).mean())
             drawn = float(found.probability[:, agent].sum())
-            row = (found.types[agent], float(means.mean()), float(means.std()), int(overall[place_]), agreement)
-            out.append(AgentCredit(agent, *row, float(found.priority[:, agent].mean()), drawn, 1 / len(members)))
+            row = (
+                found.types[agent],
+                float(means.mean()),
+                float(means.std()),
+                int(overall[place_]),
+                agreement,
+            )
+            out.append(
+                AgentCredit(
+                    agent, *row, float(found.priority[:, agent].mean()), drawn, 1 / len(members)
+                )
+            )
     return sorted(out, key=lambda row: row.agent)
 
 
 def by_level(found: Verdict, levels: np.ndarray) -> list[dict[str, float]]:
-    """For each type and each known behaviour level [E, N]: share of the data, share of the draws, mean priority and own reward."""
+    """For each type and each known behaviour level [E, N]: share of the data, share of the draws,
+    mean priority and own reward.
+    """
     rows, own = [], found.reward.sum(1) / found.lengths[:, None]
     for members in members_of(found.types):
         known = levels[:, members]
         for level in np.unique(known[known >= 0]).tolist():
             mask = known == level
             numbers = {"data": mask.mean(), "drawn": found.probability[:, members][mask].sum()}
-            numbers |= {"priority": found.priority[:, members][mask].mean(), "own_reward": own[:, members][mask].mean()}
-            rows.append({"type": found.types[members[0]], "level": level} | {name: float(x) for name, x in numbers.items()})
+            numbers |= {
+                "priority": found.priority[:, members][mask].mean(),
+                "own_reward": own[:, members][mask].mean(),
+            }
+            rows.append(
+                {"type": found.types[members[0]], "level": level}
+                | {name: float(x) for name, x in numbers.items()}
+            )
     return rows
 
 
 def effective_draws(found: Verdict) -> list[tuple[int, float, int]]:
-    """(type, about how many trajectories the draws fall on, 1 / sum p^2, how many there are) of each type."""
-    parts = [(found.types[members[0]], found.probability[:, members]) for members in members_of(found.types)]
+    """(type, about how many trajectories the draws fall on, 1 / sum p^2, how many there are) of
+    each type.
+    """
+    parts = [
+        (found.types[members[0]], found.probability[:, members])
+        for members in members_of(found.types)
+    ]
     return [(kind, float(1 / np.square(p, dtype=np.float64).sum()), p.size) for kind, p in parts]

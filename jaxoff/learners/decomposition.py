@@ -1,7 +1,9 @@
-"""An ensemble of nets that share a team's reward out among its agents, its learner, and its verdict on a dataset.
+"""An ensemble of nets that share a team's reward out among its agents, its learner, and its verdict
+on a dataset.
 
-r_tot(s, o, a) = sum_i lambda_i r(o_i, a_i), lambda a softmax over agents of how well each one's observation and
-action answer the state (Tian et al., AAAI 2023, Eq. 1-5). Needs nothing but the team's reward.
+r_tot(s, o, a) = sum_i lambda_i r(o_i, a_i), lambda a softmax over agents of how well each one's
+observation and action answer the state (Tian et al., AAAI 2023, Eq. 1-5). Needs nothing but the
+team's reward.
 """
 
 from __future__ import annotations
@@ -31,11 +33,13 @@ _STEPS_AT_ONCE = 2**15  # agents' steps in one part of a pass over a dataset
 
 
 class RewardDecomposition(nn.Module):
-    """One member: state [..., S], what each agent saw and did [..., N, F] -> (own rewards [..., N], their total [...]).
+    """One member: state [..., S], what each agent saw and did [..., N, F] -> (own rewards [..., N],
+    their total [...]).
 
-    kind: "attention", own rewards are lambda_i r_i with lambda a softmax over agents; "sum", they are r_i; both add up
-    to the total. "monotonic": the total is a monotone mixer of r_i (QMIX), so r_i is known up to a monotone map only.
-    scale: divide scores of the attention by sqrt(hidden). present [..., N] bool: agents without reward and attention.
+    kind: "attention", own rewards are lambda_i r_i with lambda a softmax over agents; "sum", they
+    are r_i; both add up to the total. "monotonic": the total is a monotone mixer of r_i (QMIX), so
+    r_i is known up to a monotone map only. scale: divide scores of the attention by sqrt(hidden).
+        present [..., N] bool: agents without reward and attention.
     """
 
     hidden: int = 64
@@ -44,18 +48,28 @@ class RewardDecomposition(nn.Module):
     layer_init: LayerInit = "torch"
 
     @nn.compact
-    def __call__(self, state: Array, seen: Array, present: Array | None = None) -> tuple[Array, Array]:
+    def __call__(
+        self, state: Array, seen: Array, present: Array | None = None
+    ) -> tuple[Array, Array]:
         """(own rewards, total)."""
         width, start = self.hidden, self.layer_init
         own = MLP((width, width, 1), layer_init=start, name="reward")(seen)[..., 0]
         if self.kind == "attention":
-            of_team, of_agent = (MLP((width, width), layer_init=start, name=name) for name in ("team", "agent"))
+            of_team, of_agent = (
+                MLP((width, width), layer_init=start, name=name) for name in ("team", "agent")
+            )
             query = Dense(width, start, use_bias=False, name="query")(of_team(state))
             key = Dense(width, start, use_bias=False, name="key")(of_agent(seen))
-            score = jnp.einsum("...h,...nh->...n", query, key) / (math.sqrt(width) if self.scale else 1.0)
-            own = own * jax.nn.softmax(score if present is None else jnp.where(present, score, UNAVAILABLE), -1)
+            score = jnp.einsum("...h,...nh->...n", query, key) / (
+                math.sqrt(width) if self.scale else 1.0
+            )
+            own = own * jax.nn.softmax(
+                score if present is None else jnp.where(present, score, UNAVAILABLE), -1
+            )
         own = own if present is None else jnp.where(present, own, 0.0)
-        return own, QMixer(layer_init=start, name="mixer")(own, state) if self.kind == "monotonic" else jnp.sum(own, -1)
+        return own, QMixer(layer_init=start, name="mixer")(
+            own, state
+        ) if self.kind == "monotonic" else jnp.sum(own, -1)
 
 
 class Decomposed(NamedTuple):
@@ -70,12 +84,16 @@ class Credit(NamedTuple):
 
     reward: Array  # [E, T, N] mean own reward over members
     spread: Array  # [E, T, N] their standard deviation over members
-    priority: Array  # [E, N] mean over the steps of an episode of the discounted own rewards to come
+    # [E, N] mean over the steps of an episode of the discounted own rewards to come
+    priority: Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Decomposition:
-    """`members` independent nets. mask_dead: agents whose observation is all zero have no reward and no attention."""
+    """`members` independent nets.
+
+    mask_dead: agents whose observation is all zero have no reward and no attention.
+    """
 
     spec: EnvSpec
     members: int = 5
@@ -92,13 +110,19 @@ class Decomposition:
     def init(self, key: Key) -> Params:
         """Parameters [M, ...]."""
         n, width = self.spec.num_agents, self.spec.obs_size + self.spec.action_size
-        return jax.vmap(lambda k: self.net().init(k, jnp.zeros(self.spec.state_size), jnp.zeros((n, width))))(
-            jax.random.split(key, self.members)
-        )
+        return jax.vmap(
+            lambda k: self.net().init(k, jnp.zeros(self.spec.state_size), jnp.zeros((n, width)))
+        )(jax.random.split(key, self.members))
 
     def predict(self, params: Params, batch: Transition) -> tuple[Array, Array]:
-        """Own rewards [M, ..., N] and totals [M, ...] of every member, at the steps [...] of a batch."""
-        actions = jax.nn.one_hot(batch.actions, self.spec.action_size) if self.spec.discrete else batch.actions
+        """Own rewards [M, ..., N] and totals [M, ...] of every member, at the steps [...] of a
+        batch.
+        """
+        actions = (
+            jax.nn.one_hot(batch.actions, self.spec.action_size)
+            if self.spec.discrete
+            else batch.actions
+        )
         seen = jnp.concatenate([batch.obs, actions], -1)
         present = jnp.any(batch.obs != 0, -1) if self.mask_dead else None
         return jax.vmap(lambda p: self.net().apply(p, batch.state, seen, present))(params)
@@ -107,8 +131,12 @@ class Decomposition:
         """One pass over a dataset, some episodes at once."""
 
         def judge(batch: Transition) -> Credit:
-            mean, spread = (x * batch.valid[..., None] for x in moments(self.predict(params, batch)[0]))
-            return Credit(mean, spread, episode_means(returns_to_go(mean, batch.valid, gamma), batch.valid))
+            mean, spread = (
+                x * batch.valid[..., None] for x in moments(self.predict(params, batch)[0])
+            )
+            return Credit(
+                mean, spread, episode_means(returns_to_go(mean, batch.valid, gamma), batch.valid)
+            )
 
         return over_episodes(dataset, judge)
 
@@ -127,19 +155,33 @@ def over_episodes(dataset: Dataset, function: Callable[[Transition], Any]) -> An
 
 
 def fit(model: Decomposition, params: Params, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """Eq. 3, the mean over the valid steps of a batch; and what is logged: R^2 of the mean total, mean own rewards."""
+    """Eq. 3, the mean over the valid steps of a batch; and what is logged: R^2 of the mean total,
+    mean own rewards.
+    """
     rows = flatten(batch)
     own, totals = model.predict(params, rows)
     loss = masked_mean(decomposition_error(totals, rows.reward), rows.valid)
     mean = jnp.mean(totals, 0)
-    errors, centred = jnp.square(mean - rows.reward), jnp.square(rows.reward - masked_mean(rows.reward, rows.valid))
-    told = {"error": loss, "r2": 1.0 - masked_mean(errors, rows.valid) / jnp.maximum(masked_mean(centred, rows.valid), 1e-12)}
+    errors, centred = (
+        jnp.square(mean - rows.reward),
+        jnp.square(rows.reward - masked_mean(rows.reward, rows.valid)),
+    )
+    told = {
+        "error": loss,
+        "r2": 1.0
+        - masked_mean(errors, rows.valid) / jnp.maximum(masked_mean(centred, rows.valid), 1e-12),
+    }
     agents = range(model.spec.num_agents)
-    return loss, told | {f"own_reward_{i}": masked_mean(jnp.mean(own[..., i], 0), rows.valid) for i in agents}
+    return loss, told | {
+        f"own_reward_{i}": masked_mean(jnp.mean(own[..., i], 0), rows.valid) for i in agents
+    }
 
 
 def decomposition_learner(model: Decomposition, optimiser: optax.GradientTransformation) -> Learner:
-    """Fits all members to the same batches; they differ by their random start alone. It has no policy."""
+    """Fits all members to the same batches; they differ by their random start alone.
+
+    It has no policy.
+    """
 
     def init(key: Key) -> Decomposed:
         params = model.init(key)
@@ -151,6 +193,8 @@ def decomposition_learner(model: Decomposition, optimiser: optax.GradientTransfo
         return Decomposed(optax.apply_updates(state.params, changes), opt), Out(told)
 
     def policy(state: Decomposed) -> Policy:
-        raise TypeError("a decomposition of rewards: expected a stage with a policy, found one without")
+        raise TypeError(
+            "a decomposition of rewards: expected a stage with a policy, found one without"
+        )
 
     return Learner(init, update, policy)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 class Record(NamedTuple):
     """One evaluation of every run.
 
-    step of total updates in the stage. rows: a dictionary per run, {"run": int, "seed": int, name: number};
-    names are "return_mean", "return_std", "length_mean", "win_rate" and "exact_value" (where known), "loss/...". A number
-    that is NaN belongs to a lost run, and is logged as missing.
+    step of total updates in the stage. rows: a dictionary per run, {"run": int, "seed": int, name:
+    number}; names are "return_mean", "return_std", "length_mean", "win_rate" and "exact_value"
+    (where known), "loss/...". A number that is NaN belongs to a lost run, and is logged as missing.
     """
 
     stage: str

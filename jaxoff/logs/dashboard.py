@@ -1,4 +1,5 @@
-"""Weights & Biases: a group per experiment, a W&B run per run, and one with mean and std over seeds.
+"""Weights & Biases: a group per experiment, a W&B run per run, and one with mean and std over
+seeds.
 
 wandb is imported only when switched on.
 """
@@ -24,7 +25,8 @@ class WandB:
     """Every run has its own curve; runs that differ only in their seed share an aggregate W&B run.
 
     runs: one dictionary per run, {"run": int, "seed": int, "config": {leaf: value}}.
-    folder: where wandb keeps its files, and ids.json, by which a resumed training continues its curves.
+    folder: where wandb keeps its files, and ids.json, by which a resumed training continues its
+        curves.
     Metrics are named stage/name and drawn over stage/step.
     """
 
@@ -38,13 +40,26 @@ class WandB:
         resume: bool = False,
     ) -> None:
         if mode not in get_args(Mode):
-            raise ValueError(f"wandb: field 'mode': expected one of {', '.join(get_args(Mode))}, found '{mode}'")
-        self.mode, self.project, self.group, self.folder, self.resume = mode, project, group, Path(folder), resume
+            raise ValueError(
+                f"wandb: field 'mode': expected one of {', '.join(get_args(Mode))}, found '{mode}'"
+            )
+        self.mode, self.project, self.group, self.folder, self.resume = (
+            mode,
+            project,
+            group,
+            Path(folder),
+            resume,
+        )
         self.runs = list(runs)
         self._open: dict[str, Any] = {}  # label -> wandb run
         self._label = {run["run"]: _aggregate_label(run, self.runs) for run in self.runs}
         self._stages: set[str] = set()
-        self._not_curves = {"run", "seed", "failed_at", *(name for run in self.runs for name in run.get("config", {}))}
+        self._not_curves = {
+            "run",
+            "seed",
+            "failed_at",
+            *(name for run in self.runs for name in run.get("config", {})),
+        }
 
     def start(self, info: dict[str, Any]) -> None:
         """Open every W&B run."""
@@ -54,7 +69,12 @@ class WandB:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         ids = self._ids()
-        info = json.loads(json.dumps(info, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)))
+        info = json.loads(
+            json.dumps(
+                info,
+                default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value),
+            )
+        )
         for label, config, kind in self._wanted():
             self._open[label] = wandb.init(
                 project=self.project,
@@ -92,18 +112,33 @@ class WandB:
         for row in summary.get("runs", []):
             run = self._open.get(f"run-{row['run']}")
             if run is not None:
-                run.summary.update({f"final/{name}": value for name, value in row.items() if isinstance(value, int | float)})
+                run.summary.update(
+                    {
+                        f"final/{name}": value
+                        for name, value in row.items()
+                        if isinstance(value, int | float)
+                    }
+                )
         for run in self._open.values():
             run.finish()
         self._open = {}
 
     def _wanted(self) -> list[tuple[str, dict[str, Any], str]]:
-        each = [(f"run-{run['run']}", {**run.get("config", {}), "seed": run["seed"]}, "run") for run in self.runs]
+        each = [
+            (f"run-{run['run']}", {**run.get("config", {}), "seed": run["seed"]}, "run")
+            for run in self.runs
+        ]
         first = {self._label[run["run"]]: run for run in reversed(self.runs)}
-        return each + [(label, dict(run.get("config", {})), "aggregate") for label, run in first.items()]
+        return each + [
+            (label, dict(run.get("config", {})), "aggregate") for label, run in first.items()
+        ]
 
     def _log(self, label: str, rec: Record, numbers: dict[str, Any]) -> None:
-        known = {f"{rec.stage}/{name}": float(value) for name, value in numbers.items() if value is not None and np.isfinite(value)}
+        known = {
+            f"{rec.stage}/{name}": float(value)
+            for name, value in numbers.items()
+            if value is not None and np.isfinite(value)
+        }
         self._open[label].log({f"{rec.stage}/step": rec.step, **known})
 
     def _ids(self) -> dict[str, str]:
@@ -132,4 +167,14 @@ def _aggregate_label(run: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str
     configs = [other.get("config", {}) for other in runs]
     mine = run.get("config", {})
     varied = [name for name in mine if any(config.get(name) != mine[name] for config in configs)]
-    return "-".join(["seeds", *(f"{name}={mine[name]:g}" if isinstance(mine[name], float) else f"{name}={mine[name]}" for name in varied)])
+    return "-".join(
+        [
+            "seeds",
+            *(
+                f"{name}={mine[name]:g}"
+                if isinstance(mine[name], float)
+                else f"{name}={mine[name]}"
+                for name in varied
+            ),
+        ]
+    )

@@ -11,10 +11,11 @@ from jaxoff.logs.base import Record
 
 
 class JsonLines:
-    """Append rows {"stage", "stage_index", "step", "run", "seed", ...} to a file, flushed at each record.
+    """Append rows {"stage", "stage_index", "step", "run", "seed", ...} to a file, flushed at each
+    record.
 
-    resume_from: (stage_index, step) of the checkpoint that training continues from; later rows in the
-    file are dropped at the start. None starts the file anew.
+    resume_from: (stage_index, step) of the checkpoint that training continues from; later rows in
+    the file are dropped at the start. None starts the file anew.
     """
 
     def __init__(self, path: str | Path, resume_from: tuple[int, int] | None = None) -> None:
@@ -23,7 +24,11 @@ class JsonLines:
 
     def start(self, info: dict[str, Any]) -> None:
         """Open the file; on resume, keep what the checkpoint knows."""
-        kept = _rows_until(self.path, self.resume_from) if self.resume_from and self.path.exists() else []
+        kept = (
+            _rows_until(self.path, self.resume_from)
+            if self.resume_from and self.path.exists()
+            else []
+        )
         write_text(self.path, "".join(line + "\n" for line in kept))
         self._file = self.path.open("a")
 
@@ -53,7 +58,10 @@ def _rows_until(path: Path, last: tuple[int, int]) -> list[str]:
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             if number == len(lines):  # the process was stopped while it wrote this line
                 break
-            raise ValueError(f"{path}: line {number}: expected a JSON object with stage_index and step, found {line[:80]!r}") from error
+            raise ValueError(
+                f"{path}: line {number}: expected a JSON object with stage_index and step, "
+                f"found {line[:80]!r}"
+            ) from error
         if place <= tuple(last):
             kept.append(line)
     return kept

@@ -19,7 +19,8 @@ AT_ONCE = 1e-2  # seconds
 class Progress:
     """Stage, share done, updates per second, time left, and the current return over runs.
 
-    title: what stands before the bar. console: where it goes; default the error stream, so that what a
+    title: what stands before the bar. console: where it goes; default the error stream, so that
+        what a
     command prints as its result stays clean. unit: what a record's `step` counts.
     """
 
@@ -55,7 +56,14 @@ class Progress:
             if new_stage and self._stage is not None:
                 self._bar.stop_task(self._task)
                 self._task = self._bar.add_task(label, total=rec.total, speed="", score="")
-            self._bar.update(self._task, description=label, total=rec.total, completed=rec.step, speed=speed, score=score)
+            self._bar.update(
+                self._task,
+                description=label,
+                total=rec.total,
+                completed=rec.step,
+                speed=speed,
+                score=score,
+            )
         elif new_stage or _tenth(rec) > self._tenth:
             share = f"{rec.step}/{rec.total} ({100 * rec.step // max(rec.total, 1)}%)"
             line = "  ".join(part for part in (label, share, speed, score) if part)
@@ -73,7 +81,8 @@ class Progress:
         now = time.perf_counter()
         step, clock = (0, self._last[1]) if new_stage else self._last
         self._last = (rec.step, now)
-        # A first record has compilation in its time, and after a resume an unknown first step; what is read back comes at once.
+        # A first record has compilation in its time, and after a resume an unknown first step; what
+        # is read back comes at once.
         if new_stage or now - clock < AT_ONCE or rec.step <= step:
             return ""
         per_s = (rec.step - step) / (now - clock)
@@ -85,7 +94,9 @@ def score_text(rec: Record) -> str:
     """Mean and standard deviation of the return over runs, and how many runs are lost, if any."""
     values = np.array([row.get("return_mean") for row in rec.rows], np.float64)
     kept = values[np.isfinite(values)]
-    lost = f", {len(values) - len(kept)} of {len(values)} runs lost" if len(kept) < len(values) else ""
+    lost = (
+        f", {len(values) - len(kept)} of {len(values)} runs lost" if len(kept) < len(values) else ""
+    )
     if len(kept) == 0:
         return f"no return{lost}" if lost and any("return_mean" in row for row in rec.rows) else ""
     spread = f" ± {kept.std(ddof=1):.3f}" if len(kept) > 1 else ""

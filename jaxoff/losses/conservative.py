@@ -1,4 +1,6 @@
-"""Conservative terms: values of actions outside the data are held below those of the data's; unreduced."""
+"""Conservative terms: values of actions outside the data are held below those of the data's;
+unreduced.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,17 @@ from jaxoff.types import UNAVAILABLE, Array, Key
 
 
 def available_logsumexp(q: Array, avail: Array) -> Array:
-    """log sum over available actions of exp q: [..., A] -> [...]; 0 where none is available, on padding or behind an end."""
+    """log sum over available actions of exp q: [..., A] -> [...]; 0 where none is available, on
+    padding or behind an end.
+    """
     found = jax.nn.logsumexp(jnp.where(avail > 0, q, UNAVAILABLE), -1)
     return jnp.where(jnp.any(avail > 0, -1), found, 0.0)
 
 
 def conservative_term(q: Array, actions: Array, avail: Array) -> Array:
-    """CQL(H), logsumexp_a q - q(a in the data), over available actions (Kumar et al., 2020, Eq. 4); [..., A] -> [...], >= 0."""
+    """CQL(H), logsumexp_a q - q(a in the data), over available actions (Kumar et al., 2020, Eq. 4);
+    [..., A] -> [...], >= 0.
+    """
     return available_logsumexp(q, avail) - taken(q, actions)
 
 
@@ -32,9 +38,11 @@ def sampled_logsumexp(q: Array, log_density: Array, temperature: Array | float =
 
 
 def agent_weights(deviation: Array, tau: Array | float) -> Array:
-    """lambda_i = softmax_i(tau D_i), a constant: [..., N] -> [..., N]; from tau = 100 on, 1 for the largest D_i alone.
+    """lambda_i = softmax_i(tau D_i), a constant: [..., N] -> [..., N]; from tau = 100 on, 1 for the
+    largest D_i alone.
 
-    The share of each agent's conservative term (CFCQL, Shao et al., 2023): more for one that leaves its behaviour further.
+    The share of each agent's conservative term (CFCQL, Shao et al., 2023): more for one that leaves
+    its behaviour further.
     """
     largest = jax.nn.one_hot(jnp.argmax(deviation, -1), deviation.shape[-1], dtype=deviation.dtype)
     return lax.stop_gradient(jnp.where(tau >= 100.0, largest, jax.nn.softmax(tau * deviation)))
@@ -42,11 +50,19 @@ def agent_weights(deviation: Array, tau: Array | float) -> Array:
 
 def uniform_actions(key: Key, shape: tuple[int, ...], bound: float) -> tuple[Array, float]:
     """Actions [..., A] of a shape, uniform in +-bound, and log p of each: -A log(2 bound)."""
-    return jax.random.uniform(key, shape, minval=-bound, maxval=bound), -shape[-1] * math.log(2.0 * bound)
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound), -shape[-1] * math.log(
+        2.0 * bound
+    )
 
 
-def near_actions(key: Key, centre: Array, count: int, noise: float, bound: float) -> tuple[Array, Array]:
-    """Actions [count, ..., A] with Gaussian noise around centre [..., A], clipped to +-bound, and log p [count, ...] before clipping."""
+def near_actions(
+    key: Key, centre: Array, count: int, noise: float, bound: float
+) -> tuple[Array, Array]:
+    """Actions [count, ..., A] with Gaussian noise around centre [..., A], clipped to +-bound, and
+    log p [count, ...] before clipping.
+    """
     away = noise * jax.random.normal(key, (count, *centre.shape))
-    density = jnp.sum(-0.5 * jnp.square(away / noise) - math.log(noise * math.sqrt(2.0 * math.pi)), -1)
+    density = jnp.sum(
+        -0.5 * jnp.square(away / noise) - math.log(noise * math.sqrt(2.0 * math.pi)), -1
+    )
     return jnp.clip(centre + away, -bound, bound), density

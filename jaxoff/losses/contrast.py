@@ -1,7 +1,9 @@
-"""Soft contrast of a policy with data of known quality: towards actions of good episodes, away from those of poor ones.
+"""Soft contrast of a policy with data of known quality: towards actions of good episodes, away from
+those of poor ones.
 
-Anchors n are what the policy does (M of them), compared with J items of data j near them. The form of G is Eq. 2 of
-Meng et al. (ICASSP 2024); scores, which they do not print, are distances in [0, 1] made of reward and proximity.
+Anchors n are what the policy does (M of them), compared with J items of data j near them. The form
+of G is Eq. 2 of Meng et al. (ICASSP 2024); scores, which they do not print, are distances in [0, 1]
+made of reward and proximity.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ LARGE = 60.0  # exponent of which float32 can add up very many
 
 
 class Pairs(NamedTuple):
-    """Degrees of each pair [M, J], constants: all in [0, 1], and 0 where j is not a neighbour of n."""
+    """Degrees of each pair [M, J], constants: all in [0, 1], and 0 where j is not a neighbour of
+    n.
+    """
 
     attract: Array  # w+ = proximity x positivity
     repel: Array  # w- = proximity x (1 - positivity)
@@ -29,30 +33,52 @@ class Pairs(NamedTuple):
 
 
 def pairs_of(proximity: Array, positivity: Array, allowed: Array, soft: bool = True) -> Pairs:
-    """Neighbours are the pairs with proximity [M, J] of at least .05 whose action is available at the anchor, allowed [M, J].
+    """Neighbours are the pairs with proximity [M, J] of at least .05 whose action is available at
+    the anchor, allowed [M, J].
 
-    positivity [J]: how good the episode of each item is; its poorness is one minus it. soft=False: proximity is 0 or 1.
+    positivity [J]: how good the episode of each item is; its poorness is one minus it. soft=False:
+        proximity is 0 or 1.
     """
     chex.assert_equal_shape([proximity, allowed])
     member = (proximity >= NEAR) * (allowed > 0)
     weight = member * (proximity if soft else 1.0)
-    return Pairs(*lax.stop_gradient((weight * positivity, weight * (1.0 - positivity), member.astype(jnp.float32))))
+    return Pairs(
+        *lax.stop_gradient(
+            (weight * positivity, weight * (1.0 - positivity), member.astype(jnp.float32))
+        )
+    )
 
 
-def contrast_loss(distance: Array, pairs: Pairs, actions: Array, eta: Array | float, nu: Array | float, mu: Array | float) -> Array:
+def contrast_loss(
+    distance: Array,
+    pairs: Pairs,
+    actions: Array,
+    eta: Array | float,
+    nu: Array | float,
+    mu: Array | float,
+) -> Array:
     """G of Eq. 2, [M, K], always > 0 where an anchor has a neighbour.
 
-    distance [M, K, A]: D of each anchor's policy to each action, in [0, 1]; actions [J] int of the items. With
-    sc+ = w+ D and sc- = 1 - w- (1 - D), G is the sum over actions a of log(1 + sum_{j: a_j = a} exp(eta sc+ - mu)) / eta
-    + log(1 + sum_{j: a_j = a} exp(mu - nu sc-)) / nu. A pair that is no negative has sc- = 1: it is far already.
+    distance [M, K, A]: D of each anchor's policy to each action, in [0, 1]; actions [J] int of the
+    items. With sc+ = w+ D and sc- = 1 - w- (1 - D), G is the sum over actions a of log(1 + sum_{j:
+    a_j = a} exp(eta sc+ - mu)) / eta + log(1 + sum_{j: a_j = a} exp(mu - nu sc-)) / nu. A pair that
+    is no negative has sc- = 1: it is far already.
     """
     return jnp.sum(jnp.add(*contrast_terms(distance, pairs, actions, eta, nu, mu)), -1)
 
 
 def contrast_terms(
-    distance: Array, pairs: Pairs, actions: Array, eta: Array | float, nu: Array | float, mu: Array | float, group: bool = True
+    distance: Array,
+    pairs: Pairs,
+    actions: Array,
+    eta: Array | float,
+    nu: Array | float,
+    mu: Array | float,
+    group: bool = True,
 ) -> tuple[Array, Array]:
-    """(positive, negative) terms of G for each action, [M, K, A] each; group=False: of all actions in one sum, [M, K, 1]."""
+    """(positive, negative) terms of G for each action, [M, K, A] each; group=False: of all actions
+    in one sum, [M, K, 1].
+    """
     chex.assert_equal_shape([pairs.attract, pairs.repel, pairs.member])
     chex.assert_shape(pairs.member, (distance.shape[0], actions.shape[0]))
     kinds = jax.nn.one_hot(actions, distance.shape[-1])
@@ -61,10 +87,14 @@ def contrast_terms(
     sums = kinds if group else jnp.ones((actions.shape[0], 1))
 
     def term(exponent: Array, most: Array | float, scale: Array | float) -> Array:
-        # Exponents that could overflow are all made smaller, log(1 + e^c S) = c + log(e^-c + S); with c = 0 log1p is exact.
+        # Exponents that could overflow are all made smaller, log(1 + e^c S) = c + log(e^-c + S);
+        # with c = 0 log1p is exact.
         excess = jnp.maximum(most - LARGE, 0.0)
         total = jnp.einsum("nkj,ja->nka", member * jnp.exp(exponent - excess), sums)
-        return jnp.where(excess > 0, excess + jnp.log(jnp.exp(-excess) + total), jnp.log1p(total)) / scale
+        return (
+            jnp.where(excess > 0, excess + jnp.log(jnp.exp(-excess) + total), jnp.log1p(total))
+            / scale
+        )
 
     near, far = attract * d, 1.0 - repel * (1.0 - d)
     return term(eta * near - mu, eta - mu, eta), term(mu - nu * far, mu, nu)
@@ -95,10 +125,11 @@ def proximity(x: Array, y: Array, scale: Scale) -> Array:
 
 
 def scale_of(obs: Array, real: Array, sample: Array, episode: Array) -> Scale:
-    """The scale of a dataset: deviations of its observations obs [M, O] where real [M], and the bandwidth of a sample.
+    """The scale of a dataset: deviations of its observations obs [M, O] where real [M], and the
+    bandwidth of a sample.
 
-    sample [J, O] with episode [J], negative for an item to leave out: the bandwidth is the median distance to the nearest
-    item of another episode, at least .05.
+    sample [J, O] with episode [J], negative for an item to leave out: the bandwidth is the median
+    distance to the nearest item of another episode, at least .05.
     """
     count = jnp.maximum(jnp.sum(real), 1.0)
     mean = jnp.sum(obs * real[:, None], 0) / count
@@ -112,7 +143,9 @@ def scale_of(obs: Array, real: Array, sample: Array, episode: Array) -> Scale:
 
 
 def some(key: Key, valid: Array, count: int) -> Array:
-    """`count` of the items of valid [M] without repetition, at random, invalid ones last; all in order if there are no more."""
+    """`count` of the items of valid [M] without repetition, at random, invalid ones last; all in
+    order if there are no more.
+    """
     if count >= valid.shape[0]:
         return jnp.arange(valid.shape[0])
     return lax.top_k(valid + jax.random.uniform(key, valid.shape), count)[1]

@@ -1,4 +1,6 @@
-"""Weights for likelihoods and targets that only ask for values of the data's own actions; unreduced."""
+"""Weights for likelihoods and targets that only ask for values of the data's own actions;
+unreduced.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,13 @@ from jaxoff.types import Array
 
 
 def batch_weight(x: Array, valid: Array, temperature: Array | float) -> Array:
-    """Softmax of x / temperature over the batch, times the number of valid entries: [B, ...] -> [B, ...], a constant.
+    """Softmax of x / temperature over the batch, times the number of valid entries: [B, ...] -> [B,
+    ...], a constant.
 
-    The softmax runs over axis 0 at each position of the other axes, over entries with valid > 0 only; its mean over
-    those is 1, and it is 0 elsewhere (ICQ, Yang et al., 2021, Eq. 12, as the released code normalises). valid may
-    have only the first axes of x, [B] or [B, T], and is then the same along the others.
+    The softmax runs over axis 0 at each position of the other axes, over entries with valid > 0
+    only; its mean over those is 1, and it is 0 elsewhere (ICQ, Yang et al., 2021, Eq. 12, as the
+    released code normalises). valid may have only the first axes of x, [B] or [B, T], and is then
+    the same along the others.
     """
     valid = jnp.broadcast_to(valid.reshape(*valid.shape, *[1] * (x.ndim - valid.ndim)), x.shape)
     logits = jnp.where(valid > 0, x / temperature, -jnp.inf)
@@ -25,7 +29,11 @@ def batch_weight(x: Array, valid: Array, temperature: Array | float) -> Array:
 
 
 def effective(weight: Array, valid: Array) -> Array:
-    """Mean over the softmaxes along axis 0 of (sum c)^2 / (n sum c^2): 1 if all weights are equal, 1/n if one has all."""
+    """Mean over the softmaxes along axis 0 of (sum c)^2 / (n sum c^2): 1 if all weights are equal,
+    1/n if one has all.
+    """
     count = jnp.sum(valid, 0)
-    share = jnp.square(jnp.sum(weight, 0)) / jnp.maximum(count * jnp.sum(jnp.square(weight), 0), 1e-8)
+    share = jnp.square(jnp.sum(weight, 0)) / jnp.maximum(
+        count * jnp.sum(jnp.square(weight), 0), 1e-8
+    )
     return masked_mean(share, (count > 0).astype(share.dtype))

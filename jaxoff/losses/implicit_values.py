@@ -1,7 +1,9 @@
-"""Values and policies under implicit regularisation of a mixed value (OMIGA; Wang et al., NeurIPS 2023); unreduced.
+"""Values and policies under implicit regularisation of a mixed value (OMIGA; Wang et al., NeurIPS
+2023); unreduced.
 
-Under sum_i w_i (Q_i - V_i) and a KL regulariser of weight alpha, the best local policy is mu_i exp(w_i (Q_i - V_i) / alpha):
-V_i is what normalises it, E_mu exp(w_i (Q_i - V_i) / alpha) = 1, and no action outside the data is ever valued.
+Under sum_i w_i (Q_i - V_i) and a KL regulariser of weight alpha, the best local policy is mu_i
+exp(w_i (Q_i - V_i) / alpha): V_i is what normalises it, E_mu exp(w_i (Q_i - V_i) / alpha) = 1, and
+no action outside the data is ever valued.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ CLIP = 10.0  # of an exponent, as the released code has it
 
 
 def exponent(q: Array, v: Array, weight: Array, alpha: Array | float) -> Array:
-    """z = w (Q - V) / alpha in [-10, 10], all [..., N]; q and weight are constants, and beyond the bounds so is v."""
+    """z = w (Q - V) / alpha in [-10, 10], all [..., N]; q and weight are constants, and beyond the
+    bounds so is v.
+    """
     chex.assert_equal_shape([q, v, weight])
     return jnp.clip(lax.stop_gradient(weight) * (lax.stop_gradient(q) - v) / alpha, -CLIP, CLIP)
 
@@ -27,13 +31,19 @@ def exponent_shift(z: Array, valid: Array) -> Array:
     return lax.stop_gradient(jnp.max(jnp.where(valid > 0, z, -1.0), initial=-1.0))
 
 
-def implicit_value_loss(z: Array, v: Array, weight: Array, alpha: Array | float, shift: Array) -> Array:
-    """exp(-shift) (exp(z) + w V / alpha) [..., N], least where E exp(z) = 1; z from `exponent`, shift [] for the scale only."""
+def implicit_value_loss(
+    z: Array, v: Array, weight: Array, alpha: Array | float, shift: Array
+) -> Array:
+    """exp(-shift) (exp(z) + w V / alpha) [..., N], least where E exp(z) = 1; z from `exponent`,
+    shift [] for the scale only.
+    """
     chex.assert_equal_shape([z, v, weight])
     return jnp.exp(z - shift) + jnp.exp(-shift) * lax.stop_gradient(weight) * v / alpha
 
 
 def implicit_policy_loss(z: Array, log_pi: Array) -> Array:
-    """-exp(z) log pi(a) [..., N]: likelihood of the data's actions, weighted by the ratio of the best policy to the data's."""
+    """-exp(z) log pi(a) [..., N]: likelihood of the data's actions, weighted by the ratio of the
+    best policy to the data's.
+    """
     chex.assert_equal_shape([z, log_pi])
     return -jnp.exp(lax.stop_gradient(z)) * log_pi

@@ -16,7 +16,9 @@ def masked_mean(x: Array, weight: Array) -> Array:
 
 
 def taken(values: Array, actions: Array) -> Array:
-    """values(a): [..., A] at actions [...] int -> [...]; 0 where a masked action is asked for, on padding or behind an end."""
+    """values(a): [..., A] at actions [...] int -> [...]; 0 where a masked action is asked for, on
+    padding or behind an end.
+    """
     chex.assert_equal_shape([values[..., 0], actions])
     chex.assert_type(actions, int)
     found = jnp.take_along_axis(values, actions[..., None], -1)[..., 0]
@@ -34,7 +36,9 @@ def negative_log_likelihood(logits: Array, actions: Array) -> Array:
 
 
 def expectation(logits: Array, values: Array) -> Array:
-    """sum_a pi(a) values(a) over [..., A] -> [...]; an action of probability zero adds exactly zero."""
+    """sum_a pi(a) values(a) over [..., A] -> [...]; an action of probability zero adds exactly
+    zero.
+    """
     chex.assert_equal_shape([logits, values])
     probs = jax.nn.softmax(logits)
     return jnp.sum(jnp.where(probs > 0, probs * values, 0.0), -1)

@@ -1,4 +1,6 @@
-"""Likelihoods of mixtures with a finite number of parts K, exactly; unreduced, over any leading axes."""
+"""Likelihoods of mixtures with a finite number of parts K, exactly; unreduced, over any leading
+axes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from jaxoff.types import Array
 
 
 def posterior(log_gate: Array, log_part: Array) -> Array:
-    """P(z | a, o), softmax over K of log P(z | o) + log P(a | o, z), [..., K] -> [..., K], a constant: the E-step."""
+    """P(z | a, o), softmax over K of log P(z | o) + log P(a | o, z), [..., K] -> [..., K], a
+    constant: the E-step.
+    """
     chex.assert_equal_shape([log_gate, log_part])
     return lax.stop_gradient(jax.nn.softmax(log_gate + log_part))
 
@@ -26,7 +30,8 @@ def mixture_log_prob(log_gate: Array, log_part: Array) -> Array:
 def bound_loss(q: Array, log_gate: Array, log_part: Array, cloning: Array | float = 1.0) -> Array:
     """sum_z q (log q - log P(z | o) - cloning log P(a | o, z)), [..., K] -> [...].
 
-    With cloning = 1 it is at least -log sum_z P(z | o) P(a | o, z), and equal to it at the posterior.
+    With cloning = 1 it is at least -log sum_z P(z | o) P(a | o, z), and equal to it at the
+    posterior.
     """
     chex.assert_equal_shape([q, log_gate, log_part])
     return jnp.sum(xlogy(q, q) - q * (log_gate + cloning * log_part), -1)

@@ -1,8 +1,9 @@
-"""Behaviour models: how each agent acts, how its teammates act given the state and its own action, and joint densities.
+"""Behaviour models: how each agent acts, how its teammates act given the state and its own action,
+and joint densities.
 
-mu_i(a_j | s, a_i, earlier teammates) of AlberDICE (Matsunaga et al., 2023) and InSPO: one net per anchor
-agent i, used for each teammate j. Its input is the one-hot of j, the state, the one-hot of a_i, and the
-one-hots of teammates before j (n - 2 slots, increasing index, zero until filled).
+mu_i(a_j | s, a_i, earlier teammates) of AlberDICE (Matsunaga et al., 2023) and InSPO: one net per
+anchor agent i, used for each teammate j. Its input is the one-hot of j, the state, the one-hot of
+a_i, and the one-hots of teammates before j (n - 2 slots, increasing index, zero until filled).
 Continuous actions: a VAE of the joint action given the state, as CFCQL (Shao et al., 2023) has it.
 """
 
@@ -39,11 +40,18 @@ class TeammateModel:
 
     def __post_init__(self) -> None:
         if self.spec.num_agents < 2:
-            raise ValueError(f"teammate model of '{self.spec.name}': expected at least 2 agents, found {self.spec.num_agents}")
+            raise ValueError(
+                f"teammate model of '{self.spec.name}': expected at least 2 agents, found "
+                f"{self.spec.num_agents}"
+            )
 
     def net(self) -> MLP:
         """The flax module of one anchor."""
-        return MLP((self.hidden,) * self.layers + (self.spec.action_size,), layer_init=self.layer_init, head=self.head)
+        return MLP(
+            (self.hidden,) * self.layers + (self.spec.action_size,),
+            layer_init=self.layer_init,
+            head=self.head,
+        )
 
     def init(self, key: Key) -> Params:
         """Parameters [N, ...]."""
@@ -51,20 +59,29 @@ class TeammateModel:
         width = n + self.spec.state_size + a + max(n - 2, 0) * a
         return jax.vmap(lambda k: self.net().init(k, jnp.zeros(width)))(jax.random.split(key, n))
 
-    def log_prob(self, params: Params, anchor: Array | int, state: Array, actions: Array, avail: Array) -> Array:
-        """log mu(a_j | s, a_i, ...) of every agent j under one anchor's own parameters; 0 for j = anchor.
+    def log_prob(
+        self, params: Params, anchor: Array | int, state: Array, actions: Array, avail: Array
+    ) -> Array:
+        """log mu(a_j | s, a_i, ...) of every agent j under one anchor's own parameters; 0 for j =
+        anchor.
 
         state [M, S], actions [M, N] int, avail [M, N, A] -> [M, N].
         """
         return taken(self.log_probs(params, anchor, state, actions, avail), actions)
 
-    def log_probs(self, params: Params, anchor: Array | int, state: Array, actions: Array, avail: Array) -> Array:
-        """The same of all actions of agent j, given the data's action of the anchor and of teammates before j: [M, N, A]."""
+    def log_probs(
+        self, params: Params, anchor: Array | int, state: Array, actions: Array, avail: Array
+    ) -> Array:
+        """The same of all actions of agent j, given the data's action of the anchor and of
+        teammates before j: [M, N, A].
+        """
         n, a = self.spec.num_agents, self.spec.action_size
         rows, one_hot = actions.shape[0], jax.nn.one_hot(actions, a)  # [M, N, A]
-        table = np.array([[j for j in range(n) if j != i] for i in range(n)])  # teammates of each anchor
+        # teammates of each anchor
+        table = np.array([[j for j in range(n) if j != i] for i in range(n)])
         mates = jnp.asarray(table)[anchor]  # [n-1], what is predicted
-        slots = mates[: n - 2]  # slot k holds the k-th teammate, if it comes before the one predicted
+        # slot k holds the k-th teammate, if it comes before the one predicted
+        slots = mates[: n - 2]
         before = (slots[None] < mates[:, None]).astype(jnp.float32)  # [n-1, n-2]
         shown = jnp.take(one_hot, slots, 1)[:, None] * before[None, :, :, None]  # [M, n-1, n-2, A]
         own = jnp.take(one_hot, anchor, 1)
@@ -83,7 +100,9 @@ class TeammateModel:
 
 @dataclasses.dataclass(frozen=True)
 class JointVAE:
-    """VAE of joint continuous actions given a state [..., width] (after Wu et al., 2022); its latent has twice their dimensions."""
+    """VAE of joint continuous actions given a state [..., width] (after Wu et al., 2022); its
+    latent has twice their dimensions.
+    """
 
     spec: EnvSpec
     width: int
@@ -108,30 +127,47 @@ class JointVAE:
         }
 
     def encode(self, params: Params, state: Array, joint: Array) -> tuple[Array, Array]:
-        """Mean and log standard deviation of the latent, of joint actions [M, N, A] -> [M, L] each."""
+        """Mean and log standard deviation of the latent, of joint actions [M, N, A] -> [M, L]
+        each.
+        """
         x = jnp.concatenate([state, joint.reshape(joint.shape[0], -1)], -1)
         mean, log_std = jnp.split(self.net(4 * self.size).apply(params["encoder"], x), 2, -1)
         return mean, jnp.clip(log_std, -4.0, 15.0)
 
     def decode(self, params: Params, state: Array, latent: Array) -> Array:
         """Joint actions [..., N, A] of latents [..., L]."""
-        x = jnp.concatenate([jnp.broadcast_to(state, (*latent.shape[:-1], state.shape[-1])), latent], -1)
+        x = jnp.concatenate(
+            [jnp.broadcast_to(state, (*latent.shape[:-1], state.shape[-1])), latent], -1
+        )
         out = self.spec.action_bound * jnp.tanh(self.net(self.size).apply(params["decoder"], x))
         return out.reshape(*latent.shape[:-1], self.spec.num_agents, self.spec.action_size)
 
     def loss(self, params: Params, state: Array, joint: Array, key: Key) -> Array:
-        """Squared error, mean over dimensions, plus .5 times the mean divergence of the latent's: [M, N, A] -> [M]."""
+        """Squared error, mean over dimensions, plus .5 times the mean divergence of the latent's:
+        [M, N, A] -> [M].
+        """
         mean, log_std = self.encode(params, state, joint)
-        found = self.decode(params, state, mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
+        found = self.decode(
+            params, state, mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
+        )
         divergence = -0.5 * (1.0 + 2.0 * log_std - jnp.square(mean) - jnp.exp(2.0 * log_std))
         return jnp.mean(jnp.square(found - joint), (-2, -1)) + KL_WEIGHT * jnp.mean(divergence, -1)
 
     def log_prob(self, params: Params, state: Array, joint: Array, key: Key) -> Array:
-        """log mu_i(a_i | s) of joint actions [M, N, A] -> [M, N], estimated by importance sampling of the latent, which agents share."""
+        """log mu_i(a_i | s) of joint actions [M, N, A] -> [M, N], estimated by importance sampling
+        of the latent, which agents share.
+        """
         mean, log_std = self.encode(params, state, joint)
         noise = jax.random.normal(key, (DENSITY_SAMPLES, *mean.shape))
         latent = mean + jnp.exp(log_std) * noise
-        prior_to_posterior = jnp.sum(0.5 * jnp.square(noise) + log_std - 0.5 * jnp.square(latent), -1)  # [samples, M]
+        # [samples, M]
+        prior_to_posterior = jnp.sum(
+            0.5 * jnp.square(noise) + log_std - 0.5 * jnp.square(latent), -1
+        )
         found, std = self.decode(params, state, latent), math.sqrt(KL_WEIGHT / 4.0)
-        density = jnp.sum(-0.5 * jnp.square((joint - found) / std) - math.log(std * math.sqrt(2.0 * math.pi)), -1)
-        return jax.nn.logsumexp(density + prior_to_posterior[..., None], 0) - math.log(DENSITY_SAMPLES)
+        density = jnp.sum(
+            -0.5 * jnp.square((joint - found) / std) - math.log(std * math.sqrt(2.0 * math.pi)), -1
+        )
+        return jax.nn.logsumexp(density + prior_to_posterior[..., None], 0) - math.log(
+            DENSITY_SAMPLES
+        )

@@ -1,6 +1,8 @@
-"""A mixture of experts over discrete actions: a gate with fixed prototypes, and experts that point at actions.
+"""A mixture of experts over discrete actions: a gate with fixed prototypes, and experts that point
+at actions.
 
-As in MiCE (Tsai et al., ICLR 2021): everything lies on a unit sphere of width d and is compared by its cosine.
+As in MiCE (Tsai et al., ICLR 2021): everything lies on a unit sphere of width d and is compared by
+its cosine.
 """
 
 from __future__ import annotations
@@ -18,14 +20,17 @@ from jaxoff.types import Array
 
 
 class Mixture(NamedTuple):
-    """log P(z | o) [..., K], and the cosine of each expert's vector with each action's [..., K, A]."""
+    """log P(z | o) [..., K], and the cosine of each expert's vector with each action's [..., K,
+    A].
+    """
 
     log_gate: Array
     cosine: Array
 
 
 class Experts(nn.Module):
-    """Features [..., H] to a Mixture of `count` experts on a sphere of `width`; prototypes are constants.
+    """Features [..., H] to a Mixture of `count` experts on a sphere of `width`; prototypes are
+    constants.
 
     uniform: every expert weighs 1 / K, whatever is seen. The temperature is the gate's.
     """
@@ -40,8 +45,12 @@ class Experts(nn.Module):
         """Gate and experts of each item."""
         count, width = self.count, self.width
         experts = nn.Dense(count * width, kernel_init=SMALL, name="experts")(x)
-        table = self.param("actions", nn.initializers.normal(width**-0.5), (self.num_actions, width))
-        cosine = jnp.einsum("...kd,ad->...ka", unit(experts.reshape(*x.shape[:-1], count, width)), unit(table))
+        table = self.param(
+            "actions", nn.initializers.normal(width**-0.5), (self.num_actions, width)
+        )
+        cosine = jnp.einsum(
+            "...kd,ad->...ka", unit(experts.reshape(*x.shape[:-1], count, width)), unit(table)
+        )
         if self.uniform or count == 1:
             return Mixture(jnp.full(cosine.shape[:-1], -jnp.log(float(count))), cosine)
         seen = unit(nn.Dense(width, use_bias=False, kernel_init=SMALL, name="gate")(x))
@@ -54,9 +63,14 @@ def unit(x: Array) -> Array:
 
 
 def prototypes(count: int, width: int, seed: int = 0) -> np.ndarray:
-    """Unit vectors [count, width] as far apart as can be: every pairwise cosine is -1 / (count - 1). For count = 1, zeros."""
+    """Unit vectors [count, width] as far apart as can be: every pairwise cosine is -1 / (count -
+    1). For count = 1, zeros.
+    """
     if width < max(count - 1, 1):
-        raise ValueError(f"prototypes: field 'width': expected at least {max(count - 1, 1)} for {count} vectors, found {width}")
+        raise ValueError(
+            f"prototypes: field 'width': expected at least {max(count - 1, 1)} for {count} "
+            f"vectors, found {width}"
+        )
     if count == 1:
         return np.zeros((1, width), np.float32)
     left, sizes, _ = np.linalg.svd(np.eye(count) - 1.0 / count)

@@ -11,10 +11,12 @@ from jaxoff.types import Array
 
 
 class GraphAttention(nn.Module):
-    """One head of a graph attention layer (Velickovic et al., 2018), for one node: [..., N, F], [..., F] -> [..., features].
+    """One head of a graph attention layer (Velickovic et al., 2018), for one node: [..., N, F],
+    [..., F] -> [..., features].
 
-    h_n = W x_n; the node weighs every h_n, its own among them, by softmax_n LeakyReLU(a . [h_own; h_n]) with slope 0.2
-    and adds them up; nothing is applied after that. attention: false gives every node the same weight.
+    h_n = W x_n; the node weighs every h_n, its own among them, by softmax_n LeakyReLU(a . [h_own;
+    h_n]) with slope 0.2 and adds them up; nothing is applied after that. attention: false gives
+    every node the same weight.
     """
 
     features: int
@@ -25,7 +27,7 @@ class GraphAttention(nn.Module):
         """W, and the two halves of a."""
         self.embed = Dense(self.features, self.layer_init, use_bias=False)
         if self.attention:
-            half = lambda: Dense(1, self.layer_init, use_bias=False, fan_in=2 * self.features)  # noqa: E731
+            half = lambda: Dense(1, self.layer_init, use_bias=False, fan_in=2 * self.features)
             self.of_own, self.of_node = half(), half()
 
     def weights(self, nodes: Array, own: Array) -> Array:

@@ -1,4 +1,6 @@
-"""Gaussian policies over real actions: nets for the means, one number for the spread of each dimension."""
+"""Gaussian policies over real actions: nets for the means, one number for the spread of each
+dimension.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,15 @@ class Gaussian(NamedTuple):
 
 def gaussian(log_std: Array, mean: Array) -> distrax.Distribution:
     """N(mean, diagonal), means [..., N, A]; its mode is the mean."""
-    return distrax.Independent(distrax.Normal(mean, jnp.broadcast_to(jnp.exp(log_std), mean.shape)), 1)
+    return distrax.Independent(
+        distrax.Normal(mean, jnp.broadcast_to(jnp.exp(log_std), mean.shape)), 1
+    )
 
 
 def data_density(dist: distrax.Distribution, actions: Array, bound: float) -> Array:
-    """log density of the data's actions, clipped to the bound: not squashed, so finite at the bound; [..., N, A] -> [..., N]."""
+    """log density of the data's actions, clipped to the bound: not squashed, so finite at the
+    bound; [..., N, A] -> [..., N].
+    """
     return dist.log_prob(jnp.clip(actions, -bound, bound))
 
 

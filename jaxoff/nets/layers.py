@@ -1,12 +1,16 @@
-"""How layers start: the one place that decides the initialiser of every linear layer and recurrent cell.
+"""How layers start: the one place that decides the initialiser of every linear layer and recurrent
+cell.
 
-torch: weights and biases uniform in +-1 / sqrt(fan in); all of a GRU uniform in +-1 / sqrt(width) (PyTorch's default).
+torch: weights and biases uniform in +-1 / sqrt(fan in); all of a GRU uniform in +-1 / sqrt(width)
+    (PyTorch's default).
 xavier: weights uniform in +-sqrt(6 / (fan in + fan out)), biases as torch's.
-flax: weights normal with variance 1 / fan in, truncated at two deviations; biases 0; recurrent weights orthogonal.
-sonnet: weights normal with deviation 1 / sqrt(fan in) before truncation at two deviations; biases 0; weights of a GRU
-uniform as xavier's, over all of its gates together.
-A method's Config has the word of its released code as the default of its field `layer_init`. A wrong start is not seen by
-tests that copy weights, and it decides some published outcomes (docs/methods/cfcql.md).
+flax: weights normal with variance 1 / fan in, truncated at two deviations; biases 0; recurrent
+    weights orthogonal.
+sonnet: weights normal with deviation 1 / sqrt(fan in) before truncation at two deviations; biases
+0; weights of a GRU uniform as xavier's, over all of its gates together.
+A method's Config has the word of its released code as the default of its field `layer_init`. A
+wrong start is not seen by tests that copy weights, and it decides some published outcomes
+(docs/methods/cfcql.md).
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ from jaxoff.types import Array
 
 LayerInit = Literal["torch", "xavier", "flax", "sonnet"]
 Initialiser = Callable[..., Array]
-TRUNCATED_DEVIATION = 0.87962566103423978  # of a standard normal that is truncated at two deviations
+# of a standard normal that is truncated at two deviations
+TRUNCATED_DEVIATION = 0.87962566103423978
 
 
 def within(bound: float) -> Initialiser:
     """Initialiser: uniform in +-bound."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
 
 
 def kernel_init(layer_init: LayerInit, fan_in: int, fan_out: int) -> Initialiser:
@@ -49,8 +56,9 @@ def bias_init(layer_init: LayerInit, fan_in: int) -> Initialiser:
 class Dense(nn.Module):
     """A linear layer that starts as `layer_init` says: [..., fan in] -> [..., features].
 
-    head: where it is not 0, the weights start uniform in +-head. fan_in: where it is not 0, the number of inputs that the
-    start counts; for one of several layers whose outputs are added up, as if their inputs were one.
+    head: where it is not 0, the weights start uniform in +-head. fan_in: where it is not 0, the
+    number of inputs that the start counts; for one of several layers whose outputs are added up, as
+    if their inputs were one.
     """
 
     features: int
@@ -63,16 +71,23 @@ class Dense(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Apply to the last axis."""
         size, fan_in = x.shape[-1], self.fan_in or x.shape[-1]
-        start = within(self.head) if self.head else kernel_init(self.layer_init, fan_in, self.features)
+        start = (
+            within(self.head) if self.head else kernel_init(self.layer_init, fan_in, self.features)
+        )
         y = jnp.dot(x, self.param("kernel", start, (size, self.features)))
-        return y + self.param("bias", bias_init(self.layer_init, fan_in), (self.features,)) if self.use_bias else y
+        return (
+            y + self.param("bias", bias_init(self.layer_init, fan_in), (self.features,))
+            if self.use_bias
+            else y
+        )
 
 
 class GRUStart:
-    """Initialisers of a GRU's parameters: input weights [F, 3 W], recurrent weights [W, 3 W], biases [3 W] and [W].
+    """Initialisers of a GRU's parameters: input weights [F, 3 W], recurrent weights [W, 3 W],
+    biases [3 W] and [W].
 
-    Gates are in the order reset, update, candidate. PyTorch has two biases for each of the first two gates, which are added
-    up; here each is one number, which starts as the sum of two.
+    Gates are in the order reset, update, candidate. PyTorch has two biases for each of the first
+    two gates, which are added up; here each is one number, which starts as the sum of two.
     """
 
     def __init__(self, layer_init: LayerInit, width: int) -> None:
@@ -82,14 +97,22 @@ class GRUStart:
         """Weights of the input."""
         if self.layer_init in ("torch", "xavier"):
             return within(self.width**-0.5)(key, shape, dtype)
-        start = nn.initializers.lecun_normal() if self.layer_init == "flax" else nn.initializers.glorot_uniform()
+        start = (
+            nn.initializers.lecun_normal()
+            if self.layer_init == "flax"
+            else nn.initializers.glorot_uniform()
+        )
         return start(key, shape, dtype)
 
     def hidden(self, key: Array, shape: tuple[int, int], dtype: type = jnp.float32) -> Array:
         """Weights of the memory."""
         if self.layer_init in ("torch", "xavier"):
             return within(self.width**-0.5)(key, shape, dtype)
-        start = nn.initializers.orthogonal() if self.layer_init == "flax" else nn.initializers.glorot_uniform()
+        start = (
+            nn.initializers.orthogonal()
+            if self.layer_init == "flax"
+            else nn.initializers.glorot_uniform()
+        )
         return start(key, shape, dtype)
 
     def bias(self, key: Array, shape: tuple[int], dtype: type = jnp.float32) -> Array:
@@ -101,4 +124,8 @@ class GRUStart:
 
     def hidden_bias(self, key: Array, shape: tuple[int], dtype: type = jnp.float32) -> Array:
         """Biases of the candidate's recurrent product."""
-        return within(self.width**-0.5)(key, shape, dtype) if self.layer_init in ("torch", "xavier") else jnp.zeros(shape, dtype)
+        return (
+            within(self.width**-0.5)(key, shape, dtype)
+            if self.layer_init in ("torch", "xavier")
+            else jnp.zeros(shape, dtype)
+        )

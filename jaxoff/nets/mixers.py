@@ -1,4 +1,5 @@
-"""Mixers: from a value per agent and the global state to a value of the team, monotone in every agent's.
+"""Mixers: from a value per agent and the global state to a value of the team, monotone in every
+agent's.
 
 values [..., N], state [..., S] -> total [...]. Leading axes are free.
 """
@@ -39,10 +40,17 @@ class QMixer(nn.Module):
         """Total [...]."""
         inner, layer_init = (self.hyper,) if self.hyper else (), self.layer_init
         n = values.shape[-1]
-        first = jnp.abs(MLP((*inner, n * self.embed), layer_init=layer_init)(state)).reshape(*state.shape[:-1], n, self.embed)
-        hidden = jax.nn.elu(jnp.einsum("...n,...ne->...e", values, first) + Dense(self.embed, layer_init)(state))
+        first = jnp.abs(MLP((*inner, n * self.embed), layer_init=layer_init)(state)).reshape(
+            *state.shape[:-1], n, self.embed
+        )
+        hidden = jax.nn.elu(
+            jnp.einsum("...n,...ne->...e", values, first) + Dense(self.embed, layer_init)(state)
+        )
         second = jnp.abs(MLP((*inner, self.embed), layer_init=layer_init)(state))
-        return jnp.sum(hidden * second, -1) + MLP((self.embed, 1), layer_init=layer_init)(state)[..., 0]
+        return (
+            jnp.sum(hidden * second, -1)
+            + MLP((self.embed, 1), layer_init=layer_init)(state)[..., 0]
+        )
 
 
 class LinearMixer(nn.Module):
@@ -71,13 +79,16 @@ class LinearMixer(nn.Module):
 
     def __call__(self, values: Array, state: Array) -> Array:
         """Total [...]."""
-        chex.assert_axis_dimension(values, -1, self.num_agents)  # one weight would be broadcast over all values
+        # one weight would be broadcast over all values
+        chex.assert_axis_dimension(values, -1, self.num_agents)
         weights, bias = self.weights(state)
         return jnp.sum(weights * values, -1) + bias
 
 
 class AffineMixer(nn.Module):
-    """sum_i w_i(s) q_i + b(s), w >= 0 and not normalised, from one shared hidden layer (OMIGA; Wang et al., 2023)."""
+    """sum_i w_i(s) q_i + b(s), w >= 0 and not normalised, from one shared hidden layer (OMIGA; Wang
+    et al., 2023).
+    """
 
     num_agents: int
     hidden: int = 64
@@ -95,6 +106,7 @@ class AffineMixer(nn.Module):
 
     def __call__(self, values: Array, state: Array) -> Array:
         """Total [...]."""
-        chex.assert_axis_dimension(values, -1, self.num_agents)  # one weight would be broadcast over all values
+        # one weight would be broadcast over all values
+        chex.assert_axis_dimension(values, -1, self.num_agents)
         weights, bias = self.weights(state)
         return jnp.sum(weights * values, -1) + bias

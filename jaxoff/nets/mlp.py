@@ -12,10 +12,11 @@ from jaxoff.types import Array
 
 
 class MLP(nn.Module):
-    """Hidden layers of the given widths with an activation, then a linear head: [..., F] -> [..., out].
+    """Hidden layers of the given widths with an activation, then a linear head: [..., F] -> [...,
+    out].
 
-    features: hidden widths, then the size of the output. head: where it is not 0, the weights of the last layer start
-    uniform in +-head.
+    features: hidden widths, then the size of the output. head: where it is not 0, the weights of
+    the last layer start uniform in +-head.
     """
 
     features: Sequence[int]
@@ -35,7 +36,8 @@ class MLP(nn.Module):
 class ActionCritic(nn.Module):
     """Values of many actions at each of some contexts: context [M, F], actions [K, M, A] -> [K, M].
 
-    An MLP of [context, action] with two hidden layers, whose product with the context is made once for all K.
+    An MLP of [context, action] with two hidden layers, whose product with the context is made once
+    for all K.
     """
 
     hidden: int
@@ -46,6 +48,11 @@ class ActionCritic(nn.Module):
         """Apply to the last axes."""
         fan_in = context.shape[-1] + actions.shape[-1]
         x = Dense(self.hidden, self.layer_init, fan_in=fan_in, name="context")(context)
-        x = jax.nn.relu(x + Dense(self.hidden, self.layer_init, use_bias=False, fan_in=fan_in, name="action")(actions))
+        x = jax.nn.relu(
+            x
+            + Dense(self.hidden, self.layer_init, use_bias=False, fan_in=fan_in, name="action")(
+                actions
+            )
+        )
         x = jax.nn.relu(Dense(self.hidden, self.layer_init, name="inner")(x))
         return Dense(1, self.layer_init, name="value")(x)[..., 0]

@@ -1,6 +1,8 @@
-"""Inputs normalised by the statistics of the batch that a net is given, as batch normalisation has it, but in the open.
+"""Inputs normalised by the statistics of the batch that a net is given, as batch normalisation has
+it, but in the open.
 
-Training uses the batch's own statistics, execution the running ones; both are plain arrays of a learner's state.
+Training uses the batch's own statistics, execution the running ones; both are plain arrays of a
+learner's state.
 """
 
 from __future__ import annotations
@@ -48,8 +50,11 @@ def unit_stats(*shape: int) -> Stats:
     return Stats(jnp.zeros(shape), jnp.ones(shape))
 
 
-def moments(x: Array, weight: Array, axes: tuple[int, ...], mapped: str | None = None) -> tuple[Array, Array]:
-    """Mean and variance of x over axes, with weights of its shape but for the last axis, which is 1.
+def moments(
+    x: Array, weight: Array, axes: tuple[int, ...], mapped: str | None = None
+) -> tuple[Array, Array]:
+    """Mean and variance of x over axes, with weights of its shape but for the last axis, which is
+    1.
 
     mapped: the name of an axis of vmap that counts as one of the axes.
     """
@@ -70,7 +75,9 @@ def normalised(norm: Norm, x: Array, mean: Array, variance: Array) -> Array:
 
 
 def running(stats: Stats, x: Array, weight: Array, axes: tuple[int, ...]) -> Stats:
-    """A tenth of the way to the statistics of x over axes, weights as in `moments`; the variance that is kept is the unbiased one."""
+    """A tenth of the way to the statistics of x over axes, weights as in `moments`; the variance
+    that is kept is the unbiased one.
+    """
     count = jnp.sum(weight, axes)
     mean, variance = (jnp.squeeze(m, axes) for m in moments(x, weight, axes))
     fresh = Stats(mean, variance * count / jnp.maximum(count - 1.0, 1.0))

@@ -1,4 +1,6 @@
-"""A gated recurrent net over sequences: input products for all steps at once, the scan keeps the recurrence."""
+"""A gated recurrent net over sequences: input products for all steps at once, the scan keeps the
+recurrence.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ GRUReset = Literal["after", "before"]
 class GRU(nn.Module):
     """Gated recurrent unit (Cho et al., 2014), in one of the two forms of common libraries.
 
-    reset_gate: "after", the candidate is tanh(W x + b + r (U h + c)), as PyTorch and cuDNN have it; "before", it is
-    tanh(W x + b + U (r h)), as Sonnet and the paper have it, without the bias c.
+    reset_gate: "after", the candidate is tanh(W x + b + r (U h + c)), as PyTorch and cuDNN have it;
+    "before", it is tanh(W x + b + U (r h)), as Sonnet and the paper have it, without the bias c.
     __call__(memory [..., H], x [..., T, F], reset) -> (memory [..., H], outputs [..., T, H]).
     reset: [..., T] bool, where memory restarts from zero before the step, or None.
     """
@@ -31,8 +33,14 @@ class GRU(nn.Module):
     @nn.compact
     def __call__(self, memory: Array, x: Array, reset: Array | None = None) -> tuple[Array, Array]:
         """Run over the time axis, the last but one."""
-        width, start, after = self.features, GRUStart(self.layer_init, self.features), self.reset_gate == "after"
-        from_input = nn.Dense(3 * width, kernel_init=start.input, bias_init=start.bias, name="input")(x)
+        width, start, after = (
+            self.features,
+            GRUStart(self.layer_init, self.features),
+            self.reset_gate == "after",
+        )
+        from_input = nn.Dense(
+            3 * width, kernel_init=start.input, bias_init=start.bias, name="input"
+        )(x)
         hidden = self.param("hidden", start.hidden, (width, 3 * width))
         # Before: only the first two gates' products can be made from the memory alone.
         early = hidden if after else hidden[:, : 2 * width]
@@ -55,7 +63,8 @@ class GRU(nn.Module):
 
 
 class RecurrentNet(nn.Module):
-    """Linear - ReLU - GRU - linear, as the agent nets of PyMARL: (memory, x [..., T, F]) -> (memory, [..., T, out]).
+    """Linear - ReLU - GRU - linear, as the agent nets of PyMARL: (memory, x [..., T, F]) ->
+    (memory, [..., T, out]).
 
     activated: a ReLU after the GRU too, as the policies of OG-MARL.
     """

@@ -1,7 +1,9 @@
-"""A causal transformer over what each agent saw (GPT; Radford et al., 2018), and the memory that it needs in a rollout.
+"""A causal transformer over what each agent saw (GPT; Radford et al., 2018), and the memory that it
+needs in a rollout.
 
-Every agent of every episode is a sequence of its own; weights are shared, and agents are told apart by their number in
-the input. A step is one to three tokens: return to go, observation, previous action. The action of a step is never its
+Every agent of every episode is a sequence of its own; weights are shared, and agents are told apart
+by their number in the input. A step is one to three tokens: return to go, observation, previous
+    action. The action of a step is never its
 own input. Letters: C steps of context, H width, F = O + N inputs.
 """
 
@@ -17,12 +19,18 @@ import jax.numpy as jnp
 from jaxoff.nets.layers import Dense
 from jaxoff.types import Array, EnvSpec, Key, Params, TimeStep, Transition
 
-MODES = {"state_only": ("obs",), "state_action": ("obs", "action"), "rtg_state_action": ("return", "obs", "action")}
+MODES = {
+    "state_only": ("obs",),
+    "state_action": ("obs", "action"),
+    "rtg_state_action": ("return", "obs", "action"),
+}
 SMALL = nn.initializers.normal(0.02)
 
 
 class Block(nn.Module):
-    """A pre-norm block: x + attention(norm x), then x + MLP(norm x) of width 2 H with exact GELU; [..., L, H]."""
+    """A pre-norm block: x + attention(norm x), then x + MLP(norm x) of width 2 H with exact GELU;
+    [..., L, H].
+    """
 
     heads: int
 
@@ -31,9 +39,13 @@ class Block(nn.Module):
         """Position l sees positions 0..l."""
         length, width = x.shape[-2:]
         split = (*x.shape[:-1], 3, self.heads, width // self.heads)
-        query, key, value = jnp.moveaxis(nn.Dense(3 * width, kernel_init=SMALL)(norm()(x)).reshape(split), -3, 0)
+        query, key, value = jnp.moveaxis(
+            nn.Dense(3 * width, kernel_init=SMALL)(norm()(x)).reshape(split), -3, 0
+        )
         scores = jnp.einsum("...qhd,...khd->...hqk", query, key) / jnp.sqrt(width / self.heads)
-        shares = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones((length, length), bool)), scores, -1e30))
+        shares = jax.nn.softmax(
+            jnp.where(jnp.tril(jnp.ones((length, length), bool)), scores, -1e30)
+        )
         found = jnp.einsum("...hqk,...khd->...qhd", shares, value).reshape(x.shape)
         x = x + nn.Dense(width, kernel_init=SMALL)(found)
         hidden = jax.nn.gelu(nn.Dense(2 * width, kernel_init=SMALL)(norm()(x)), approximate=False)
@@ -48,8 +60,10 @@ def norm() -> nn.LayerNorm:
 class StepTransformer(nn.Module):
     """Steps to features [..., T, H], read at the last token of each step, T <= context.
 
-    tokens: of a step, in order; obs, return and action are embedded as tanh(linear), tanh(linear), tanh(table). Two
-    learned tables, zero at first, are added: over token slots, and over absolute time (0..horizon), shared by a step's tokens.
+    tokens: of a step, in order; obs, return and action are embedded as tanh(linear), tanh(linear),
+        tanh(table). Two
+    learned tables, zero at first, are added: over token slots, and over absolute time (0..horizon),
+        shared by a step's tokens.
     """
 
     width: int
@@ -62,16 +76,24 @@ class StepTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, last_actions: Array, to_go: Array, time: Array) -> Array:
-        """obs [..., T, F], last_actions [..., T] int (-1 counts as 0), to_go [..., T], time [..., T] int."""
+        """obs [..., T, F], last_actions [..., T] int (-1 counts as 0), to_go [..., T], time [...,
+        T] int.
+        """
         steps, kinds = obs.shape[-2], len(self.tokens)
         if steps > self.context:
-            raise ValueError(f"transformer: field 'context': expected at least the {steps} steps of a window, found {self.context}")
+            raise ValueError(
+                f"transformer: field 'context': expected at least the {steps} steps of a "
+                f"window, found {self.context}"
+            )
         embedded = {
             "obs": lambda: self._encode("obs", obs),
             "return": lambda: self._encode("return", to_go[..., None]),
-            "action": lambda: nn.Embed(self.num_actions, self.width, embedding_init=SMALL, name="action")(jnp.maximum(last_actions, 0)),
+            "action": lambda: nn.Embed(
+                self.num_actions, self.width, embedding_init=SMALL, name="action"
+            )(jnp.maximum(last_actions, 0)),
         }
-        x = jnp.stack([jnp.tanh(embedded[kind]()) for kind in self.tokens], -2)  # [..., T, tokens, H]
+        # [..., T, tokens, H]
+        x = jnp.stack([jnp.tanh(embedded[kind]()) for kind in self.tokens], -2)
         slots = self.param("slots", nn.initializers.zeros, (self.context * kinds, self.width))
         times = self.param("times", nn.initializers.zeros, (self.horizon + 1, self.width))
         x = x + jnp.take(times, jnp.clip(time, 0, self.horizon), 0)[..., None, :]
@@ -86,7 +108,10 @@ class StepTransformer(nn.Module):
 
 
 class Memory(NamedTuple):
-    """The last C steps of every agent, the oldest in slot 0, empty slots last. Leading axes are those of the batch."""
+    """The last C steps of every agent, the oldest in slot 0, empty slots last.
+
+    Leading axes are those of the batch.
+    """
 
     obs: Array  # [..., N, C, F]
     last_actions: Array  # [..., N, C] int
@@ -97,11 +122,13 @@ class Memory(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ContextNet:
-    """Features of every step, from windows in training and from a rolling context in a rollout, which agree.
+    """Features of every step, from windows in training and from a rolling context in a rollout,
+    which agree.
 
-    window: steps of context C; 0 is one step, negative the whole episode. agent_id: append the agent's number.
-    A slot's position is counted from the window's first step, so that a full context moves all of it at each
-    step and keys of the step before can't be kept: the last C steps are read anew.
+    window: steps of context C; 0 is one step, negative the whole episode. agent_id: append the
+        agent's number.
+    A slot's position is counted from the window's first step, so that a full context moves all of
+    it at each step and keys of the step before can't be kept: the last C steps are read anew.
     """
 
     spec: EnvSpec
@@ -114,11 +141,20 @@ class ContextNet:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise ValueError(f"transformer: field 'mode': expected one of {', '.join(MODES)}, found '{self.mode}'")
+            raise ValueError(
+                f"transformer: field 'mode': expected one of {', '.join(MODES)}, found "
+                f"'{self.mode}'"
+            )
         if not self.spec.discrete:
-            raise ValueError(f"transformer on '{self.spec.name}': expected discrete actions, found continuous ones")
+            raise ValueError(
+                f"transformer on '{self.spec.name}': expected discrete actions, found "
+                "continuous ones"
+            )
         if self.width % self.heads:
-            raise ValueError(f"transformer: field 'width': expected a multiple of {self.heads} heads, found {self.width}")
+            raise ValueError(
+                f"transformer: field 'width': expected a multiple of {self.heads} heads, "
+                f"found {self.width}"
+            )
 
     @property
     def context(self) -> int:
@@ -127,35 +163,62 @@ class ContextNet:
 
     def net(self) -> StepTransformer:
         """The flax module."""
-        sizes = (self.width, self.layers, self.heads, MODES[self.mode], self.context, self.spec.max_steps, self.spec.action_size)
+        sizes = (
+            self.width,
+            self.layers,
+            self.heads,
+            MODES[self.mode],
+            self.context,
+            self.spec.max_steps,
+            self.spec.action_size,
+        )
         return StepTransformer(*sizes)
 
     def init(self, key: Key) -> Params:
         """Parameters, of all agents together."""
         none = jnp.zeros((self.spec.num_agents, 1), jnp.int32)
-        return self.net().init(key, self.inputs(jnp.zeros((*none.shape, self.spec.obs_size))), none, jnp.zeros(none.shape), none)
+        return self.net().init(
+            key,
+            self.inputs(jnp.zeros((*none.shape, self.spec.obs_size))),
+            none,
+            jnp.zeros(none.shape),
+            none,
+        )
 
     def inputs(self, obs: Array) -> Array:
         """[..., N, T, O] -> [..., N, T, F], with the agent's number."""
         if not self.agent_id:
             return obs
         number = jnp.eye(self.spec.num_agents)[:, None]
-        return jnp.concatenate([obs, jnp.broadcast_to(number, (*obs.shape[:-1], self.spec.num_agents))], -1)
+        return jnp.concatenate(
+            [obs, jnp.broadcast_to(number, (*obs.shape[:-1], self.spec.num_agents))], -1
+        )
 
     def features(self, params: Params, batch: Transition, to_go: Array) -> Array:
-        """Windows [B, T, ...] and returns to go [B, T] -> [B, T, N, H]. Padding comes last, where no real step sees it."""
-        obs, last = jnp.swapaxes(batch.obs, 1, 2), jnp.swapaxes(batch.last_actions, 1, 2)  # [B, N, T, ...]
-        shared = lambda x: jnp.broadcast_to(x[:, None], last.shape)  # noqa: E731
-        out = self.net().apply(params, self.inputs(obs), last, shared(to_go), shared(batch.steps_before))
+        """Windows [B, T, ...] and returns to go [B, T] -> [B, T, N, H].
+
+        Padding comes last, where no real step sees it.
+        """
+        # [B, N, T, ...]
+        obs, last = jnp.swapaxes(batch.obs, 1, 2), jnp.swapaxes(batch.last_actions, 1, 2)
+        shared = lambda x: jnp.broadcast_to(x[:, None], last.shape)
+        out = self.net().apply(
+            params, self.inputs(obs), last, shared(to_go), shared(batch.steps_before)
+        )
         return jnp.swapaxes(out, 1, 2)
 
     def initial(self, batch_shape: tuple[int, ...], target: Array | float) -> Memory:
         """An empty context; target: the return that is asked for."""
         n, c = self.spec.num_agents, self.context
         width = self.spec.obs_size + (n if self.agent_id else 0)
-        obs, last = jnp.zeros((*batch_shape, n, c, width)), jnp.zeros((*batch_shape, n, c), jnp.int32)
+        obs, last = (
+            jnp.zeros((*batch_shape, n, c, width)),
+            jnp.zeros((*batch_shape, n, c), jnp.int32),
+        )
         left = jnp.broadcast_to(jnp.asarray(target, jnp.float32), batch_shape)
-        return Memory(obs, last, jnp.zeros((*batch_shape, c)), left, jnp.zeros(batch_shape, jnp.int32))
+        return Memory(
+            obs, last, jnp.zeros((*batch_shape, c)), left, jnp.zeros(batch_shape, jnp.int32)
+        )
 
     def step(self, params: Params, memory: Memory, seen: TimeStep) -> tuple[Memory, Array]:
         """One more step: (memory, features [..., N, H] of it)."""
@@ -163,7 +226,7 @@ class ContextNet:
         full, slot = memory.steps >= c, jnp.minimum(memory.steps, c - 1)
 
         def push(kept: Array, new: Array, axis: int) -> Array:
-            wide = lambda x: x.reshape(*x.shape, *[1] * (kept.ndim - x.ndim))  # noqa: E731
+            wide = lambda x: x.reshape(*x.shape, *[1] * (kept.ndim - x.ndim))
             moved = jnp.where(wide(full), jnp.roll(kept, -1, axis), kept)
             here = jnp.arange(c).reshape(-1, *[1] * (-axis - 1)) == wide(slot)
             return jnp.where(here, jnp.expand_dims(new, axis), moved)
@@ -173,7 +236,7 @@ class ContextNet:
         last = push(memory.last_actions, seen.last_actions, -1)
         memory = Memory(obs, last, push(memory.to_go, left, -1), left, memory.steps + 1)
         time = jnp.maximum(memory.steps - c, 0)[..., None] + jnp.arange(c)
-        shared = lambda x: jnp.broadcast_to(x[..., None, :], last.shape)  # noqa: E731
+        shared = lambda x: jnp.broadcast_to(x[..., None, :], last.shape)
         out: Any = self.net().apply(params, memory.obs, last, shared(memory.to_go), shared(time))
         index = jnp.broadcast_to(slot[..., None, None, None], (*out.shape[:-2], 1, 1))
         return memory, jnp.take_along_axis(out, index, -2)[..., 0, :]

@@ -1,4 +1,7 @@
-"""From result folders to tables, figures, GIFs and a page. Nothing here trains or needs a device."""
+"""From result folders to tables, figures, GIFs and a page.
+
+Nothing here trains or needs a device.
+"""
 
 from jaxoff.report.folder import report
 from jaxoff.report.load import BrokenResult, Run, load_experiment, load_run

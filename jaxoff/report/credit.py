@@ -26,36 +26,66 @@ def names_of(types: Sequence[int]) -> list[str]:
     return [f"agent {i}, type {kind}" if several else f"agent {i}" for i, kind in enumerate(types)]
 
 
-def draw(found: Verdict, stem: str | Path, names: Sequence[str] = (), title: str = "") -> list[Path]:
-    """Own reward of each agent during the fit; priorities of its trajectories, a panel per type; its share of draws and of data."""
+def draw(
+    found: Verdict, stem: str | Path, names: Sequence[str] = (), title: str = ""
+) -> list[Path]:
+    """Own reward of each agent during the fit; priorities of its trajectories, a panel per type;
+    its share of draws and of data.
+    """
     names, groups = list(names) or names_of(found.types), members_of(found.types)
     with style() as new_figure:
-        figure = new_figure(figsize=(PANEL[0] * (2 + len(groups)), PANEL[1] + 0.5), layout="constrained")
+        figure = new_figure(
+            figsize=(PANEL[0] * (2 + len(groups)), PANEL[1] + 0.5), layout="constrained"
+        )
         first, *middle, last = figure.subplots(1, 2 + len(groups))
         reward_curves(first, found, names)
         for panel, members in zip(middle, groups, strict=True):
             priority_histogram(panel, found, members, names)
         _shares(last, found, names)
-        figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=min(5, len(names)))
+        figure.legend(
+            *first.get_legend_handles_labels(), loc="outside lower center", ncols=min(5, len(names))
+        )
         figure.suptitle(title)
         return save(figure, stem)
 
 
 def reward_curves(panel: Any, found: Verdict, names: Sequence[str]) -> None:
-    """Mean own reward of each agent over the fit; bars at its end: two deviations over the members to either side."""
+    """Mean own reward of each agent over the fit; bars at its end: two deviations over the members
+    to either side.
+    """
     for i, name in enumerate(names):
-        panel.plot(found.steps, found.history[f"own_reward_{i}"], label=name, color=COLOURS[i % len(COLOURS)])
+        panel.plot(
+            found.steps,
+            found.history[f"own_reward_{i}"],
+            label=name,
+            color=COLOURS[i % len(COLOURS)],
+        )
         means = found.member_means[:, i]
-        panel.errorbar(found.steps[-1], means.mean(), 2 * means.std(), color=COLOURS[i % len(COLOURS)], capsize=2, linewidth=1)
+        panel.errorbar(
+            found.steps[-1],
+            means.mean(),
+            2 * means.std(),
+            color=COLOURS[i % len(COLOURS)],
+            capsize=2,
+            linewidth=1,
+        )
     panel.set(xlabel="updates of the decomposition", ylabel="own reward a step")
 
 
-def priority_histogram(panel: Any, found: Verdict, members: np.ndarray, names: Sequence[str]) -> None:
+def priority_histogram(
+    panel: Any, found: Verdict, members: np.ndarray, names: Sequence[str]
+) -> None:
     """Priorities of the trajectories of the agents of a type."""
     values = found.priority[:, members]
     edges = np.linspace(values.min(), values.max() + 1e-6, BINS + 1)
     for i in members.tolist():
-        panel.hist(found.priority[:, i], bins=edges, alpha=0.45, color=COLOURS[i % len(COLOURS)], label=names[i])
+        panel.hist(
+            found.priority[:, i],
+            bins=edges,
+            alpha=0.45,
+            color=COLOURS[i % len(COLOURS)],
+            label=names[i],
+        )
     panel.set(xlabel="priority of a trajectory", ylabel="episodes")
 
 
@@ -63,18 +93,37 @@ def _shares(panel: Any, found: Verdict, names: Sequence[str]) -> None:
     rows = by_agent(found)
     place = np.arange(len(rows))
     panel.bar(place - 0.2, [row.data for row in rows], 0.4, color="#bbbbbb", label="of the data")
-    panel.bar(place + 0.2, [row.drawn for row in rows], 0.4, color=[COLOURS[i % len(COLOURS)] for i in place])
+    panel.bar(
+        place + 0.2,
+        [row.drawn for row in rows],
+        0.4,
+        color=[COLOURS[i % len(COLOURS)] for i in place],
+    )
     panel.set(ylabel="share of draws (of data: grey)", xticks=place, ylim=(0, 1))
     panel.set_xticklabels([str(row.agent) for row in rows])
     panel.set_xlabel("agent")
 
 
 def write_trajectories(found: Verdict, episodes: Episodes, path: str | Path) -> Path:
-    """A CSV with a line for every agent of every episode: what it earned, how sure that is, and how often it would be drawn."""
+    """A CSV with a line for every agent of every episode: what it earned, how sure that is, and how
+    often it would be drawn.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["episode", "agent", "type", "level", "held_out", "steps", "team_return", "own_return", "priority", "uncertainty", "probability"]
+        [
+            "episode",
+            "agent",
+            "type",
+            "level",
+            "held_out",
+            "steps",
+            "team_return",
+            "own_return",
+            "priority",
+            "uncertainty",
+            "probability",
+        ]
     )
     lengths, returns, own = found.lengths, returns_of(episodes), found.reward.sum(1)
     levels = np.asarray(episodes.behaviour_level)
@@ -86,5 +135,7 @@ def write_trajectories(found: Verdict, episodes: Episodes, path: str | Path) -> 
         )
         level = levels[episode, agent] if levels[episode, agent] >= 0 else ""
         kind, held = found.types[agent], int(found.held_out[episode])
-        writer.writerow([episode, agent, kind, level, held, lengths[episode], *(f"{x:.6g}" for x in numbers)])
+        writer.writerow(
+            [episode, agent, kind, level, held, lengths[episode], *(f"{x:.6g}" for x in numbers)]
+        )
     return write_text(Path(path), out.getvalue())

@@ -27,7 +27,9 @@ PANEL = (3.4, 2.6)  # inches
 
 @contextmanager
 def style() -> Iterator[Any]:
-    """Our look, for figures that are made inside the block; gives the `Figure` class, which needs no display."""
+    """Our look, for figures that are made inside the block; gives the `Figure` class, which needs
+    no display.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -61,7 +63,10 @@ def style() -> Iterator[Any]:
 def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour and dash of each label, all different for up to 28 of them."""
     pairs = itertools.cycle(itertools.product(DASHES, COLOURS))
-    return {label: {"color": colour, "linestyle": dash} for label, (dash, colour) in zip(labels, pairs, strict=False)}
+    return {
+        label: {"color": colour, "linestyle": dash}
+        for label, (dash, colour) in zip(labels, pairs, strict=False)
+    }
 
 
 def save(figure: Figure, stem: str | Path) -> list[Path]:
@@ -89,9 +94,13 @@ def curve(runs: Sequence[Run], metric: str) -> tuple[np.ndarray, np.ndarray]:
         for row in run.rows:
             if metric in row:
                 value = row[metric]
-                found.setdefault((row["stage_index"], row["step"]), {})[index, row["run"]] = np.nan if value is None else value
+                found.setdefault((row["stage_index"], row["step"]), {})[index, row["run"]] = (
+                    np.nan if value is None else value
+                )
     if not found:
-        raise BrokenResult(f"{runs[0].path / 'metrics.jsonl'}: expected rows with '{metric}', found none")
+        raise BrokenResult(
+            f"{runs[0].path / 'metrics.jsonl'}: expected rows with '{metric}', found none"
+        )
     places = sorted(found)
     columns = sorted({column for row in found.values() for column in row})
     ends: dict[int, int] = {}
@@ -103,7 +112,9 @@ def curve(runs: Sequence[Run], metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def band_of(values: np.ndarray, band: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and band [K] over the runs of values [K, R]: "ci" is the bootstrap interval of the mean, "std" one deviation."""
+    """Mean and band [K] over the runs of values [K, R]: "ci" is the bootstrap interval of the mean,
+    "std" one deviation.
+    """
     if band not in ("ci", "std"):
         raise ValueError(f"curves: field 'band': expected 'ci' or 'std', found '{band}'")
     middle = np.array([statistics.mean(row) for row in values])
@@ -126,7 +137,8 @@ def curves(
 ) -> list[Path]:
     """Learning curves, a panel per task and a line per variant: mean over seeds, with a band.
 
-    tasks: task -> title, default all. label: of the vertical axis. reference: name -> a level, drawn as a grey line.
+    tasks: task -> title, default all. label: of the vertical axis. reference: name -> a level,
+        drawn as a grey line.
     """
     runs = by_config(runs)
     tasks = tasks or {run.task: run.task for run in runs}
@@ -142,9 +154,13 @@ def curves(
                 x, values = curve(group, metric)
                 middle, low, high = band_of(values, band)
                 panel.plot(x, middle, label=variant, **look[variant])
-                panel.fill_between(x, low, high, color=look[variant]["color"], alpha=0.15, linewidth=0)
+                panel.fill_between(
+                    x, low, high, color=look[variant]["color"], alpha=0.15, linewidth=0
+                )
             for name, level in (reference or {}).items():
-                panel.axhline(level, color="#777777", linestyle=(0, (4, 3)), linewidth=1, label=name)
+                panel.axhline(
+                    level, color="#777777", linestyle=(0, (4, 3)), linewidth=1, label=name
+                )
             panel.set_title(title)
             panel.set_xlabel("gradient updates")
         for panel in panels[:: _columns(len(tasks))]:
@@ -153,10 +169,16 @@ def curves(
         return save(figure, stem)
 
 
-def profiles(scores: Mapping[str, statistics.Tasks], stem: str | Path, *, label: str = "normalised score τ") -> list[Path]:
-    """Performance profiles: share of runs above τ, with its 95% interval. scores: variant -> values per task."""
+def profiles(
+    scores: Mapping[str, statistics.Tasks], stem: str | Path, *, label: str = "normalised score τ"
+) -> list[Path]:
+    """Performance profiles: share of runs above τ, with its 95% interval. scores: variant -> values
+    per task.
+    """
     look = looks(list(scores))
-    kept = np.concatenate([statistics.finite(values) for tasks in scores.values() for values in tasks])
+    kept = np.concatenate(
+        [statistics.finite(values) for tasks in scores.values() for values in tasks]
+    )
     if kept.size == 0:
         raise ValueError("profiles: field 'scores': expected some finite score, found none")
     margin = 0.05 * (np.ptp(kept) or 1.0)
@@ -172,8 +194,13 @@ def profiles(scores: Mapping[str, statistics.Tasks], stem: str | Path, *, label:
         return save(figure, stem)
 
 
-def bar_iqm(scores: Mapping[str, statistics.Tasks], stem: str | Path, *, label: str = "normalised score") -> list[Path]:
-    """Interquartile mean and mean with 95% intervals, a bar per variant. scores: variant -> values per task."""
+def bar_iqm(
+    scores: Mapping[str, statistics.Tasks], stem: str | Path, *, label: str = "normalised score"
+) -> list[Path]:
+    """Interquartile mean and mean with 95% intervals, a bar per variant.
+
+    scores: variant -> values per task.
+    """
     names = list(scores)
     look = looks(names)
     measures = {"IQM": statistics.iqm, "mean": statistics.mean_of_task_means}
@@ -184,11 +211,27 @@ def bar_iqm(scores: Mapping[str, statistics.Tasks], stem: str | Path, *, label: 
                 kept = [statistics.finite(values) for values in scores[name]]
                 low, high = statistics.bootstrap(kept, measure)
                 if not np.isfinite(low):
-                    panel.text(0, place, " no run left", va="center", fontsize=8, color="#777777", transform=panel.get_yaxis_transform())
+                    panel.text(
+                        0,
+                        place,
+                        " no run left",
+                        va="center",
+                        fontsize=8,
+                        color="#777777",
+                        transform=panel.get_yaxis_transform(),
+                    )
                     continue
-                panel.barh(place, high - low, left=low, height=0.55, color=look[name]["color"], alpha=0.45)
+                panel.barh(
+                    place, high - low, left=low, height=0.55, color=look[name]["color"], alpha=0.45
+                )
                 # An interval may have no width; the line through the estimate is always seen.
-                panel.vlines(measure(kept), place - 0.36, place + 0.36, color=look[name]["color"], linewidth=2.2)
+                panel.vlines(
+                    measure(kept),
+                    place - 0.36,
+                    place + 0.36,
+                    color=look[name]["color"],
+                    linewidth=2.2,
+                )
             panel.set_yticks(range(len(names)), names if panel is panels[0] else [""] * len(names))
             panel.set_ylim(len(names) - 0.4, -0.6)
             panel.grid(axis="y", visible=False)
@@ -213,7 +256,10 @@ def heat_maps(
     """
     for name, policy in policies.items():
         if np.shape(policy) != (len(actions), len(actions)):
-            raise ValueError(f"heat_maps: '{name}': expected shape {(len(actions), len(actions))}, found {np.shape(policy)}")
+            raise ValueError(
+                f"heat_maps: '{name}': expected shape {(len(actions), len(actions))}, "
+                f"found {np.shape(policy)}"
+            )
     side = max(1.9, 0.55 * len(actions) + 0.8)
     with style() as new_figure:
         figure, panels = _panels(new_figure, len(policies), (side, side + 0.15))
@@ -221,7 +267,13 @@ def heat_maps(
             image = panel.imshow(policy, cmap="Blues", vmin=0, vmax=1)
             for i, j in np.ndindex(*np.shape(policy)):
                 panel.text(
-                    j, i, f"{policy[i, j]:.2f}", ha="center", va="center", fontsize=8, color="white" if policy[i, j] > 0.55 else "#222222"
+                    j,
+                    i,
+                    f"{policy[i, j]:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if policy[i, j] > 0.55 else "#222222",
                 )
             panel.set_xticks(range(len(actions)), actions)
             panel.set_yticks(range(len(actions)), actions)
@@ -231,7 +283,9 @@ def heat_maps(
             panel.grid(visible=False)
             panel.tick_params(length=0)
             panel.spines[:].set_visible(False)
-        figure.colorbar(image, ax=list(panels), shrink=0.85, label=label, aspect=25, pad=0.02).outline.set_visible(False)
+        figure.colorbar(
+            image, ax=list(panels), shrink=0.85, label=label, aspect=25, pad=0.02
+        ).outline.set_visible(False)
         return save(figure, stem)
 
 
@@ -239,7 +293,9 @@ def _columns(count: int) -> int:
     return count if count <= 4 else math.ceil(count / math.ceil(count / 4))
 
 
-def _panels(new_figure: type[Figure], count: int, size: tuple[float, float]) -> tuple[Figure, list[Any]]:
+def _panels(
+    new_figure: type[Figure], count: int, size: tuple[float, float]
+) -> tuple[Figure, list[Any]]:
     """A figure with `count` panels of `size` inches each, at most four in a row."""
     if count < 1:
         raise ValueError("figure: expected at least one panel, found none")

@@ -1,4 +1,6 @@
-"""`jaxoff report FOLDER`: tables, figures and a page for any folder with results, without training."""
+"""`jaxoff report FOLDER`: tables, figures and a page for any folder with results, without
+training.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,18 @@ MAX_CELLS = 12  # actions of a joint policy that is still drawn with numbers
 def report(folder: str | Path) -> Path:
     """Rebuild the tables, curves, profiles and heat maps of every experiment at or below a folder.
 
-    An experiment is a folder of result folders; what belongs to it is written into it, and index.html into
-    `folder`. Runs that have not ended are named on the page and left out. Raises BrokenResult where nothing
-    has ended, or naming a broken file.
+    An experiment is a folder of result folders; what belongs to it is written into it, and
+    index.html into `folder`. Runs that have not ended are named on the page and left out. Raises
+    BrokenResult where nothing has ended, or naming a broken file.
     """
     folder = Path(folder)
     waiting = unfinished(folder)
     done = [load_run(path) for path in run_folders(folder) if path not in waiting]
     if not done:
         held = f"found {len(waiting)} that have not ended" if waiting else "found none"
-        raise BrokenResult(f"{folder}: expected result folders with config.json and final.json, {held}")
+        raise BrokenResult(
+            f"{folder}: expected result folders with config.json and final.json, {held}"
+        )
     groups: dict[Path, list[Run]] = {}
     for run in done:
         groups.setdefault(run.path if run.path == folder else run.path.parent, []).append(run)
@@ -35,7 +39,11 @@ def report(folder: str | Path) -> Path:
         title = folder.resolve().name if place == folder else str(place.relative_to(folder))
         missing = [path.name for path in waiting if path.parent == place]
         text = f"{len(runs)} result folders, {sum(len(run.runs) for run in runs)} runs."
-        sections.append(html.Section(title, text + (f" Not ended yet: {', '.join(missing)}." if missing else ""), stems))
+        sections.append(
+            html.Section(
+                title, text + (f" Not ended yet: {', '.join(missing)}." if missing else ""), stems
+            )
+        )
     return html.index(folder, f"Results: {folder.resolve().name}", sections)
 
 
@@ -48,7 +56,12 @@ def _experiment(runs: Sequence[Run], place: Path) -> list[Path]:
         having = [run for run in parts if run.has(metric)]
         if not having:
             continue
-        table = tables.build(having, metric=metric, title=tables.METRICS[metric].capitalize(), average=several and metric == "score")
+        table = tables.build(
+            having,
+            metric=metric,
+            title=tables.METRICS[metric].capitalize(),
+            average=several and metric == "score",
+        )
         tables.write(table, place / f"table-{metric}")
         stems.append(place / f"table-{metric}")
     stems += _curves(parts, place)
@@ -71,25 +84,43 @@ def _curves(runs: Sequence[Run], place: Path) -> list[Path]:
 
 
 def _scores(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
-    """Scores per variant and task: of the variants that were run on every task that has scores, with a run left on each."""
+    """Scores per variant and task: of the variants that were run on every task that has scores,
+    with a run left on each.
+    """
     having = [run for run in runs if run.has("score")]
     tasks = list(dict.fromkeys(run.task for run in having))
     out = {}
     for variant in dict.fromkeys(run.variant for run in having):
-        each = {task: [run.values("score") for run in having if run.variant == variant and run.task == task] for task in tasks}
+        each = {
+            task: [
+                run.values("score") for run in having if run.variant == variant and run.task == task
+            ]
+            for task in tasks
+        }
         if all(each.values()):
             out[variant] = [np.concatenate(values) for values in each.values()]
-    return {name: values for name, values in out.items() if all(np.isfinite(task).any() for task in values)}
+    return {
+        name: values
+        for name, values in out.items()
+        if all(np.isfinite(task).any() for task in values)
+    }
 
 
 def _heat_maps(runs: Sequence[Run], place: Path) -> list[Path]:
-    """Final joint policies of two agents, the mean over the seeds that were not lost, a figure per task."""
+    """Final joint policies of two agents, the mean over the seeds that were not lost, a figure per
+    task.
+    """
     stems = []
     for task in dict.fromkeys(run.task for run in runs):
         policies = {}
         for run in runs:
             last = run.arrays.get("history/joint_policy", np.zeros((1, 0)))[-1]
-            if run.task == task and last.ndim == 3 and last.shape[-1] <= MAX_CELLS and not run.lost.all():
+            if (
+                run.task == task
+                and last.ndim == 3
+                and last.shape[-1] <= MAX_CELLS
+                and not run.lost.all()
+            ):
                 policies[run.variant] = last[~run.lost].mean(0)
         if policies:
             stems.append(place / f"policies-{_slug(task)}")

@@ -28,24 +28,48 @@ def grid_gif(
     *,
     frame_s: float = 0.5,
 ) -> Path:
-    """Write an episode as a GIF: walls, goals (rings) and agents (discs), with step, reward and return below.
+    """Write an episode as a GIF: walls, goals (rings) and agents (discs), with step, reward and
+    return below.
 
     positions: [T+1, N, 2] row and column, the first frame after the reset. walls: [H, W] bool.
-    goals: [N, 2], the goal of each agent, or [0, 2] for none. rewards: [T] of each step. frame_s: seconds per frame.
+    goals: [N, 2], the goal of each agent, or [0, 2] for none. rewards: [T] of each step. frame_s:
+        seconds per frame.
     Raises ValueError naming an array of a wrong shape.
     """
-    positions, walls, goals = np.asarray(positions), np.asarray(walls, bool), np.asarray(goals, int).reshape(-1, 2)
-    if positions.ndim != 3 or positions.shape[-1] != 2 or not 1 <= positions.shape[1] <= len(COLOURS):
-        raise ValueError(f"grid_gif: field 'positions': expected [T+1, 1..{len(COLOURS)}, 2], found {positions.shape}")
+    positions, walls, goals = (
+        np.asarray(positions),
+        np.asarray(walls, bool),
+        np.asarray(goals, int).reshape(-1, 2),
+    )
+    if (
+        positions.ndim != 3
+        or positions.shape[-1] != 2
+        or not 1 <= positions.shape[1] <= len(COLOURS)
+    ):
+        raise ValueError(
+            f"grid_gif: field 'positions': expected [T+1, 1..{len(COLOURS)}, 2], found "
+            f"{positions.shape}"
+        )
     if len(goals) not in (0, positions.shape[1]):
-        raise ValueError(f"grid_gif: field 'goals': expected {positions.shape[1]} of them, or none, found {len(goals)}")
+        raise ValueError(
+            f"grid_gif: field 'goals': expected {positions.shape[1]} of them, or none, "
+            f"found {len(goals)}"
+        )
     if rewards is not None and len(rewards) != len(positions) - 1:
-        raise ValueError(f"grid_gif: field 'rewards': expected {len(positions) - 1} steps, found {len(rewards)}")
+        raise ValueError(
+            f"grid_gif: field 'rewards': expected {len(positions) - 1} steps, found {len(rewards)}"
+        )
     inside = (positions >= 0).all() and (positions < walls.shape).all()
     if not inside:
-        raise ValueError(f"grid_gif: field 'positions': expected cells of a grid {walls.shape}, found {positions.min()}..{positions.max()}")
+        raise ValueError(
+            f"grid_gif: field 'positions': expected cells of a grid {walls.shape}, found "
+            f"{positions.min()}..{positions.max()}"
+        )
     ground = _ground(walls, goals)
-    frames = [_frame(ground, positions[: t + 1], caption(t, rewards, text), walls.shape) for t in range(len(positions))]
+    frames = [
+        _frame(ground, positions[: t + 1], caption(t, rewards, text), walls.shape)
+        for t in range(len(positions))
+    ]
     # One palette for all frames, so that a colour never flickers.
     palette = frames[-1].quantize(64)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
@@ -53,10 +77,20 @@ def grid_gif(
 
 
 def save_gif(frames: list[Image.Image], path: str | Path, duration: int, last: int) -> Path:
-    """Write frames, whole or not at all, in a loop; each lasts `duration` ms, the last one `last` ms."""
+    """Write frames, whole or not at all, in a loop; each lasts `duration` ms, the last one `last`
+    ms.
+    """
     durations = [duration] * (len(frames) - 1) + [last]
     with replacing(path) as temporary:
-        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1)
+        frames[0].save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=durations,
+            loop=0,
+            disposal=1,
+        )
     return Path(path)
 
 
@@ -64,7 +98,9 @@ def caption(step: int, rewards: Sequence[float] | np.ndarray | None, text: str) 
     """Two lines below a frame: step, reward and return; text."""
     line = f"step {step}"
     if rewards is not None and step:
-        line += f"   reward {float(rewards[step - 1]):.2f}   return {float(np.sum(rewards[:step])):.2f}"
+        line += (
+            f"   reward {float(rewards[step - 1]):.2f}   return {float(np.sum(rewards[:step])):.2f}"
+        )
     return line, text
 
 
@@ -82,13 +118,17 @@ def _ground(walls: np.ndarray, goals: np.ndarray) -> Image.Image:
     draw = ImageDraw.Draw(image)
     for row, column in np.ndindex(rows, columns):
         box = (column * cell, row * cell, (column + 1) * cell, (row + 1) * cell)
-        draw.rectangle(box, fill=WALL if walls[row, column] else PAPER, outline=LINE, width=2 * SCALE)
+        draw.rectangle(
+            box, fill=WALL if walls[row, column] else PAPER, outline=LINE, width=2 * SCALE
+        )
     for colour, (row, column) in zip(COLOURS, goals, strict=False):
         _disc(draw, row, column, 0.36, None, colour)
     return image
 
 
-def _frame(ground: Image.Image, path: np.ndarray, lines: tuple[str, str], shape: tuple[int, int]) -> Image.Image:
+def _frame(
+    ground: Image.Image, path: np.ndarray, lines: tuple[str, str], shape: tuple[int, int]
+) -> Image.Image:
     image = ground.copy()
     draw = ImageDraw.Draw(image)
     cell = CELL * SCALE
@@ -96,13 +136,22 @@ def _frame(ground: Image.Image, path: np.ndarray, lines: tuple[str, str], shape:
     for agent, colour in enumerate(COLOURS[: path.shape[1]]):
         # Trails are set apart by agent, so that two on one lane are both seen.
         offset = (agent - (path.shape[1] - 1) / 2) * 0.1
-        points = [((column + 0.5 + offset) * cell, (row + 0.5 + offset) * cell) for row, column in path[:, agent]]
+        points = [
+            ((column + 0.5 + offset) * cell, (row + 0.5 + offset) * cell)
+            for row, column in path[:, agent]
+        ]
         if len(points) > 1:
             draw.line(points, fill=pale(colour), width=3 * SCALE, joint="curve")
     for agent, colour in enumerate(COLOURS[: path.shape[1]]):
         row, column = path[-1, agent] + np.array([0, shifts[agent]])
         _disc(draw, row, column, 0.21 if shifts[agent] else 0.26, colour, PAPER)
-        draw.text(((column + 0.5) * cell, (row + 0.5) * cell), str(agent + 1), fill=PAPER, anchor="mm", font=font(18))
+        draw.text(
+            ((column + 0.5) * cell, (row + 0.5) * cell),
+            str(agent + 1),
+            fill=PAPER,
+            anchor="mm",
+            font=font(18),
+        )
     write(draw, shape[0] * cell, lines)
     return image.resize((image.width // SCALE, image.height // SCALE), Image.Resampling.LANCZOS)
 
@@ -116,10 +165,14 @@ def _shifts(cells: np.ndarray) -> list[float]:
     return out
 
 
-def _disc(draw: ImageDraw.ImageDraw, row: float, column: float, radius: float, fill: str | None, line: str) -> None:
+def _disc(
+    draw: ImageDraw.ImageDraw, row: float, column: float, radius: float, fill: str | None, line: str
+) -> None:
     cell = CELL * SCALE
     x, y, r = (column + 0.5) * cell, (row + 0.5) * cell, radius * cell
-    draw.ellipse((x - r, y - r, x + r, y + r), fill=fill, outline=line, width=(2 if fill else 4) * SCALE)
+    draw.ellipse(
+        (x - r, y - r, x + r, y + r), fill=fill, outline=line, width=(2 if fill else 4) * SCALE
+    )
 
 
 def pale(colour: str) -> tuple[int, int, int]:

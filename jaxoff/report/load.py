@@ -22,8 +22,10 @@ class BrokenResult(ValueError):
 class Run:
     """One result folder: R runs of one method on one task.
 
-    config: config.json. rows: the lines of metrics.jsonl. runs: one dictionary per run, of final.json.
-    timing: of final.json. arrays: final.npz, with "returns" [R, episodes], "steps" [K] and "history/..."
+    config: config.json. rows: the lines of metrics.jsonl. runs: one dictionary per run, of
+        final.json.
+    timing: of final.json. arrays: final.npz, with "returns" [R, episodes], "steps" [K] and
+        "history/..."
     [K, R, ...].
     """
 
@@ -55,16 +57,25 @@ class Run:
         return any(run.get(metric) is not None for run in self.runs)
 
     def values(self, metric: str) -> np.ndarray:
-        """Final numbers [R] of this name; NaN for a lost run. Raises BrokenResult where it is not there."""
+        """Final numbers [R] of this name; NaN for a lost run.
+
+        Raises BrokenResult where it is not there.
+        """
         if not any(metric in run for run in self.runs):
-            raise BrokenResult(f"{self.path / 'final.json'}: field 'runs': expected '{metric}', found {sorted(self.runs[0])}")
+            raise BrokenResult(
+                f"{self.path / 'final.json'}: field 'runs': expected '{metric}', found "
+                f"{sorted(self.runs[0])}"
+            )
         values = np.array([run.get(metric) for run in self.runs], np.float64)
         return np.where(self.lost, np.nan, values)
 
     def history(self, name: str) -> np.ndarray:
         """The array history/name [K, R, ...]. Raises BrokenResult where it is not there."""
         if f"history/{name}" not in self.arrays:
-            raise BrokenResult(f"{self.path / 'final.npz'}: expected array 'history/{name}', found {sorted(self.arrays)}")
+            raise BrokenResult(
+                f"{self.path / 'final.npz'}: expected array 'history/{name}', found "
+                f"{sorted(self.arrays)}"
+            )
         return self.arrays[f"history/{name}"]
 
 
@@ -73,12 +84,16 @@ def load_run(path: str | Path) -> Run:
     folder = Path(path)
     for name in FILES:
         if not (folder / name).is_file():
-            raise BrokenResult(f"{folder / name}: expected a file, found none; a run writes it when it ends")
+            raise BrokenResult(
+                f"{folder / name}: expected a file, found none; a run writes it when it ends"
+            )
     config, final = _json(folder / "config.json"), _json(folder / "final.json")
     _need(folder / "config.json", config, CONFIG_FIELDS)
     _need(folder / "final.json", final, ("runs", "timing"))
     if not final["runs"]:
-        raise BrokenResult(f"{folder / 'final.json'}: field 'runs': expected at least one run, found none")
+        raise BrokenResult(
+            f"{folder / 'final.json'}: field 'runs': expected at least one run, found none"
+        )
     for run in final["runs"]:
         _need(folder / "final.json", run, ("run", "seed"))
     try:
@@ -87,13 +102,25 @@ def load_run(path: str | Path) -> Run:
     except (ValueError, OSError, EOFError, KeyError) as error:
         raise BrokenResult(f"{folder / 'final.npz'}: expected arrays, found {error}") from error
     variant = config.get("variant") or config["method"]
-    return Run(folder, config, _json_lines(folder / "metrics.jsonl"), final["runs"], final["timing"], arrays, variant)
+    return Run(
+        folder,
+        config,
+        _json_lines(folder / "metrics.jsonl"),
+        final["runs"],
+        final["timing"],
+        arrays,
+        variant,
+    )
 
 
 def run_folders(path: str | Path) -> list[Path]:
     """Every result folder at or below a path, finished or not, in order."""
     files = sorted(Path(path).rglob("config.json"))
-    return [file.parent for file in files if not {"checkpoint", "wandb"} & set(file.relative_to(path).parts)]
+    return [
+        file.parent
+        for file in files
+        if not {"checkpoint", "wandb"} & set(file.relative_to(path).parts)
+    ]
 
 
 def unfinished(path: str | Path) -> list[Path]:
@@ -102,7 +129,10 @@ def unfinished(path: str | Path) -> list[Path]:
 
 
 def load_experiment(path: str | Path) -> list[Run]:
-    """Read every result folder at or below a path. Raises BrokenResult where there is none, or a broken one."""
+    """Read every result folder at or below a path.
+
+    Raises BrokenResult where there is none, or a broken one.
+    """
     folders = run_folders(path)
     if not folders:
         raise BrokenResult(f"{path}: expected result folders with a config.json, found none")
@@ -110,14 +140,23 @@ def load_experiment(path: str | Path) -> list[Run]:
 
 
 def by_config(runs: Iterable[Run]) -> list[Run]:
-    """Split every folder that holds a grid into one `Run` per grid point; the point is in its variant's label."""
+    """Split every folder that holds a grid into one `Run` per grid point; the point is in its
+    variant's label.
+    """
     out = []
     for run in runs:
         configs = [each.get("config") or {} for each in run.runs]
-        varied = [name for name in configs[0] if any(config.get(name) != configs[0][name] for config in configs)]
+        varied = [
+            name
+            for name in configs[0]
+            if any(config.get(name) != configs[0][name] for config in configs)
+        ]
         points = [tuple((name, config.get(name)) for name in varied) for config in configs]
         for point in dict.fromkeys(points):
-            label = ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in point)
+            label = ", ".join(
+                f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+                for name, value in point
+            )
             keep = [i for i, other in enumerate(points) if other == point]
             out.append(select(run, keep, f"{run.variant} ({label})") if label else run)
     return out
@@ -131,7 +170,10 @@ def select(run: Run, keep: Sequence[int], variant: str) -> Run:
         run,
         rows=[row for row in run.rows if row["run"] in numbers],
         runs=[run.runs[i] for i in keep],
-        arrays={name: np.take(value, keep, axis[name]) if name in axis else value for name, value in run.arrays.items()},
+        arrays={
+            name: np.take(value, keep, axis[name]) if name in axis else value
+            for name, value in run.arrays.items()
+        },
         variant=variant,
     )
 

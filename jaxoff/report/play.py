@@ -27,8 +27,12 @@ def episode_of(env: Env, policy: Policy, seed: int, *, sampled: bool) -> Episode
     """Play one episode to its end."""
     trace = jax.jit(lambda key: rollout(env, policy, key, 1, sampled=sampled))(jax.random.key(seed))
     length = int(np.sum(trace.alive[:, 0]))
-    state = np.concatenate([np.asarray(trace.before.state[:1, 0]), np.asarray(trace.after.state[:length, 0])])
-    return Episode(state, np.asarray(trace.actions[:length, 0]), np.asarray(trace.after.reward[:length, 0]))
+    state = np.concatenate(
+        [np.asarray(trace.before.state[:1, 0]), np.asarray(trace.after.state[:length, 0])]
+    )
+    return Episode(
+        state, np.asarray(trace.actions[:length, 0]), np.asarray(trace.after.reward[:length, 0])
+    )
 
 
 def write_gif(env: Env, episode: Episode, path: Path, text: str = "") -> Path | None:
@@ -41,13 +45,24 @@ def write_gif(env: Env, episode: Episode, path: Path, text: str = "") -> Path | 
         health = None if picture.health is None else picture.health(state)
         points = picture.positions(state)
         return scene_gif(
-            points, picture.kinds, picture.radii, path, reward, text, health=health, walls=picture.walls, bounds=picture.bounds
+            points,
+            picture.kinds,
+            picture.radii,
+            path,
+            reward,
+            text,
+            health=health,
+            walls=picture.walls,
+            bounds=picture.bounds,
         )
     return None
 
 
-def episode_gif(env: Env, policy: Policy, seed: int, path: str | Path, sampled: bool = True) -> Path | None:
-    """Play one episode and draw it, with the environment's name; None where the environment has no picture.
+def episode_gif(
+    env: Env, policy: Policy, seed: int, path: str | Path, sampled: bool = True
+) -> Path | None:
+    """Play one episode and draw it, with the environment's name; None where the environment has no
+    picture.
 
     sampled: draw actions from the policy, else take its mode.
     """

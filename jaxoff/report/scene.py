@@ -9,21 +9,43 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw
 
-from jaxoff.report.gif import COLOURS, FOOT, INK, LINE, PAPER, SCALE, WALL, caption, font, pale, save_gif, write
+from jaxoff.report.gif import (
+    COLOURS,
+    FOOT,
+    INK,
+    LINE,
+    PAPER,
+    SCALE,
+    WALL,
+    caption,
+    font,
+    pale,
+    save_gif,
+    write,
+)
 
 SIDE = 560  # pixels of the longer side
 FRAMES = 200  # at most: a longer episode is thinned out
 FOREST, FOOD = "#b8e0d4", "#F0E442"
-# The i-th body of a kind has the i-th of these colours, in turn. What stands still is drawn below what moves.
+# The i-th body of a kind has the i-th of these colours, in turn. What stands still is drawn below
+# what moves.
 MOVING = {"agent": COLOURS, "ally": COLOURS[:1], "enemy": COLOURS[1:2], "prey": (INK,)}
-STILL = {"forest": (FOREST,), "obstacle": (WALL,), "food": (FOOD,), "landmark": (WALL,), "goal": COLOURS}
+STILL = {
+    "forest": (FOREST,),
+    "obstacle": (WALL,),
+    "food": (FOOD,),
+    "landmark": (WALL,),
+    "goal": COLOURS,
+}
 RINGS = ("landmark", "goal")
 NUMBERED = ("agent", "ally", "enemy")
 TRAILS = ("agent", "prey")
 
 
 class View(NamedTuple):
-    """What is seen of the plane: its left, top, width and height, and pixels (of the drawing, before it is reduced) per unit."""
+    """What is seen of the plane: its left, top, width and height, and pixels (of the drawing,
+    before it is reduced) per unit.
+    """
 
     left: float
     top: float
@@ -38,7 +60,9 @@ class View(NamedTuple):
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, whole ones after the reduction."""
-        return round(self.width * self.zoom / SCALE) * SCALE, round(self.height * self.zoom / SCALE) * SCALE
+        return round(self.width * self.zoom / SCALE) * SCALE, round(
+            self.height * self.zoom / SCALE
+        ) * SCALE
 
 
 def scene_gif(
@@ -55,13 +79,16 @@ def scene_gif(
 ) -> Path:
     """Write an episode as a GIF: discs that move, with step, reward and return below.
 
-    positions: [T+1, K, 2] x and y (upwards) of K bodies, the first frame after the reset. kinds: K names of
-    `MOVING` and `STILL`; the latter are drawn where they are first, landmarks and goals as rings (goal i in
-    the colour of agent i). radii: [K], in units of the positions. rewards: [T] of each step.
-    health: [T+1, K] in 0..1, the part of a disc that is not pale; a body with none is not drawn.
-    walls: [M, 4] rectangles (x0, y0, x1, y1). bounds: (x0, y0, x1, y1), what is seen at least; by default
-    the living bodies of all frames. A long episode is thinned out to 200 frames, its first and last among
-    them, and all last about 10 s at most. Raises ValueError naming an argument of a wrong shape or value.
+    positions: [T+1, K, 2] x and y (upwards) of K bodies, the first frame after the reset. kinds: K
+        names of
+    `MOVING` and `STILL`; the latter are drawn where they are first, landmarks and goals as rings
+    (goal i in the colour of agent i). radii: [K], in units of the positions. rewards: [T] of each
+    step. health: [T+1, K] in 0..1, the part of a disc that is not pale; a body with none is not
+        drawn.
+    walls: [M, 4] rectangles (x0, y0, x1, y1). bounds: (x0, y0, x1, y1), what is seen at least; by
+    default the living bodies of all frames. A long episode is thinned out to 200 frames, its first
+    and last among them, and all last about 10 s at most. Raises ValueError naming an argument of a
+    wrong shape or value.
     """
     positions, radii = np.asarray(positions, float), np.asarray(radii, float)
     walls = np.asarray(() if walls is None else walls, float)
@@ -78,7 +105,8 @@ def scene_gif(
         _trails(ImageDraw.Draw(ground), view, positions[before : t + 1], kinds, order)
         frame = _frame(ground, view, positions[t], kinds, order, radii, life[t])
         draw = ImageDraw.Draw(frame)
-        draw.rectangle((0, height, width, frame.height), fill=PAPER)  # bodies that leave the bounds are not over the text
+        # bodies that leave the bounds are not over the text
+        draw.rectangle((0, height, width, frame.height), fill=PAPER)
         draw.rectangle((0, 0, width - 1, height), outline=LINE, width=SCALE)
         write(draw, height, caption(int(t), rewards, text))
         frames.append(frame.reduce(SCALE).quantize(palette=palette, dither=Image.Dither.NONE))
@@ -101,21 +129,45 @@ def _check(
             raise ValueError(f"scene_gif: field '{field}': expected {expected}, found {found}")
 
     shape = positions.shape
-    expect(positions.ndim == 3 and shape[-1] == 2 and min(shape) > 0, "positions", "[T+1, K, 2]", shape)
-    expect(bool(np.isfinite(positions).all()), "positions", "finite numbers", f"{(~np.isfinite(positions)).sum()} that are not")
+    expect(
+        positions.ndim == 3 and shape[-1] == 2 and min(shape) > 0, "positions", "[T+1, K, 2]", shape
+    )
+    expect(
+        bool(np.isfinite(positions).all()),
+        "positions",
+        "finite numbers",
+        f"{(~np.isfinite(positions)).sum()} that are not",
+    )
     expect(len(kinds) == shape[1], "kinds", f"{shape[1]} names", len(kinds))
     strange = sorted(set(kinds) - set(MOVING) - set(STILL))
     expect(not strange, "kinds", f"names among {', '.join([*MOVING, *STILL])}", ", ".join(strange))
-    expect(radii.shape == shape[1:2] and bool((radii > 0).all()), "radii", f"{shape[1]} positive numbers", radii.tolist())
-    expect(rewards is None or len(rewards) == shape[0] - 1, "rewards", f"{shape[0] - 1} steps", 0 if rewards is None else len(rewards))
-    expect(health is None or np.shape(health) == shape[:2], "health", f"shape {shape[:2]}", np.shape(health))
+    expect(
+        radii.shape == shape[1:2] and bool((radii > 0).all()),
+        "radii",
+        f"{shape[1]} positive numbers",
+        radii.tolist(),
+    )
+    expect(
+        rewards is None or len(rewards) == shape[0] - 1,
+        "rewards",
+        f"{shape[0] - 1} steps",
+        0 if rewards is None else len(rewards),
+    )
+    expect(
+        health is None or np.shape(health) == shape[:2],
+        "health",
+        f"shape {shape[:2]}",
+        np.shape(health),
+    )
     good = walls.ndim == 2 and walls.shape[-1] == 4 and bool((walls[:, :2] < walls[:, 2:]).all())
     expect(good, "walls", "rectangles (x0, y0, x1, y1) with x0 < x1 and y0 < y1", walls.tolist())
     good = bounds is None or (len(bounds) == 4 and bounds[0] < bounds[2] and bounds[1] < bounds[3])
     expect(good, "bounds", "(x0, y0, x1, y1) with x0 < x1 and y0 < y1", bounds)
 
 
-def _view(positions: np.ndarray, radii: np.ndarray, alive: np.ndarray, bounds: Sequence[float] | None) -> View:
+def _view(
+    positions: np.ndarray, radii: np.ndarray, alive: np.ndarray, bounds: Sequence[float] | None
+) -> View:
     if bounds is None:
         reach = np.broadcast_to(radii, alive.shape)[alive][:, None]
         seen = positions[alive] if alive.any() else np.zeros((1, 2))
@@ -123,12 +175,20 @@ def _view(positions: np.ndarray, radii: np.ndarray, alive: np.ndarray, bounds: S
         low, high = low - 0.04 * (high - low).max(), high + 0.04 * (high - low).max()
     else:
         low, high = np.array(bounds[:2], float), np.array(bounds[2:], float)
-    span = np.maximum(high - low, 0.7 * (high - low).max())  # never so narrow that the text does not fit
+    # never so narrow that the text does not fit
+    span = np.maximum(high - low, 0.7 * (high - low).max())
     left, top = (low[0] + high[0] - span[0]) / 2, (low[1] + high[1] + span[1]) / 2
     return View(left, top, span[0], span[1], SIDE * SCALE / span.max())
 
 
-def _ground(view: View, points: np.ndarray, kinds: Sequence[str], order: list[int], radii: np.ndarray, walls: np.ndarray) -> Image.Image:
+def _ground(
+    view: View,
+    points: np.ndarray,
+    kinds: Sequence[str],
+    order: list[int],
+    radii: np.ndarray,
+    walls: np.ndarray,
+) -> Image.Image:
     """The scene without what moves, enlarged; room for two lines of text below."""
     width, height = view.size
     image = Image.new("RGB", (width, height + FOOT * SCALE), PAPER)
@@ -140,15 +200,32 @@ def _ground(view: View, points: np.ndarray, kinds: Sequence[str], order: list[in
             colour = colours[order[body] % len(colours)]
             edge = INK if kind == "food" else colour
             ring = kind in RINGS
-            _disc(draw, *view.at(*points[body]), _pixels(view, radii[body]), None if ring else colour, edge, 4 if ring else 1)
+            _disc(
+                draw,
+                *view.at(*points[body]),
+                _pixels(view, radii[body]),
+                None if ring else colour,
+                edge,
+                4 if ring else 1,
+            )
     return image
 
 
-def _trails(draw: ImageDraw.ImageDraw, view: View, points: np.ndarray, kinds: Sequence[str], order: list[int]) -> None:
+def _trails(
+    draw: ImageDraw.ImageDraw,
+    view: View,
+    points: np.ndarray,
+    kinds: Sequence[str],
+    order: list[int],
+) -> None:
     """Draw the way [t, K, 2] that was made since the frame before; the ground keeps it."""
     for body in (body for body in range(len(kinds)) if kinds[body] in TRAILS and len(points) > 1):
         colours = MOVING[kinds[body]]
-        draw.line([view.at(*point) for point in points[:, body]], fill=pale(colours[order[body] % len(colours)]), width=3 * SCALE)
+        draw.line(
+            [view.at(*point) for point in points[:, body]],
+            fill=pale(colours[order[body] % len(colours)]),
+            width=3 * SCALE,
+        )
 
 
 def _frame(
@@ -178,7 +255,9 @@ def _frame(
     return image
 
 
-def _disc(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, fill: str | None, line: str, width: int) -> None:
+def _disc(
+    draw: ImageDraw.ImageDraw, x: float, y: float, r: float, fill: str | None, line: str, width: int
+) -> None:
     draw.ellipse((x - r, y - r, x + r, y + r), fill=fill, outline=line, width=width * SCALE)
 
 
@@ -188,12 +267,16 @@ def _pixels(view: View, radius: float) -> float:
 
 
 def _palette() -> Image.Image:
-    """One palette for all frames, so that no colour flickers, nor goes with the last of its kind: inks in steps towards paper."""
+    """One palette for all frames, so that no colour flickers, nor goes with the last of its kind:
+    inks in steps towards paper.
+    """
     inks = np.array([ImageColor.getrgb(colour) for colour in (INK, WALL, FOOD, *COLOURS)])
     share = np.linspace(0, 1, 17)[1:, None, None]
     steps = (share * inks + (1 - share) * ImageColor.getrgb(PAPER)).round().reshape(-1, 3)
     # No steps of pale colours: Pillow, which compares in steps of four, would take one for paper.
-    colours = np.concatenate([[ImageColor.getrgb(colour) for colour in (PAPER, LINE, FOREST)], steps]).astype(int)
+    colours = np.concatenate(
+        [[ImageColor.getrgb(colour) for colour in (PAPER, LINE, FOREST)], steps]
+    ).astype(int)
     image = Image.new("P", (1, 1))
     image.putpalette(colours.ravel().tolist())
     return image

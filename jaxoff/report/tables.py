@@ -29,9 +29,11 @@ PAPER_FIELDS = ("table", "row", "column", "value", "source")
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Final values per seed of one method, an array [n_t] per task (one, but for an average); NaN: a lost run.
+    """Final values per seed of one method, an array [n_t] per task (one, but for an average); NaN:
+    a lost run.
 
-    mark: "best", "*" (no significant difference from the best) or "". paper: the number that was printed.
+    mark: "best", "*" (no significant difference from the best) or "". paper: the number that was
+        printed.
     """
 
     tasks: tuple[np.ndarray, ...]
@@ -72,7 +74,8 @@ class Cell:
 class Table:
     """rows, columns: labels in order. cells: (row, column) -> Cell, absent where nothing was run.
 
-    provenance: lines that say how the numbers came about. has_paper: whether printed numbers are shown.
+    provenance: lines that say how the numbers came about. has_paper: whether printed numbers are
+        shown.
     """
 
     title: str
@@ -88,15 +91,24 @@ class Table:
 
 
 def read_paper(file: str | Path, table: str) -> dict[tuple[str, str], str]:
-    """(row, column) -> printed value, "" where it could not be recovered, of one table of a paper.csv.
+    """(row, column) -> printed value, "" where it could not be recovered, of one table of a
+    paper.csv.
 
-    Columns of the file: table,row,column,value,source. Raises BrokenResult naming the file and field.
+    Columns of the file: table,row,column,value,source. Raises BrokenResult naming the file and
+        field.
     """
     with Path(file).open(newline="") as stream:
         reader = csv.DictReader(stream)
         if tuple(reader.fieldnames or ()) != PAPER_FIELDS:
-            raise BrokenResult(f"{file}: header: expected {','.join(PAPER_FIELDS)}, found {','.join(reader.fieldnames or ())}")
-        return {(line["row"], line["column"]): line["value"].strip() for line in reader if line["table"] == table}
+            raise BrokenResult(
+                f"{file}: header: expected {','.join(PAPER_FIELDS)}, found "
+                f"{','.join(reader.fieldnames or ())}"
+            )
+        return {
+            (line["row"], line["column"]): line["value"].strip()
+            for line in reader
+            if line["table"] == table
+        }
 
 
 def build(
@@ -128,7 +140,10 @@ def build(
         groups.setdefault((row_of[run.task], column_of[run.variant]), []).append(run)
     for group in groups.values():
         _no_seed_twice(group)
-    values = {place: np.concatenate([run.values(metric) for run in group]) for place, group in groups.items()}
+    values = {
+        place: np.concatenate([run.values(metric) for run in group])
+        for place, group in groups.items()
+    }
     labels, names = tuple(dict.fromkeys(row_of.values())), tuple(dict.fromkeys(column_of.values()))
     cells = {}
     for row in labels:
@@ -140,13 +155,28 @@ def build(
         cells |= _averages(values, labels, names, paper or {})
         labels = (*labels, AVERAGE)
     commands = tuple(dict.fromkeys(run.config["command"] for run in shown))
-    return Table(title, labels, names, cells, metric, note, provenance(shown), commands, paper is not None, standard_error)
+    return Table(
+        title,
+        labels,
+        names,
+        cells,
+        metric,
+        note,
+        provenance(shown),
+        commands,
+        paper is not None,
+        standard_error,
+    )
 
 
 def provenance(runs: Sequence[Run]) -> tuple[str, ...]:
     """Seeds, hardware and commits of some runs, a line each."""
     seeds = sorted({seed for run in runs for seed in run.seeds})
-    span = f"{seeds[0]}–{seeds[-1]}" if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)) else ", ".join(map(str, seeds))
+    span = (
+        f"{seeds[0]}–{seeds[-1]}"
+        if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+        else ", ".join(map(str, seeds))
+    )
     commits = list(dict.fromkeys(str(run.config["git_commit"] or "unknown") for run in runs))
     hardware = list(dict.fromkeys(_text(run.config["hardware"]) for run in runs))
     by_label: dict[str, list[Run]] = {}
@@ -161,15 +191,21 @@ def provenance(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def updates_of(label: str, runs: Sequence[Run]) -> str:
-    """How long a column was trained: updates of the last stage, and the budget in slots that they follow from, if there is one."""
+    """How long a column was trained: updates of the last stage, and the budget in slots that they
+    follow from, if there is one.
+    """
     configs = [run.config["config"] for run in runs]
     counts, budgets = ({config.get(name, 0) for config in configs} for name in ("steps", "slots"))
     span = f"{min(counts):,}" if len(counts) == 1 else f"{min(counts):,} to {max(counts):,}"
     return f"{label} {span}" + (f" ({max(budgets):,} slots)" if max(budgets) else "")
 
 
-def cell_lines(cell: Cell | None, digits: int, has_paper: bool, standard_error: bool = False) -> list[str]:
-    """What stands in a cell, line by line, without its marks; z in a format: no minus sign before a zero."""
+def cell_lines(
+    cell: Cell | None, digits: int, has_paper: bool, standard_error: bool = False
+) -> list[str]:
+    """What stands in a cell, line by line, without its marks; z in a format: no minus sign before a
+    zero.
+    """
     if cell is None:
         return [NONE]
     width = cell.std / np.sqrt(cell.kept) if standard_error and cell.kept else cell.std
@@ -187,7 +223,9 @@ def cell_lines(cell: Cell | None, digits: int, has_paper: bool, standard_error: 
 
 def digits_of(table: Table, row: str) -> int:
     """Decimals of a row: fewer for large numbers, and enough for small ones."""
-    means = [abs(table.cells[row, name].mean) for name in table.columns if (row, name) in table.cells]
+    means = [
+        abs(table.cells[row, name].mean) for name in table.columns if (row, name) in table.cells
+    ]
     largest = max((value for value in means if np.isfinite(value)), default=0.0)
     return 0 if largest >= 1000 else 1 if largest >= 100 else 2 if largest >= 1 else 3
 
@@ -197,48 +235,83 @@ def legend(table: Table) -> str:
     lost = any(cell.kept < cell.total for cell in table.cells.values())
     spread = "standard error" if table.standard_error else "standard deviation"
     return (
-        f"{METRICS.get(table.metric, table.metric).capitalize()}: mean ± {spread} over seeds, then the interquartile mean "
-        f"with its {statistics.LEVEL:.0%} stratified bootstrap interval ({statistics.RESAMPLES} resamples). Bold: best mean. "
-        f"*: no significant difference from it (two-sided Welch test, p ≥ {statistics.SIGNIFICANCE})."
+        f"{METRICS.get(table.metric, table.metric).capitalize()}: mean ± {spread} over "
+        "seeds, then the interquartile mean "
+        f"with its {statistics.LEVEL:.0%} stratified bootstrap interval "
+        f"({statistics.RESAMPLES} resamples). Bold: best mean. "
+        "*: no significant difference from it (two-sided Welch test, p ≥ "
+        f"{statistics.SIGNIFICANCE})."
         + (" k/n runs: the others ended in NaN and are not in the mean." if lost else "")
-        + (f" paper: the number that the paper prints, {NONE} where it is not known." if table.has_paper else "")
+        + (
+            f" paper: the number that the paper prints, {NONE} where it is not known."
+            if table.has_paper
+            else ""
+        )
     )
 
 
 def markdown(table: Table) -> str:
     """The table as GitHub markdown, with its legend and provenance."""
-    safe = lambda text: text.replace("|", "\\|")  # noqa: E731
+    safe = lambda text: text.replace("|", "\\|")
     head = "| " + " | ".join(["task", *map(safe, table.columns)]) + " |"
     lines = [f"# {table.title or 'Results'}", "", head, "|" + "---|" * (len(table.columns) + 1)]
     for row in table.rows:
         texts = [safe(row)]
         for name in table.columns:
             cell = table.cells.get((row, name))
-            first, *rest = cell_lines(cell, digits_of(table, row), table.has_paper, table.standard_error)
+            first, *rest = cell_lines(
+                cell, digits_of(table, row), table.has_paper, table.standard_error
+            )
             mark = cell.mark if cell else ""
-            texts.append("<br>".join([f"**{first}**" if mark == "best" else f"{first} \\*" if mark == "*" else first, *rest]))
+            texts.append(
+                "<br>".join(
+                    [
+                        f"**{first}**"
+                        if mark == "best"
+                        else f"{first} \\*"
+                        if mark == "*"
+                        else first,
+                        *rest,
+                    ]
+                )
+            )
         lines.append("| " + " | ".join(texts) + " |")
     lines += ["", legend(table).replace("*:", "\\*:"), ""]
     lines += [table.note, ""] if table.note else []
-    lines += [f"- {line}" for line in table.provenance] + [f"- Command: `{command}`" for command in table.commands]
+    lines += [f"- {line}" for line in table.provenance] + [
+        f"- Command: `{command}`" for command in table.commands
+    ]
     return "\n".join(lines) + "\n"
 
 
 def latex(table: Table) -> str:
     """The table as a LaTeX table environment that needs booktabs; provenance in comments."""
-    head = [f"% {line}" for line in (*table.provenance, *(f"Command: {command}" for command in table.commands))]
+    head = [
+        f"% {line}"
+        for line in (*table.provenance, *(f"Command: {command}" for command in table.commands))
+    ]
     body = []
     for row in table.rows:
         texts = [_tex(row)]
         for name in table.columns:
             cell = table.cells.get((row, name))
-            first, *rest = map(_tex, cell_lines(cell, digits_of(table, row), table.has_paper, table.standard_error))
+            first, *rest = map(
+                _tex, cell_lines(cell, digits_of(table, row), table.has_paper, table.standard_error)
+            )
             mark = cell.mark if cell else ""
-            first = rf"\textbf{{{first}}}" if mark == "best" else f"{first}$^*$" if mark == "*" else first
+            first = (
+                rf"\textbf{{{first}}}"
+                if mark == "best"
+                else f"{first}$^*$"
+                if mark == "*"
+                else first
+            )
             stacked = r" \\ ".join([first, *(rf"\scriptsize {line}" for line in rest)])
             texts.append(rf"\shortstack{{{stacked}}}" if rest else first)
         body.append(" & ".join(texts) + r" \\")
-    caption = " ".join(part for part in (table.title and f"{table.title}.", legend(table), table.note) if part)
+    caption = " ".join(
+        part for part in (table.title and f"{table.title}.", legend(table), table.note) if part
+    )
     return "\n".join(
         [
             *head,
@@ -262,15 +335,46 @@ def comma_separated(table: Table) -> str:
     """The table as CSV, a line per cell, with every seed's value."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "column", "metric", "runs", "kept", "mean", "std", "iqm", "iqm_low", "iqm_high", "mark", "paper", "values"])
+    writer.writerow(
+        [
+            "row",
+            "column",
+            "metric",
+            "runs",
+            "kept",
+            "mean",
+            "std",
+            "iqm",
+            "iqm_low",
+            "iqm_high",
+            "mark",
+            "paper",
+            "values",
+        ]
+    )
     for row in table.rows:
         for name in table.columns:
             cell = table.cells.get((row, name))
             if cell is None:
                 continue
-            numbers = [f"{value:.8g}" if np.isfinite(value) else "" for value in (cell.mean, cell.std, *cell.iqm)]
+            numbers = [
+                f"{value:.8g}" if np.isfinite(value) else ""
+                for value in (cell.mean, cell.std, *cell.iqm)
+            ]
             values = " ".join(f"{value:.8g}" for values in cell.tasks for value in values)
-            writer.writerow([row, name, table.metric, cell.total, cell.kept, *numbers, cell.mark, cell.paper, values])
+            writer.writerow(
+                [
+                    row,
+                    name,
+                    table.metric,
+                    cell.total,
+                    cell.kept,
+                    *numbers,
+                    cell.mark,
+                    cell.paper,
+                    values,
+                ]
+            )
     return out.getvalue()
 
 
@@ -282,7 +386,9 @@ def write(table: Table, stem: str | Path) -> list[Path]:
     return [write_text(stem.with_name(stem.name + ending), text) for ending, text in texts.items()]
 
 
-def _labels(wanted: Sequence[str] | Mapping[str, str] | None, found: Iterable[str]) -> dict[str, str]:
+def _labels(
+    wanted: Sequence[str] | Mapping[str, str] | None, found: Iterable[str]
+) -> dict[str, str]:
     if wanted is None:
         return {name: name for name in found}
     return dict(wanted) if isinstance(wanted, Mapping) else {name: name for name in wanted}
@@ -294,20 +400,31 @@ def _no_seed_twice(group: Sequence[Run]) -> None:
         for seed in run.seeds:
             if seed in owner:
                 raise BrokenResult(
-                    f"{run.path / 'final.json'}: field 'seed': expected seeds that {owner[seed]} does not have, "
+                    f"{run.path / 'final.json'}: field 'seed': expected seeds that "
+                    f"{owner[seed]} does not have, "
                     f"for {run.variant} on {run.task}, found {seed}"
                 )
             owner[seed] = run.path
 
 
 def _averages(
-    values: Mapping[tuple[str, str], np.ndarray], rows: Sequence[str], columns: Sequence[str], paper: Mapping[tuple[str, str], str]
+    values: Mapping[tuple[str, str], np.ndarray],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    paper: Mapping[tuple[str, str], str],
 ) -> dict[tuple[str, str], Cell]:
-    whole = {name: tuple(values[row, name] for row in rows) for name in columns if all((row, name) in values for row in rows)}
+    whole = {
+        name: tuple(values[row, name] for row in rows)
+        for name in columns
+        if all((row, name) in values for row in rows)
+    }
     cells = {name: Cell(tasks, "", paper.get((AVERAGE, name), "")) for name, tasks in whole.items()}
     known = [name for name, cell in cells.items() if np.isfinite(cell.mean)]
     best = max(known, key=lambda name: cells[name].mean, default=None)
-    return {(AVERAGE, name): dataclasses.replace(cell, mark="best") if name == best else cell for name, cell in cells.items()}
+    return {
+        (AVERAGE, name): dataclasses.replace(cell, mark="best") if name == best else cell
+        for name, cell in cells.items()
+    }
 
 
 def _text(value: object) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints with orbax: the whole state of every run, so that a killed job resumes bit-exactly.
 
-State is kept as host arrays [R, ...] without padding, so a job may resume on another number of devices.
-Of several processes the first reads and writes, and tells the others what it read.
+State is kept as host arrays [R, ...] without padding, so a job may resume on another number of
+devices. Of several processes the first reads and writes, and tells the others what it read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from jax.experimental import multihost_utils
 
 
 class Checkpoints:
-    """The checkpoints of one job in a folder; the newest is kept. Every process calls `meta` and `state`."""
+    """The checkpoints of one job in a folder; the newest is kept.
+
+    Every process calls `meta` and `state`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.manager: ocp.CheckpointManager | None = None
@@ -25,27 +28,41 @@ class Checkpoints:
             return
         folder.mkdir(parents=True, exist_ok=True)
         several = jax.process_count() > 1
-        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxoff")
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxoff"
+        )
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=1, create=not several, multiprocessing_options=alone if several else ocp.options.MultiprocessingOptions()
+            max_to_keep=1,
+            create=not several,
+            multiprocessing_options=alone if several else ocp.options.MultiprocessingOptions(),
         )
         self.manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def save(self, number: int, state: Any, meta: dict[str, Any]) -> None:
         """Start writing; returns before the file is complete. An unfinished write is never read."""
         if self.manager is not None:
-            self.manager.save(number, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)), force=True)
+            self.manager.save(
+                number,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+                ),
+                force=True,
+            )
 
     def meta(self) -> dict[str, Any] | None:
         """Meta data of the newest complete checkpoint, or None."""
         found = None
         if self.manager is not None and self.manager.latest_step() is not None:
-            found = self.manager.restore(self.manager.latest_step(), args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            found = self.manager.restore(
+                self.manager.latest_step(), args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+            )["meta"]
         if jax.process_count() == 1:
             return found
         text = np.frombuffer(json.dumps(found).encode(), np.uint8)
         size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-        text = multihost_utils.broadcast_one_to_all(text if jax.process_index() == 0 else np.zeros(size, np.uint8))
+        text = multihost_utils.broadcast_one_to_all(
+            text if jax.process_index() == 0 else np.zeros(size, np.uint8)
+        )
         return json.loads(np.asarray(text).tobytes())
 
     def state(self, like: Any) -> Any:
@@ -53,7 +70,11 @@ class Checkpoints:
         if self.manager is not None:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
             like = self.manager.restore(self.manager.latest_step(), args=args)["state"]
-        return like if jax.process_count() == 1 else jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(like))
+        return (
+            like
+            if jax.process_count() == 1
+            else jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(like))
+        )
 
     def close(self) -> None:
         """Wait for unfinished writes."""

@@ -37,19 +37,28 @@ from jaxoff.types import Env, Episodes
 
 
 def train(
-    spec: TrainSpec, out: Path | None = None, sinks: Sequence[Sink] = (), data: Episodes | None = None, env: Env | None = None
+    spec: TrainSpec,
+    out: Path | None = None,
+    sinks: Sequence[Sink] = (),
+    data: Episodes | None = None,
+    env: Env | None = None,
 ) -> Results:
     """Train every run of a job in one program per stage, and return its results.
 
-    out: the job's folder; with it the job logs, saves, resumes from its last checkpoint, and is read
+    out: the job's folder; with it the job logs, saves, resumes from its last checkpoint, and is
+        read
     back if it is already complete. data, env: instead of the task's own.
-    Raises UnknownName, TypeError, ValueError for a bad spec or dataset, Interrupted after SIGTERM or SIGINT.
+    Raises UnknownName, TypeError, ValueError for a bad spec or dataset, Interrupted after SIGTERM
+    or SIGINT.
     """
     job = resolve(spec)
     env = registry.make_env(spec.task) if env is None else env
-    job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)  # what a method refuses, before data and folders are made
+    # what a method refuses, before data and folders are made
+    job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
     if data is None and not job.acts:
-        data = registry.make_data(spec.task, DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
+        data = registry.make_data(
+            spec.task, DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
+        )
     job = fitted(job, data)
     record = _describe(job, data)
     if out is not None:
@@ -67,10 +76,22 @@ def _describe(job: Job, data: Episodes | None) -> dict[str, Any]:
     return spec | {
         "variant": job.spec.label,
         "seeds": list(job.spec.seeds),
-        "config": {name: np.unique(value).tolist() if hasattr(value, "shape") else value for name, value in config.items()},
-        "sampler_config": {f.name: getattr(job.sampler_config, f.name) for f in dataclasses.fields(job.sampler_config)},
+        "config": {
+            name: np.unique(value).tolist() if hasattr(value, "shape") else value
+            for name, value in config.items()
+        },
+        "sampler_config": {
+            f.name: getattr(job.sampler_config, f.name)
+            for f in dataclasses.fields(job.sampler_config)
+        },
         "num_runs": job.num_runs,
-        "data": None if data is None else {"sha256": digest(data), "episodes": len(data.filled), "steps": int(np.sum(data.filled))},
+        "data": None
+        if data is None
+        else {
+            "sha256": digest(data),
+            "episodes": len(data.filled),
+            "steps": int(np.sum(data.filled)),
+        },
         "command": _command(),
         "hardware": runtime.hardware(),
         "git_commit": runtime.git_commit(),
@@ -81,15 +102,27 @@ def _describe(job: Job, data: Episodes | None) -> dict[str, Any]:
 def _command() -> str:
     """The command line, without the machine's paths to programs."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
+    program = (
+        f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
+    )
     return " ".join([program, *sys.argv[1:]])
 
 
 def _begin(out: Path, record: dict[str, Any]) -> Results | None:
-    """Claim the folder: the results if the same job is complete there, an error if it holds another job."""
+    """Claim the folder: the results if the same job is complete there, an error if it holds another
+    job.
+    """
     file = out / "config.json"
     if file.exists():
-        loose = {"command", "hardware", "git_commit", "versions", "checkpoint_s", "mode", "data_dir"}
+        loose = {
+            "command",
+            "hardware",
+            "git_commit",
+            "versions",
+            "checkpoint_s",
+            "mode",
+            "data_dir",
+        }
         wanted_record = json.loads(json.dumps(plain(record)))
         held = json.loads(file.read_text())
         for name, wanted, found in _differences(wanted_record, held):
@@ -105,8 +138,12 @@ def _begin(out: Path, record: dict[str, Any]) -> Results | None:
     return None
 
 
-def _differences(wanted: dict[str, Any], found: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(field, wanted, found) where two records differ, in order; `config.lr` is a field of a field."""
+def _differences(
+    wanted: dict[str, Any], found: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """(field, wanted, found) where two records differ, in order; `config.lr` is a field of a
+    field.
+    """
     for name, value in wanted.items():
         other = found.get(name)
         if isinstance(value, dict) and isinstance(other, dict):
@@ -118,7 +155,15 @@ def _differences(wanted: dict[str, Any], found: dict[str, Any], prefix: str = ""
 class _Loop:
     """One job being trained."""
 
-    def __init__(self, job: Job, env: Env, data: Episodes | None, out: Path | None, sinks: Sequence[Sink], record: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        env: Env,
+        data: Episodes | None,
+        out: Path | None,
+        sinks: Sequence[Sink],
+        record: dict[str, Any],
+    ) -> None:
         self.job, self.env, self.out, self.spec = job, env, out, job.spec
         self.mesh = mapping.run_mesh(job.num_runs)
         platform = self.mesh.devices.flat[0].platform
@@ -127,9 +172,15 @@ class _Loop:
         self.stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
         if job.acts and len(self.stages) > 1:
             names = ", ".join(stage.name for stage in self.stages)
-            raise ValueError(f"sampler '{self.spec.sampler}': expected a method of one stage, found {self.spec.method} with {names}")
+            raise ValueError(
+                f"sampler '{self.spec.sampler}': expected a method of one stage, found "
+                f"{self.spec.method} with {names}"
+            )
         if self.spec.sampler != "uniform" and all(stage.sampler for stage in self.stages):
-            raise ValueError(f"field 'sampler': expected uniform, since {self.spec.method} draws by itself, found '{self.spec.sampler}'")
+            raise ValueError(
+                f"field 'sampler': expected uniform, since {self.spec.method} draws by "
+                f"itself, found '{self.spec.sampler}'"
+            )
         self.checkpoints = Checkpoints(out / "checkpoint") if out else None
         self.data = data
         self.sinks, self.record = list(sinks), record
@@ -145,24 +196,39 @@ class _Loop:
         meta = self.checkpoints.meta() if self.checkpoints else None
         if meta:
             first_stage, first_chunk = meta["stage_index"], meta["chunk"]
-            self.elapsed_s, self.compile_s, self.updates = meta["elapsed_s"], meta["compile_s"], meta["updates"]
+            self.elapsed_s, self.compile_s, self.updates = (
+                meta["elapsed_s"],
+                meta["compile_s"],
+                meta["updates"],
+            )
             self._restore_history(meta)
         if self.out is not None and jax.process_index() == 0:
-            self.sinks.insert(0, JsonLines(self.out / "metrics.jsonl", (first_stage, meta["step"]) if meta else None))
+            self.sinks.insert(
+                0,
+                JsonLines(
+                    self.out / "metrics.jsonl", (first_stage, meta["step"]) if meta else None
+                ),
+            )
         try:
             for sink in self.sinks:
-                sink.start(self.record | {"stages": [(stage.name, stage.steps) for stage in self.stages]})
+                sink.start(
+                    self.record | {"stages": [(stage.name, stage.steps) for stage in self.stages]}
+                )
             with _stop_requests() as stop:
                 for index in range(first_stage, len(self.stages)):
                     resumed = bool(meta) and index == first_stage
-                    carried = self._stage(index, carried, first_chunk if resumed else 0, resumed, stop)
+                    carried = self._stage(
+                        index, carried, first_chunk if resumed else 0, resumed, stop
+                    )
             return self._finish(carried)
         except BaseException:
             for sink in self.sinks:  # a bar left open would spoil the terminal
                 sink.finish({})
             raise
 
-    def _stage(self, index: int, carried: Any, chunk: int, resumed: bool, stop: threading.Event) -> Any:
+    def _stage(
+        self, index: int, carried: Any, chunk: int, resumed: bool, stop: threading.Event
+    ) -> Any:
         stage, last = self.stages[index], index == len(self.stages) - 1
         size = interval(stage.steps, self.spec.evaluations if last else stage.reports)
         program = Program(self.job, self.env, index, size, self.mesh, self.mode, evaluates=last)
@@ -180,7 +246,9 @@ class _Loop:
             done = (number + 1) * size
             self._report(index, done, report, last, carried)
             # Processes save together and stop together: what any of them wants, all do.
-            stopped, due = mapping.anywhere([stop.is_set(), time.perf_counter() - self.saved_at > self.spec.checkpoint_s])
+            stopped, due = mapping.anywhere(
+                [stop.is_set(), time.perf_counter() - self.saved_at > self.spec.checkpoint_s]
+            )
             if stopped or due or (last and done == stage.steps):
                 self._save(index, number + 1, done, carried)
             if stopped:
@@ -191,7 +259,13 @@ class _Loop:
         if not resumed:
             return self._call(program.prepare, carried)
         assert self.checkpoints is not None
-        like = state_like(self.job, self.env, self.dataset, program.index, (self.job.config, empty_state(self.job)))
+        like = state_like(
+            self.job,
+            self.env,
+            self.dataset,
+            program.index,
+            (self.job.config, empty_state(self.job)),
+        )
         return carried[0], mapping.to_devices(self.checkpoints.state(like), self.mesh)
 
     def _compile(self, function: Any, carried: Any) -> Any:
@@ -214,9 +288,17 @@ class _Loop:
             scalars |= self._keep(done, report)
         rows = []
         for run, (seed, point) in enumerate(zip(self.job.seeds, self.job.points, strict=True)):
-            row = {"run": run, "seed": seed, **point} | {name: float(value[run]) for name, value in scalars.items() if value.ndim == 1}
+            row = {"run": run, "seed": seed, **point} | {
+                name: float(value[run]) for name, value in scalars.items() if value.ndim == 1
+            }
             rows.append(row | ({"failed_at": int(failed[run])} if failed[run] >= 0 else {}))
-        entry = Record(stage=self.stages[index].name, stage_index=index, step=done, total=self.stages[index].steps, rows=rows)
+        entry = Record(
+            stage=self.stages[index].name,
+            stage_index=index,
+            step=done,
+            total=self.stages[index].steps,
+            rows=rows,
+        )
         for sink in self.sinks:
             sink.record(entry)
 
@@ -224,15 +306,22 @@ class _Loop:
         """Add an evaluation to the history, and return its scalars [R] and probe arrays."""
         evaluation: dict[str, Any] = dict(report.evaluation)
         if not evaluation:  # no simulator in jit: nothing was played
-            evaluation = {name: np.full((self.job.num_runs, 1), np.nan) for name in ("returns", "lengths")}
+            evaluation = {
+                name: np.full((self.job.num_runs, 1), np.nan) for name in ("returns", "lengths")
+            }
         returns, lengths = evaluation.pop("returns"), evaluation.pop("lengths")
-        named: dict[str, Any] = {"return_mean": returns.mean(1), "return_std": returns.std(1), "length_mean": lengths.mean(1)}
+        named: dict[str, Any] = {
+            "return_mean": returns.mean(1),
+            "return_std": returns.std(1),
+            "length_mean": lengths.mean(1),
+        }
         if "won" in evaluation:
             named["win_rate"] = evaluation.pop("won").mean(1)
         named |= evaluation
         if "joint_policy" in evaluation and self.data is not None:
             named["out_of_data"] = statistics.out_of_data(
-                evaluation["joint_policy"], np.asarray(self.data.actions)[np.asarray(self.data.filled)]
+                evaluation["joint_policy"],
+                np.asarray(self.data.actions)[np.asarray(self.data.filled)],
             )
         self.steps.append(done)
         self.last = {"returns": returns, **named}
@@ -259,7 +348,12 @@ class _Loop:
         if jax.process_index() == 0:
             arrays = {f"history/{name}": np.stack(values) for name, values in self.history.items()}
             results.write_npz(
-                self.out / "history.npz", arrays | {"steps": np.asarray(self.steps), **{f"last/{k}": v for k, v in self.last.items()}}
+                self.out / "history.npz",
+                arrays
+                | {
+                    "steps": np.asarray(self.steps),
+                    **{f"last/{k}": v for k, v in self.last.items()},
+                },
             )
         self.checkpoints.save(index * 1_000_000_000 + step, state, meta)
         self.saved_at = time.perf_counter()
@@ -275,8 +369,14 @@ class _Loop:
             for name in arrays:
                 if name.startswith("history/"):
                     values = list(arrays[name])
-                    self.history[name.removeprefix("history/")] = values[: len(values) - (len(arrays["steps"]) - meta["kept"])]
-            self.last = {name.removeprefix("last/"): arrays[name] for name in arrays if name.startswith("last/")}
+                    self.history[name.removeprefix("history/")] = values[
+                        : len(values) - (len(arrays["steps"]) - meta["kept"])
+                    ]
+            self.last = {
+                name.removeprefix("last/"): arrays[name]
+                for name in arrays
+                if name.startswith("last/")
+            }
 
     def _score(self, value: float) -> float:
         scale = self.env.spec.return_scale
@@ -295,11 +395,18 @@ class _Loop:
     def _finish(self, carried: Any) -> Results:
         runs, failed = [], mapping.to_host(carried[1].failed_at, self.job.num_runs)
         for run, (seed, point) in enumerate(zip(self.job.seeds, self.job.points, strict=True)):
-            values = {name: float(value[run]) for name, value in self.last.items() if name != "returns" and value.ndim == 1}
+            values = {
+                name: float(value[run])
+                for name, value in self.last.items()
+                if name != "returns" and value.ndim == 1
+            }
             runs.append(
                 {"run": run, "seed": seed, "config": point, **values}
                 | {"score": self._score(values["return_mean"]), "updates": self.stages[-1].steps}
-                | {"wall_s": self.elapsed_s, "failed_at": int(failed[run]) if failed[run] >= 0 else None}
+                | {
+                    "wall_s": self.elapsed_s,
+                    "failed_at": int(failed[run]) if failed[run] >= 0 else None,
+                }
             )
         timing = {
             "compile_s": self.compile_s,
@@ -307,25 +414,38 @@ class _Loop:
             "steps_per_s": self.updates * self.job.num_runs / max(self.elapsed_s, 1e-9),
         }
         history = {name: np.stack(values) for name, values in self.history.items()}
-        done = Results(runs, np.asarray(self.steps), history, self.last["returns"], timing, self.out)
+        done = Results(
+            runs, np.asarray(self.steps), history, self.last["returns"], timing, self.out
+        )
         if self.checkpoints:
             self.checkpoints.close()
         if self.out is not None and jax.process_index() == 0:
             results.save(done, self.out)
             (self.out / "history.npz").unlink(missing_ok=True)
         for sink in self.sinks:
-            sink.finish({"runs": runs, "timing": timing, "path": None if self.out is None else str(self.out)})
+            sink.finish(
+                {
+                    "runs": runs,
+                    "timing": timing,
+                    "path": None if self.out is None else str(self.out),
+                }
+            )
         return done
 
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, so that the chunk at work is finished and saved first."""
+    """An event that SIGTERM and SIGINT set, so that the chunk at work is finished and saved
+    first.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.signal(number, lambda *_: event.set())
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield event
     finally:

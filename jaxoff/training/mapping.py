@@ -1,4 +1,6 @@
-"""The run axis: one function of one run becomes one program of many, on whatever devices there are."""
+"""The run axis: one function of one run becomes one program of many, on whatever devices there
+are.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ AXIS = "runs"
 def choose_mode(platform: str) -> str:
     """How runs of one device are mapped: "vmap" on an accelerator, "sequence" on a CPU.
 
-    On a CPU both are about as fast (experiments/bench/speed.md), and a sequence needs the memory of one run;
-    what doubles the speed there is one host device per core, see `runtime.setup`.
+    On a CPU both are about as fast (experiments/bench/speed.md), and a sequence needs the memory of
+    one run; what doubles the speed there is one host device per core, see `runtime.setup`.
     """
     return "sequence" if platform == "cpu" else "vmap"
 
@@ -38,7 +40,9 @@ def padded(num_runs: int, mesh: Mesh) -> int:
 
 
 def map_runs(function: Callable[..., Any], mesh: Mesh, mode: str) -> Callable[..., Any]:
-    """function(per_run, shared) of one run -> the same of per_run leaves [R, ...]; R divides over the mesh."""
+    """function(per_run, shared) of one run -> the same of per_run leaves [R, ...]; R divides over
+    the mesh.
+    """
 
     def local(per_run: Any, shared: Any) -> Any:
         if mode == "vmap":
@@ -47,11 +51,15 @@ def map_runs(function: Callable[..., Any], mesh: Mesh, mode: str) -> Callable[..
             return jax.lax.map(lambda one: function(one, shared), per_run)
         raise ValueError(f"mode: expected 'vmap' or 'sequence', found '{mode}'")
 
-    return jax.shard_map(local, mesh=mesh, in_specs=(P(AXIS), P()), out_specs=P(AXIS), check_vma=False)
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=(P(AXIS), P()), out_specs=P(AXIS), check_vma=False
+    )
 
 
 def to_devices(tree: Any, mesh: Mesh) -> Any:
-    """Host arrays [R, ...], equal on every process, to the mesh, padded by repeating the last run."""
+    """Host arrays [R, ...], equal on every process, to the mesh, padded by repeating the last
+    run.
+    """
     sharding = NamedSharding(mesh, P(AXIS))
 
     def put(x: Any) -> jax.Array:

@@ -1,7 +1,8 @@
-"""Online on-policy training: act in many environments, learn from what was just seen, in one compiled scan.
+"""Online on-policy training: act in many environments, learn from what was just seen, in one
+compiled scan.
 
-This is how behaviour policies come about. Parameters are taken out at intervals, so that a training run
-gives policies of every level.
+This is how behaviour policies come about. Parameters are taken out at intervals, so that a training
+run gives policies of every level.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from jaxoff.types import Array, Carry, Env, Key, Params, Policy, State, TimeStep
 class Segments(NamedTuple):
     """Consecutive steps of many environments; leading axes [B, T]. Episodes begin and end inside.
 
-    reset: the step is the first of its episode. memory [B, ...]: the policy's before the first step.
+    reset: the step is the first of its episode. memory [B, ...]: the policy's before the first
+        step.
     """
 
     seen: TimeStep
@@ -43,8 +45,8 @@ class OnPolicy(NamedTuple):
     """A method that learns from its own steps.
 
     init(key) -> state; behaviour(state) -> Policy, what collects; policy(state) -> Policy, what is
-    evaluated; update(state, segments, key) -> (state, metrics); actor(state) -> parameters of the policy
-    to be kept, and policy_of(parameters) -> Policy.
+    evaluated; update(state, segments, key) -> (state, metrics); actor(state) -> parameters of the
+    policy to be kept, and policy_of(parameters) -> Policy.
     """
 
     init: Callable[[Key], State]
@@ -64,7 +66,10 @@ class Collectors(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The policy at one time of training. metrics: means since the last snapshot; evaluation: "returns" [E], ..."""
+    """The policy at one time of training.
+
+    metrics: means since the last snapshot; evaluation: "returns" [E], ...
+    """
 
     env_steps: int
     actor: Params
@@ -85,12 +90,18 @@ def start(learner: OnPolicy, env: Env, num_envs: int, key: Key) -> _Run:
     env_state, seen = jax.vmap(env.reset)(jax.random.split(env_key, num_envs))
     memory = learner.behaviour(state).initial((num_envs,))
     run = _Run(state, Collectors(env_state, seen, memory, jnp.ones(num_envs, bool)), key)
-    # Environments start from literals, whose types are weak; the next run's are not, and would compile all again.
+    # Environments start from literals, whose types are weak; the next run's are not, and would
+    # compile all again.
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), run)
 
 
-def collect(env: Env, policy: Policy, collectors: Collectors, steps: int, key: Key) -> tuple[Collectors, Segments]:
-    """`steps` steps in every environment. An ended episode restarts, after its last observation is kept."""
+def collect(
+    env: Env, policy: Policy, collectors: Collectors, steps: int, key: Key
+) -> tuple[Collectors, Segments]:
+    """`steps` steps in every environment.
+
+    An ended episode restarts, after its last observation is kept.
+    """
     num_envs = collectors.reset.shape[0]
 
     def step(now: Collectors, key: Key) -> tuple[Collectors, Any]:
@@ -101,15 +112,29 @@ def collect(env: Env, policy: Policy, collectors: Collectors, steps: int, key: K
         env_state, after = jax.vmap(env.step)(jax.random.split(step_key, num_envs), now.env, made)
         own = after.reward[:, None] if after.agent_reward is None else after.agent_reward
         own = jnp.broadcast_to(own, (num_envs, env.spec.num_agents))
-        row = (now.seen, actions, own, after.terminated, after.truncated, now.reset, after.obs, after.state)
+        row = (
+            now.seen,
+            actions,
+            own,
+            after.terminated,
+            after.truncated,
+            now.reset,
+            after.obs,
+            after.state,
+        )
         ended = after.terminated | after.truncated
-        fresh = (*jax.vmap(env.reset)(jax.random.split(reset_key, num_envs)), policy.initial((num_envs,)))
-        pick = lambda a, b: jnp.where(ended.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+        fresh = (
+            *jax.vmap(env.reset)(jax.random.split(reset_key, num_envs)),
+            policy.initial((num_envs,)),
+        )
+        pick = lambda a, b: jnp.where(ended.reshape(-1, *[1] * (a.ndim - 1)), a, b)
         env_state, seen, memory = jax.tree.map(pick, fresh, (env_state, after, memory))
         return Collectors(env_state, seen, memory, ended), row
 
     after, rows = jax.lax.scan(step, collectors, jax.random.split(key, steps))
-    return after, Segments._make((*jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), rows), collectors.memory))
+    return after, Segments._make(
+        (*jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), rows), collectors.memory)
+    )
 
 
 def train_on_policy(
@@ -124,22 +149,27 @@ def train_on_policy(
     eval_episodes: int,
     resume: Path | None = None,
 ) -> Iterator[Snapshot]:
-    """Train, and give the policy before training and at `snapshots` times after it, sampled in evaluation.
+    """Train, and give the policy before training and at `snapshots` times after it, sampled in
+    evaluation.
 
-    The k-th of K snapshots is taken after (k / K)^2 of all iterations: early policies change fastest. One
-    compiled program makes all iterations between two snapshots. resume: a file that everything is kept
-    in after each snapshot; if it is there, its snapshots come first and training goes on from it, bit for
-    bit. Raises ValueError for more snapshots than iterations, where training meets a number that is not
-    finite, or where the file is of another training.
+    The k-th of K snapshots is taken after (k / K)^2 of all iterations: early policies change
+    fastest. One compiled program makes all iterations between two snapshots. resume: a file that
+    everything is kept in after each snapshot; if it is there, its snapshots come first and training
+    goes on from it, bit for bit. Raises ValueError for more snapshots than iterations, where
+    training meets a number that is not finite, or where the file is of another training.
     """
     if not 1 <= snapshots <= iterations:
-        raise ValueError(f"train_on_policy: field 'snapshots': expected 1..{iterations}, found {snapshots}")
+        raise ValueError(
+            f"train_on_policy: field 'snapshots': expected 1..{iterations}, found {snapshots}"
+        )
     times = np.round(iterations * (np.arange(snapshots + 1) / snapshots) ** 2).astype(int)
     times = np.maximum(times, np.arange(snapshots + 1))
 
     def iteration(run: _Run) -> tuple[_Run, dict[str, Array]]:
         collect_key, update_key, key = jax.random.split(run.key, 3)
-        collectors, segments = collect(env, learner.behaviour(run.learner), run.collectors, segment, collect_key)
+        collectors, segments = collect(
+            env, learner.behaviour(run.learner), run.collectors, segment, collect_key
+        )
         state, metrics = learner.update(run.learner, segments, update_key)
         return _Run(state, collectors, key), metrics
 
@@ -150,20 +180,31 @@ def train_on_policy(
             run, metrics = iteration(run)
             return run, jax.tree.map(jnp.add, sums, metrics)
 
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(iteration, run)[1])
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(iteration, run)[1]
+        )
         run, sums = jax.lax.fori_loop(0, count, body, (run, zeros))
         return run, jax.tree.map(lambda x: x / count, sums)
 
     @jax.jit
     def look(run: _Run) -> tuple[Params, dict[str, Array]]:
         actor = learner.actor(run.learner)
-        # The fourth child of the key: the first three are the next iteration's, and fold_in(key, 0) is the first of them.
-        return actor, evaluate(env, learner.policy_of(actor), jax.random.fold_in(run.key, 3), eval_episodes, sampled=True)
+        # The fourth child of the key: the first three are the next iteration's, and fold_in(key, 0)
+        # is the first of them.
+        return actor, evaluate(
+            env,
+            learner.policy_of(actor),
+            jax.random.fold_in(run.key, 3),
+            eval_episodes,
+            sampled=True,
+        )
 
     run = jax.jit(lambda key: start(learner, env, num_envs, key))(jax.random.key(seed))
     done: list[Snapshot] = []
     if resume is not None and resume.is_file():
-        run, done = _read(resume, run, jax.device_get(look(run)[0]), (times * segment * num_envs).tolist())
+        run, done = _read(
+            resume, run, jax.device_get(look(run)[0]), (times * segment * num_envs).tolist()
+        )
         yield from done
     metrics: dict[str, Array] = {}
     for index in range(len(done), snapshots + 1):
@@ -172,7 +213,10 @@ def train_on_policy(
         actor, evaluation = jax.device_get(look(run))
         means = {name: float(value) for name, value in metrics.items()}
         if not np.isfinite(list(means.values())).all():
-            raise ValueError(f"train_on_policy: expected finite metrics, found {means} after {index} of {snapshots} snapshots")
+            raise ValueError(
+                f"train_on_policy: expected finite metrics, found {means} after {index} of "
+                f"{snapshots} snapshots"
+            )
         done.append(Snapshot(int(times[index]) * segment * num_envs, actor, means, evaluation))
         if resume is not None:
             _write(resume, run, done)
@@ -185,28 +229,46 @@ def _write(path: Path, run: _Run, done: list[Snapshot]) -> None:
     for k, snapshot in enumerate(done):
         arrays |= {f"actor{k}.{i}": leaf for i, leaf in enumerate(jax.tree.leaves(snapshot.actor))}
         arrays |= {f"evaluation{k}.{name}": value for name, value in snapshot.evaluation.items()}
-    about = [(snapshot.env_steps, snapshot.metrics, sorted(snapshot.evaluation)) for snapshot in done]
+    about = [
+        (snapshot.env_steps, snapshot.metrics, sorted(snapshot.evaluation)) for snapshot in done
+    ]
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
 
-def _read(path: Path, run: _Run, actor: Params, env_steps_of: list[int]) -> tuple[_Run, list[Snapshot]]:
-    """The inverse of `_write`, for a training with this start, untrained actor, and steps before each snapshot."""
+def _read(
+    path: Path, run: _Run, actor: Params, env_steps_of: list[int]
+) -> tuple[_Run, list[Snapshot]]:
+    """The inverse of `_write`, for a training with this start, untrained actor, and steps before
+    each snapshot.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         leaves = [_as(arrays[f"run{i}"], like) for i, like in enumerate(jax.tree.leaves(run))]
         done = []
         for k, (env_steps, metrics, names) in enumerate(json.loads(str(arrays["about"]))):
-            params = [_as(arrays[f"actor{k}.{i}"], like) for i, like in enumerate(jax.tree.leaves(actor))]
+            params = [
+                _as(arrays[f"actor{k}.{i}"], like) for i, like in enumerate(jax.tree.leaves(actor))
+            ]
             evaluation = {name: arrays[f"evaluation{k}.{name}"] for name in names}
-            done.append(Snapshot(env_steps, jax.tree.unflatten(jax.tree.structure(actor), map(np.asarray, params)), metrics, evaluation))
+            done.append(
+                Snapshot(
+                    env_steps,
+                    jax.tree.unflatten(jax.tree.structure(actor), map(np.asarray, params)),
+                    metrics,
+                    evaluation,
+                )
+            )
         if (steps := [snapshot.env_steps for snapshot in done]) != env_steps_of[: len(done)]:
             raise ValueError(f"expected snapshots after {env_steps_of} steps, found {steps}")
         if not all(map(np.allclose, jax.tree.leaves(done[0].actor), jax.tree.leaves(actor))):
             raise ValueError("expected the untrained policy of this seed, found another")
     except Exception as error:
-        raise ValueError(f"{path}: expected a file of this training to go on from, found another or a damaged one ({error!r})") from error
+        raise ValueError(
+            f"{path}: expected a file of this training to go on from, found another or a "
+            f"damaged one ({error!r})"
+        ) from error
     return jax.tree.unflatten(jax.tree.structure(run), leaves), done
 
 
@@ -216,7 +278,11 @@ def _plain(leaf: Array) -> Array:
 
 def _as(value: np.ndarray, like: Any) -> Array:
     """An array of a file as the leaf that it was. Raises ValueError for another shape."""
-    leaf = jax.random.wrap_key_data(jnp.asarray(value)) if jnp.issubdtype(like.dtype, jax.dtypes.prng_key) else jnp.asarray(value)
+    leaf = (
+        jax.random.wrap_key_data(jnp.asarray(value))
+        if jnp.issubdtype(like.dtype, jax.dtypes.prng_key)
+        else jnp.asarray(value)
+    )
     if leaf.shape != like.shape or leaf.dtype != like.dtype:
         raise ValueError(f"expected {like.shape} {like.dtype}, found {leaf.shape} {leaf.dtype}")
     return leaf

@@ -1,4 +1,6 @@
-"""From a training run to a pool: which snapshots are kept, what they return, and what they are called."""
+"""From a training run to a pool: which snapshots are kept, what they return, and what they are
+called.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +26,26 @@ MEASURED = 100_000  # steps that each kept policy is measured by, within 64 to 5
 
 
 def train_pool(
-    name: str, path: Path, *, seed: int = 0, overrides: Mapping[str, Any] | None = None, tell: Callable[[Snapshot, int], None] | None = None
+    name: str,
+    path: Path,
+    *,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+    tell: Callable[[Snapshot, int], None] | None = None,
 ) -> Pool:
     """Train the behaviour policies of `family/scenario` with MAPPO and write them as a pool file.
 
-    overrides: fields of the method's Config, over its settings for the task. tell(snapshot, all env steps) is
-    called after each snapshot. A training that was killed goes on from its last snapshot, kept beside `path`.
+    overrides: fields of the method's Config, over its settings for the task. tell(snapshot, all env
+    steps) is called after each snapshot. A training that was killed goes on from its last snapshot,
+    kept beside `path`.
     """
     task = Task.parse(f"{name}/pool")
     world, module = world_of(task), registry.online_learner("mappo")
     env, config = world.env(), resolve_config(module, task, overrides or {})
     learner, resume = module.make(config, env.spec), path.with_name(f".{path.stem}.unfinished.npz")
-    options = {name: getattr(config, name) for name in ("num_envs", "segment", "iterations", "snapshots")}
+    options = {
+        name: getattr(config, name) for name in ("num_envs", "segment", "iterations", "snapshots")
+    }
     total = config.iterations * config.segment * config.num_envs
     pool = build(
         env,
@@ -46,10 +56,20 @@ def train_pool(
         net={"hidden": config.hidden, "recurrent": config.recurrent},
         noise=float(config.noise),
         made={
-            "command": " ".join(["jaxoff data pool", name, f"--seed {seed}", *(f"--set {k}={v}" for k, v in (overrides or {}).items())]),
+            "command": " ".join(
+                [
+                    "jaxoff data pool",
+                    name,
+                    f"--seed {seed}",
+                    *(f"--set {k}={v}" for k, v in (overrides or {}).items()),
+                ]
+            ),
             "seed": seed,
             "method": "mappo",
-            "config": {field: np.asarray(getattr(config, field)).item() for field in config_fields(module.Config)},
+            "config": {
+                field: np.asarray(getattr(config, field)).item()
+                for field in config_fields(module.Config)
+            },
             "commit": runtime.git_commit(),
             "hardware": runtime.hardware(),
             "versions": runtime.versions(),
@@ -79,22 +99,32 @@ def build(
 ) -> Pool:
     """Train to the end of `snapshots`, choose, round to half precision, and measure what is kept.
 
-    cuts: shares of [random, best] at which levels begin (SIT, Table 4-6: .3 and .7 for SMAC and particle
-    worlds, 1/3 and 2/3 for MAMuJoCo). medium: the share at which the medium policy of a dataset lies, and
-    training up to which is medium-replay. Raises ValueError if training never left the random policy.
+    cuts: shares of [random, best] at which levels begin (SIT, Table 4-6: .3 and .7 for SMAC and
+    particle worlds, 1/3 and 2/3 for MAMuJoCo). medium: the share at which the medium policy of a
+    dataset lies, and training up to which is medium-replay. Raises ValueError if training never
+    left the random policy.
     """
     taken = []
     for snapshot in snapshots:
         taken.append(snapshot)
         if tell:
             tell(snapshot)
-    look = jax.jit(lambda actor, key: evaluate(env, learner.policy_of(actor), key, episodes, sampled=True))
+    look = jax.jit(
+        lambda actor, key: evaluate(env, learner.policy_of(actor), key, episodes, sampled=True)
+    )
     key = jax.random.key(made["seed"])
-    by_chance = jax.jit(lambda key: evaluate(env, random_policy(env.spec), key, 4 * episodes, sampled=True)["returns"].mean())
+    by_chance = jax.jit(
+        lambda key: evaluate(env, random_policy(env.spec), key, 4 * episodes, sampled=True)[
+            "returns"
+        ].mean()
+    )
     low = float(by_chance(key))
     rough = [float(snapshot.evaluation["returns"].mean()) for snapshot in taken]
     kept, replayed = choose(rough, low, cuts, medium, per_level, replay)
-    actors = [jax.tree.map(lambda x: np.asarray(x, np.float16).astype(np.float32), taken[k].actor) for k in kept]
+    actors = [
+        jax.tree.map(lambda x: np.asarray(x, np.float16).astype(np.float32), taken[k].actor)
+        for k in kept
+    ]
     results = [jax.device_get(look(actor, key)) for actor in actors]
     means = [float(result["returns"].mean()) for result in results]
     members = [
@@ -113,17 +143,25 @@ def build(
 
 
 def choose(
-    returns: Sequence[float], low: float, cuts: tuple[float, float], medium: float, per_level: int, replay: int
+    returns: Sequence[float],
+    low: float,
+    cuts: tuple[float, float],
+    medium: float,
+    per_level: int,
+    replay: int,
 ) -> tuple[list[int], list[int]]:
     """Snapshots to keep, in order of training, and those of them that are medium-replay.
 
-    Of each level: `per_level` spread evenly over its snapshots, and the untrained one, the one nearest to
-    the share `medium` of [low, best], and the best. Medium-replay: `replay` of them, spread evenly from the
-    first one to the first that reaches that share.
+    Of each level: `per_level` spread evenly over its snapshots, and the untrained one, the one
+    nearest to the share `medium` of [low, best], and the best. Medium-replay: `replay` of them,
+    spread evenly from the first one to the first that reaches that share.
     """
     high = max(returns)
     if high <= low:
-        raise ValueError(f"pool: expected training to get above the random policy's return {low:.2f}, found at best {high:.2f}")
+        raise ValueError(
+            f"pool: expected training to get above the random policy's return {low:.2f}, "
+            f"found at best {high:.2f}"
+        )
     target = low + medium * (high - low)
     kept = {0, int(np.argmax(returns)), int(np.argmin(np.abs(np.array(returns) - target)))}
     levels = [level_of(value, low, high, cuts) for value in returns]

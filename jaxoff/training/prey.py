@@ -1,4 +1,6 @@
-"""The prey of OMAR's tag and world: trained against predators, which are trained against it, in turns."""
+"""The prey of OMAR's tag and world: trained against predators, which are trained against it, in
+turns.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,9 @@ def train_prey(
 ) -> Path:
     """Train a prey for `tag` or `world` with MAPPO and write it to `path` (.npz).
 
-    Each round trains new predators against the prey of the round before (at first: a random one), and a new
-    prey against them. tell(who, mean return) is called after each training. Raises UnknownName.
+    Each round trains new predators against the prey of the round before (at first: a random one),
+    and a new prey against them. tell(who, mean return) is called after each training. Raises
+    UnknownName.
     """
     if world not in _MAKERS:
         raise unknown("world", world, _MAKERS)
@@ -45,7 +48,9 @@ def train_prey(
             if tell:
                 tell(f"round {turn + 1}: predators", float(snapshot.evaluation["returns"].mean()))
             prey_env = make_prey_env(world, _predators(env.spec, *params))
-            (_, actor), snapshot = _trained(prey_env, f"mpe/{world}-prey", seed + 2 * turn + 1, overrides)
+            (_, actor), snapshot = _trained(
+                prey_env, f"mpe/{world}-prey", seed + 2 * turn + 1, overrides
+            )
             if tell:
                 tell(f"round {turn + 1}: prey", float(snapshot.evaluation["returns"].mean()))
             found = plain_prey(_layers(actor))
@@ -53,12 +58,21 @@ def train_prey(
     return save_prey(path, found)
 
 
-def _trained(env: Env, name: str, seed: int, overrides: Mapping[str, Any] | None) -> tuple[tuple[Actors, Params], Snapshot]:
+def _trained(
+    env: Env, name: str, seed: int, overrides: Mapping[str, Any] | None
+) -> tuple[tuple[Actors, Params], Snapshot]:
     """The actor after a whole training, and its last evaluation."""
     module = registry.online_learner("mappo")
-    config = resolve_config(module, Task.parse(f"{name}/prey"), {"snapshots": 1, **(overrides or {})})
-    sizes = {field: getattr(config, field) for field in ("num_envs", "segment", "iterations", "snapshots")}
-    *_, last = train_on_policy(module.make(config, env.spec), env, seed=seed, eval_episodes=256, **sizes)
+    config = resolve_config(
+        module, Task.parse(f"{name}/prey"), {"snapshots": 1, **(overrides or {})}
+    )
+    sizes = {
+        field: getattr(config, field)
+        for field in ("num_envs", "segment", "iterations", "snapshots")
+    }
+    *_, last = train_on_policy(
+        module.make(config, env.spec), env, seed=seed, eval_episodes=256, **sizes
+    )
     return (module.actors(config, env.spec), last.actor), last
 
 
@@ -69,7 +83,12 @@ def _predators(spec: EnvSpec, net: Actors, params: Params) -> Callable[[Array], 
 
 
 def _layers(actor: Params) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Weights and biases of a lone agent's net; its number, always one, goes into the first bias."""
-    layers = [(np.asarray(layer["kernel"]), np.asarray(layer["bias"])) for _, layer in sorted(actor["params"].items())]
+    """Weights and biases of a lone agent's net; its number, always one, goes into the first
+    bias.
+    """
+    layers = [
+        (np.asarray(layer["kernel"]), np.asarray(layer["bias"]))
+        for _, layer in sorted(actor["params"].items())
+    ]
     weight, bias = layers[0]
     return [(weight[:-1], bias + weight[-1]), *layers[1:]]

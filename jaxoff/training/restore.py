@@ -21,7 +21,9 @@ from jaxoff.types import Env, Episodes, Policy
 
 
 def state_like(job: Job, env: Env, dataset: Any, stage: int, carried: Any) -> RunState:
-    """Zeros [R, ...] in the structure of the state in a stage, found by tracing the stages up to there."""
+    """Zeros [R, ...] in the structure of the state in a stage, found by tracing the stages up to
+    there.
+    """
     mesh = mapping.run_mesh(1, jax.local_devices()[:1])
     for index in range(stage + 1):
         program = Program(job, env, index, 1, mesh, "sequence", evaluates=False)
@@ -33,46 +35,65 @@ def load_dataset(job: Job, env: Env, data: Episodes | None, sharding: Any = None
     """The data of a job on the device; nothing for a job that collects its own."""
     if data is None:
         return ()
-    return place(data, env.spec, obs_dtype=job.spec.obs_dtype, sharding=sharding, source=job.spec.task)
+    return place(
+        data, env.spec, obs_dtype=job.spec.obs_dtype, sharding=sharding, source=job.spec.task
+    )
 
 
 def empty_state(job: Job) -> RunState:
     """The state of every run before the first stage, as host arrays [R, ...]."""
-    keys = np.stack([jax.random.key_data(jax.random.key(seed, impl=job.spec.prng)) for seed in job.seeds])
+    keys = np.stack(
+        [jax.random.key_data(jax.random.key(seed, impl=job.spec.prng)) for seed in job.seeds]
+    )
     return RunState(keys, (), (), np.zeros(len(keys), np.int32), np.full(len(keys), -1, np.int32))
 
 
-def restore_policy(folder: str | Path, run: int = 0, data_dir: str | None = None) -> tuple[Env, Policy, TrainSpec]:
+def restore_policy(
+    folder: str | Path, run: int = 0, data_dir: str | None = None
+) -> tuple[Env, Policy, TrainSpec]:
     """The trained policy of one run of a job, its environment, and what was trained.
 
-    Raises FileNotFoundError naming the file that is missing, or IndexError for a run that is not there.
+    Raises FileNotFoundError naming the file that is missing, or IndexError for a run that is not
+    there.
     """
     folder = Path(folder)
     file = folder / "config.json"
     if not file.exists():
-        raise FileNotFoundError(f"{file}: expected the folder of a training job, found no config.json")
+        raise FileNotFoundError(
+            f"{file}: expected the folder of a training job, found no config.json"
+        )
     record = json.loads(file.read_text())
     known = {name: record[name] for name in TrainSpec.__dataclass_fields__ if name in record}
     fields = config_fields(registry.learner(record["method"], record["task"]).Config)
     strange = sorted(set(record["config"]) - set(fields))
     if strange:
         raise ValueError(
-            f"{file}: field 'config': expected settings that {record['method']} has on {record['task']}, found {', '.join(strange)}, "
+            f"{file}: field 'config': expected settings that {record['method']} has on "
+            f"{record['task']}, found {', '.join(strange)}, "
             f"of another version of jaxoff (commit {record['git_commit']})"
         )
     config = {
-        name: value[0] if is_leaf(fields[name]) else tuple(value) if isinstance(value, list) else value
+        name: value[0]
+        if is_leaf(fields[name])
+        else tuple(value)
+        if isinstance(value, list)
+        else value
         for name, value in record["config"].items()
-        if name not in record["grid"] and name not in BUDGETS  # what follows from them is in the record too
+        # what follows from them is in the record too
+        if name not in record["grid"] and name not in BUDGETS
     }
-    spec = TrainSpec(**known | {"config": config, "steps": None, "data_dir": data_dir or record["data_dir"]})
+    spec = TrainSpec(
+        **known | {"config": config, "steps": None, "data_dir": data_dir or record["data_dir"]}
+    )
     job, env = resolve(spec), registry.make_env(spec.task)
     if not 0 <= run < job.num_runs:
         raise IndexError(f"{folder}: field 'run': expected 0..{job.num_runs - 1}, found {run}")
     checkpoints = Checkpoints(folder / "checkpoint")
     meta = checkpoints.meta()
     if meta is None:
-        raise FileNotFoundError(f"{folder / 'checkpoint'}: expected a complete checkpoint, found none")
+        raise FileNotFoundError(
+            f"{folder / 'checkpoint'}: expected a complete checkpoint, found none"
+        )
     options = DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
     data = None if job.acts else registry.make_data(spec.task, options)
     job = fitted(job, data)
@@ -81,4 +102,8 @@ def restore_policy(folder: str | Path, run: int = 0, data_dir: str | None = None
     state = jax.tree.map(lambda x: x[run], checkpoints.state(like))
     checkpoints.close()
     config = jax.tree.map(lambda x: x[run], job.config)
-    return env, job.stages(config, env.spec)[meta["stage_index"]].learner.policy(state.learner), spec
+    return (
+        env,
+        job.stages(config, env.spec)[meta["stage_index"]].learner.policy(state.learner),
+        spec,
+    )

@@ -16,8 +16,10 @@ from jaxoff.files import plain, replacing, write_text
 class Results:
     """A finished job.
 
-    runs: one dictionary a run: seed, config leaves, return_mean, score, ... steps [K]: updates at each
-    evaluation, the first before training. history: name -> [K, R, ...]. returns [R, E]: every episode
+    runs: one dictionary a run: seed, config leaves, return_mean, score, ... steps [K]: updates at
+        each
+    evaluation, the first before training. history: name -> [K, R, ...]. returns [R, E]: every
+        episode
     of the last evaluation. path: its folder, or None.
     """
 
@@ -30,7 +32,9 @@ class Results:
 
 
 class Interrupted(RuntimeError):
-    """A job was asked to stop; it has saved its state and continues when the same command is given."""
+    """A job was asked to stop; it has saved its state and continues when the same command is
+    given.
+    """
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -46,7 +50,9 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def save(results: Results, folder: Path) -> None:
     """Write final.json and final.npz."""
-    arrays = {"returns": results.returns, "steps": results.steps} | {f"history/{name}": value for name, value in results.history.items()}
+    arrays = {"returns": results.returns, "steps": results.steps} | {
+        f"history/{name}": value for name, value in results.history.items()
+    }
     write_npz(folder / "final.npz", arrays)
     write_json(folder / "final.json", {"runs": results.runs, "timing": results.timing})
 
@@ -55,5 +61,11 @@ def load(folder: Path) -> Results:
     """Read back what `save` wrote."""
     final = json.loads((folder / "final.json").read_text())
     with np.load(folder / "final.npz") as arrays:
-        history = {name.removeprefix("history/"): arrays[name] for name in arrays if name.startswith("history/")}
-        return Results(final["runs"], arrays["steps"], history, arrays["returns"], final["timing"], folder)
+        history = {
+            name.removeprefix("history/"): arrays[name]
+            for name in arrays
+            if name.startswith("history/")
+        }
+        return Results(
+            final["runs"], arrays["steps"], history, arrays["returns"], final["timing"], folder
+        )

@@ -20,13 +20,17 @@ from jaxoff.types import Env, EnvSpec, Episodes, Key, Sampler, Stage
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
-    """A training job: every combination of grid values and seeds is a run, and all runs are one program."""
+    """A training job: every combination of grid values and seeds is a run, and all runs are one
+    program.
+    """
 
     method: str
     task: str
     seeds: Sequence[int] = (0,)
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # overrides of the method's Config
-    grid: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)  # Config leaf -> values
+    # overrides of the method's Config
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # Config leaf -> values
+    grid: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     sampler: str = "uniform"
     sampler_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     steps: int | None = None  # gradient steps of the last stage; None is the method's own
@@ -37,16 +41,21 @@ class TrainSpec:
     data_episodes: int | None = None
     data_dir: str | None = None
     obs_dtype: Literal["float32", "bfloat16"] = "float32"  # storage of observations on the device
-    prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32"  # generator of random numbers
-    precision: Literal["highest", "high", "default"] = "highest"  # of matrix products; "default" lets an accelerator use fewer bits
-    mode: Literal["auto", "vmap", "sequence"] = "auto"  # how runs share a device: vmap, sequence, or auto by backend
+    # generator of random numbers
+    prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32"
+    # of matrix products; "default" lets an accelerator use fewer bits
+    precision: Literal["highest", "high", "default"] = "highest"
+    # how runs share a device: vmap, sequence, or auto by backend
+    mode: Literal["auto", "vmap", "sequence"] = "auto"
     variant: str = ""  # column label in tables; "" is the method's name
     checkpoint_s: float = 60.0  # least seconds between checkpoints
 
     @property
     def label(self) -> str:
         """Column label in tables."""
-        return self.variant or (self.method if self.sampler == "uniform" else f"{self.method}+{self.sampler}")
+        return self.variant or (
+            self.method if self.sampler == "uniform" else f"{self.method}+{self.sampler}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +82,11 @@ class Job:
     def stages(self, config: Any, env_spec: EnvSpec) -> tuple[Stage, ...]:
         """The stages of one run, from its config (leaves [])."""
         made = self.module.make(config, dataclasses.replace(env_spec, longest=self.longest))
-        return tuple(made) if isinstance(made, tuple) and made and isinstance(made[0], Stage) else (Stage("train", made, config.steps),)
+        return (
+            tuple(made)
+            if isinstance(made, tuple) and made and isinstance(made[0], Stage)
+            else (Stage("train", made, config.steps),)
+        )
 
     @property
     def acts(self) -> bool:
@@ -81,12 +94,17 @@ class Job:
         return hasattr(self.sampler_module, "make_acting")
 
     def sampler(self, stage: Stage, state: Any, config: Any, env: Env, key: Key) -> Sampler:
-        """The sampler of a stage: its own, or the one that the user chose. key: of what it does before the first draw."""
+        """The sampler of a stage: its own, or the one that the user chose.
+
+        key: of what it does before the first draw.
+        """
         if stage.sampler is not None:
             return stage.sampler(state)
         if self.acts:
             policy = stage.learner.policy(state)
-            return self.sampler_module.make_acting(self.sampler_config, config.batch_size, config.window, env, policy, key)
+            return self.sampler_module.make_acting(
+                self.sampler_config, config.batch_size, config.window, env, policy, key
+            )
         return self.sampler_module.make(self.sampler_config, config.batch_size, config.window)
 
 
@@ -99,32 +117,50 @@ def _number(name: str, value: Any) -> float:
 
 
 def expanded(spec: TrainSpec) -> list[TrainSpec]:
-    """A job for each combination of values of the grid's static fields, which then are fixed; just the job where there are none.
+    """A job for each combination of values of the grid's static fields, which then are fixed; just
+    the job where there are none.
 
-    Values of numeric fields are read as numbers. Raises UnknownName for a field that there is not, ValueError for no number.
+    Values of numeric fields are read as numbers. Raises UnknownName for a field that there is not,
+    ValueError for no number.
     """
     known = config_fields(registry.learner(spec.method, spec.task).Config)
     unknown_names = [name for name in spec.grid if name not in known]
     if unknown_names:
         raise unknown(f"field of {spec.method}'s Config", unknown_names[0], known)
     fixed = {name: values for name, values in spec.grid.items() if not is_leaf(known[name])}
-    swept = {name: [_number(name, value) for value in values] for name, values in spec.grid.items() if name not in fixed}
+    swept = {
+        name: [_number(name, value) for value in values]
+        for name, values in spec.grid.items()
+        if name not in fixed
+    }
     for name, values in fixed.items():
         if not len(values) or len(set(map(str, values))) < len(values):
-            raise ValueError(f"grid field '{name}': expected values that differ, found {', '.join(map(str, values)) or 'none'}")
-    points = [dict(zip(fixed, values, strict=True)) for values in itertools.product(*fixed.values())]
+            raise ValueError(
+                f"grid field '{name}': expected values that differ, found "
+                f"{', '.join(map(str, values)) or 'none'}"
+            )
+    points = [
+        dict(zip(fixed, values, strict=True)) for values in itertools.product(*fixed.values())
+    ]
     twice = next((name for name in fixed if name in spec.config), None)
     if twice:
-        raise ValueError(f"field '{twice}': expected in --set, --steps or --grid, found in two of them")
-    return [dataclasses.replace(spec, config={**spec.config, **point}, grid=swept) for point in points]
+        raise ValueError(
+            f"field '{twice}': expected in --set, --steps or --grid, found in two of them"
+        )
+    return [
+        dataclasses.replace(spec, config={**spec.config, **point}, grid=swept) for point in points
+    ]
 
 
 def fitted(job: Job, data: Episodes | None) -> Job:
-    """The job with what its data decide: the longest episode, and numbers of updates where the settings are budgets in slots."""
+    """The job with what its data decide: the longest episode, and numbers of updates where the
+    settings are budgets in slots.
+    """
     if data is None:
         return job
     lengths, config = np.asarray(data.filled).sum(1), job.config
-    made = config.batch_size * (float(lengths.mean()) + 1.0)  # slots of an update: the one after the last step is filled too
+    # slots of an update: the one after the last step is filled too
+    made = config.batch_size * (float(lengths.mean()) + 1.0)
     budgets = {updates: getattr(config, slots, 0) for slots, updates in BUDGETS.items()}
     counts = {updates: math.ceil(budget / made) for updates, budget in budgets.items() if budget}
     return dataclasses.replace(job, config=config.replace(**counts), longest=int(lengths.max()))
@@ -135,9 +171,14 @@ def _check_budgets(method: str, config: Any, overrides: Mapping[str, Any]) -> No
     for slots, updates in BUDGETS.items():
         budget = getattr(config, slots, 0)
         if budget and updates in overrides:
-            raise ValueError(f"{method}: fields '{slots}' and '{updates}': expected one of the two, found both")
+            raise ValueError(
+                f"{method}: fields '{slots}' and '{updates}': expected one of the two, found both"
+            )
         if budget and config.window != -1:
-            raise ValueError(f"{method}: field 'window': expected -1 (episodes) with {slots}={budget}, found {config.window}")
+            raise ValueError(
+                f"{method}: field 'window': expected -1 (episodes) with {slots}={budget}, "
+                f"found {config.window}"
+            )
 
 
 def _check_spec(spec: TrainSpec) -> None:
@@ -152,13 +193,25 @@ def _check_spec(spec: TrainSpec) -> None:
         if value is None and name in ("steps", "data_episodes"):
             continue
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"field '{name}': expected a whole number of at least {least}, found {value!r}")
+            raise ValueError(
+                f"field '{name}': expected a whole number of at least {least}, found {value!r}"
+            )
     if spec.steps is not None and "steps" in spec.config:
-        raise ValueError(f"field 'steps': expected once, found {spec.steps} and, among the method's settings, {spec.config['steps']}")
+        raise ValueError(
+            f"field 'steps': expected once, found {spec.steps} and, among the method's "
+            f"settings, {spec.config['steps']}"
+        )
     seeds = list(spec.seeds)
-    wrong = [seed for seed in seeds if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32]
+    wrong = [
+        seed
+        for seed in seeds
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32
+    ]
     if not seeds or wrong or len(set(seeds)) < len(seeds):
-        raise ValueError(f"field 'seeds': expected distinct whole numbers in 0 .. 2**32 - 1, at least one, found {seeds}")
+        raise ValueError(
+            "field 'seeds': expected distinct whole numbers in 0 .. 2**32 - 1, at least "
+            f"one, found {seeds}"
+        )
 
 
 def resolve(spec: TrainSpec) -> Job:
@@ -173,13 +226,16 @@ def resolve(spec: TrainSpec) -> Job:
     known = config_fields(module.Config)
     twice = sorted(set(spec.grid) & set(overrides))
     if twice:
-        raise ValueError(f"field '{twice[0]}': expected in --set, --steps or --grid, found in two of them")
+        raise ValueError(
+            f"field '{twice[0]}': expected in --set, --steps or --grid, found in two of them"
+        )
     for name, values in spec.grid.items():
         if name not in known:
             raise unknown(f"field of {spec.method}'s Config", name, known)
         if not is_leaf(known[name]):
             raise ValueError(
-                f"grid field '{name}': expected a numeric field of {spec.method}'s Config, found a static one, "
+                f"grid field '{name}': expected a numeric field of {spec.method}'s Config, "
+                "found a static one, "
                 "which `expanded` makes a job of for each value"
             )
         if not len(values):
@@ -187,11 +243,19 @@ def resolve(spec: TrainSpec) -> Job:
         for value in values:
             check_number(name, float(value), "grid field")
         if len(set(map(float, values))) < len(values):
-            raise ValueError(f"grid field '{name}': expected values that differ, found {', '.join(map(str, values))}")
-    points = [dict(zip(spec.grid, map(float, values), strict=True)) for values in itertools.product(*spec.grid.values())]
+            raise ValueError(
+                f"grid field '{name}': expected values that differ, found "
+                f"{', '.join(map(str, values))}"
+            )
+    points = [
+        dict(zip(spec.grid, map(float, values), strict=True))
+        for values in itertools.product(*spec.grid.values())
+    ]
     runs = [(point, int(seed)) for point in points for seed in spec.seeds]
     leaves = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(runs), *x.shape)), config)
-    swept = {name: jnp.asarray([point[name] for point, _ in runs], jnp.float32) for name in spec.grid}
+    swept = {
+        name: jnp.asarray([point[name] for point, _ in runs], jnp.float32) for name in spec.grid
+    }
     sampler_module = registry.sampler(spec.sampler)
     return Job(
         spec=spec,
@@ -205,7 +269,9 @@ def resolve(spec: TrainSpec) -> Job:
 
 
 def interval(steps: int, evaluations: int) -> int:
-    """Updates between evaluations: as many evaluations as asked for, or the number nearest by ratio that divides the steps."""
+    """Updates between evaluations: as many evaluations as asked for, or the number nearest by ratio
+    that divides the steps.
+    """
     wanted = min(evaluations, steps)
     counts = [count for count in range(1, min(steps, wanted**2) + 1) if steps % count == 0]
     return steps // min(counts, key=lambda count: abs(math.log(count / wanted)))

@@ -1,6 +1,8 @@
-"""Continuous MABCQ in float64 NumPy, agent by agent and step by step, from the equations of BCQ with a linear mixer.
+"""Continuous MABCQ in float64 NumPy, agent by agent and step by step, from the equations of BCQ
+with a linear mixer.
 
-Parameters are the nested dictionaries of the nets; twins have a leading axis of 2. Batches are those of `value_numpy`.
+Parameters are the nested dictionaries of the nets; twins have a leading axis of 2. Batches are
+those of `value_numpy`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ def seen(obs: np.ndarray, i: int) -> np.ndarray:
 
 
 def vae_loss(vae: Tree, batch: Arrays, noise: np.ndarray) -> float:
-    """Mean over steps and agents: squared error, mean over dimensions, plus half the mean divergence. noise [B, T, N, L]."""
+    """Mean over steps and agents: squared error, mean over dimensions, plus half the mean
+    divergence. noise [B, T, N, L].
+    """
     out = []
     for b, t in np.argwhere(batch["valid"] > 0):
         for i in range(noise.shape[2]):
@@ -48,14 +52,19 @@ def twin(critic: Tree, k: int, x: np.ndarray, a: np.ndarray) -> float:
     return float(mlp(member(critic, k)["params"], np.concatenate([x, a]))[0])
 
 
-def targets(nets: dict[str, Any], batch: Arrays, z: np.ndarray, gamma: float, reach: float, share: float) -> np.ndarray:
+def targets(
+    nets: dict[str, Any], batch: Arrays, z: np.ndarray, gamma: float, reach: float, share: float
+) -> np.ndarray:
     """y [B, T] of candidates' latents z [K, B, T, N, L]; slow nets and the VAE. 0 on padding."""
     out = np.zeros(batch["reward"].shape)
     for b, t in np.argwhere(batch["valid"] > 0):
         best = []
         for i in range(z.shape[3]):
             x = seen(batch["next_obs"][b, t], i)
-            found = [candidate(nets["behaviour_policy"], nets["target_policy"], x, latent, reach) for latent in z[:, b, t, i]]
+            found = [
+                candidate(nets["behaviour_policy"], nets["target_policy"], x, latent, reach)
+                for latent in z[:, b, t, i]
+            ]
             pairs = [[twin(nets["target_critic"], k, x, u) for k in range(2)] for u in found]
             best.append(max(share * min(pair) + (1 - share) * max(pair) for pair in pairs))
         total = linear_mixer(nets["target_mixer"], np.array(best), batch["next_state"][b, t])
@@ -69,12 +78,17 @@ def critic_loss(params: Any, y: np.ndarray, batch: Arrays) -> float:
     out = []
     for b, t in np.argwhere(batch["valid"] > 0):
         for k in range(2):
-            q = [twin(critic, k, seen(batch["obs"][b, t], i), batch["actions"][b, t, i]) for i in range(batch["obs"].shape[2])]
+            q = [
+                twin(critic, k, seen(batch["obs"][b, t], i), batch["actions"][b, t, i])
+                for i in range(batch["obs"].shape[2])
+            ]
             out.append((y[b, t] - linear_mixer(mixer, np.array(q), batch["state"][b, t])) ** 2)
     return 2 * float(np.mean(out))
 
 
-def actor_loss(policy: Tree, critic: Tree, vae: Tree, batch: Arrays, z: np.ndarray, reach: float) -> float:
+def actor_loss(
+    policy: Tree, critic: Tree, vae: Tree, batch: Arrays, z: np.ndarray, reach: float
+) -> float:
     """-mean over steps and agents of Q_i1 of one candidate each; z [B, T, N, L]."""
     out = []
     for b, t in np.argwhere(batch["valid"] > 0):

@@ -1,4 +1,6 @@
-"""Bridge, one agent and one rule at a time, in plain Python and NumPy: a check of the vectorised one."""
+"""Bridge, one agent and one rule at a time, in plain Python and NumPy: a check of the vectorised
+one.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ def _is_free(cell: tuple[int, int]) -> bool:
     return 0 <= row < 3 and 0 <= col < 6 and ROWS[row][col] == "."
 
 
-def move(cells: list[tuple[int, int]], done: list[bool], actions: list[int]) -> list[tuple[int, int]]:
+def move(
+    cells: list[tuple[int, int]], done: list[bool], actions: list[int]
+) -> list[tuple[int, int]]:
     """Where the two agents stand after one joint step."""
     act, target, settled = [], [], [None, None]
     for i in range(2):
@@ -51,7 +55,9 @@ def _resolve(i: int, cells: list, done: list, act: list, target: list, settled: 
         settled[i] = target[i]
 
 
-def step(cells: list, done: list[bool], time: int, horizon: int, actions: list[int]) -> tuple[list, list[bool], np.float32, bool]:
+def step(
+    cells: list, done: list[bool], time: int, horizon: int, actions: list[int]
+) -> tuple[list, list[bool], np.float32, bool]:
     """(cells, done, team reward, all done) after the step made at `time`."""
     after = move(cells, done, actions)
     cost, now = [], []

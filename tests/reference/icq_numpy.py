@@ -1,6 +1,8 @@
-"""ICQ, its losses in float64 NumPy, written from the equations (Yang et al., 2021) with loops over steps.
+"""ICQ, its losses in float64 NumPy, written from the equations (Yang et al., 2021) with loops over
+steps.
 
-A batch is a dictionary of arrays [B, T, ...]; parameters are the nested dictionaries of the nets, as NumPy arrays.
+A batch is a dictionary of arrays [B, T, ...]; parameters are the nested dictionaries of the nets,
+as NumPy arrays.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def mixer_weights(params: Any, state: np.ndarray, n: int) -> tuple[np.ndarray, f
     return raw / (raw.sum() + 1e-10), float(mlp(p["offset"], state)[0])
 
 
-def step_values(critic: Any, batch: Batch, b: int, t: int, actions: np.ndarray | None, discrete: bool) -> np.ndarray:
+def step_values(
+    critic: Any, batch: Batch, b: int, t: int, actions: np.ndarray | None, discrete: bool
+) -> np.ndarray:
     """Q_i at one step: [N, A] if discrete, else [N] at actions [N, A]."""
     n = batch["obs"].shape[2]
     x = np.concatenate([np.tile(batch["state"][b, t], (n, 1)), batch["obs"][b, t], np.eye(n)], -1)
@@ -79,8 +83,12 @@ def softmax_weights(x: np.ndarray, valid: np.ndarray, temperature: float) -> np.
     return out
 
 
-def targets(critic: Any, mixer: Any, batch: Batch, discrete: bool, **c: float) -> tuple[np.ndarray, np.ndarray]:
-    """G [B, T] and where it exists: backwards from the last step of each window, which is only used if it terminates."""
+def targets(
+    critic: Any, mixer: Any, batch: Batch, discrete: bool, **c: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """G [B, T] and where it exists: backwards from the last step of each window, which is only used
+    if it terminates.
+    """
     total = total_values(critic, mixer, batch, discrete)
     x = softmax_weights(total, batch["valid"], c["beta_critic"]) * total
     out, mask = np.zeros_like(total), np.zeros_like(total)
@@ -99,13 +107,19 @@ def targets(critic: Any, mixer: Any, batch: Batch, discrete: bool, **c: float) -
     return out, mask
 
 
-def critic_loss(critic: Any, mixer: Any, batch: Batch, target: np.ndarray, mask: np.ndarray, discrete: bool) -> float:
+def critic_loss(
+    critic: Any, mixer: Any, batch: Batch, target: np.ndarray, mask: np.ndarray, discrete: bool
+) -> float:
     """Mean over mask of (G - Q_tot)^2."""
-    return float((mask * (target - total_values(critic, mixer, batch, discrete)) ** 2).sum() / mask.sum())
+    return float(
+        (mask * (target - total_values(critic, mixer, batch, discrete)) ** 2).sum() / mask.sum()
+    )
 
 
 def log_probs(logits: np.ndarray, avail: np.ndarray, epsilon: float) -> np.ndarray:
-    """log of (1 - epsilon) softmax over available actions + epsilon / their number; [A], -inf elsewhere."""
+    """log of (1 - epsilon) softmax over available actions + epsilon / their number; [A], -inf
+    elsewhere.
+    """
     may = avail > 0
     mass = np.where(may, np.exp(logits - logits[may].max()), 0.0)
     with np.errstate(divide="ignore"):
@@ -118,8 +132,13 @@ def gaussian_log_prob(mean: np.ndarray, log_std: np.ndarray, actions: np.ndarray
     return (-0.5 * z**2 - log_std - 0.5 * np.log(2 * np.pi)).sum(-1)
 
 
-def actor_loss(policy: Any, critic: Any, mixer: Any, batch: Batch, samples: np.ndarray | None = None, **c: Any) -> float:
-    """-mean of k c log pi(a) over valid steps and agents. samples [4, B, T, N, A] if continuous; policy is then (net, log_std)."""
+def actor_loss(
+    policy: Any, critic: Any, mixer: Any, batch: Batch, samples: np.ndarray | None = None, **c: Any
+) -> float:
+    """-mean of k c log pi(a) over valid steps and agents.
+
+    samples [4, B, T, N, A] if continuous; policy is then (net, log_std).
+    """
     discrete, shape = samples is None, batch["obs"].shape[:3]
     signal, log_prob, share = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     for b, t in zip(*np.nonzero(batch["valid"]), strict=True):
@@ -128,13 +147,22 @@ def actor_loss(policy: Any, critic: Any, mixer: Any, batch: Batch, samples: np.n
         x = np.concatenate([batch["obs"][b, t], np.eye(shape[2])], -1)
         if discrete:
             out, q = mlp(policy, x), step_values(critic, batch, b, t, None, True)
-            log_pi = np.stack([log_probs(out[i], batch["avail"][b, t, i], c["epsilon"]) for i in range(shape[2])])
+            log_pi = np.stack(
+                [log_probs(out[i], batch["avail"][b, t, i], c["epsilon"]) for i in range(shape[2])]
+            )
             log_prob[b, t] = log_pi[np.arange(shape[2]), batch["actions"][b, t]]
             base = (np.exp(log_pi) * q).sum(-1)
         else:
-            log_prob[b, t] = gaussian_log_prob(np.tanh(mlp(policy[0], x)), policy[1], batch["actions"][b, t])
-            base = np.mean([step_values(critic, batch, b, t, one[b, t], False) for one in samples], 0)
+            log_prob[b, t] = gaussian_log_prob(
+                np.tanh(mlp(policy[0], x)), policy[1], batch["actions"][b, t]
+            )
+            base = np.mean(
+                [step_values(critic, batch, b, t, one[b, t], False) for one in samples], 0
+            )
         signal[b, t] = share[b, t] * mine if c["actor_weight"] == "value" else mine - base
     weight = softmax_weights(signal, batch["valid"], c["beta_actor"])
     outside = 1.0 if c["actor_weight"] == "value" else share
-    return float(-(outside * weight * log_prob * batch["valid"][..., None]).sum() / (batch["valid"].sum() * shape[2]))
+    return float(
+        -(outside * weight * log_prob * batch["valid"][..., None]).sum()
+        / (batch["valid"].sum() * shape[2])
+    )

@@ -1,7 +1,9 @@
-"""InSPO, its losses and nets in float64 NumPy with gradients by hand, written from the equations (Liu et al., 2025).
+"""InSPO, its losses and nets in float64 NumPy with gradients by hand, written from the equations
+(Liu et al., 2025).
 
-Rows are looped over where that keeps an equation visible. A net is a list of (weight, bias); `rows` is a
-dictionary of arrays [M, ...]. Resampling is replaced by its expectation: counts are the ratios themselves.
+Rows are looped over where that keeps an equation visible. A net is a list of (weight, bias); `rows`
+is a dictionary of arrays [M, ...]. Resampling is replaced by its expectation: counts are the ratios
+    themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import numpy as np
 Net = list[tuple[np.ndarray, np.ndarray]]
 
 
-# ------------------------------------------------------------------------------------------ arithmetic
+# ------------------------------------------------------------------------------------------
+# arithmetic
 
 
 def log_softmax(x: np.ndarray, avail: np.ndarray | None = None) -> np.ndarray:
@@ -70,7 +73,8 @@ class Adam:
         return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-# ---------------------------------------------------------------------------------------------- losses
+# ----------------------------------------------------------------------------------------------
+# losses
 
 
 def log_ratio(log_pi: np.ndarray, log_mates: np.ndarray, agent: int, power: int) -> np.ndarray:
@@ -79,35 +83,47 @@ def log_ratio(log_pi: np.ndarray, log_mates: np.ndarray, agent: int, power: int)
     return np.clip(total / power, -10, np.log(100))
 
 
-def soft_value(log_pi: np.ndarray, q: np.ndarray, log_mu: np.ndarray, alpha: float, beta: float) -> np.ndarray:
+def soft_value(
+    log_pi: np.ndarray, q: np.ndarray, log_mu: np.ndarray, alpha: float, beta: float
+) -> np.ndarray:
     """Eq. 10: sum_a pi (q - alpha clip(log pi/mu) - beta log pi)."""
     out = np.zeros(len(q))
     for row in range(len(q)):
         for a in range(q.shape[1]):
             if np.isfinite(log_pi[row, a]):
                 gap = np.clip(log_pi[row, a] - log_mu[row, a], -10, 10)
-                out[row] += np.exp(log_pi[row, a]) * (q[row, a] - alpha * gap - beta * log_pi[row, a])
+                out[row] += np.exp(log_pi[row, a]) * (
+                    q[row, a] - alpha * gap - beta * log_pi[row, a]
+                )
     return out
 
 
-def conservative_value_loss(q: np.ndarray, target: np.ndarray, actions: np.ndarray, avail: np.ndarray, cql: float) -> np.ndarray:
+def conservative_value_loss(
+    q: np.ndarray, target: np.ndarray, actions: np.ndarray, avail: np.ndarray, cql: float
+) -> np.ndarray:
     """Eq. 24, per row."""
     taken = q[np.arange(len(q)), actions]
     return (taken - target) ** 2 + cql * (np.log((avail * np.exp(q)).sum(1)) - taken)
 
 
-def policy_weight(advantage: np.ndarray, log_mu: np.ndarray, alpha: float, beta: float) -> np.ndarray:
+def policy_weight(
+    advantage: np.ndarray, log_mu: np.ndarray, alpha: float, beta: float
+) -> np.ndarray:
     """Eq. 20: exp((A - beta log mu)/(alpha + beta)), exponent in [-20, 5], at most 100."""
     return np.minimum(np.exp(np.clip((advantage - beta * log_mu) / (alpha + beta), -20, 5)), 100)
 
 
-def weighted_policy_loss(log_pi_taken: np.ndarray, weight: np.ndarray, counts: np.ndarray, normalise: bool) -> float:
+def weighted_policy_loss(
+    log_pi_taken: np.ndarray, weight: np.ndarray, counts: np.ndarray, normalise: bool
+) -> float:
     """Eq. 20: mean_c(-w log pi), divided by mean_c(w)."""
     total = -(counts * weight * log_pi_taken).sum()
     return total / (counts * weight).sum() if normalise else total / counts.sum()
 
 
-def teammates_log_prob(net: Net, anchor: int, state: np.ndarray, actions: np.ndarray, avail: np.ndarray) -> np.ndarray:
+def teammates_log_prob(
+    net: Net, anchor: int, state: np.ndarray, actions: np.ndarray, avail: np.ndarray
+) -> np.ndarray:
     """Eq. 22: log mu_anchor(a_j | s, a_anchor, teammates before j) [M, N]; 0 for the anchor."""
     (m, n), a = actions.shape, avail.shape[-1]
     out = np.zeros((m, n))
@@ -120,42 +136,68 @@ def teammates_log_prob(net: Net, anchor: int, state: np.ndarray, actions: np.nda
     return out
 
 
-# ------------------------------------------------------------------------------------------- iteration
+# -------------------------------------------------------------------------------------------
+# iteration
 
 
-def iteration(agents: list[dict[str, Any]], rows: dict[str, np.ndarray], order: list[int], beta: float, **c: Any) -> dict[str, float]:
-    """One iteration of Algorithm 1; changes `agents` in place and returns the means of what is logged.
+def iteration(
+    agents: list[dict[str, Any]],
+    rows: dict[str, np.ndarray],
+    order: list[int],
+    beta: float,
+    **c: Any,
+) -> dict[str, float]:
+    """One iteration of Algorithm 1; changes `agents` in place and returns the means of what is
+    logged.
 
-    agents: per agent "policy", "critic", "target", "mu", "mates" nets, "alpha", and Adam "policy_opt",
+    agents: per agent "policy", "critic", "target", "mu", "mates" nets, "alpha", and Adam
+        "policy_opt",
     "critic_opt". c: gamma, tau, cql, power, normalise, baseline ("expected" or "soft"), spo.
     """
     valid, actions, avail = rows["valid"], rows["actions"], rows["avail"]
-    log_pi_of = lambda agent, i, seen, may: log_softmax(forward(agent["policy"], rows[seen][:, i])[0], rows[may][:, i])  # noqa: E731
-    pick = lambda table, i: np.take_along_axis(table, actions[:, i][:, None], 1)[:, 0]  # noqa: E731
+    log_pi_of = lambda agent, i, seen, may: log_softmax(
+        forward(agent["policy"], rows[seen][:, i])[0], rows[may][:, i]
+    )
+    pick = lambda table, i: np.take_along_axis(table, actions[:, i][:, None], 1)[:, 0]
     start, logged = copy.deepcopy(agents), []
     for i in order:
         me = agents[i]
         mates = start if c["spo"] == "off_stale" else agents
-        log_pi = np.stack([pick(log_pi_of(mates[j], j, "obs", "avail"), j) for j in range(len(agents))], 1)
+        log_pi = np.stack(
+            [pick(log_pi_of(mates[j], j, "obs", "avail"), j) for j in range(len(agents))], 1
+        )
         log_mates = teammates_log_prob(me["mates"], i, rows["state"], actions, avail)
         rho = np.exp(log_ratio(log_pi, log_mates, i, c["power"]))
         counts = valid * (np.ones_like(rho) if c["spo"] == "off_rho1" else rho)
         total = counts.sum()
         log_mu, next_log_mu = (
-            np.maximum(log_softmax(forward(me["mu"], rows[seen][:, i])[0], rows[may][:, i]), np.log(1e-6))
+            np.maximum(
+                log_softmax(forward(me["mu"], rows[seen][:, i])[0], rows[may][:, i]), np.log(1e-6)
+            )
             for seen, may in (("obs", "avail"), ("next_obs", "next_avail"))
         )
 
         next_q = forward(me["target"], rows["next_state"])[0]
-        next_value = soft_value(log_pi_of(me, i, "next_obs", "next_avail"), next_q, next_log_mu, me["alpha"], beta)
+        next_value = soft_value(
+            log_pi_of(me, i, "next_obs", "next_avail"), next_q, next_log_mu, me["alpha"], beta
+        )
         target = rows["reward"] + c["gamma"] * (1 - rows["terminated"]) * next_value
         q, inputs = forward(me["critic"], rows["state"])
-        value_loss = (counts * conservative_value_loss(q, target, actions[:, i], avail[:, i], c["cql"])).sum() / total
+        value_loss = (
+            counts * conservative_value_loss(q, target, actions[:, i], avail[:, i], c["cql"])
+        ).sum() / total
         one_hot = np.eye(q.shape[1])[actions[:, i]]
-        grad = one_hot * (2 * (pick(q, i) - target) - c["cql"])[:, None] + c["cql"] * np.exp(log_softmax(q, avail[:, i]))
-        me["critic"] = me["critic_opt"].step_net(me["critic"], backward(me["critic"], inputs, grad * counts[:, None] / total))
+        grad = one_hot * (2 * (pick(q, i) - target) - c["cql"])[:, None] + c["cql"] * np.exp(
+            log_softmax(q, avail[:, i])
+        )
+        me["critic"] = me["critic_opt"].step_net(
+            me["critic"], backward(me["critic"], inputs, grad * counts[:, None] / total)
+        )
         pairs = zip(me["critic"], me["target"], strict=True)
-        me["target"] = [tuple(c["tau"] * new + (1 - c["tau"]) * old for new, old in zip(*layers, strict=True)) for layers in pairs]
+        me["target"] = [
+            tuple(c["tau"] * new + (1 - c["tau"]) * old for new, old in zip(*layers, strict=True))
+            for layers in pairs
+        ]
 
         q = forward(me["target"], rows["state"])[0]
         logits, inputs = forward(me["policy"], rows["obs"][:, i])
@@ -166,20 +208,41 @@ def iteration(agents: list[dict[str, Any]], rows: dict[str, np.ndarray], order: 
         weight = policy_weight(pick(q, i) - base, pick(log_mu, i), me["alpha"], beta)
         loss = weighted_policy_loss(pick(log_pi_me, i), weight, counts, c["normalise"])
         share = counts * weight / ((counts * weight).sum() if c["normalise"] else total)
-        me["policy"] = me["policy_opt"].step_net(me["policy"], backward(me["policy"], inputs, share[:, None] * (pi - one_hot)))
-        divergence = (counts * soft_value(log_pi_me, np.zeros_like(q), log_mu, -1.0, 0.0)).sum() / total
-        logged.append({"value": value_loss, "policy": loss, "divergence": divergence, "effective_rows": total**2 / (counts**2).sum()})
+        me["policy"] = me["policy_opt"].step_net(
+            me["policy"], backward(me["policy"], inputs, share[:, None] * (pi - one_hot))
+        )
+        divergence = (
+            counts * soft_value(log_pi_me, np.zeros_like(q), log_mu, -1.0, 0.0)
+        ).sum() / total
+        logged.append(
+            {
+                "value": value_loss,
+                "policy": loss,
+                "divergence": divergence,
+                "effective_rows": total**2 / (counts**2).sum(),
+            }
+        )
     return {name: float(np.mean([one[name] for one in logged])) for name in logged[0]}
 
 
-# ----------------------------------------------------------------------------------------------- a GRU
+# ----------------------------------------------------------------------------------------------- a
+# GRU
 
 
-def gru_cell(h: np.ndarray, x: np.ndarray, w_in: np.ndarray, b_in: np.ndarray, w_h: np.ndarray, b_n: np.ndarray) -> np.ndarray:
-    """r, z, n gates side by side in w_in [F, 3H] and w_h [H, 3H]; reset multiplies the hidden product with its bias."""
+def gru_cell(
+    h: np.ndarray,
+    x: np.ndarray,
+    w_in: np.ndarray,
+    b_in: np.ndarray,
+    w_h: np.ndarray,
+    b_n: np.ndarray,
+) -> np.ndarray:
+    """r, z, n gates side by side in w_in [F, 3H] and w_h [H, 3H]; reset multiplies the hidden
+    product with its bias.
+    """
     width = len(h)
     gates, hidden = x @ w_in + b_in, h @ w_h
-    sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
+    sigmoid = lambda v: 1 / (1 + np.exp(-v))
     r = sigmoid(gates[:width] + hidden[:width])
     z = sigmoid(gates[width : 2 * width] + hidden[width : 2 * width])
     n = np.tanh(gates[2 * width :] + r * (hidden[2 * width :] + b_n))

@@ -1,6 +1,7 @@
 """MADT's net and loss in float64 NumPy, one window, one agent, one query at a time.
 
-A batch is a dictionary of arrays [B, T, ...]; parameters are the nested dictionaries of the nets, as NumPy arrays.
+A batch is a dictionary of arrays [B, T, ...]; parameters are the nested dictionaries of the nets,
+as NumPy arrays.
 """
 
 from __future__ import annotations
@@ -31,9 +32,19 @@ def block(p: Any, x: list[np.ndarray], heads: int) -> list[np.ndarray]:
     for place, row in enumerate(x):
         found = []
         for head in range(heads):
-            cut = [slice(kind * width + head * size, kind * width + (head + 1) * size) for kind in range(3)]
-            scores = np.array([parts[place][cut[0]] @ parts[other][cut[1]] / np.sqrt(size) for other in range(place + 1)])
-            found.append(sum(share * parts[other][cut[2]] for other, share in enumerate(softmax(scores))))
+            cut = [
+                slice(kind * width + head * size, kind * width + (head + 1) * size)
+                for kind in range(3)
+            ]
+            scores = np.array(
+                [
+                    parts[place][cut[0]] @ parts[other][cut[1]] / np.sqrt(size)
+                    for other in range(place + 1)
+                ]
+            )
+            found.append(
+                sum(share * parts[other][cut[2]] for other, share in enumerate(softmax(scores)))
+            )
         after.append(row + dense(p["Dense_1"], np.concatenate(found)))
     out = []
     for row in after:
@@ -42,7 +53,15 @@ def block(p: Any, x: list[np.ndarray], heads: int) -> list[np.ndarray]:
     return out
 
 
-def features(trunk: Any, mode: str, heads: int, obs: np.ndarray, last: np.ndarray, to_go: np.ndarray, time: np.ndarray) -> np.ndarray:
+def features(
+    trunk: Any,
+    mode: str,
+    heads: int,
+    obs: np.ndarray,
+    last: np.ndarray,
+    to_go: np.ndarray,
+    time: np.ndarray,
+) -> np.ndarray:
     """One sequence: obs [T, F], last [T], to_go [T], time [T] -> [T, H]."""
     p, tokens = trunk["params"], []
     for t in range(len(obs)):
@@ -57,10 +76,14 @@ def features(trunk: Any, mode: str, heads: int, obs: np.ndarray, last: np.ndarra
     while f"Block_{layer}" in p:
         tokens, layer = block(p[f"Block_{layer}"], tokens, heads), layer + 1
     count = len(TOKENS[mode])
-    return np.stack([layer_norm(p["LayerNorm_0"], tokens[count * t + count - 1]) for t in range(len(obs))])
+    return np.stack(
+        [layer_norm(p["LayerNorm_0"], tokens[count * t + count - 1]) for t in range(len(obs))]
+    )
 
 
-def all_features(trunk: Any, mode: str, heads: int, batch: dict[str, np.ndarray], to_go: np.ndarray) -> np.ndarray:
+def all_features(
+    trunk: Any, mode: str, heads: int, batch: dict[str, np.ndarray], to_go: np.ndarray
+) -> np.ndarray:
     """Every window and agent, with the agent's number in its input: [B, T, N, H]."""
     agents = batch["obs"].shape[2]
     rows = []
@@ -69,12 +92,29 @@ def all_features(trunk: Any, mode: str, heads: int, batch: dict[str, np.ndarray]
         for n in range(agents):
             number = np.tile(np.eye(agents)[n], (batch["obs"].shape[1], 1))
             seen = np.concatenate([batch["obs"][b, :, n], number], 1)
-            per_agent.append(features(trunk, mode, heads, seen, batch["last_actions"][b, :, n], to_go[b], batch["steps_before"][b]))
+            per_agent.append(
+                features(
+                    trunk,
+                    mode,
+                    heads,
+                    seen,
+                    batch["last_actions"][b, :, n],
+                    to_go[b],
+                    batch["steps_before"][b],
+                )
+            )
         rows.append(np.stack(per_agent, 1))
     return np.stack(rows)
 
 
-def loss(params: Any, mode: str, heads: int, batch: dict[str, np.ndarray], to_go: np.ndarray, masked: bool) -> float:
+def loss(
+    params: Any,
+    mode: str,
+    heads: int,
+    batch: dict[str, np.ndarray],
+    to_go: np.ndarray,
+    masked: bool,
+) -> float:
     """Mean of -log pi(a_t) over real steps at which an agent has a choice."""
     h = all_features(params["trunk"], mode, heads, batch, to_go)
     total, count = 0.0, 0

@@ -1,6 +1,8 @@
-"""OMAR's particle worlds, one body and one rule at a time, in plain Python and double precision: a check of the vectorised ones.
+"""OMAR's particle worlds, one body and one rule at a time, in plain Python and double precision: a
+check of the vectorised ones.
 
-A body is a dictionary; a body with `accel` has its action multiplied by it twice, one without by 5, once.
+A body is a dictionary; a body with `accel` has its action multiplied by it twice, one without by 5,
+once.
 """
 
 from __future__ import annotations
@@ -15,8 +17,16 @@ def bodies(world: str, count: int = 3) -> list[dict]:
     if world == "spread":
         agents = [{"size": 0.15, "collide": True, "moves": True} for _ in range(count)]
         return agents + [{"size": 0.05, "collide": False, "moves": False} for _ in range(count)]
-    predators = [{"size": 0.075, "collide": True, "moves": True, "accel": 3.0, "top": 1.0} for _ in range(3)]
-    prey = {"size": 0.05 if world == "tag" else 0.045, "collide": True, "moves": True, "accel": 4.0, "top": 1.3}
+    predators = [
+        {"size": 0.075, "collide": True, "moves": True, "accel": 3.0, "top": 1.0} for _ in range(3)
+    ]
+    prey = {
+        "size": 0.05 if world == "tag" else 0.045,
+        "collide": True,
+        "moves": True,
+        "accel": 4.0,
+        "top": 1.3,
+    }
     if world == "tag":
         rest = [{"size": 0.2, "collide": True, "moves": False} for _ in range(2)]
     else:
@@ -34,7 +44,9 @@ def softplus(x: float) -> float:
     return x + math.log1p(math.exp(-x)) if x > 0 else math.log1p(math.exp(x))
 
 
-def step(kinds: list[dict], positions: np.ndarray, velocities: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def step(
+    kinds: list[dict], positions: np.ndarray, velocities: np.ndarray, actions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(positions, velocities) after one step."""
     force = []
     for body, action in zip(kinds, actions, strict=False):
@@ -73,7 +85,10 @@ def spread_rewards(kinds: list[dict], positions: np.ndarray) -> list[float]:
     for landmark in range(count, 2 * count):
         nearest = min(distance(positions[j], positions[landmark]) for j in range(count))
         common += min(1 / nearest, 10) if nearest > 0 else 10
-    return [common - 5 * sum(touching(kinds, positions, i, j) for j in range(count) if j != i) for i in range(count)]
+    return [
+        common - 5 * sum(touching(kinds, positions, i, j) for j in range(count) if j != i)
+        for i in range(count)
+    ]
 
 
 def chase_rewards(world: str, kinds: list[dict], positions: np.ndarray) -> tuple[float, float]:
@@ -93,7 +108,9 @@ def chase_rewards(world: str, kinds: list[dict], positions: np.ndarray) -> tuple
     return team, prey
 
 
-def observation(world: str, kinds: list[dict], positions: np.ndarray, velocities: np.ndarray, i: int) -> np.ndarray:
+def observation(
+    world: str, kinds: list[dict], positions: np.ndarray, velocities: np.ndarray, i: int
+) -> np.ndarray:
     """What body i sees."""
     movers = sum(body["moves"] for body in kinds)
     seen = [velocities[i], positions[i]]
@@ -104,7 +121,9 @@ def observation(world: str, kinds: list[dict], positions: np.ndarray, velocities
     elif i != 3:
         seen += [velocities[3]]
     if world == "world":
-        seen += [np.array([1.0 if touching(kinds, positions, i, forest) else -1.0]) for forest in (7, 8)]
+        seen += [
+            np.array([1.0 if touching(kinds, positions, i, forest) else -1.0]) for forest in (7, 8)
+        ]
     return np.concatenate(seen)
 
 

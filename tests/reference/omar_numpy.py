@@ -1,9 +1,11 @@
-"""Discrete OMAR's targets and losses in float64 NumPy, step by step, from the equations of the form in the CFCQL code base.
+"""Discrete OMAR's targets and losses in float64 NumPy, step by step, from the equations of the form
+in the CFCQL code base.
 
-A layer is (weight, bias), a net a list of layers. An actor is a net, or a dictionary for a recurrent one: layers "first"
-and "last", and "gru", the arguments of `gru_cell`. A critic has "trunks", two nets of two layers, and "of_action" and
-"of_state", lists of one layer for both trunks or of one each. `batch` is a dictionary of arrays [B, T, ...]; obs, state
-and avail have T + 1 slots.
+A layer is (weight, bias), a net a list of layers. An actor is a net, or a dictionary for a
+recurrent one: layers "first" and "last", and "gru", the arguments of `gru_cell`. A critic has
+    "trunks", two nets of two layers, and "of_action" and
+"of_state", lists of one layer for both trunks or of one each. `batch` is a dictionary of arrays [B,
+T, ...]; obs, state and avail have T + 1 slots.
 """
 
 from __future__ import annotations
@@ -28,13 +30,19 @@ def critic_values(critic: dict[str, Any], state: np.ndarray, obs: np.ndarray) ->
         each = []
         for i in range(len(obs)):
             h = np.maximum(forward(trunk, np.concatenate([state, numbered(obs, i)]))[0], 0.0)
-            each.append(forward([critic["of_action"][head]], h)[0] + forward([critic["of_state"][head]], h)[0])
+            each.append(
+                forward([critic["of_action"][head]], h)[0]
+                + forward([critic["of_state"][head]], h)[0]
+            )
         out.append(each)
     return np.array(out)
 
 
-def actor_logits(actor: Net | dict[str, Any], obs: np.ndarray, actions: np.ndarray, count: int) -> np.ndarray:
-    """Logits [T + 1, N, A] of one episode, not masked: obs [T + 1, N, O], actions [T, N], `count` actions to choose from.
+def actor_logits(
+    actor: Net | dict[str, Any], obs: np.ndarray, actions: np.ndarray, count: int
+) -> np.ndarray:
+    """Logits [T + 1, N, A] of one episode, not masked: obs [T + 1, N, O], actions [T, N], `count`
+    actions to choose from.
 
     A recurrent actor also sees the previous action, zeros at first, and starts from zero memory.
     """
@@ -54,8 +62,12 @@ def actor_logits(actor: Net | dict[str, Any], obs: np.ndarray, actions: np.ndarr
     return out
 
 
-def lambda_returns(reward: np.ndarray, next_q: np.ndarray, terminated: bool, gamma: float, trace: float) -> np.ndarray:
-    """Of one episode of L steps, by definition: (1 - lambda) lambda^(n-1) of each n-step return, the rest of the weight on the last."""
+def lambda_returns(
+    reward: np.ndarray, next_q: np.ndarray, terminated: bool, gamma: float, trace: float
+) -> np.ndarray:
+    """Of one episode of L steps, by definition: (1 - lambda) lambda^(n-1) of each n-step return,
+    the rest of the weight on the last.
+    """
     steps = len(reward)
     out = np.zeros(steps)
     for t in range(steps):
@@ -69,25 +81,46 @@ def lambda_returns(reward: np.ndarray, next_q: np.ndarray, terminated: bool, gam
     return out
 
 
-def targets(actor: Any, critic: dict[str, Any], batch: dict[str, np.ndarray], gamma: float, trace: float) -> np.ndarray:
-    """The smaller of both slow critics' TD(lambda) under the slow actor's best available action: [B, T, N]; 0 on padding."""
+def targets(
+    actor: Any, critic: dict[str, Any], batch: dict[str, np.ndarray], gamma: float, trace: float
+) -> np.ndarray:
+    """The smaller of both slow critics' TD(lambda) under the slow actor's best available action:
+    [B, T, N]; 0 on padding.
+    """
     out = np.zeros(batch["actions"].shape)
     for row in range(len(out)):
         length = int(batch["valid"][row].sum())
-        logits = actor_logits(actor, batch["obs"][row], batch["actions"][row], batch["avail"].shape[-1])
+        logits = actor_logits(
+            actor, batch["obs"][row], batch["actions"][row], batch["avail"].shape[-1]
+        )
         best = np.where(batch["avail"][row] > 0, logits, -np.inf).argmax(-1)
         for i in range(out.shape[2]):
-            next_q = [critic_values(critic, batch["state"][row, k], batch["obs"][row, k])[:, i, best[k, i]] for k in range(1, length + 1)]
+            next_q = [
+                critic_values(critic, batch["state"][row, k], batch["obs"][row, k])[
+                    :, i, best[k, i]
+                ]
+                for k in range(1, length + 1)
+            ]
             ended = bool(batch["terminated"][row, length - 1])
-            both = [lambda_returns(batch["reward"][row, :length], q, ended, gamma, trace) for q in np.array(next_q).T]
+            both = [
+                lambda_returns(batch["reward"][row, :length], q, ended, gamma, trace)
+                for q in np.array(next_q).T
+            ]
             out[row, :length, i] = np.minimum(*both)
     return out
 
 
 def critic_loss(
-    critic: dict[str, Any], goal: np.ndarray, batch: dict[str, np.ndarray], cql: float, masked: bool, slots: list[int]
+    critic: dict[str, Any],
+    goal: np.ndarray,
+    batch: dict[str, np.ndarray],
+    cql: float,
+    masked: bool,
+    slots: list[int],
 ) -> float:
-    """Sum over both of mean (Q - y)^2 + cql mean(logsumexp Q - Q(a)), over valid steps of these slots and agents."""
+    """Sum over both of mean (Q - y)^2 + cql mean(logsumexp Q - Q(a)), over valid steps of these
+    slots and agents.
+    """
     total, count = 0.0, 0
     for row, t in np.ndindex(goal.shape[:2]):
         if t not in slots or not batch["valid"][row, t]:
@@ -98,15 +131,24 @@ def critic_loss(
             for q in both[:, i]:
                 taken = q[batch["actions"][row, t, i]]
                 counted = q[batch["avail"][row, t, i] > 0] if masked else q
-                total += (taken - goal[row, t, i]) ** 2 + cql * (np.log(np.exp(counted).sum()) - taken)
+                total += (taken - goal[row, t, i]) ** 2 + cql * (
+                    np.log(np.exp(counted).sum()) - taken
+                )
     return total / count
 
 
-def actor_loss(actor: Any, critic: dict[str, Any], batch: dict[str, np.ndarray], mimic: float, mask_argmax: bool, mask_mse: bool) -> float:
+def actor_loss(
+    actor: Any,
+    critic: dict[str, Any],
+    batch: dict[str, np.ndarray],
+    mimic: float,
+    mask_argmax: bool,
+    mask_mse: bool,
+) -> float:
     """(1 - mimic) mean -(Q1(a) - E_pi Q1) log(pi(a) + 1e-5) + mimic mean (pi - onehot argmax Q1)^2.
 
-    Without mask_mse the second mean is over all slots; after the slot that follows the last step no action is available, and pi
-    is then uniform, the softmax of equal numbers.
+    Without mask_mse the second mean is over all slots; after the slot that follows the last step no
+    action is available, and pi is then uniform, the softmax of equal numbers.
     """
     rows, steps, n = batch["actions"].shape
     count = batch["avail"].shape[-1]

@@ -1,4 +1,5 @@
-"""Tilbury et al. (2024), section 3, in NumPy and float64: fields, paths and fixed points from the moments of the data.
+"""Tilbury et al. (2024), section 3, in NumPy and float64: fields, paths and fixed points from the
+moments of the data.
 
 Written from the paper's formulas, without the library's code. x and y are agents 0 and 1.
 """
@@ -28,7 +29,10 @@ def true_field(game: str, x, y):
         "decoupled": lambda: (one, one),
         "sign": lambda: (y, x),
         "action": lambda: (2 * y - 2 * x, 2 * x - 2 * y),
-        "twin_peaks": lambda: (-2 * A * x - 2 * B * x * y**2 + C * y, -2 * A * y - 2 * B * x**2 * y + C * x),
+        "twin_peaks": lambda: (
+            -2 * A * x - 2 * B * x * y**2 + C * y,
+            -2 * A * y - 2 * B * x**2 * y + C * x,
+        ),
     }[game]()
 
 
@@ -46,7 +50,10 @@ def induced_field(game: str, x, y, data):
         "decoupled": lambda: (one, one),
         "sign": lambda: (my * one, mx * one),
         "action": lambda: (2 * my - 2 * x, 2 * mx - 2 * y),
-        "twin_peaks": lambda: (C * my - (2 * A + 2 * B * sy) * x, C * mx - (2 * A + 2 * B * sx) * y),
+        "twin_peaks": lambda: (
+            C * my - (2 * A + 2 * B * sy) * x,
+            C * mx - (2 * A + 2 * B * sx) * y,
+        ),
     }[game]()
 
 
@@ -69,5 +76,7 @@ def twin_peaks_fixed_point(data):
 
 
 def variance_of_equation_5(mean):
-    """Eq. 5: the variance with which data of this mean lead to the maximum of the same sign; negative: impossible."""
+    """Eq. 5: the variance with which data of this mean lead to the maximum of the same sign;
+    negative: impossible.
+    """
     return -(mean**2) + C * np.abs(mean) / np.sqrt(2 * B * (C - 2 * A)) - A / B

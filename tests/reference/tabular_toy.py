@@ -1,8 +1,9 @@
-"""Twelve states whose right action only good episodes show: how far cloning and contrast get with more and more poor data.
+"""Twelve states whose right action only good episodes show: how far cloning and contrast get with
+more and more poor data.
 
-States have features N(0, I_8), seen with noise .1; 6 actions; 40 episodes of 20 steps, states drawn independently. Good
-episodes return U(18, 20) and take the right action 95 % of the time, poor ones return U(0, 10) and take one fixed
-wrong action 70 % of the time, else any.
+States have features N(0, I_8), seen with noise .1; 6 actions; 40 episodes of 20 steps, states drawn
+independently. Good episodes return U(18, 20) and take the right action 95 % of the time, poor ones
+return U(0, 10) and take one fixed wrong action 70 % of the time, else any.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ def problem(poor: float, seed: int = 0) -> tuple[Episodes, np.ndarray, np.ndarra
     any_ = rng.integers(ACTIONS, size=(EPISODES, STEPS))
     chance = rng.random((EPISODES, STEPS))
     shown = state[:, :-1]
-    actions = np.where(is_poor[:, None], np.where(chance < 0.7, wrong[shown], any_), np.where(chance < 0.95, right[shown], any_))
+    actions = np.where(
+        is_poor[:, None],
+        np.where(chance < 0.7, wrong[shown], any_),
+        np.where(chance < 0.95, right[shown], any_),
+    )
     returns = np.where(is_poor, rng.uniform(0, 10, EPISODES), rng.uniform(18, 20, EPISODES))
     filled = np.ones((EPISODES, STEPS), bool)
     last = np.zeros_like(filled)

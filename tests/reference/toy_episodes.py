@@ -9,11 +9,16 @@ from jaxoff.types import EnvSpec, Episodes
 
 def toy_spec(discrete: bool = True) -> EnvSpec:
     """Two agents, three actions (or action dimensions), four observed numbers."""
-    return EnvSpec("toy", num_agents=2, obs_size=4, state_size=3, action_size=3, discrete=discrete, horizon=6)
+    return EnvSpec(
+        "toy", num_agents=2, obs_size=4, state_size=3, action_size=3, discrete=discrete, horizon=6
+    )
 
 
-def toy_episodes(lengths: tuple[int, ...] = (3, 1, 5), discrete: bool = True, seed: int = 0) -> Episodes:
-    """state[e, t] = (e, t, 100 e + t); reward = 10 e + t + 1; the last episode is truncated, others terminate.
+def toy_episodes(
+    lengths: tuple[int, ...] = (3, 1, 5), discrete: bool = True, seed: int = 0
+) -> Episodes:
+    """state[e, t] = (e, t, 100 e + t); reward = 10 e + t + 1; the last episode is truncated, others
+    terminate.
 
     Slots that are not filled are zero.
     """
@@ -27,7 +32,9 @@ def toy_episodes(lengths: tuple[int, ...] = (3, 1, 5), discrete: bool = True, se
     if discrete:
         actions = (rng.integers(3, size=(count, steps, 2)) * filled[..., None]).astype(np.int32)
     else:
-        actions = (rng.normal(size=(count, steps, 2, 3)) * filled[..., None, None]).astype(np.float32)
+        actions = (rng.normal(size=(count, steps, 2, 3)) * filled[..., None, None]).astype(
+            np.float32
+        )
     last = np.arange(steps) == np.array(lengths)[:, None] - 1
     cut = np.arange(count)[:, None] == count - 1
     return Episodes(

@@ -15,7 +15,9 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x)
 
 
-def mixture(head: Any, h: np.ndarray, omega: np.ndarray, tau_g: float) -> tuple[np.ndarray, np.ndarray]:
+def mixture(
+    head: Any, h: np.ndarray, omega: np.ndarray, tau_g: float
+) -> tuple[np.ndarray, np.ndarray]:
     """log P(z | o) [K] and cosines [K, A] of one item."""
     p, (count, width) = head["params"], omega.shape
     parts = dense(p["experts"], h).reshape(count, width)
@@ -24,7 +26,14 @@ def mixture(head: Any, h: np.ndarray, omega: np.ndarray, tau_g: float) -> tuple[
     return log_softmax([omega[k] @ g / tau_g for k in range(count)]), cosine
 
 
-def contrast(distance: np.ndarray, attract: np.ndarray, repel: np.ndarray, member: np.ndarray, actions: np.ndarray, c: Any) -> float:
+def contrast(
+    distance: np.ndarray,
+    attract: np.ndarray,
+    repel: np.ndarray,
+    member: np.ndarray,
+    actions: np.ndarray,
+    c: Any,
+) -> float:
     """G of one anchor and expert: distance [A]; attract, repel, member, actions [J]."""
     total = 0.0
     for a in range(len(distance)):
@@ -36,7 +45,9 @@ def contrast(distance: np.ndarray, attract: np.ndarray, repel: np.ndarray, membe
     return total
 
 
-def scores(n: int, items: dict[str, np.ndarray], inverse: np.ndarray, width: float, c: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def scores(
+    n: int, items: dict[str, np.ndarray], inverse: np.ndarray, width: float, c: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """w+, w- and membership of all items j at anchor n."""
     attract, repel, member = (np.zeros(len(items["valid"])) for _ in range(3))
     kept = inverse > 0
@@ -57,12 +68,21 @@ def scores(n: int, items: dict[str, np.ndarray], inverse: np.ndarray, width: flo
 
 
 def objective(
-    params: Any, batch: dict[str, np.ndarray], to_go: np.ndarray, whole: np.ndarray, inverse: np.ndarray, width: float, omega: Any, c: Any
+    params: Any,
+    batch: dict[str, np.ndarray],
+    to_go: np.ndarray,
+    whole: np.ndarray,
+    inverse: np.ndarray,
+    width: float,
+    omega: Any,
+    c: Any,
 ) -> float:
-    """E_n sum_k q [contrast G - cloning log p(a | n, k) - log p(k | o) + log q], anchors the first c.anchors windows."""
+    """E_n sum_k q [contrast G - cloning log p(a | n, k) - log p(k | o) + log q], anchors the first
+    c.anchors windows.
+    """
     h = all_features(params["trunk"], c.mode, c.heads, batch, to_go)
     agents, count = h.shape[2], 0
-    flat = lambda x: x.reshape(-1, *x.shape[3:])  # noqa: E731
+    flat = lambda x: x.reshape(-1, *x.shape[3:])
     items = {name: flat(batch[name]) for name in ("obs", "avail", "actions")}
     items["valid"] = np.repeat(batch["valid"].reshape(-1), agents) * (items["avail"].sum(-1) > 1)
     u = np.clip((whole - c.return_low) / (c.return_high - c.return_low), 0, 1)
@@ -76,10 +96,14 @@ def objective(
             log_gate = np.full(len(omega), -np.log(len(omega)))
         keep = np.flatnonzero(items["avail"][n])
         place = list(keep).index(items["actions"][n])
-        log_p = np.array([log_softmax(cosine[k, keep] / c.action_temperature)[place] for k in range(len(omega))])
+        log_p = np.array(
+            [log_softmax(cosine[k, keep] / c.action_temperature)[place] for k in range(len(omega))]
+        )
         q = softmax(log_gate + log_p)
         pairs = scores(n, items, inverse, width, c)
-        g = np.array([contrast((1 - cosine[k]) / 2, *pairs, items["actions"], c) for k in range(len(omega))])
+        g = np.array(
+            [contrast((1 - cosine[k]) / 2, *pairs, items["actions"], c) for k in range(len(omega))]
+        )
         weight = expit(c.slope * (items["share"][n] - c.midpoint)) if c.ce_weight == "rho" else 1.0
         total += np.sum(q * (c.contrast * g - c.cloning * weight * log_p - log_gate + np.log(q)))
         count += 1

@@ -14,7 +14,16 @@ import numpy as np
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.types import EnvSpec, Episodes
 
-_FIELDS = ("state", "obs", "actions", "actions_onehot", "avail_actions", "reward", "terminated", "filled")
+_FIELDS = (
+    "state",
+    "obs",
+    "actions",
+    "actions_onehot",
+    "avail_actions",
+    "reward",
+    "terminated",
+    "filled",
+)
 
 
 def read(folder: str | Path, spec: EnvSpec) -> Episodes:
@@ -27,7 +36,10 @@ def read(folder: str | Path, spec: EnvSpec) -> Episodes:
     folder = Path(folder)
     arrays = {name: _load(folder / f"{name}.npy") for name in _FIELDS}
     _check_shapes(folder, arrays, spec, _episodes_in(folder / "meta.json"))
-    filled, terminated = arrays["filled"][..., 0].astype(bool), arrays["terminated"][..., 0].astype(bool)
+    filled, terminated = (
+        arrays["filled"][..., 0].astype(bool),
+        arrays["terminated"][..., 0].astype(bool),
+    )
     lengths = _check_marks(folder, filled, terminated)
     steps = int(lengths.max())
     _check_actions(folder, arrays, filled)
@@ -59,7 +71,9 @@ def _load(file: Path) -> np.ndarray:
     try:
         return np.load(file, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise InvalidEpisodes(f"{file}: expected a whole .npy array, found a damaged file ({error})") from error
+        raise InvalidEpisodes(
+            f"{file}: expected a whole .npy array, found a damaged file ({error})"
+        ) from error
 
 
 def _episodes_in(file: Path) -> int:
@@ -68,33 +82,47 @@ def _episodes_in(file: Path) -> int:
     try:
         return int(json.loads(file.read_text())["episodes_in_buffer"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidEpisodes(f"{file}: expected JSON with an integer 'episodes_in_buffer', found {error!r}") from error
+        raise InvalidEpisodes(
+            f"{file}: expected JSON with an integer 'episodes_in_buffer', found {error!r}"
+        ) from error
 
 
 def _check_shapes(folder: Path, arrays: dict[str, np.ndarray], spec: EnvSpec, count: int) -> None:
     slots = arrays["filled"].shape[1] if arrays["filled"].ndim > 1 else 0
     n, a = spec.num_agents, spec.action_size
-    tails = {"state": (spec.state_size,), "obs": (n, spec.obs_size), "actions": (n, 1), "actions_onehot": (n, a), "avail_actions": (n, a)}
+    tails = {
+        "state": (spec.state_size,),
+        "obs": (n, spec.obs_size),
+        "actions": (n, 1),
+        "actions_onehot": (n, a),
+        "avail_actions": (n, a),
+    }
     for name, array in arrays.items():
         expected = (count, slots, *tails.get(name, (1,)))
         if array.shape != expected:
-            raise InvalidEpisodes(f"{folder / name}.npy: expected shape {expected}, found {array.shape}")
+            raise InvalidEpisodes(
+                f"{folder / name}.npy: expected shape {expected}, found {array.shape}"
+            )
 
 
 def _check_marks(folder: Path, filled: np.ndarray, terminated: np.ndarray) -> np.ndarray:
-    """Lengths [E] in steps; raises where `filled` is no prefix, or the end is not one slot before its end."""
+    """Lengths [E] in steps; raises where `filled` is no prefix, or the end is not one slot before
+    its end.
+    """
     seen = filled.sum(1)
     wrong = (filled != (np.arange(filled.shape[1]) < seen[:, None])).any(1) | (seen < 2)
     if wrong.any():
         raise InvalidEpisodes(
-            f"{folder / 'filled.npy'}: expected two or more ones, then zeros, found otherwise in episode {wrong.argmax()}"
+            f"{folder / 'filled.npy'}: expected two or more ones, then zeros, found "
+            f"otherwise in episode {wrong.argmax()}"
         )
     wrong = (terminated != (np.arange(filled.shape[1]) == seen[:, None] - 2)).any(1)
     if wrong.any():
         e = int(wrong.argmax())
         where = np.flatnonzero(terminated[e]).tolist()
         raise InvalidEpisodes(
-            f"{folder / 'terminated.npy'}: expected a single one in slot {seen[e] - 2} of episode {e}, found slots {where}"
+            f"{folder / 'terminated.npy'}: expected a single one in slot {seen[e] - 2} of "
+            f"episode {e}, found slots {where}"
         )
     return seen - 1
 
@@ -106,5 +134,6 @@ def _check_actions(folder: Path, arrays: dict[str, np.ndarray], filled: np.ndarr
         e, t = np.argwhere((onehot != expected).any((2, 3)))[0]
         found = onehot[e, t].tolist()
         raise InvalidEpisodes(
-            f"{folder / 'actions_onehot.npy'}: expected actions {actions[e, t].tolist()} in episode {e}, slot {t}, found {found}"
+            f"{folder / 'actions_onehot.npy'}: expected actions {actions[e, t].tolist()} "
+            f"in episode {e}, slot {t}, found {found}"
         )

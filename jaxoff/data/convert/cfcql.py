@@ -1,8 +1,9 @@
-"""Files published with CFCQL (Shao et al., 2023) for SMAC: one HDF5 file a map and quality, episode by episode.
+"""Files published with CFCQL (Shao et al., 2023) for SMAC: one HDF5 file a map and quality, episode
+by episode.
 
-With L real steps in an episode, slots 0..L are filled: 0..L-1 hold the steps, slot L what was seen after
-the last one. `terminated` is 1 in slot L-1, or nowhere where the time limit ended the episode. The
-continuous data of the same authors are in OMAR's layout: see `omar`.
+With L real steps in an episode, slots 0..L are filled: 0..L-1 hold the steps, slot L what was seen
+after the last one. `terminated` is 1 in slot L-1, or nowhere where the time limit ended the
+episode. The continuous data of the same authors are in OMAR's layout: see `omar`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.types import EnvSpec
 
 EPISODES = 5000  # that the authors train on
-_FIELDS = ("state", "obs", "actions", "avail_actions", "reward", "terminated", "filled")  # `probs` is not read
+# `probs` is not read
+_FIELDS = ("state", "obs", "actions", "avail_actions", "reward", "terminated", "filled")
 
 
 def read(file: str | Path, spec: EnvSpec, *, seed: int = 0) -> Steps:
-    """The episodes in `file`, or 5000 of them drawn without replacement from `seed` where there are more.
+    """The episodes in `file`, or 5000 of them drawn without replacement from `seed` where there are
+    more.
 
     Raises FileNotFoundError or InvalidEpisodes naming the file and dataset.
     """
@@ -28,15 +31,26 @@ def read(file: str | Path, spec: EnvSpec, *, seed: int = 0) -> Steps:
     arrays = read_hdf5(file, _FIELDS)
     count, slots = arrays["filled"].shape[:2] if arrays["filled"].ndim > 1 else (0, 0)
     if count == 0:
-        raise InvalidEpisodes(f"{file}: field 'filled': expected episodes (E, T, 1), found shape {arrays['filled'].shape}")
+        raise InvalidEpisodes(
+            f"{file}: field 'filled': expected episodes (E, T, 1), found shape "
+            f"{arrays['filled'].shape}"
+        )
     if count > EPISODES:
         drawn = np.sort(np.random.default_rng(seed).permutation(count)[:EPISODES])
         arrays, count = {name: array[drawn] for name, array in arrays.items()}, EPISODES
     n, a = spec.num_agents, spec.action_size
-    tails = {"state": (spec.state_size,), "obs": (n, spec.obs_size), "actions": (n, 1), "avail_actions": (n, a)}
+    tails = {
+        "state": (spec.state_size,),
+        "obs": (n, spec.obs_size),
+        "actions": (n, 1),
+        "avail_actions": (n, a),
+    }
     for name, array in arrays.items():
         check_array(str(file), name, array, (count, slots, *tails.get(name, (1,))))
-    filled, terminated = arrays["filled"][..., 0].astype(bool), arrays["terminated"][..., 0].astype(bool)
+    filled, terminated = (
+        arrays["filled"][..., 0].astype(bool),
+        arrays["terminated"][..., 0].astype(bool),
+    )
     lengths = _lengths(file, filled, terminated)
     step = np.arange(slots) < lengths[:, None]
     each = np.arange(count)
@@ -50,7 +64,9 @@ def read(file: str | Path, spec: EnvSpec, *, seed: int = 0) -> Steps:
     return Steps(
         seen=Slots(seen("obs"), seen("state"), seen("avail_actions")),
         final=Slots(final("obs"), final("state"), final("avail_actions")),
-        actions=check_actions(str(file), "actions", arrays["actions"][step], int(lengths.sum()), spec),
+        actions=check_actions(
+            str(file), "actions", arrays["actions"][step], int(lengths.sum()), spec
+        ),
         rewards=np.repeat(seen("reward"), n, 1),
         lengths=lengths,
         terminated=terminated.any(1),
@@ -58,17 +74,23 @@ def read(file: str | Path, spec: EnvSpec, *, seed: int = 0) -> Steps:
 
 
 def _lengths(file: Path, filled: np.ndarray, terminated: np.ndarray) -> np.ndarray:
-    """Steps of each episode [E]; raises where `filled` is no prefix, or an end is elsewhere than on the last step."""
+    """Steps of each episode [E]; raises where `filled` is no prefix, or an end is elsewhere than on
+    the last step.
+    """
     seen = filled.sum(1)
     slot = np.arange(filled.shape[1])
     wrong = (filled != (slot < seen[:, None])).any(1) | (seen < 2)
     if wrong.any():
-        raise InvalidEpisodes(f"{file}: field 'filled': expected two or more ones, then zeros, found otherwise in episode {wrong.argmax()}")
+        raise InvalidEpisodes(
+            f"{file}: field 'filled': expected two or more ones, then zeros, found "
+            f"otherwise in episode {wrong.argmax()}"
+        )
     wrong = (terminated & (slot != seen[:, None] - 2)).any(1)
     if wrong.any():
         e = int(wrong.argmax())
         raise InvalidEpisodes(
-            f"{file}: field 'terminated': expected a one in slot {seen[e] - 2} of episode {e}, or none, "
+            f"{file}: field 'terminated': expected a one in slot {seen[e] - 2} of episode "
+            f"{e}, or none, "
             f"found slots {np.flatnonzero(terminated[e]).tolist()}"
         )
     return seen - 1

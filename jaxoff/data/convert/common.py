@@ -1,4 +1,6 @@
-"""What the readers of public files share: rows of steps one after the other, their checks, and padding."""
+"""What the readers of public files share: rows of steps one after the other, their checks, and
+padding.
+"""
 
 from __future__ import annotations
 
@@ -37,20 +39,32 @@ class Steps(NamedTuple):
 
 
 def check_array(source: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The array, where its shape is `shape` (-1 is any size) and its numbers are finite; else InvalidEpisodes."""
-    wanted = tuple(found if size == -1 else size for size, found in zip(shape, array.shape, strict=False))
+    """The array, where its shape is `shape` (-1 is any size) and its numbers are finite; else
+    InvalidEpisodes.
+    """
+    wanted = tuple(
+        found if size == -1 else size for size, found in zip(shape, array.shape, strict=False)
+    )
     if array.ndim != len(shape) or array.shape != wanted:
         text = str(shape).replace("-1", "any")
-        raise InvalidEpisodes(f"{source}: field '{name}': expected shape {text}, found {array.shape}")
+        raise InvalidEpisodes(
+            f"{source}: field '{name}': expected shape {text}, found {array.shape}"
+        )
     if array.dtype.kind not in "fiub":
         raise InvalidEpisodes(f"{source}: field '{name}': expected numbers, found {array.dtype}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InvalidEpisodes(f"{source}: field '{name}': expected finite numbers, found {int((~np.isfinite(array)).sum())} that are not")
+        raise InvalidEpisodes(
+            f"{source}: field '{name}': expected finite numbers, found "
+            f"{int((~np.isfinite(array)).sum())} that are not"
+        )
     return array
 
 
-def check_actions(source: str, name: str, actions: np.ndarray, rows: int, spec: EnvSpec) -> np.ndarray:
-    """Actions of M = `rows` steps as the contract has them: indices [M, N] in range, or reals [M, N, A] clipped to the bound.
+def check_actions(
+    source: str, name: str, actions: np.ndarray, rows: int, spec: EnvSpec
+) -> np.ndarray:
+    """Actions of M = `rows` steps as the contract has them: indices [M, N] in range, or reals [M,
+    N, A] clipped to the bound.
 
     Indices may come with a trailing axis of one, and as whole floats.
     """
@@ -62,13 +76,16 @@ def check_actions(source: str, name: str, actions: np.ndarray, rows: int, spec: 
     whole = check_array(source, name, actions, (rows, *spec.action_shape)).astype(np.int32)
     if (whole != actions).any() or whole.min() < 0 or whole.max() >= spec.action_size:
         raise InvalidEpisodes(
-            f"{source}: field '{name}': expected whole numbers 0..{spec.action_size - 1}, found {actions.min()}..{actions.max()}"
+            f"{source}: field '{name}': expected whole numbers 0..{spec.action_size - 1}, "
+            f"found {actions.min()}..{actions.max()}"
         )
     return whole
 
 
 def join_state(state: np.ndarray, spec: EnvSpec) -> np.ndarray:
-    """One state a row, from one for each agent [M, N, S']: side by side, or the first agent's where one has all S."""
+    """One state a row, from one for each agent [M, N, S']: side by side, or the first agent's where
+    one has all S.
+    """
     if state.ndim == 3:
         state = state[:, 0] if state.shape[-1] == spec.state_size else state.reshape(len(state), -1)
     return state
@@ -118,7 +135,10 @@ def pad(steps: Steps, spec: EnvSpec) -> Episodes:
 def take(steps: Steps, which: np.ndarray) -> Steps:
     """The episodes `which` [K], in that order."""
     rows = np.concatenate(
-        [np.arange(start, start + length) for start, length in zip(steps.starts[which], steps.lengths[which], strict=True)]
+        [
+            np.arange(start, start + length)
+            for start, length in zip(steps.starts[which], steps.lengths[which], strict=True)
+        ]
     )
 
     def pick(slots: Slots, index: np.ndarray) -> Slots:
@@ -134,10 +154,14 @@ def take(steps: Steps, which: np.ndarray) -> Steps:
     )
 
 
-def from_rows(source: str, rows: Mapping[str, np.ndarray], lengths: np.ndarray, terminated: np.ndarray) -> Steps:
-    """Steps where the row after a step is what is seen next, and the last row of an episode is seen only.
+def from_rows(
+    source: str, rows: Mapping[str, np.ndarray], lengths: np.ndarray, terminated: np.ndarray
+) -> Steps:
+    """Steps where the row after a step is what is seen next, and the last row of an episode is seen
+    only.
 
-    rows: obs, state, actions, rewards, each [M + E, ...]. lengths [E]: rows of each episode, less one.
+    rows: obs, state, actions, rewards, each [M + E, ...]. lengths [E]: rows of each episode, less
+        one.
     An episode of a single row has no step and is left out; InvalidEpisodes where none is left.
     """
     last = np.cumsum(lengths + 1) - 1
@@ -157,7 +181,10 @@ def from_rows(source: str, rows: Mapping[str, np.ndarray], lengths: np.ndarray, 
 
 
 def read_hdf5(file: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Datasets of an HDF5 file by name. Raises FileNotFoundError or InvalidEpisodes, naming the file."""
+    """Datasets of an HDF5 file by name.
+
+    Raises FileNotFoundError or InvalidEpisodes, naming the file.
+    """
     import h5py
 
     if not file.is_file():
@@ -167,10 +194,15 @@ def read_hdf5(file: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
         with h5py.File(file, "r") as source:
             missing = [name for name in names if not isinstance(source.get(name), h5py.Dataset)]
             if missing:
-                raise InvalidEpisodes(f"{file}: expected the datasets {', '.join(names)}, found no {', '.join(missing)}")
+                raise InvalidEpisodes(
+                    f"{file}: expected the datasets {', '.join(names)}, found no "
+                    f"{', '.join(missing)}"
+                )
             return {name: np.asarray(source[name][()]) for name in names}
     except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for damaged files
-        raise InvalidEpisodes(f"{file}: expected a whole HDF5 file, found a damaged file ({error})") from error
+        raise InvalidEpisodes(
+            f"{file}: expected a whole HDF5 file, found a damaged file ({error})"
+        ) from error
 
 
 def read_npy(file: Path) -> np.ndarray:
@@ -180,4 +212,6 @@ def read_npy(file: Path) -> np.ndarray:
     try:
         return np.load(file, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise InvalidEpisodes(f"{file}: expected a whole .npy array, found a damaged file ({error})") from error
+        raise InvalidEpisodes(
+            f"{file}: expected a whole .npy array, found a damaged file ({error})"
+        ) from error

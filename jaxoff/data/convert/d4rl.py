@@ -1,4 +1,6 @@
-"""Single-agent mazes: D4RL's Maze2D HDF5 files (Fu et al., 2020), and PointMaze as Minari stores it."""
+"""Single-agent mazes: D4RL's Maze2D HDF5 files (Fu et al., 2020), and PointMaze as Minari stores
+it.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from jaxoff.data.convert.common import Slots, Steps, check_actions, check_array, from_rows, read_hdf5
+from jaxoff.data.convert.common import (
+    Slots,
+    Steps,
+    check_actions,
+    check_array,
+    from_rows,
+    read_hdf5,
+)
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.types import EnvSpec
 
 
 def read_maze2d(file: str | Path, spec: EnvSpec, *, rows: int | None = None) -> Steps:
-    """The episodes of a `maze2d-*-sparse-v1.hdf5`, one agent; `rows` is how many the file must have.
+    """The episodes of a `maze2d-*-sparse-v1.hdf5`, one agent; `rows` is how many the file must
+    have.
 
-    Mazes never terminate: `terminals` and `timeouts` both only cut. As D4RL's own reader does, the row of
-    a cut tells what follows the row before and is no step itself. Raises FileNotFoundError or
-    InvalidEpisodes naming the file and dataset; so for version 0, in which no end is marked.
+    Mazes never terminate: `terminals` and `timeouts` both only cut. As D4RL's own reader does, the
+    row of a cut tells what follows the row before and is no step itself. Raises FileNotFoundError
+    or InvalidEpisodes naming the file and dataset; so for version 0, in which no end is marked.
     """
     file = Path(file)
     arrays = read_hdf5(file, ("observations", "actions", "rewards", "terminals", "timeouts"))
@@ -26,11 +36,17 @@ def read_maze2d(file: str | Path, spec: EnvSpec, *, rows: int | None = None) -> 
         raise InvalidEpisodes(f"{file}: field 'rewards': expected {rows} rows, found {count}")
     for name in ("terminals", "timeouts"):
         check_array(str(file), name, arrays[name], (count,))
-    obs = check_array(str(file), "observations", arrays["observations"], (count, spec.obs_size)).astype(np.float32)
-    actions = check_array(str(file), "actions", arrays["actions"], (count, spec.action_size))[:, None]
+    obs = check_array(
+        str(file), "observations", arrays["observations"], (count, spec.obs_size)
+    ).astype(np.float32)
+    actions = check_array(str(file), "actions", arrays["actions"], (count, spec.action_size))[
+        :, None
+    ]
     ends = (arrays["terminals"] + arrays["timeouts"]).astype(bool)
     if not ends.any():
-        raise InvalidEpisodes(f"{file}: field 'timeouts': expected the end of an episode, found none")
+        raise InvalidEpisodes(
+            f"{file}: field 'timeouts': expected the end of an episode, found none"
+        )
     ends[-1] = True
     lengths = np.diff(np.flatnonzero(ends), prepend=-1) - 1
     table = {
@@ -43,10 +59,12 @@ def read_maze2d(file: str | Path, spec: EnvSpec, *, rows: int | None = None) -> 
 
 
 def read_minari(file: str | Path, spec: EnvSpec) -> Steps:
-    """The episodes of a PointMaze `main_data.hdf5`, one agent. Observation and state: position, velocity, goal.
+    """The episodes of a PointMaze `main_data.hdf5`, one agent.
 
-    An end is terminal where the last of `terminations` says so, else truncated. Raises FileNotFoundError or
-    InvalidEpisodes naming the file and dataset.
+    Observation and state: position, velocity, goal.
+
+    An end is terminal where the last of `terminations` says so, else truncated. Raises
+    FileNotFoundError or InvalidEpisodes naming the file and dataset.
     """
     import h5py
 
@@ -57,24 +75,34 @@ def read_minari(file: str | Path, spec: EnvSpec) -> Steps:
         with h5py.File(file, "r") as source:
             count = sum(name.startswith("episode_") for name in source)
             if count == 0:
-                raise InvalidEpisodes(f"{file}: expected groups episode_0, episode_1, ..., found none")
+                raise InvalidEpisodes(
+                    f"{file}: expected groups episode_0, episode_1, ..., found none"
+                )
             episodes = [_episode(file, source, f"episode_{i}", spec) for i in range(count)]
     except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for damaged files
-        raise InvalidEpisodes(f"{file}: expected a whole HDF5 file, found a damaged file ({error})") from error
+        raise InvalidEpisodes(
+            f"{file}: expected a whole HDF5 file, found a damaged file ({error})"
+        ) from error
     seen, final, actions, rewards, terminated = zip(*episodes, strict=True)
     flat, after = np.concatenate(seen), np.stack(final)
     return Steps(
         seen=Slots(flat[:, None], flat),
         final=Slots(after[:, None], after),
-        actions=check_actions(str(file), "actions", np.concatenate(actions)[:, None], len(flat), spec),
+        actions=check_actions(
+            str(file), "actions", np.concatenate(actions)[:, None], len(flat), spec
+        ),
         rewards=np.concatenate(rewards)[:, None],
         lengths=np.array([len(part) for part in rewards]),
         terminated=np.array(terminated),
     )
 
 
-def _episode(file: Path, source: Any, name: str, spec: EnvSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
-    """Observations [L, 6], the final one [6], actions [L, A], rewards [L], whether the end is terminal."""
+def _episode(
+    file: Path, source: Any, name: str, spec: EnvSpec
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
+    """Observations [L, 6], the final one [6], actions [L, A], rewards [L], whether the end is
+    terminal.
+    """
 
     def array(part: str, *shape: int) -> np.ndarray:
         key = f"{name}/{part}"
@@ -85,9 +113,21 @@ def _episode(file: Path, source: Any, name: str, spec: EnvSpec) -> tuple[np.ndar
     rewards = array("rewards", -1)
     length = len(rewards)
     if length == 0:
-        raise InvalidEpisodes(f"{file}: field '{name}/rewards': expected at least one step, found none")
+        raise InvalidEpisodes(
+            f"{file}: field '{name}/rewards': expected at least one step, found none"
+        )
     seen = np.concatenate(
-        [array("observations/observation", length + 1, spec.obs_size - 2), array("observations/desired_goal", length + 1, 2)], 1
+        [
+            array("observations/observation", length + 1, spec.obs_size - 2),
+            array("observations/desired_goal", length + 1, 2),
+        ],
+        1,
     )
     terminations = array("terminations", length)
-    return seen[:-1], seen[-1], array("actions", length, spec.action_size), rewards, bool(terminations[-1])
+    return (
+        seen[:-1],
+        seen[-1],
+        array("actions", length, spec.action_size),
+        rewards,
+        bool(terminations[-1]),
+    )

@@ -1,8 +1,9 @@
-"""Vaults of OG-MARL (Formanek et al., 2023): steps one after the other, read with their own rules made explicit.
+"""Vaults of OG-MARL (Formanek et al., 2023): steps one after the other, read with their own rules
+made explicit.
 
-Row t has the observation, action, reward, end flags, state and legal actions of step t. What is seen
-after the last step of an episode is not stored: the row before is repeated there. OMAR's vaults hold
-five streams, one for each of the authors' seeds.
+Row t has the observation, action, reward, end flags, state and legal actions of step t. What is
+seen after the last step of an episode is not stored: the row before is repeated there. OMAR's
+vaults hold five streams, one for each of the authors' seeds.
 """
 
 from __future__ import annotations
@@ -18,28 +19,47 @@ from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.types import EnvSpec
 
 
-def read(path: str | Path, spec: EnvSpec, *, stream: int = 0, fixed_length: int | None = None, joined_obs: bool = False) -> Steps:
+def read(
+    path: str | Path,
+    spec: EnvSpec,
+    *,
+    stream: int = 0,
+    fixed_length: int | None = None,
+    joined_obs: bool = False,
+) -> Steps:
     """The episodes in the vault folder `path`.
 
-    stream: which one, where there are several. fixed_length: the steps of an episode where no end is
-    flagged at all. joined_obs: take the agents' observations, side by side, as the state; agents beyond
+    stream: which one, where there are several. fixed_length: the steps of an episode where no end
+        is
+    flagged at all. joined_obs: take the agents' observations, side by side, as the state; agents
+        beyond
     `spec.num_agents` (the prey of OMAR's tasks) are dropped.
-    An episode ends where all agents are terminal or all truncated. -inf padding becomes 0, a state for
-    each agent is joined, actions lose a trailing axis of one, and reals are clipped to the bound. Legal
-    actions count for discrete actions only. Raises InvalidDataset or InvalidEpisodes naming the array.
+    An episode ends where all agents are terminal or all truncated. -inf padding becomes 0, a state
+    for each agent is joined, actions lose a trailing axis of one, and reals are clipped to the
+    bound. Legal actions count for discrete actions only. Raises InvalidDataset or InvalidEpisodes
+    naming the array.
     """
     path = Path(path).absolute()
     metadata = disk._metadata(path)
     names = set(disk._flatten(metadata["structure_shape"]))
-    needed = {"observations", "actions", "rewards", "terminals", "truncations"} | (set() if joined_obs else {"infos.state"})
+    needed = {"observations", "actions", "rewards", "terminals", "truncations"} | (
+        set() if joined_obs else {"infos.state"}
+    )
     if needed - names:
-        raise disk.InvalidDataset(f"{path}: expected OG-MARL's arrays, found no {', '.join(sorted(needed - names))}")
+        raise disk.InvalidDataset(
+            f"{path}: expected OG-MARL's arrays, found no {', '.join(sorted(needed - names))}"
+        )
     streams = _store(path, "rewards").shape[0]
     if not 0 <= stream < streams:
-        raise InvalidEpisodes(f"{path}: field 'seed': expected one of its {streams} streams, 0..{streams - 1}, found {stream}")
+        raise InvalidEpisodes(
+            f"{path}: field 'seed': expected one of its {streams} streams, "
+            f"0..{streams - 1}, found {stream}"
+        )
     length = int(disk._read(path, "vault_index")[0])
     if length < 1:
-        raise InvalidEpisodes(f"{path}: field 'vault_index': expected at least one step, found {length}")
+        raise InvalidEpisodes(
+            f"{path}: field 'vault_index': expected at least one step, found {length}"
+        )
 
     def array(name: str) -> np.ndarray:
         return _rows(path, name, stream, length)
@@ -52,17 +72,28 @@ def read(path: str | Path, spec: EnvSpec, *, stream: int = 0, fixed_length: int 
     if joined_obs:
         obs, rewards = obs[:, :n], rewards[:, :n]
     obs = check_array(str(path), "observations", _without_padding(obs), (length, n, spec.obs_size))
-    state = obs.reshape(length, -1) if joined_obs else join_state(_without_padding(array("infos.state")), spec)
+    state = (
+        obs.reshape(length, -1)
+        if joined_obs
+        else join_state(_without_padding(array("infos.state")), spec)
+    )
     check_array(str(path), "infos.state", state, (length, spec.state_size))
     check_array(str(path), "rewards", rewards, (length, n))
     actions = array("actions")[:, :n] if joined_obs else array("actions")
     actions = check_actions(str(path), "actions", actions, length, spec)
-    avail = shaped("infos.legals", n, spec.action_size) if spec.discrete and "infos.legals" in names else None
+    avail = (
+        shaped("infos.legals", n, spec.action_size)
+        if spec.discrete and "infos.legals" in names
+        else None
+    )
     terminal = np.asarray(shaped("terminals", -1).astype(bool).all(axis=1))
     ends = terminal | np.asarray(shaped("truncations", -1).astype(bool).all(axis=1))
     if not ends.any():
         if fixed_length is None:
-            raise InvalidEpisodes(f"{path}: fields 'terminals' and 'truncations': expected the end of an episode, found none")
+            raise InvalidEpisodes(
+                f"{path}: fields 'terminals' and 'truncations': expected the end of an "
+                "episode, found none"
+            )
         ends = np.arange(length) % fixed_length == fixed_length - 1
     ends[-1] = True
     last = np.flatnonzero(ends)
@@ -87,7 +118,10 @@ def _rows(path: Path, name: str, stream: int, length: int) -> np.ndarray:
 
 
 def _damaged(path: Path, name: str, error: Exception) -> disk.InvalidDataset:
-    return disk.InvalidDataset(f"{path}: array '{name}': expected a readable array, found a missing or damaged file ({error})")
+    return disk.InvalidDataset(
+        f"{path}: array '{name}': expected a readable array, found a missing or damaged "
+        f"file ({error})"
+    )
 
 
 def _without_padding(values: np.ndarray) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""Files published with OMAR (Pan et al., 2022), and in its layout by CFCQL (Shao et al., 2023) for continuous control.
+"""Files published with OMAR (Pan et al., 2022), and in its layout by CFCQL (Shao et al., 2023) for
+continuous control.
 
-A folder `<env>/<level>/seed_<s>_data` has, for each agent i, obs_i, acs_i, rews_i, next_obs_i and dones_i
-(.npy; HalfCheetah also states_i and next_states_i), rows in time order, episodes of a fixed length back to back.
+A folder `<env>/<level>/seed_<s>_data` has, for each agent i, obs_i, acs_i, rews_i, next_obs_i and
+dones_i (.npy; HalfCheetah also states_i and next_states_i), rows in time order, episodes of a fixed
+length back to back.
 """
 
 from __future__ import annotations
@@ -19,22 +21,29 @@ _STRAY = 0.01  # share of rows that may miss it
 
 
 def read(folder: str | Path, spec: EnvSpec, *, steps: int, states: bool) -> Steps:
-    """The dataset in `folder`: the first `spec.num_agents` agents; files of others (the prey) are ignored.
+    """The dataset in `folder`: the first `spec.num_agents` agents; files of others (the prey) are
+    ignored.
 
-    steps: of an episode (25 in the particle worlds, 1000 for HalfCheetah), which is where boundaries come
-    from: `dones` are all zero in the particle worlds. An end is terminal where `dones` says so (HalfCheetah's
-    time limit, as in the released code), else truncated. What is seen after a last step is its next_obs.
-    states: the state is states_i of all agents side by side; otherwise it is their observations.
+    steps: of an episode (25 in the particle worlds, 1000 for HalfCheetah), which is where
+        boundaries come
+    from: `dones` are all zero in the particle worlds. An end is terminal where `dones` says so
+    (HalfCheetah's time limit, as in the released code), else truncated. What is seen after a last
+    step is its next_obs. states: the state is states_i of all agents side by side; otherwise it is
+        their observations.
     Raises FileNotFoundError or InvalidEpisodes naming the file.
     """
     folder = Path(folder)
     agents = range(spec.num_agents)
     rows = len(_array(folder, "rews_0", (-1,)))
     if rows == 0 or rows % steps:
-        raise InvalidEpisodes(f"{folder / 'rews_0.npy'}: expected a multiple of {steps} rows, found {rows}")
+        raise InvalidEpisodes(
+            f"{folder / 'rews_0.npy'}: expected a multiple of {steps} rows, found {rows}"
+        )
 
     def stack(name: str, *tail: int) -> np.ndarray:
-        return np.stack([_array(folder, f"{name}_{i}", (rows, *tail)).astype(np.float32) for i in agents], 1)
+        return np.stack(
+            [_array(folder, f"{name}_{i}", (rows, *tail)).astype(np.float32) for i in agents], 1
+        )
 
     obs, next_obs = stack("obs", spec.obs_size), stack("next_obs", spec.obs_size)
     last = np.arange(steps - 1, rows, steps)
@@ -42,10 +51,16 @@ def read(folder: str | Path, spec: EnvSpec, *, steps: int, states: bool) -> Step
     dones = np.asarray(stack("dones").astype(bool).all(axis=1))
     stray = np.setdiff1d(np.flatnonzero(dones), last)
     if len(stray):
-        raise InvalidEpisodes(f"{folder / 'dones_0.npy'}: expected ones only on every {steps}th row, found one on row {stray[0]}")
+        raise InvalidEpisodes(
+            f"{folder / 'dones_0.npy'}: expected ones only on every {steps}th row, found "
+            f"one on row {stray[0]}"
+        )
     if states:
         size = spec.state_size // spec.num_agents
-        state, next_state = stack("states", size).reshape(rows, -1), stack("next_states", size).reshape(rows, -1)
+        state, next_state = (
+            stack("states", size).reshape(rows, -1),
+            stack("next_states", size).reshape(rows, -1),
+        )
     else:
         state, next_state = obs.reshape(rows, -1), next_obs.reshape(rows, -1)
     return Steps(

@@ -1,9 +1,10 @@
-"""Files published with OMIGA (Wang et al., 2023): HDF5 for multi-agent MuJoCo, torch files for SMAC.
+"""Files published with OMIGA (Wang et al., 2023): HDF5 for multi-agent MuJoCo, torch files for
+SMAC.
 
-MuJoCo: datasets s, o, a, r, d, flat in time, d = 1 on the last row of an episode. As in the released code,
-that row only tells what follows the row before, whose step does not bootstrap.
-SMAC: a folder with one file an episode: for each agent, for each step, [state, obs, [action], [reward], done,
-available actions].
+MuJoCo: datasets s, o, a, r, d, flat in time, d = 1 on the last row of an episode. As in the
+released code, that row only tells what follows the row before, whose step does not bootstrap.
+SMAC: a folder with one file an episode: for each agent, for each step, [state, obs, [action],
+[reward], done, available actions].
 """
 
 from __future__ import annotations
@@ -13,14 +14,24 @@ from typing import Any
 
 import numpy as np
 
-from jaxoff.data.convert.common import Slots, Steps, check_actions, check_array, from_rows, join_state, read_hdf5
+from jaxoff.data.convert.common import (
+    Slots,
+    Steps,
+    check_actions,
+    check_array,
+    from_rows,
+    join_state,
+    read_hdf5,
+)
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.torch_file import InvalidFile, read_torch
 from jaxoff.types import EnvSpec
 
 
 def read_mujoco(file: str | Path, spec: EnvSpec) -> Steps:
-    """The episodes of an HDF5 file. The state is the first agent's: all agents have the same, up to their index.
+    """The episodes of an HDF5 file.
+
+    The state is the first agent's: all agents have the same, up to their index.
 
     Raises FileNotFoundError or InvalidEpisodes naming the file and dataset.
     """
@@ -30,7 +41,9 @@ def read_mujoco(file: str | Path, spec: EnvSpec) -> Steps:
     if count < 2:
         raise InvalidEpisodes(f"{file}: field 'd': expected two or more rows, found {count}")
     if arrays["r"].size != count:
-        raise InvalidEpisodes(f"{file}: field 'r': expected {count} numbers, found shape {arrays['r'].shape}")
+        raise InvalidEpisodes(
+            f"{file}: field 'r': expected {count} numbers, found shape {arrays['r'].shape}"
+        )
     check_array(str(file), "o", arrays["o"], (count, n, spec.obs_size))
     check_array(str(file), "s", arrays["s"], (count, n, spec.state_size))
     reward = check_array(str(file), "r", arrays["r"].reshape(-1), (count,))
@@ -48,13 +61,16 @@ def read_mujoco(file: str | Path, spec: EnvSpec) -> Steps:
 def read_smac(folder: str | Path, spec: EnvSpec) -> Steps:
     """The episodes in `folder`, one file each, in the order of their names.
 
-    Rewards are those of the file (the released code writes returns-to-go over them), and an episode ends
-    with its file (the released code infers ends from repeated states): terminal where all agents are done
-    there, else truncated. What is seen after the last step is unknown: the last row is repeated.
+    Rewards are those of the file (the released code writes returns-to-go over them), and an episode
+    ends with its file (the released code infers ends from repeated states): terminal where all
+    agents are done there, else truncated. What is seen after the last step is unknown: the last row
+        is repeated.
     Raises FileNotFoundError or InvalidEpisodes naming the file.
     """
     folder = Path(folder)
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    files = sorted(
+        file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")
+    )
     if not files:
         raise FileNotFoundError(f"{folder}: expected one file an episode, found none")
     episodes = [_episode(file, spec) for file in files]
@@ -73,21 +89,49 @@ def _episode(file: Path, spec: EnvSpec) -> dict[str, np.ndarray]:
     except InvalidFile as error:
         raise InvalidEpisodes(str(error)) from error
     n = spec.num_agents
-    if not isinstance(agents, list) or len(agents) != n or not all(isinstance(steps, list) for steps in agents):
-        raise InvalidEpisodes(f"{file}: expected a list of {n} agents, each a list of steps, found {_kind(agents)}")
+    if (
+        not isinstance(agents, list)
+        or len(agents) != n
+        or not all(isinstance(steps, list) for steps in agents)
+    ):
+        raise InvalidEpisodes(
+            f"{file}: expected a list of {n} agents, each a list of steps, found {_kind(agents)}"
+        )
     lengths = sorted({len(steps) for steps in agents})
     if len(lengths) != 1 or lengths[0] == 0:
-        raise InvalidEpisodes(f"{file}: expected the same number of steps, at least one, for all agents, found {lengths}")
-    wrong = next((step for steps in agents for step in steps if not isinstance(step, list | tuple) or len(step) != 6), None)
+        raise InvalidEpisodes(
+            f"{file}: expected the same number of steps, at least one, for all agents, "
+            f"found {lengths}"
+        )
+    wrong = next(
+        (
+            step
+            for steps in agents
+            for step in steps
+            if not isinstance(step, list | tuple) or len(step) != 6
+        ),
+        None,
+    )
     if wrong is not None:
-        raise InvalidEpisodes(f"{file}: expected steps [state, obs, action, reward, done, available], found {_kind(wrong)}")
+        raise InvalidEpisodes(
+            f"{file}: expected steps [state, obs, action, reward, done, available], found "
+            f"{_kind(wrong)}"
+        )
     length = lengths[0]
 
     def field(index: int, name: str, size: int) -> np.ndarray:
         try:
-            values = np.array([[np.asarray(agents[i][t][index], np.float32).reshape(-1) for i in range(n)] for t in range(length)])
+            values = np.array(
+                [
+                    [np.asarray(agents[i][t][index], np.float32).reshape(-1) for i in range(n)]
+                    for t in range(length)
+                ]
+            )
         except (ValueError, TypeError) as error:
-            raise InvalidEpisodes(f"{file}: field '{name}': expected numbers, as many in each step, found otherwise ({error})") from error
+            raise InvalidEpisodes(
+                f"{file}: field '{name}': expected numbers, as many in each step, found "
+                f"otherwise ({error})"
+            ) from error
         return check_array(str(file), name, values, (length, n, size))
 
     return {
@@ -101,4 +145,8 @@ def _episode(file: Path, spec: EnvSpec) -> dict[str, np.ndarray]:
 
 
 def _kind(value: Any) -> str:
-    return f"{type(value).__name__} of {len(value)}" if isinstance(value, list | tuple | dict) else type(value).__name__
+    return (
+        f"{type(value).__name__} of {len(value)}"
+        if isinstance(value, list | tuple | dict)
+        else type(value).__name__
+    )

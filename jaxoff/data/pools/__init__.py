@@ -1,8 +1,8 @@
 """Pools: the policies of one training run, from untrained to best, of which datasets are made.
 
-A pool is one small file, `pools/<family>/<scenario>.npz`: the actor's parameters of each member in half
-precision, and beside them how they were trained and what they return. Returns are those of the policy
-that makes data (after rounding to half precision, sampled), from `episodes` episodes each.
+A pool is one small file, `pools/<family>/<scenario>.npz`: the actor's parameters of each member in
+half precision, and beside them how they were trained and what they return. Returns are those of the
+policy that makes data (after rounding to half precision, sampled), from `episodes` episodes each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class InvalidPool(ValueError):
 
 
 class Member(NamedTuple):
-    """One policy: where in training it comes from, its returns, and its level. `replay`: part of medium-replay."""
+    """One policy: where in training it comes from, its returns, and its level.
+
+    `replay`: part of medium-replay.
+    """
 
     env_steps: int
     return_mean: float
@@ -66,7 +69,10 @@ class Pool:
         found = [k for k, member in enumerate(self.members) if member.level == level]
         if not found:
             have = sorted({member.level for member in self.members})
-            raise InvalidPool(f"pool {self.name}: expected members of level '{level}', found only {', '.join(have)}")
+            raise InvalidPool(
+                f"pool {self.name}: expected members of level '{level}', found only "
+                f"{', '.join(have)}"
+            )
         return found
 
     def nearest(self, share: float) -> int:
@@ -75,7 +81,9 @@ class Pool:
         return int(np.argmin([abs(member.return_mean - target) for member in self.members]))
 
     def replay(self) -> list[int]:
-        """The members that stand for the training buffer up to the medium level, in order of training."""
+        """The members that stand for the training buffer up to the medium level, in order of
+        training.
+        """
         return [k for k, member in enumerate(self.members) if member.replay]
 
 
@@ -102,7 +110,8 @@ def path_of(name: str, folder: str | Path | None = None) -> Path:
             return base / f"{name}.npz"
     place = f"{folder} nor among " if folder else ""
     raise InvalidPool(
-        f"{name}: expected a pool of policies, found none in {place}the shipped ones; train one with: jaxoff data pool {name}"
+        f"{name}: expected a pool of policies, found none in {place}the shipped ones; "
+        f"train one with: jaxoff data pool {name}"
     )
 
 
@@ -116,8 +125,15 @@ def has(name: str, folder: str | Path | None = None) -> bool:
 
 def save(path: str | Path, pool: Pool) -> None:
     """Write a pool file, whole or not at all."""
-    arrays = {jax.tree_util.keystr(where): np.asarray(leaf, np.float16) for where, leaf in jax.tree_util.tree_leaves_with_path(pool.params)}
-    meta = {field.name: getattr(pool, field.name) for field in dataclasses.fields(pool) if field.name != "params"}
+    arrays = {
+        jax.tree_util.keystr(where): np.asarray(leaf, np.float16)
+        for where, leaf in jax.tree_util.tree_leaves_with_path(pool.params)
+    }
+    meta = {
+        field.name: getattr(pool, field.name)
+        for field in dataclasses.fields(pool)
+        if field.name != "params"
+    }
     meta |= {"schema": SCHEMA, "members": [member._asdict() for member in pool.members]}
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, meta=np.array(json.dumps(meta)), **arrays)
@@ -125,7 +141,10 @@ def save(path: str | Path, pool: Pool) -> None:
 
 @functools.cache
 def load(path: Path, spec: EnvSpec) -> Pool:
-    """Read and check a pool file for an environment. Raises InvalidPool naming file, field, expected and found."""
+    """Read and check a pool file for an environment.
+
+    Raises InvalidPool naming file, field, expected and found.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -134,11 +153,17 @@ def load(path: Path, spec: EnvSpec) -> Pool:
             raise InvalidPool(f"{path}: field 'schema': expected {SCHEMA}")
         members = tuple(Member(**member) for member in meta.pop("members"))
         pool = Pool(params=None, members=members, **meta | {"cuts": tuple(meta["cuts"])})
-        like = jax.eval_shape(lambda: jax.vmap(net_of(pool, spec).init)(jax.random.split(jax.random.key(0), len(members))))
+        like = jax.eval_shape(
+            lambda: jax.vmap(net_of(pool, spec).init)(
+                jax.random.split(jax.random.key(0), len(members))
+            )
+        )
     except InvalidPool:
         raise
     except Exception as error:
-        raise InvalidPool(f"{path}: expected a pool file, found a damaged one ({error!r})") from error
+        raise InvalidPool(
+            f"{path}: expected a pool file, found a damaged one ({error!r})"
+        ) from error
     if pool.name != spec.name:
         raise InvalidPool(f"{path}: field 'name': expected {spec.name}, found {pool.name}")
     leaves = jax.tree_util.tree_leaves_with_path(like)
@@ -148,8 +173,13 @@ def load(path: Path, spec: EnvSpec) -> Pool:
         raise InvalidPool(f"{path}: field 'params': expected shapes {wanted}, found {found}")
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise InvalidPool(f"{path}: field 'params{name}': expected finite numbers, found some that are not")
-    params = jax.tree.unflatten(jax.tree.structure(like), [arrays[jax.tree_util.keystr(where)].astype(np.float32) for where, _ in leaves])
+            raise InvalidPool(
+                f"{path}: field 'params{name}': expected finite numbers, found some that are not"
+            )
+    params = jax.tree.unflatten(
+        jax.tree.structure(like),
+        [arrays[jax.tree_util.keystr(where)].astype(np.float32) for where, _ in leaves],
+    )
     return dataclasses.replace(pool, params=params)
 
 
@@ -165,23 +195,36 @@ def net_of(pool: Pool, spec: EnvSpec) -> Actors:
 def mixture(pool: Pool, spec: EnvSpec, use: tuple[int, ...]) -> Policy:
     """The joint policy in which each agent of each episode follows one of the members `use`.
 
-    Its memory is what `choices` gives: whom each agent follows, and the memory of every member. An agent
-    keeps its own number and memory, as one that was trained beside others of its own kind. The same object
-    comes back for the same arguments, so that what is compiled for it is used again.
+    Its memory is what `choices` gives: whom each agent follows, and the memory of every member. An
+    agent keeps its own number and memory, as one that was trained beside others of its own kind.
+    The same object comes back for the same arguments, so that what is compiled for it is used
+    again.
     """
-    nets, params = net_of(pool, spec), jax.tree.map(lambda x: np.asarray(x)[np.array(use)], pool.params)
+    nets, params = (
+        net_of(pool, spec),
+        jax.tree.map(lambda x: np.asarray(x)[np.array(use)], pool.params),
+    )
 
     def one(params: Params, memory: Carry, seen: TimeStep) -> tuple[Carry, Array]:
         memory, dist = nets.policy(params).distribution(memory, seen)
         return memory, dist.logits if spec.discrete else dist.mode()
 
-    def distribution(memory: tuple[Array, Carry], seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+    def distribution(
+        memory: tuple[Array, Carry], seen: TimeStep
+    ) -> tuple[Carry, distrax.Distribution]:
         choice, memories = memory  # [..., N], [..., K, N, H]
-        memories, out = jax.vmap(one, in_axes=(0, -3, None), out_axes=(-3, -3))(params, memories, seen)
+        memories, out = jax.vmap(one, in_axes=(0, -3, None), out_axes=(-3, -3))(
+            params, memories, seen
+        )
         picked = jnp.take_along_axis(out, choice[..., None, :, None], -3)[..., 0, :, :]
-        return (choice, memories), distrax.Categorical(logits=picked) if spec.discrete else distrax.Deterministic(picked)
+        return (choice, memories), distrax.Categorical(
+            logits=picked
+        ) if spec.discrete else distrax.Deterministic(picked)
 
-    return Policy(lambda shape: choices(pool, spec, np.zeros((*shape, spec.num_agents), np.int32), len(use)), distribution)
+    return Policy(
+        lambda shape: choices(pool, spec, np.zeros((*shape, spec.num_agents), np.int32), len(use)),
+        distribution,
+    )
 
 
 def choices(pool: Pool, spec: EnvSpec, choice: np.ndarray, count: int) -> tuple[np.ndarray, Carry]:

@@ -1,8 +1,8 @@
 """Bridge: two agents on a 3 x 6 grid must cross one lane in opposite directions (Fu et al., 2022).
 
-Exact to the environment that collected the public AlberDICE buffers: agent 0 is resolved first and wins
-contested cells, a goal is entered without a collision test, and the step that ends an episode pays 0,
-in success and at the time limit, both of which are recorded as terminal.
+Exact to the environment that collected the public AlberDICE buffers: agent 0 is resolved first and
+wins contested cells, a goal is entered without a collision test, and the step that ends an episode
+pays 0, in success and at the time limit, both of which are recorded as terminal.
 
     G1 .  #  #  .  .        G0, G1: goals of agents 0 and 1
     .  .  S0 S1 .  .        S0, S1: starts (adjacent)
@@ -20,12 +20,18 @@ from jaxoff.envs.base import FromJaxMARL, Game, GridPicture, spaces
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
 
 MAP = ("1.##..", "......", "..##.0")
-MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, 1], [0, -1]], np.int32)  # stay, up, down, right, left
+# stay, up, down, right, left
+MOVES = np.array([[0, 0], [-1, 0], [1, 0], [0, 1], [0, -1]], np.int32)
 GOALS = np.array([[2, 5], [0, 0]], np.int32)
 STARTS = {True: np.array([[1, 2], [1, 3]], np.int32), False: np.array([[1, 1], [1, 4]], np.int32)}
 FREE = np.array([[cell != "#" for cell in row] for row in MAP])
 # 0.1 x distance to each goal, in double precision and then rounded, as the data were stored.
-COST = np.stack([-0.1 * np.sqrt(((np.indices(FREE.shape).transpose(1, 2, 0) - goal) ** 2).sum(-1)) for goal in GOALS]).astype(np.float32)
+COST = np.stack(
+    [
+        -0.1 * np.sqrt(((np.indices(FREE.shape).transpose(1, 2, 0) - goal) ** 2).sum(-1))
+        for goal in GOALS
+    ]
+).astype(np.float32)
 
 
 class BridgeState(NamedTuple):
@@ -37,7 +43,9 @@ class BridgeState(NamedTuple):
 
 
 class Bridge(Game):
-    """horizon: time limit; start_adjacent: start on the bridge (all public data do), else beside it."""
+    """horizon: time limit; start_adjacent: start on the bridge (all public data do), else beside
+    it.
+    """
 
     def __init__(self, horizon: int = 20, start_adjacent: bool = True) -> None:
         super().__init__(2, 8, spaces.Discrete(5))
@@ -47,7 +55,9 @@ class Bridge(Game):
         """The fixed starts."""
         return BridgeState(jnp.asarray(self.starts), jnp.zeros(2, bool), jnp.zeros((), jnp.int32))
 
-    def move(self, key: Key, state: BridgeState, actions: Array) -> tuple[BridgeState, Array, Array, Array]:
+    def move(
+        self, key: Key, state: BridgeState, actions: Array
+    ) -> tuple[BridgeState, Array, Array, Array]:
         """One joint step; actions of a finished agent are ignored."""
         pos, done = state.positions, state.done
         wish = pos + jnp.asarray(MOVES)[jnp.where(done, 0, actions)]
@@ -83,14 +93,26 @@ class Bridge(Game):
 
     def global_state(self, state: BridgeState) -> Array:
         """Per agent: row, column, goal row, goal column."""
-        return jnp.concatenate([state.positions, jnp.asarray(GOALS)], -1).reshape(-1).astype(jnp.float32)
+        return (
+            jnp.concatenate([state.positions, jnp.asarray(GOALS)], -1)
+            .reshape(-1)
+            .astype(jnp.float32)
+        )
 
 
-def make_bridge(name: str = "bridge", horizon: int = 20, start_adjacent: bool = True) -> FromJaxMARL:
+def make_bridge(
+    name: str = "bridge", horizon: int = 20, start_adjacent: bool = True
+) -> FromJaxMARL:
     """Bridge as an `Env`. The return scale holds for the default horizon and starts."""
     scale = None
     if horizon == 20 and start_adjacent:
-        scale = ReturnScale(-7.09992, -1.2354526, "exact dynamic programming: uniformly random actions; optimal joint policy")
+        scale = ReturnScale(
+            -7.09992,
+            -1.2354526,
+            "exact dynamic programming: uniformly random actions; optimal joint policy",
+        )
     spec = EnvSpec(name, 2, 8, 8, 5, True, horizon, return_scale=scale)
-    picture = GridPicture(~FREE, GOALS, lambda state: state.reshape(len(state), 2, 4)[..., :2].astype(int))
+    picture = GridPicture(
+        ~FREE, GOALS, lambda state: state.reshape(len(state), 2, 4)[..., :2].astype(int)
+    )
     return FromJaxMARL(Bridge(horizon, start_adjacent), spec, picture=picture)

@@ -1,4 +1,6 @@
-"""Matrix games of any number of agents, from a payoff array; XOR and M-NE of InSPO (Liu et al., 2025)."""
+"""Matrix games of any number of agents, from a payoff array; XOR and M-NE of InSPO (Liu et al.,
+2025).
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,20 @@ class MatrixState(NamedTuple):
 class MatrixGame(Game):
     """One joint action, one reward: payoff[a_0, ..., a_{N-1}].
 
-    payoff: [A] * N array. plays: the game is repeated so often in an episode, the last play terminates.
-    state: the constant state [S] that every agent observes; default a single 1. The AlberDICE buffers
-    have [0, 1, 0, 1].
+    payoff: [A] * N array. plays: the game is repeated so often in an episode, the last play
+        terminates.
+    state: the constant state [S] that every agent observes; default a single 1. The AlberDICE
+    buffers have [0, 1, 0, 1].
     """
 
-    def __init__(self, payoff: np.ndarray, plays: int = 1, state: tuple[float, ...] = (1.0,)) -> None:
+    def __init__(
+        self, payoff: np.ndarray, plays: int = 1, state: tuple[float, ...] = (1.0,)
+    ) -> None:
         payoff = np.asarray(payoff, np.float32)
         if payoff.ndim < 1 or len(set(payoff.shape)) != 1:
-            raise ValueError(f"payoff: expected as many actions on every axis, found shape {payoff.shape}")
+            raise ValueError(
+                f"payoff: expected as many actions on every axis, found shape {payoff.shape}"
+            )
         super().__init__(payoff.ndim, len(state), spaces.Discrete(payoff.shape[0]))
         self.payoff, self.plays, self.constant = payoff, plays, np.asarray(state, np.float32)
 
@@ -43,7 +50,9 @@ class MatrixGame(Game):
         """No play made."""
         return MatrixState(jnp.zeros((), jnp.int32))
 
-    def move(self, key: Key, state: MatrixState, actions: Array) -> tuple[MatrixState, Array, Array, Array]:
+    def move(
+        self, key: Key, state: MatrixState, actions: Array
+    ) -> tuple[MatrixState, Array, Array, Array]:
         """One play."""
         time = state.time + 1
         reward = jnp.asarray(self.payoff)[tuple(actions[i] for i in range(self.num_agents))]
@@ -66,7 +75,9 @@ def joint_probabilities(marginals: Array) -> Array:
     return joint
 
 
-def make_matrix(name: str, payoff: np.ndarray, plays: int = 1, state: tuple[float, ...] = (1.0,)) -> FromJaxMARL:
+def make_matrix(
+    name: str, payoff: np.ndarray, plays: int = 1, state: tuple[float, ...] = (1.0,)
+) -> FromJaxMARL:
     """A matrix game as an `Env`; its probe gives the joint policy and its exact value per play."""
     game = MatrixGame(payoff, plays, state)
     n, a = game.num_agents, payoff.shape[0]
@@ -79,13 +90,17 @@ def make_matrix(name: str, payoff: np.ndarray, plays: int = 1, state: tuple[floa
         action_size=a,
         discrete=True,
         horizon=plays,
-        return_scale=ReturnScale(uniform, best, "exact: uniformly random joint action; best joint action"),
+        return_scale=ReturnScale(
+            uniform, best, "exact: uniformly random joint action; best joint action"
+        ),
     )
 
     def probe(policy: Policy) -> dict[str, Array]:
         obs = jnp.tile(jnp.asarray(state, jnp.float32), (n, 1))
         no = jnp.zeros((), bool)
-        first = TimeStep(obs, obs[0], jnp.ones((n, a)), jnp.zeros(()), no, no, jnp.full((n,), -1, jnp.int32))
+        first = TimeStep(
+            obs, obs[0], jnp.ones((n, a)), jnp.zeros(()), no, no, jnp.full((n,), -1, jnp.int32)
+        )
         _, dist = policy.distribution(policy.initial(()), first)
         joint = joint_probabilities(dist.probs)
         return {"joint_policy": joint, "exact_value": jnp.sum(joint * jnp.asarray(payoff))}

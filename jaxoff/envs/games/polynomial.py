@@ -71,9 +71,16 @@ class PolynomialGame(Game):
         """Nothing played."""
         return PolynomialState(jnp.zeros((2, 1)))
 
-    def move(self, key: Key, state: PolynomialState, actions: Array) -> tuple[PolynomialState, Array, Array, Array]:
+    def move(
+        self, key: Key, state: PolynomialState, actions: Array
+    ) -> tuple[PolynomialState, Array, Array, Array]:
         """One play, which terminates."""
-        return PolynomialState(actions), self.reward(actions), jnp.ones((), bool), jnp.zeros((), bool)
+        return (
+            PolynomialState(actions),
+            self.reward(actions),
+            jnp.ones((), bool),
+            jnp.zeros((), bool),
+        )
 
     def observe(self, state: PolynomialState) -> Array:
         """The constant 1, for each agent."""
@@ -87,13 +94,16 @@ class PolynomialGame(Game):
 def make_polynomial(name: str, coefficients: np.ndarray) -> FromJaxMARL:
     """A polynomial game as an `Env`; its probe gives the joint action and its exact reward.
 
-    The return scale is the uniformly random joint action in [-1, 1]^2, and the best one there (grid of 401^2).
+    The return scale is the uniformly random joint action in [-1, 1]^2, and the best one there (grid
+    of 401^2).
     """
     payoff = reward_of(coefficients)
     axis = np.linspace(-1, 1, 401, dtype=np.float32)
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1)[..., None]
     table = np.asarray(coefficients)
-    rewards = sum(table[i, j] * grid[..., 0, 0] ** i * grid[..., 1, 0] ** j for i, j in np.argwhere(table))
+    rewards = sum(
+        table[i, j] * grid[..., 0, 0] ** i * grid[..., 1, 0] ** j for i, j in np.argwhere(table)
+    )
     spec = EnvSpec(
         name=name,
         num_agents=2,
@@ -102,13 +112,25 @@ def make_polynomial(name: str, coefficients: np.ndarray) -> FromJaxMARL:
         action_size=1,
         discrete=False,
         horizon=1,
-        return_scale=ReturnScale(float(np.mean(rewards)), float(np.max(rewards)), "grid of 401 x 401 on [-1, 1]^2: mean; maximum"),
+        return_scale=ReturnScale(
+            float(np.mean(rewards)),
+            float(np.max(rewards)),
+            "grid of 401 x 401 on [-1, 1]^2: mean; maximum",
+        ),
         payoff=payoff,
     )
 
     def probe(policy: Policy) -> dict[str, Array]:
         no = jnp.zeros((), bool)
-        first = TimeStep(jnp.ones((2, 1)), jnp.ones(1), jnp.ones((2, 1)), jnp.zeros(()), no, no, jnp.zeros((2, 1)))
+        first = TimeStep(
+            jnp.ones((2, 1)),
+            jnp.ones(1),
+            jnp.ones((2, 1)),
+            jnp.zeros(()),
+            no,
+            no,
+            jnp.zeros((2, 1)),
+        )
         _, dist = policy.distribution(policy.initial(()), first)
         actions = dist.mode()
         return {"joint_action": actions[:, 0], "exact_value": payoff(actions)}

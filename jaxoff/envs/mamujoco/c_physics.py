@@ -13,10 +13,12 @@ from jaxoff.types import Array
 
 
 class CPhysics:
-    """(qpos [..., nq], qvel [..., nv], control [..., nu]) -> both after `frame_skip` simulation steps under the same control.
+    """(qpos [..., nq], qvel [..., nv], control [..., nu]) -> both after `frame_skip` simulation
+    steps under the same control.
 
-    The same input gives the same output to the last bit, whatever else is in the batch: the solver starts anew in
-    every call. Rows that are not finite come out as NaN. Batches of vmap are one call, shared out among the cores.
+    The same input gives the same output to the last bit, whatever else is in the batch: the solver
+    starts anew in every call. Rows that are not finite come out as NaN. Batches of vmap are one
+    call, shared out among the cores.
     """
 
     def __init__(self, model: Any, frame_skip: int) -> None:
@@ -27,7 +29,10 @@ class CPhysics:
         self.sizes = (model.nq, model.nv)
         width = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
         if width != 1 + sum(self.sizes):  # time, qpos, qvel
-            raise ValueError(f"c_physics: expected a model without activations and plugins, found a state of {width} numbers")
+            raise ValueError(
+                "c_physics: expected a model without activations and plugins, found a "
+                f"state of {width} numbers"
+            )
         threads = len(os.sched_getaffinity(0))
         self.data = [mujoco.MjData(model) for _ in range(threads)]
         self.rollout, self.lock = Rollout(nthread=threads), threading.Lock()
@@ -35,18 +40,24 @@ class CPhysics:
     def __call__(self, qpos: Array, qvel: Array, control: Array) -> tuple[Array, Array]:
         """Advance; for use under jit and vmap."""
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, np.float32) for x in (qpos, qvel))
-        new: tuple[Array, Array] = jax.pure_callback(self.advance, shapes, qpos, qvel, control, vmap_method="broadcast_all")
+        new: tuple[Array, Array] = jax.pure_callback(
+            self.advance, shapes, qpos, qvel, control, vmap_method="broadcast_all"
+        )
         return new
 
     def advance(self, *arrays: Any) -> tuple[np.ndarray, np.ndarray]:
         """The same on the host."""
         lead = np.shape(arrays[0])[:-1]
-        qpos, qvel, control = (np.asarray(x, np.float64).reshape(-1, np.shape(x)[-1]) for x in arrays)
+        qpos, qvel, control = (
+            np.asarray(x, np.float64).reshape(-1, np.shape(x)[-1]) for x in arrays
+        )
         state = np.concatenate([np.zeros((len(qpos), 1)), qpos, qvel], -1)
         lost = ~np.isfinite(np.concatenate([state, control], -1)).all(-1)
         state, control = (np.where(lost[:, None], 0.0, x) for x in (state, control))
         steps = np.repeat(control[:, None], self.frame_skip, 1)
         with self.lock:  # devices of one host share the threads
             moved = self.rollout.rollout(self.model, self.data, state, steps)[0][:, -1]
-        found = np.split(np.where(lost[:, None], np.nan, moved).astype(np.float32)[:, 1:], [self.sizes[0]], -1)
+        found = np.split(
+            np.where(lost[:, None], np.nan, moved).astype(np.float32)[:, 1:], [self.sizes[0]], -1
+        )
         return tuple(x.reshape(*lead, -1) for x in found)  # type: ignore[return-value]

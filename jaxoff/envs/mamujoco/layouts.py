@@ -1,16 +1,23 @@
-"""Who moves which joint, and who sees what: the observation layouts of the public multi-agent MuJoCo code bases.
+"""Who moves which joint, and who sees what: the observation layouts of the public multi-agent
+MuJoCo code bases.
 
-All are tables of indices into the simulator's `[qpos, qvel]`. The same numbers come in different orders:
+All are tables of indices into the simulator's `[qpos, qvel]`. The same numbers come in different
+orders:
 
-    omar         own joints only, sorted by name (foot, shin, thigh), position and velocity of each. OMAR (Pan et
-                 al., 2022), whose actions go straight onto the actuators (thigh, shin, foot): the two orders differ
-    og_marl      OG-MARL's own 2halfcheetah data, from multiagent_mujoco 1.1: as `omar`, then positions of the nearest
-                 joints of others, then velocities and positions of the root, x among them (its fix came later).
-                 Actions are in the order of the partition there: foot, shin, thigh
-    omiga        the whole state and a one-hot agent number, each vector standardised by its own mean and standard
+    omar         own joints only, sorted by name (foot, shin, thigh), position and velocity of each.
+    OMAR (Pan et
+                 al., 2022), whose actions go straight onto the actuators (thigh, shin, foot): the
+                 two orders differ
+    og_marl      OG-MARL's own 2halfcheetah data, from multiagent_mujoco 1.1: as `omar`, then
+    positions of the nearest
+                 joints of others, then velocities and positions of the root, x among them (its fix
+                 came later). Actions are in the order of the partition there: foot, shin, thigh
+    omiga        the whole state and a one-hot agent number, each vector standardised by its own
+    mean and standard
                  deviation. OMIGA (Wang et al., 2023)
-    gymnasium    gymnasium-robotics, agent_obsk=0: as `omar`, then positions and velocities of the root without x
-    gymnasium-1  the same, agent_obsk=1: and positions of the nearest joints of others
+    gymnasium    gymnasium-robotics, agent_obsk=0: as `omar`, then positions and velocities of the
+    root without x gymnasium-1  the same, agent_obsk=1: and positions of the nearest joints of
+    others
 
 The functions here work on NumPy and JAX arrays alike, and import no simulator.
 """
@@ -31,7 +38,8 @@ LAYOUTS = ("omar", "og_marl", "omiga", "gymnasium", "gymnasium-1")
 class Body(NamedTuple):
     """A robot. The last positions and velocities are its joints; what is before them is the root.
 
-    `hidden` positions at the front are left out of the state; `clip` bounds the velocities in the state.
+    `hidden` positions at the front are left out of the state; `clip` bounds the velocities in the
+    state.
     """
 
     joints: tuple[str, ...]  # in the order of qpos
@@ -73,8 +81,17 @@ BODIES = {
         clip=10.0,
         reversed_parts=True,
     ),
-    "hopper": Body(_HOPPER, _HOPPER, _chain("foot", "leg", "thigh"), {"3x1": tuple((j,) for j in _HOPPER)}, nq=6, nv=6, clip=10.0),
-    # Contact forces, which are part of the ant's observation elsewhere, are not in [qpos, qvel] and are left out.
+    "hopper": Body(
+        _HOPPER,
+        _HOPPER,
+        _chain("foot", "leg", "thigh"),
+        {"3x1": tuple((j,) for j in _HOPPER)},
+        nq=6,
+        nv=6,
+        clip=10.0,
+    ),
+    # Contact forces, which are part of the ant's observation elsewhere, are not in [qpos, qvel] and
+    # are left out.
     "ant": Body(
         _ANT,
         _ANT[6:] + _ANT[:6],
@@ -115,15 +132,23 @@ class Layout(NamedTuple):
 
 @functools.cache
 def make_layout(body: str, split: str, name: str = "omar") -> Layout:
-    """The tables of a body (halfcheetah, walker2d, hopper, ant), a split (2x3, 6x1, 3x1, 2x4) and a layout."""
+    """The tables of a body (halfcheetah, walker2d, hopper, ant), a split (2x3, 6x1, 3x1, 2x4) and a
+    layout.
+    """
     robot = _known("body", body, BODIES)
     parts = _known(f"split of {body}", split, robot.splits)
     _known("layout", name, dict.fromkeys(LAYOUTS))
     if body == "ant" and name != "omar":
-        raise ValueError(f"layout: ant has 'omar' only, as others hold contact forces; found '{name}'")
+        raise ValueError(
+            f"layout: ant has 'omar' only, as others hold contact forces; found '{name}'"
+        )
     if name == "og_marl" and body != "halfcheetah":
         raise ValueError(f"layout: og_marl is that of halfcheetah, found '{body}'")
-    first_q, first_v, root = robot.nq - len(robot.joints), robot.nq + robot.nv - len(robot.joints), robot.nv - len(robot.joints)
+    first_q, first_v, root = (
+        robot.nq - len(robot.joints),
+        robot.nq + robot.nv - len(robot.joints),
+        robot.nv - len(robot.joints),
+    )
     q = {joint: first_q + i for i, joint in enumerate(robot.joints)}
     v = {joint: first_v + i for i, joint in enumerate(robot.joints)}
 
@@ -133,7 +158,11 @@ def make_layout(body: str, split: str, name: str = "omar") -> Layout:
         own = [i for joint in sorted(part) for i in (q[joint], v[joint])]
         if name == "omar":
             return tuple(own)
-        near = [q[joint] for joint in sorted(_neighbours(part, robot.links))] if name != "gymnasium" else []
+        near = (
+            [q[joint] for joint in sorted(_neighbours(part, robot.links))]
+            if name != "gymnasium"
+            else []
+        )
         if name == "og_marl":  # root joints are listed x, angle, z there
             return (*own, *near, *(robot.nq + i for i in (0, 2, 1)), 0, 2, 1)
         return (*own, *near, *range(robot.hidden, first_q), *range(robot.nq, robot.nq + root))
@@ -147,24 +176,32 @@ def make_layout(body: str, split: str, name: str = "omar") -> Layout:
         sees=tuple(r + (-1,) * (width - len(r)) for r in rows),
         obs_sizes=tuple(len(r) + len(rows) * (name == "omiga") for r in rows),
         actuators=tuple(tuple(robot.actuators.index(joint) for joint in part) for part in order),
-        clip=robot.clip if body == "hopper" or name == "omiga" else None,  # MaMuJoCo clips the hopper's only
+        # MaMuJoCo clips the hopper's only
+        clip=robot.clip if body == "hopper" or name == "omiga" else None,
         standardised=name == "omiga",
     )
 
 
 def observe(layout: Layout, state: Any) -> Any:
-    """Observations [..., N, O] from the simulator's [qpos, qvel] or from the state without hidden positions.
+    """Observations [..., N, O] from the simulator's [qpos, qvel] or from the state without hidden
+    positions.
 
-    state: [..., nq+nv] or [..., nq+nv-hidden] (17 for the half-cheetah), a NumPy or JAX array; the result
-    is of the same kind. Raises ValueError for another size, or where the layout shows a hidden position.
+    state: [..., nq+nv] or [..., nq+nv-hidden] (17 for the half-cheetah), a NumPy or JAX array; the
+    result is of the same kind. Raises ValueError for another size, or where the layout shows a
+    hidden position.
     """
     robot = BODIES[layout.body]
     size, full = state.shape[-1], robot.nq + robot.nv
     if size not in (full, full - robot.hidden):
-        raise ValueError(f"state: expected {full} or {full - robot.hidden} values of {layout.body}, found {size}")
+        raise ValueError(
+            f"state: expected {full} or {full - robot.hidden} values of {layout.body}, found {size}"
+        )
     table, shift = np.array(layout.sees), full - size
     if shift and ((table >= 0) & (table < shift)).any():
-        raise ValueError(f"state: this layout shows the x position, expected [qpos, qvel] of {full} values, found {size}")
+        raise ValueError(
+            f"state: this layout shows the x position, expected [qpos, qvel] of {full} "
+            f"values, found {size}"
+        )
     xp = state.__array_namespace__()
     if layout.clip:
         bound = np.where(np.arange(size) < robot.nq - shift, np.inf, layout.clip).astype(np.float32)
@@ -172,13 +209,17 @@ def observe(layout: Layout, state: Any) -> Any:
     seen = xp.where(table >= 0, state[..., np.maximum(table - shift, 0)], 0.0).astype(state.dtype)
     if not layout.standardised:
         return seen
-    number = xp.broadcast_to(np.eye(layout.num_agents, dtype=state.dtype), (*seen.shape[:-1], layout.num_agents))
+    number = xp.broadcast_to(
+        np.eye(layout.num_agents, dtype=state.dtype), (*seen.shape[:-1], layout.num_agents)
+    )
     seen = xp.concatenate([seen, number], -1)
     return (seen - seen.mean(-1, keepdims=True)) / seen.std(-1, keepdims=True)
 
 
 def state_of(body: str, simulator: Any) -> Any:
-    """The global state from the simulator's [qpos, qvel] [..., nq+nv]: without hidden positions, velocities clipped."""
+    """The global state from the simulator's [qpos, qvel] [..., nq+nv]: without hidden positions,
+    velocities clipped.
+    """
     robot = BODIES[body]
     state = simulator[..., robot.hidden :]
     if robot.clip is None:
@@ -195,7 +236,10 @@ def to_actuators(layout: Layout, actions: Any) -> Any:
 
 
 def spec_of(name: str, horizon: int, layout: Layout, scale: ReturnScale | None = None) -> EnvSpec:
-    """The spec of a body under a layout. Each agent is a kind of its own: no two drive like joints."""
+    """The spec of a body under a layout.
+
+    Each agent is a kind of its own: no two drive like joints.
+    """
     robot = BODIES[layout.body]
     return EnvSpec(
         name=name,
@@ -212,7 +256,10 @@ def spec_of(name: str, horizon: int, layout: Layout, scale: ReturnScale | None =
 
 
 def split_name(name: str, family: str) -> tuple[str, str]:
-    """('halfcheetah', '2x3') of 'mamujoco/halfcheetah-2x3'. Raises ValueError that lists what there is."""
+    """('halfcheetah', '2x3') of 'mamujoco/halfcheetah-2x3'.
+
+    Raises ValueError that lists what there is.
+    """
     body, _, split = name.removeprefix(f"{family}/").partition("-")
     if body not in BODIES or split not in BODIES[body].splits:
         there = ", ".join(f"{family}/{b}-{s}" for b, robot in BODIES.items() for s in robot.splits)

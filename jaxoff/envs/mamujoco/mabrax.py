@@ -1,10 +1,12 @@
 """Multi-agent Brax: the same bodies on Brax's own physics, through JaxMARL's MABrax.
 
-The dynamics are not MuJoCo's (and differ between backends, even on whether the walker falls), so returns
-cannot be compared with those of D4RL, OMAR or SIT. Brax is no longer developed; `mjx` is its successor.
+The dynamics are not MuJoCo's (and differ between backends, even on whether the walker falls), so
+returns cannot be compared with those of D4RL, OMAR or SIT. Brax is no longer developed; `mjx` is
+its successor.
 
-Who sees what is `layouts`, and not JaxMARL's tables: its halfcheetah_6x1 reads one place too far (index 17 of
-17 values, which JAX clips). The walker's velocities are clipped at 10 in Brax's observation, so here in every layout.
+Who sees what is `layouts`, and not JaxMARL's tables: its halfcheetah_6x1 reads one place too far
+(index 17 of 17 values, which JAX clips). The walker's velocities are clipped at 10 in Brax's
+observation, so here in every layout.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class MABrax(Game):
     """JaxMARL's MABraxEnv without its resets inside a step, seen through one of our layouts."""
 
     def __init__(self, layout: layouts.Layout, backend: str, horizon: int) -> None:
-        super().__init__(layout.num_agents, layout.obs_size, spaces.Box(-1.0, 1.0, (layout.action_size,)))
+        super().__init__(
+            layout.num_agents, layout.obs_size, spaces.Box(-1.0, 1.0, (layout.action_size,))
+        )
         with _quiet():
             from jaxmarl.environments.mabrax import MABraxEnv
 
@@ -39,8 +43,12 @@ class MABrax(Game):
                 episode_length=horizon,
                 auto_reset=False,
                 backend=backend,
-                agent_obs_mapping={agent: jnp.arange(0) for agent in self.agents},  # `observe` is ours
-                agent_action_mapping={agent: jnp.array(drives) for agent, drives in zip(self.agents, layout.actuators, strict=True)},
+                # `observe` is ours
+                agent_obs_mapping={agent: jnp.arange(0) for agent in self.agents},
+                agent_action_mapping={
+                    agent: jnp.array(drives)
+                    for agent, drives in zip(self.agents, layout.actuators, strict=True)
+                },
             )
         self.layout = layout
 
@@ -49,7 +57,9 @@ class MABrax(Game):
         return _strong(self.inner.reset(key)[1])
 
     def move(self, key: Key, state: Any, actions: Array) -> tuple[Any, Array, Array, Array]:
-        """Brax counts the steps, and says in `info` whether it was the clock that ended the episode."""
+        """Brax counts the steps, and says in `info` whether it was the clock that ended the
+        episode.
+        """
         by_agent = {agent: actions[i] for i, agent in enumerate(self.agents)}
         _, state, reward, dones, info = self.inner.step_env(key, state, by_agent)
         truncated = info["truncation"] > 0
@@ -65,22 +75,30 @@ class MABrax(Game):
 
 
 def _strong(state: Any) -> Any:
-    """The same arrays without JAX's weak types, of which Brax's first state has others than its next: one compilation."""
+    """The same arrays without JAX's weak types, of which Brax's first state has others than its
+    next: one compilation.
+    """
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Known notes are kept back: that Brax is deprecated, and MuJoCo's on its old model file, also written to a log file.
+    """Known notes are kept back: that Brax is deprecated, and MuJoCo's on its old model file, also
+    written to a log file.
 
-    The import of MABrax points sys.stdout elsewhere and then at the original, which would lose a redirection.
+    The import of MABrax points sys.stdout elsewhere and then at the original, which would lose a
+    redirection.
     """
     import mujoco
 
     handler = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
     try:
-        with contextlib.redirect_stdout(sys.stdout), contextlib.redirect_stderr(sys.stderr), warnings.catch_warnings():
+        with (
+            contextlib.redirect_stdout(sys.stdout),
+            contextlib.redirect_stderr(sys.stderr),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -88,10 +106,14 @@ def _quiet() -> Iterator[None]:
 
 
 @functools.cache
-def make_mabrax(name: str, layout: str = "omar", backend: str = "spring", horizon: int = 1000) -> FromJaxMARL:
-    """'mabrax/halfcheetah-2x3', -6x1, 'mabrax/walker2d-2x3', 'mabrax/hopper-3x1', 'mabrax/ant-2x4' as an `Env`.
+def make_mabrax(
+    name: str, layout: str = "omar", backend: str = "spring", horizon: int = 1000
+) -> FromJaxMARL:
+    """'mabrax/halfcheetah-2x3', -6x1, 'mabrax/walker2d-2x3', 'mabrax/hopper-3x1', 'mabrax/ant-2x4'
+    as an `Env`.
 
-    layout: one of `layouts.LAYOUTS` but og_marl, whose x position is no part of Brax's observation. backend: one
+    layout: one of `layouts.LAYOUTS` but og_marl, whose x position is no part of Brax's observation.
+        backend: one
     of BACKENDS. State: 17 values (hopper 11, ant 27).
     """
     if backend not in BACKENDS:

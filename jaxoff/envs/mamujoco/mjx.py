@@ -1,9 +1,10 @@
 """Multi-agent MuJoCo inside jit: gymnasium's version-5 model files, stepped by MuJoCo's own MJX.
 
-Rules, rewards and starts are those of gymnasium's HalfCheetah-v5, Walker2d-v5 and Hopper-v5. One step from
-the same state agrees with MuJoCo in C to single precision; trajectories part after some fifty steps, since
-contact is chaotic, so recorded actions never replay recorded states. On a CPU the C simulator is some twenty
-times faster, and `physics="c"` calls it from inside jit (`c_physics`).
+Rules, rewards and starts are those of gymnasium's HalfCheetah-v5, Walker2d-v5 and Hopper-v5. One
+step from the same state agrees with MuJoCo in C to single precision; trajectories part after some
+fifty steps, since contact is chaotic, so recorded actions never replay recorded states. On a CPU
+the C simulator is some twenty times faster, and `physics="c"` calls it from inside jit
+(`c_physics`).
 
 The ant is not here: its reward and observation hold contact forces that MJX does not give.
 """
@@ -22,14 +23,22 @@ from jaxoff.envs.mamujoco import layouts
 from jaxoff.envs.mamujoco.c_physics import CPhysics
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
 
-# Names of SIT (Tian et al., 2023): the same bodies for 200 steps; its observations are not published.
+# Names of SIT (Tian et al., 2023): the same bodies for 200 steps; its observations are not
+# published.
 SIT = {"HalfCheetah_2l": "halfcheetah-2x3", "Walker_2l": "walker2d-2x3"}
 SIT_HORIZON = 200
-OMAR_SCALE = ReturnScale(-284.0, 3568.8, "OMAR (Pan et al., 2022), HalfCheetah-v2, 1000 steps: random; expert. MuJoCo 2.0 physics")
+OMAR_SCALE = ReturnScale(
+    -284.0,
+    3568.8,
+    "OMAR (Pan et al., 2022), HalfCheetah-v2, 1000 steps: random; expert. MuJoCo 2.0 physics",
+)
 
 
 class Task(NamedTuple):
-    """gymnasium's constants of a body. Unhealthy: height or angle out of range, or a huge state; it terminates."""
+    """gymnasium's constants of a body.
+
+    Unhealthy: height or angle out of range, or a huge state; it terminates.
+    """
 
     gymnasium: str  # id of the environment on the host
     file: str
@@ -45,13 +54,19 @@ class Task(NamedTuple):
 
 TASKS = {
     "halfcheetah": Task("HalfCheetah-v5", "half_cheetah.xml", 5, 0.1, 0.1, True),
-    "walker2d": Task("Walker2d-v5", "walker2d_v5.xml", 4, 1e-3, 5e-3, False, True, (0.8, 2.0), (-1.0, 1.0)),
-    "hopper": Task("Hopper-v5", "hopper.xml", 4, 1e-3, 5e-3, False, True, (0.7, jnp.inf), (-0.2, 0.2), 100.0),
+    "walker2d": Task(
+        "Walker2d-v5", "walker2d_v5.xml", 4, 1e-3, 5e-3, False, True, (0.8, 2.0), (-1.0, 1.0)
+    ),
+    "hopper": Task(
+        "Hopper-v5", "hopper.xml", 4, 1e-3, 5e-3, False, True, (0.7, jnp.inf), (-0.2, 0.2), 100.0
+    ),
 }
 
 
 class MJXState(NamedTuple):
-    """qpos [nq], qvel [nv], the solver's last acceleration [nv], from which it starts, and time []."""
+    """qpos [nq], qvel [nv], the solver's last acceleration [nv], from which it starts, and time
+    [].
+    """
 
     qpos: Array
     qvel: Array
@@ -60,18 +75,30 @@ class MJXState(NamedTuple):
 
 
 class MJX(Game):
-    """The layout names the body, one of TASKS. iterations: of the solver, twice as many of its line search; None: the model file's.
+    """The layout names the body, one of TASKS. iterations: of the solver, twice as many of its line
+    search; None: the model file's.
 
-    Four iterations agree with the file's hundred to the digits that single precision has, and are faster.
-    physics: "mjx", or "c" for the C simulator behind the same state.
+    Four iterations agree with the file's hundred to the digits that single precision has, and are
+    faster. physics: "mjx", or "c" for the C simulator behind the same state.
     """
 
-    def __init__(self, layout: layouts.Layout, horizon: int, iterations: int | None = None, physics: str = "mjx") -> None:
-        super().__init__(layout.num_agents, layout.obs_size, spaces.Box(-1.0, 1.0, (layout.action_size,)))
+    def __init__(
+        self,
+        layout: layouts.Layout,
+        horizon: int,
+        iterations: int | None = None,
+        physics: str = "mjx",
+    ) -> None:
+        super().__init__(
+            layout.num_agents, layout.obs_size, spaces.Box(-1.0, 1.0, (layout.action_size,))
+        )
         self.layout, self.horizon, self.task = layout, horizon, TASKS[layout.body]
         self.host_model = load_model(self.task.file)
         if iterations is not None:
-            self.host_model.opt.iterations, self.host_model.opt.ls_iterations = iterations, 2 * iterations
+            self.host_model.opt.iterations, self.host_model.opt.ls_iterations = (
+                iterations,
+                2 * iterations,
+            )
         self.in_c = CPhysics(self.host_model, self.task.frame_skip) if physics == "c" else None
         if self.in_c is None:
             from mujoco import mjx
@@ -83,12 +110,20 @@ class MJX(Game):
         """gymnasium's start: the file's pose with noise."""
         q_key, v_key = jax.random.split(key)
         noise, nq, nv = self.task.noise, self.host_model.nq, self.host_model.nv
-        qpos = jnp.asarray(self.host_model.qpos0, jnp.float32) + jax.random.uniform(q_key, (nq,), minval=-noise, maxval=noise)
+        qpos = jnp.asarray(self.host_model.qpos0, jnp.float32) + jax.random.uniform(
+            q_key, (nq,), minval=-noise, maxval=noise
+        )
         normal = self.task.normal_speed
-        qvel = noise * jax.random.normal(v_key, (nv,)) if normal else jax.random.uniform(v_key, (nv,), minval=-noise, maxval=noise)
+        qvel = (
+            noise * jax.random.normal(v_key, (nv,))
+            if normal
+            else jax.random.uniform(v_key, (nv,), minval=-noise, maxval=noise)
+        )
         return MJXState(qpos, qvel, jnp.zeros(nv), jnp.zeros((), jnp.int32))
 
-    def move(self, key: Key, state: MJXState, actions: Array) -> tuple[MJXState, Array, Array, Array]:
+    def move(
+        self, key: Key, state: MJXState, actions: Array
+    ) -> tuple[MJXState, Array, Array, Array]:
         """Advance `frame_skip` simulation steps under the same control."""
         control = layouts.to_actuators(self.layout, actions)
         new = self.simulate(state, control)
@@ -108,13 +143,17 @@ class MJX(Game):
         from mujoco import mjx
 
         data = mjx.make_data(self.model)
-        data = data.replace(qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.acceleration, ctrl=control)
-        data, _ = jax.lax.scan(lambda d, _: (mjx.step(self.model, d), None), data, length=self.task.frame_skip)
+        data = data.replace(
+            qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.acceleration, ctrl=control
+        )
+        data, _ = jax.lax.scan(
+            lambda d, _: (mjx.step(self.model, d), None), data, length=self.task.frame_skip
+        )
         return MJXState(data.qpos, data.qvel, data.qacc_warmstart, state.time + 1)
 
     def is_healthy(self, state: MJXState) -> Array:
         """[] bool: upright and in bounds."""
-        within = lambda x, bounds: (bounds[0] < x) & (x < bounds[1])  # noqa: E731
+        within = lambda x, bounds: (bounds[0] < x) & (x < bounds[1])
         rest = jnp.abs(jnp.concatenate([state.qpos[2:], state.qvel]))
         upright = within(state.qpos[1], self.task.height) & within(state.qpos[2], self.task.angle)
         return upright & jnp.all(rest < self.task.largest)
@@ -133,10 +172,13 @@ def load_model(file: str) -> Any:
     import gymnasium
     import mujoco
 
-    spec = mujoco.MjSpec.from_file(str(Path(gymnasium.__file__).parent / "envs/mujoco/assets" / file))
+    spec = mujoco.MjSpec.from_file(
+        str(Path(gymnasium.__file__).parent / "envs/mujoco/assets" / file)
+    )
     mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1
     model = spec.compile()
-    if mass > 0:  # by hand: as an attribute it is deprecated, and MuJoCo would write a log file about it
+    # by hand: as an attribute it is deprecated, and MuJoCo would write a log file about it
+    if mass > 0:
         mujoco.mj_setTotalmass(model, mass)
         mujoco.mj_setConst(model, mujoco.MjData(model))
     return model
@@ -149,7 +191,10 @@ def resolve(name: str, layout: str, horizon: int | None) -> tuple[EnvSpec, layou
         horizon = SIT_HORIZON if short in SIT else 1000
     body, split = layouts.split_name(SIT.get(short, short), "mamujoco")
     if body not in TASKS:
-        raise ValueError(f"mamujoco: expected one of {', '.join(TASKS)}; found '{body}', whose contact forces MJX does not give")
+        raise ValueError(
+            f"mamujoco: expected one of {', '.join(TASKS)}; found '{body}', whose contact "
+            "forces MJX does not give"
+        )
     table = layouts.make_layout(body, split, layout)
     scale = OMAR_SCALE if (body, split, horizon) == ("halfcheetah", "2x3", 1000) else None
     return layouts.spec_of(f"mamujoco/{short}", horizon, table, scale), table
@@ -157,14 +202,18 @@ def resolve(name: str, layout: str, horizon: int | None) -> tuple[EnvSpec, layou
 
 @functools.cache
 def make_mamujoco(
-    name: str, layout: str = "omar", horizon: int | None = None, iterations: int | None = None, physics: str | None = None
+    name: str,
+    layout: str = "omar",
+    horizon: int | None = None,
+    iterations: int | None = None,
+    physics: str | None = None,
 ) -> FromJaxMARL:
     """'mamujoco/halfcheetah-2x3', -6x1, 'mamujoco/walker2d-2x3', 'mamujoco/hopper-3x1' as an `Env`.
 
     'mamujoco/HalfCheetah_2l' and 'mamujoco/Walker_2l' are SIT's: 200 steps. layout: one of
-    `layouts.LAYOUTS`. State: qpos without x, and qvel (17; hopper 11). The return scale is OMAR's, of an
-    older MuJoCo, and holds for halfcheetah-2x3 with 1000 steps only. physics: "mjx" or "c"; None is C on a CPU
-    and MJX on an accelerator.
+    `layouts.LAYOUTS`. State: qpos without x, and qvel (17; hopper 11). The return scale is OMAR's,
+    of an older MuJoCo, and holds for halfcheetah-2x3 with 1000 steps only. physics: "mjx" or "c";
+    None is C on a CPU and MJX on an accelerator.
     """
     spec, table = resolve(name, layout, horizon)
     physics = physics or ("c" if jax.default_backend() == "cpu" else "mjx")

@@ -1,10 +1,10 @@
 """OMAR's particle tasks (Pan et al., 2022): spread, tag and world, exact to the released code.
 
-That code differs from other copies of these environments: an acceleration is multiplied in twice (force 9
-on a predator, 16 on the prey), spread pays for being near (1 / distance, at most 10), tag and world add
-the distances to the prey, and start ranges are its own. Rewards and observations are taken after the
-move, episodes have 25 steps, and time is never a terminal state. Actions are forces in [-1, 1] per axis;
-one outside is clipped in the step.
+That code differs from other copies of these environments: an acceleration is multiplied in twice
+(force 9 on a predator, 16 on the prey), spread pays for being near (1 / distance, at most 10), tag
+and world add the distances to the prey, and start ranges are its own. Rewards and observations are
+taken after the move, episodes have 25 steps, and time is never a terminal state. Actions are forces
+in [-1, 1] per axis; one outside is clipped in the step.
 
 Global state: the trained agents' observations, one after the other.
 """
@@ -20,12 +20,25 @@ import numpy as np
 
 from jaxoff.envs.base import FromJaxMARL, Game, ScenePicture, spaces
 from jaxoff.envs.mpe import prey as preys
-from jaxoff.envs.mpe.physics import HORIZON, Bodies, ParticleState, advance, collisions, distances, is_over, others, overlaps
+from jaxoff.envs.mpe.physics import (
+    HORIZON,
+    Bodies,
+    ParticleState,
+    advance,
+    collisions,
+    distances,
+    is_over,
+    others,
+    overlaps,
+)
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
 
 _SCALE = "OMAR's published reference returns: uniform actions; trained experts"
 _SCALE_PREY = _SCALE + "; both measured against the authors' own prey network"
-_CHASE_SCALES = {"tag": ReturnScale(-4.1, 185.6, _SCALE_PREY), "world": ReturnScale(-6.8, 79.5, _SCALE_PREY)}
+_CHASE_SCALES = {
+    "tag": ReturnScale(-4.1, 185.6, _SCALE_PREY),
+    "world": ReturnScale(-6.8, 79.5, _SCALE_PREY),
+}
 
 
 # ------------------------------------------------------------------------------------------- spread
@@ -58,18 +71,26 @@ class Spread(Game):
             return jnp.diagonal(near)
         return near.max(0).sum() - 5.0 * collisions(agents, self.bodies.size[: self.count])
 
-    def move(self, key: Key, state: ParticleState, actions: Array) -> tuple[ParticleState, Array, Array, Array]:
+    def move(
+        self, key: Key, state: ParticleState, actions: Array
+    ) -> tuple[ParticleState, Array, Array, Array]:
         """One joint step; the reward is per agent, [N]."""
         state = advance(self.bodies, state, actions)
         return state, self.rewards(state), *is_over(state)
 
     def observe(self, state: ParticleState) -> Array:
-        """Own velocity, own position, offsets to landmarks and to the others, and the others' silence (zeros)."""
+        """Own velocity, own position, offsets to landmarks and to the others, and the others'
+        silence (zeros).
+        """
         agents = state.positions[: self.count]
         offsets = state.positions[None] - agents[:, None]
         landmarks = offsets[:, self.count :].reshape(self.count, -1)
-        rest = jnp.take_along_axis(offsets, others(self.count)[..., None], 1).reshape(self.count, -1)
-        return jnp.concatenate([state.velocities, agents, landmarks, rest, jnp.zeros_like(rest)], -1)
+        rest = jnp.take_along_axis(offsets, others(self.count)[..., None], 1).reshape(
+            self.count, -1
+        )
+        return jnp.concatenate(
+            [state.velocities, agents, landmarks, rest, jnp.zeros_like(rest)], -1
+        )
 
     def global_state(self, state: ParticleState) -> Array:
         """All observations, [N * O]."""
@@ -86,14 +107,16 @@ class Spread(Game):
 def make_spread(num_agents: int = 3, dim: int = 2, cooperative: bool = True) -> FromJaxMARL:
     """Cooperative navigation as an `Env`: cover all landmarks, do not collide.
 
-    Reward of agent i: the sum over landmarks of min(1 / distance of the nearest agent, 10), minus 5 for
-    each agent that it overlaps. TimeStep.agent_reward has it per agent; the team reward is the mean, and an
-    episode's score at most 25 * 10 * N.
-    num_agents: 1 to 5. dim: 1 is the motivating example's line (the authors did not release theirs: this is
-    the same task with one coordinate).
-    cooperative: False pays agent i min(1 / distance to landmark i, 10) only, no penalty; bodies still push.
-    Observation (3 * dim * N): velocity, position, offsets to landmarks 0..N-1, offsets to the others in
-    order, zeros (their messages). Named mpe/spread, -n2 and so on for other sizes, then -1d, -own.
+    Reward of agent i: the sum over landmarks of min(1 / distance of the nearest agent, 10), minus 5
+    for each agent that it overlaps. TimeStep.agent_reward has it per agent; the team reward is the
+    mean, and an episode's score at most 25 * 10 * N.
+    num_agents: 1 to 5. dim: 1 is the motivating example's line (the authors did not release theirs:
+    this is the same task with one coordinate).
+    cooperative: False pays agent i min(1 / distance to landmark i, 10) only, no penalty; bodies
+        still push.
+    Observation (3 * dim * N): velocity, position, offsets to landmarks 0..N-1, offsets to the
+    others in order, zeros (their messages). Named mpe/spread, -n2 and so on for other sizes, then
+    -1d, -own.
     """
     if num_agents not in range(1, 6):
         raise ValueError(f"spread: num_agents: expected 1 to 5, found {num_agents}")
@@ -104,27 +127,38 @@ def make_spread(num_agents: int = 3, dim: int = 2, cooperative: bool = True) -> 
 
 @functools.cache
 def _make_spread(num_agents: int, dim: int, cooperative: bool) -> FromJaxMARL:
-    name = "mpe/spread" + (f"-n{num_agents}" if num_agents != 3 else "") + ("-1d" if dim == 1 else "") + ("" if cooperative else "-own")
+    name = (
+        "mpe/spread"
+        + (f"-n{num_agents}" if num_agents != 3 else "")
+        + ("-1d" if dim == 1 else "")
+        + ("" if cooperative else "-own")
+    )
     scale = ReturnScale(159.8, 516.8, _SCALE) if name == "mpe/spread" else None
     size = 3 * dim * num_agents
-    spec = EnvSpec(name, num_agents, size, num_agents * size, dim, False, HORIZON, return_scale=scale)
+    spec = EnvSpec(
+        name, num_agents, size, num_agents * size, dim, False, HORIZON, return_scale=scale
+    )
     game = Spread(num_agents, dim, cooperative)
     kinds = ("agent",) * num_agents + ("landmark" if cooperative else "goal",) * num_agents
     plane = ((0, 0), (0, 0), (0, 2 - dim))  # a line is drawn at y = 0
-    picture = ScenePicture(None, game.bodies.size, kinds, lambda state: np.pad(game.picture_entities(state), plane))
+    picture = ScenePicture(
+        None, game.bodies.size, kinds, lambda state: np.pad(game.picture_entities(state), plane)
+    )
     return FromJaxMARL(game, spec, picture=picture, individual=True)
 
 
-# ------------------------------------------------------------------------------------- tag and world
+# ------------------------------------------------------------------------------------- tag and
+# world
 
 _PREDATORS, _PREY, _MOVERS = slice(0, 3), 3, 4
 
 
 class Chase:
-    """The world of tag and world: three predators (0-2), one prey (3), then landmarks, and both sides' rewards.
+    """The world of tag and world: three predators (0-2), one prey (3), then landmarks, and both
+    sides' rewards.
 
-    World's landmarks are an obstacle, two pieces of food, two forests; its forests hide nobody, as in the
-    released code, where every body counts as a leader and leaders see all.
+    World's landmarks are an obstacle, two pieces of food, two forests; its forests hide nobody, as
+    in the released code, where every body counts as a leader and leaders see all.
     """
 
     def __init__(self, name: str) -> None:
@@ -137,18 +171,26 @@ class Chase:
             gain=np.array([9.0, 9.0, 9.0, 16.0]),  # acceleration 3 and 4, multiplied in twice
             max_speed=np.array([1.0, 1.0, 1.0, 1.3]),
         )
-        self.catch = 5.0 if self.world else 10.0  # what a contact pays the predators, and costs the prey
+        # what a contact pays the predators, and costs the prey
+        self.catch = 5.0 if self.world else 10.0
         self.prey_obs_size = 22 if self.world else 14
 
     def start(self, key: Key) -> ParticleState:
         """Movers uniform in +-1, landmarks in +-0.9, all at rest."""
-        bound = np.repeat([1.0, 0.9], [_MOVERS, len(self.bodies.size) - _MOVERS])[:, None].astype(np.float32)
+        bound = np.repeat([1.0, 0.9], [_MOVERS, len(self.bodies.size) - _MOVERS])[:, None].astype(
+            np.float32
+        )
         positions = jax.random.uniform(key, (len(bound), 2), minval=-1.0, maxval=1.0) * bound
         return ParticleState(positions, jnp.zeros((_MOVERS, 2)), jnp.zeros((), jnp.int32))
 
     def touches(self, state: ParticleState, bodies: slice) -> Array:
         """Which movers overlap which of some bodies, [4, K] bool."""
-        return overlaps(state.positions[:_MOVERS], self.bodies.size[:_MOVERS], state.positions[bodies], self.bodies.size[bodies])
+        return overlaps(
+            state.positions[:_MOVERS],
+            self.bodies.size[:_MOVERS],
+            state.positions[bodies],
+            self.bodies.size[bodies],
+        )
 
     def gap(self, state: ParticleState) -> Array:
         """Distances of the predators to the prey, [3]."""
@@ -163,9 +205,15 @@ class Chase:
         return self.catch * self.catches(state) - 0.1 * self.gap(state).sum()
 
     def prey_reward(self, state: ParticleState) -> Array:
-        """The prey's reward: far from predators, inside of the unit square, and in world near food."""
+        """The prey's reward: far from predators, inside of the unit square, and in world near
+        food.
+        """
         x = jnp.abs(state.positions[_PREY])
-        bound = jnp.where(x < 0.9, 0.0, jnp.where(x < 1.0, 10.0 * (x - 0.9), jnp.minimum(jnp.exp(2.0 * x - 2.0), 10.0))).sum()
+        bound = jnp.where(
+            x < 0.9,
+            0.0,
+            jnp.where(x < 1.0, 10.0 * (x - 0.9), jnp.minimum(jnp.exp(2.0 * x - 2.0), 10.0)),
+        ).sum()
         reward = 0.1 * self.gap(state).sum() - self.catch * self.catches(state)
         if not self.world:
             return reward - bound
@@ -182,7 +230,11 @@ class Chase:
         rest = jnp.take_along_axis(offsets, others(_MOVERS)[..., None], 1).reshape(_MOVERS, -1)
         seen = jnp.concatenate([state.velocities, movers, landmarks, rest], -1)
         prey_velocity = jnp.broadcast_to(state.velocities[_PREY], (3, 2))
-        flags = jnp.where(self.touches(state, slice(7, 9)), 1.0, -1.0) if self.world else jnp.zeros((_MOVERS, 0))
+        flags = (
+            jnp.where(self.touches(state, slice(7, 9)), 1.0, -1.0)
+            if self.world
+            else jnp.zeros((_MOVERS, 0))
+        )
         predators = jnp.concatenate([seen[_PREDATORS], prey_velocity, flags[_PREDATORS]], -1)
         return predators, jnp.concatenate([seen[_PREY], flags[_PREY]])
 
@@ -198,7 +250,9 @@ class Predators(Game):
         """A random start."""
         return self.chase.start(key)
 
-    def move(self, key: Key, state: ParticleState, actions: Array) -> tuple[ParticleState, Array, Array, Array]:
+    def move(
+        self, key: Key, state: ParticleState, actions: Array
+    ) -> tuple[ParticleState, Array, Array, Array]:
         """One joint step of the predators and the prey, who act at once."""
         flight = self.prey(key, self.chase.observe_all(state)[1])
         state = advance(self.chase.bodies, state, jnp.concatenate([actions, flight[None]]))
@@ -223,7 +277,9 @@ class Predators(Game):
 
 
 class Prey(Game):
-    """A `Chase` in which the prey is the only agent; predators(their observations [3, O]) -> their actions [3, 2]."""
+    """A `Chase` in which the prey is the only agent; predators(their observations [3, O]) -> their
+    actions [3, 2].
+    """
 
     def __init__(self, chase: Chase, predators: Callable[[Array], Array]) -> None:
         super().__init__(1, chase.prey_obs_size, spaces.Box(-1.0, 1.0, (2,)))
@@ -233,7 +289,9 @@ class Prey(Game):
         """A random start."""
         return self.chase.start(key)
 
-    def move(self, key: Key, state: ParticleState, actions: Array) -> tuple[ParticleState, Array, Array, Array]:
+    def move(
+        self, key: Key, state: ParticleState, actions: Array
+    ) -> tuple[ParticleState, Array, Array, Array]:
         """One joint step of the predators and the prey, who act at once."""
         hunt = self.predators(self.chase.observe_all(state)[0])
         state = advance(self.chase.bodies, state, jnp.concatenate([hunt, actions]))
@@ -251,40 +309,47 @@ class Prey(Game):
 def make_tag(prey: str = "learned") -> FromJaxMARL:
     """Predator-prey as an `Env`: three predators, a faster prey, two obstacles.
 
-    Team reward: 10 for each predator in contact with the prey, minus 0.1 x the predators' distances to it.
-    Observation (16): velocity, position, offsets to the obstacles, to the other predators, to the prey,
-    velocity of the prey.
-    prey: "learned" (the network that is shipped), "flee" (a rule, see `jaxoff.envs.mpe.prey.flee`), "random"
-    (uniform), "still", or the path of a prey network, .npz in our format or .pt as OMAR published it. It
-    is read once: another network needs another path.
+    Team reward: 10 for each predator in contact with the prey, minus 0.1 x the predators' distances
+        to it.
+    Observation (16): velocity, position, offsets to the obstacles, to the other predators, to the
+    prey, velocity of the prey.
+    prey: "learned" (the network that is shipped), "flee" (a rule, see `jaxoff.envs.mpe.prey.flee`),
+        "random"
+    (uniform), "still", or the path of a prey network, .npz in our format or .pt as OMAR published
+    it. It is read once: another network needs another path.
     Raises FileNotFoundError, InvalidPrey, or ValueError for another word.
     """
     return _make_chase("tag", str(prey))
 
 
 def make_world(prey: str = "learned") -> FromJaxMARL:
-    """World as an `Env`: three predators, a faster prey, one obstacle, two pieces of food, two forests.
+    """World as an `Env`: three predators, a faster prey, one obstacle, two pieces of food, two
+    forests.
 
     Three predators and one prey, as in the released code; the paper's text has another number. Team
-    reward: 5 for each predator in contact with the prey, minus 0.1 x the predators' distances to it.
-    Observation (24): velocity, position, offsets to obstacle, food 0 and 1, forest 0 and 1, to the other
-    predators, to the prey, velocity of the prey, and for each forest 1 if the observer is in it, else -1.
-    prey: as for `make_tag`.
+    reward: 5 for each predator in contact with the prey, minus 0.1 x the predators' distances to
+        it.
+    Observation (24): velocity, position, offsets to obstacle, food 0 and 1, forest 0 and 1, to the
+    other predators, to the prey, velocity of the prey, and for each forest 1 if the observer is in
+    it, else -1. prey: as for `make_tag`.
     """
     return _make_chase("world", str(prey))
 
 
 def make_prey_env(world: str, predators: Callable[[Array], Array]) -> FromJaxMARL:
-    """Tag or world seen from the prey, to train one: a single agent with the released code's prey reward.
+    """Tag or world seen from the prey, to train one: a single agent with the released code's prey
+    reward.
 
     world: "tag" or "world". predators(observations [3, 16 or 24]) -> actions [3, 2], jittable.
-    Observation (14 or 22): velocity, position, offsets to landmarks and to the predators; in world also
-    the two forest flags. A new object each time, compared by identity.
+    Observation (14 or 22): velocity, position, offsets to landmarks and to the predators; in world
+    also the two forest flags. A new object each time, compared by identity.
     """
     if world not in ("tag", "world"):
         raise ValueError(f"prey environment: world: expected tag or world, found {world!r}")
     chase = Chase(world)
-    spec = EnvSpec(f"mpe/{world}-prey", 1, chase.prey_obs_size, chase.prey_obs_size, 2, False, HORIZON)
+    spec = EnvSpec(
+        f"mpe/{world}-prey", 1, chase.prey_obs_size, chase.prey_obs_size, 2, False, HORIZON
+    )
     return FromJaxMARL(Prey(chase, predators), spec)
 
 
@@ -292,8 +357,19 @@ def make_prey_env(world: str, predators: Callable[[Array], Array]) -> FromJaxMAR
 def _make_chase(world: str, prey: str) -> FromJaxMARL:
     chase = Chase(world)
     size = chase.prey_obs_size + 2
-    spec = EnvSpec(f"mpe/{world}", 3, size, 3 * size, 2, False, HORIZON, return_scale=_CHASE_SCALES[world])
+    spec = EnvSpec(
+        f"mpe/{world}", 3, size, 3 * size, 2, False, HORIZON, return_scale=_CHASE_SCALES[world]
+    )
     game = Predators(chase, preys.make_prey(prey, world, chase.prey_obs_size))
-    landmarks = ("obstacle", "food", "food", "forest", "forest") if chase.world else ("obstacle", "obstacle")
-    picture = ScenePicture(None, chase.bodies.size, ("agent", "agent", "agent", "prey", *landmarks), game.picture_entities)
+    landmarks = (
+        ("obstacle", "food", "food", "forest", "forest")
+        if chase.world
+        else ("obstacle", "obstacle")
+    )
+    picture = ScenePicture(
+        None,
+        chase.bodies.size,
+        ("agent", "agent", "agent", "prey", *landmarks),
+        game.picture_entities,
+    )
     return FromJaxMARL(game, spec, picture=picture)

@@ -1,8 +1,8 @@
 """Particle physics: discs on a plane without walls, pushed by forces and by soft contacts.
 
-The step is that of OpenAI's particle environments (Lowe et al., 2017), which OMAR and SIT share: damped
-velocity first, then position with the new velocity. Who is pushed how much is the caller's (`gain`),
-because OMAR's copy multiplies by the acceleration twice.
+The step is that of OpenAI's particle environments (Lowe et al., 2017), which OMAR and SIT share:
+damped velocity first, then position with the new velocity. Who is pushed how much is the caller's
+(`gain`), because OMAR's copy multiplies by the acceleration twice.
 """
 
 from __future__ import annotations
@@ -58,26 +58,41 @@ def collisions(points: Array, size: np.ndarray) -> Array:
 
 
 def contact_forces(bodies: Bodies, positions: Array) -> Array:
-    """Forces [M, D] of all contacts on the bodies that move; two bodies in one place do not push each other."""
+    """Forces [M, D] of all contacts on the bodies that move; two bodies in one place do not push
+    each other.
+    """
     movers = len(bodies.gain)
-    pushes = bodies.collide[:movers, None] & bodies.collide[None, :] & ~np.eye(movers, len(bodies.size), dtype=bool)
+    pushes = (
+        bodies.collide[:movers, None]
+        & bodies.collide[None, :]
+        & ~np.eye(movers, len(bodies.size), dtype=bool)
+    )
     reach = jnp.asarray(bodies.size[:movers, None] + bodies.size[None, :], jnp.float32)
     offset = positions[:movers, None] - positions[None, :]
     distance = jnp.linalg.norm(offset, axis=-1)
     # logaddexp is the softplus that does not overflow
     depth = CONTACT_MARGIN * jnp.logaddexp(0.0, (reach - distance) / CONTACT_MARGIN)
-    strength = jnp.where(pushes & (distance > 0), CONTACT_FORCE * depth / jnp.where(distance > 0, distance, 1.0), 0.0)
+    strength = jnp.where(
+        pushes & (distance > 0), CONTACT_FORCE * depth / jnp.where(distance > 0, distance, 1.0), 0.0
+    )
     return (strength[..., None] * offset).sum(1)
 
 
 def advance(bodies: Bodies, state: ParticleState, actions: Array) -> ParticleState:
-    """One step of DT with actions [M, D]. An action outside of [-1, 1] acts as the nearest one inside."""
+    """One step of DT with actions [M, D].
+
+    An action outside of [-1, 1] acts as the nearest one inside.
+    """
     movers = len(bodies.gain)
-    force = jnp.asarray(bodies.gain, jnp.float32)[:, None] * jnp.clip(actions, -1.0, 1.0) + contact_forces(bodies, state.positions)
+    force = jnp.asarray(bodies.gain, jnp.float32)[:, None] * jnp.clip(
+        actions, -1.0, 1.0
+    ) + contact_forces(bodies, state.positions)
     velocities = (1.0 - DAMPING) * state.velocities + DT * force
     speed = jnp.linalg.norm(velocities, axis=-1, keepdims=True)
     cap = jnp.asarray(bodies.max_speed, jnp.float32)[:, None]
-    velocities = jnp.where(speed > cap, velocities * (cap / jnp.where(speed > 0, speed, 1.0)), velocities)
+    velocities = jnp.where(
+        speed > cap, velocities * (cap / jnp.where(speed > 0, speed, 1.0)), velocities
+    )
     positions = state.positions.at[:movers].add(DT * velocities)
     return ParticleState(positions, velocities, state.time + 1)
 
@@ -89,7 +104,9 @@ def is_over(state: ParticleState) -> tuple[Array, Array]:
 
 def others(count: int) -> np.ndarray:
     """Row i lists all of 0..count-1 but i, in order: [count, count-1]."""
-    return np.array([[j for j in range(count) if j != i] for i in range(count)], int).reshape(count, count - 1)
+    return np.array([[j for j in range(count) if j != i] for i in range(count)], int).reshape(
+        count, count - 1
+    )
 
 
 def unit(vector: Array) -> Array:

@@ -1,8 +1,9 @@
 """The prey of tag and world: rules, and frozen networks read from files.
 
-One format for networks: an input normalisation with fixed statistics, two ReLU layers, tanh. `PARAMS` says
-what it holds. Files: `.npz` in our format, or the `.pt` files published with OMAR (Pan et al., 2022), which
-are read without torch and without running anything in them.
+One format for networks: an input normalisation with fixed statistics, two ReLU layers, tanh.
+    `PARAMS` says
+what it holds. Files: `.npz` in our format, or the `.pt` files published with OMAR (Pan et al.,
+2022), which are read without torch and without running anything in them.
 """
 
 from __future__ import annotations
@@ -25,16 +26,32 @@ Act = Callable[[Key, Array], Array]  # (key, the prey's observation [O]) -> acti
 
 # Array: its shape, with O inputs and H units. A layer is x @ w + b.
 PARAMS = {
-    "scale": "O", "shift": "O", "mean": "O", "var": "O",
-    "w1": "OH", "b1": "H", "w2": "HH", "b2": "H", "w3": "H2", "b3": "2",
-}  # fmt: skip
+    "scale": "O",
+    "shift": "O",
+    "mean": "O",
+    "var": "O",
+    "w1": "OH",
+    "b1": "H",
+    "w2": "HH",
+    "b2": "H",
+    "w3": "H2",
+    "b3": "2",
+}
 WEIGHTS = Path(__file__).parent / "weights"
 EPSILON = 1e-5  # of the input normalisation
 
 _PUBLISHED = {
-    "scale": "in_fn.weight", "shift": "in_fn.bias", "mean": "in_fn.running_mean", "var": "in_fn.running_var",
-    "w1": "fc1.weight", "b1": "fc1.bias", "w2": "fc2.weight", "b2": "fc2.bias", "w3": "fc3.weight", "b3": "fc3.bias",
-}  # fmt: skip
+    "scale": "in_fn.weight",
+    "shift": "in_fn.bias",
+    "mean": "in_fn.running_mean",
+    "var": "in_fn.running_var",
+    "w1": "fc1.weight",
+    "b1": "fc1.bias",
+    "w2": "fc2.weight",
+    "b2": "fc2.bias",
+    "w3": "fc3.weight",
+    "b3": "fc3.bias",
+}
 _PREY_ENTRY = 3  # of the published list of agents; 0-2 are weak predators
 
 
@@ -42,16 +59,19 @@ class InvalidPrey(ValueError):
     """A prey file that cannot be used; the message names the file and what is wrong."""
 
 
-# ------------------------------------------------------------------------------------------ policies
+# ------------------------------------------------------------------------------------------
+# policies
 
 
 def flee(key: Key, obs: Array) -> Array:
-    """Straight away from the nearest predator, at full force; bent towards the centre where |x| or |y| > 0.9.
+    """Straight away from the nearest predator, at full force; bent towards the centre where |x| or
+    |y| > 0.9.
 
-    The bend grows with the way beyond 0.9 and weighs as much as the flight at 1.0; without it a prey,
-    being faster, would leave for good.
+    The bend grows with the way beyond 0.9 and weighs as much as the flight at 1.0; without it a
+    prey, being faster, would leave for good.
     """
-    flags = 2 if obs.shape[-1] == 22 else 0  # world's forest flags come last, after the predators' offsets
+    # world's forest flags come last, after the predators' offsets
+    flags = 2 if obs.shape[-1] == 22 else 0
     predators = obs[obs.shape[-1] - flags - 6 : obs.shape[-1] - flags].reshape(3, 2)
     nearest = predators[jnp.argmin(jnp.linalg.norm(predators, axis=-1))]
     position = obs[2:4]
@@ -85,7 +105,9 @@ def prey_policy(params: Mapping[str, np.ndarray]) -> Callable[[Array], Array]:
 
 
 def plain_prey(layers: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Parameters of a network without input normalisation, from its three layers (w [in, out], b [out])."""
+    """Parameters of a network without input normalisation, from its three layers (w [in, out], b
+    [out]).
+    """
     size = len(layers[0][0])
     zero, one = np.zeros(size, np.float32), np.ones(size, np.float32)
     # var + EPSILON is exactly 1
@@ -101,18 +123,27 @@ def make_prey(prey: str, world: str, obs_size: int) -> Act:
         return RULES[prey]
     path = WEIGHTS / f"{world}.npz" if prey == "learned" else Path(prey)
     if path.suffix not in (".npz", ".pt"):
-        raise ValueError(f"{world}: prey: expected learned, {', '.join(RULES)}, or a path ending in .npz or .pt, found {prey!r}")
+        raise ValueError(
+            f"{world}: prey: expected learned, {', '.join(RULES)}, or a path ending in "
+            f".npz or .pt, found {prey!r}"
+        )
     if not path.is_file():
         what = "the shipped prey network" if prey == "learned" else "the prey network"
-        raise FileNotFoundError(f"{world}: {what} is not there: {path}; other preys: {', '.join(RULES)}")
+        raise FileNotFoundError(
+            f"{world}: {what} is not there: {path}; other preys: {', '.join(RULES)}"
+        )
     params = read_prey(path) if path.suffix == ".pt" else load_prey(path)
     if len(params["scale"]) != obs_size:
-        raise InvalidPrey(f"{path}: expected a prey of {world}, with {obs_size} inputs, found {len(params['scale'])}")
+        raise InvalidPrey(
+            f"{path}: expected a prey of {world}, with {obs_size} inputs, found "
+            f"{len(params['scale'])}"
+        )
     policy = prey_policy(params)
     return lambda key, obs: policy(obs)
 
 
-# ------------------------------------------------------------------------------------------- our files
+# ------------------------------------------------------------------------------------------- our
+# files
 
 
 def save_prey(path: str | Path, params: Mapping[str, np.ndarray]) -> Path:
@@ -140,7 +171,10 @@ def load_prey(path: str | Path) -> dict[str, np.ndarray]:
 def _checked(path: str | Path, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The ten arrays of a network as float32, or InvalidPrey."""
     if set(params) != set(PARAMS):
-        raise InvalidPrey(f"{path}: expected arrays {', '.join(PARAMS)}, found {', '.join(sorted(params)) or 'none'}")
+        raise InvalidPrey(
+            f"{path}: expected arrays {', '.join(PARAMS)}, found "
+            f"{', '.join(sorted(params)) or 'none'}"
+        )
     arrays = {name: np.asarray(params[name]) for name in PARAMS}
     first = arrays["w1"].shape
     if len(first) != 2:
@@ -153,26 +187,39 @@ def _checked(path: str | Path, params: Mapping[str, Any]) -> dict[str, np.ndarra
         if x.dtype.kind != "f":
             raise InvalidPrey(f"{path}: {name}: expected reals, found {x.dtype}")
         if not np.isfinite(x).all():
-            raise InvalidPrey(f"{path}: {name}: expected finite numbers, found {np.count_nonzero(~np.isfinite(x))} that are not")
+            raise InvalidPrey(
+                f"{path}: {name}: expected finite numbers, found "
+                f"{np.count_nonzero(~np.isfinite(x))} that are not"
+            )
     if (arrays["var"] < 0).any():
         raise InvalidPrey(f"{path}: var: expected no negative number, found {arrays['var'].min()}")
     return {name: x.astype(np.float32) for name, x in arrays.items()}
 
 
-# ---------------------------------------------------------------------------------- the published files
+# ---------------------------------------------------------------------------------- the published
+# files
 
 
 def read_prey(path: str | Path) -> dict[str, np.ndarray]:
-    """The prey's parameters from a torch file published with OMAR. Raises InvalidPrey, or FileNotFoundError."""
+    """The prey's parameters from a torch file published with OMAR. Raises InvalidPrey, or
+    FileNotFoundError.
+    """
     try:
         agents = read_torch(path)["agent_params"]
         if len(agents) != _PREY_ENTRY + 1:
-            raise ValueError(f"agent_params: expected {_PREY_ENTRY + 1} agents, found {len(agents)}")
-        params = {name: _tensor(agents[_PREY_ENTRY]["policy"], published) for name, published in _PUBLISHED.items()}
+            raise ValueError(
+                f"agent_params: expected {_PREY_ENTRY + 1} agents, found {len(agents)}"
+            )
+        params = {
+            name: _tensor(agents[_PREY_ENTRY]["policy"], published)
+            for name, published in _PUBLISHED.items()
+        }
     except InvalidFile as error:
         raise InvalidPrey(str(error)) from error
     except (LookupError, TypeError, ValueError) as error:
-        raise InvalidPrey(f"{path}: not a published prey file: {type(error).__name__}: {error}") from error
+        raise InvalidPrey(
+            f"{path}: not a published prey file: {type(error).__name__}: {error}"
+        ) from error
     # torch has weights as [out, in]
     return _checked(path, {name: x.T if name.startswith("w") else x for name, x in params.items()})
 

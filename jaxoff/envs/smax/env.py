@@ -1,12 +1,13 @@
 """SMAX (Rutherford et al., 2024) behind our contract: SMAC's battles without StarCraft.
 
-Allies are the agents; enemies follow JaxMARL's script (shoot the closest in range, keep the target, else
-walk to a visible opponent). Actions of an ally: 0 up, 1 right, 2 down, 3 left, 4 stop, 5 + j attack
-enemy j. One step is half a second. Scores here cannot be compared with SMAC's, whose opponent differs.
+Allies are the agents; enemies follow JaxMARL's script (shoot the closest in range, keep the target,
+else walk to a visible opponent). Actions of an ally: 0 up, 1 right, 2 down, 3 left, 4 stop, 5 + j
+attack enemy j. One step is half a second. Scores here cannot be compared with SMAC's, whose
+opponent differs.
 
-Differs from JaxMARL: an episode lasts SMAC's step limit exactly (JaxMARL's last one step more than they
-say), and rewards are scaled. On the extra maps also: a unit of speed 0 is never pushed, flying units
-collide with nobody and may be shot by all, and medivacs heal (see `Battle`).
+Differs from JaxMARL: an episode lasts SMAC's step limit exactly (JaxMARL's last one step more than
+they say), and rewards are scaled. On the extra maps also: a unit of speed 0 is never pushed, flying
+units collide with nobody and may be shot by all, and medivacs heal (see `Battle`).
 """
 
 from __future__ import annotations
@@ -31,27 +32,32 @@ with mock.patch("builtins.print"):
     from jaxmarl.environments.smax.smax_env import SMAX
 
 REWARDS = ("x10", "smac")
-EDGE = np.array([(-1, -1, 33, 0), (-1, 32, 33, 33), (-1, 0, 0, 32), (32, 0, 33, 32)])  # around the map, for pictures
-KILL, WIN, BEST = 10.0, 200.0, 20.0  # SMAC's reward per kill and for a win, and the return they are scaled to
+# around the map, for pictures
+EDGE = np.array([(-1, -1, 33, 0), (-1, 32, 33, 33), (-1, 0, 0, 32), (32, 0, 33, 32)])
+# SMAC's reward per kill and for a win, and the return they are scaled to
+KILL, WIN, BEST = 10.0, 200.0, 20.0
 
 
 class Battle(SMAX):
-    """JaxMARL's SMAX on one of our maps, both teams acting: the same values, computed on whole arrays.
+    """JaxMARL's SMAX on one of our maps, both teams acting: the same values, computed on whole
+    arrays.
 
-    Every unit's type is fixed by the map, and per-unit numbers are constants here; U units, allies first.
-    What is ours: a unit of speed 0 is never pushed; walls that do not kill hold units back; flying units
-    collide with nobody. A medivac heals instead of shooting, 12.6 health per second while its target is
-    injured and in range, never above the target's maximum, and cannot heal itself. For an ally medivac
-    action 5 + j means "heal ally j"; an enemy medivac, whatever its script does, heals the most injured
-    of its team in range (the least health fraction).
+    Every unit's type is fixed by the map, and per-unit numbers are constants here; U units, allies
+    first. What is ours: a unit of speed 0 is never pushed; walls that do not kill hold units back;
+    flying units collide with nobody. A medivac heals instead of shooting, 12.6 health per second
+    while its target is injured and in range, never above the target's maximum, and cannot heal
+    itself. For an ally medivac action 5 + j means "heal ally j"; an enemy medivac, whatever its
+    script does, heals the most injured of its team in range (the least health fraction).
     """
 
     def __init__(self, battle: Map) -> None:
         units = battle.units
         types = np.array(battle.allies + battle.enemies, np.uint8)
-        column = lambda name: np.array([getattr(unit, name) for unit in units], np.float32)  # noqa: E731
+        column = lambda name: np.array([getattr(unit, name) for unit in units], np.float32)
         super().__init__(
-            scenario=Scenario(jnp.asarray(types), len(battle.allies), len(battle.enemies), False, False),
+            scenario=Scenario(
+                jnp.asarray(types), len(battle.allies), len(battle.enemies), False, False
+            ),
             unit_type_names=[unit.name for unit in units],
             unit_type_shorthands=[unit.shorthand for unit in units],
             unit_type_velocities=jnp.asarray(column("speed")),
@@ -64,20 +70,34 @@ class Battle(SMAX):
             walls_cause_death=battle.walls_kill,
             max_steps=battle.limit - 1,  # JaxMARL tests the counter before it counts
         )
-        self.max_health, self.damage, self.range, self.sight, self.speed, self.cooldown, self.heal = (
-            column(name)[types] for name in ("health", "damage", "range", "sight", "speed", "cooldown", "heal")
+        (
+            self.max_health,
+            self.damage,
+            self.range,
+            self.sight,
+            self.speed,
+            self.cooldown,
+            self.heal,
+        ) = (
+            column(name)[types]
+            for name in ("health", "damage", "range", "sight", "speed", "cooldown", "heal")
         )
         self.kind = np.eye(len(units), dtype=np.float32)[types]
         self.size = np.array([self.map_width, self.map_height], np.float32)
         self.is_ally = np.arange(self.num_agents) < self.num_allies
-        self.last_slot = np.where(self.is_ally, self.num_ally_actions - 1, self.num_enemy_actions - 1).astype(np.float32)
+        self.last_slot = np.where(
+            self.is_ally, self.num_ally_actions - 1, self.num_enemy_actions - 1
+        ).astype(np.float32)
         ground = ~np.array([unit.flies for unit in units])[types]
         radius = column("radius")[types]
         # Distance [U, U] that ground units keep from each other.
-        self.apart = np.where(ground[:, None] & ground, radius[:, None] + radius, 0.0).astype(np.float32)
+        self.apart = np.where(ground[:, None] & ground, radius[:, None] + radius, 0.0).astype(
+            np.float32
+        )
         self.others = np.array(
             [  # in the order in which a unit sees the others: its own team first
-                [j for j in range(self.num_agents)[:: 1 if i < self.num_allies else -1] if j != i] for i in range(self.num_agents)
+                [j for j in range(self.num_agents)[:: 1 if i < self.num_allies else -1] if j != i]
+                for i in range(self.num_agents)
             ]
         )
 
@@ -86,7 +106,8 @@ class Battle(SMAX):
         moves, attacks = self._decode_discrete_actions(actions)
         units = jnp.arange(self.num_agents)
         slot = attacks - self.num_movement_actions
-        target = jnp.where(self.is_ally, self.num_allies + slot, self.num_allies - 1 - slot)  # enemies count backwards
+        # enemies count backwards
+        target = jnp.where(self.is_ally, self.num_allies + slot, self.num_allies - 1 - slot)
         aims = (slot >= 0)[:, None] & (target[:, None] == units)  # [U, U] whom each unit shoots at
         healers = self.is_ally & (self.heal > 0)
         tends = (healers & (slot >= 0))[:, None] & (slot[:, None] == units) & self.is_ally
@@ -94,21 +115,35 @@ class Battle(SMAX):
 
         def substep(carry: tuple[Array, ...], jitter: Array) -> tuple[tuple[Array, ...], None]:
             position, health, cooldown, alive = carry
-            reach = (_distances(position) < self.range[:, None]) & alive[:, None] & alive  # [U, U] who may act on whom
+            # [U, U] who may act on whom
+            reach = (_distances(position) < self.range[:, None]) & alive[:, None] & alive
             hits = aims & reach & (cooldown <= 0.0)[:, None] & (self.damage > 0.0)[:, None]
             fires = jnp.any(hits, 1)
-            cooldown = cooldown + jnp.where(fires, self.cooldown + jitter - cooldown, -self.time_per_step)
-            health = jnp.maximum(health - jnp.sum(jnp.where(hits, self.damage[:, None], 0.0), 0), 0.0)
+            cooldown = cooldown + jnp.where(
+                fires, self.cooldown + jitter - cooldown, -self.time_per_step
+            )
+            health = jnp.maximum(
+                health - jnp.sum(jnp.where(hits, self.damage[:, None], 0.0), 0), 0.0
+            )
             if self.heal.any():
                 health = self._healed(health, reach, tends)
-            moved = jnp.clip(position + moves * self.speed[:, None] * self.time_per_step, 0.0, self.size)
+            moved = jnp.clip(
+                position + moves * self.speed[:, None] * self.time_per_step, 0.0, self.size
+            )
             position = jnp.where(alive[:, None], moved, position)
             if self.walls_cause_death:
-                health = jnp.where(jnp.any((position <= 0.0) | (position >= self.size), -1), 0.0, health)
+                health = jnp.where(
+                    jnp.any((position <= 0.0) | (position >= self.size), -1), 0.0, health
+                )
             alive = health > 0.0
             return (self._pushed(position, alive), health, cooldown, alive), None
 
-        start = (state.unit_positions, state.unit_health, state.unit_weapon_cooldowns, state.unit_alive)
+        start = (
+            state.unit_positions,
+            state.unit_health,
+            state.unit_weapon_cooldowns,
+            state.unit_alive,
+        )
         (position, health, cooldown, alive), _ = jax.lax.scan(substep, start, jitter)
         return state.replace(
             unit_positions=position,
@@ -129,27 +164,41 @@ class Battle(SMAX):
             return key, now
 
         _, keys = jax.lax.scan(split, key, None, length=self.world_steps_per_env_step)
-        draw = functools.partial(jax.random.uniform, minval=-self.time_per_step, maxval=2 * self.time_per_step)
+        draw = functools.partial(
+            jax.random.uniform, minval=-self.time_per_step, maxval=2 * self.time_per_step
+        )
         return jax.vmap(lambda key: jax.vmap(draw)(jax.random.split(key, self.num_agents)))(keys)
 
     def _healed(self, health: Array, reach: Array, tends: Array) -> Array:
         """Health [U] after the medivacs' work of one substep; the dead stay dead."""
         other = ~np.eye(self.num_agents, dtype=bool)
         injured = (health > 0.0) & (health < self.max_health)
-        own = (~self.is_ally & (self.heal > 0))[:, None] & ~self.is_ally & other & reach & injured  # [U, U] enemy medivacs' choice
+        # [U, U] enemy medivacs' choice
+        own = (~self.is_ally & (self.heal > 0))[:, None] & ~self.is_ally & other & reach & injured
         worst = jnp.argmin(jnp.where(own, health / self.max_health, jnp.inf), 1)
         own = own & (worst[:, None] == jnp.arange(self.num_agents))
-        gain = jnp.sum(jnp.where((tends & other & reach) | own, self.heal[:, None] * self.time_per_step, 0.0), 0)
+        gain = jnp.sum(
+            jnp.where((tends & other & reach) | own, self.heal[:, None] * self.time_per_step, 0.0),
+            0,
+        )
         return jnp.where(injured, jnp.minimum(health + gain, self.max_health), health)
 
     def _pushed(self, position: Array, alive: Array) -> Array:
-        """Positions [U, 2] after units that overlap have pushed each other half of the way apart."""
+        """Positions [U, 2] after units that overlap have pushed each other half of the way
+        apart.
+        """
         x, y = position[:, 0], position[:, 1]
         # One array per coordinate: a last axis of two is slow on a CPU.
         away_x, away_y = x[:, None] - x, y[:, None] - y
-        overlap = jax.nn.relu(self.apart / (_distances(position) + np.eye(self.num_agents, dtype=np.float32) + 1e-6) - 1.0)
+        overlap = jax.nn.relu(
+            self.apart / (_distances(position) + np.eye(self.num_agents, dtype=np.float32) + 1e-6)
+            - 1.0
+        )
         overlap = jnp.where(alive[:, None] & alive, overlap, 0.0)
-        pushed = position + jnp.stack([jnp.sum(away_x * overlap, 1), jnp.sum(away_y * overlap, 1)], -1) / 2
+        pushed = (
+            position
+            + jnp.stack([jnp.sum(away_x * overlap, 1), jnp.sum(away_y * overlap, 1)], -1) / 2
+        )
         if not self.walls_cause_death:
             pushed = jnp.clip(pushed, 0.0, self.size)
         return jnp.where((alive & (self.speed > 0.0))[:, None], pushed, position)
@@ -159,17 +208,27 @@ class Battle(SMAX):
         return state.replace(unit_positions=self._pushed(state.unit_positions, state.unit_alive))
 
     def observe(self, state: Any, who: slice = slice(None)) -> Array:
-        """JaxMARL's `unit_list` observations of the units `who` [.., O]: the others in sight, then oneself."""
+        """JaxMARL's `unit_list` observations of the units `who` [.., O]: the others in sight, then
+        oneself.
+        """
         alive, position, others = state.unit_alive, state.unit_positions, self.others[who]
         health, cooldown = self.fractions(state)
         target = state.prev_attack_actions / self.last_slot
-        seen = jnp.concatenate([state.prev_movement_actions, target[:, None], cooldown[:, None], self.kind], -1)
+        seen = jnp.concatenate(
+            [state.prev_movement_actions, target[:, None], cooldown[:, None], self.kind], -1
+        )
         sight = self.sight[who, None]
         away = (position[others] - position[who, None]) / sight[..., None]
         view = jnp.concatenate([health[others][..., None], away, seen[others]], -1)
-        visible = (jnp.take_along_axis(_distances(position)[who], others, 1) < sight) & alive[others] & alive[who, None]
+        visible = (
+            (jnp.take_along_axis(_distances(position)[who], others, 1) < sight)
+            & alive[others]
+            & alive[who, None]
+        )
         view = jnp.where(visible[..., None], view, 0.0)
-        own = jnp.concatenate([health[:, None], position / self.size, cooldown[:, None], self.kind], -1)
+        own = jnp.concatenate(
+            [health[:, None], position / self.size, cooldown[:, None], self.kind], -1
+        )
         own = jnp.where(alive[:, None], own, 0.0)[who]
         return jnp.concatenate([view.reshape(len(others), -1), own], -1)
 
@@ -179,13 +238,19 @@ class Battle(SMAX):
 
     def fractions(self, state: Any) -> tuple[Array, Array]:
         """Health [U] and weapon cooldowns [U] as fractions of the most."""
-        return state.unit_health / self.max_health, jnp.clip(state.unit_weapon_cooldowns / self.cooldown, 0.0, 1.0)
+        return state.unit_health / self.max_health, jnp.clip(
+            state.unit_weapon_cooldowns / self.cooldown, 0.0, 1.0
+        )
 
     def ally_actions(self, state: Any) -> Array:
-        """Mask [N, A] of the allies' actions: the dead may only stop; attack what lives in range, or heal it."""
+        """Mask [N, A] of the allies' actions: the dead may only stop; attack what lives in range,
+        or heal it.
+        """
         n = self.num_allies
         alive = state.unit_alive
-        reach = (_distances(state.unit_positions) < self.range[:, None])[:n] & alive[:n, None] & alive
+        reach = (
+            (_distances(state.unit_positions) < self.range[:, None])[:n] & alive[:n, None] & alive
+        )
         slots = reach[:, n:]
         medivac = self.heal[:n] > 0
         if medivac.any():
@@ -205,10 +270,10 @@ def _distances(position: Array) -> Array:
 class SMAXGame(HeuristicEnemySMAX):
     """A battle seen by the allies, against JaxMARL's scripted enemies.
 
-    The global state [S] has U units, allies first (`num_allies` of them), then enemies, and consists of
-    U health fractions; U positions (x, y) as fractions of the map; U weapon cooldowns as fractions;
-    U last moves (x, y); U last targets, scaled as in the observations; U one-hot unit types. A dead
-    unit is all zeros but for its type.
+    The global state [S] has U units, allies first (`num_allies` of them), then enemies, and
+    consists of U health fractions; U positions (x, y) as fractions of the map; U weapon cooldowns
+    as fractions; U last moves (x, y); U last targets, scaled as in the observations; U one-hot unit
+    types. A dead unit is all zeros but for its type.
     """
 
     def __init__(self, battle: Map, reward: str) -> None:
@@ -230,19 +295,26 @@ class SMAXGame(HeuristicEnemySMAX):
         state = EnemyState(state=start, enemy_policy_state=self.get_enemy_policy_initial_state(key))
         return self.get_obs(state), state
 
-    def step_env(self, key: Key, state: Any, actions: dict[str, Array]) -> tuple[Any, Any, Any, Any, Any]:
+    def step_env(
+        self, key: Key, state: Any, actions: dict[str, Array]
+    ) -> tuple[Any, Any, Any, Any, Any]:
         """JaxMARL's step without auto-reset, with both end flags in `info`."""
         before = state.state
         key, enemy_key = jax.random.split(key)
         seen = self._env.observe(before, slice(self.num_allies, None))
         scripted, memory = self.get_enemy_actions(enemy_key, state.enemy_policy_state, seen)
-        joint = jnp.stack([actions[agent] for agent in self.agents] + [scripted[agent] for agent in self.enemy_agents])
+        joint = jnp.stack(
+            [actions[agent] for agent in self.agents]
+            + [scripted[agent] for agent in self.enemy_agents]
+        )
         after = self._env.advance(key, before, joint)
         alive = after.unit_alive
         terminated = ~jnp.any(alive[: self.num_allies]) | ~jnp.any(alive[self.num_allies :])
         info = {"terminated": terminated, "truncated": (after.step >= self.horizon) & ~terminated}
         dones = {agent: ~alive[i] for i, agent in enumerate(self.agents)} | {"__all__": after.done}
-        rewards = dict.fromkeys(self.agents, self.team_reward(before.unit_health, after.unit_health))
+        rewards = dict.fromkeys(
+            self.agents, self.team_reward(before.unit_health, after.unit_health)
+        )
         state = state.replace(state=after, enemy_policy_state=memory)
         return self.get_obs(state), state, rewards, dones, info
 
@@ -260,7 +332,9 @@ class SMAXGame(HeuristicEnemySMAX):
 
     def get_obs(self, state: Any) -> dict[str, Array]:
         """JaxMARL's observations by ally."""
-        return dict(zip(self.agents, self._env.observe(state.state, slice(self.num_allies)), strict=True))
+        return dict(
+            zip(self.agents, self._env.observe(state.state, slice(self.num_allies)), strict=True)
+        )
 
     def get_avail_actions(self, state: Any) -> dict[str, Array]:
         """Masks by ally, float."""
@@ -271,8 +345,17 @@ class SMAXGame(HeuristicEnemySMAX):
         inner, game = self._env, state.state
         health, cooldown = inner.fractions(game)
         target = game.prev_attack_actions / inner.last_slot
-        parts = [health, game.unit_positions / inner.size, cooldown, game.prev_movement_actions, target]
-        alive = [jnp.where(game.unit_alive[:, None], part.reshape(self.num_units, -1), 0.0).reshape(-1) for part in parts]
+        parts = [
+            health,
+            game.unit_positions / inner.size,
+            cooldown,
+            game.prev_movement_actions,
+            target,
+        ]
+        alive = [
+            jnp.where(game.unit_alive[:, None], part.reshape(self.num_units, -1), 0.0).reshape(-1)
+            for part in parts
+        ]
         return jnp.concatenate([*alive, inner.kind.reshape(-1)])
 
     def health(self, state: Any) -> Any:
@@ -280,24 +363,31 @@ class SMAXGame(HeuristicEnemySMAX):
         return state[..., : self.num_units]
 
     def positions(self, state: Any) -> Any:
-        """Positions [..., U, 2] (x, y) in map units (the map is 32 x 32) in a global state [..., S]; allies first."""
+        """Positions [..., U, 2] (x, y) in map units (the map is 32 x 32) in a global state [...,
+        S]; allies first.
+        """
         flat = state[..., self.num_units : 3 * self.num_units]
         return flat.reshape(*flat.shape[:-1], self.num_units, 2) * self._env.size
 
     def won(self, state: Any) -> Any:
-        """Whether a final global state [..., S] is a win: no enemy alive, some ally alive (both dead is a draw)."""
+        """Whether a final global state [..., S] is a win: no enemy alive, some ally alive (both
+        dead is a draw).
+        """
         health = self.health(state)
-        return (health[..., self.num_allies :] <= 0).all(-1) & (health[..., : self.num_allies] > 0).any(-1)
+        return (health[..., self.num_allies :] <= 0).all(-1) & (
+            health[..., : self.num_allies] > 0
+        ).any(-1)
 
 
 def make_smax(family: str, map_name: str, reward: str = "x10") -> FromJaxMARL:
     """A battle as an `Env`; the same object for the same arguments.
 
-    family: `smax` (JaxMARL's maps and numbers) or `smax-x` (four more maps). reward: `x10`, ten times
-    SMAX's own, that is 10 x the mean health fraction that enemies lost, and 10 for a win; or `smac`, as
-    SMAC pays: health points that enemies lost, 10 for a kill, 200 for a win, scaled. Either way the best
-    possible return is 20, save that health which an enemy medivac restored (MMM2) may be taken, and
-    paid, again. Raises UnknownName for an unknown family, map or reward.
+    family: `smax` (JaxMARL's maps and numbers) or `smax-x` (four more maps). reward: `x10`, ten
+        times
+    SMAX's own, that is 10 x the mean health fraction that enemies lost, and 10 for a win; or
+    `smac`, as SMAC pays: health points that enemies lost, 10 for a kill, 200 for a win, scaled.
+    Either way the best possible return is 20, save that health which an enemy medivac restored
+    (MMM2) may be taken, and paid, again. Raises UnknownName for an unknown family, map or reward.
     """
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
@@ -321,7 +411,9 @@ def _make(family: str, map_name: str, reward: str) -> FromJaxMARL:
         discrete=True,
         horizon=battle.limit,
         agent_types=battle.allies,
-        return_scale=ReturnScale(0.0, BEST, "no damage done; all enemies killed and the battle won"),
+        return_scale=ReturnScale(
+            0.0, BEST, "no damage done; all enemies killed and the battle won"
+        ),
     )
     radii = np.array([battle.units[kind].radius for kind in battle.allies + battle.enemies])
     kinds = ("ally",) * game.num_allies + ("enemy",) * game.num_enemies

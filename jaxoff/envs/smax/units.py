@@ -1,8 +1,8 @@
 """Unit types and maps of SMAX, as data.
 
 `MAPS` are JaxMARL's own, with JaxMARL's numbers (Rutherford et al., 2024) and SMAC's step limits
-(Samvelyan et al., 2019). `X_MAPS` are four SMAC maps that SMAX lacks, with a longer unit table; their
-scores stand for themselves, so that they are a family of their own.
+(Samvelyan et al., 2019). `X_MAPS` are four SMAC maps that SMAX lacks, with a longer unit table;
+their scores stand for themselves, so that they are a family of their own.
 """
 
 from __future__ import annotations
@@ -44,10 +44,18 @@ UNITS = (
     Unit("zergling", "z", 35, 5, 2, 8, 4.13, 0.375, 0.5),
     Unit("hydralisk", "h", 80, 12, 5, 9, 3.15, 0.625, 0.59),
 )
-MARINE, MARAUDER, STALKER, ZEALOT, ZERGLING, HYDRALISK, COLOSSUS, SPINE_CRAWLER, MEDIVAC = ([i] for i in range(9))
+MARINE, MARAUDER, STALKER, ZEALOT, ZERGLING, HYDRALISK, COLOSSUS, SPINE_CRAWLER, MEDIVAC = (
+    [i] for i in range(9)
+)
 
 
-def _map(allies: list[int], enemies: list[int], limit: int, units: tuple[Unit, ...] = UNITS, walls_kill: bool = True) -> Map:
+def _map(
+    allies: list[int],
+    enemies: list[int],
+    limit: int,
+    units: tuple[Unit, ...] = UNITS,
+    walls_kill: bool = True,
+) -> Map:
     return Map(tuple(allies), tuple(enemies), limit, units, walls_kill)
 
 
@@ -71,19 +79,25 @@ X_UNITS = (
     _STOCK["marauder"]._replace(speed=3.15),  # in the time unit of the others
     _STOCK["stalker"],
     _STOCK["zealot"]._replace(damage=16),  # both blows
-    _STOCK["zergling"]._replace(range=1.2),  # with 2, two ranks reach one zealot and corridor is never won
+    # with 2, two ranks reach one zealot and corridor is never won
+    _STOCK["zergling"]._replace(range=1.2),
     _STOCK["hydralisk"],
     Unit("colossus", "c", 350, 20, 7, 10, 3.15, 1.0, 1.07),  # two beams of 10, no splash
     Unit("spine_crawler", "S", 300, 30, 7, 11, 0, 0.875, 1.32),
     Unit("medivac", "d", 150, 0, 4, 11, 3.5, 0.75, 1.0, heal=12.6, flies=True),
 )
-# Against the armoured spine crawler, a stalker's damage; its cooldown in the time unit of the others.
+# Against the armoured spine crawler, a stalker's damage; its cooldown in the time unit of the
+# others.
 _VS_ARMOUR = (*X_UNITS[:2], X_UNITS[2]._replace(damage=18, cooldown=1.34), *X_UNITS[3:])
 
 X_MAPS = {
-    "1c3s5z": _map(COLOSSUS + 3 * STALKER + 5 * ZEALOT, COLOSSUS + 3 * STALKER + 5 * ZEALOT, 180, X_UNITS),
+    "1c3s5z": _map(
+        COLOSSUS + 3 * STALKER + 5 * ZEALOT, COLOSSUS + 3 * STALKER + 5 * ZEALOT, 180, X_UNITS
+    ),
     "2s_vs_1sc": _map(2 * STALKER, SPINE_CRAWLER, 300, _VS_ARMOUR),
     "corridor": _map(6 * ZEALOT, 24 * ZERGLING, 400, X_UNITS, walls_kill=False),
-    "MMM2": _map(MEDIVAC + 2 * MARAUDER + 7 * MARINE, MEDIVAC + 3 * MARAUDER + 8 * MARINE, 180, X_UNITS),
+    "MMM2": _map(
+        MEDIVAC + 2 * MARAUDER + 7 * MARINE, MEDIVAC + 3 * MARAUDER + 8 * MARINE, 180, X_UNITS
+    ),
 }
 FAMILIES = {"smax": MAPS, "smax-x": X_MAPS}
