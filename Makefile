@@ -24,38 +24,38 @@ setup-cuda: $(READY)      ## the same with CUDA wheels, for an NVIDIA accelerato
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[cuda]'
 
 benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)
-	$(BIN)/python -m experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE)
 
 inspo pjap omar yanhui: $(READY) ## one paper: every table and figure   (SCALE=...)
-	$(BIN)/python -m experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE)
 
 inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -smax: tables 4-7; -tune: coefficients
-	$(BIN)/python -m experiments.inspo $* --scale $(SCALE) --out $(RESULTS)/inspo-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.inspo $* --scale $(SCALE) --out $(RESULTS)/inspo-$(SCALE)
 
 pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras; -fig6: sequences   (DATA=folder of public data)
-	$(BIN)/python -m experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE) $(if $(DATA),--data-dir $(DATA))
+	$(BIN)/python -m jaxoff.experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE) $(if $(DATA),--data-dir $(DATA))
 
 omar-%: $(READY)          ## a part: omar-landscape -motivation -agents -control -online -mpe -mujoco -smac -maze -centralised -search (DATA=...)
-	$(BIN)/python -m experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE) $(if $(DATA),--data-dir $(DATA))
+	$(BIN)/python -m jaxoff.experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE) $(if $(DATA),--data-dir $(DATA))
 
 sit: $(READY)             ## SIT: table 1 and every figure; hours   (SCALE=...)
-	$(BIN)/python -m experiments.sit all --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.sit all --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
 
 sit-%: $(READY)           ## a part: sit-table1, sit-fig1f -fig3 -fig4a -fig4b -fig4c -fig7 -fig8, -fig9 ... -fig20; -claim: few maps (-claim-mpe, -claim-smax); -tune
-	$(BIN)/python -m experiments.sit $* --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.sit $* --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
 
 yanhui-%: $(READY)        ## a part: yanhui-table1, -table2, -fig1, -fig2; -claim: 3m with YANHUI, MADT, BC
-	$(BIN)/python -m experiments.yanhui $* --scale $(SCALE) --out $(RESULTS)/yanhui-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.yanhui $* --scale $(SCALE) --out $(RESULTS)/yanhui-$(SCALE)
 
 bench: $(READY)           ## updates/s of each learner, tokens/s of transformers, by number of runs; writes experiments/bench/
-	$(BIN)/python -m experiments.bench
+	$(BIN)/python -m jaxoff.experiments.bench
 
 bench-omar: $(READY)      ## OMAR's rounds/s beside PyTorch; installs torch, or takes PEER_PYTHON=an interpreter that has it (PUBLIC=the authors' checkout)
 	test -n '$(PEER_PYTHON)' || $(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
-	$(BIN)/python -m experiments.bench.omar $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(if $(PUBLIC),--public $(PUBLIC))
+	$(BIN)/python -m jaxoff.experiments.bench.omar $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(if $(PUBLIC),--public $(PUBLIC))
 
 datasets: $(READY)        ## every dataset that has a recipe, and a table of what they hold; hours   (what is there is kept)
-	$(BIN)/python -m experiments.datasets --out $(RESULTS)/datasets
+	$(BIN)/python -m jaxoff.experiments.datasets --out $(RESULTS)/datasets
 
 report: $(READY)          ## tables, curves and a page from every result in $(RESULTS), without training
 	$(BIN)/jaxoff report $(RESULTS)
@@ -66,12 +66,14 @@ test: $(READY)            ## the tests, on every core
 test-all: $(READY)        ## the same, and those marked slow
 	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0 tests
 
+# mypy sees the folders as they are installed: baselines/ and experiments/ below jaxoff/.
 lint: $(READY)            ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@rm -rf .types && mkdir -p .types/jaxoff && ln -s $(CURDIR)/jaxoff/* $(CURDIR)/baselines $(CURDIR)/experiments .types/jaxoff
+	cd .types && $(CURDIR)/$(BIN)/mypy --config-file ../pyproject.toml --package jaxoff
 
 check: lint test          ## what CI runs
 
 clean:                    ## remove .venv and caches; results stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) .types build .pytest_cache .ruff_cache .mypy_cache *.egg-info

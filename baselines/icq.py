@@ -3,12 +3,12 @@ values of the data's own actions.
 
 Eq. 12, weights of the next values -> critic_target; Eq. 14, value and policy losses -> critic_loss,
 actor_loss. Discrete and continuous, with a linear mixer: Q_tot = sum_i w_i(s) Q_i + b(s). The
-    MA-ICQ of Pan et al. (OMAR, 2022), for
+MA-ICQ of Pan et al. (OMAR, 2022), for
 continuous actions and without a mixer, is a method of its own: maicq.py.
 Differs: padding is outside every softmax; a step whose next action the data do not hold (the last
 of a window, unless terminated) ends the lambda-return with its value and is no target (truncation).
 As the released code, not the paper, by default: temperature 1000 in the critic, advantages in the
-    actor's weights (actor_weight). As the paper, not the
+actor's weights (actor_weight). As the paper, not the
 code: lambda .8 (code .75), clip 10 (20), one step for all times (per_timestep), pure pi
     (epsilon_start).
 """

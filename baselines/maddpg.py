@@ -6,13 +6,13 @@ Exact form (`critic="exact"`, `actor="constant"`): in a stateless game with know
 is the payoff, a policy is one number per agent and action dimension, and an update is one plain
 gradient step of size eta for all agents at once, from the old policies.
 Learned form: policies with tanh (MLP, or GRU over windows), twin critics on (state, joint action),
-    slow copies.
+slow copies.
 With `num_samples` it is MADDPG+CQL as in OG-MARL: the conservative term of Kumar et al. (2020,
 appendix F), in whose samples every agent's action is out of the data -> conservative_loss.
 `independent`: each agent's critics see its own observation, action and reward (independent DDPG;
     TD3 without delay and noise with twins).
 Differs from Lowe et al.: twin critics (`critics=1`: one), whose minimum is the target and the
-    actor's objective, and
+actor's objective, and
 Polyak averaging after every step, as in OG-MARL. Every step has its own true successor, so the last
 of a window counts too.
 """

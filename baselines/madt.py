@@ -9,7 +9,7 @@ loss too (mask_loss=false: as released); steps at which an agent has a single av
 dead unit has, are left out of the loss; a window never crosses an episode, and a short one is
 padded at its end; a window's first step is drawn uniformly. The critic and the online stage, which
 no offline result uses, are not here. Controls: weighting=filter drops episodes below half of the
-    best return, weighting=return draws by positivity.
+best return, weighting=return draws by positivity.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ for each agent, continuous actions.
 a' is the data's next action, and the softmaxes run over the batch. pi is a Gaussian around a tanh
 net, whose log standard deviation, -6 + 6 sigmoid(p), is one number for each dimension. Evaluated by
 its mode it plays the mean. The authors of OMAR did not release theirs: nets, rates, batches and
-    order of updates are those of their base, which MA-CQL and
+order of updates are those of their base, which MA-CQL and
 OMAR share (jaxoff/learners/actor_critic.py). Differs from the single-agent code: twin critics,
 whose minimum counts; no weight decay. A step whose next action the window does not hold is left out
 of everything, unless it terminates.

@@ -4,10 +4,9 @@ current joint policy.
 A sampler, and so orthogonal to the method: `--sampler pjap` works with every actor.
 Eq. 6 -> priority_of; Eq. 7 (single steps) and Eq. 8 (windows) -> joint_distance.
 Differs from the paper: the distance is the mean over agents and action dimensions as in the
-    authors' code
-(Eq. 7 writes the sum, which `distance="sum"` gives; in the toy game alpha for it is a quarter of
-alpha for the mean); for discrete actions, which the paper does not treat, it is the mean over
-agents of 1 - pi_i(a_i). No importance weights: the bias is the purpose. Windows of a recurrent
+authors' code (Eq. 7 writes the sum, which `distance="sum"` gives; in the toy game alpha for it is a
+quarter of alpha for the mean); for discrete actions, which the paper does not treat, it is the mean
+over agents of 1 - pi_i(a_i). No importance weights: the bias is the purpose. Windows of a recurrent
 policy: refresh=0 refreshes those of the training batch, as in the authors' code, which also ramps
     the steepness up (`ramp`), without a word in the paper.
 Their later code refreshes 1,024 other windows instead, without the ramp (`refresh_from`).

@@ -5,8 +5,8 @@ I. An ensemble shares the team's reward out, Eq. 1-3 -> jaxoff/learners/decompos
 rewards, their uncertainty and the priority of every trajectory, Eq. 4-7 -> prepare,
 jaxoff/losses/credit.py; a replay for each type of agents is an index over the one dataset ->
 data/samplers.py, trajectories. III. Each agent i learns from trajectories of any agent j of its
-    type, drawn for it alone: Eq. 8 -> Critic, Eq. 9 -> critic_target, critic_loss, Eq. 10 ->
-    actor_loss.
+type, drawn for it alone: Eq. 8 -> Critic, Eq. 9 -> critic_target, critic_loss, Eq. 10 ->
+actor_loss.
 Differs: Eq. 10 ends in Q_i, whose gradient is zero; log pi_i stands there, as in what it cites. Eq.
 9 lacks the end of episodes; the data hold no action after the last step, so a truncated episode
 ends like a terminated one (truncation). Eq. 6 prints a discount that grows. 1/u is bounded

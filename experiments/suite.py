@@ -1,4 +1,4 @@
-"""`python -m experiments.suite`: every table and figure of the embedded suite, on one page."""
+"""`python -m jaxoff.experiments.suite`: all of the embedded suite, on one page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from jaxoff import runtime
 
 def main() -> None:
     """Run InSPO's and PJAP's experiments and write index.html."""
-    from experiments.arguments import parse
-    from experiments.inspo import command as inspo
-    from experiments.pjap import command as pjap
+    from jaxoff.experiments.arguments import parse
+    from jaxoff.experiments.inspo import command as inspo
+    from jaxoff.experiments.pjap import command as pjap
+
     from jaxoff.report.html import Section, index
 
     chosen = parse(
-        "experiments.suite",
+        "jaxoff.experiments.suite",
         "Games and Bridge: InSPO and PJAP.",
         ("inspo", "pjap"),
         "results/benchmark",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import platform
 import subprocess
@@ -46,10 +47,16 @@ def hardware() -> str:
 
 @functools.cache
 def git_commit() -> str:
-    """Commit of the source tree, with `-dirty` if it was changed since; "unknown" outside a
-    checkout.
+    """Commit of jaxoff's own source tree, with `-dirty` if it was changed since.
+
+    An installed jaxoff tells the commit that pip was asked for, or else its version: never the
+    commit of a repository that the environment happens to lie in.
     """
     root = Path(__file__).resolve().parent.parent
+    if not ((root / ".git").exists() and (root / "pyproject.toml").exists()):
+        origin = json.loads(metadata.distribution("jaxoff").read_text("direct_url.json") or "{}")
+        commit = origin.get("vcs_info", {}).get("commit_id", "")
+        return commit[:12] or f"version {metadata.version('jaxoff')}"
     call = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=True)
     try:
         commit = call(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()

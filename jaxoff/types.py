@@ -207,7 +207,7 @@ class Stage(NamedTuple):
     state of the stage before. None stands for learner.init(key).
     sampler(state) -> Sampler: the stage's own, which may use what `prepare` computed; None stands
     for the sampler that the user chose. reports: how often a stage that is not the last tells its
-        metrics.
+    metrics.
     """
 
     name: str

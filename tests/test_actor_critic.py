@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxoff.baselines import maicq, td3bc
+from jaxoff.baselines.cql import agents as cql_agents
+from jaxoff.baselines.cql import continuous as cql
+from jaxoff.baselines.omar import continuous as omar
 
-from baselines import maicq, td3bc
-from baselines.cql import agents as cql_agents
-from baselines.cql import continuous as cql
-from baselines.omar import continuous as omar
 from jaxoff import registry
 from jaxoff.config import checked
 from jaxoff.data.dataset import place

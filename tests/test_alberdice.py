@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jaxoff.baselines import alberdice
 
-from baselines import alberdice
 from jaxoff.batches import flatten
 from jaxoff.config import checked
 from jaxoff.data import recipes, samplers

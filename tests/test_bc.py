@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jaxoff.baselines import bc
 
-from baselines import bc
 from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.envs.games.bridge import make_bridge

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxoff.baselines.bcq import discrete as bcq
 
-from baselines.bcq import discrete as bcq
 from jaxoff.types import UNAVAILABLE, TimeStep
 from tests.reference import value_numpy as ref
 from tests.reference import value_toys as toys

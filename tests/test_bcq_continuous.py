@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jaxoff.baselines.bcq import continuous as bcq
 
-from baselines.bcq import continuous as bcq
 from jaxoff.config import checked
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests.reference import bcq_continuous_numpy as ref

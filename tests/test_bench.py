@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from jaxoff.experiments.bench import speed, tokens
+from jaxoff.experiments.jobs import Column
+from jaxoff.experiments.yanhui import runs
 
-from experiments.bench import speed, tokens
-from experiments.jobs import Column
-from experiments.yanhui import runs
 from jaxoff.training import TrainSpec
 
 GAME = "matrix/xor/b"  # 2 agents, one step

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxoff.baselines.omar import continuous as omar
+from jaxoff.experiments.bench import omar as bench
+from jaxoff.experiments.bench import speed
 
-from baselines.omar import continuous as omar
-from experiments.bench import omar as bench
-from experiments.bench import speed
 from jaxoff import registry
 from jaxoff.learners.actor_critic import deal
 from jaxoff.names import DataOptions
@@ -25,7 +25,7 @@ from jaxoff.types import EnvSpec, Transition
 from tests.test_actor_critic import batch_of, double, part
 
 torch = pytest.importorskip("torch")
-from experiments.bench import omar_torch as peer  # noqa: E402
+from jaxoff.experiments.bench import omar_torch as peer  # noqa: E402
 
 M, N, OBS, A = 32, 3, 3, 2
 SPEC = EnvSpec("small", N, OBS, 4, A, False, 25)

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jaxoff.baselines.cfcql import continuous as cfcql_continuous
+from jaxoff.baselines.cfcql import discrete as cfcql
 
-from baselines.cfcql import continuous as cfcql_continuous
-from baselines.cfcql import discrete as cfcql
 from jaxoff.config import checked
 from jaxoff.losses.conservative import agent_weights
 from jaxoff.types import EnvSpec, TimeStep, Transition

@@ -361,7 +361,7 @@ def test_play_says_where_there_is_no_picture(job):
         ("train bc matrix/xor/b --set hidden", "--set: expected NAME=VALUE, found 'hidden'"),
         (
             "train bc matrix/xor/b --set hidden=wide",
-            "baselines.bc.Config.hidden: expected int, found 'wide'",
+            "jaxoff.baselines.bc.Config.hidden: expected int, found 'wide'",
         ),
         ("train bc matrix/xor/b --grid lr=fast", "grid field 'lr': expected numbers, found 'fast'"),
         ("train bc matrix/xor/b --grid hidden=2,0", "field 'hidden': expected at least 1, found 0"),
@@ -529,8 +529,8 @@ def test_methods_lists_every_form_with_its_actions(capsys):
     assert {row["method"] for row in rows} == set(registry.learner_names())
     omar = [(row["actions"], row["code"]) for row in rows if row["method"] == "omar"]
     assert omar == [
-        ("discrete", "baselines.omar.discrete"),
-        ("continuous", "baselines.omar.continuous"),
+        ("discrete", "jaxoff.baselines.omar.discrete"),
+        ("continuous", "jaxoff.baselines.omar.continuous"),
     ]
     assert all(row["about"] and row["page"] == f"docs/methods/{row['method']}.md" for row in rows)
     cli.main(["methods"])

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxoff.baselines.cql import agents as cql_agents
+from jaxoff.baselines.cql import continuous as cql
+from jaxoff.baselines.cql import team as cql_team
+from jaxoff.baselines.omar import continuous as omar
 
-from baselines.cql import agents as cql_agents
-from baselines.cql import continuous as cql
-from baselines.cql import team as cql_team
-from baselines.omar import continuous as omar
 from jaxoff.config import checked
 from jaxoff.learners.actor_critic import Mine
 from tests.reference import actor_critic_numpy as ref

@@ -6,8 +6,8 @@ import json
 import tomllib
 
 import pytest
+from jaxoff.experiments.inspo import command, runs, tuning
 
-from experiments.inspo import command, runs, tuning
 from jaxoff import registry
 from jaxoff.config import config_fields
 from jaxoff.names import Task

@@ -7,8 +7,8 @@ from __future__ import annotations
 import csv
 
 import pytest
+from jaxoff.experiments.datasets import table
 
-from experiments.datasets import table
 from jaxoff import registry, runtime
 from jaxoff.names import UnknownName
 
@@ -55,7 +55,7 @@ def test_the_heads_name_hardware_commit_seed_and_command(made):
     for name in ("datasets.csv", "datasets.md"):
         text = (out / name).read_text()
         command = (
-            "`python -m experiments.datasets --seed 1 --episodes 3 --tasks "
+            "`python -m jaxoff.experiments.datasets --seed 1 --episodes 3 --tasks "
             "'matrix/xor/[bd]' poly/sign/uniform`"
         )
         assert all(

@@ -8,10 +8,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from jaxoff.experiments.jobs import Column
+from jaxoff.experiments.omar import command, gains, references, runs, sources
+from jaxoff.experiments.omar.gains import Gain
 
-from experiments.jobs import Column
-from experiments.omar import command, gains, references, runs, sources
-from experiments.omar.gains import Gain
 from jaxoff import registry
 from jaxoff.config import config_fields
 from jaxoff.data.dataset import place

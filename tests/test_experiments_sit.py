@@ -7,8 +7,8 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from jaxoff.experiments.sit import command, runs
 
-from experiments.sit import command, runs
 from jaxoff import registry
 from jaxoff.report import tables
 from jaxoff.training.spec import resolve

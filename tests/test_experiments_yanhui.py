@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from jaxoff.experiments import checks as shared_checks
+from jaxoff.experiments.yanhui import checks, command, runs
 
-from experiments import checks as shared_checks
-from experiments.yanhui import checks, command, runs
 from jaxoff.report import tables
 from jaxoff.training.spec import resolve
 

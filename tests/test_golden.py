@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxoff.baselines.macql import tree_backup
 
-from baselines.macql import tree_backup
 from jaxoff import registry
 from jaxoff.config import config_fields
 from jaxoff.envs.mamujoco.mjx import MJXState, make_mamujoco

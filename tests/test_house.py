@@ -24,26 +24,28 @@ HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names.
 
 
 def part_of(module: str) -> str:
-    """The part of the house that a module belongs to: `jaxoff.data.disk` to `data`, `baselines.bc`
-    to `baselines`.
-    """
-    first, *rest = module.split(".")
-    return rest[0] if first == "jaxoff" and rest else first
+    """The part of the house that a module belongs to: `jaxoff.data.disk` to `data`."""
+    return [*module.split("."), module][1]
+
+
+def installed(path: Path) -> str:
+    """The module's name: baselines/ and experiments/ are installed below jaxoff."""
+    name = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+    return name if name.split(".")[0] == "jaxoff" else f"jaxoff.{name}"
+
+
+def modules() -> dict[str, Path]:
+    """Module -> file, of all that is installed."""
+    folders = [ROOT / name for name in ("jaxoff", "baselines", "experiments")]
+    files = [path for folder in folders for path in folder.rglob("*.py")]
+    return {installed(path.relative_to(ROOT)): path for path in files}
 
 
 def imports() -> dict[str, set[str]]:
     """Module -> modules of the repository that it imports, inside functions too; imports for type
     checkers are none.
     """
-    files = [
-        path
-        for name in ("jaxoff", "baselines", "experiments")
-        for path in (ROOT / name).rglob("*.py")
-    ]
-    names = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in files
-    }
+    names = modules()
     found: dict[str, set[str]] = {}
     for module, path in names.items():
         tree = ast.parse(path.read_text())
@@ -89,12 +91,20 @@ def test_no_import_points_upward():
 
 def test_no_imports_go_in_a_circle():
     graph = imports()
-    packages = {
-        module for module in graph if (ROOT / module.replace(".", "/") / "__init__.py").exists()
-    }
+    packages = {module for module, path in modules().items() if path.stem == "__init__"}
     # `from package import part` names both; the part is what is used.
     used = {
         module: {other for other in others if other not in packages}
         for module, others in graph.items()
     }
     TopologicalSorter(used).prepare()  # raises CycleError with the modules of a circle
+
+
+def test_no_function_is_longer_than_80_lines():
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in [*modules().values(), *(ROOT / "tests").rglob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 80
+    ]
+    assert not long, long

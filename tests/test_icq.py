@@ -14,8 +14,8 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from jaxoff.baselines import icq, maicq
 
-from baselines import icq, maicq
 from jaxoff.config import checked
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests.reference import icq_numpy as ref

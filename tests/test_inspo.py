@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jaxoff.baselines import inspo
+from jaxoff.experiments.inspo import tabular
 
-from baselines import inspo
-from experiments.inspo import tabular
 from jaxoff.config import checked
 from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import Dataset, place

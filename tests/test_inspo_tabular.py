@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
+from jaxoff.experiments.inspo import tabular
 
-from experiments.inspo import tabular
 from jaxoff.envs.games.matrix import XOR, mne
 
 BALANCED, IMBALANCED, EXTREME = [1 / 3] * 3, [0.8, 0.1, 0.1], [0.98, 0.01, 0.01]

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxoff.baselines import alberdice, icq
+from jaxoff.baselines.omar.discrete import TwinCritic
 
-from baselines import alberdice, icq
-from baselines.omar.discrete import TwinCritic
 from jaxoff import registry
 from jaxoff.config import config_fields, resolve_config
 from jaxoff.learners.decomposition import RewardDecomposition

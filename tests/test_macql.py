@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxoff.baselines import macql
 from scipy.optimize import brentq
 
-from baselines import macql
 from jaxoff.config import checked
 from tests.reference import value_numpy as ref
 from tests.reference import value_toys as toys

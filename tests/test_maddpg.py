@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxoff.baselines import maddpg
+from jaxoff.experiments.pjap import runs
 
-from baselines import maddpg
-from experiments.pjap import runs
 from jaxoff.config import checked
 from jaxoff.data import samplers
 from jaxoff.data.dataset import place

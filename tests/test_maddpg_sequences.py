@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flashbax.buffers import sum_tree
+from jaxoff.baselines import maddpg, pjap
 
-from baselines import maddpg, pjap
 from jaxoff.config import checked, resolve_config
 from jaxoff.data import samplers
 from jaxoff.data.dataset import place

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxoff.baselines import madt
 from scipy.special import log_softmax
 
-from baselines import madt
 from jaxoff.config import checked
 from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset, place

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxoff.baselines import mappo
+from jaxoff.baselines.mappo import Config, advantages, policy_loss
 
-from baselines import mappo
-from baselines.mappo import Config, advantages, policy_loss
 from jaxoff.data.recipes import random_policy
 from jaxoff.envs.mpe.omar import make_spread
 from jaxoff.eval.rollout import evaluate

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jaxoff.baselines.omar import discrete as omar
 
-from baselines.omar import discrete as omar
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests.reference import omar_numpy as ref
 

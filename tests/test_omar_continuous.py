@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from baselines.omar import continuous as omar
-from baselines.omar.continuous import (
+from jaxoff.baselines.omar import continuous as omar
+from jaxoff.baselines.omar.continuous import (
     best_of,
     cem_update,
     rectified_loss,
@@ -20,7 +19,8 @@ from baselines.omar.continuous import (
     softmax_update,
     target_action,
 )
-from experiments.omar.landscape import BEST, LOCAL, bimodal, climb
+from jaxoff.experiments.omar.landscape import BEST, LOCAL, bimodal, climb
+
 from jaxoff.learners.actor_critic import Agents
 from jaxoff.training.spec import TrainSpec, resolve
 from tests.reference import actor_critic_numpy as ref

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jaxoff.baselines import omiga
 
-from baselines import omiga
 from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import place
 from jaxoff.envs.games.matrix import XOR, joint_probabilities, make_matrix

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxoff.baselines import maddpg
+from jaxoff.experiments.pjap import runs
 
-from baselines import maddpg
-from experiments.pjap import runs
 from jaxoff import registry
 from jaxoff.data import online_sampler
 from jaxoff.envs.games.matrix import XOR, make_matrix

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flashbax.buffers import sum_tree
+from jaxoff.baselines import maddpg, pjap
+from jaxoff.experiments.pjap import command, runs, tables
 
-from baselines import maddpg, pjap
-from experiments.pjap import command, runs, tables
 from jaxoff import registry
 from jaxoff.config import checked, resolve_config
 from jaxoff.data import recipes, samplers

@@ -8,8 +8,8 @@ import re
 
 import numpy as np
 import pytest
+from jaxoff.experiments.pjap import command, sequences
 
-from experiments.pjap import command, sequences
 from jaxoff.eval import statistics
 from jaxoff.training.spec import resolve
 from jaxoff.types import ReturnScale

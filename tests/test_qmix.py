@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxoff.baselines import qmix
 
-from baselines import qmix
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import EnvSpec, TimeStep
 from tests.reference import value_numpy as ref

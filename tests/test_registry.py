@@ -186,8 +186,10 @@ def test_updates_that_a_user_gives_take_the_place_of_a_budget_in_the_settings():
 
 
 def test_a_method_has_the_form_of_the_tasks_actions_and_a_lacking_one_is_refused():
-    assert registry.learner("omar", "matrix/xor/b").__name__ == "baselines.omar.discrete"
-    assert registry.learner("omar", "mpe/spread/random").__name__ == "baselines.omar.continuous"
+    assert registry.learner("omar", "matrix/xor/b").__name__ == "jaxoff.baselines.omar.discrete"
+    assert (
+        registry.learner("omar", "mpe/spread/random").__name__ == "jaxoff.baselines.omar.continuous"
+    )
     with pytest.raises(
         UnknownName,
         match=(

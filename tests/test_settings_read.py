@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 import pytest
+from jaxoff.baselines import bc
 
-from baselines import bc
 from jaxoff import registry
 from jaxoff.config import BUDGETS, config_fields
 from jaxoff.data.dataset import place
@@ -31,11 +31,11 @@ BY_THE_LOOP = {"steps", "batch_size", "window", *BUDGETS}
 COPIES = ("dataclasses", "flax.struct")  # modules that read all fields of a Config to copy it
 # Fields that no form of the tests reads, each with its reason.
 UNREAD: dict[str, dict[str, str]] = {
-    "baselines.cql.continuous": dict.fromkeys(
+    "jaxoff.baselines.cql.continuous": dict.fromkeys(
         ("critic_steps", "target_noise"),
         "of the team's critic, whose code OMAR's form of the tests goes through",
     ),
-    "baselines.sit": {
+    "jaxoff.baselines.sit": {
         "types": (
             "asked only where an environment has agents of several types, which no form of "
             "the tests has"

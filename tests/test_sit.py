@@ -13,9 +13,9 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from jaxoff.baselines import sit
 from scipy import stats
 
-from baselines import sit
 from jaxoff import registry
 from jaxoff.config import checked
 from jaxoff.data import samplers

@@ -432,7 +432,7 @@ def test_a_folder_whose_data_have_changed_is_refused(toy, tmp_path):
         (
             {"sampler": "pjap", "sampler_config": {"alfa": 1}},
             UnknownName,
-            "baselines.pjap.Config 'alfa'; nearest: alpha",
+            "jaxoff.baselines.pjap.Config 'alfa'; nearest: alpha",
         ),
         (
             {"grid": {"recurrent": [0, 1]}},
@@ -447,17 +447,17 @@ def test_a_folder_whose_data_have_changed_is_refused(toy, tmp_path):
         (
             {"config": {"lr": "fast"}},
             TypeError,
-            "baselines.bc.Config.lr: expected float, found 'fast'",
+            "jaxoff.baselines.bc.Config.lr: expected float, found 'fast'",
         ),
         (
             {"config": {"hidden": 16.5}},
             TypeError,
-            "baselines.bc.Config.hidden: expected int, found 16.5",
+            "jaxoff.baselines.bc.Config.hidden: expected int, found 16.5",
         ),
         (
             {"config": {"recurrent": "perhaps"}},
             TypeError,
-            "baselines.bc.Config.recurrent: expected bool, found 'perhaps'",
+            "jaxoff.baselines.bc.Config.recurrent: expected bool, found 'perhaps'",
         ),
         (
             {"seeds": ()},

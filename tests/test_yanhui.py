@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jaxoff.baselines import yanhui
 
-from baselines import yanhui
 from jaxoff.config import checked
 from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset, place

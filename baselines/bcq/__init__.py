@@ -5,6 +5,6 @@ discrete.py keeps actions that the behaviour model finds likely; continuous.py h
 perturbation.
 """
 
-from baselines.bcq import continuous, discrete
+from jaxoff.baselines.bcq import continuous, discrete
 
 FORMS = {"discrete": discrete, "continuous": continuous}

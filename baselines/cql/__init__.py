@@ -5,6 +5,6 @@ For continuous actions only. Each agent has critics of its own in agents.py; tea
 for the whole team.
 """
 
-from baselines.cql import continuous
+from jaxoff.baselines.cql import continuous
 
 FORMS = {"continuous": continuous}

@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Literal
 
 from flax import struct
+from jaxoff.baselines.cql import agents, team
 
-from baselines.cql import agents, team
 from jaxoff.config import static
 from jaxoff.nets.layers import LayerInit
 from jaxoff.types import EnvSpec, Learner, Stage

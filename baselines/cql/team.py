@@ -8,10 +8,10 @@
 Q_1 of agent i is that of the data's joint action with pi_i in its place, and so is the search for
 a^_i. r_1 is the first agent's reward where agents have their own. An update takes a batch of 1 +
 critic_steps parts: critics, then policies by the new critics from the first part; then one step of
-    the critics from each of the others; then soft updates of the slow nets.
+the critics from each of the others; then soft updates of the slow nets.
 The paper's own centralised form, a critic for each agent (`centralised`), is in
 jaxoff/learners/actor_critic.py. Differs: the published code counts such an update as five; with
-    samples=policy the logarithm of the density, as that code.
+samples=policy the logarithm of the density, as that code.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jaxoff.baselines.cql import agents
+from jaxoff.baselines.cql.agents import Method
 
-from baselines.cql import agents
-from baselines.cql.agents import Method
 from jaxoff.learners.actor_critic import Mine, State, as_rows, with_clock_ends
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.normalised import Net, running, unit_stats

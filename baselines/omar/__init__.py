@@ -6,6 +6,6 @@ paper's form; discrete.py is that of the CFCQL code base (Shao et al., NeurIPS 2
 StarCraft results later papers repeat.
 """
 
-from baselines.omar import continuous, discrete
+from jaxoff.baselines.omar import continuous, discrete
 
 FORMS = {"discrete": discrete, "continuous": continuous}

@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
+from jaxoff.baselines.cql import agents, team
+from jaxoff.baselines.cql.agents import Method
 
-from baselines.cql import agents, team
-from baselines.cql.agents import Method
 from jaxoff.config import static
 from jaxoff.learners.actor_critic import Mine, learner, stages
 from jaxoff.losses.likelihood import masked_mean

@@ -1,6 +1,4 @@
-"""`python -m experiments.bench [learner ...]`: see `experiments.bench.speed`; `tokens`: see
-`experiments.bench.tokens`.
-"""
+"""`python -m jaxoff.experiments.bench [learner ...]`: see speed.py; `tokens`: tokens.py."""
 
 from jaxoff import runtime
 
@@ -10,11 +8,10 @@ if __name__ == "__main__":
     from pathlib import Path
 
     import jax
-
-    from experiments.bench import speed, tokens
+    from jaxoff.experiments.bench import speed, tokens
 
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.bench",
+        prog="python -m jaxoff.experiments.bench",
         description="Updates/s of each learner by number of runs.",
     )
     names = [*speed.CASES, "tokens"]

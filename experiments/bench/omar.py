@@ -1,9 +1,10 @@
-"""`python -m experiments.bench.omar`: rounds per second of OMAR beside a PyTorch learner, one after
-the other on the same data.
+"""`python -m jaxoff.experiments.bench.omar`: rounds per second of OMAR and of a PyTorch learner.
+
+One is run after the other, on the same data.
 
 Three agents, batches of 1024 for each, nets of 64, one million transitions, sampling included. The
 peer that is written here does no more work than it must: from the same weights, batch and random
-    numbers it makes the same step as ours (tests/test_bench_omar.py).
+numbers it makes the same step as ours (tests/test_bench_omar.py).
 `--public` times the authors' own learner and buffer beside both. Ours is also measured over numbers
 of runs.
 """
@@ -34,8 +35,8 @@ def peers(python: str, public: str | None, rounds: int) -> dict[str, dict[str, A
     Raises RuntimeError with the end of its errors where one fails.
     """
     import numpy as np
+    from jaxoff.experiments.bench import speed
 
-    from experiments.bench import speed
     from jaxoff.training import TrainSpec
     from jaxoff.training.spec import resolve
 
@@ -80,7 +81,9 @@ def peers(python: str, public: str | None, rounds: int) -> dict[str, dict[str, A
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and write omar.md."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench.omar", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxoff.experiments.bench.omar", description=__doc__
+    )
     parser.add_argument("--rounds", type=int, default=30, help="of a timing")
     parser.add_argument(
         "--runs", type=int, nargs="*", default=[1, 2, 4], help="numbers of runs of ours"
@@ -93,10 +96,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--public", help="a checkout of the authors' repository, to time it too")
     parser.add_argument("--out", type=Path, default=HERE, help="where omar.md goes")
     chosen = parser.parse_args(arguments)
+    from jaxoff.experiments.bench import speed
     from rich.console import Console
     from rich.progress import track
 
-    from experiments.bench import speed
     from jaxoff.files import write_text
 
     told = peers(chosen.peer_python, chosen.public, chosen.rounds)

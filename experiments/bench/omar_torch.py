@@ -5,7 +5,7 @@ Particle games: for each agent in turn a batch of its own, twin critics with ten
 the conservative term, the softmax search (3 iterations of 10), inputs normalised by the batch, Adam
 with clipped gradients; slow nets after all agents. Torch is no dependency, and this file needs
 nothing else of the project: `python omar_torch.py DATA.npz` times it with an interpreter that has
-    torch, and prints what it found as JSON.
+torch, and prints what it found as JSON.
 """
 
 from __future__ import annotations

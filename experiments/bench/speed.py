@@ -4,7 +4,7 @@ sequence: one after the other on one device. vmap: batched on one device. sharde
 device, each mapping its own as `train` would. Timed: chunks of updates as training makes them,
 sampling included and evaluation left out, after one warm-up; the fastest of three. Bytes are what
 XLA plans for the program: arguments, results and temporaries. Flops are XLA's count for one update
-    of one run.
+of one run.
 """
 
 from __future__ import annotations

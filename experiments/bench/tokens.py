@@ -24,11 +24,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jaxoff.experiments.bench import speed
+from jaxoff.experiments.yanhui import runs
 from rich.console import Console
 from rich.progress import track
 
-from experiments.bench import speed
-from experiments.yanhui import runs
 from jaxoff import runtime
 from jaxoff.files import write_text
 from jaxoff.nets.transformer import StepTransformer
@@ -130,7 +130,7 @@ def markdown(rows: Sequence[Row], task: str) -> str:
     first, *rest = (__doc__ or "").strip().split("\n", 1)
     about = (
         f"{runtime.hardware()}; jax {jax.__version__}; commit {runtime.git_commit()}; "
-        "command `python -m experiments.bench tokens`"
+        "command `python -m jaxoff.experiments.bench tokens`"
     )
     lines = [
         f"# {first.rstrip('.')}",

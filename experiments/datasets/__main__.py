@@ -1,4 +1,4 @@
-"""`python -m experiments.datasets`: see `experiments.datasets.table`."""
+"""`python -m jaxoff.experiments.datasets`: see `jaxoff.experiments.datasets.table`."""
 
 from jaxoff import runtime
 
@@ -7,10 +7,10 @@ if __name__ == "__main__":
     import argparse
     from pathlib import Path
 
-    from experiments.datasets import table
+    from jaxoff.experiments.datasets import table
 
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.datasets",
+        prog="python -m jaxoff.experiments.datasets",
         description="Make every dataset, and a table of what they hold.",
     )
     parser.add_argument(

@@ -5,7 +5,7 @@ return: undiscounted, of the team, over episodes. win rate: of the episodes, whe
 coverage: distinct pairs of state and joint action among all steps, rounded to 4 decimals. unique:
     episodes
 that are not copies of an earlier one. MB: on a device, with float32 observations. seconds: from
-    nothing to the whole
+nothing to the whole
 dataset in memory, compilation included. paper: mean ± deviation of the return that the paper or the
 card of its data prints for the dataset of this name, and the simulator that it is of. SMAC's and
 SMAX's returns have the same scale but not the same game: they tell the levels apart, and nothing
@@ -175,7 +175,7 @@ def run(
 
 
 def _about(patterns: Sequence[str], episodes: int | None, seed: int) -> str:
-    command = ["python", "-m", "experiments.datasets", "--seed", str(seed)]
+    command = ["python", "-m", "jaxoff.experiments.datasets", "--seed", str(seed)]
     command += [] if episodes is None else ["--episodes", str(episodes)]
     command += [] if list(patterns) == ["*"] else ["--tasks", *patterns]
     return (

@@ -1,7 +1,7 @@
-"""The command `python -m experiments.inspo [PART] --scale smoke|cpu|full --out results/inspo`.
+"""`python -m jaxoff.experiments.inspo [PART] --scale smoke|cpu|full --out results/inspo`.
 
 Parts: table1, table2, table3, fig3, fig5 (games and Bridge; together: all), table4 ... table7
-    (SMAX; together: smax).
+(SMAX; together: smax).
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.inspo import figures, runs
+from jaxoff.experiments.inspo import figures, runs
+
 from jaxoff import registry
 from jaxoff.files import write_text
 from jaxoff.report import figures as report_figures
@@ -150,7 +151,7 @@ def table7(job: Job) -> Section:
     lines += [
         "",
         *(f"- {line}" for line in tables.provenance(done)),
-        f"- Command: `python -m experiments.inspo table7 --scale {job.scale}`",
+        f"- Command: `python -m jaxoff.experiments.inspo table7 --scale {job.scale}`",
     ]
     write_text(job.out / "table7.md", "\n".join(lines) + "\n")
     return Section(

@@ -9,8 +9,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from experiments import jobs
-from experiments.jobs import Column
+from jaxoff.experiments import jobs
+from jaxoff.experiments.jobs import Column
+
 from jaxoff.names import Task
 from jaxoff.report.load import Run
 from jaxoff.training import TrainSpec

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxoff.experiments.inspo import runs
 
-from experiments.inspo import runs
 from jaxoff import runtime
 from jaxoff.files import write_text
 from jaxoff.logs import Progress
@@ -80,7 +80,7 @@ def tune(out: Path, tasks: Mapping[str, str] = TASKS) -> Path:
         "# Tuning",
         "",
         f"Seeds {SEEDS}; {runtime.hardware()}; commit {runtime.git_commit()}; `python -m "
-        "experiments.inspo tune`",
+        "jaxoff.experiments.inspo tune`",
         "",
     ]
     lines += ["| method | task | point | mean final value |", "|---|---|---|---|"]
@@ -105,7 +105,7 @@ def tune(out: Path, tasks: Mapping[str, str] = TASKS) -> Path:
                 )
     write_text(out / "tuning.md", "\n".join(lines) + "\n")
     head = (
-        "# Chosen by `python -m experiments.inspo tune` on seeds 10 and 11; every value: "
+        "# Chosen by `python -m jaxoff.experiments.inspo tune` on seeds 10 and 11; every value: "
         "experiments/reference/inspo/tuning.md.\n"
     )
     tables = [

@@ -1,15 +1,16 @@
-"""`python -m experiments.omar`: see `experiments.omar.command`."""
+"""`python -m jaxoff.experiments.omar`: see `jaxoff.experiments.omar.command`."""
 
 from jaxoff import runtime
 
 if __name__ == "__main__":
     runtime.setup()  # before the first array, and importing a simulator makes some
-    from experiments.arguments import parse
-    from experiments.omar.command import ALONE, PARTS, run_parts
+    from jaxoff.experiments.arguments import parse
+    from jaxoff.experiments.omar.command import ALONE, PARTS, run_parts
+
     from jaxoff.report.html import index
 
     chosen = parse(
-        "experiments.omar",
+        "jaxoff.experiments.omar",
         "Pan et al. (2022): examples and particle games.",
         [*PARTS, *ALONE],
         "results/omar",

@@ -8,10 +8,10 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from jaxoff.experiments.jobs import Column
+from jaxoff.experiments.omar import runs
+from jaxoff.experiments.omar.job import PAPER, Job, with_data
 
-from experiments.jobs import Column
-from experiments.omar import runs
-from experiments.omar.job import PAPER, Job, with_data
 from jaxoff import registry
 from jaxoff.eval import statistics
 from jaxoff.report import tables

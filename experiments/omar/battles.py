@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments import jobs
-from experiments.omar import gains, runs
-from experiments.omar.gains import Gain
-from experiments.omar.job import PAPER, Job
+from jaxoff.experiments import jobs
+from jaxoff.experiments.omar import gains, runs
+from jaxoff.experiments.omar.gains import Gain
+from jaxoff.experiments.omar.job import PAPER, Job
+
 from jaxoff.data import pools
 from jaxoff.report import figures, tables
 from jaxoff.report.html import Section
@@ -64,7 +65,7 @@ def part(job: Job) -> Section:
     printed = tables.read_paper(PAPER, "smac")["average", "OMAR over MA-CQL"]
     about = [f"Paper: on average {printed} over MA-CQL, on four maps of SMAC.", "", note, ""]
     about += [f"- {line}" for line in tables.provenance(done)] + [
-        f"- Command: `python -m experiments.omar smac --scale {job.scale}`"
+        f"- Command: `python -m jaxoff.experiments.omar smac --scale {job.scale}`"
     ]
     gains.write(found, job.out / "smac-gains", "OMAR: gain in win rate", about, averaged=True)
     return Section("OMAR: battles", note, stems)

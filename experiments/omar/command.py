@@ -1,4 +1,4 @@
-"""The command `python -m experiments.omar [PART] --scale smoke|cpu|full --out results/omar`.
+"""The command `python -m jaxoff.experiments.omar [PART] --scale smoke|cpu|full --out results/omar`.
 
 Parts: landscape, motivation, agents, control, online, mpe, mujoco, smac, maze, centralised, search
 (together: all); spread (a part of mpe); references (the returns that scores are measured by).
@@ -11,11 +11,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from scipy import stats
-
-from baselines.omar import continuous as omar
-from experiments.jobs import Column
-from experiments.omar import (
+from jaxoff.baselines.omar import continuous as omar
+from jaxoff.experiments.jobs import Column
+from jaxoff.experiments.omar import (
     ablations,
     battles,
     figures,
@@ -25,7 +23,9 @@ from experiments.omar import (
     runs,
     scores,
 )
-from experiments.omar.job import PAPER, Job, rescaled, with_data
+from jaxoff.experiments.omar.job import PAPER, Job, rescaled, with_data
+from scipy import stats
+
 from jaxoff import registry
 from jaxoff.eval import statistics
 from jaxoff.files import write_text
@@ -67,7 +67,7 @@ def landscape_part(job: Job) -> Section:
             )
             if name == "softmax":
                 paths["MA-CQL (tau 0)" if share == 0 else f"OMAR, tau {share:g}"] = actions
-    lines += ["", f"- Command: `python -m experiments.omar landscape --scale {job.scale}`"]
+    lines += ["", f"- Command: `python -m jaxoff.experiments.omar landscape --scale {job.scale}`"]
     write_text(job.out / "landscape.md", "\n".join(lines) + "\n")
     figures.landscape(paths, job.out / "landscape")
     text = (

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxoff.experiments.omar.landscape import bimodal
 
-from experiments.omar.landscape import bimodal
 from jaxoff.report.figures import looks, save, style
 
 

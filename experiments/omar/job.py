@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxoff.experiments.jobs import Column
+from jaxoff.experiments.omar import runs
 
-from experiments.jobs import Column
-from experiments.omar import runs
 from jaxoff.eval import statistics
 from jaxoff.files import write_text
 from jaxoff.report import tables

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxoff.baselines.omar.continuous import rectified_loss, search, target_action
 
-from baselines.omar.continuous import rectified_loss, search, target_action
 from jaxoff.types import Array, Key
 
 START, LOCAL, BEST = -0.6, -0.6, 0.4  # of the actor, and the two modes

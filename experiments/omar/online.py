@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from experiments import jobs
-from experiments.omar import gains, runs
-from experiments.omar.gains import Gain
-from experiments.omar.job import Job
+from jaxoff.experiments import jobs
+from jaxoff.experiments.omar import gains, runs
+from jaxoff.experiments.omar.gains import Gain
+from jaxoff.experiments.omar.job import Job
+
 from jaxoff.report import figures, tables
 from jaxoff.report.html import Section
 
@@ -27,9 +28,9 @@ def part(job: Job) -> Section:
         + f" Online: {acting[0].config.get('steps')} rounds, one for "
         f"{collect['num_envs'] * collect['collect']} joint steps in {collect['num_envs']} "
         f"environments, exploration noise .1, a buffer of {collect['capacity']:,}; MATD3 has "
-        "values of the state and all actions (which is the same for n = 1) and no conservative term, "
-        "MATD3+OMAR the same with the regression onto the best of the search. Its weight tau is "
-        "that of the offline table, since the paper prints none for online play."
+        "values of the state and all actions (which is the same for n = 1) and no conservative "
+        "term, MATD3+OMAR the same with the regression onto the best of the search. Its weight tau "
+        "is that of the offline table, since the paper prints none for online play."
     )
     built = tables.build(
         done,
@@ -46,7 +47,7 @@ def part(job: Job) -> Section:
         for task, n in tasks.items()
     ]
     about = [f"- {line}" for line in tables.provenance(done)] + [
-        f"- Command: `python -m experiments.omar online --scale {job.scale}`"
+        f"- Command: `python -m jaxoff.experiments.omar online --scale {job.scale}`"
     ]
     about.append(
         "- Paper: a plot without numbers; all four are positive, offline more than online, "

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxoff.experiments import jobs
+from jaxoff.experiments.jobs import Column, Size
+from jaxoff.experiments.omar.sources import Row
 
-from experiments import jobs
-from experiments.jobs import Column, Size
-from experiments.omar.sources import Row
 from jaxoff import registry
 from jaxoff.data import pools
 from jaxoff.data.episodes import returns_of

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-from experiments.jobs import Column, Size
-from experiments.omar import runs, sources
-from experiments.omar.job import PAPER, Job, with_data
-from experiments.omar.sources import Row
+from jaxoff.experiments.jobs import Column, Size
+from jaxoff.experiments.omar import runs, sources
+from jaxoff.experiments.omar.job import PAPER, Job, with_data
+from jaxoff.experiments.omar.sources import Row
+
 from jaxoff.eval import statistics
 from jaxoff.names import Task
 from jaxoff.report import figures, tables

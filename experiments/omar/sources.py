@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxoff.experiments import jobs
+from jaxoff.experiments.jobs import Column, Size
 
-from experiments import jobs
-from experiments.jobs import Column, Size
 from jaxoff import registry
 from jaxoff.config import config_fields, is_leaf, resolve_config
 from jaxoff.data import pools, public, worlds

@@ -1,11 +1,11 @@
-"""The command `python -m experiments.pjap [fig1 ...
+"""The command `python -m jaxoff.experiments.pjap [fig1 ...
 
 fig5 | extras | all | fig6] --scale smoke|cpu|full --out results/pjap`.
 
 smoke: two seeds and a tenth of the epochs, to see that everything runs. cpu: the paper's epochs
     with
 ten seeds. full: the same with a hundred seeds. fig6, the sequences, has sizes of its own and is no
-    part of `all`.
+part of `all`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from experiments.pjap import figures, runs, sequences, tables
+from jaxoff.experiments.pjap import figures, runs, sequences, tables
+
 from jaxoff.report.figures import save, style
 from jaxoff.report.html import Section
 from jaxoff.report.tables import Table, write
@@ -162,5 +163,5 @@ def run_parts(part: str, scale: str, out: Path, data_dir: str | None = None) -> 
     """
     if part == "fig6":
         return [sequences.fig6(scale, out, data_dir)]
-    job = Job(scale, out, f"python -m experiments.pjap {part} --scale {scale}")
+    job = Job(scale, out, f"python -m jaxoff.experiments.pjap {part} --scale {scale}")
     return [make(job) for name, make in PARTS.items() if part in (name, "all")]

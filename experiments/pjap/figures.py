@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxoff.experiments.pjap import runs
 
-from experiments.pjap import runs
 from jaxoff.envs.games.polynomial import TWIN_PEAKS, peak
 from jaxoff.report.figures import style
 from jaxoff.training.online import OnlineResult

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxoff.baselines import maddpg, pjap
 
-from baselines import maddpg, pjap
 from jaxoff.data import online_sampler, samplers, uniform_sampler
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.envs.base import FromJaxMARL

@@ -6,10 +6,9 @@ windows are judged in each update. Their code means to draw those uniformly, and
 them by priority (docs/methods/pjap.md), so both are columns.
 
 Data of the paper: OG-MARL's Good, and Good followed by Medium, of the two-agent HalfCheetah
-    (`--data-dir`). Without
-them: our own expert, and expert and medium in equal parts, of the same robot, which need a pool of
-its policies; random policies, which need nothing; and a particle world, whose pool is shipped. What
-is missing is named on the page.
+(`--data-dir`). Without them: our own expert, and expert and medium in equal parts, of the same
+robot, which need a pool of its policies; random policies, which need nothing; and a particle world,
+whose pool is shipped. What is missing is named on the page.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxoff.experiments.pjap import tables
 
-from experiments.pjap import tables
 from jaxoff import registry
 from jaxoff.data.disk import InvalidDataset
 from jaxoff.data.episodes import concatenate
@@ -379,7 +378,7 @@ def fig6(scale: str, out: Path, data_dir: str | None = None) -> Section:
         "Median over tasks: of one task, its mean.",
         "",
     ]
-    command = f"python -m experiments.pjap fig6 --scale {scale}" + (
+    command = f"python -m jaxoff.experiments.pjap fig6 --scale {scale}" + (
         " --data-dir DIR" if data_dir else ""
     )
     lines += [f"- {line}" for line in tables.about(range(size.seeds), command)]

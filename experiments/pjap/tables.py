@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxoff.experiments.pjap import runs
 
-from experiments.pjap import runs
 from jaxoff import runtime
 from jaxoff.eval import statistics
 from jaxoff.report.tables import Cell, Table, read_paper

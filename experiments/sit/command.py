@@ -1,4 +1,4 @@
-"""The command `python -m experiments.sit [PART] --scale smoke|cpu|full --out results/sit`.
+"""The command `python -m jaxoff.experiments.sit [PART] --scale smoke|cpu|full --out results/sit`.
 
 Parts: table1; fig1f, motivation; fig3, decomposition and priorities; fig4a, fig4b, fig4c,
 ablations; fig7, a monotone decomposition; fig8, sweeps; fig9 ... fig14, learning curves; fig15 ...
@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from jaxoff.experiments import checks
+from jaxoff.experiments.jobs import Column
+from jaxoff.experiments.sit import runs
 
-from experiments import checks
-from experiments.jobs import Column
-from experiments.sit import runs
 from jaxoff import registry, runtime
 from jaxoff.data.episodes import returns_of
 from jaxoff.files import write_text
@@ -61,7 +61,7 @@ class Job:
 
     def command(self, part: str) -> str:
         """What makes this part again."""
-        return f"python -m experiments.sit {part} --scale {self.scale}"
+        return f"python -m jaxoff.experiments.sit {part} --scale {self.scale}"
 
     def table(
         self,

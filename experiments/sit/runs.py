@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxoff.experiments import jobs
+from jaxoff.experiments.jobs import Column, Size
 
-from experiments import jobs
-from experiments.jobs import Column, Size
 from jaxoff import registry
 from jaxoff.data import pools
 from jaxoff.learners import credit

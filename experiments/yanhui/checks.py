@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-from experiments import checks
-from experiments.checks import Check, Values
+from jaxoff.experiments import checks
+from jaxoff.experiments.checks import Check, Values
 
 
 def pooled_error(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""The command `python -m experiments.yanhui [PART] --scale smoke|cpu|full --out results/yanhui`.
+"""`python -m jaxoff.experiments.yanhui [PART] --scale smoke|cpu|full --out results/yanhui`.
 
 Parts: table1, table2, fig1, fig2 (together: all), and claim: YANHUI, MADT and BC on 3m alone.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from experiments import checks as shared_checks
-from experiments.jobs import Column
-from experiments.yanhui import checks, figures, runs
+from jaxoff.experiments import checks as shared_checks
+from jaxoff.experiments.jobs import Column
+from jaxoff.experiments.yanhui import checks, figures, runs
+
 from jaxoff.files import write_text
 from jaxoff.report import figures as report_figures
 from jaxoff.report import tables

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxoff.experiments.yanhui.checks import Values
 
-from experiments.yanhui.checks import Values
 from jaxoff.report.figures import looks, save, style
 
 

@@ -9,8 +9,9 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments import jobs
-from experiments.jobs import Column
+from jaxoff.experiments import jobs
+from jaxoff.experiments.jobs import Column
+
 from jaxoff import registry
 from jaxoff.data.episodes import lengths_of
 from jaxoff.report.load import Run

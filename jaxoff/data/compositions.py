@@ -2,7 +2,7 @@
 
 A composition is parts joined by `+`, each a share of the episodes and a bracket with a level for
 every agent: r random, m medium, e expert. A level may be repeated, `[r m*7]`. A single bracket
-    needs no share.
+needs no share.
 """
 
 from __future__ import annotations

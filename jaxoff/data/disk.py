@@ -3,13 +3,13 @@
 A dataset is the folder of one vault, `.../<name>.vlt/<uid>`. Its main tree has every step of every
 episode, one after the other, and is read by flashbax and OG-MARL. That tree has no observation
 after the last step of an episode: those are in a second vault, the sub-folder `final`, one row an
-    episode.
+episode.
 `metadata.json` holds the specification, recipe, statistics, and a hash of every array.
 
     observations (1, M, N, O)      actions (1, M, N) or (1, M, N, A)     rewards (1, M, N)
     terminals, truncations (1, M, N)   infos.state (1, M, S)             infos.legals (1, M, N, A),
     discrete final/: observations, infos.state, infos.legals as above; length (1, E),
-        behaviour_level (1, E, N)
+    behaviour_level (1, E, N)
 """
 
 from __future__ import annotations

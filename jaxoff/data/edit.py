@@ -2,7 +2,7 @@
 
 Public data hold copies of the same episode (CFCQL's about eight of each), so parts are drawn by
 unique episode: all copies lie in the part or none, and what is learnt from one part is never tested
-    on a copy.
+on a copy.
 Every function takes and gives NumPy `Episodes`, keeps the order of episodes, and leaves its input
 as it is.
 """
@@ -158,7 +158,7 @@ def spec_of(episodes: Episodes, metadata: dict[str, Any]) -> EnvSpec:
     from its metadata.
 
     A vault of another writer names no environment and no horizon: it is called "unknown", and its
-        longest episode counts.
+    longest episode counts.
     """
     return EnvSpec(
         name=metadata.get("env", "unknown"),

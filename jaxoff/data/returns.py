@@ -61,7 +61,7 @@ def share_of_best(returns: Array, low: Array | float, high: Array | float) -> Ar
     """Returns on a scale of 0 at `low` and 1 at `high`, clipped; [...] -> [...].
 
     Both ends belong to the task, never to the data: a dataset of nothing but poor episodes has no
-        good ones.
+    good ones.
     """
     return jnp.clip((returns - low) / (high - low), 0.0, 1.0)
 

@@ -72,7 +72,7 @@ def make_host(
     gymnasium-robotics' factorisation (tested) and saves its dictionaries. Mazes are
     gymnasium-robotics' PointMaze, turned into D4RL's coordinates, with D4RL's starts, goals, reward
     and time limits: what is left of the difference to D4RL is the version of MuJoCo, and walls that
-        stand on the ground. SMAC is its authors'
+    stand on the ground. SMAC is its authors'
     StarCraft2Env with its default features, and the sizes of `spec`; it needs the game. Raises
     ValueError.
     """
@@ -111,7 +111,7 @@ def evaluate_host(
     begin, so short ones are not over-represented and the number of processes (default: the
     machine's cores) does not change a result. StarCraft II differs: a process has one game, which
     has its seed from its start, so there the number of processes matters. sampled: draw actions,
-        else take the policy's mode. Raises
+    else take the policy's mode. Raises
     ValueError for counts below one, RuntimeError when a simulator process fails or what it needs is
     absent.
     """

@@ -2,7 +2,7 @@
 
 `Tasks` is a sequence with one array of per-seed values per task, [..., n_t], where counts of seeds
 may differ. Statistics reduce the last axis, and leading axes are free: the bootstrap resamples
-    along one.
+along one.
 Bootstrap and aggregates follow Agarwal et al. (2021, "Deep RL at the edge of the statistical
 precipice").
 """

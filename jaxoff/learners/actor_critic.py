@@ -292,7 +292,7 @@ def learner(
     critic_loss(critic, mine, key) and actor_loss(policy, critic, mine, key) give (loss, numbers to
     log) of one agent. optimisers: of policy and critic. start: the policies' parameters from their
     nets. passes: what of a batch the policies are run on in an update, in order; their running
-        statistics see each. policy_every: critic updates to one of the others.
+    statistics see each. policy_every: critic updates to one of the others.
     policy_steps: of a policy in its turn, all on the same rows. view: what is made of a batch, and
     what is given to the losses beside it.
     """

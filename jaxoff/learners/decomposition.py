@@ -39,7 +39,7 @@ class RewardDecomposition(nn.Module):
     kind: "attention", own rewards are lambda_i r_i with lambda a softmax over agents; "sum", they
     are r_i; both add up to the total. "monotonic": the total is a monotone mixer of r_i (QMIX), so
     r_i is known up to a monotone map only. scale: divide scores of the attention by sqrt(hidden).
-        present [..., N] bool: agents without reward and attention.
+    present [..., N] bool: agents without reward and attention.
     """
 
     hidden: int = 64

@@ -4,7 +4,7 @@
 The policy of an agent i and those of its teammates together visit some states and actions; the dual
 variable nu_i(s) says how much that distribution may still gain at s, and e_i(s, a_i) how much an
 action does. An episode that terminates goes on for ever in an absorbing state, whose nu is 0: see
-    `dual_loss`.
+`dual_loss`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def absorbing_steps(terminated: Array, valid: Array, steps_before: Array, limit:
     them, [...].
 
     At least 1 where an episode terminates: without any, the dual of its last state has no lower
-        bound.
+    bound.
     """
     left = jnp.maximum(limit - 1 - steps_before, 1).astype(valid.dtype)
     return jnp.where(valid > 0, terminated * left, 0.0)

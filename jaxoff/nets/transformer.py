@@ -3,7 +3,7 @@ needs in a rollout.
 
 Every agent of every episode is a sequence of its own; weights are shared, and agents are told apart
 by their number in the input. A step is one to three tokens: return to go, observation, previous
-    action. The action of a step is never its
+action. The action of a step is never its
 own input. Letters: C steps of context, H width, F = O + N inputs.
 """
 
@@ -63,7 +63,7 @@ class StepTransformer(nn.Module):
     tokens: of a step, in order; obs, return and action are embedded as tanh(linear), tanh(linear),
         tanh(table). Two
     learned tables, zero at first, are added: over token slots, and over absolute time (0..horizon),
-        shared by a step's tokens.
+    shared by a step's tokens.
     """
 
     width: int

@@ -84,7 +84,7 @@ def scene_gif(
     `MOVING` and `STILL`; the latter are drawn where they are first, landmarks and goals as rings
     (goal i in the colour of agent i). radii: [K], in units of the positions. rewards: [T] of each
     step. health: [T+1, K] in 0..1, the part of a disc that is not pale; a body with none is not
-        drawn.
+    drawn.
     walls: [M, 4] rectangles (x0, y0, x1, y1). bounds: (x0, y0, x1, y1), what is seen at least; by
     default the living bodies of all frames. A long episode is thinned out to 200 frames, its first
     and last among them, and all last about 10 s at most. Raises ValueError naming an argument of a

@@ -95,7 +95,7 @@ def read_paper(file: str | Path, table: str) -> dict[tuple[str, str], str]:
     paper.csv.
 
     Columns of the file: table,row,column,value,source. Raises BrokenResult naming the file and
-        field.
+    field.
     """
     with Path(file).open(newline="") as stream:
         reader = csv.DictReader(stream)

@@ -19,7 +19,7 @@ class Results:
     runs: one dictionary a run: seed, config leaves, return_mean, score, ... steps [K]: updates at
         each
     evaluation, the first before training. history: name -> [K, R, ...]. returns [R, E]: every
-        episode
+    episode
     of the last evaluation. path: its folder, or None.
     """
 

@@ -3,7 +3,7 @@
 
 Rows are looped over where that keeps an equation visible. A net is a list of (weight, bias); `rows`
 is a dictionary of arrays [M, ...]. Resampling is replaced by its expectation: counts are the ratios
-    themselves.
+themselves.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ in the CFCQL code base.
 
 A layer is (weight, bias), a net a list of layers. An actor is a net, or a dictionary for a
 recurrent one: layers "first" and "last", and "gru", the arguments of `gru_cell`. A critic has
-    "trunks", two nets of two layers, and "of_action" and
+"trunks", two nets of two layers, and "of_action" and
 "of_state", lists of one layer for both trunks or of one each. `batch` is a dictionary of arrays [B,
 T, ...]; obs, state and avail have T + 1 slots.
 """

@@ -3,7 +3,7 @@ losses.
 
 Parameters are those of the flax modules, as nested dictionaries of float64 arrays. A batch is a
 dictionary of arrays [B, T, ...] whose slots follow one another: obs of slot t + 1 is next_obs of
-    slot t.
+slot t.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def read(folder: str | Path, spec: EnvSpec, *, steps: int, states: bool) -> Step
     from: `dones` are all zero in the particle worlds. An end is terminal where `dones` says so
     (HalfCheetah's time limit, as in the released code), else truncated. What is seen after a last
     step is its next_obs. states: the state is states_i of all agents side by side; otherwise it is
-        their observations.
+    their observations.
     Raises FileNotFoundError or InvalidEpisodes naming the file.
     """
     folder = Path(folder)

@@ -64,7 +64,7 @@ def read_smac(folder: str | Path, spec: EnvSpec) -> Steps:
     Rewards are those of the file (the released code writes returns-to-go over them), and an episode
     ends with its file (the released code infers ends from repeated states): terminal where all
     agents are done there, else truncated. What is seen after the last step is unknown: the last row
-        is repeated.
+    is repeated.
     Raises FileNotFoundError or InvalidEpisodes naming the file.
     """
     folder = Path(folder)

@@ -310,7 +310,7 @@ def make_tag(prey: str = "learned") -> FromJaxMARL:
     """Predator-prey as an `Env`: three predators, a faster prey, two obstacles.
 
     Team reward: 10 for each predator in contact with the prey, minus 0.1 x the predators' distances
-        to it.
+    to it.
     Observation (16): velocity, position, offsets to the obstacles, to the other predators, to the
     prey, velocity of the prey.
     prey: "learned" (the network that is shipped), "flee" (a rule, see `jaxoff.envs.mpe.prey.flee`),

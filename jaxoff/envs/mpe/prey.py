@@ -1,7 +1,7 @@
 """The prey of tag and world: rules, and frozen networks read from files.
 
 One format for networks: an input normalisation with fixed statistics, two ReLU layers, tanh.
-    `PARAMS` says
+`PARAMS` says
 what it holds. Files: `.npz` in our format, or the `.pt` files published with OMAR (Pan et al.,
 2022), which are read without torch and without running anything in them.
 """

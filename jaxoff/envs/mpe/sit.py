@@ -6,7 +6,7 @@ predators, 4 for the prey; velocity first, then position), and rewards that fit 
 of returns.
 
 Global state: positions of those that move (controlled, then prey), their velocities, then
-    landmarks.
+landmarks.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def make_sit(
     -109 in PP, where the paper has -307 to -55. A faster prey that flees straight gets away where
     there are no walls, and even then uniform actions return no less than -173, whatever its speed,
     so no setting spans that range. The default arena is where everything starts: in it a scripted
-        encirclement reaches -54, in one of 2 only -82.
+    encirclement reaches -54, in one of 2 only -82.
     """
     if name not in MAPS:
         raise ValueError(f"sit: map: expected {', '.join(MAPS)}, found {name!r}")
