@@ -198,8 +198,8 @@ def agent_losses(
     policy = masked_mean(improvement_loss(logits, e, sample.log_mu, alpha), sample.counts)
     mates = m.teammates.log_prob(nets.teammates, agent, rows.state, rows.actions, rows.avail)
     teammates = masked_mean(-jnp.sum(mates, -1) / (m.spec.num_agents - 1), rows.valid)
-    told = {"dual": dual, "value": critic, "policy": policy, "teammates": teammates}
-    return dual + critic + policy + teammates, told
+    metrics = {"dual": dual, "value": critic, "policy": policy, "teammates": teammates}
+    return dual + critic + policy + teammates, metrics
 
 
 def behaviour_step(m: Method, state: State, rows: Transition) -> tuple[State, Array]:
@@ -269,7 +269,9 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
         (everyone, opts, log_pi), (agent, key) = carry, turn
         nets, opt = jax.tree.map(lambda x: x[agent], (everyone, opts))
         sample = draw_sample(m, nets, agent, batch, log_pi, log_mu, key)
-        grads, told = jax.grad(agent_losses, argnums=1, has_aux=True)(m, nets, agent, sample, alpha)
+        grads, agent_metrics = jax.grad(agent_losses, argnums=1, has_aux=True)(
+            m, nets, agent, sample, alpha
+        )
         nets, opt = step_each(m.optimiser, nets, grads, opt)
         mine = jax.nn.log_softmax(m.actors.one(nets.policy, agent, rows)[0])
         everyone, opts = jax.tree.map(
@@ -278,11 +280,11 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
         effective = jnp.square(jnp.sum(sample.ratio)) / jnp.maximum(
             jnp.sum(jnp.square(sample.ratio)), 1e-8
         )
-        told |= {
+        agent_metrics |= {
             "divergence": masked_mean(sample.divergence, rows.valid),
             "effective_rows": effective,
         }
-        return (everyone, opts, log_pi.at[:, agent].set(mine)), told
+        return (everyone, opts, log_pi.at[:, agent].set(mine)), agent_metrics
 
     start = (state.nets, state.opts, log_pi)
     (nets, opts, _), metrics = lax.scan(one, start, (jnp.arange(n), jax.random.split(key, n)))

@@ -156,11 +156,11 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     bound, c = m.actors.spec.action_bound, m.config
     batch = batch._replace(actions=jnp.clip(batch.actions, -bound, bound))
     params, updates = (state.critic, state.mixer), state.updates + 1
-    grads, told = jax.grad(lambda p: critic_loss(m, p, state, batch), has_aux=True)(params)
+    grads, metrics = jax.grad(lambda p: critic_loss(m, p, state, batch), has_aux=True)(params)
     steps, critic_opt = m.critic_opt.update(grads, state.critic_opt)
     critic, mixer = optax.apply_updates(params, steps)
 
-    grads, more = jax.grad(lambda p: actor_loss(m, p, critic, mixer, batch), has_aux=True)(
+    grads, actor_metrics = jax.grad(lambda p: actor_loss(m, p, critic, mixer, batch), has_aux=True)(
         state.policy
     )
     steps, policy_opt = m.policy_opt.update(grads, state.policy_opt)
@@ -172,7 +172,7 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
         else optax.incremental_update(new, old, c.polyak)
     )
     opts = {"policy_opt": policy_opt, "critic_opt": critic_opt, "updates": updates}
-    return State(*new, *slow, **opts), Out(told | more)
+    return State(*new, *slow, **opts), Out(metrics | actor_metrics)
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:

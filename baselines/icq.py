@@ -245,10 +245,14 @@ def critic_step(m: Method, state: State, batch: Transition) -> tuple[State, dict
     else:
         (carry, loss), made = step(carry, parts), jnp.ones((), jnp.int32)
     (critic, mixer), opt = carry
-    told = {"value": loss, "target": masked_mean(target, mask), "critic_weight_max": jnp.max(rho)}
+    metrics = {
+        "value": loss,
+        "target": masked_mean(target, mask),
+        "critic_weight_max": jnp.max(rho),
+    }
     return state._replace(
         critic=critic, mixer=mixer, critic_opt=opt, critic_steps=state.critic_steps + made
-    ), told
+    ), metrics
 
 
 # --- policies -------------------------------------------------------------------------------------
@@ -319,22 +323,22 @@ def actor_loss(
     )
     valid = jnp.broadcast_to(batch.valid[..., None], weight.shape)
     loss = -masked_mean(lax.stop_gradient(weight if printed else share * weight) * log_prob, valid)
-    told = {
+    metrics = {
         "policy": loss,
         "log_prob": masked_mean(log_prob, valid),
         "actor_effective": effective(weight, valid),
     }
-    return loss, told | {"advantage": masked_mean(mine - base, valid)}
+    return loss, metrics | {"advantage": masked_mean(mine - base, valid)}
 
 
 def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[str, Array]]:
     """One step of the policies on loss_of(policy) -> (loss, told)."""
-    grads, told = jax.grad(loss_of, has_aux=True)(state.policy)
+    grads, metrics = jax.grad(loss_of, has_aux=True)(state.policy)
     changes, opt = m.policy_opt.update(grads, state.policy_opt)
     policy = optax.apply_updates(state.policy, changes)
     if not m.spec.discrete:
         policy = bounded_spread(policy)
-    return state._replace(policy=policy, policy_opt=opt), told
+    return state._replace(policy=policy, policy_opt=opt), metrics
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
@@ -344,8 +348,10 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     batch = as_windows(batch)
     if m.config.truncation == "terminal":
         batch = closed(batch)
-    state, told = critic_step(m, state, batch)
-    state, more = actor_step(m, state, lambda policy: actor_loss(m, policy, state, batch, key))
+    state, metrics = critic_step(m, state, batch)
+    state, actor_metrics = actor_step(
+        m, state, lambda policy: actor_loss(m, policy, state, batch, key)
+    )
     new, old = (state.critic, state.mixer), (state.target_critic, state.target_mixer)
     # as released, looked at once a batch, however many steps it made
     due = state.critic_steps >= m.config.target_every
@@ -354,7 +360,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     state = state._replace(
         target_critic=critic, target_mixer=mixer, updates=state.updates + 1, critic_steps=since
     )
-    return state, Out(told | more)
+    return state, Out(metrics | actor_metrics)
 
 
 # --- make -----------------------------------------------------------------------------------------

@@ -182,13 +182,13 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
             config, key, Sample(batch, ratio, log_mu[:, agent], next_log_mu[:, agent])
         )
         own, metrics = critic_step(m, own, agent, sample, beta)
-        own, told = actor_step(m, own, agent, sample, beta)
+        own, actor_metrics = actor_step(m, own, agent, sample, beta)
         if config.spo != "off_stale":  # later agents see the policy that was just stepped
             mine = m.actors.one(own.policy, agent, batch)[0].reshape(ratio.shape[0], -1)
             log_pi = log_pi.at[:, agent].set(log_prob(mine, rows.actions[:, agent]))
         everyone = jax.tree.map(lambda all_, new: all_.at[agent].set(new), everyone, own)
         effective = jnp.square(jnp.sum(ratio)) / jnp.maximum(jnp.sum(jnp.square(ratio)), 1e-8)
-        return (everyone, log_pi), metrics | told | {"effective_rows": effective}
+        return (everyone, log_pi), metrics | actor_metrics | {"effective_rows": effective}
 
     (own, _), metrics = lax.scan(one, (state.own, log_pi), (order, jax.random.split(sweep_key, n)))
     metrics = {name: jnp.mean(value) for name, value in metrics.items()} | {"beta": beta}

@@ -196,12 +196,14 @@ def loss(
     total = jnp.sum(weights * taken(q, batch.actions), -1) + bias
     value = masked_mean(squared_td_error(total, target), batch.valid)
     conservative = masked_mean(conservative_loss(m, q, weights, bias, batch), batch.valid)
-    told = {
+    metrics = {
         "value": value,
         "conservative": conservative,
         "q_total": masked_mean(total, batch.valid),
     }
-    return m.config.cql * conservative + value, told | {"target": masked_mean(target, batch.valid)}
+    return m.config.cql * conservative + value, metrics | {
+        "target": masked_mean(target, batch.valid)
+    }
 
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:

@@ -205,12 +205,12 @@ def actor_loss(
     own, _ = policy_actions(m, actor, batch)  # [..., N, A]
     objective = masked_mean(policy_values(m, critic, batch, own).mean(-1), batch.valid)
     gap = masked_mean(jnp.abs(own - batch.actions).mean((-2, -1)), batch.valid)
-    told = {"objective": objective, "distance": gap}
+    metrics = {"objective": objective, "distance": gap}
     if m.config.actor == "constant":
-        return -objective * m.spec.num_agents, told
+        return -objective * m.spec.num_agents, metrics
     return m.config.action_penalty * masked_mean(
         jnp.square(own).mean((-2, -1)), batch.valid
-    ) - objective, told
+    ) - objective, metrics
 
 
 def td_target(m: Method, state: State, batch: Transition) -> Array:
@@ -270,19 +270,19 @@ def critic_loss(
     values = joint_values(m, critic, batch.obs, batch.state, batch.actions)  # [K, ..., V]
     loss = squared_td_error(values, jnp.broadcast_to(target, values.shape)).mean((0, -1))
     td = masked_mean(loss, batch.valid)
-    told = {
+    metrics = {
         "critic_loss": td,
         "value": masked_mean(values.mean((0, -1)), batch.valid),
         "target": masked_mean(target.mean(-1), batch.valid),
     }
     if m.config.num_samples:
         term = conservative_loss(m, critic, values, state.actor, batch, key).mean((0, -1))
-        told["conservative"] = masked_mean(term, batch.valid)
-        td = td + m.config.cql * told["conservative"]
+        metrics["conservative"] = masked_mean(term, batch.valid)
+        td = td + m.config.cql * metrics["conservative"]
     error = jnp.abs(values.mean(0) - target).mean(-1) * batch.valid
     inner = tuple(range(1, error.ndim))
     signal = error.sum(inner) / jnp.maximum(batch.valid.sum(inner), 1.0)
-    return td, (told, lax.stop_gradient(signal))
+    return td, (metrics, lax.stop_gradient(signal))
 
 
 # --- update, make ---------------------------------------------------------------------------------

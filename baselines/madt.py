@@ -137,8 +137,8 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
     (loss, losses), grads = jax.value_and_grad(loss_of, has_aux=True)(state.policy)
     changes, opt = m.optimiser.update(grads, state.opt, state.policy)
-    told = {"policy": loss, "policy_poor": masked_mean(losses, weight * (share < POOR))}
-    return state._replace(policy=optax.apply_updates(state.policy, changes), opt=opt), Out(told)
+    metrics = {"policy": loss, "policy_poor": masked_mean(losses, weight * (share < POOR))}
+    return state._replace(policy=optax.apply_updates(state.policy, changes), opt=opt), Out(metrics)
 
 
 def policy_of(m: Method, state: State) -> Policy:

@@ -23,7 +23,7 @@ from flax import struct
 
 from jaxoff.batches import as_windows
 from jaxoff.config import static
-from jaxoff.learners.actor_critic import Agents, Mine, State, learner, own_return, stages
+from jaxoff.learners.actor_critic import AgentBatch, Agents, State, learner, own_return, stages
 from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import ahead
@@ -84,29 +84,31 @@ def with_next(batch: Transition) -> tuple[Transition, tuple[Array, Array]]:
     return batch._replace(valid=usable), (ahead(batch.actions), follows)
 
 
-def next_values(m: Method, critic: Net, mine: Mine) -> Array:
+def next_values(m: Method, critic: Net, mine: AgentBatch) -> Array:
     """min_k Q_k(o', a') of the data's next actions, [M]; of no meaning where none follows."""
-    (actions, follows), rows = mine.beside, mine.rows
+    (actions, follows), rows = mine.extras, mine.rows
     own = jnp.take(actions, mine.agent, 1)
     return jnp.min(
         m.agents.values(critic, jnp.take(rows.next_obs, mine.agent, 1), own[None], follows)[:, 0], 0
     )
 
 
-def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+def critic_loss(
+    m: Method, critic: Net, mine: AgentBatch, key: Key
+) -> tuple[Array, dict[str, Array]]:
     """Sum of the twins' mean squared errors, over rows of one agent that have a target."""
-    c, rows, follows = m.config, mine.rows, mine.beside[1]
+    c, rows, follows = m.config, mine.rows, mine.extras[1]
     value = jnp.where(follows > 0, next_values(m, mine.target_critic, mine), 0.0)
     weight = jnp.clip(batch_weight(value, follows, c.beta_q) / c.alpha_w, 0.0, 1.0)
     target = own_return(mine.agent, rows, weight * value, c.gamma)
     q = m.agents.data_values(critic, mine)
     loss = masked_mean(jnp.sum(jnp.square(q - target), 0), rows.valid)
-    told = {
+    metrics = {
         "value": loss,
         "target": masked_mean(target, rows.valid),
         "critic_weight_max": jnp.max(weight),
     }
-    return loss, told
+    return loss, metrics
 
 
 def log_std(spread: Array) -> Array:
@@ -115,12 +117,12 @@ def log_std(spread: Array) -> Array:
 
 
 def actor_loss(
-    m: Method, policy: Gaussian, critic: Net, mine: Mine
+    m: Method, policy: Gaussian, critic: Net, mine: AgentBatch
 ) -> tuple[Array, dict[str, Array]]:
     """Weighted likelihood of the data's actions, over rows of one agent that have a target; the
     weights are constants.
     """
-    c, rows, follows = m.config, mine.rows, mine.beside[1]
+    c, rows, follows = m.config, mine.rows, mine.extras[1]
     q = jnp.min(m.agents.data_values(critic, mine), 0)
     value = jnp.where(follows > 0, next_values(m, critic, mine), 0.0)
     advantage = own_return(mine.agent, rows, value, c.gamma) - q
@@ -132,12 +134,12 @@ def actor_loss(
         m.agents.spec.action_bound,
     )
     loss = -masked_mean(weight * likelihood, rows.valid)
-    told = {
+    metrics = {
         "policy": loss,
         "log_prob": masked_mean(likelihood, rows.valid),
         "advantage": masked_mean(advantage, rows.valid),
     }
-    return loss, told | {"actor_effective": effective(weight, rows.valid)}
+    return loss, metrics | {"actor_effective": effective(weight, rows.valid)}
 
 
 def policy_of(m: Method, state: State) -> Policy:
@@ -169,11 +171,11 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     )
     shape = spec.num_agents, spec.action_size
 
-    def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    def of_critic(critic: Params, mine: AgentBatch, key: Key) -> tuple[Array, dict[str, Array]]:
         return critic_loss(m, critic, mine, key)
 
     def of_actor(
-        policy: Params, critic: Params, mine: Mine, key: Key
+        policy: Params, critic: Params, mine: AgentBatch, key: Key
     ) -> tuple[Array, dict[str, Array]]:
         return actor_loss(m, policy, critic, mine)
 

@@ -231,12 +231,12 @@ def value_loss(
     valid = jnp.broadcast_to(batch.valid[..., None], v.shape)
     z = exponent(q, v, weight, alpha)
     loss = masked_mean(implicit_value_loss(z, v, weight, alpha, exponent_shift(z, valid)), valid)
-    told = {
+    metrics = {
         "value": loss,
         "ratio": masked_mean(jnp.exp(z), valid),
         "weight": masked_mean(weight, valid),
     }
-    return loss, (z, told)
+    return loss, (z, metrics)
 
 
 def policy_loss(m: Method, params: Params, z: Array, batch: Transition) -> Array:
@@ -272,9 +272,9 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
         state.value
     )
     loss, policy_grads = jax.value_and_grad(lambda p: policy_loss(m, p, z, batch))(state.policy)
-    critic_grads, told = jax.grad(lambda p: critic_loss(m, p, state, batch), has_aux=True)(
-        (state.critic, state.mixer)
-    )
+    critic_grads, critic_metrics = jax.grad(
+        lambda p: critic_loss(m, p, state, batch), has_aux=True
+    )((state.critic, state.mixer))
 
     def step(params: Params, grads: Params, opt: optax.OptState) -> tuple[Any, optax.OptState]:
         steps, opt = m.optimiser.update(grads, opt)
@@ -299,7 +299,7 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
         critic_opt,
         value_opt,
     )
-    return after, Out(metrics | told | {"policy": loss})
+    return after, Out(metrics | critic_metrics | {"policy": loss})
 
 
 # --- make -----------------------------------------------------------------------------------------

@@ -62,13 +62,15 @@ def make(config: Config, batch_size: int, window: int) -> Sampler:
             f"({taken}), found 'uniform', which needs a number of items to draw, refresh > 0",
         )
 
-    def priority(dataset: Dataset, told: Feedback, batch: Transition) -> Array:
+    def priority(dataset: Dataset, outcome: Feedback, batch: Transition) -> Array:
         policy = (
-            told.online if config.policy == "online" and told.online is not None else told.policy
+            outcome.online
+            if config.policy == "online" and outcome.online is not None
+            else outcome.policy
         )
         d = joint_distance(policy, batch, dataset.spec, config.distance, config.clip_actions)
         return priority_of(
-            d, config.alpha * jnp.square(ramped(told.updates, config.ramp)), config.eps
+            d, config.alpha * jnp.square(ramped(outcome.updates, config.ramp)), config.eps
         )
 
     return prioritised(

@@ -382,27 +382,27 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     """
     view = view_of(m, batch)
     target, mask = critic_target(m, state.target_critic, view)
-    grads, told = jax.grad(lambda p: critic_loss(m, p, view, target, mask), has_aux=True)(
+    grads, metrics = jax.grad(lambda p: critic_loss(m, p, view, target, mask), has_aux=True)(
         state.critic
     )
     changes, critic_opt = m.critic_opt.update(grads, state.critic_opt)
     critic = optax.apply_updates(state.critic, changes)
     norms = {"critic_clipped": optax.tree.norm(grads)}
-    grads, more = jax.grad(lambda p: actor_loss(m, p, critic, view, key), has_aux=True)(
+    grads, actor_metrics = jax.grad(lambda p: actor_loss(m, p, critic, view, key), has_aux=True)(
         state.policy
     )
     changes, policy_opt = m.policy_opt.update(grads, state.policy_opt)
     policy = optax.apply_updates(state.policy, changes)
     policy = policy if m.spec.discrete else bounded_spread(policy)
     norms |= {"policy_clipped": optax.tree.norm(grads)}
-    told |= more | {
+    metrics |= actor_metrics | {
         name: (norm > m.config.max_grad_norm).astype(jnp.float32) for name, norm in norms.items()
     }
     slow = optax.periodic_update(
         critic, state.target_critic, state.updates + 1, m.config.target_every
     )
     after = State(policy, critic, slow, policy_opt, critic_opt, state.updates + 1, state.replay)
-    return after, Out(told | {"draw_effective": state.replay.effective})
+    return after, Out(metrics | {"draw_effective": state.replay.effective})
 
 
 # --- make -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from flax import struct
 from jax import lax
 
 from jaxoff.config import static
-from jaxoff.learners.actor_critic import Agents, Mine, learner, stages
+from jaxoff.learners.actor_critic import AgentBatch, Agents, learner, stages
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.normalised import Net
@@ -62,7 +62,9 @@ class Method(NamedTuple):
     agents: Agents
 
 
-def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+def critic_loss(
+    m: Method, critic: Net, mine: AgentBatch, key: Key
+) -> tuple[Array, dict[str, Array]]:
     """Sum of the twins' mean squared errors, over valid rows of one agent."""
     c, rows, bound = m.config, mine.rows, m.agents.spec.action_bound
     ahead = m.agents.played(mine.agent, mine.target_policies, rows.next_obs, rows.valid)
@@ -79,7 +81,9 @@ def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, di
     }
 
 
-def actor_loss(m: Method, policy: Net, critic: Net, mine: Mine) -> tuple[Array, dict[str, Array]]:
+def actor_loss(
+    m: Method, policy: Net, critic: Net, mine: AgentBatch
+) -> tuple[Array, dict[str, Array]]:
     """Normalised values against cloning, over valid rows of one agent; squares are averaged over
     action dimensions.
     """
@@ -108,11 +112,11 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     )
     m = Method(config, agents)
 
-    def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    def of_critic(critic: Params, mine: AgentBatch, key: Key) -> tuple[Array, dict[str, Array]]:
         return critic_loss(m, critic, mine, key)
 
     def of_actor(
-        policy: Params, critic: Params, mine: Mine, key: Key
+        policy: Params, critic: Params, mine: AgentBatch, key: Key
     ) -> tuple[Array, dict[str, Array]]:
         return actor_loss(m, policy, critic, mine)
 

@@ -190,9 +190,12 @@ def contrast_of(
         (1.0 - cosine) / 2, pairs, support.actions, c.eta, c.nu, c.mu, c.group_by_action
     )
     active = lambda term, k: jnp.mean(jnp.any(term > jnp.log(2.0) / k, (-1, -2)))
-    told = {"neighbours": masked_mean(jnp.sum(pairs.member, 1), items.valid)}
-    told |= {"active_positive": active(terms[0], c.eta), "active_negative": active(terms[1], c.nu)}
-    return jnp.sum(terms[0] + terms[1], -1), told | overlap(near, items, support)
+    metrics = {"neighbours": masked_mean(jnp.sum(pairs.member, 1), items.valid)}
+    metrics |= {
+        "active_positive": active(terms[0], c.eta),
+        "active_negative": active(terms[1], c.nu),
+    }
+    return jnp.sum(terms[0] + terms[1], -1), metrics | overlap(near, items, support)
 
 
 def overlap(near: Array, items: Items, support: Items) -> dict[str, Array]:
@@ -237,12 +240,12 @@ def objective(
     )
     spots = jnp.concatenate([chosen, more])
     picked, support = (jax.tree.map(lambda x, i=i: x[i], everything) for i in (chosen, spots))
-    g, told = contrast_of(
+    g, metrics = contrast_of(
         m, mixture.cosine[chosen], picked, support, chosen[:, None] == spots, state.scale
     )
     contrast = masked_mean(jnp.sum(q[chosen] * g, -1), picked.valid)
     nll = -taken(mixture_log_prob(mixture.log_gate, log_part), items.actions)
-    return bound + c.contrast * contrast, told | {
+    return bound + c.contrast * contrast, metrics | {
         "bound": bound,
         "contrast": contrast,
     } | mixture_metrics(q, nll, items)
@@ -256,19 +259,19 @@ def mixture_metrics(q: Array, nll: Array, items: Items) -> dict[str, Array]:
     entropy = -jnp.sum(jax.scipy.special.xlogy(q, q), -1)
     good, poor = items.valid * (items.share >= GOOD), items.valid * (items.share < POOR)
     likelihoods = {"policy": items.valid, "policy_expert": good, "policy_poor": poor}
-    told = {name: masked_mean(nll, weight) for name, weight in likelihoods.items()}
-    return told | {"q_entropy": masked_mean(entropy, items.valid), "usage_max": jnp.max(usage)}
+    metrics = {name: masked_mean(nll, weight) for name, weight in likelihoods.items()}
+    return metrics | {"q_entropy": masked_mean(entropy, items.valid), "usage_max": jnp.max(usage)}
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
     """One step of AdamW."""
     batch = as_windows(batch)
-    (loss, told), grads = jax.value_and_grad(
+    (loss, metrics), grads = jax.value_and_grad(
         lambda p: objective(m, p, state, batch, key), has_aux=True
     )(state.policy)
     changes, opt = m.optimiser.update(grads, state.opt, state.policy)
     return state._replace(policy=optax.apply_updates(state.policy, changes), opt=opt), Out(
-        told | {"loss": loss}
+        metrics | {"loss": loss}
     )
 
 

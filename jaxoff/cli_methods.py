@@ -29,16 +29,10 @@ def method_rows() -> list[dict[str, str]]:
         for module in dict.fromkeys(forms.values()):
             kinds = [kind for kind, form in forms.items() if form is module]
             about = " ".join((module.__doc__ or "").strip().split("\n\n")[0].split()).rstrip(".")
-            row = {
-                "method": name,
-                "actions": ", ".join(kinds),
-                "about": about,
-                "code": module.__name__,
-            }
-            rows.append(
-                row
-                | {"page": f"{PAGES}/{name}.md" if module.__name__.startswith("baselines.") else ""}
-            )
+            ours = module.__name__.startswith("jaxoff.baselines.")
+            row = {"method": name, "actions": ", ".join(kinds), "about": about}
+            page = f"{PAGES}/{name}.md" if ours else ""
+            rows.append(row | {"code": module.__name__, "page": page})
     return rows
 
 

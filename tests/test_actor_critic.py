@@ -20,7 +20,14 @@ from jaxoff.baselines.omar import continuous as omar
 from jaxoff import registry
 from jaxoff.config import checked
 from jaxoff.data.dataset import place
-from jaxoff.learners.actor_critic import Agents, Mine, as_rows, deal, learner, own_return
+from jaxoff.learners.actor_critic import (
+    AgentBatch,
+    Agents,
+    as_rows,
+    learner,
+    own_return,
+    split_by_agent,
+)
 from jaxoff.losses.conservative import near_actions, sampled_logsumexp, uniform_actions
 from jaxoff.names import DataOptions
 from jaxoff.nets.normalised import Net
@@ -75,8 +82,10 @@ def part(tree: Any, i: int) -> Any:
     return jax.tree.map(lambda x: x[i], tree)
 
 
-def mine_of(nets: dict[str, Any], rows: Any, i: int) -> Mine:
-    return Mine(i, rows, nets["policy"], nets["target_policy"], part(nets["target_critic"], i))
+def mine_of(nets: dict[str, Any], rows: Any, i: int) -> AgentBatch:
+    return AgentBatch(
+        i, rows, nets["policy"], nets["target_policy"], part(nets["target_critic"], i)
+    )
 
 
 def rows_of(batch: Transition) -> dict[str, np.ndarray]:
@@ -186,8 +195,8 @@ def test_icq_losses_and_gradients_equal_float64_numpy():
     spread = np.random.default_rng(3).normal(size=(N, A))
 
     def losses(config: Any, nets: dict[str, Net], spread: Any, batch: Transition) -> Any:
-        m, (rows, beside) = maicq.Method(config, Agents(SPEC, 5)), as_rows(*maicq.with_next(batch))
-        mine, critic = mine_of(nets, rows, i)._replace(beside=beside), part(nets["critic"], i)
+        m, (rows, extras) = maicq.Method(config, Agents(SPEC, 5)), as_rows(*maicq.with_next(batch))
+        mine, critic = mine_of(nets, rows, i)._replace(extras=extras), part(nets["critic"], i)
         policy = maicq.Gaussian(part(nets["policy"], i), spread[i])
         of_critic = jax.value_and_grad(lambda p: maicq.critic_loss(m, p, mine, None)[0])(critic)
         return (
@@ -320,7 +329,7 @@ def learner_of(agents: Agents, passes: tuple[str, ...] = ("obs",), **more: Any) 
     """A learner whose critic fits 0 and whose policy climbs Q_1, by plain gradient steps."""
     critic = lambda p, mine, key: (jnp.mean(jnp.square(agents.data_values(p, mine))), {})
 
-    def actor(policy: Any, critic: Any, mine: Mine, key: Any) -> Any:
+    def actor(policy: Any, critic: Any, mine: AgentBatch, key: Any) -> Any:
         own = agents.act(policy, jnp.take(mine.rows.obs, mine.agent, 1), mine.rows.valid)
         return -jnp.mean(agents.first_values(critic, mine, own[None])), {"own": jnp.mean(own)}
 
@@ -336,7 +345,7 @@ def test_running_statistics_of_policies_see_each_pass_and_slow_nets_only_move_sc
     made, batch = learner_of(Agents(SPEC, 5), passes), batch_of(6)
     before = jax.jit(made.init)(jax.random.key(0))
     after, _ = jax.jit(made.update)(before, batch, jax.random.key(1))
-    dealt, _ = deal(batch, N)
+    dealt, _ = split_by_agent(batch, N)
     for i in range(N):
         mean, variance = np.zeros(WIDTH), np.ones(WIDTH)
         for field in passes:
@@ -395,7 +404,7 @@ def test_bootstrap_goes_through_the_clock_and_stops_where_it_counts_as_an_end():
     for ends, wanted in ((False, [2.9, 1.0]), (True, [1.0, 1.0])):
         agents = Agents(SPEC, 5, "none", own_batches=False, truncated_ends=ends)
 
-        def critic(p: Any, mine: Mine, key: Any, agents: Agents = agents) -> Any:
+        def critic(p: Any, mine: AgentBatch, key: Any, agents: Agents = agents) -> Any:
             y = agents.target(mine, jnp.zeros((2, A)), 0.95)
             return jnp.sum(agents.data_values(p, mine)), {"cut": y[0], "end": y[1]}
 
@@ -452,7 +461,7 @@ def test_coefficients_are_those_of_the_published_table():
 
 def test_each_agent_learns_from_rows_and_a_reward_of_its_own():
     batch = batch_of(6)
-    dealt, _ = deal(batch, N)
+    dealt, _ = split_by_agent(batch, N)
     for i in range(N):  # rows i and i + 3
         np.testing.assert_array_equal(dealt.agent_reward[i, :, i], batch.agent_reward[i::N, i])
         np.testing.assert_array_equal(
@@ -461,19 +470,21 @@ def test_each_agent_learns_from_rows_and_a_reward_of_its_own():
         )
     windows = jax.tree.map(lambda x: np.stack([x, x + 1], 1), batch)  # [B, T, ...]
     np.testing.assert_allclose(
-        deal(windows, N)[0].obs[1], np.concatenate([windows.obs[1], windows.obs[4]]), rtol=1e-6
+        split_by_agent(windows, N)[0].obs[1],
+        np.concatenate([windows.obs[1], windows.obs[4]]),
+        rtol=1e-6,
     )
     with pytest.raises(
         ValueError,
         match="field 'batch_size': expected a multiple of 3, the number of agents, found 7",
     ):
-        deal(batch_of(7), N)
+        split_by_agent(batch_of(7), N)
 
 
 def test_agents_with_the_same_nets_and_rows_draw_different_samples():
     agents = Agents(SPEC, 5, own_batches=False)
 
-    def critic(p: Any, mine: Mine, key: Any) -> Any:
+    def critic(p: Any, mine: AgentBatch, key: Any) -> Any:
         drawn = uniform_actions(key, (1,), 1.0)[0][0]
         return jnp.sum(agents.data_values(p, mine)), {
             f"of{i}": jnp.where(mine.agent == i, drawn, 0.0) for i in range(N)

@@ -17,7 +17,7 @@ from jaxoff.experiments.bench import omar as bench
 from jaxoff.experiments.bench import speed
 
 from jaxoff import registry
-from jaxoff.learners.actor_critic import deal
+from jaxoff.learners.actor_critic import split_by_agent
 from jaxoff.names import DataOptions
 from jaxoff.training import TrainSpec
 from jaxoff.training.spec import resolve
@@ -152,7 +152,7 @@ def test_two_steps_from_the_same_weights_batches_and_random_numbers_are_the_same
         batch, key = full_batch(number), jax.random.key(number + 5)
         before = state
         state, out = step(state, batch, key)
-        rows, _ = deal(batch, N)
+        rows, _ = split_by_agent(batch, N)
         losses = []
         for i, (agent, own_key) in enumerate(zip(agents, jax.random.split(key, N), strict=True)):
             own = (

@@ -556,7 +556,10 @@ def test_settings_tell_value_source_default_and_meaning(capsys):
     assert "settings.toml" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         cli.main(["settings", "omar", "mpe/spread/random", "--set", "trace=0.5"])
-    assert "unknown field of baselines.omar.continuous.Config 'trace'" in capsys.readouterr().err
+    assert (
+        "unknown field of jaxoff.baselines.omar.continuous.Config 'trace'"
+        in capsys.readouterr().err
+    )
 
 
 def test_every_setting_has_a_meaning_or_a_name_that_tells_it():

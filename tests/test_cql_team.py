@@ -17,7 +17,7 @@ from jaxoff.baselines.cql import team as cql_team
 from jaxoff.baselines.omar import continuous as omar
 
 from jaxoff.config import checked
-from jaxoff.learners.actor_critic import Mine
+from jaxoff.learners.actor_critic import AgentBatch
 from tests.reference import actor_critic_numpy as ref
 from tests.test_actor_critic import SIZES, SPEC, A, M, N, batch_of, double, nets_of, part, rows_of
 from tests.test_icq import along, flat, slope
@@ -30,8 +30,10 @@ def team_nets() -> dict[str, Any]:
     return {name: part(net, 0) if "critic" in name else net for name, net in nets_of(True).items()}
 
 
-def mine_of(nets: dict[str, Any], batch: Any, i: int = 0) -> Mine:
-    return Mine(jnp.asarray(i), batch, nets["policy"], nets["target_policy"], nets["target_critic"])
+def mine_of(nets: dict[str, Any], batch: Any, i: int = 0) -> AgentBatch:
+    return AgentBatch(
+        jnp.asarray(i), batch, nets["policy"], nets["target_policy"], nets["target_critic"]
+    )
 
 
 def method(config: Any) -> cql_agents.Method:

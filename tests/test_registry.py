@@ -209,7 +209,7 @@ def test_a_field_of_the_other_form_is_refused_by_name():
     # `trace` is of OMAR's discrete form; the continuous one has no such thing.
     task = Task.parse("mpe/spread/random")
     with pytest.raises(
-        UnknownName, match=r"unknown field of baselines.omar.continuous.Config 'trace'"
+        UnknownName, match=r"unknown field of jaxoff.baselines.omar.continuous.Config 'trace'"
     ):
         resolve_config(registry.learner("omar", task), task, {"trace": 0.5})
 

@@ -128,7 +128,7 @@ def reads() -> dict[str, tuple[Any, set[str]]]:
 OURS = (
     module.__name__ for name in registry.learner_names() for module in registry.forms(name).values()
 )
-FORM_MODULES = sorted({name for name in OURS if name.startswith("baselines.")})
+FORM_MODULES = sorted({name for name in OURS if name.startswith("jaxoff.baselines.")})
 
 
 @pytest.mark.parametrize("module", FORM_MODULES)

@@ -51,7 +51,7 @@ def test_the_table_has_every_registered_learner():
     ours = {
         name
         for name in registry.learner_names()
-        if all(m.__name__.startswith("baselines.") for m in registry.forms(name).values())
+        if all(m.__name__.startswith("jaxoff.baselines.") for m in registry.forms(name).values())
     }
     assert ours == {form.spec.method for form in FORMS.values()}
 
@@ -425,7 +425,7 @@ def test_a_folder_whose_data_have_changed_is_refused(toy, tmp_path):
         (
             {"config": {"hiden": 3}},
             UnknownName,
-            "unknown field of baselines.bc.Config 'hiden'; nearest: hidden",
+            "unknown field of jaxoff.baselines.bc.Config 'hiden'; nearest: hidden",
         ),
         ({"grid": {"lrr": [1.0]}}, UnknownName, "unknown field of bc's Config 'lrr'; nearest: lr"),
         ({"sampler": "pjop"}, UnknownName, "unknown sampler 'pjop'; nearest: pjap"),

@@ -237,7 +237,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     state = state._replace(behaviour_policy=vae, behaviour_opt=behaviour_opt, updates=updates)
 
     params = state.critic, state.mixer
-    grads, told = jax.grad(lambda p: critic_loss(m, p, state, batch, critic_key), has_aux=True)(
+    grads, metrics = jax.grad(lambda p: critic_loss(m, p, state, batch, critic_key), has_aux=True)(
         params
     )
     steps, opt = m.optimiser.update(grads, state.opt)
@@ -256,7 +256,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     )
     nets = dict(zip(State._fields, (*new, *slow), strict=False))
     return state._replace(**nets, policy_opt=policy_opt, opt=opt), Out(
-        told | {"behaviour": cloned, "policy": loss}
+        metrics | {"behaviour": cloned, "policy": loss}
     )
 
 

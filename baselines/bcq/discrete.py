@@ -181,7 +181,7 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     behaviour, metrics = Behaviour(state.behaviour_policy, state.behaviour_opt), {}
     if m.config.behaviour_steps == 0:
         behaviour, metrics["behaviour"] = behaviour_step(m, behaviour, batch)
-    grads, told = jax.grad(lambda p: loss(m, p, state, batch), has_aux=True)(params)
+    grads, value_metrics = jax.grad(lambda p: loss(m, p, state, batch), has_aux=True)(params)
     steps, opt = m.optimiser.update(grads, state.opt)
     critic, mixer = optax.apply_updates(params, steps)
     slow = (state.target_critic, state.target_mixer)
@@ -189,7 +189,7 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
         (critic, mixer), slow, updates, m.config.target_every
     )
     nets = (critic, mixer, target_critic, target_mixer, behaviour.policy)
-    return State(*nets, opt, behaviour.opt, updates), Out(told | metrics)
+    return State(*nets, opt, behaviour.opt, updates), Out(value_metrics | metrics)
 
 
 def policy_of(m: Method, critic: Params, behaviour_policy: Params) -> Policy:

@@ -337,16 +337,16 @@ def critic_loss(
         m, critic, values, weight, rows, (now, then), (next_actions, follows), sample_key
     )
     conservative = masked_mean(term, rows.valid)
-    told = {
+    metrics = {
         "value": value,
         "conservative": conservative,
         "q_total": masked_mean(values[0], rows.valid),
     }
-    told |= {
+    metrics |= {
         "target": masked_mean(target, rows.valid),
         "weight_max": masked_mean(jnp.max(weight, -1), rows.valid),
     }
-    return value + m.config.cql * conservative, told
+    return value + m.config.cql * conservative, metrics
 
 
 def policy_loss(m: Method, policy: Net, critic: Net, batch: Transition) -> Array:
@@ -369,9 +369,9 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
         as_windows(with_clock_ends(batch) if m.config.truncated_ends else batch),
         state.updates + 1,
     )
-    grads, told = jax.grad(lambda critic: critic_loss(m, critic, state, batch, key), has_aux=True)(
-        state.critic
-    )
+    grads, metrics = jax.grad(
+        lambda critic: critic_loss(m, critic, state, batch, key), has_aux=True
+    )(state.critic)
     steps, critic_opt = m.critic_opt.update(grads, state.critic_opt)
     critic = optax.apply_updates(state.critic, steps)
 
@@ -409,7 +409,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
             critic_opt,
             updates,
         ),
-        Out(told | {"policy": loss}),
+        Out(metrics | {"policy": loss}),
     )
 
 

@@ -219,16 +219,16 @@ def loss(
         masked_mean(squared_td_error(total, target), batch.valid),
         masked_mean(term, batch.valid),
     )
-    told = {
+    metrics = {
         "value": value,
         "conservative": conservative,
         "q_total": masked_mean(total, batch.valid),
     }
-    told |= {
+    metrics |= {
         "target": masked_mean(target, batch.valid),
         "deviation": masked_mean(jnp.mean(apart, -1), batch.valid),
     }
-    return value + m.config.cql * conservative, told
+    return value + m.config.cql * conservative, metrics
 
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxoff.learners.actor_critic import Agents, Mine, learner, stages
+from jaxoff.learners.actor_critic import AgentBatch, Agents, learner, stages
 from jaxoff.losses.conservative import near_actions, sampled_logsumexp, uniform_actions
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.normalised import Net
@@ -40,7 +40,7 @@ class Method(NamedTuple):
 # --- critics --------------------------------------------------------------------------------------
 
 
-def conservative_loss(m: Method, critic: Net, mine: Mine, values: Array, key: Key) -> Array:
+def conservative_loss(m: Method, critic: Net, mine: AgentBatch, values: Array, key: Key) -> Array:
     """sum_k of the log-sum-exp of Q_k over sampled actions minus Q_k(o, a) = values [2, M];
     unreduced [M].
     """
@@ -69,14 +69,16 @@ def conservative_loss(m: Method, critic: Net, mine: Mine, values: Array, key: Ke
     return jnp.sum(held - values, 0)
 
 
-def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+def critic_loss(
+    m: Method, critic: Net, mine: AgentBatch, key: Key
+) -> tuple[Array, dict[str, Array]]:
     """`penalised_loss` with the next actions of the slow policies."""
     ahead = m.agents.played(mine.agent, mine.target_policies, mine.rows.next_obs, mine.rows.valid)
     return penalised_loss(m, critic, mine, ahead, key)
 
 
 def penalised_loss(
-    m: Method, critic: Net, mine: Mine, ahead: Array, key: Key
+    m: Method, critic: Net, mine: AgentBatch, ahead: Array, key: Key
 ) -> tuple[Array, dict[str, Array]]:
     """Sum of the twins' mean squared errors plus `cql` times the conservative term, over valid rows
     of one agent.
@@ -87,8 +89,14 @@ def penalised_loss(
     target = m.agents.target(mine, ahead, m.config.gamma)
     value = masked_mean(jnp.sum(jnp.square(values - target), 0), rows.valid)
     conservative = masked_mean(conservative_loss(m, critic, mine, values, key), rows.valid)
-    told = {"value": value, "conservative": conservative, "q": masked_mean(values[0], rows.valid)}
-    return value + m.config.cql * conservative, told | {"target": masked_mean(target, rows.valid)}
+    metrics = {
+        "value": value,
+        "conservative": conservative,
+        "q": masked_mean(values[0], rows.valid),
+    }
+    return value + m.config.cql * conservative, metrics | {
+        "target": masked_mean(target, rows.valid)
+    }
 
 
 # --- policies -------------------------------------------------------------------------------------
@@ -105,22 +113,22 @@ def objective(
 
 
 def actor_loss(
-    m: Method, policy: Net, critic: Net, mine: Mine, key: Key
+    m: Method, policy: Net, critic: Net, mine: AgentBatch, key: Key
 ) -> tuple[Array, dict[str, Array]]:
     """Mean of `objective` over valid rows of one agent."""
     rows = mine.rows
     own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
-    loss, told = objective(
+    loss, metrics = objective(
         m,
         own,
         lambda actions: m.agents.first_values(critic, mine, actions),
         m.config.action_penalty,
         key,
     )
-    told = {
-        name: masked_mean(value, rows.valid) for name, value in ({"policy": loss} | told).items()
+    metrics = {
+        name: masked_mean(value, rows.valid) for name, value in ({"policy": loss} | metrics).items()
     }
-    return told["policy"], told
+    return metrics["policy"], metrics
 
 
 # --- make -----------------------------------------------------------------------------------------
@@ -155,11 +163,11 @@ def make(config: Any, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner; its policies are deterministic."""
     m = method_of(config, spec, "cql")
 
-    def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    def of_critic(critic: Params, mine: AgentBatch, key: Key) -> tuple[Array, dict[str, Array]]:
         return critic_loss(m, critic, mine, key)
 
     def of_actor(
-        policy: Params, critic: Params, mine: Mine, key: Key
+        policy: Params, critic: Params, mine: AgentBatch, key: Key
     ) -> tuple[Array, dict[str, Array]]:
         return actor_loss(m, policy, critic, mine, key)
 

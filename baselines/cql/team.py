@@ -27,7 +27,7 @@ from jax import lax
 from jaxoff.baselines.cql import agents
 from jaxoff.baselines.cql.agents import Method
 
-from jaxoff.learners.actor_critic import Mine, State, as_rows, with_clock_ends
+from jaxoff.learners.actor_critic import AgentBatch, State, as_rows, with_clock_ends
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.normalised import Net, running, unit_stats
 from jaxoff.optimisers import adam
@@ -40,7 +40,9 @@ Objective = Callable[..., tuple[Array, dict[str, Array]]]
 # --- losses ---------------------------------------------------------------------------------------
 
 
-def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+def critic_loss(
+    m: Method, critic: Net, mine: AgentBatch, key: Key
+) -> tuple[Array, dict[str, Array]]:
     """Penalised TD error of the team's twin critics [2, ...], over valid rows; next actions are
     noisy.
     """
@@ -54,7 +56,7 @@ def critic_loss(m: Method, critic: Net, mine: Mine, key: Key) -> tuple[Array, di
 
 
 def actor_loss(
-    m: Method, objective: Objective, policy: Net, critic: Net, mine: Mine, key: Key
+    m: Method, objective: Objective, policy: Net, critic: Net, mine: AgentBatch, key: Key
 ) -> tuple[Array, dict[str, Array]]:
     """The part of one agent: its objective over N, but for the penalty on its actions; over valid
     rows.
@@ -64,7 +66,7 @@ def actor_loss(
     """
     rows, n = mine.rows, m.agents.spec.num_agents
     own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
-    loss, told = objective(
+    loss, metrics = objective(
         m,
         own,
         lambda samples: m.agents.first_values(critic, mine, samples),
@@ -73,7 +75,7 @@ def actor_loss(
     )
     loss = masked_mean(loss, rows.valid) / n
     return loss, {"policy": loss * n} | {
-        name: masked_mean(value, rows.valid) for name, value in told.items()
+        name: masked_mean(value, rows.valid) for name, value in metrics.items()
     }
 
 
@@ -101,16 +103,16 @@ def critic_step(
     m: Method, opt: Any, state: State, rows: Transition, key: Key
 ) -> tuple[State, dict[str, Array]]:
     """One step of the critics on some rows."""
-    mine = Mine(
+    mine = AgentBatch(
         jnp.zeros((), jnp.int32), rows, state.policy, state.target_policy, state.target_critic
     )
-    grads, told = jax.grad(lambda critic: critic_loss(m, critic, mine, key), has_aux=True)(
+    grads, metrics = jax.grad(lambda critic: critic_loss(m, critic, mine, key), has_aux=True)(
         state.critic
     )
     steps, critic_opt = opt.update(grads, state.critic_opt)
     return state._replace(
         critic=optax.apply_updates(state.critic, steps), critic_opt=critic_opt
-    ), told
+    ), metrics
 
 
 def actor_step(
@@ -124,18 +126,18 @@ def actor_step(
     def one(
         agent: Array, policy: Net, policy_opt: Any, key: Key
     ) -> tuple[Params, Any, dict[str, Array]]:
-        mine = Mine(agent, rows, state.policy, state.target_policy, state.target_critic)
-        grads, told = jax.grad(
+        mine = AgentBatch(agent, rows, state.policy, state.target_policy, state.target_critic)
+        grads, metrics = jax.grad(
             lambda p: actor_loss(m, objective, p, state.critic, mine, key), has_aux=True
         )(policy)
         steps, policy_opt = opt.update(grads, policy_opt)
-        return optax.apply_updates(policy, steps), policy_opt, told
+        return optax.apply_updates(policy, steps), policy_opt, metrics
 
     n = m.agents.spec.num_agents
-    policy, policy_opt, told = jax.vmap(one, axis_name="agents")(
+    policy, policy_opt, metrics = jax.vmap(one, axis_name="agents")(
         jnp.arange(n), state.policy, state.policy_opt, jax.random.split(key, n)
     )
-    return state._replace(policy=policy, policy_opt=policy_opt), told
+    return state._replace(policy=policy, policy_opt=policy_opt), metrics
 
 
 def update(
@@ -156,8 +158,8 @@ def update(
         jax.tree.map(lambda x: x.reshape(count, size // count, *x.shape[1:]), batch)
     )
     rows, rest = jax.tree.map(lambda x: x[0], dealt), jax.tree.map(lambda x: x[1:], dealt)
-    state, told = critic_step(m, opts[1], state, rows, keys[0])
-    state, more = actor_step(m, opts[0], objective, state, rows, keys[1])
+    state, metrics = critic_step(m, opts[1], state, rows, keys[0])
+    state, actor_metrics = actor_step(m, opts[0], objective, state, rows, keys[1])
     for field in agents.passes_of(m.config) if m.agents.input_norm == "batch" else ():
         state = state._replace(
             stats=running(state.stats, getattr(rows, field), rows.valid[:, None, None], (0,))
@@ -171,7 +173,7 @@ def update(
         (state.policy, state.critic), (state.target_policy, state.target_critic), m.config.polyak
     )
     state = state._replace(target_policy=slow[0], target_critic=slow[1], updates=state.updates + 1)
-    return state, Out({name: jnp.mean(value) for name, value in (told | more).items()})
+    return state, Out({name: jnp.mean(value) for name, value in (metrics | actor_metrics).items()})
 
 
 # --- make -----------------------------------------------------------------------------------------

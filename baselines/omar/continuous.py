@@ -27,7 +27,7 @@ from jaxoff.baselines.cql import agents, team
 from jaxoff.baselines.cql.agents import Method
 
 from jaxoff.config import static
-from jaxoff.learners.actor_critic import Mine, learner, stages
+from jaxoff.learners.actor_critic import AgentBatch, learner, stages
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.normalised import Net
@@ -175,31 +175,31 @@ def objective(
     q = value(own[None])[0]
     found = search(m.config, value, own.shape, m.agents.spec.action_bound, key)
     wanted = target_action(own, q, *found)
-    told = {
+    metrics = {
         "policy_value": q,
         "mimic_error": jnp.mean(jnp.square(own - wanted), -1),
         "search_better": (found[1] > q).astype(q.dtype),
     }
-    return rectified_loss(own, wanted, q, m.config.mimic, penalty), told
+    return rectified_loss(own, wanted, q, m.config.mimic, penalty), metrics
 
 
 def actor_loss(
-    m: Method, policy: Net, critic: Net, mine: Mine, key: Key
+    m: Method, policy: Net, critic: Net, mine: AgentBatch, key: Key
 ) -> tuple[Array, dict[str, Array]]:
     """Mean of `objective` over valid rows of one agent."""
     rows = mine.rows
     own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
-    loss, told = objective(
+    loss, metrics = objective(
         m,
         own,
         lambda samples: m.agents.first_values(critic, mine, samples),
         m.config.action_penalty,
         key,
     )
-    told = {
-        name: masked_mean(value, rows.valid) for name, value in ({"policy": loss} | told).items()
+    metrics = {
+        name: masked_mean(value, rows.valid) for name, value in ({"policy": loss} | metrics).items()
     }
-    return told["policy"], told
+    return metrics["policy"], metrics
 
 
 # --- make -----------------------------------------------------------------------------------------
@@ -221,11 +221,11 @@ def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     if config.shared_team:
         return team.make(config, spec, "omar", objective)
 
-    def of_critic(critic: Params, mine: Mine, key: Key) -> tuple[Array, dict[str, Array]]:
+    def of_critic(critic: Params, mine: AgentBatch, key: Key) -> tuple[Array, dict[str, Array]]:
         return agents.critic_loss(m, critic, mine, key)
 
     def of_actor(
-        policy: Params, critic: Params, mine: Mine, key: Key
+        policy: Params, critic: Params, mine: AgentBatch, key: Key
     ) -> tuple[Array, dict[str, Array]]:
         return actor_loss(m, policy, critic, mine, key)
 

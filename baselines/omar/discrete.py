@@ -181,12 +181,12 @@ def critic_loss(
     avail = batch.avail if m.config.mask_cql else jnp.ones_like(batch.avail)
     value = sum(masked_mean(jnp.square(taken(q, batch.actions) - target), valid) for q in both)
     conservative = sum(masked_mean(conservative_term(q, batch.actions, avail), valid) for q in both)
-    told = {
+    metrics = {
         "value": value,
         "conservative": conservative,
         "q": masked_mean(taken(both[0], batch.actions), valid),
     }
-    return value + m.config.cql * conservative, told
+    return value + m.config.cql * conservative, metrics
 
 
 def critic_step(
@@ -280,7 +280,9 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
         critic_sweep if m.config.per_timestep else critic_step,
     )
     (critic, critic_opt), metrics = steps_of(m, (state.critic, state.critic_opt), target, batch)
-    grads, told = jax.grad(lambda p: actor_loss(m, p, critic, batch), has_aux=True)(state.policy)
+    grads, actor_metrics = jax.grad(lambda p: actor_loss(m, p, critic, batch), has_aux=True)(
+        state.policy
+    )
     steps, policy_opt = m.optimiser.update(grads, state.policy_opt)
     policy, updates = optax.apply_updates(state.policy, steps), state.updates + 1
     slow = state.target_policy, state.target_critic
@@ -288,7 +290,7 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
         (policy, critic), slow, updates, m.config.target_every
     )
     return State(policy, critic, slow_policy, slow_critic, policy_opt, critic_opt, updates), Out(
-        metrics | told
+        metrics | actor_metrics
     )
 
 

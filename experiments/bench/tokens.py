@@ -107,8 +107,8 @@ def measure(name: str, spec: TrainSpec, way: str, updates: int) -> list[Row]:
     program = Program(
         ready.job, ready.env, ready.program.index, updates, ready.mesh, ready.mode, evaluates=True
     )
-    look, compile_s = speed.compiled(program.look, carried, ready.dataset)
-    found, best = speed.fastest(lambda _: look(carried, ready.dataset), None)
+    evaluate_now, compile_s = speed.compiled(program.evaluate_now, carried, ready.dataset)
+    found, best = speed.fastest(lambda _: evaluate_now(carried, ready.dataset), None)
     steps = float(np.sum(found["lengths"]))  # padded runs included, as for updates
     return [*rows, Row(name, way, count, "rollouts", of_step, steps / best, compile_s)]
 

@@ -216,14 +216,14 @@ def _path(
         items = sampler.draw(items_state, dataset, draw_key)
         state, out = learner.update(state, sampler.gather(dataset, items), update_key)
         if sampler.feedback is not None:
-            told = Feedback(
+            outcome = Feedback(
                 items,
                 out.signal,
                 (learner.target_policy or learner.policy)(state),
                 number + 1,
                 told_key,
             )
-            items_state = sampler.feedback(items_state, dataset, told)
+            items_state = sampler.feedback(items_state, dataset, outcome)
         return (state, items_state), (state.actor[:, 0], out.metrics["distance"])
 
     init_key, key = jax.random.split(key)

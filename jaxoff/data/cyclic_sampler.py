@@ -47,8 +47,8 @@ def make(config: Config, batch_size: int, window: int) -> Sampler:
             count < config.period, fresh.draw(inner, dataset, key), items[count % config.period]
         )
 
-    def feedback(state: Any, dataset: Dataset, told: Feedback) -> Any:
+    def feedback(state: Any, dataset: Dataset, outcome: Feedback) -> Any:
         inner, items, count = state
-        return inner, items.at[count % config.period].set(told.items), count + 1
+        return inner, items.at[count % config.period].set(outcome.items), count + 1
 
     return Sampler(init, draw, fresh.gather, feedback)

@@ -118,12 +118,12 @@ def make_acting(
             state, policy, config.collect, keys[1], uniform_share(config, env, state.steps)
         )
 
-    def feedback(state: Online, dataset: Any, told: Feedback) -> Online:
+    def feedback(state: Online, dataset: Any, outcome: Feedback) -> Online:
         return collect(
             state,
-            told.online or told.policy,
+            outcome.online or outcome.policy,
             config.collect,
-            told.key,
+            outcome.key,
             uniform_share(config, env, state.steps),
         )
 

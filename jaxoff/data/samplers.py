@@ -163,17 +163,17 @@ def prioritised(
         return tree_of(starts.astype(jnp.float32))
 
     def feedback(
-        tree: sum_tree.SumTreeState, dataset: Dataset, told: Feedback
+        tree: sum_tree.SumTreeState, dataset: Dataset, outcome: Feedback
     ) -> sum_tree.SumTreeState:
         if refresh < 0:
             items = jnp.arange(dataset.num_steps)
         elif refresh > 0 and refresh_from == "uniform":
-            items = draw_starts(dataset, window, told.key, refresh)
+            items = draw_starts(dataset, window, outcome.key, refresh)
         elif refresh > 0:
-            items = draw_tree(tree, told.key, refresh)
+            items = draw_tree(tree, outcome.key, refresh)
         else:
-            items = told.items
-        fresh = priority(dataset, told._replace(items=items), gather(dataset, items)) ** exponent
+            items = outcome.items
+        fresh = priority(dataset, outcome._replace(items=items), gather(dataset, items)) ** exponent
         # An item that starts no window has priority zero, and keeps it.
         fresh = jnp.where(sum_tree.get_batch(tree, items) > 0, fresh, 0.0)
         return tree_of(fresh) if refresh < 0 else set_leaves(tree, items, fresh)

@@ -68,7 +68,7 @@ class State(NamedTuple):
     updates: Array
 
 
-class Mine(NamedTuple):
+class AgentBatch(NamedTuple):
     """What the losses of one agent are given, beside the parameters that they differentiate."""
 
     agent: Array  # its number
@@ -76,7 +76,7 @@ class Mine(NamedTuple):
     policies: Params  # of all agents, [N, ...], before this update
     target_policies: Params
     target_critic: Net  # its own
-    beside: Any = None  # what `view` gives beside the rows, [M, ...]
+    extras: Any = None  # what `view` gives beside the rows, [M, ...]
 
 
 Losses = Callable[..., tuple[Array, dict[str, Array]]]
@@ -183,7 +183,7 @@ class Agents:
             critic.net, context, actions
         )
 
-    def data_values(self, critic: Net, mine: Mine) -> Array:
+    def data_values(self, critic: Net, mine: AgentBatch) -> Array:
         """Twin values of the data's actions, [2, M]."""
         rows, agent = mine.rows, mine.agent
         own = jnp.take(rows.actions, agent, 1)[None]
@@ -194,7 +194,7 @@ class Agents:
             rows.valid,
         )[:, 0]
 
-    def first_values(self, critic: Net, mine: Mine, own: Array) -> Array:
+    def first_values(self, critic: Net, mine: AgentBatch, own: Array) -> Array:
         """Q_1 of actions of the agent, the others' those of the data: [K, M, A] -> [K, M]."""
         rows, agent = mine.rows, mine.agent
         first = critic._replace(net=jax.tree.map(lambda x: x[:1], critic.net))
@@ -205,7 +205,7 @@ class Agents:
             rows.valid,
         )[0]
 
-    def target(self, mine: Mine, actions: Array, gamma: Array | float) -> Array:
+    def target(self, mine: AgentBatch, actions: Array, gamma: Array | float) -> Array:
         """r_i + gamma (1 - terminated) min_k Q'_k of next actions [M, D]: [M], a constant.
 
         r_i is the team's where agents have none.
@@ -254,22 +254,24 @@ def check_parts(size: int, num_agents: int) -> None:
         )
 
 
-def deal(batch: Transition, num_agents: int, beside: Any = None) -> tuple[Transition, Any]:
+def split_by_agent(
+    batch: Transition, num_agents: int, extras: Any = None
+) -> tuple[Transition, Any]:
     """A batch [B, ...] or [B, T, ...] dealt out: item b goes to agent b mod N, as rows [N, M, ...];
     and what lies beside it.
     """
     size = batch.valid.shape[0]
     check_parts(size, num_agents)
     stacks = jax.tree.map(
-        lambda x: x.reshape(size // num_agents, num_agents, *x.shape[1:]), (batch, beside)
+        lambda x: x.reshape(size // num_agents, num_agents, *x.shape[1:]), (batch, extras)
     )
     return jax.vmap(lambda pair: as_rows(*pair), in_axes=1)(stacks)
 
 
-def as_rows(batch: Transition, beside: Any = None) -> tuple[Transition, Any]:
+def as_rows(batch: Transition, extras: Any = None) -> tuple[Transition, Any]:
     """Leading axes [B] or [B, T] of a batch, and of what lies beside it, to rows [M]."""
     axes = batch.valid.ndim
-    return flatten(batch), jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), beside)
+    return flatten(batch), jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), extras)
 
 
 def learner(
@@ -318,26 +320,26 @@ def learner(
     ) -> tuple[tuple[Any, ...], dict[str, Array]]:
         """One agent, with what is its own of the state; the rest as it was before the update."""
         policy, critic, target_critic, stats, policy_state, critic_state = own
-        (rows, beside), (critic_key, actor_key) = given, jax.random.split(key)
-        mine = Mine(agent, rows, state.policy, state.target_policy, target_critic, beside)
-        grads, told = jax.grad(critic_loss, has_aux=True)(critic, mine, critic_key)
+        (rows, extras), (critic_key, actor_key) = given, jax.random.split(key)
+        mine = AgentBatch(agent, rows, state.policy, state.target_policy, target_critic, extras)
+        grads, metrics = jax.grad(critic_loss, has_aux=True)(critic, mine, critic_key)
         steps, critic_state = critic_opt.update(grads, critic_state)
         critic = optax.apply_updates(critic, steps)
 
         def climb(
             carry: tuple[Params, Any], key: Key
         ) -> tuple[tuple[Params, Any], dict[str, Array]]:
-            grads, told = jax.grad(actor_loss, has_aux=True)(carry[0], critic, mine, key)
+            grads, metrics = jax.grad(actor_loss, has_aux=True)(carry[0], critic, mine, key)
             steps, opt = policy_opt.update(grads, carry[1])
-            return (optax.apply_updates(carry[0], steps), opt), told
+            return (optax.apply_updates(carry[0], steps), opt), metrics
 
         if policy_steps == 1:
-            after, more = climb((policy, policy_state), actor_key)
+            after, actor_metrics = climb((policy, policy_state), actor_key)
         else:
-            after, more = jax.lax.scan(
+            after, actor_metrics = jax.lax.scan(
                 climb, (policy, policy_state), jax.random.split(actor_key, policy_steps)
             )
-            more = jax.tree.map(lambda x: x[-1], more)
+            actor_metrics = jax.tree.map(lambda x: x[-1], actor_metrics)
         if policy_every > 1:
             turn = (state.updates + 1) % policy_every == 0
             after = jax.tree.map(lambda x, y: jnp.where(turn, x, y), after, (policy, policy_state))
@@ -345,16 +347,18 @@ def learner(
             stats = running(
                 stats, jnp.take(getattr(rows, field), agent, 1), rows.valid[:, None], (0,)
             )
-        return (after[0], critic, stats, after[1], critic_state), told | more
+        return (after[0], critic, stats, after[1], critic_state), metrics | actor_metrics
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Out]:
         if agents.input_norm == "dataset":
             standard = lambda x: normalised(UNIT, x, *state.stats)
             batch = batch._replace(obs=standard(batch.obs), next_obs=standard(batch.next_obs))
         batch = with_clock_ends(batch) if agents.truncated_ends else batch
-        batch, beside = view(batch)
+        batch, extras = view(batch)
         given, axis = (
-            (deal(batch, n, beside), 0) if agents.own_batches else (as_rows(batch, beside), None)
+            (split_by_agent(batch, n, extras), 0)
+            if agents.own_batches
+            else (as_rows(batch, extras), None)
         )
         own = (
             state.policy,
@@ -364,7 +368,7 @@ def learner(
             state.policy_opt,
             state.critic_opt,
         )
-        new, told = jax.vmap(one, (0, 0, axis, 0, None))(
+        new, metrics = jax.vmap(one, (0, 0, axis, 0, None))(
             jnp.arange(n), own, given, jax.random.split(key, n), state
         )
         policy, critic, stats, policy_state, critic_state = new
@@ -385,7 +389,7 @@ def learner(
             critic_state,
             state.updates + 1,
         )
-        return state, Out({name: jnp.mean(value) for name, value in told.items()})
+        return state, Out({name: jnp.mean(value) for name, value in metrics.items()})
 
     executed = policy or (lambda state: agents.policy(state.policy, state.stats))
     # Statistics are of observations, so they serve the slow policies as well.

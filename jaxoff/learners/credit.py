@@ -179,16 +179,16 @@ def _fit(
         return state, jax.tree.map(jnp.mean, metrics)
 
     start, walk = jax.random.split(key)
-    state, told = jax.jit(learner.init)(start), []
+    state, history = jax.jit(learner.init)(start), []
     parts = -(-settings.steps // size)
     for number in range(parts):
         state, metrics = part(state, jax.random.fold_in(walk, number), dataset, rows)
-        told.append(
+        history.append(
             {"steps": size * (number + 1)} | {name: float(value) for name, value in metrics.items()}
         )
         if progress:
-            progress(number + 1, parts, told[-1])
-    return state.params, {name: np.array([row[name] for row in told]) for name in told[0]}
+            progress(number + 1, parts, history[-1])
+    return state.params, {name: np.array([row[name] for row in history]) for name in history[0]}
 
 
 def _judged(

@@ -166,13 +166,13 @@ def fit(model: Decomposition, params: Params, batch: Transition) -> tuple[Array,
         jnp.square(mean - rows.reward),
         jnp.square(rows.reward - masked_mean(rows.reward, rows.valid)),
     )
-    told = {
+    metrics = {
         "error": loss,
         "r2": 1.0
         - masked_mean(errors, rows.valid) / jnp.maximum(masked_mean(centred, rows.valid), 1e-12),
     }
     agents = range(model.spec.num_agents)
-    return loss, told | {
+    return loss, metrics | {
         f"own_reward_{i}": masked_mean(jnp.mean(own[..., i], 0), rows.valid) for i in agents
     }
 
@@ -188,9 +188,9 @@ def decomposition_learner(model: Decomposition, optimiser: optax.GradientTransfo
         return Decomposed(params, optimiser.init(params))
 
     def update(state: Decomposed, batch: Transition, key: Key) -> tuple[Decomposed, Out]:
-        grads, told = jax.grad(lambda p: fit(model, p, batch), has_aux=True)(state.params)
+        grads, metrics = jax.grad(lambda p: fit(model, p, batch), has_aux=True)(state.params)
         changes, opt = optimiser.update(grads, state.opt)
-        return Decomposed(optax.apply_updates(state.params, changes), opt), Out(told)
+        return Decomposed(optax.apply_updates(state.params, changes), opt), Out(metrics)
 
     def policy(state: Decomposed) -> Policy:
         raise TypeError(

@@ -20,7 +20,7 @@ from jaxoff.losses.conservative import available_logsumexp
 from jaxoff.losses.likelihood import expectation, taken
 from jaxoff.types import Array, Key
 
-MOST = 100.0  # of a ratio
+MAX_RATIO = 100.0  # of a ratio
 LEAST_LOG = -23.025851  # log 1e-10, the least logarithm of a probability
 
 
@@ -33,7 +33,7 @@ def joint_ratio(log_pi: Array, log_mates: Array, agent: Array | int) -> Array:
     """
     mates = jnp.arange(log_pi.shape[-1]) != agent
     total = jnp.sum(jnp.where(mates, log_pi - log_mates, 0.0), -1)
-    return lax.stop_gradient(jnp.exp(jnp.minimum(total, jnp.log(MOST))))
+    return lax.stop_gradient(jnp.exp(jnp.minimum(total, jnp.log(MAX_RATIO))))
 
 
 def teammate_divergence(log_pi: Array, log_mates: Array, agent: Array | int) -> Array:

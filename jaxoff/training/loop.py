@@ -234,7 +234,7 @@ class _Loop:
         program = Program(self.job, self.env, index, size, self.mesh, self.mode, evaluates=last)
         carried = self._start_stage(program, carried, resumed)
         if last and not resumed:
-            self._keep(0, Report({}, self._call(program.look, carried)))
+            self._keep(0, Report({}, self._call(program.evaluate_now, carried)))
         compiled = self._compile(program.chunk, carried)
         for number in range(chunk, stage.steps // size):
             begin = time.perf_counter()

@@ -187,7 +187,7 @@ def train_on_policy(
         return run, jax.tree.map(lambda x: x / count, sums)
 
     @jax.jit
-    def look(run: _Run) -> tuple[Params, dict[str, Array]]:
+    def evaluate_now(run: _Run) -> tuple[Params, dict[str, Array]]:
         actor = learner.actor(run.learner)
         # The fourth child of the key: the first three are the next iteration's, and fold_in(key, 0)
         # is the first of them.
@@ -203,14 +203,14 @@ def train_on_policy(
     done: list[Snapshot] = []
     if resume is not None and resume.is_file():
         run, done = _read(
-            resume, run, jax.device_get(look(run)[0]), (times * segment * num_envs).tolist()
+            resume, run, jax.device_get(evaluate_now(run)[0]), (times * segment * num_envs).tolist()
         )
         yield from done
     metrics: dict[str, Array] = {}
     for index in range(len(done), snapshots + 1):
         if index:
             run, metrics = chunk(run, jnp.asarray(times[index] - times[index - 1], jnp.int32))
-        actor, evaluation = jax.device_get(look(run))
+        actor, evaluation = jax.device_get(evaluate_now(run))
         means = {name: float(value) for name, value in metrics.items()}
         if not np.isfinite(list(means.values())).all():
             raise ValueError(

@@ -85,8 +85,8 @@ def _run(make, env: Env, steps: int, batch_size: int, online: Any, config: Any, 
         return (state, seen), (out.metrics, probe(policy))
 
     before = probe(learner.policy(state))
-    (state, seen), (told, probed) = jax.lax.scan(
+    (state, seen), (metrics, probed) = jax.lax.scan(
         step, (state, sampler.init(())), jax.random.split(key, steps)
     )
     probed = {name: jnp.concatenate([before[name][None], value]) for name, value in probed.items()}
-    return told | probed, state, seen.buffer.experience
+    return metrics | probed, state, seen.buffer.experience

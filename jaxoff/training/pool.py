@@ -109,7 +109,7 @@ def build(
         taken.append(snapshot)
         if tell:
             tell(snapshot)
-    look = jax.jit(
+    evaluate_now = jax.jit(
         lambda actor, key: evaluate(env, learner.policy_of(actor), key, episodes, sampled=True)
     )
     key = jax.random.key(made["seed"])
@@ -125,7 +125,7 @@ def build(
         jax.tree.map(lambda x: np.asarray(x, np.float16).astype(np.float32), taken[k].actor)
         for k in kept
     ]
-    results = [jax.device_get(look(actor, key)) for actor in actors]
+    results = [jax.device_get(evaluate_now(actor, key)) for actor in actors]
     means = [float(result["returns"].mean()) for result in results]
     members = [
         Member(

@@ -78,7 +78,7 @@ class Program:
 
         self.prepare = compiled(self._prepare, donate=False)
         self.chunk = compiled(self._chunk, donate=True)
-        self.look = compiled(self._look, donate=False)
+        self.evaluate_now = compiled(self._evaluate_now, donate=False)
 
     def _parts(self, config: Any) -> tuple[Any, Learner]:
         stage = self.job.stages(config, self.env.spec)[self.index]
@@ -165,11 +165,11 @@ class Program:
     ) -> Any:
         online = learner.policy(states[0])
         slow = learner.target_policy(states[0]) if learner.target_policy else online
-        told = Feedback(items, out.signal, slow, count, jax.random.fold_in(key, count), online)
+        outcome = Feedback(items, out.signal, slow, count, jax.random.fold_in(key, count), online)
         assert sampler.feedback is not None
-        return sampler.feedback(states[1], dataset, told)
+        return sampler.feedback(states[1], dataset, outcome)
 
-    def _look(self, per_run: tuple[Any, RunState], dataset: Dataset) -> dict[str, Array]:
+    def _evaluate_now(self, per_run: tuple[Any, RunState], dataset: Dataset) -> dict[str, Array]:
         """An evaluation without training."""
         config, run = per_run
         return self._evaluation(self._parts(config)[1], run)
