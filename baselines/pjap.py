@@ -102,8 +102,7 @@ def joint_distance(
     or windows [B, T, ...] (Eq. 8).
 
     kind: "mean" or "sum" over agents and action dimensions; over the steps of a window it is always
-        the
-    mean of the valid ones. clip: recorded continuous actions to the action bound. A policy with
+    the mean of the valid ones. clip: recorded continuous actions to the action bound. A policy with
     memory starts each window with an empty one, as it does in training. Carries no gradient.
     """
     if batch.reward.ndim == 1:  # single steps

@@ -3,9 +3,8 @@
 return: undiscounted, of the team, over episodes. win rate: of the episodes, where the environment
     tells it.
 coverage: distinct pairs of state and joint action among all steps, rounded to 4 decimals. unique:
-    episodes
-that are not copies of an earlier one. MB: on a device, with float32 observations. seconds: from
-nothing to the whole
+episodes that are not copies of an earlier one. MB: on a device, with float32 observations. seconds:
+from nothing to the whole
 dataset in memory, compilation included. paper: mean ± deviation of the return that the paper or the
 card of its data prints for the dataset of this name, and the simulator that it is of. SMAC's and
 SMAX's returns have the same scale but not the same game: they tell the levels apart, and nothing

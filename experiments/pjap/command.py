@@ -3,9 +3,8 @@
 fig5 | extras | all | fig6] --scale smoke|cpu|full --out results/pjap`.
 
 smoke: two seeds and a tenth of the epochs, to see that everything runs. cpu: the paper's epochs
-    with
-ten seeds. full: the same with a hundred seeds. fig6, the sequences, has sizes of its own and is no
-part of `all`.
+with ten seeds. full: the same with a hundred seeds. fig6, the sequences, has sizes of its own and
+is no part of `all`.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ class Size(jobs.Size):
     """How large the jobs are. Actions are the policy's modes, as in the paper.
 
     maps, percent: what is run of the paper's. episodes, few: of Tables 1 and 2, of Figure 2, where
-        updates are fewer in that
-    proportion. updates: of every method; 0 is what MADT makes in 100 epochs, at least 10,000.
+    updates are fewer in that proportion. updates: of every method; 0 is what MADT makes in 100
+    epochs, at least 10,000.
     own_data: each seed has its own dataset, and is a job of its own.
     contexts: windows of several steps in a batch; 0 is as many as there are of single steps.
     """

@@ -20,10 +20,9 @@ def load(
     `load("smax/3m/medium")`.
 
     episodes, seed: of a recipe. data_dir: folder of public datasets. pools: folder of policy pools,
-        looked in
-    before the shipped ones. placing: options of `data.dataset.place`, such as obs_dtype. Returns a
-    `data.dataset.Dataset`; raises UnknownName, InvalidEpisodes, DatasetTooLarge and what readers
-    raise.
+    looked in before the shipped ones. placing: options of `data.dataset.place`, such as obs_dtype.
+    Returns a `data.dataset.Dataset`; raises UnknownName, InvalidEpisodes, DatasetTooLarge and what
+    readers raise.
     """
     from jaxoff import registry
     from jaxoff.data.dataset import place

@@ -35,8 +35,7 @@ class Dataset:
     """Device-resident episodes. Build it with `place`.
 
     rows: storage dtype -> [rows, width]; the last `horizon` rows are padding, so that any window
-        fits.
-    step_row [M]: the row of each real step. episode_row [E], episode_length [E].
+    fits. step_row [M]: the row of each real step. episode_row [E], episode_length [E].
     """
 
     rows: dict[str, Array]

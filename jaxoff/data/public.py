@@ -145,9 +145,9 @@ def read(task: Task | str, options: DataOptions, *, verify: bool = True) -> Epis
     `options.episodes` is set.
 
     verify: compare the statistics with the published ones. Those are of the vaults, and of the
-        first of
-    OMAR's five parts: a vault that differs is refused with InvalidEpisodes, files of the same data
-    are read with a warning. Raises UnknownName, FileNotFoundError, InvalidDataset, InvalidEpisodes.
+    first of OMAR's five parts: a vault that differs is refused with InvalidEpisodes, files of the
+    same data are read with a warning. Raises UnknownName, FileNotFoundError, InvalidDataset,
+    InvalidEpisodes.
     """
     task = Task.parse(task) if isinstance(task, str) else task
     spec = make_env(task).spec

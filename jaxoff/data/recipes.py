@@ -321,8 +321,8 @@ def polynomial(game: str, quality: str, seed: int = 0, episodes: int | None = No
     """Polynomial games of Tilbury et al. (2024), sections 3 and 4: 512 joint actions of one step.
 
     uniform: each action ~ U(-1, 1); for `sign` the sample is moved so that its mean is (-0.02,
-        0.04),
-    as in their figure 3. Gaussian qualities are not clipped: that would change their moments.
+    0.04), as in their figure 3. Gaussian qualities are not clipped: that would change their
+    moments.
     """
     rng, count = np.random.default_rng(seed), _count(episodes, 512)
     moments = parse_polynomial(game, quality)

@@ -20,8 +20,7 @@ class Progress:
     """Stage, share done, updates per second, time left, and the current return over runs.
 
     title: what stands before the bar. console: where it goes; default the error stream, so that
-        what a
-    command prints as its result stays clean. unit: what a record's `step` counts.
+    what a command prints as its result stays clean. unit: what a record's `step` counts.
     """
 
     def __init__(self, title: str, console: Console | None = None, unit: str = "updates") -> None:

@@ -19,8 +19,7 @@ def log_ratio(log_pi: Array, log_mates: Array, agent: Array | int, power: str = 
     100].
 
     log_pi: log pi_j(a_j) [M, N]; log_mates: log mu_i(a_j | s, a_i, ...) [M, N]; entries of the
-        agent itself
-    are not used. power: what the sum over teammates is divided by, "n-1" or "n".
+    agent itself are not used. power: what the sum over teammates is divided by, "n-1" or "n".
     """
     n = log_pi.shape[-1]
     total = jnp.sum(jnp.where(jnp.arange(n) != agent, log_pi - log_mates, 0.0), -1)

@@ -61,9 +61,8 @@ class StepTransformer(nn.Module):
     """Steps to features [..., T, H], read at the last token of each step, T <= context.
 
     tokens: of a step, in order; obs, return and action are embedded as tanh(linear), tanh(linear),
-        tanh(table). Two
-    learned tables, zero at first, are added: over token slots, and over absolute time (0..horizon),
-    shared by a step's tokens.
+    tanh(table). Two learned tables, zero at first, are added: over token slots, and over absolute
+    time (0..horizon), shared by a step's tokens.
     """
 
     width: int

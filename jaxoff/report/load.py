@@ -25,8 +25,7 @@ class Run:
     config: config.json. rows: the lines of metrics.jsonl. runs: one dictionary per run, of
         final.json.
     timing: of final.json. arrays: final.npz, with "returns" [R, episodes], "steps" [K] and
-        "history/..."
-    [K, R, ...].
+    "history/..." [K, R, ...].
     """
 
     path: Path

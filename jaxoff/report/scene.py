@@ -80,9 +80,9 @@ def scene_gif(
     """Write an episode as a GIF: discs that move, with step, reward and return below.
 
     positions: [T+1, K, 2] x and y (upwards) of K bodies, the first frame after the reset. kinds: K
-        names of
-    `MOVING` and `STILL`; the latter are drawn where they are first, landmarks and goals as rings
-    (goal i in the colour of agent i). radii: [K], in units of the positions. rewards: [T] of each
+    names of `MOVING` and `STILL`; the latter are drawn where they are first, landmarks and goals as
+    rings (goal i in the colour of agent i). radii: [K], in units of the positions. rewards: [T] of
+    each
     step. health: [T+1, K] in 0..1, the part of a disc that is not pale; a body with none is not
     drawn.
     walls: [M, 4] rectangles (x0, y0, x1, y1). bounds: (x0, y0, x1, y1), what is seen at least; by

@@ -46,10 +46,8 @@ def train(
     """Train every run of a job in one program per stage, and return its results.
 
     out: the job's folder; with it the job logs, saves, resumes from its last checkpoint, and is
-        read
-    back if it is already complete. data, env: instead of the task's own.
-    Raises UnknownName, TypeError, ValueError for a bad spec or dataset, Interrupted after SIGTERM
-    or SIGINT.
+    read back if it is already complete. data, env: instead of the task's own. Raises UnknownName,
+    TypeError, ValueError for a bad spec or dataset, Interrupted after SIGTERM or SIGINT.
     """
     job = resolve(spec)
     env = registry.make_env(spec.task) if env is None else env

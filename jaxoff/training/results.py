@@ -17,10 +17,8 @@ class Results:
     """A finished job.
 
     runs: one dictionary a run: seed, config leaves, return_mean, score, ... steps [K]: updates at
-        each
-    evaluation, the first before training. history: name -> [K, R, ...]. returns [R, E]: every
-    episode
-    of the last evaluation. path: its folder, or None.
+    each evaluation, the first before training. history: name -> [K, R, ...]. returns [R, E]: every
+    episode of the last evaluation. path: its folder, or None.
     """
 
     runs: list[dict[str, Any]]

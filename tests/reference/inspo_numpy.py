@@ -151,8 +151,8 @@ def iteration(
     logged.
 
     agents: per agent "policy", "critic", "target", "mu", "mates" nets, "alpha", and Adam
-        "policy_opt",
-    "critic_opt". c: gamma, tau, cql, power, normalise, baseline ("expected" or "soft"), spo.
+    "policy_opt", "critic_opt". c: gamma, tau, cql, power, normalise, baseline ("expected" or
+    "soft"), spo.
     """
     valid, actions, avail = rows["valid"], rows["actions"], rows["avail"]
     log_pi_of = lambda agent, i, seen, may: log_softmax(

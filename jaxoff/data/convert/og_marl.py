@@ -30,13 +30,11 @@ def read(
     """The episodes in the vault folder `path`.
 
     stream: which one, where there are several. fixed_length: the steps of an episode where no end
-        is
-    flagged at all. joined_obs: take the agents' observations, side by side, as the state; agents
-    beyond `spec.num_agents` (the prey of OMAR's tasks) are dropped.
-    An episode ends where all agents are terminal or all truncated. -inf padding becomes 0, a state
-    for each agent is joined, actions lose a trailing axis of one, and reals are clipped to the
-    bound. Legal actions count for discrete actions only. Raises InvalidDataset or InvalidEpisodes
-    naming the array.
+    is flagged at all. joined_obs: take the agents' observations, side by side, as the state; agents
+    beyond `spec.num_agents` (the prey of OMAR's tasks) are dropped. An episode ends where all
+    agents are terminal or all truncated. -inf padding becomes 0, a state for each agent is joined,
+    actions lose a trailing axis of one, and reals are clipped to the bound. Legal actions count for
+    discrete actions only. Raises InvalidDataset or InvalidEpisodes naming the array.
     """
     path = Path(path).absolute()
     metadata = disk._metadata(path)

@@ -113,8 +113,7 @@ def make_mabrax(
     as an `Env`.
 
     layout: one of `layouts.LAYOUTS` but og_marl, whose x position is no part of Brax's observation.
-        backend: one
-    of BACKENDS. State: 17 values (hopper 11, ant 27).
+    backend: one of BACKENDS. State: 17 values (hopper 11, ant 27).
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}; found '{backend}'")

@@ -314,8 +314,8 @@ def make_tag(prey: str = "learned") -> FromJaxMARL:
     Observation (16): velocity, position, offsets to the obstacles, to the other predators, to the
     prey, velocity of the prey.
     prey: "learned" (the network that is shipped), "flee" (a rule, see `jaxoff.envs.mpe.prey.flee`),
-        "random"
-    (uniform), "still", or the path of a prey network, .npz in our format or .pt as OMAR published
+    "random" (uniform), "still", or the path of a prey network, .npz in our format or .pt as OMAR
+    published
     it. It is read once: another network needs another path.
     Raises FileNotFoundError, InvalidPrey, or ValueError for another word.
     """

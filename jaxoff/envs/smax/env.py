@@ -383,8 +383,7 @@ def make_smax(family: str, map_name: str, reward: str = "x10") -> FromJaxMARL:
     """A battle as an `Env`; the same object for the same arguments.
 
     family: `smax` (JaxMARL's maps and numbers) or `smax-x` (four more maps). reward: `x10`, ten
-        times
-    SMAX's own, that is 10 x the mean health fraction that enemies lost, and 10 for a win; or
+    times SMAX's own, that is 10 x the mean health fraction that enemies lost, and 10 for a win; or
     `smac`, as SMAC pays: health points that enemies lost, 10 for a kill, 200 for a win, scaled.
     Either way the best possible return is 20, save that health which an enemy medivac restored
     (MMM2) may be taken, and paid, again. Raises UnknownName for an unknown family, map or reward.
