@@ -150,140 +150,159 @@ def policy_loss(
 # ------------------------------------------------------------------------------------------ learner
 
 
-def make(config: Config, spec: EnvSpec) -> OnPolicy:
-    """The learner for environments of `spec`.
+class Method(NamedTuple):
+    """What a setting of the method and an environment make: nets and optimiser."""
 
-    Raises ValueError where `minibatches` does not divide `num_envs`.
-    """
+    config: Config
+    spec: EnvSpec
+    actor: Any
+    critic: MLP
+    optimiser: optax.GradientTransformation
+
+
+def values(m: Method, nets: Nets, obs: Array, state: Array) -> Array:
+    """Standardised values of the agents [..., N]."""
+    if m.config.central:
+        return m.critic.apply(nets.critic, state)
+    n = m.spec.num_agents
+    number = jnp.broadcast_to(jnp.eye(n), (*obs.shape[:-1], n))
+    return m.critic.apply(nets.critic, jnp.concatenate([obs, number], -1))[..., 0]
+
+
+def dist_of(m: Method, out: Array, log_std: Array) -> distrax.Distribution:
+    """Distribution of actions from the outputs of the actor."""
+    if m.spec.discrete:
+        return distrax.Categorical(logits=out)
+    std = jnp.broadcast_to(jnp.exp(log_std), out.shape)
+    return distrax.Independent(distrax.Normal(out, std), 1)
+
+
+def stochastic(m: Method, params: Params, log_std: Array) -> Policy:
+    """The actor's policy; continuous actions are drawn around its outputs."""
+    mean = m.actor.policy(params)
+    if m.spec.discrete:
+        return mean
+
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+        memory, dist = mean.distribution(memory, seen)
+        return memory, dist_of(m, dist.mode(), log_std)
+
+    return Policy(mean.initial, distribution)
+
+
+def loss_of(
+    m: Method, nets: Nets, part: dict[str, Any], entropy: Array | float
+) -> tuple[Array, dict[str, Array]]:
+    """Clipped surrogate, entropy bonus and value error of a part of the segments."""
+    seg: Segments = part["segments"]
+    out = m.actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset)
+    dist = dist_of(m, out, nets.log_std)
+    log_prob = dist.log_prob(seg.actions)  # [B, T, N]
+    free = jnp.ones_like(log_prob)
+    if m.spec.discrete:  # A unit with one thing to do (a dead one) has no policy to improve.
+        free = (seg.seen.avail.sum(-1) > 1).astype(jnp.float32)
+    count = jnp.maximum(free.sum(), 1.0)
+    mean = (part["advantage"] * free).sum() / count
+    std = jnp.sqrt((jnp.square(part["advantage"] - mean) * free).sum() / count)
+    advantage = (part["advantage"] - mean) / (std + 1e-8)
+    surrogate = policy_loss(log_prob, part["log_prob"], advantage, m.config.clip)
+    spread = dist.entropy()
+    fit = jnp.square(values(m, nets, seg.seen.obs, seg.seen.state) - part["target"])
+    surrogate, spread = ((x * free).sum() / count for x in (surrogate, spread))
+    metrics = {"policy_loss": surrogate, "entropy": spread, "value_loss": fit.mean()}
+    return surrogate - entropy * spread + 0.5 * fit.mean(), metrics
+
+
+def targets(m: Method, nets: Nets, moments: Moments, seg: Segments) -> tuple[Array, Array]:
+    """Advantages (GAE) and value targets [B, T, N], in units of the return."""
+    mean, std = scale(moments)
+    now, then = (
+        values(m, nets, obs, state) * std + mean
+        for obs, state in ((seg.seen.obs, seg.seen.state), (seg.next_obs, seg.next_state))
+    )
+    ended = (seg.terminated | seg.truncated)[..., None]
+    now_, then_, reward, terminated, ended = (
+        jnp.moveaxis(x.astype(jnp.float32), 1, 0)
+        for x in (now, then, seg.reward, seg.terminated[..., None], ended)
+    )
+    discount, trace = m.config.discount, m.config.trace
+    gae = advantages(now_, then_, reward, terminated, ended, discount, trace)
+    advantage = jnp.moveaxis(gae, 0, 1)
+    return advantage, advantage + now
+
+
+def update(m: Method, state: State, seg: Segments, key: Key) -> tuple[State, dict[str, Array]]:
+    """Some passes over the segments, in shuffled parts of environments."""
+    nets, config = state.nets, m.config
+    advantage, target = targets(m, nets, state.moments, seg)
+    moments = moved(state.moments, target)
+    mean, std = scale(moments)
+    old = dist_of(m, m.actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset), nets.log_std)
+    whole = {
+        "segments": seg,
+        "advantage": advantage,
+        "target": (target - mean) / std,
+        "log_prob": old.log_prob(seg.actions),
+    }
+    rest = 1 - state.updates / (config.entropy_until * config.iterations)
+    weight = config.entropy * jnp.maximum(0.0, rest)
+
+    def one(carry: tuple[Nets, Any], index: Array) -> tuple[tuple[Nets, Any], dict[str, Array]]:
+        nets, opt = carry
+        part = jax.tree.map(lambda x: x[index], whole)
+        loss = lambda nets: loss_of(m, nets, part, weight)
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(nets)
+        steps, opt = m.optimiser.update(grads, opt, nets)
+        return (optax.apply_updates(nets, steps), opt), metrics
+
+    keys = jax.random.split(key, config.epochs)
+    orders = jax.vmap(lambda k: jax.random.permutation(k, seg.reset.shape[0]))(keys)
+    parts = orders.reshape(config.epochs * config.minibatches, -1)
+    (nets, opt), metrics = jax.lax.scan(one, (nets, state.optimiser), parts)
+    metrics = jax.tree.map(jnp.mean, metrics) | {"reward": seg.reward.mean()}
+    return State(nets, opt, moments, state.updates + 1), metrics
+
+
+def method_of(config: Config, spec: EnvSpec) -> Method:
+    """Nets and optimiser; raises ValueError where `minibatches` does not divide `num_envs`."""
     if config.num_envs % config.minibatches:
         raise ValueError(
             "mappo: field 'minibatches': expected a divisor of num_envs = "
             f"{config.num_envs}, found {config.minibatches}"
         )
-    actor = actors(config, spec)
-    critic = MLP(
-        (config.critic_hidden,) * 2 + (spec.num_agents if config.central else 1,),
-        layer_init=config.layer_init,
-    )
+    outputs = spec.num_agents if config.central else 1
+    critic = MLP((config.critic_hidden,) * 2 + (outputs,), layer_init=config.layer_init)
     total = config.iterations * config.epochs * config.minibatches
     optimiser = optax.chain(
         optax.clip_by_global_norm(0.5),
         optax.adam(lambda count: config.lr * (1 - count / total), eps=1e-5),
     )
+    return Method(config, spec, actors(config, spec), critic, optimiser)
 
-    def value(nets: Nets, obs: Array, state: Array) -> Array:  # [..., N], standardised
-        if config.central:
-            return critic.apply(nets.critic, state)
-        number = jnp.broadcast_to(jnp.eye(spec.num_agents), (*obs.shape[:-1], spec.num_agents))
-        return critic.apply(nets.critic, jnp.concatenate([obs, number], -1))[..., 0]
 
-    def dist_of(out: Array, log_std: Array) -> distrax.Distribution:
-        if spec.discrete:
-            return distrax.Categorical(logits=out)
-        return distrax.Independent(
-            distrax.Normal(out, jnp.broadcast_to(jnp.exp(log_std), out.shape)), 1
-        )
+def make(config: Config, spec: EnvSpec) -> OnPolicy:
+    """The learner for environments of `spec`. Raises what `method_of` does."""
+    m = method_of(config, spec)
 
     def init(key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
         width = spec.state_size if config.central else spec.obs_size + spec.num_agents
         log_std = jnp.full(spec.action_size, config.log_std)
-        nets = Nets(actor.init(actor_key), log_std, critic.init(critic_key, jnp.zeros(width)))
-        return State(nets, optimiser.init(nets), Moments(*jnp.zeros(3)), jnp.zeros((), jnp.int32))
-
-    def stochastic(params: Params, log_std: Array) -> Policy:
-        mean = actor.policy(params)
-        if spec.discrete:
-            return mean
-
-        def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
-            memory, dist = mean.distribution(memory, seen)
-            return memory, dist_of(dist.mode(), log_std)
-
-        return Policy(mean.initial, distribution)
-
-    def behaviour(state: State) -> Policy:
-        return stochastic(state.nets.actor, state.nets.log_std)
+        critic = m.critic.init(critic_key, jnp.zeros(width))
+        nets = Nets(m.actor.init(actor_key), log_std, critic)
+        start = Moments(*jnp.zeros(3)), jnp.zeros((), jnp.int32)
+        return State(nets, m.optimiser.init(nets), *start)
 
     def policy_of(params: Params) -> Policy:
-        return stochastic(params, jnp.full(spec.action_size, jnp.log(config.noise)))
-
-    def loss(
-        nets: Nets, part: dict[str, Any], entropy: Array | float
-    ) -> tuple[Array, dict[str, Array]]:
-        seg: Segments = part["segments"]
-        dist = dist_of(actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset), nets.log_std)
-        log_prob = dist.log_prob(seg.actions)  # [B, T, N]
-        # A unit with one thing to do (a dead one) has no policy to improve.
-        free = (
-            (seg.seen.avail.sum(-1) > 1).astype(jnp.float32)
-            if spec.discrete
-            else jnp.ones_like(log_prob)
-        )
-        count = jnp.maximum(free.sum(), 1.0)
-        mean = (part["advantage"] * free).sum() / count
-        std = jnp.sqrt((jnp.square(part["advantage"] - mean) * free).sum() / count)
-        surrogate = policy_loss(
-            log_prob, part["log_prob"], (part["advantage"] - mean) / (std + 1e-8), config.clip
-        )
-        spread = dist.entropy()
-        fit = jnp.square(value(nets, seg.seen.obs, seg.seen.state) - part["target"])
-        surrogate, spread = ((x * free).sum() / count for x in (surrogate, spread))
-        return surrogate - entropy * spread + 0.5 * fit.mean(), {
-            "policy_loss": surrogate,
-            "entropy": spread,
-            "value_loss": fit.mean(),
-        }
-
-    def update(state: State, seg: Segments, key: Key) -> tuple[State, dict[str, Array]]:
-        """Some passes over the segments, in shuffled parts of environments."""
-        nets = state.nets
-        mean, std = scale(state.moments)
-        now, then = (
-            value(nets, obs, s) * std + mean
-            for obs, s in ((seg.seen.obs, seg.seen.state), (seg.next_obs, seg.next_state))
-        )
-        ended = (seg.terminated | seg.truncated)[..., None]
-        now_, then_, reward, terminated, ended = (
-            jnp.moveaxis(x.astype(jnp.float32), 1, 0)
-            for x in (now, then, seg.reward, seg.terminated[..., None], ended)
-        )
-        gae = advantages(now_, then_, reward, terminated, ended, config.discount, config.trace)
-        advantage = jnp.moveaxis(gae, 0, 1)
-        target = advantage + now
-        moments = moved(state.moments, target)
-        mean, std = scale(moments)
-        old = dist_of(
-            actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset), nets.log_std
-        ).log_prob(seg.actions)
-        whole = {
-            "segments": seg,
-            "advantage": advantage,
-            "target": (target - mean) / std,
-            "log_prob": old,
-        }
-        weight = config.entropy * jnp.maximum(
-            0.0, 1 - state.updates / (config.entropy_until * config.iterations)
-        )
-
-        def one(carry: tuple[Nets, Any], index: Array) -> tuple[tuple[Nets, Any], dict[str, Array]]:
-            nets, opt = carry
-            part = jax.tree.map(lambda x: x[index], whole)
-            (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(nets, part, weight)
-            steps, opt = optimiser.update(grads, opt, nets)
-            return (optax.apply_updates(nets, steps), opt), metrics
-
-        envs = seg.reset.shape[0]
-        orders = jax.vmap(lambda k: jax.random.permutation(k, envs))(
-            jax.random.split(key, config.epochs)
-        )
-        (nets, opt), metrics = jax.lax.scan(
-            one, (nets, state.optimiser), orders.reshape(config.epochs * config.minibatches, -1)
-        )
-        metrics = jax.tree.map(jnp.mean, metrics) | {"reward": seg.reward.mean()}
-        return State(nets, opt, moments, state.updates + 1), metrics
+        return stochastic(m, params, jnp.full(spec.action_size, jnp.log(config.noise)))
 
     def kept(state: State) -> Params:
         return cooled(state.nets.actor, config.temperature) if spec.discrete else state.nets.actor
 
-    return OnPolicy(init, behaviour, update, kept, policy_of)
+    return OnPolicy(
+        init,
+        lambda state: stochastic(m, state.nets.actor, state.nets.log_std),
+        lambda state, seg, key: update(m, state, seg, key),
+        kept,
+        policy_of,
+    )

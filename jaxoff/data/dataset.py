@@ -152,6 +152,22 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
     last step and never both, actions in range and available, also after an end that is not
     terminal, every number finite.
     """
+    _check_shapes(episodes, spec, source)
+    filled = np.asarray(episodes.filled, bool)
+    lengths = filled.sum(1)
+    if not (filled == (np.arange(filled.shape[1]) < lengths[:, None])).all() or (lengths < 1).any():
+        raise InvalidEpisodes(
+            f"{source}: field 'filled': expected ones, then zeros, and at least one step, "
+            "in every episode"
+        )
+    _check_ends(episodes, lengths, source)
+    _check_numbers(episodes, filled, lengths, source)
+    if spec.discrete:
+        _check_actions(episodes, spec, filled, lengths, source)
+
+
+def _check_shapes(episodes: Episodes, spec: EnvSpec, source: str) -> None:
+    """Refuse a field whose shape is not that of the spec, and a dataset without episodes."""
     if episodes.filled.ndim != 2:
         raise InvalidEpisodes(
             f"{source}: field 'filled': expected shape (E, T), found {tuple(episodes.filled.shape)}"
@@ -181,14 +197,11 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
         raise InvalidEpisodes(
             f"{source}: field 'filled': expected at least one episode, found none"
         )
-    filled = np.asarray(episodes.filled, bool)
-    lengths = filled.sum(1)
-    if not (filled == (np.arange(steps) < lengths[:, None])).all() or (lengths < 1).any():
-        raise InvalidEpisodes(
-            f"{source}: field 'filled': expected ones, then zeros, and at least one step, "
-            "in every episode"
-        )
-    last = np.arange(steps) == lengths[:, None] - 1
+
+
+def _check_ends(episodes: Episodes, lengths: np.ndarray, source: str) -> None:
+    """Refuse an end before an episode's last step, and one that is of both kinds."""
+    last = np.arange(episodes.filled.shape[1]) == lengths[:, None] - 1
     ends = {name: np.asarray(getattr(episodes, name), bool) for name in ("terminated", "truncated")}
     for name, flag in ends.items():
         if (flag & ~last).any():
@@ -202,46 +215,52 @@ def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> Non
             f"{source}: fields 'terminated' and 'truncated': expected at most one of them, "
             "found both"
         )
-    for name in (
-        "obs",
-        "state",
-        "avail",
-        "reward",
-        "actions",
-        *(("agent_reward",) if episodes.agent_reward is not None else ()),
-    ):
-        mask = filled
-        if name in ("obs", "state", "avail"):  # the slot after the last step counts too
-            mask = np.arange(steps + 1) <= lengths[:, None]
+
+
+def _check_numbers(
+    episodes: Episodes, filled: np.ndarray, lengths: np.ndarray, source: str
+) -> None:
+    """Refuse numbers that are not finite, outside of padding."""
+    seen = np.arange(filled.shape[1] + 1) <= lengths[:, None]  # the slot after the last step too
+    masks = dict.fromkeys(("obs", "state", "avail"), seen)
+    masks |= dict.fromkeys(("reward", "actions"), filled)
+    if episodes.agent_reward is not None:
+        masks["agent_reward"] = filled
+    for name, mask in masks.items():
         values = np.asarray(getattr(episodes, name))[mask]
         if not np.isfinite(values).all():
             wrong = int((~np.isfinite(values)).sum())
             raise InvalidEpisodes(
                 f"{source}: field '{name}': expected finite numbers, found {wrong} that are not"
             )
-    if spec.discrete:
-        actions, avail = np.asarray(episodes.actions), np.asarray(episodes.avail)[:, :-1]
-        taken = actions[filled]
-        if taken.min() < 0 or taken.max() >= a:
-            raise InvalidEpisodes(
-                f"{source}: field 'actions': expected 0..{a - 1}, found "
-                f"{taken.min()}..{taken.max()}"
-            )
-        allowed = np.take_along_axis(avail[filled], taken[..., None].astype(int), -1)
-        if (allowed == 0).any():
-            raise InvalidEpisodes(
-                f"{source}: field 'actions': expected available actions, found "
-                f"{int((allowed == 0).sum())} that are not"
-            )
-        beyond = np.asarray(episodes.avail)[np.arange(count), lengths].any(-1).all(-1) | (
-            ends["terminated"] & last
-        ).any(1)
-        if not beyond.all():
-            raise InvalidEpisodes(
-                f"{source}: field 'avail': expected an available action for every agent "
-                "after a last step that is not terminated, "
-                f"found none in episode {int(np.argmin(beyond))}"
-            )
+
+
+def _check_actions(
+    episodes: Episodes, spec: EnvSpec, filled: np.ndarray, lengths: np.ndarray, source: str
+) -> None:
+    """Refuse discrete actions out of range or unavailable, and agents without an action after an
+    end that is not terminal.
+    """
+    avail, taken = np.asarray(episodes.avail), np.asarray(episodes.actions)[filled]
+    if taken.min() < 0 or taken.max() >= spec.action_size:
+        raise InvalidEpisodes(
+            f"{source}: field 'actions': expected 0..{spec.action_size - 1}, found "
+            f"{taken.min()}..{taken.max()}"
+        )
+    allowed = np.take_along_axis(avail[:, :-1][filled], taken[..., None].astype(int), -1)
+    if (allowed == 0).any():
+        raise InvalidEpisodes(
+            f"{source}: field 'actions': expected available actions, found "
+            f"{int((allowed == 0).sum())} that are not"
+        )
+    after = avail[np.arange(len(lengths)), lengths].any(-1).all(-1)
+    beyond = after | np.asarray(episodes.terminated, bool)[np.arange(len(lengths)), lengths - 1]
+    if not beyond.all():
+        raise InvalidEpisodes(
+            f"{source}: field 'avail': expected an available action for every agent "
+            "after a last step that is not terminated, "
+            f"found none in episode {int(np.argmin(beyond))}"
+        )
 
 
 def _layout(

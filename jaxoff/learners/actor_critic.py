@@ -274,6 +274,56 @@ def as_rows(batch: Transition, extras: Any = None) -> tuple[Transition, Any]:
     return flatten(batch), jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), extras)
 
 
+View = Callable[[Transition], tuple[Transition, Any]]
+
+
+def rows_of(
+    agents: Agents, state: State, batch: Transition, view: View
+) -> tuple[tuple[Transition, Any], int | None]:
+    """The rows of a batch with what `view` gives beside them, and the axis of their agents: 0 where
+    each agent has its own, None where all learn from the same.
+    """
+    if agents.input_norm == "dataset":
+        standard = lambda x: normalised(UNIT, x, *state.stats)
+        batch = batch._replace(obs=standard(batch.obs), next_obs=standard(batch.next_obs))
+    batch, extras = view(with_clock_ends(batch) if agents.truncated_ends else batch)
+    if agents.own_batches:
+        return split_by_agent(batch, agents.spec.num_agents, extras), 0
+    return as_rows(batch, extras), None
+
+
+def several_steps(
+    loss: Callable[[Params, Key], tuple[Array, dict[str, Array]]],
+    optimiser: optax.GradientTransformation,
+    before: tuple[Params, Any],
+    key: Key,
+    count: int,
+) -> tuple[tuple[Params, Any], dict[str, Array]]:
+    """Parameters and optimiser state after `count` steps down a loss, and the last step's
+    metrics.
+    """
+
+    def one(carry: tuple[Params, Any], key: Key) -> tuple[tuple[Params, Any], dict[str, Array]]:
+        grads, metrics = jax.grad(loss, has_aux=True)(carry[0], key)
+        steps, opt = optimiser.update(grads, carry[1])
+        return (optax.apply_updates(carry[0], steps), opt), metrics
+
+    if count == 1:
+        return one(before, key)
+    after, metrics = jax.lax.scan(one, before, jax.random.split(key, count))
+    return after, jax.tree.map(lambda x: x[-1], metrics)
+
+
+def at_turn(updates: Array, every: int, after: Any, before: Any) -> Any:
+    """`after` in each `every`-th update, `before` in the others; updates: the number made before
+    this one.
+    """
+    if every == 1:
+        return after
+    turn = (updates + 1) % every == 0
+    return jax.tree.map(lambda x, y: jnp.where(turn, x, y), after, before)
+
+
 def learner(
     agents: Agents,
     optimisers: tuple[optax.GradientTransformation, optax.GradientTransformation],
@@ -286,7 +336,7 @@ def learner(
     policy_every: int = 1,
     policy_steps: int = 1,
     passes: tuple[str, ...] = ("obs",),
-    view: Callable[[Transition], tuple[Transition, Any]] = lambda batch: (batch, None),
+    view: View = lambda batch: (batch, None),
 ) -> Learner:
     """Of each agent: one step of the critics, then of the policy by the new critics; then soft
     updates of all slow nets.
@@ -305,15 +355,8 @@ def learner(
         net, critic = agents.init(key)
         policy = start(net)
         opts = jax.vmap(policy_opt.init)(policy), jax.vmap(critic_opt.init)(critic)
-        return State(
-            policy,
-            critic,
-            policy,
-            critic,
-            unit_stats(n, agents.spec.obs_size),
-            *opts,
-            jnp.zeros((), jnp.int32),
-        )
+        stats = unit_stats(n, agents.spec.obs_size)
+        return State(policy, critic, policy, critic, stats, *opts, jnp.zeros((), jnp.int32))
 
     def one(
         agent: Array, own: tuple[Any, ...], given: Any, key: Key, state: State
@@ -326,23 +369,10 @@ def learner(
         steps, critic_state = critic_opt.update(grads, critic_state)
         critic = optax.apply_updates(critic, steps)
 
-        def climb(
-            carry: tuple[Params, Any], key: Key
-        ) -> tuple[tuple[Params, Any], dict[str, Array]]:
-            grads, metrics = jax.grad(actor_loss, has_aux=True)(carry[0], critic, mine, key)
-            steps, opt = policy_opt.update(grads, carry[1])
-            return (optax.apply_updates(carry[0], steps), opt), metrics
-
-        if policy_steps == 1:
-            after, actor_metrics = climb((policy, policy_state), actor_key)
-        else:
-            after, actor_metrics = jax.lax.scan(
-                climb, (policy, policy_state), jax.random.split(actor_key, policy_steps)
-            )
-            actor_metrics = jax.tree.map(lambda x: x[-1], actor_metrics)
-        if policy_every > 1:
-            turn = (state.updates + 1) % policy_every == 0
-            after = jax.tree.map(lambda x, y: jnp.where(turn, x, y), after, (policy, policy_state))
+        loss = lambda policy, key: actor_loss(policy, critic, mine, key)
+        before = policy, policy_state
+        after, actor_metrics = several_steps(loss, policy_opt, before, actor_key, policy_steps)
+        after = at_turn(state.updates, policy_every, after, before)
         for field in passes if agents.input_norm == "batch" else ():
             stats = running(
                 stats, jnp.take(getattr(rows, field), agent, 1), rows.valid[:, None], (0,)
@@ -350,45 +380,18 @@ def learner(
         return (after[0], critic, stats, after[1], critic_state), metrics | actor_metrics
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-        if agents.input_norm == "dataset":
-            standard = lambda x: normalised(UNIT, x, *state.stats)
-            batch = batch._replace(obs=standard(batch.obs), next_obs=standard(batch.next_obs))
-        batch = with_clock_ends(batch) if agents.truncated_ends else batch
-        batch, extras = view(batch)
-        given, axis = (
-            (split_by_agent(batch, n, extras), 0)
-            if agents.own_batches
-            else (as_rows(batch, extras), None)
-        )
-        own = (
-            state.policy,
-            state.critic,
-            state.target_critic,
-            state.stats,
-            state.policy_opt,
-            state.critic_opt,
-        )
+        given, axis = rows_of(agents, state, batch, view)
+        nets = (state.policy, state.critic, state.target_critic, state.stats)
+        own = (*nets, state.policy_opt, state.critic_opt)
         new, metrics = jax.vmap(one, (0, 0, axis, 0, None))(
             jnp.arange(n), own, given, jax.random.split(key, n), state
         )
         policy, critic, stats, policy_state, critic_state = new
         slow = state.target_policy, state.target_critic
-        slow_policy, slow_critic = optax.incremental_update((policy, critic), slow, polyak)
-        if policy_every > 1:
-            turn = (state.updates + 1) % policy_every == 0
-            slow_policy, slow_critic = jax.tree.map(
-                lambda x, y: jnp.where(turn, x, y), (slow_policy, slow_critic), slow
-            )
-        state = State(
-            policy,
-            critic,
-            slow_policy,
-            slow_critic,
-            stats,
-            policy_state,
-            critic_state,
-            state.updates + 1,
-        )
+        moved = optax.incremental_update((policy, critic), slow, polyak)
+        slow_policy, slow_critic = at_turn(state.updates, policy_every, moved, slow)
+        online, count = (policy, critic), state.updates + 1
+        state = State(*online, slow_policy, slow_critic, stats, policy_state, critic_state, count)
         return state, Out({name: jnp.mean(value) for name, value in metrics.items()})
 
     executed = policy or (lambda state: agents.policy(state.policy, state.stats))

@@ -137,33 +137,12 @@ def collect(
     )
 
 
-def train_on_policy(
-    learner: OnPolicy,
-    env: Env,
-    *,
-    seed: int,
-    num_envs: int,
-    segment: int,
-    iterations: int,
-    snapshots: int,
-    eval_episodes: int,
-    resume: Path | None = None,
-) -> Iterator[Snapshot]:
-    """Train, and give the policy before training and at `snapshots` times after it, sampled in
-    evaluation.
-
-    The k-th of K snapshots is taken after (k / K)^2 of all iterations: early policies change
-    fastest. One compiled program makes all iterations between two snapshots. resume: a file that
-    everything is kept in after each snapshot; if it is there, its snapshots come first and training
-    goes on from it, bit for bit. Raises ValueError for more snapshots than iterations, where
-    training meets a number that is not finite, or where the file is of another training.
+def _programs(
+    learner: OnPolicy, env: Env, segment: int, eval_episodes: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Two compiled programs: so many iterations of a run, with their mean metrics; and a run's
+    policy with its evaluation.
     """
-    if not 1 <= snapshots <= iterations:
-        raise ValueError(
-            f"train_on_policy: field 'snapshots': expected 1..{iterations}, found {snapshots}"
-        )
-    times = np.round(iterations * (np.arange(snapshots + 1) / snapshots) ** 2).astype(int)
-    times = np.maximum(times, np.arange(snapshots + 1))
 
     def iteration(run: _Run) -> tuple[_Run, dict[str, Array]]:
         collect_key, update_key, key = jax.random.split(run.key, 3)
@@ -199,6 +178,38 @@ def train_on_policy(
             sampled=True,
         )
 
+    return chunk, evaluate_now
+
+
+def train_on_policy(
+    learner: OnPolicy,
+    env: Env,
+    *,
+    seed: int,
+    num_envs: int,
+    segment: int,
+    iterations: int,
+    snapshots: int,
+    eval_episodes: int,
+    resume: Path | None = None,
+) -> Iterator[Snapshot]:
+    """Train, and give the policy before training and at `snapshots` times after it, sampled in
+    evaluation.
+
+    The k-th of K snapshots is taken after (k / K)^2 of all iterations: early policies change
+    fastest. One compiled program makes all iterations between two snapshots. resume: a file that
+    everything is kept in after each snapshot; if it is there, its snapshots come first and training
+    goes on from it, bit for bit. Raises ValueError for more snapshots than iterations, where
+    training meets a number that is not finite, or where the file is of another training.
+    """
+    if not 1 <= snapshots <= iterations:
+        raise ValueError(
+            f"train_on_policy: field 'snapshots': expected 1..{iterations}, found {snapshots}"
+        )
+    times = np.round(iterations * (np.arange(snapshots + 1) / snapshots) ** 2).astype(int)
+    times = np.maximum(times, np.arange(snapshots + 1))
+
+    chunk, evaluate_now = _programs(learner, env, segment, eval_episodes)
     run = jax.jit(lambda key: start(learner, env, num_envs, key))(jax.random.key(seed))
     done: list[Snapshot] = []
     if resume is not None and resume.is_file():

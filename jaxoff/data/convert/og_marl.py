@@ -37,26 +37,7 @@ def read(
     discrete actions only. Raises InvalidDataset or InvalidEpisodes naming the array.
     """
     path = Path(path).absolute()
-    metadata = disk._metadata(path)
-    names = set(disk._flatten(metadata["structure_shape"]))
-    needed = {"observations", "actions", "rewards", "terminals", "truncations"} | (
-        set() if joined_obs else {"infos.state"}
-    )
-    if needed - names:
-        raise disk.InvalidDataset(
-            f"{path}: expected OG-MARL's arrays, found no {', '.join(sorted(needed - names))}"
-        )
-    streams = _store(path, "rewards").shape[0]
-    if not 0 <= stream < streams:
-        raise InvalidEpisodes(
-            f"{path}: field 'seed': expected one of its {streams} streams, "
-            f"0..{streams - 1}, found {stream}"
-        )
-    length = int(disk._read(path, "vault_index")[0])
-    if length < 1:
-        raise InvalidEpisodes(
-            f"{path}: field 'vault_index': expected at least one step, found {length}"
-        )
+    names, length = _checked(path, stream, joined_obs)
 
     def array(name: str) -> np.ndarray:
         return _rows(path, name, stream, length)
@@ -97,6 +78,31 @@ def read(
     seen = Slots(obs, state, avail)
     final = Slots(obs[last], state[last], None if avail is None else avail[last])
     return Steps(seen, final, actions, rewards, np.diff(last, prepend=-1), terminal[last])
+
+
+def _checked(path: Path, stream: int, joined_obs: bool) -> tuple[set[str], int]:
+    """Names of a vault's arrays, and its number of steps; refuses one that lacks something."""
+    metadata = disk._metadata(path)
+    names = set(disk._flatten(metadata["structure_shape"]))
+    needed = {"observations", "actions", "rewards", "terminals", "truncations"} | (
+        set() if joined_obs else {"infos.state"}
+    )
+    if needed - names:
+        raise disk.InvalidDataset(
+            f"{path}: expected OG-MARL's arrays, found no {', '.join(sorted(needed - names))}"
+        )
+    streams = _store(path, "rewards").shape[0]
+    if not 0 <= stream < streams:
+        raise InvalidEpisodes(
+            f"{path}: field 'seed': expected one of its {streams} streams, "
+            f"0..{streams - 1}, found {stream}"
+        )
+    length = int(disk._read(path, "vault_index")[0])
+    if length < 1:
+        raise InvalidEpisodes(
+            f"{path}: field 'vault_index': expected at least one step, found {length}"
+        )
+    return names, length
 
 
 def _store(path: Path, name: str) -> Any:
