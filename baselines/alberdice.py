@@ -19,7 +19,7 @@ is the same for all turns of an update.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -324,7 +324,8 @@ def first_state(m: Method, key: Key) -> State:
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """Nets and optimiser."""
-    hidden, start = config.hidden, {"layer_init": config.policy_init, "head": FIRST_HEAD}
+    hidden = config.hidden
+    start: dict[str, Any] = {"layer_init": config.policy_init, "head": FIRST_HEAD}
     actors, behaviour = Actors(spec, hidden, **start), Actors(spec, hidden, share=True, **start)
     mates = TeammateModel(spec, hidden, **start)
     scalar = MLP((hidden, hidden, 1), layer_init=config.layer_init)

@@ -100,8 +100,8 @@ def tree_backup(
     reward: Array,
     terminated: Array,
     valid: Array,
-    gamma: Array,
-    trace: Array,
+    gamma: Array | float,
+    trace: Array | float,
     n: int,
 ) -> Array:
     """n-step Tree Backup along windows (Precup et al., 2000; with a trace, Munos et al., 2016), a

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import distrax
 import jax
@@ -219,8 +219,9 @@ def td_target(m: Method, state: State, batch: Transition) -> Array:
     """
     _, then = policy_actions(m, state.target_actor, batch)
     value = joint_values(m, state.target_critic, batch.next_obs, batch.next_state, then).min(0)
-    own = m.config.independent and batch.agent_reward is not None
-    reward = batch.agent_reward if own else jnp.broadcast_to(batch.reward[..., None], value.shape)
+    reward = jnp.broadcast_to(batch.reward[..., None], value.shape)
+    if m.config.independent and batch.agent_reward is not None:
+        reward = batch.agent_reward
     return one_step_target(
         reward, jnp.broadcast_to(batch.terminated[..., None], value.shape), value, m.config.gamma
     )
@@ -351,7 +352,7 @@ def resolved(config: Config, spec: EnvSpec) -> Config:
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises ValueError as `resolved` does."""
     c = resolved(config, spec)
-    nets = {"layer_init": c.layer_init, "reset_gate": c.reset_gate}
+    nets: dict[str, Any] = {"layer_init": c.layer_init, "reset_gate": c.reset_gate}
     recurrent = c.actor == "recurrent"
     actors = Actors(
         spec,

@@ -18,7 +18,7 @@ priority), decomposition=monotonic (MNC), critic_reward=team.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import distrax
 import flax.linen as nn
@@ -419,7 +419,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         spec.agent_types if spec.agent_types and config.types == "spec" else (0,) * spec.num_agents
     )
     kind = "attention" if config.decomposition == "none" else config.decomposition
-    switches = {
+    switches: dict[str, Any] = {
         "scale": config.attention_scale,
         "mask_dead": config.mask_dead,
         "layer_init": config.layer_init,

@@ -72,7 +72,7 @@ class _Dtype:
         dtype = np.dtype(self.code)
         if dtype.kind not in "fiub":
             raise ValueError(f"expected arrays of numbers, found {dtype}")
-        return dtype.newbyteorder(self.order) if self.order in "<>" else dtype
+        return np.dtype(self.order + dtype.str[1:]) if self.order in "<>" else dtype
 
 
 class _Array:
@@ -126,11 +126,8 @@ class _Tensor:
             + 1
         )
         numbers = [self.offset, *self.shape, *self.strides]
-        if (
-            min(numbers) < 0
-            or math.prod(self.shape) > len(flat)
-            or (math.prod(self.shape) and reach > len(flat))
-        ):
+        size: int = math.prod(list(self.shape))
+        if min(numbers) < 0 or size > len(flat) or (size and reach > len(flat)):
             raise ValueError(
                 f"expected a tensor within its storage of {len(flat)}, found shape "
                 f"{self.shape}, strides {self.strides}"

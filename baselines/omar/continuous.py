@@ -108,7 +108,7 @@ def best_of(samples: Array, q: Array) -> tuple[Array, Array]:
 
 
 def search(
-    config: Config, value: Value, shape: tuple[int, int], bound: float, key: Key
+    config: Config, value: Value, shape: tuple[int, ...], bound: float, key: Key
 ) -> tuple[Array, Array]:
     """The sample that a search for a maximum of value ends with, and its value: [M, A], [M].
 

@@ -14,7 +14,7 @@ actions, the paper's own StarCraft study, for lack of a published form.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -179,8 +179,9 @@ def critic_loss(
     both = m.critic.apply(params, critic_input(batch.state, batch.obs))
     valid = jnp.broadcast_to(batch.valid[..., None], target.shape)
     avail = batch.avail if m.config.mask_cql else jnp.ones_like(batch.avail)
-    value = sum(masked_mean(jnp.square(taken(q, batch.actions) - target), valid) for q in both)
-    conservative = sum(masked_mean(conservative_term(q, batch.actions, avail), valid) for q in both)
+    value: Any = sum(masked_mean(jnp.square(taken(q, batch.actions) - target), valid) for q in both)
+    terms = (masked_mean(conservative_term(q, batch.actions, avail), valid) for q in both)
+    conservative: Any = sum(terms)
     metrics = {
         "value": value,
         "conservative": conservative,

@@ -384,7 +384,7 @@ def _read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
     # Some public vaults of continuous actions carry legals that mean nothing.
     every = np.ones((total, n, int(actions.max()) + 1)) if discrete else np.ones(actions.shape)
     legals = leaves.get("infos.legals", every) if discrete else every
-    terminal = leaves["terminals"].astype(bool).all(1)
+    terminal = np.asarray(leaves["terminals"].astype(bool).all(1))
     end = terminal | leaves["truncations"].astype(bool).all(1) | (np.arange(total) == total - 1)
     lengths = np.diff(np.flatnonzero(end), prepend=-1)
     clean = lambda x: np.where(np.isneginf(x), 0, x)

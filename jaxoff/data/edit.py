@@ -136,7 +136,7 @@ def unique_groups(episodes: Episodes) -> np.ndarray:
     for episode, length in enumerate(lengths_of(episodes)):
         sums = hashlib.blake2b(int(length).to_bytes(8, "little"), digest_size=16)
         for name, value in fields.items():
-            sums.update(np.ascontiguousarray(value[episode, : length + (name in _SLOTS)]))
+            sums.update(value[episode, : length + (name in _SLOTS)].tobytes())
         found.append(groups.setdefault(sums.digest(), len(groups)))
     return np.array(found)
 
@@ -149,7 +149,7 @@ def digest(episodes: Episodes) -> str:
     for field in episodes:
         if field is not None:
             for start in range(0, len(field), 256):  # in parts: a whole copy may be too large
-                sums.update(np.ascontiguousarray(field[start : start + 256]))
+                sums.update(field[start : start + 256].tobytes())
     return sums.hexdigest()
 
 

@@ -6,6 +6,7 @@ No simulator is needed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,7 +40,8 @@ def _resize(episodes: Episodes, steps: int) -> Episodes:
         longer[:, : x.shape[1]] = x
         return longer
 
-    return Episodes(**{name: fit(name, x) for name, x in episodes._asdict().items()})
+    fitted: dict[str, Any] = {name: fit(name, x) for name, x in episodes._asdict().items()}
+    return Episodes(**fitted)
 
 
 def trim(episodes: Episodes) -> Episodes:
@@ -88,12 +90,10 @@ def concatenate(parts: Sequence[Episodes]) -> Episodes:
         slots = () if name == "behaviour_level" else (steps + (name in ("obs", "state", "avail")),)
         return np.zeros((count, *slots, *x.shape[1 + len(slots) :]), x.dtype)
 
-    whole = Episodes(
-        **{
-            name: None if x is None else empty(name, np.asarray(x))
-            for name, x in parts[0]._asdict().items()
-        }
-    )
+    fields: dict[str, Any] = {
+        name: None if x is None else empty(name, x) for name, x in parts[0]._asdict().items()
+    }
+    whole = Episodes(**fields)
     first = 0
     for part in parts:
         fill(whole, first, part)

@@ -149,10 +149,8 @@ def plot(episodes: Episodes, spec: EnvSpec, path: str | Path) -> list[Path]:
         )
         axes["violin"].violinplot(returns, showmeans=True)
         axes["violin"].set(ylabel="return", xticks=[])
-        axes["lengths"].hist(
-            lengths,
-            bins=np.arange(lengths.min(), lengths.max() + 2) - 0.5 if np.ptp(lengths) < 100 else 40,
-        )
+        each = (np.arange(lengths.min(), lengths.max() + 2) - 0.5).tolist()
+        axes["lengths"].hist(lengths, bins=each if np.ptp(lengths) < 100 else 40)
         axes["lengths"].set(xlabel="steps of an episode", ylabel="episodes")
         _plot_actions(
             figure,

@@ -9,7 +9,7 @@ that of every other sampler. Episodes that end restart, after their last observa
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flashbax
 import jax
@@ -131,7 +131,7 @@ def make_acting(
         batch = sample(state.buffer, key, batch_size, length, whole=window < 0)
         return batch if window else jax.tree.map(lambda x: x[:, 0], batch)
 
-    return Sampler(init, draw, lambda dataset, items: items, feedback)
+    return Sampler(init, draw, lambda dataset, items: cast(Any, items), feedback)
 
 
 def uniform_share(config: Config, env: Env, steps: Array) -> Array | float:

@@ -302,7 +302,7 @@ def verify(task: Task | str, episodes: Episodes) -> list[str]:
             .astype(np.float64)
             .sum(1),
         )
-    return _compare(task, filled.sum(1), np.asarray(episodes.terminated).any(1), returns)
+    return _compare(task, filled.sum(1), np.asarray(episodes.terminated.any(1)), returns)
 
 
 def _compare(

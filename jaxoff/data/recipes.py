@@ -81,7 +81,8 @@ def record(
     if count < 1:
         raise ValueError(f"episodes: expected at least one, found {count}")
     memory = policy.initial((count,)) if memory is None else memory
-    keys, chunk, whole = jax.random.split(key, count), _chunk(env.spec, count), None
+    keys, chunk = jax.random.split(key, count), _chunk(env.spec, count)
+    whole: Any = None
     for first in range(0, count, chunk):
         # A last part that is smaller is filled up with the first episodes again, and so is the same
         # program.
@@ -209,7 +210,8 @@ def _play(env: Env, distribution: Any, noise: float | None, keys: Key, memory: C
     front = lambda a, b: jnp.concatenate([a[:, None], b], 1)
     slots = front(first.obs, obs), front(first.state, states), front(first.avail, avail)
     level = jnp.full((keys.shape[0], spec.num_agents), -1, jnp.int32)
-    return Episodes(*slots, actions, reward, terminated, truncated, filled, level, own)
+    fields: Any = (*slots, actions, reward, terminated, truncated, filled, level, own)
+    return Episodes(*fields)  # arrays of the device until `_play` brings them to the host
 
 
 # ---------------------------------------------------------------------------------- parts of a

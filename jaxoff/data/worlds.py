@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -125,7 +125,7 @@ def _smax(family: str) -> dict[str, World]:
 
 
 # Medium: where OMAR's medium data of HalfCheetah lie between its random and expert data.
-_MUJOCO = {
+_MUJOCO: dict[str, Any] = {
     "qualities": _OMAR,
     "episodes": 1_000,
     "replay_episodes": 460,
@@ -231,7 +231,12 @@ def make(task: Task, options: DataOptions) -> Episodes:
         from jaxoff.envs.maze import waypoint_policy
 
         return recipes.record(
-            env, waypoint_policy(env, "random"), count, key, noise=0.5, progress=options.progress
+            env,
+            waypoint_policy(cast(Any, env), "random"),
+            count,
+            key,
+            noise=0.5,
+            progress=options.progress,
         )
     pool = pools.load(pools.path_of(env.spec.name, options.pools), env.spec)
     if composition is not None:

@@ -51,10 +51,10 @@ class HostEnv(NamedTuple):
     name: str
     kwargs: dict[str, Any]
     spec: EnvSpec
-    observe: Callable[[Array], Array]
-    state: Callable[[Array], Array]
+    observe: Callable[[Any], Any]
+    state: Callable[[Any], Any]
     control: Callable[[Array], Array]
-    reward: Callable[[Array], Array] | None = None
+    reward: Callable[[np.ndarray], np.ndarray] | None = None
     start: Callable[[np.random.Generator], np.ndarray] | None = None
     avail: Callable[[Array], Array] | None = None
     won: Callable[[np.ndarray], np.ndarray] | None = None
@@ -348,7 +348,7 @@ def _maze_host(name: str, horizon: int | None) -> HostEnv:
     rows, columns = game.walls.shape
     titles = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
 
-    def state(sim: Array) -> Array:
+    def state(sim: Any) -> Any:
         # There, x runs along the columns and y against the rows, and (0, 0) is the middle of the
         # map.
         row, column = (rows - 1) / 2 - sim[..., 1], sim[..., 0] + (columns - 1) / 2

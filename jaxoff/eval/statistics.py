@@ -18,7 +18,7 @@ from scipy import stats
 
 from jaxoff.types import ReturnScale
 
-Tasks = Sequence[ArrayLike]
+Tasks = Sequence[np.ndarray | Sequence[float]]
 Statistic = Callable[[Sequence[np.ndarray]], Any]
 
 RESAMPLES = 2000

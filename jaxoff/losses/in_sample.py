@@ -46,7 +46,7 @@ def soft_value(logits: Array, q: Array, log_mu: Array, alpha: Array, beta: Array
 
 
 def conservative_value_loss(
-    q: Array, target: Array, actions: Array, avail: Array, cql: Array
+    q: Array, target: Array, actions: Array, avail: Array, cql: Array | float
 ) -> Array:
     """Squared error plus `cql` times the conservative term over available actions (InSPO Eq. 24), q
     [M, A] -> [M].

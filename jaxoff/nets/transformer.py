@@ -199,6 +199,7 @@ class ContextNet:
         Padding comes last, where no real step sees it.
         """
         # [B, N, T, ...]
+        assert batch.last_actions is not None
         obs, last = jnp.swapaxes(batch.obs, 1, 2), jnp.swapaxes(batch.last_actions, 1, 2)
         shared = lambda x: jnp.broadcast_to(x[:, None], last.shape)
         out = self.net().apply(

@@ -33,7 +33,7 @@ def style() -> Iterator[Any]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings = {
+    settings: dict[Any, Any] = {
         "figure.dpi": 100,
         "savefig.dpi": 200,
         "font.size": 9,

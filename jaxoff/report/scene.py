@@ -154,10 +154,10 @@ def _check(
         0 if rewards is None else len(rewards),
     )
     expect(
-        health is None or np.shape(health) == shape[:2],
+        health is None or health.shape == shape[:2],
         "health",
         f"shape {shape[:2]}",
-        np.shape(health),
+        None if health is None else health.shape,
     )
     good = walls.ndim == 2 and walls.shape[-1] == 4 and bool((walls[:, :2] < walls[:, 2:]).all())
     expect(good, "walls", "rectangles (x0, y0, x1, y1) with x0 < x1 and y0 < y1", walls.tolist())

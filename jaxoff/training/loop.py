@@ -281,7 +281,7 @@ class _Loop:
 
     def _report(self, index: int, done: int, report: Report, last: bool, carried: Any) -> None:
         failed = mapping.to_host(carried[1].failed_at, self.job.num_runs)
-        scalars = {f"loss/{name}": value for name, value in report.metrics.items()}
+        scalars: dict[str, Any] = {f"loss/{name}": value for name, value in report.metrics.items()}
         if last:
             scalars |= self._keep(done, report)
         rows = []
@@ -326,7 +326,7 @@ class _Loop:
         for name, value in named.items():
             self.history.setdefault(name, []).append(value)
         for name, value in report.metrics.items():
-            self.history.setdefault(f"loss/{name}", []).append(value)
+            self.history.setdefault(f"loss/{name}", []).append(np.asarray(value))
         return named
 
     def _save(self, index: int, chunk: int, step: int, carried: Any) -> None:

@@ -236,7 +236,8 @@ def train_on_policy(
 
 def _write(path: Path, run: _Run, done: list[Snapshot]) -> None:
     """Everything that training goes on from, in one file, whole or not at all."""
-    arrays = {f"run{i}": np.asarray(_plain(leaf)) for i, leaf in enumerate(jax.tree.leaves(run))}
+    leaves = enumerate(jax.tree.leaves(run))
+    arrays: dict[str, Any] = {f"run{i}": np.asarray(_plain(leaf)) for i, leaf in leaves}
     for k, snapshot in enumerate(done):
         arrays |= {f"actor{k}.{i}": leaf for i, leaf in enumerate(jax.tree.leaves(snapshot.actor))}
         arrays |= {f"evaluation{k}.{name}": value for name, value in snapshot.evaluation.items()}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -30,11 +31,11 @@ class RunState(NamedTuple):
     `key` are raw key data and never change; the rest is what training moves.
     """
 
-    key: Array
+    key: Any  # [2] uint32
     learner: Any
     sampler: Any
-    updates: Array  # in this stage
-    failed_at: Array  # updates in this stage when it met a NaN, else -1
+    updates: Array | np.ndarray  # in this stage
+    failed_at: Array | np.ndarray  # updates in this stage when it met a NaN, else -1
 
 
 class Report(NamedTuple):

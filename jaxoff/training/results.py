@@ -40,7 +40,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_npz(path: Path, arrays: dict[str, Any]) -> None:
     """A compressed .npz, whole or not at all."""
     with replacing(path) as temporary:
         np.savez_compressed(temporary, **arrays)

@@ -69,7 +69,7 @@ def read(file: str | Path, spec: EnvSpec, *, seed: int = 0) -> Steps:
         ),
         rewards=np.repeat(seen("reward"), n, 1),
         lengths=lengths,
-        terminated=terminated.any(1),
+        terminated=np.asarray(terminated.any(1)),
     )
 
 

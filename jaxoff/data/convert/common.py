@@ -142,7 +142,8 @@ def take(steps: Steps, which: np.ndarray) -> Steps:
     )
 
     def pick(slots: Slots, index: np.ndarray) -> Slots:
-        return Slots(*(None if value is None else value[index] for value in slots))
+        avail = None if slots.avail is None else slots.avail[index]
+        return Slots(slots.obs[index], slots.state[index], avail)
 
     return Steps(
         pick(steps.seen, rows),

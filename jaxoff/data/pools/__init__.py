@@ -125,7 +125,7 @@ def has(name: str, folder: str | Path | None = None) -> bool:
 
 def save(path: str | Path, pool: Pool) -> None:
     """Write a pool file, whole or not at all."""
-    arrays = {
+    arrays: dict[str, Any] = {
         jax.tree_util.keystr(where): np.asarray(leaf, np.float16)
         for where, leaf in jax.tree_util.tree_leaves_with_path(pool.params)
     }

@@ -150,7 +150,7 @@ def save_prey(path: str | Path, params: Mapping[str, np.ndarray]) -> Path:
     """Write a prey network as .npz, whole or not at all; returns its path. Raises InvalidPrey."""
     if Path(path).suffix != ".npz":
         raise ValueError(f"{path}: expected a path ending in .npz")
-    checked = _checked(path, params)
+    checked: dict[str, Any] = {**_checked(path, params)}
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **checked)
     return Path(path)

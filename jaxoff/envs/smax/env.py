@@ -113,7 +113,7 @@ class Battle(SMAX):
         tends = (healers & (slot >= 0))[:, None] & (slot[:, None] == units) & self.is_ally
         jitter = self._jitter(key)
 
-        def substep(carry: tuple[Array, ...], jitter: Array) -> tuple[tuple[Array, ...], None]:
+        def substep(carry: Any, jitter: Array) -> tuple[Any, None]:
             position, health, cooldown, alive = carry
             # [U, U] who may act on whom
             reach = (_distances(position) < self.range[:, None]) & alive[:, None] & alive
