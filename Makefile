@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda benchmark inspo pjap omar sit yanhui bench bench-omar datasets report test test-all lint check clean
+.PHONY: help setup setup-cuda benchmark inspo pjap omar sit yanhui bench bench-omar datasets report test test-all test-oldest test-newest lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -66,6 +66,23 @@ test: $(READY)            ## the tests, on every core
 test-all: $(READY)        ## the same, and those marked slow
 	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0 tests
 
+# Each in an environment of its own. Python: from the path, or else from pyenv.
+OLDEST ?= $(lastword python3.11 $(wildcard $(HOME)/.pyenv/versions/3.11.*/bin/python3))
+NEWEST ?= $(lastword python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python3))
+TESTS ?= -m "not slow" tests
+
+test-oldest:              ## the tests on Python 3.11 with the lowest versions that pyproject.toml allows   (TESTS=...)
+	$(OLDEST) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[dev]'
+	.venv-oldest/bin/python -m pytest -n auto --dist loadfile --max-worker-restart 0 $(TESTS)
+
+# Gymnax, which JaxMARL needs, caps JAX; the newest one is installed all the same.
+test-newest:              ## the tests on Python 3.13 with the newest versions of everything   (TESTS=...)
+	$(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --editable '.[dev]'
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps jax jaxlib
+	.venv-newest/bin/python -m pytest -n auto --dist loadfile --max-worker-restart 0 $(TESTS)
+
 # mypy sees the folders as they are installed: baselines/ and experiments/ below jaxoff/.
 lint: $(READY)            ## style and types
 	$(BIN)/ruff check .
@@ -76,4 +93,4 @@ lint: $(READY)            ## style and types
 check: lint test          ## what CI runs
 
 clean:                    ## remove .venv and caches; results stay
-	rm -rf $(VENV) .types build .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest .types build .pytest_cache .ruff_cache .mypy_cache *.egg-info
