@@ -20,6 +20,7 @@ import optax
 from flax import struct
 
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
@@ -153,10 +154,10 @@ def policy_loss(
 def make(config: Config, spec: EnvSpec) -> OnPolicy:
     """The learner for environments of `spec`.
 
-    Raises ValueError where `minibatches` does not divide `num_envs`.
+    Raises InvalidSetting where `minibatches` does not divide `num_envs`.
     """
     if config.num_envs % config.minibatches:
-        raise ValueError(
+        raise InvalidSetting(
             "mappo: field 'minibatches': expected a divisor of num_envs = "
             f"{config.num_envs}, found {config.minibatches}"
         )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from jaxoff.types import Env, EnvSpec, Episodes
+from jaxoff.errors import JaxoffError
+
+if TYPE_CHECKING:
+    from jaxoff.types import Env, EnvSpec, Episodes
 
 
-class UnknownName(ValueError):
+class UnknownName(JaxoffError, ValueError):
     """A task, method, sampler or field that does not exist; the message lists the nearest names."""
 
 

@@ -12,6 +12,8 @@ import functools
 from importlib import metadata
 from types import ModuleType
 
+from jaxoff.config import check_number
+from jaxoff.errors import InvalidSetting
 from jaxoff.names import DataOptions, Family, Task, UnknownName, unknown
 from jaxoff.types import Env, EnvSpec, Episodes
 
@@ -29,12 +31,13 @@ def register(name: str, module: ModuleType) -> None:
     """Add a method in this process, as an entry point of `jaxoff.learners` would: a module of the
     form that `forms` tells.
 
-    Raises ValueError for a name that is taken, or a module without `FORMS`, or `Config` and `make`.
+    Raises InvalidSetting for a name that is taken, or a module without `FORMS`, or `Config` and
+    `make`.
     """
     if name in learner_names() and _METHODS.get(name) is not module:
-        raise ValueError(f"method '{name}': expected a new name, found one that is registered")
+        raise InvalidSetting(f"method '{name}': expected a new name, found one that is registered")
     if not hasattr(module, "FORMS") and not (hasattr(module, "Config") and hasattr(module, "make")):
-        raise ValueError(
+        raise InvalidSetting(
             f"method '{name}': expected a module with FORMS, or with Config and make, "
             f"found {module.__name__}"
         )
@@ -60,10 +63,18 @@ def forms(name: str) -> dict[str, ModuleType]:
     return found
 
 
+def check_names(method: str, task: str | Task) -> None:
+    """Raise UnknownName for a method or a task that is not there, without importing either."""
+    if method not in learner_names():
+        raise unknown("method", method, learner_names())
+    make_spec(task)
+
+
 def learner(name: str, task: str | Task) -> ModuleType:
     """The module of a method for a task: it has `Config` and `make`.
 
-    Raises UnknownName where it has no form for its actions.
+    Raises UnknownName where there is no such method or task, or where it has no form for the
+    task's actions.
     """
     kind = KINDS[0] if make_spec(task).discrete else KINDS[1]
     found = forms(name)
@@ -145,5 +156,6 @@ def make_spec(task: str | Task) -> EnvSpec:
 
 def make_data(task: str | Task, options: DataOptions = DataOptions()) -> Episodes:  # noqa: B008 (immutable)
     """The episodes of a task: from its recipe, or read from public data."""
+    check_number("seed", options.seed)
     parsed = Task.parse(task) if isinstance(task, str) else task
     return family_of(parsed).data(parsed, options)

@@ -28,6 +28,7 @@ import numpy as np
 
 from jaxoff.data.dataset import validate
 from jaxoff.data.episodes import returns_of
+from jaxoff.errors import JaxoffError
 from jaxoff.types import EnvSpec, Episodes
 
 SCHEMA = 1
@@ -38,7 +39,7 @@ _NEEDED = {"n_agents", "action_type", "num_actions", "steps", "sha256", "sha256_
 _DONE = "terminals: the value beyond is zero; truncations: the clock ended the episode; never both"
 
 
-class InvalidDataset(ValueError):
+class InvalidDataset(JaxoffError, ValueError):
     """A dataset on disk is missing, damaged, or not of the expected form; the message names the
     file.
     """

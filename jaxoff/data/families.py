@@ -18,6 +18,7 @@ from jaxoff.data.public import PUBLIC
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, make_matrix, mne
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial
+from jaxoff.errors import InvalidSetting
 from jaxoff.names import DataOptions, Family, Task, check_quality, unknown
 from jaxoff.types import Env, Episodes
 
@@ -149,7 +150,7 @@ def _public_data(task: Task, options: DataOptions) -> Episodes:
     if options.episodes is not None:
         have = episodes.reward.shape[0]
         if not 1 <= options.episodes <= have:
-            raise ValueError(
+            raise InvalidSetting(
                 f"{task}: field 'episodes': expected 1..{have}, found {options.episodes}"
             )
         episodes = take(

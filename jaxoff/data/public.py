@@ -41,6 +41,7 @@ from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.data.disk import InvalidDataset
 from jaxoff.envs.base import FromJaxMARL
 from jaxoff.envs.mpe.omar import make_spread
+from jaxoff.errors import InvalidSetting
 from jaxoff.names import DataOptions, Family, Task, check_quality
 from jaxoff.types import Env, EnvSpec, Episodes, ReturnScale
 
@@ -172,7 +173,7 @@ def read(task: Task | str, options: DataOptions, *, verify: bool = True) -> Epis
     if options.episodes is not None:
         have = len(steps.lengths)
         if not 1 <= options.episodes <= have:
-            raise ValueError(
+            raise InvalidSetting(
                 f"{task}: field 'episodes': expected 1..{have}, found {options.episodes}"
             )
         steps = take(

@@ -23,6 +23,7 @@ from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, make_matrix, mne
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial, peak
 from jaxoff.envs.rolling import Trace, bounded, play
+from jaxoff.errors import InvalidSetting
 from jaxoff.types import Array, Carry, Env, EnvSpec, Episodes, Key, Policy, TimeStep
 
 Progress = Callable[[int, int], None]  # (episodes done, of all)
@@ -79,7 +80,7 @@ def record(
     episode has its own key, so its course does not depend on how many are played at once.
     """
     if count < 1:
-        raise ValueError(f"episodes: expected at least one, found {count}")
+        raise InvalidSetting(f"episodes: expected at least one, found {count}")
     memory = policy.initial((count,)) if memory is None else memory
     keys, chunk, whole = jax.random.split(key, count), _chunk(env.spec, count), None
     for first in range(0, count, chunk):
@@ -111,7 +112,7 @@ def replay(env: Env, actions: np.ndarray, key: Key) -> Episodes:
     """
     expected = env.spec.action_shape
     if actions.shape[2:] != expected:
-        raise ValueError(
+        raise InvalidSetting(
             f"actions: expected shape [E, T, {', '.join(map(str, expected))}], found "
             f"{actions.shape}"
         )
@@ -292,7 +293,7 @@ def bridge(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes
     if quality == "random":
         return with_level(record(env, random_policy(env.spec), count, key), 0)
     if quality != "optimal":
-        raise ValueError(
+        raise InvalidSetting(
             f"bridge: expected one of {', '.join(BRIDGE_QUALITIES)}, found '{quality}'"
         )
     return with_level(replay(env, bridge_script(count, seed), key), 1)
@@ -301,7 +302,7 @@ def bridge(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes
 def parse_polynomial(game: str, quality: str) -> tuple[float, float] | None:
     """Mean and standard deviation of a Gaussian quality; None for `uniform`.
 
-    Raises ValueError otherwise.
+    Raises InvalidSetting otherwise.
 
     Qualities: uniform, normal-m<mean>-s<sigma>, and for twin_peaks origin-s<sigma>, peak-s<sigma>.
     """
@@ -314,7 +315,7 @@ def parse_polynomial(game: str, quality: str) -> tuple[float, float] | None:
             sigma = float(found.groups()[-1])
             if sigma >= 0:
                 return mean, sigma
-    raise ValueError(f"poly/{game}: '{quality}' is no quality")
+    raise InvalidSetting(f"poly/{game}: '{quality}' is no quality")
 
 
 def polynomial(game: str, quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
@@ -336,5 +337,5 @@ def polynomial(game: str, quality: str, seed: int = 0, episodes: int | None = No
 def _count(episodes: int | None, default: int, at_least: int = 1) -> int:
     count = default if episodes is None else episodes
     if count < at_least:
-        raise ValueError(f"episodes: expected at least {at_least}, found {count}")
+        raise InvalidSetting(f"episodes: expected at least {at_least}, found {count}")
     return count

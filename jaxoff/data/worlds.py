@@ -27,6 +27,7 @@ import numpy as np
 
 from jaxoff.data import compositions, pools, recipes
 from jaxoff.data.episodes import concatenate, returns_of, take, with_level
+from jaxoff.errors import InvalidSetting
 from jaxoff.names import DataOptions, Family, Task, unknown
 from jaxoff.types import Env, EnvSpec, Episodes
 
@@ -183,6 +184,8 @@ def _maze() -> dict[str, World]:
 
 def world_of(task: Task) -> World:
     """The scenario of a task. Raises UnknownName."""
+    if task.family not in WORLDS:
+        raise unknown("family with scenarios", task.family, WORLDS)
     worlds = WORLDS[task.family]()
     if task.scenario not in worlds:
         raise unknown(f"scenario of {task.family}", task.scenario, worlds)
@@ -192,7 +195,7 @@ def world_of(task: Task) -> World:
 def check(task: Task) -> World:
     """The scenario of a task whose quality exists.
 
-    Raises UnknownName, or ValueError for a wrong composition.
+    Raises UnknownName, or InvalidSetting for a wrong composition.
     """
     world = world_of(task)
     if task.quality.startswith("mix="):
@@ -241,7 +244,7 @@ def make(task: Task, options: DataOptions) -> Episodes:
     if found := _WSPM.fullmatch(quality):
         percent, total = int(found[1]), int(found[2])
         if options.episodes is not None:
-            raise ValueError(
+            raise InvalidSetting(
                 f"{task}: field 'episodes': expected none, since the name tells {total}, "
                 f"found {options.episodes}"
             )
@@ -286,7 +289,7 @@ def _played(
     `use`.
     """
     if count < len(use):
-        raise ValueError(
+        raise InvalidSetting(
             f"episodes: expected at least one of each of {len(use)} policies, found {count}"
         )
     turn = np.arange(count) * len(use) // count
@@ -366,7 +369,7 @@ def _banded(
             have[band] += len(inside)
         if all(have[band] >= wanted[band] for band in wanted):
             return concatenate([part for parts in found.values() for part in parts])
-    raise ValueError(
+    raise InvalidSetting(
         f"{env.spec.name}: expected {wanted} episodes in the bands, found {have} in "
         f"{_ROUNDS * each} episodes of the pool"
     )

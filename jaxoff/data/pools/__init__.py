@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff.errors import JaxoffError
 from jaxoff.files import replacing
 from jaxoff.nets.actors import Actors
 from jaxoff.types import Array, Carry, EnvSpec, Params, Policy, TimeStep
@@ -27,7 +28,7 @@ LEVELS = ("random", "medium", "expert")
 SCHEMA = 1
 
 
-class InvalidPool(ValueError):
+class InvalidPool(JaxoffError, ValueError):
     """A pool file that is missing, damaged or of another environment; the message names it."""
 
 

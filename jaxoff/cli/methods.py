@@ -12,7 +12,7 @@ from rich.box import SIMPLE
 from rich.table import Column, Table
 
 from jaxoff import registry
-from jaxoff.cli_data import Many, console, pairs
+from jaxoff.cli.common import Many, console, pairs
 from jaxoff.config import Setting, settings_of
 from jaxoff.names import Task
 
