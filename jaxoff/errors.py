@@ -21,6 +21,16 @@ class InvalidFile(JaxoffError, ValueError):
     """A file that is damaged, or not of the kind that is expected; the message names it."""
 
 
+class InvalidEpisodes(JaxoffError, ValueError):
+    """Episodes break a rule that learners rely on."""
+
+
+class InvalidDataset(JaxoffError, ValueError):
+    """A dataset on disk is missing, damaged, or not of the expected form; the message names the
+    file.
+    """
+
+
 class BrokenResult(JaxoffError, ValueError):
     """A file of a results folder that is missing or damaged; the message names it."""
 

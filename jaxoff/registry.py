@@ -12,9 +12,11 @@ import functools
 from importlib import metadata
 from types import ModuleType
 
+from jaxoff import outlines
 from jaxoff.config import check_number
 from jaxoff.errors import InvalidSetting
-from jaxoff.names import DataOptions, Family, Task, UnknownName, unknown
+from jaxoff.names import DataOptions, Family, Sizes, Task, UnknownName, unknown
+from jaxoff.outlines import Outline
 from jaxoff.types import Env, EnvSpec, Episodes
 
 KINDS = ("discrete", "continuous")  # of actions
@@ -63,28 +65,43 @@ def forms(name: str) -> dict[str, ModuleType]:
     return found
 
 
-def check_names(method: str, task: str | Task) -> None:
-    """Raise UnknownName for a method or a task that is not there, without importing either."""
-    if method not in learner_names():
-        raise unknown("method", method, learner_names())
-    make_spec(task)
+def outlines_of(name: str) -> dict[str, Outline]:
+    """Kind of actions -> name and docstring of the module that `forms` has for it.
+
+    They are read from the source; a method whose source does not tell them is imported.
+    """
+    point, found = _entry("jaxoff.learners").get(name), None
+    if point is not None and name not in _METHODS and not point.attr:
+        found = outlines.read(point.module, KINDS)
+    return found or {
+        kind: Outline(module.__name__, module.__doc__ or "") for kind, module in forms(name).items()
+    }
+
+
+def form_for(name: str, task: str | Task) -> str:
+    """The kind of actions of a task, for which a method has a form; neither is imported.
+
+    Raises UnknownName where there is no such method or task, or where the method has no form for
+    the task's actions.
+    """
+    if name not in learner_names():
+        raise unknown("method", name, learner_names())
+    kind = KINDS[0] if sizes(task).discrete else KINDS[1]
+    if kind not in outlines_of(name):
+        others = [other for other in learner_names() if kind in outlines_of(other)]
+        raise UnknownName(
+            f"method '{name}' has no form for the {kind} actions of '{task}'; methods that "
+            f"have: {', '.join(others)}"
+        )
+    return kind
 
 
 def learner(name: str, task: str | Task) -> ModuleType:
     """The module of a method for a task: it has `Config` and `make`.
 
-    Raises UnknownName where there is no such method or task, or where it has no form for the
-    task's actions.
+    Raises UnknownName as `form_for` does.
     """
-    kind = KINDS[0] if make_spec(task).discrete else KINDS[1]
-    found = forms(name)
-    if kind not in found:
-        others = [other for other in learner_names() if kind in forms(other)]
-        raise UnknownName(
-            f"method '{name}' has no form for the {kind} actions of '{task}'; methods that "
-            f"have: {', '.join(others)}"
-        )
-    return found[kind]
+    return forms(name)[form_for(name, task)]
 
 
 def online_learner(name: str) -> ModuleType:
@@ -152,6 +169,15 @@ def make_spec(task: str | Task) -> EnvSpec:
     parsed = Task.parse(task) if isinstance(task, str) else task
     family = family_of(parsed)
     return family.spec(parsed) if family.spec else family.env(parsed).spec
+
+
+def sizes(task: str | Task) -> Sizes:
+    """Sizes of a task's environment: without importing a simulator, where its family knows them."""
+    parsed = Task.parse(task) if isinstance(task, str) else task
+    family = family_of(parsed)
+    if family.sizes is not None:
+        return family.sizes(parsed)
+    return Sizes.of(make_spec(parsed))
 
 
 def make_data(task: str | Task, options: DataOptions = DataOptions()) -> Episodes:  # noqa: B008 (immutable)

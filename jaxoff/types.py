@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     import distrax
     import jax
+    import numpy as np
 
     Array = jax.Array
     Key = jax.Array
@@ -107,17 +108,17 @@ class Episodes(NamedTuple):
     `filled` is 1 for the L real steps of an episode and 0 after them.
     """
 
-    obs: Array  # [E, T+1, N, O]
-    state: Array  # [E, T+1, S]
-    avail: Array  # [E, T+1, N, A]
-    actions: Array  # [E, T, N] int or [E, T, N, A] float
-    reward: Array  # [E, T]
-    terminated: Array  # [E, T] bool
-    truncated: Array  # [E, T] bool
-    filled: Array  # [E, T] bool
-    behaviour_level: Array  # [E, N] int, for plots only; -1 where unknown
+    obs: np.ndarray  # [E, T+1, N, O]
+    state: np.ndarray  # [E, T+1, S]
+    avail: np.ndarray  # [E, T+1, N, A]
+    actions: np.ndarray  # [E, T, N] int or [E, T, N, A] float
+    reward: np.ndarray  # [E, T]
+    terminated: np.ndarray  # [E, T] bool
+    truncated: np.ndarray  # [E, T] bool
+    filled: np.ndarray  # [E, T] bool
+    behaviour_level: np.ndarray  # [E, N] int, for plots only; -1 where unknown
     # [E, T, N] where agents have rewards of their own; `reward` is then their mean
-    agent_reward: Array | None = None
+    agent_reward: np.ndarray | None = None
 
 
 class Transition(NamedTuple):

@@ -46,7 +46,7 @@ def failing(monkeypatch):
         def fail(*_):
             raise error
 
-        monkeypatch.setattr(registry, "check_names", fail)
+        monkeypatch.setattr(registry, "form_for", fail)
 
     return make
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     "errors types files runtime torch_file",
     "names batches draw optimisers",
-    "losses envs registry config",
+    "losses envs registry outlines config",
     "nets eval",
     "data logs",
     "learners training",

@@ -40,8 +40,8 @@ def data_list(family: str = "", json: bool = False) -> None:
             scenarios.setdefault(name.rpartition("/")[0], []).append(name)
     rows = []
     for scenario, names in scenarios.items():
-        spec, tasks = registry.make_spec(names[0]), [Task.parse(name) for name in names]
-        kind = f"{spec.action_size} {'choices' if spec.discrete else 'reals'}"
+        sizes, tasks = registry.sizes(names[0]), [Task.parse(name) for name in names]
+        kind = f"{sizes.action_size} {'choices' if sizes.discrete else 'reals'}"
         lacks = any(map(worlds.needs_pool, tasks)) and not pools.has(scenario)
         made = (
             "public data" if tasks[0].source else "recipe, pool not shipped" if lacks else "recipe"
@@ -51,10 +51,10 @@ def data_list(family: str = "", json: bool = False) -> None:
             (
                 scenario,
                 qualities,
-                str(spec.num_agents),
-                str(spec.obs_size),
+                str(sizes.num_agents),
+                str(sizes.obs_size),
                 kind,
-                str(spec.horizon),
+                str(sizes.horizon),
                 made,
             )
         )

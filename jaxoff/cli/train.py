@@ -148,7 +148,7 @@ def train(
         out: the job's own folder; default RESULTS/EXPERIMENT/METHOD-TASK.
     """
     spec = _spec({"method": method, "task": task, **options})
-    registry.check_names(method, task)
+    registry.form_for(method, task)
     runtime.setup()
     from jaxoff.data import disk
     from jaxoff.training.spec import expanded, resolve

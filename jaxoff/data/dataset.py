@@ -17,7 +17,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
-from jaxoff.errors import JaxoffError
+from jaxoff.errors import InvalidEpisodes, JaxoffError
 from jaxoff.types import Array, EnvSpec, Episodes, Transition
 
 _WIDE = ("obs", "state")  # what may be stored in fewer bits
@@ -25,10 +25,6 @@ _WIDE = ("obs", "state")  # what may be stored in fewer bits
 
 class DatasetTooLarge(JaxoffError, ValueError):
     """The dataset does not fit the memory allowed for it."""
-
-
-class InvalidEpisodes(JaxoffError, ValueError):
-    """Episodes break a rule that learners rely on."""
 
 
 @struct.dataclass
