@@ -12,10 +12,12 @@ import pytest
 import jaxoff
 from jaxoff import errors, registry
 from jaxoff.cli import main
+from jaxoff.data import worlds
 from jaxoff.data.dataset import DatasetTooLarge, InvalidEpisodes
 from jaxoff.data.disk import InvalidDataset
 from jaxoff.data.fetch import FetchError
 from jaxoff.data.pools import InvalidPool
+from jaxoff.envs.mamujoco import mabrax
 from jaxoff.envs.mpe.prey import InvalidPrey
 from jaxoff.names import UnknownName
 
@@ -116,6 +118,28 @@ def test_a_wrong_value_is_one_line_that_names_it(args, message, capsys, tmp_path
 def test_a_damaged_record_of_a_job_is_named(command, content, capsys, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     assert f"{tmp_path / 'config.json'}: " in error_of([command, str(tmp_path)], capsys)
+
+
+def test_a_damaged_checkpoint_is_named(capsys, tmp_path):
+    small = ["--seeds", "1", "--steps", "2", "--evaluations", "1", "--eval-episodes", "2"]
+    main([*COMMAND, *small, "--set", "hidden=4", "--set", "batch_size=8", "--out", str(tmp_path)])
+    capsys.readouterr()
+    for path in (tmp_path / "checkpoint").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"x")
+    assert str(tmp_path / "checkpoint") in error_of(["play", str(tmp_path)], capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("brax", errors.MissingProgram), ("jaxoff.x", ModuleNotFoundError)]
+)
+def test_a_simulator_that_is_not_installed_is_named(name, kind, monkeypatch):
+    def fail(*_):
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    monkeypatch.setattr(mabrax, "make_mabrax", fail)
+    with pytest.raises(kind, match=name):
+        worlds.WORLDS["mabrax"]()["ant-2x4"].env()
 
 
 def test_methods_refuse_settings_with_errors_that_a_user_can_mend():

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxoff.data import compositions, scenarios
+from jaxoff.errors import MissingProgram
 from jaxoff.names import Sizes, Task, unknown
 from jaxoff.types import Env, EnvSpec
 
@@ -62,11 +63,22 @@ class World(NamedTuple):
 
 
 def _later(place: str, *args: Any, **named: Any) -> Callable[[], Any]:
-    """A call of a function of `jaxoff.envs`, "module:name", which is imported when it is made."""
+    """A call of a function of `jaxoff.envs`, "module:name", which is imported when it is made.
+
+    It raises MissingProgram where a simulator's package is not installed.
+    """
 
     def call() -> Any:
         module, _, name = place.partition(":")
-        return getattr(importlib.import_module(f"jaxoff.envs.{module}"), name)(*args, **named)
+        try:
+            return getattr(importlib.import_module(f"jaxoff.envs.{module}"), name)(*args, **named)
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("jaxoff"):
+                raise
+            raise MissingProgram(
+                f"{module.partition('.')[0]}: expected the package '{error.name}', found none; "
+                "install jaxoff[mujoco]"
+            ) from error
 
     return call
 
