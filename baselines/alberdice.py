@@ -29,6 +29,7 @@ from jax import lax
 
 from jaxoff.batches import as_windows, flatten
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.in_sample import resample
 from jaxoff.losses.likelihood import log_prob, masked_mean, negative_log_likelihood
 from jaxoff.losses.stationary import (
@@ -335,7 +336,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner. Discrete actions and two or more agents."""
     if not spec.discrete:
-        raise ValueError(
+        raise InvalidSetting(
             f"alberdice on '{spec.name}': expected discrete actions, found continuous ones"
         )
     m = method_of(config, spec)

@@ -16,6 +16,7 @@ import optax
 from flax import struct
 
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
@@ -45,9 +46,12 @@ class State(NamedTuple):
 
 
 def actors_of(config: Config, spec: EnvSpec) -> Actors:
-    """The nets that a config asks for. Raises ValueError for a recurrent net on single steps."""
+    """The nets that a config asks for.
+
+    Raises InvalidSetting for a recurrent net on single steps.
+    """
     if config.recurrent and config.window == 0:
-        raise ValueError(
+        raise InvalidSetting(
             "bc: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
         )
     return Actors(

@@ -20,6 +20,7 @@ import optax
 from flax import struct
 
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
@@ -176,14 +177,14 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError for what FACMAC can't do."""
+    """The nets that a config asks for. Raises InvalidSetting for what FACMAC can't do."""
     if spec.discrete:
-        raise ValueError(
+        raise InvalidSetting(
             f"facmac on '{spec.name}': expected continuous actions, found discrete ones, "
             "which are qmix's"
         )
     if config.recurrent and config.window == 0:
-        raise ValueError(
+        raise InvalidSetting(
             "facmac: field 'window': expected -1 (episodes) or a length with "
             "recurrent=true, found 0"
         )

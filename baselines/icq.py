@@ -26,6 +26,7 @@ from jax import lax
 
 from jaxoff.batches import as_windows
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.td import ahead, lambda_return
@@ -367,18 +368,18 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError for what a form can't do."""
+    """The nets that a config asks for. Raises InvalidSetting for what a form can't do."""
     if config.truncation == "terminal" and config.window != -1:
-        raise ValueError(
+        raise InvalidSetting(
             "icq: field 'window': expected -1 (episodes) with truncation=terminal, found "
             f"{config.window}"
         )
     if config.recurrent and config.window == 0:
-        raise ValueError(
+        raise InvalidSetting(
             "icq: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
         )
     if config.window in (0, 1) and spec.horizon > 1:
-        raise ValueError(
+        raise InvalidSetting(
             "icq: field 'window': expected -1 (episodes) or at least 2, since targets "
             f"need the next action, found {config.window}"
         )

@@ -24,6 +24,7 @@ from jax import lax
 from jaxoff.batches import flatten
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
+from jaxoff.errors import InvalidSetting
 from jaxoff.learners.behaviour import Behaviour, behaviour_learner
 from jaxoff.losses.in_sample import (
     conservative_value_loss,
@@ -327,11 +328,11 @@ def critic_input(config: Config, state: Array, obs: Array, agent: Array) -> Arra
 def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
     """Two stages: behaviour models, then sequential policy optimisation. Discrete actions only."""
     if not spec.discrete:
-        raise ValueError(
+        raise InvalidSetting(
             f"inspo on '{spec.name}': expected discrete actions, found continuous ones"
         )
     if config.recurrent and (config.window == 0 or config.resample == "rows"):
-        raise ValueError(
+        raise InvalidSetting(
             "inspo: recurrent=true: expected window != 0 and resample='weights', since "
             "rows of a sequence can't be drawn apart"
         )

@@ -22,6 +22,7 @@ from jax import lax
 
 from jaxoff.batches import as_windows
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.conservative import conservative_term
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.td import one_step_target, squared_td_error
@@ -223,9 +224,9 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets of the discrete form. Raises ValueError for what it can't do."""
+    """The nets of the discrete form. Raises InvalidSetting for what it can't do."""
     if config.recurrent and config.window == 0:
-        raise ValueError(
+        raise InvalidSetting(
             "macql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
         )
     actors = Actors(
@@ -238,10 +239,10 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner; its policy takes the argmax of each agent's values.
 
-    Raises ValueError for continuous actions.
+    Raises InvalidSetting for continuous actions.
     """
     if not spec.discrete:
-        raise ValueError(
+        raise InvalidSetting(
             f"macql on '{spec.name}': expected discrete actions, found continuous ones, "
             "which are cql's"
         )

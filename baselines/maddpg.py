@@ -31,6 +31,7 @@ from flax import struct
 from jax import lax
 
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.conservative import sampled_logsumexp
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target, squared_td_error
@@ -321,9 +322,9 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def resolved(config: Config, spec: EnvSpec) -> Config:
-    """The config without `auto`. Raises ValueError for forms that can't be."""
+    """The config without `auto`. Raises InvalidSetting for forms that can't be."""
     if spec.discrete:
-        raise ValueError(
+        raise InvalidSetting(
             f"maddpg: environment '{spec.name}': expected continuous actions, found "
             f"{spec.action_size} discrete ones"
         )
@@ -333,16 +334,16 @@ def resolved(config: Config, spec: EnvSpec) -> Config:
     if actor == "auto":
         actor = "constant" if critic == "exact" else "recurrent" if config.window else "mlp"
     if critic == "exact" and spec.payoff is None:
-        raise ValueError(
+        raise InvalidSetting(
             "maddpg: field 'critic': 'exact' needs a known payoff, and environment "
             f"'{spec.name}' has none"
         )
     if critic == "exact" and config.independent:
-        raise ValueError(
+        raise InvalidSetting(
             "maddpg: field 'independent': expected false with the exact critic, found true"
         )
     if actor == "recurrent" and not config.window:
-        raise ValueError(
+        raise InvalidSetting(
             "maddpg: field 'window': expected -1 (episodes) or a length with "
             "actor=recurrent, found 0"
         )
@@ -350,7 +351,7 @@ def resolved(config: Config, spec: EnvSpec) -> Config:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError as `resolved` does."""
+    """The nets that a config asks for. Raises InvalidSetting as `resolved` does."""
     c = resolved(config, spec)
     nets: dict[str, Any] = {"layer_init": c.layer_init, "reset_gate": c.reset_gate}
     recurrent = c.actor == "recurrent"
@@ -392,7 +393,7 @@ def policy_of(m: Method, params: Params) -> Policy:
 def make(config: Config, spec: EnvSpec) -> Learner:
     """MADDPG for the environment.
 
-    Raises ValueError for discrete actions, or where the payoff is needed and unknown.
+    Raises InvalidSetting for discrete actions, or where the payoff is needed and unknown.
     """
     m = method_of(config, spec)
     return Learner(

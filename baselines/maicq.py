@@ -23,6 +23,7 @@ from flax import struct
 
 from jaxoff.batches import as_windows
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.learners.actor_critic import AgentBatch, Agents, State, learner, own_return, stages
 from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean
@@ -152,15 +153,15 @@ def policy_of(m: Method, state: State) -> Policy:
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner.
 
-    Raises ValueError for discrete actions, and for windows that hold no next action.
+    Raises InvalidSetting for discrete actions, and for windows that hold no next action.
     """
     if spec.discrete:
-        raise ValueError(
+        raise InvalidSetting(
             f"maicq on '{spec.name}': expected continuous actions, found discrete ones, "
             "which are icq's"
         )
     if config.window in (0, 1) and spec.horizon > 1:
-        raise ValueError(
+        raise InvalidSetting(
             "maicq: field 'window': expected -1 (episodes) or at least 2, since targets "
             f"need the next action, found {config.window}"
         )

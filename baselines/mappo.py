@@ -20,6 +20,7 @@ import optax
 from flax import struct
 
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
@@ -264,9 +265,9 @@ def update(m: Method, state: State, seg: Segments, key: Key) -> tuple[State, dic
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """Nets and optimiser; raises ValueError where `minibatches` does not divide `num_envs`."""
+    """Nets and optimiser; raises InvalidSetting where `minibatches` does not divide `num_envs`."""
     if config.num_envs % config.minibatches:
-        raise ValueError(
+        raise InvalidSetting(
             "mappo: field 'minibatches': expected a divisor of num_envs = "
             f"{config.num_envs}, found {config.minibatches}"
         )

@@ -26,6 +26,7 @@ from flax import struct
 from jax import lax
 
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.implicit_values import (
     exponent,
     exponent_shift,
@@ -318,7 +319,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner, for discrete or continuous actions; its policy is stochastic."""
     if config.rtg_reward and config.window != -1:
-        raise ValueError(
+        raise InvalidSetting(
             f"omiga: rtg_reward=true: expected window=-1, found {config.window}: "
             "rewards-to-go need whole episodes"
         )

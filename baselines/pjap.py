@@ -23,6 +23,7 @@ from flax import struct
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
 from jaxoff.data.samplers import RefreshFrom, prioritised
+from jaxoff.errors import InvalidSetting
 from jaxoff.types import Array, EnvSpec, Feedback, Policy, Sampler, TimeStep, Transition
 
 
@@ -49,15 +50,15 @@ class Config:
 def make(config: Config, batch_size: int, window: int) -> Sampler:
     """window: 0 for single steps, else windows of that length.
 
-    Raises ValueError for whole episodes (-1).
+    Raises InvalidSetting for whole episodes (-1).
     """
     if window < 0:
-        raise ValueError(
+        raise InvalidSetting(
             f"pjap: field 'window': expected 0 (single steps) or a length, found {window}"
         )
     if config.refresh_from == "uniform" and config.refresh <= 0:
         taken = "every item" if config.refresh else "the training batch"
-        raise ValueError(
+        raise InvalidSetting(
             f"pjap: field 'refresh_from': expected priorities where refresh={config.refresh} "
             f"({taken}), found 'uniform', which needs a number of items to draw, refresh > 0",
         )

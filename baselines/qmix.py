@@ -19,6 +19,7 @@ import optax
 from flax import struct
 
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors, greedy
@@ -117,11 +118,13 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError for what QMIX can't do."""
+    """The nets that a config asks for. Raises InvalidSetting for what QMIX can't do."""
     if not spec.discrete:
-        raise ValueError(f"qmix on '{spec.name}': expected discrete actions, found continuous ones")
+        raise InvalidSetting(
+            f"qmix on '{spec.name}': expected discrete actions, found continuous ones"
+        )
     if config.recurrent and config.window == 0:
-        raise ValueError(
+        raise InvalidSetting(
             "qmix: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
         )
     actors = Actors(

@@ -31,6 +31,7 @@ from jax import lax
 from jaxoff.config import static
 from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset
+from jaxoff.errors import InvalidSetting
 from jaxoff.learners.decomposition import (
     Credit,
     Decomposed,
@@ -409,9 +410,9 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError for a window other than -1."""
+    """The nets that a config asks for. Raises InvalidSetting for a window other than -1."""
     if config.window != -1:
-        raise ValueError(
+        raise InvalidSetting(
             "sit: field 'window': expected -1, since trajectories are drawn whole, found "
             f"{config.window}"
         )

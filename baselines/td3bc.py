@@ -104,7 +104,7 @@ def actor_loss(
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner, for continuous actions; its policies are deterministic.
 
-    Raises ValueError for forms that can't be.
+    Raises InvalidSetting for forms that can't be.
     """
     c = config
     agents = Agents(

@@ -292,7 +292,7 @@ def policy_of(m: Method, params: Params) -> Policy:
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for.
 
-    Raises ValueError where the width is too small for the experts.
+    Raises InvalidSetting where the width is too small for the experts.
     """
     trunk = ContextNet(
         spec,

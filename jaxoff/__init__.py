@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxoff.data import load as load
+    from jaxoff.errors import JaxoffError as JaxoffError
     from jaxoff.eval.final import evaluate_policy as evaluate
     from jaxoff.registry import learner_names as methods
     from jaxoff.registry import make_data as make_data
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 # Public name -> where it is, and what it is called there.
 _FACE = {
+    "JaxoffError": ("jaxoff.errors", "JaxoffError"),
     "Results": ("jaxoff.training", "Results"),
     "TrainSpec": ("jaxoff.training", "TrainSpec"),
     "evaluate": ("jaxoff.eval.final", "evaluate_policy"),
@@ -43,6 +45,7 @@ _FACE = {
     "train": ("jaxoff.training", "train"),
 }
 __all__ = [
+    "JaxoffError",
     "Results",
     "TrainSpec",
     "__version__",

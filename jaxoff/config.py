@@ -17,20 +17,16 @@ from importlib import resources
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import struct
-
+from jaxoff.errors import InvalidSetting, WrongType
 from jaxoff.names import Task, unknown
 
 
 def static(default: Any) -> Any:
     """A field of a Config that is fixed when a program is compiled: a size, a switch or a word.
 
-    Other fields are traced.
+    Other fields are traced. The mark is that of `flax.struct.field(pytree_node=False)`.
     """
-    return struct.field(pytree_node=False, default=default)
+    return dataclasses.field(default=default, metadata={"pytree_node": False})
 
 
 # Fields of a Config: a budget of a stage in filled slots of whole episodes (their steps, and one
@@ -106,9 +102,11 @@ def resolve_config(
     """A Config: its defaults, then the module's settings for the task, then the user's overrides.
 
     Settings are data: the file `settings.toml` beside the module, [method."task pattern"] tables;
-    later ones win. Every leaf becomes a float32 array. Raises UnknownName or TypeError naming the
+    later ones win. Every leaf becomes a float32 array. Raises UnknownName or WrongType naming the
     field.
     """
+    import jax.numpy as jnp
+
     values = dict(_settings(module, task))
     for slots, updates in BUDGETS.items():
         if updates in overrides and slots not in overrides:
@@ -139,6 +137,7 @@ ANY = (-math.inf, math.inf)
 COUNT, SHARE = (1, math.inf), (0.0, 1.0)
 # Least and largest value of a setting, by its name; of every other number: 0 and no bound.
 RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
     "window": (-1, math.inf),  # whole episodes, single steps, or a length
     "refresh": (-1, math.inf),  # all items, those of the training batch, or a number of them
     **dict.fromkeys(
@@ -156,6 +155,8 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             "batch_size",
+            "episodes",
+            "rounds",
             "steps",
             "hidden",
             "critic_hidden",
@@ -220,9 +221,11 @@ def checked(config: Any, kind: str = "field") -> Any:
     """The config, if each of its words is one that its field may have, and each number is finite
     and within its range.
 
-    Raises ValueError naming the field, what may be given, what was given, and for a word the
+    Raises InvalidSetting naming the field, what may be given, what was given, and for a word the
     nearest one.
     """
+    import jax
+
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -235,19 +238,21 @@ def checked(config: Any, kind: str = "field") -> Any:
 
 
 def check_word(name: str, value: Any, words: tuple[Any, ...], kind: str = "field") -> None:
-    """Raise ValueError unless a value is one of some words."""
+    """Raise InvalidSetting unless a value is one of some words."""
     if value not in words:
         near = difflib.get_close_matches(str(value), map(str, words), n=1)
         hint = f"; nearest: {near[0]}" if near else ""
-        raise ValueError(
+        raise InvalidSetting(
             f"{kind} '{name}': expected one of {', '.join(map(str, words))}, found '{value}'{hint}"
         )
 
 
 def check_number(name: str, value: Any, kind: str = "field") -> None:
-    """Raise ValueError for a number that is not finite, not in its range (RANGES), or that float32
-    makes zero of.
+    """Raise InvalidSetting for a number that is not finite, not in its range (RANGES), or that
+    float32 makes zero of.
     """
+    import numpy as np
+
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     least, most = RANGES.get(name, (0, math.inf))
@@ -259,10 +264,12 @@ def check_number(name: str, value: Any, kind: str = "field") -> None:
         wanted = "a number that float32 holds"
     else:
         return
-    raise ValueError(f"{kind} '{name}': expected {wanted}, found {value:g}")
+    raise InvalidSetting(f"{kind} '{name}': expected {wanted}, found {value:g}")
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:
+    import jax
+
     if isinstance(value, jax.Array):
         return value
     wanted = type(default)
@@ -278,12 +285,12 @@ def _typed(name: str, value: Any, default: Any) -> Any:
         except ValueError:
             parsed = None
         if parsed is None:
-            raise TypeError(f"{name}: expected {wanted.__name__}, found '{value}'")
+            raise WrongType(f"{name}: expected {wanted.__name__}, found '{value}'")
         return parsed
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if default is not None and not isinstance(value, wanted):
-        raise TypeError(f"{name}: expected {wanted.__name__}, found {value!r}")
+        raise WrongType(f"{name}: expected {wanted.__name__}, found {value!r}")
     return value
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from jaxoff.types import Env, EnvSpec, Episodes
+from jaxoff.errors import JaxoffError
+
+if TYPE_CHECKING:
+    from jaxoff.types import Env, EnvSpec, Episodes
 
 
-class UnknownName(ValueError):
+class UnknownName(JaxoffError, ValueError):
     """A task, method, sampler or field that does not exist; the message lists the nearest names."""
 
 
@@ -55,13 +58,28 @@ class Task:
         return str(self).replace("/", "-").replace(":", "-")
 
 
+class Sizes(NamedTuple):
+    """What is known of an environment without making it; the fields are those of an EnvSpec."""
+
+    num_agents: int
+    obs_size: int
+    action_size: int
+    discrete: bool
+    horizon: int
+
+    @classmethod
+    def of(cls, spec: EnvSpec) -> Sizes:
+        """The sizes of a specification."""
+        return cls(*(getattr(spec, name) for name in cls._fields))
+
+
 class Family(NamedTuple):
     """A family of tasks, of one source.
 
     tasks(): every named task string. env(task) -> Env. data(task, options) -> Episodes. Both raise
     UnknownName for a scenario or quality that they do not have. `pattern` describes further task
     strings that are accepted, if any. spec(task): the environment's, where that takes long to
-    build.
+    build. sizes(task): its sizes, without importing a simulator. Both raise UnknownName too.
     """
 
     name: str
@@ -71,6 +89,7 @@ class Family(NamedTuple):
     source: str = ""
     pattern: str = ""
     spec: Callable[[Task], EnvSpec] | None = None
+    sizes: Callable[[Task], Sizes] | None = None
 
 
 class DataOptions(NamedTuple):

@@ -12,7 +12,11 @@ import functools
 from importlib import metadata
 from types import ModuleType
 
-from jaxoff.names import DataOptions, Family, Task, UnknownName, unknown
+from jaxoff import outlines
+from jaxoff.config import check_number
+from jaxoff.errors import InvalidSetting
+from jaxoff.names import DataOptions, Family, Sizes, Task, UnknownName, unknown
+from jaxoff.outlines import Outline
 from jaxoff.types import Env, EnvSpec, Episodes
 
 KINDS = ("discrete", "continuous")  # of actions
@@ -29,12 +33,13 @@ def register(name: str, module: ModuleType) -> None:
     """Add a method in this process, as an entry point of `jaxoff.learners` would: a module of the
     form that `forms` tells.
 
-    Raises ValueError for a name that is taken, or a module without `FORMS`, or `Config` and `make`.
+    Raises InvalidSetting for a name that is taken, or a module without `FORMS`, or `Config` and
+    `make`.
     """
     if name in learner_names() and _METHODS.get(name) is not module:
-        raise ValueError(f"method '{name}': expected a new name, found one that is registered")
+        raise InvalidSetting(f"method '{name}': expected a new name, found one that is registered")
     if not hasattr(module, "FORMS") and not (hasattr(module, "Config") and hasattr(module, "make")):
-        raise ValueError(
+        raise InvalidSetting(
             f"method '{name}': expected a module with FORMS, or with Config and make, "
             f"found {module.__name__}"
         )
@@ -60,20 +65,43 @@ def forms(name: str) -> dict[str, ModuleType]:
     return found
 
 
-def learner(name: str, task: str | Task) -> ModuleType:
-    """The module of a method for a task: it has `Config` and `make`.
+def outlines_of(name: str) -> dict[str, Outline]:
+    """Kind of actions -> name and docstring of the module that `forms` has for it.
 
-    Raises UnknownName where it has no form for its actions.
+    They are read from the source; a method whose source does not tell them is imported.
     """
-    kind = KINDS[0] if make_spec(task).discrete else KINDS[1]
-    found = forms(name)
-    if kind not in found:
-        others = [other for other in learner_names() if kind in forms(other)]
+    point, found = _entry("jaxoff.learners").get(name), None
+    if point is not None and name not in _METHODS and not point.attr:
+        found = outlines.read(point.module, KINDS)
+    return found or {
+        kind: Outline(module.__name__, module.__doc__ or "") for kind, module in forms(name).items()
+    }
+
+
+def form_for(name: str, task: str | Task) -> str:
+    """The kind of actions of a task, for which a method has a form; neither is imported.
+
+    Raises UnknownName where there is no such method or task, or where the method has no form for
+    the task's actions.
+    """
+    if name not in learner_names():
+        raise unknown("method", name, learner_names())
+    kind = KINDS[0] if sizes(task).discrete else KINDS[1]
+    if kind not in outlines_of(name):
+        others = [other for other in learner_names() if kind in outlines_of(other)]
         raise UnknownName(
             f"method '{name}' has no form for the {kind} actions of '{task}'; methods that "
             f"have: {', '.join(others)}"
         )
-    return found[kind]
+    return kind
+
+
+def learner(name: str, task: str | Task) -> ModuleType:
+    """The module of a method for a task: it has `Config` and `make`.
+
+    Raises UnknownName as `form_for` does.
+    """
+    return forms(name)[form_for(name, task)]
 
 
 def online_learner(name: str) -> ModuleType:
@@ -143,7 +171,17 @@ def make_spec(task: str | Task) -> EnvSpec:
     return family.spec(parsed) if family.spec else family.env(parsed).spec
 
 
+def sizes(task: str | Task) -> Sizes:
+    """Sizes of a task's environment: without importing a simulator, where its family knows them."""
+    parsed = Task.parse(task) if isinstance(task, str) else task
+    family = family_of(parsed)
+    if family.sizes is not None:
+        return family.sizes(parsed)
+    return Sizes.of(make_spec(parsed))
+
+
 def make_data(task: str | Task, options: DataOptions = DataOptions()) -> Episodes:  # noqa: B008 (immutable)
     """The episodes of a task: from its recipe, or read from public data."""
+    check_number("seed", options.seed)
     parsed = Task.parse(task) if isinstance(task, str) else task
     return family_of(parsed).data(parsed, options)

@@ -11,8 +11,6 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-import jax
-
 
 def setup(cpu_devices: int | None = None, cache: bool = True) -> None:
     """Call once, before the first array: one host device per core, and the persistent compilation
@@ -22,6 +20,8 @@ def setup(cpu_devices: int | None = None, cache: bool = True) -> None:
     train.mapping). Once JAX has started it keeps the devices that it has.
     cache: keep compiled programs in the user's cache folder.
     """
+    import jax
+
     with contextlib.suppress(RuntimeError):  # JAX has started
         jax.config.update("jax_num_cpu_devices", cpu_devices or len(os.sched_getaffinity(0)))
     if cache:
@@ -32,6 +32,8 @@ def setup(cpu_devices: int | None = None, cache: bool = True) -> None:
 
 def hardware() -> str:
     """The machine in one line: devices, processor, cores."""
+    import jax
+
     device = jax.devices()[0]
     processor = platform.processor() or platform.machine()
     try:

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxoff.errors import InvalidFile
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {
     "DoubleStorage": "f8",
@@ -47,12 +49,6 @@ _DAMAGE = (
     MemoryError,
     struct.error,
 )
-
-
-class InvalidFile(ValueError):
-    """A file that is no torch file, is damaged, or asks for more than data; the message names
-    it.
-    """
 
 
 class _Forbidden(Exception):

@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import distrax
-import jax
-import numpy as np
+if TYPE_CHECKING:
+    import distrax
+    import jax
+    import numpy as np
 
-Array = jax.Array
-Key = jax.Array
+    Array = jax.Array
+    Key = jax.Array
 Params = Any
 State = Any
 Carry = Any
+
+
+def __getattr__(name: str) -> Any:
+    """`Array` and `Key`: JAX is imported when one of them is first asked for (PEP 562)."""
+    if name not in ("Array", "Key"):
+        raise AttributeError(f"module 'jaxoff.types' has no attribute '{name}'")
+    import jax
+
+    return jax.Array
 
 
 class ReturnScale(NamedTuple):
@@ -70,7 +80,7 @@ class EnvSpec:
 # Logit or value of an action that may not be taken: nothing that a net gives is below it.
 # Differences of such numbers are finite, sums are not, so losses read them through `taken` and
 # `available_logsumexp` (jaxoff/losses).
-UNAVAILABLE = float(np.finfo(np.float32).min)
+UNAVAILABLE = -(2.0**128 - 2.0**104)  # the least float32
 
 
 class TimeStep(NamedTuple):

@@ -19,7 +19,10 @@ import chex
 import pytest
 from PIL import Image
 
-from jaxoff import cli, cli_data, registry
+from jaxoff import cli, registry
+from jaxoff.cli.common import console
+from jaxoff.cli.data import _pool_info
+from jaxoff.cli.train import _seeds
 from jaxoff.config import config_fields, meanings_of
 from jaxoff.names import Task
 from tests.learners import QUICK_ENV, state_of
@@ -44,14 +47,14 @@ TINY = [
 def here(tmp_path, monkeypatch):
     """Default folders are relative to where the command is given."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.console, "_width", 200, raising=False)
+    monkeypatch.setattr(console, "_width", 200, raising=False)
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
     """A results folder with a job in Bridge and a grid in XOR: (folder, what was printed)."""
     folder = tmp_path_factory.mktemp("results")
-    with cli.console.capture() as printed:
+    with console.capture() as printed:
         cli.main(
             [
                 "train",
@@ -81,7 +84,7 @@ def job(tmp_path_factory):
 
 def run(*args: str) -> str:
     """What a command prints."""
-    with cli.console.capture() as printed:
+    with console.capture() as printed:
         cli.main([str(arg) for arg in args])
     return printed.get()
 
@@ -161,7 +164,7 @@ def test_data_list_tells_public_data_and_recipes_whose_pool_is_not_there(monkeyp
 
 
 def test_data_list_keeps_its_columns_in_a_narrow_terminal(monkeypatch):
-    monkeypatch.setattr(cli.console, "_width", 80)
+    monkeypatch.setattr(console, "_width", 80)
     text = run("data", "list", "--family", "og_marl")
     assert "og_marl:smac_v2/terran_10_vs_10" in text and "public data" in text
 
@@ -201,13 +204,13 @@ def test_a_dataset_made_of_a_pool_names_it_in_its_metadata(tmp_path, monkeypatch
     (tmp_path / "mpe").mkdir()
     (tmp_path / "mpe" / "spread.npz").write_bytes(b"weights")
     spec = registry.make_spec("mpe/spread/medium")
-    found = cli_data._pool_info(Task.parse("mpe/spread/medium"), spec, tmp_path)["pool"]
+    found = _pool_info(Task.parse("mpe/spread/medium"), spec, tmp_path)["pool"]
     assert found == {
         "name": "mpe/spread",
         "sha256": hashlib.sha256(b"weights").hexdigest(),
         "made": pool.made,
     }
-    assert cli_data._pool_info(Task.parse("mpe/spread/random"), spec, tmp_path) == {}
+    assert _pool_info(Task.parse("mpe/spread/random"), spec, tmp_path) == {}
 
 
 def test_inspect_draws_the_returns_in_the_terminal_and_reads_a_folder_alone(tmp_path):
@@ -612,7 +615,7 @@ def test_a_static_setting_is_swept_with_a_folder_a_value_and_one_table(tmp_path,
     ids=["a number", "a list", "a list of one"],
 )
 def test_seeds_are_a_number_or_a_list(text, wanted):
-    assert cli._seeds(text) == wanted
+    assert _seeds(text) == wanted
 
 
 def test_a_list_of_seeds_that_is_none_is_refused(tmp_path, capsys):

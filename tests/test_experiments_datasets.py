@@ -28,7 +28,7 @@ def test_a_dataset_that_fails_is_a_row_and_the_others_are_made(made):
     out, _ = made
     rows = {row.task: row for row in table.read(out / "datasets.csv")}
     assert list(rows) == ["matrix/xor/b", "matrix/xor/d", "poly/sign/uniform"]
-    assert rows["matrix/xor/d"].failed == "ValueError: episodes: expected at least 4, found 3"
+    assert rows["matrix/xor/d"].failed == "InvalidSetting: episodes: expected at least 4, found 3"
     good = rows["matrix/xor/b"]
     # two joint actions once each, in one state; each is worth 1
     assert (
@@ -64,7 +64,8 @@ def test_the_heads_name_hardware_commit_seed_and_command(made):
         )
     text = (out / "datasets.md").read_text()
     assert (
-        "| matrix/xor/d | failed |  | ValueError: episodes: expected at least 4, found 3 |" in text
+        "| matrix/xor/d | failed |  | InvalidSetting: episodes: expected at least 4, found 3 |"
+        in text
     )
     assert "| matrix/xor/b | 2 | 2 | 1.00 ± 0.00 | 1.00, 1.00 |" in text
     heads = next(line for line in text.splitlines() if line.startswith("| task"))

@@ -11,14 +11,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # From the ground up. A module may import what stands on its own layer or below.
 LAYERS = (
-    "types files runtime torch_file",
+    "errors types files runtime torch_file",
     "names batches draw optimisers",
-    "losses envs registry config",
+    "losses envs registry outlines config",
     "nets eval",
     "data logs",
     "learners training",
     "baselines report",
-    "cli cli_data cli_edit cli_methods experiments",
+    "cli experiments",
 )
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names.split()}
 

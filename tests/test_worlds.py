@@ -143,7 +143,13 @@ def test_a_particle_world_is_composed_of_policies_with_memory(tmp_path):
 PAYOFF = np.array([[2, 9, 9], [9, 10, 18], [9, 19, 20]], np.float32)
 LOGITS = [[50, 0, 0], [50, 0, 0], [0, 50, 0], [-50, 0, 0]]
 PAIR = make_matrix("mpe/pair", PAYOFF)
-QUALITIES = (*worlds._INSPO, *worlds._SIT, "extreme", *worlds._BALANCED, *worlds._BANDS)
+QUALITIES = (
+    *worlds._INSPO,
+    *worlds.SIT_QUALITIES,
+    "extreme",
+    *worlds.BALANCED,
+    *worlds.BANDS,
+)
 TEXTS = {
     "imbalanced-low": "50%[r r]+50%[r m]",
     "imbalanced-medium": "[m e]",
@@ -269,7 +275,7 @@ def test_wspm_takes_its_size_from_its_name_and_at_most_all_poor(pair):
 
 
 def test_a_band_that_no_policy_reaches_is_refused(pair, monkeypatch):
-    monkeypatch.setitem(worlds._BANDS, "band-medium", (30.0, 40.0))
+    monkeypatch.setitem(worlds.BANDS, "band-medium", (30.0, 40.0))
     message = (
         r"mpe/pair: expected \{'band-medium': 7\} episodes in the bands, found "
         r"\{'band-medium': 0\} in 10240 episodes of the pool"

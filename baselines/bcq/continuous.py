@@ -24,6 +24,7 @@ import optax
 from flax import struct
 
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.behaviour import JointVAE
@@ -282,9 +283,9 @@ def policy_of(m: Method, state: State) -> Policy:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises ValueError for what this form can't do."""
+    """The nets that a config asks for. Raises InvalidSetting for what this form can't do."""
     if spec.discrete:
-        raise ValueError(
+        raise InvalidSetting(
             f"bcq on '{spec.name}': expected continuous actions in this form, found discrete ones"
         )
     start = config.layer_init

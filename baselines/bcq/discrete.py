@@ -22,6 +22,7 @@ from flax import struct
 
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors, greedy
@@ -216,10 +217,10 @@ def policy_of(m: Method, critic: Params, behaviour_policy: Params) -> Policy:
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for, for discrete actions.
 
-    Raises ValueError for what this form can't do.
+    Raises InvalidSetting for what this form can't do.
     """
     if config.recurrent and config.window == 0:
-        raise ValueError(
+        raise InvalidSetting(
             "bcq: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
         )
     actors = Actors(
@@ -238,7 +239,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """One learner, or two stages with `behaviour_steps` > 0."""
     if not spec.discrete:
-        raise ValueError(
+        raise InvalidSetting(
             f"bcq on '{spec.name}': expected discrete actions in this form, found continuous ones"
         )
     m = method_of(config, spec)

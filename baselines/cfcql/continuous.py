@@ -27,6 +27,7 @@ from flax import struct
 from jaxoff.batches import as_windows, flatten
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
+from jaxoff.errors import InvalidSetting
 from jaxoff.learners.actor_critic import with_clock_ends
 from jaxoff.losses.conservative import (
     agent_weights,
@@ -428,21 +429,21 @@ def policy_of(m: Method, state: State) -> Policy:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """Nets and optimisers. Raises ValueError for discrete actions and forms that can't be."""
+    """Nets and optimisers. Raises InvalidSetting for discrete actions and forms that can't be."""
     if spec.discrete:
-        raise ValueError(
+        raise InvalidSetting(
             f"cfcql on '{spec.name}': expected continuous actions in this form, found discrete ones"
         )
     if config.recurrent and config.window == 0:
-        raise ValueError(
+        raise InvalidSetting(
             "cfcql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
         )
     if config.recurrent and config.input_norm == "batch":
-        raise ValueError(
+        raise InvalidSetting(
             "cfcql: field 'input_norm': expected none with recurrent=true, found 'batch'"
         )
     if config.samples == "policy" and config.window in (0, 1):
-        raise ValueError(
+        raise InvalidSetting(
             "cfcql: field 'window': expected -1 or at least 2 with samples=policy, for "
             f"next actions, found {config.window}"
         )

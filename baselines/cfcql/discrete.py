@@ -26,6 +26,7 @@ from jax import lax
 from jaxoff.batches import as_windows
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.conservative import agent_weights, available_logsumexp
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood, taken
 from jaxoff.losses.td import lambda_return, squared_td_error
@@ -265,14 +266,14 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """Behaviour model, then values; values alone with equal weights.
 
-    Raises ValueError for impossible forms.
+    Raises InvalidSetting for impossible forms.
     """
     if config.recurrent and config.window == 0:
-        raise ValueError(
+        raise InvalidSetting(
             "cfcql: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
         )
     if not spec.discrete:
-        raise ValueError(
+        raise InvalidSetting(
             f"cfcql on '{spec.name}': expected discrete actions in this form, found continuous ones"
         )
     m = method_of(config, spec)

@@ -137,7 +137,7 @@ def actor_loss(
 def method_of(config: Any, spec: EnvSpec, name: str) -> Method:
     """Nets of the continuous form, for a method of this name.
 
-    Raises ValueError for forms that can't be.
+    Raises InvalidSetting for forms that can't be.
     """
     c = config
     return Method(

@@ -48,7 +48,7 @@ class Config:
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner; its policies are deterministic.
 
-    Raises ValueError for discrete actions and forms that can't be.
+    Raises InvalidSetting for discrete actions and forms that can't be.
     """
     if config.shared_team:
         return team.make(config, spec, "cql", agents.objective)

@@ -27,6 +27,7 @@ from jax import lax
 from jaxoff.baselines.cql import agents
 from jaxoff.baselines.cql.agents import Method
 
+from jaxoff.errors import InvalidSetting
 from jaxoff.learners.actor_critic import AgentBatch, State, as_rows, with_clock_ends
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.normalised import Net, running, unit_stats
@@ -182,20 +183,20 @@ def update(
 def make(config: Any, spec: EnvSpec, name: str, objective: Objective) -> Learner:
     """The learner of a method of this name, whose policies are trained by an objective.
 
-    Raises ValueError for forms that can't be.
+    Raises InvalidSetting for forms that can't be.
     """
     if config.plain_density:
-        raise ValueError(
+        raise InvalidSetting(
             f"{name}: field 'plain_density': expected false with shared_team=true, found true"
         )
     if getattr(config, "policy_steps", 1) != 1:
-        raise ValueError(
+        raise InvalidSetting(
             f"{name}: field 'policy_steps': expected 1 with shared_team=true, found "
             f"{config.policy_steps}"
         )
     count, size = 1 + config.critic_steps, config.batch_size
     if size % count:
-        raise ValueError(
+        raise InvalidSetting(
             f"field 'batch_size': expected a multiple of {count}, one part and "
             f"critic_steps={count - 1} more, found {size}"
         )

@@ -27,6 +27,7 @@ from jaxoff.baselines.cql import agents, team
 from jaxoff.baselines.cql.agents import Method
 
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.learners.actor_critic import AgentBatch, learner, stages
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.layers import LayerInit
@@ -206,9 +207,9 @@ def actor_loss(
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """Nets of the continuous form. Raises ValueError for sizes that can't be."""
+    """Nets of the continuous form. Raises InvalidSetting for sizes that can't be."""
     if config.search == "cem" and not 2 <= config.search_elites <= config.search_samples:
-        raise ValueError(
+        raise InvalidSetting(
             "omar: field 'search_elites': expected 2 to "
             f"search_samples={config.search_samples}, found {config.search_elites}"
         )

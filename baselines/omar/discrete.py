@@ -26,6 +26,7 @@ from jax import lax
 
 from jaxoff.batches import as_windows
 from jaxoff.config import static
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.conservative import conservative_term
 from jaxoff.losses.likelihood import expectation, masked_mean, taken
 from jaxoff.losses.td import lambda_return
@@ -299,9 +300,12 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets of the discrete form. Raises ValueError for a recurrent actor on single steps."""
+    """The nets of the discrete form.
+
+    Raises InvalidSetting for a recurrent actor on single steps.
+    """
     if config.recurrent and config.window == 0:
-        raise ValueError(
+        raise InvalidSetting(
             "omar: field 'window': expected -1 (episodes) or a length with recurrent=true, found 0"
         )
     actors = Actors(
@@ -315,9 +319,9 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:
-    """The learner; its policy is stochastic. Raises ValueError for continuous actions."""
+    """The learner; its policy is stochastic. Raises InvalidSetting for continuous actions."""
     if not spec.discrete:
-        raise ValueError(
+        raise InvalidSetting(
             f"omar on '{spec.name}': expected discrete actions in this form, found continuous ones"
         )
     m = method_of(config, spec)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from jaxoff.errors import InvalidSetting
+
 LETTERS = {"r": 0, "m": 1, "e": 2}
 _PART = re.compile(r"(?:(?P<share>\d+(?:\.\d+)?)\s*%\s*)?\[(?P<levels>[^\[\]]*)\]")
 _LEVEL = re.compile(r"([rme])(?:\*([1-9]\d*))?")
@@ -25,31 +27,31 @@ class Part(NamedTuple):
 def parse(text: str, num_agents: int) -> list[Part]:
     """The parts of a composition, their shares adding up to one.
 
-    Raises ValueError naming what is wrong.
+    Raises InvalidSetting naming what is wrong.
     """
     parts = []
     for piece in text.split("+"):
         found = _PART.fullmatch(piece.strip())
         if found is None:
-            raise ValueError(
+            raise InvalidSetting(
                 f"composition '{text}': expected SHARE% [LEVELS], found '{piece.strip()}'"
             )
         levels: list[int] = []
         for word in found["levels"].split():
             level = _LEVEL.fullmatch(word)
             if level is None:
-                raise ValueError(
+                raise InvalidSetting(
                     f"composition '{text}': expected levels r, m, e or such as m*3, found '{word}'"
                 )
             levels += [LETTERS[level[1]]] * int(level[2] or 1)
         if len(levels) != num_agents:
-            raise ValueError(
+            raise InvalidSetting(
                 f"composition '{text}': expected {num_agents} agents in "
                 f"[{found['levels']}], found {len(levels)}"
             )
         parts.append(Part(float(found["share"] or 100) / 100, tuple(levels)))
     if abs(sum(part.share for part in parts) - 1) > 1e-9:
-        raise ValueError(
+        raise InvalidSetting(
             f"composition '{text}': expected shares that add up to 100%, found "
             f"{100 * sum(p.share for p in parts):g}%"
         )
@@ -60,7 +62,7 @@ def sizes(parts: list[Part], episodes: int) -> list[int]:
     """Episodes of each part, adding up to `episodes`; rounded, the last part takes the rest."""
     counts = [round(part.share * episodes) for part in parts[:-1]]
     if min([*counts, episodes - sum(counts)]) < 1:
-        raise ValueError(
+        raise InvalidSetting(
             f"episodes: expected enough for at least one in each of {len(parts)} parts, "
             f"found {episodes}"
         )

@@ -16,6 +16,7 @@ from flax import struct
 from jaxoff.config import static
 from jaxoff.data import uniform_sampler
 from jaxoff.data.dataset import Dataset
+from jaxoff.errors import InvalidSetting
 from jaxoff.types import Array, Feedback, Key, Sampler
 
 
@@ -31,7 +32,7 @@ def make(config: Config, batch_size: int, window: int) -> Sampler:
     updates.
     """
     if config.period < 1:
-        raise ValueError(f"cyclic: field 'period': expected at least 1, found {config.period}")
+        raise InvalidSetting(f"cyclic: field 'period': expected at least 1, found {config.period}")
     fresh = uniform_sampler.make(uniform_sampler.Config(), batch_size, window)
 
     def init(dataset: Dataset) -> Any:

@@ -17,17 +17,14 @@ import numpy as np
 from flax import struct
 from jax import lax
 
+from jaxoff.errors import InvalidEpisodes, JaxoffError
 from jaxoff.types import Array, EnvSpec, Episodes, Transition
 
 _WIDE = ("obs", "state")  # what may be stored in fewer bits
 
 
-class DatasetTooLarge(ValueError):
+class DatasetTooLarge(JaxoffError, ValueError):
     """The dataset does not fit the memory allowed for it."""
-
-
-class InvalidEpisodes(ValueError):
-    """Episodes break a rule that learners rely on."""
 
 
 @struct.dataclass

@@ -28,6 +28,7 @@ import numpy as np
 
 from jaxoff.data.dataset import validate
 from jaxoff.data.episodes import returns_of
+from jaxoff.errors import InvalidDataset
 from jaxoff.types import EnvSpec, Episodes
 
 SCHEMA = 1
@@ -36,12 +37,6 @@ _TIME_LIMIT = 10**13  # the declared length of every array; `vault_index` has th
 _CHUNK_BYTES = 2**20
 _NEEDED = {"n_agents", "action_type", "num_actions", "steps", "sha256", "sha256_final"}
 _DONE = "terminals: the value beyond is zero; truncations: the clock ended the episode; never both"
-
-
-class InvalidDataset(ValueError):
-    """A dataset on disk is missing, damaged, or not of the expected form; the message names the
-    file.
-    """
 
 
 # ------------------------------------------------------------------------------------------ writing

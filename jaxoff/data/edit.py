@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxoff.config import check_number
 from jaxoff.data.episodes import concatenate, lengths_of, take, trim
+from jaxoff.errors import InvalidSetting
 from jaxoff.types import EnvSpec, Episodes
 
 _SLOTS = ("obs", "state", "avail")  # fields with a slot after the last step
@@ -27,16 +29,16 @@ def combine(parts: Sequence[Episodes], names: Sequence[str] = ()) -> Episodes:
 
     names: of the parts, for errors. Where only some have rewards of single agents, the team's stand
     for the others' (a dataset in which all agents are always paid alike is stored without). Raises
-    ValueError naming the field in which a part differs from the first.
+    InvalidSetting naming the field in which a part differs from the first.
     """
     if not parts:
-        raise ValueError("combine: expected at least one dataset, found none")
+        raise InvalidSetting("combine: expected at least one dataset, found none")
     names = names or [f"part {k + 1}" for k in range(len(parts))]
     first = _form(parts[0])
     for name, part in zip(names, parts, strict=True):
         for field, found in _form(part).items():
             if found != first[field]:
-                raise ValueError(
+                raise InvalidSetting(
                     f"combine: field '{field}': expected {first[field]} as in {names[0]}, "
                     f"found {found} in {name}"
                 )
@@ -69,11 +71,12 @@ def subsample(
     """Unique episodes in random order, kept while they and their copies are at most so many
     episodes, or steps.
 
-    So a number of episodes is met exactly where every episode is unique. Raises ValueError where
-    not one fits.
+    So a number of episodes is met exactly where every episode is unique. Raises InvalidSetting
+    where not one fits.
     """
+    check_number("seed", seed)
     if (episodes is None) == (steps is None):
-        raise ValueError("subsample: expected either episodes or steps, found both or none")
+        raise InvalidSetting("subsample: expected either episodes or steps, found both or none")
     lengths = lengths_of(data)
     field, limit, weights = (
         ("steps", steps, lengths)
@@ -81,13 +84,15 @@ def subsample(
         else ("episodes", episodes, np.ones_like(lengths))
     )
     if limit is None or not 1 <= limit <= weights.sum():
-        raise ValueError(f"subsample: field '{field}': expected 1..{weights.sum()}, found {limit}")
+        raise InvalidSetting(
+            f"subsample: field '{field}': expected 1..{weights.sum()}, found {limit}"
+        )
     groups = unique_groups(data)
     sizes = np.bincount(groups, weights).astype(int)
     order = np.random.default_rng(seed).permutation(len(sizes))
     kept = order[np.cumsum(sizes[order]) <= limit]
     if len(kept) == 0:
-        raise ValueError(
+        raise InvalidSetting(
             f"subsample: field '{field}': expected at least {sizes[order[0]]}, which the "
             "episode that was drawn first and its "
             f"copies have, found {limit}; {len(sizes)} of {len(lengths)} episodes are unique"
@@ -99,15 +104,18 @@ def split(episodes: Episodes, share: float, seed: int) -> tuple[Episodes, Episod
     """Two parts, the first with about `share` of the episodes: as near as whole groups of copies
     allow.
 
-    Both have at least one episode. Raises ValueError for a share outside (0, 1), or fewer than two
-    unique episodes.
+    Both have at least one episode. Raises InvalidSetting for a share outside (0, 1), or fewer than
+    two unique episodes.
     """
+    check_number("seed", seed)
     if not 0 < share < 1:
-        raise ValueError(f"split: field 'share': expected a number between 0 and 1, found {share}")
+        raise InvalidSetting(
+            f"split: field 'share': expected a number between 0 and 1, found {share}"
+        )
     groups = unique_groups(episodes)
     sizes = np.bincount(groups)
     if len(sizes) < 2:
-        raise ValueError(f"split: expected at least two unique episodes, found {len(sizes)}")
+        raise InvalidSetting(f"split: expected at least two unique episodes, found {len(sizes)}")
     order = np.random.default_rng(seed).permutation(len(sizes))
     cumulative = np.cumsum(sizes[order])[:-1]
     count = int(np.argmin(np.abs(cumulative - share * len(groups)))) + 1

@@ -1,28 +1,25 @@
 """The task families that come with the library: matrix games, Bridge, polynomial games.
 
+Names of tasks are read and checked without JAX; environments and recipes are imported when one is
+made.
+
 A Bridge quality may end in `-h<steps>`: its episodes are then cut to that many steps, and the cut
 ones are marked truncated (AlberDICE trains on 20 of 50 steps).
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
-import numpy as np
-
-from jaxoff.data import recipes, worlds
-from jaxoff.data.convert import alberdice
-from jaxoff.data.episodes import cut, take
+from jaxoff.data import games, scenarios, worlds
 from jaxoff.data.public import PUBLIC
-from jaxoff.envs.games.bridge import make_bridge
-from jaxoff.envs.games.matrix import XOR, make_matrix, mne
-from jaxoff.envs.games.polynomial import GAMES, make_polynomial
-from jaxoff.names import DataOptions, Family, Task, check_quality, unknown
-from jaxoff.types import Env, Episodes
+from jaxoff.errors import InvalidSetting
+from jaxoff.names import DataOptions, Family, Sizes, Task, check_quality, unknown
+from jaxoff.types import Env, EnvSpec, Episodes
 
-_MNE = {"mne": 0.0, "mne-20": -20.0}  # scenario -> reward off the diagonal
-_POLY_TASKS = {name: ["uniform"] for name in GAMES}
+_POLY_TASKS = {name: ["uniform"] for name in games.POLYNOMIALS}
 _POLY_TASKS["twin_peaks"] += [
     "origin-s0",
     "origin-s0.3",
@@ -48,30 +45,41 @@ _PUBLIC = {  # task -> folder of the published buffer
 
 
 def _matrix_tasks() -> list[str]:
-    return [f"matrix/xor/{q}" for q in recipes.XOR_ACTIONS] + [
-        f"matrix/{s}/{q}" for s in _MNE for q in recipes.MNE_MARGINALS
+    return [f"matrix/xor/{q}" for q in games.XOR_ACTIONS] + [
+        f"matrix/{s}/{q}" for s in games.MNE_REWARDS for q in games.MNE_MARGINALS
     ]
+
+
+def _matrix_sizes(task: Task) -> Sizes:
+    check_quality(task, _matrix_tasks())
+    return scenarios.sizes(task)
 
 
 def _matrix_env(task: Task) -> Env:
     check_quality(task, _matrix_tasks())
+    from jaxoff.envs.games.matrix import XOR, make_matrix, mne
+
+    name = f"matrix/{task.scenario}"
     return make_matrix(
-        f"matrix/{task.scenario}", XOR if task.scenario == "xor" else mne(_MNE[task.scenario])
+        name, XOR if task.scenario == "xor" else mne(games.MNE_REWARDS[task.scenario])
     )
 
 
 def _matrix_data(task: Task, options: DataOptions) -> Episodes:
     check_quality(task, _matrix_tasks())
+    from jaxoff.data import recipes
+
     if task.scenario == "xor":
         return recipes.xor(task.quality, options.seed, options.episodes)
-    return recipes.mne_samples(task.quality, _MNE[task.scenario], options.seed, options.episodes)
+    reward = games.MNE_REWARDS[task.scenario]
+    return recipes.mne_samples(task.quality, reward, options.seed, options.episodes)
 
 
 # --------------------------------------------------------------------------------------------- grid
 
 
 def _grid_tasks() -> list[str]:
-    return [f"grid/bridge/{quality}" for quality in recipes.BRIDGE_QUALITIES]
+    return [f"grid/bridge/{quality}" for quality in games.BRIDGE_QUALITIES]
 
 
 def _without_cut(task: Task) -> tuple[Task, int | None]:
@@ -83,14 +91,24 @@ def _without_cut(task: Task) -> tuple[Task, int | None]:
     )
 
 
+def _grid_sizes(task: Task) -> Sizes:
+    check_quality(_without_cut(task)[0], _grid_tasks())
+    return scenarios.sizes(task)
+
+
 def _grid_env(task: Task) -> Env:
     check_quality(_without_cut(task)[0], _grid_tasks())
+    from jaxoff.envs.games.bridge import make_bridge
+
     return make_bridge("grid/bridge")
 
 
 def _grid_data(task: Task, options: DataOptions) -> Episodes:
     whole, steps = _without_cut(task)
     check_quality(whole, _grid_tasks())
+    from jaxoff.data import recipes
+    from jaxoff.data.episodes import cut
+
     episodes = recipes.bridge(whole.quality, options.seed, options.episodes)
     return cut(episodes, steps) if steps else episodes
 
@@ -104,22 +122,25 @@ def _poly_tasks() -> list[str]:
     ]
 
 
-def _check_poly(task: Task) -> None:
+def _poly_sizes(task: Task) -> Sizes:
     try:
-        if task.scenario not in GAMES:
-            raise ValueError
-        recipes.parse_polynomial(task.scenario, task.quality)
-    except ValueError:
+        games.parse_polynomial(task.scenario, task.quality)
+    except InvalidSetting:
         raise unknown("task", str(task), _poly_tasks()) from None
+    return scenarios.sizes(task)
 
 
 def _poly_env(task: Task) -> Env:
-    _check_poly(task)
+    _poly_sizes(task)
+    from jaxoff.envs.games.polynomial import GAMES, make_polynomial
+
     return make_polynomial(f"poly/{task.scenario}", GAMES[task.scenario])
 
 
 def _poly_data(task: Task, options: DataOptions) -> Episodes:
-    _check_poly(task)
+    _poly_sizes(task)
+    from jaxoff.data import recipes
+
     return recipes.polynomial(task.scenario, task.quality, options.seed, options.episodes)
 
 
@@ -131,25 +152,40 @@ def _public_tasks(family: str) -> list[str]:
     return [name for name in _PUBLIC if name.startswith(f"alberdice:{family}/")]
 
 
+def _public_sizes(task: Task) -> Sizes:
+    whole = _without_cut(task)[0] if task.family == "grid" else task
+    check_quality(whole, _public_tasks(task.family))
+    return scenarios.sizes(task)
+
+
 def _public_matrix_env(task: Task) -> Env:
     check_quality(task, _public_tasks("matrix"))
+    from jaxoff.envs.games.matrix import XOR, make_matrix
+
     return make_matrix("alberdice:matrix/xor", XOR, plays=50, state=(0.0, 1.0, 0.0, 1.0))
 
 
 def _public_grid_env(task: Task) -> Env:
     check_quality(_without_cut(task)[0], _public_tasks("grid"))
+    from jaxoff.envs.games.bridge import make_bridge
+
     return make_bridge("alberdice:grid/bridge")
 
 
 def _public_data(task: Task, options: DataOptions) -> Episodes:
     whole, steps = _without_cut(task) if task.family == "grid" else (task, None)
     check_quality(whole, _public_tasks(task.family))
+    import numpy as np
+
+    from jaxoff.data.convert import alberdice
+    from jaxoff.data.episodes import cut, take
+
     spec = (_public_matrix_env if task.family == "matrix" else _public_grid_env)(whole).spec
     episodes = alberdice.read(public_folder(str(whole), options.data_dir), spec)
     if options.episodes is not None:
         have = episodes.reward.shape[0]
         if not 1 <= options.episodes <= have:
-            raise ValueError(
+            raise InvalidSetting(
                 f"{task}: field 'episodes': expected 1..{have}, found {options.episodes}"
             )
         episodes = take(
@@ -178,21 +214,67 @@ def public_folder(task: str, data_dir: str | None) -> Path:
     )
 
 
+# ---------------------------------------------------------------------------- on simulators
+
+
+def _world_tasks(family: str) -> list[str]:
+    return [
+        f"{family}/{name}/{quality}"
+        for name, world in worlds.WORLDS[family]().items()
+        for quality in world.qualities
+    ]
+
+
+def _world_env(task: Task) -> Env:
+    return worlds.check(task).env()
+
+
+def _world_spec(task: Task) -> EnvSpec:
+    return worlds.spec_of(worlds.check(task))
+
+
+def _world_sizes(task: Task) -> Sizes:
+    worlds.check(task)
+    return worlds.sizes(task)
+
+
+def _world_data(task: Task, options: DataOptions) -> Episodes:
+    from jaxoff.data.pool_recipes import make
+
+    return make(task, options)
+
+
 _GRID_PATTERN = "grid/bridge/<quality>-h<steps>: episodes cut to so many steps"
 _POLY_PATTERN = (
     "poly/<game>/normal-m<mean>-s<sigma>; poly/twin_peaks/origin-s<sigma>, peak-s<sigma>"
 )
-
+_MIX = "mix=<composition>, such as mix=50%[r r m]+50%[m*3]"
+_ON_SIMULATORS = [
+    Family(
+        name,
+        functools.partial(_world_tasks, name),
+        _world_env,
+        _world_data,
+        spec=_world_spec,
+        sizes=_world_sizes,
+        pattern=""
+        if name == "maze"
+        else f"{name}/<scenario>/{_MIX}"
+        + ("; wspm-p<percent poor>-n<episodes>" if "smax" in name else ""),
+    )
+    for name in worlds.WORLDS
+]
 BUILT_IN: list[Family] = [
-    Family("matrix", _matrix_tasks, _matrix_env, _matrix_data),
-    Family("grid", _grid_tasks, _grid_env, _grid_data, pattern=_GRID_PATTERN),
-    Family("poly", _poly_tasks, _poly_env, _poly_data, pattern=_POLY_PATTERN),
+    Family("matrix", _matrix_tasks, _matrix_env, _matrix_data, sizes=_matrix_sizes),
+    Family("grid", _grid_tasks, _grid_env, _grid_data, pattern=_GRID_PATTERN, sizes=_grid_sizes),
+    Family("poly", _poly_tasks, _poly_env, _poly_data, pattern=_POLY_PATTERN, sizes=_poly_sizes),
     Family(
         "matrix",
         lambda: _public_tasks("matrix"),
         _public_matrix_env,
         _public_data,
         source="alberdice",
+        sizes=_public_sizes,
     ),
     Family(
         "grid",
@@ -200,8 +282,9 @@ BUILT_IN: list[Family] = [
         _public_grid_env,
         _public_data,
         source="alberdice",
+        sizes=_public_sizes,
         pattern=f"alberdice:{_GRID_PATTERN}",
     ),
-    *worlds.FAMILIES,
+    *_ON_SIMULATORS,
     *PUBLIC,
 ]

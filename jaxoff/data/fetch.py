@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from jaxoff.data import public
+from jaxoff.errors import JaxoffError
 from jaxoff.names import Task
 
 REPOSITORY = "InstaDeepAI/og-marl"
 LIMIT_BYTES = 64 * 2**30  # that an archive may unpack to; the largest known is well below
 
 
-class FetchError(RuntimeError):
+class FetchError(JaxoffError, RuntimeError):
     """A dataset could not be downloaded or unpacked; the message says what to do instead."""
 
 

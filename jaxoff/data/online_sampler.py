@@ -20,6 +20,7 @@ from flax import struct
 from jaxoff.config import static
 from jaxoff.data.recipes import random_policy
 from jaxoff.envs.rolling import bounded
+from jaxoff.errors import InvalidSetting
 from jaxoff.types import (
     Array,
     Carry,
@@ -69,7 +70,7 @@ class Online(NamedTuple):
 
 def make(config: Config, batch_size: int, window: int) -> Sampler:
     """Refused: acting needs an environment and a learner, see `make_acting`."""
-    raise ValueError("sampler 'online': expected an environment to act in, found a dataset")
+    raise InvalidSetting("sampler 'online': expected an environment to act in, found a dataset")
 
 
 def make_acting(
@@ -80,16 +81,16 @@ def make_acting(
     policy: the first to act; key: of the start.
 
     `items` of a draw are the batch itself, as the places of a ring are soon others'. Raises
-    ValueError naming the field where nothing can be collected or a window does not fit.
+    InvalidSetting naming the field where nothing can be collected or a window does not fit.
     """
     if not hasattr(env, "step"):
-        raise ValueError(
+        raise InvalidSetting(
             f"sampler 'online' on '{env.spec.name}': expected an environment in jit, found "
             "public data without one"
         )
     per_env, needed = config.capacity // config.num_envs, max(config.collect, window, 1)
     if per_env < needed:
-        raise ValueError(
+        raise InvalidSetting(
             "sampler 'online': field 'capacity': expected at least "
             f"{needed * config.num_envs}, {needed} of each environment, "
             f"found {config.capacity}"

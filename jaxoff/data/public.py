@@ -27,22 +27,19 @@ from __future__ import annotations
 
 import functools
 import math
-import tomllib
 import warnings
-from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from jaxoff.data.convert import cfcql, d4rl, og_marl, omar, omiga
-from jaxoff.data.convert.common import Steps, pad, take
-from jaxoff.data.dataset import InvalidEpisodes
-from jaxoff.data.disk import InvalidDataset
-from jaxoff.envs.base import FromJaxMARL
-from jaxoff.envs.mpe.omar import make_spread
-from jaxoff.names import DataOptions, Family, Task, check_quality
+from jaxoff.data.scenarios import sizes_of, table
+from jaxoff.errors import InvalidDataset, InvalidEpisodes, InvalidSetting
+from jaxoff.names import DataOptions, Family, Sizes, Task, check_quality
 from jaxoff.types import Env, EnvSpec, Episodes, ReturnScale
+
+if TYPE_CHECKING:
+    from jaxoff.data.convert.common import Steps
 
 _FAMILIES = {
     "og_marl": ("smac_v1", "smac_v2", "mamujoco"),
@@ -83,10 +80,9 @@ class NoSimulator:
 # table
 
 
-@functools.cache
 def _table() -> dict[str, dict[str, Any]]:
     """`source:env/scenario` -> its dimensions, horizon, and published statistics by quality."""
-    return tomllib.loads((resources.files("jaxoff.data") / "public.toml").read_text())
+    return table("public")
 
 
 def tasks(source: str, env: str) -> list[str]:
@@ -108,6 +104,12 @@ def published(task: Task) -> tuple[float, ...]:
 
 def _row(task: Task) -> dict[str, Any]:
     return _table()[f"{task.source}:{task.family}/{task.scenario}"]
+
+
+def sizes(task: Task) -> Sizes:
+    """Sizes of a public task's environment. Raises UnknownName."""
+    check_quality(task, tasks(task.source, task.family))
+    return sizes_of(_row(task))
 
 
 @functools.cache
@@ -132,6 +134,9 @@ def make_env(task: Task) -> Any:
         else None,
     )
     if (task.source, task.scenario) == ("omar", "simple_spread"):
+        from jaxoff.envs.base import FromJaxMARL
+        from jaxoff.envs.mpe.omar import make_spread
+
         return FromJaxMARL(make_spread().env, spec, individual=True)
     return NoSimulator(spec, tuple(row.get("host", ())))
 
@@ -149,6 +154,8 @@ def read(task: Task | str, options: DataOptions, *, verify: bool = True) -> Epis
     same data are read with a warning. Raises UnknownName, FileNotFoundError, InvalidDataset,
     InvalidEpisodes.
     """
+    from jaxoff.data.convert.common import pad, take
+
     task = Task.parse(task) if isinstance(task, str) else task
     spec = make_env(task).spec
     path, vault = locate(task, options)
@@ -172,7 +179,7 @@ def read(task: Task | str, options: DataOptions, *, verify: bool = True) -> Epis
     if options.episodes is not None:
         have = len(steps.lengths)
         if not 1 <= options.episodes <= have:
-            raise ValueError(
+            raise InvalidSetting(
                 f"{task}: field 'episodes': expected 1..{have}, found {options.episodes}"
             )
         steps = take(
@@ -251,6 +258,8 @@ def _files(task: Task, seed: int) -> str | None:
 
 def _read_vault(path: Path, task: Task, spec: EnvSpec, seed: int) -> tuple[Steps, bool]:
     """The steps, and whether the published statistics are of these."""
+    from jaxoff.data.convert import og_marl
+
     stream = seed if task.source == "omar" else 0
     fixed = spec.horizon if task.source == "omar" else None
     return og_marl.read(
@@ -261,6 +270,8 @@ def _read_vault(path: Path, task: Task, spec: EnvSpec, seed: int) -> tuple[Steps
 def _read_files(
     path: Path, task: Task, spec: EnvSpec, seed: int, verify: bool
 ) -> tuple[Steps, bool]:
+    from jaxoff.data.convert import cfcql, d4rl, omar, omiga
+
     match task.source, task.family:
         case "omar", _:
             return omar.read(
@@ -342,7 +353,7 @@ def _env(task: Task) -> Env:
 
 
 PUBLIC: list[Family] = [
-    Family(env, functools.partial(tasks, source, env), _env, read, source=source)
+    Family(env, functools.partial(tasks, source, env), _env, read, source=source, sizes=sizes)
     for source, envs in _FAMILIES.items()
     for env in envs
 ]

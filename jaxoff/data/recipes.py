@@ -9,7 +9,6 @@ are zero.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxoff.data.episodes import concatenate, cut, fill, take, trim, with_level
+from jaxoff.data.games import BRIDGE_QUALITIES, MNE_MARGINALS, XOR_ACTIONS, parse_polynomial
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, make_matrix, mne
-from jaxoff.envs.games.polynomial import GAMES, make_polynomial, peak
+from jaxoff.envs.games.polynomial import GAMES, make_polynomial
 from jaxoff.envs.rolling import Trace, bounded, play
+from jaxoff.errors import InvalidSetting
 from jaxoff.types import Array, Carry, Env, EnvSpec, Episodes, Key, Policy, TimeStep
 
 Progress = Callable[[int, int], None]  # (episodes done, of all)
@@ -30,30 +31,8 @@ Progress = Callable[[int, int], None]  # (episodes done, of all)
 _CHUNK = 2048  # episodes that are rolled at once, at most
 _CHUNK_BYTES = 2**29  # of one chunk, about
 
-XOR_ACTIONS = {
-    "a": [(0, 1)],
-    "b": [(0, 1), (1, 0)],
-    "c": [(0, 0), (0, 1), (1, 0)],
-    "d": [(0, 0), (0, 1), (1, 0), (1, 1)],
-}
-MNE_MARGINALS = {
-    "balanced": (1 / 3, 1 / 3, 1 / 3),
-    "imbalanced": (0.8, 0.1, 0.1),
-    "imbalanced-0.9": (0.9, 0.05, 0.05),
-    "imbalanced-0.98": (0.98, 0.01, 0.01),
-}
 BRIDGE_HORIZON = 50  # of data collection; evaluation has its own
-BRIDGE_QUALITIES = ("optimal", "mixed", "random")
 _OPPOSITE = np.array([0, 2, 1, 4, 3])  # of Bridge's stay, up, down, right, left
-_NUMBER = r"(-?\d+(?:\.\d+)?)"
-POLY_PATTERNS = {
-    name: re.compile(text)
-    for name, text in (
-        ("origin", rf"origin-s{_NUMBER}"),
-        ("peak", rf"peak-s{_NUMBER}"),
-        ("normal", rf"normal-m{_NUMBER}-s{_NUMBER}"),
-    )
-}
 
 
 # ------------------------------------------------------------------------------------- rolling an
@@ -79,7 +58,7 @@ def record(
     episode has its own key, so its course does not depend on how many are played at once.
     """
     if count < 1:
-        raise ValueError(f"episodes: expected at least one, found {count}")
+        raise InvalidSetting(f"episodes: expected at least one, found {count}")
     memory = policy.initial((count,)) if memory is None else memory
     keys, chunk = jax.random.split(key, count), _chunk(env.spec, count)
     whole: Any = None
@@ -112,7 +91,7 @@ def replay(env: Env, actions: np.ndarray, key: Key) -> Episodes:
     """
     expected = env.spec.action_shape
     if actions.shape[2:] != expected:
-        raise ValueError(
+        raise InvalidSetting(
             f"actions: expected shape [E, T, {', '.join(map(str, expected))}], found "
             f"{actions.shape}"
         )
@@ -294,29 +273,10 @@ def bridge(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes
     if quality == "random":
         return with_level(record(env, random_policy(env.spec), count, key), 0)
     if quality != "optimal":
-        raise ValueError(
+        raise InvalidSetting(
             f"bridge: expected one of {', '.join(BRIDGE_QUALITIES)}, found '{quality}'"
         )
     return with_level(replay(env, bridge_script(count, seed), key), 1)
-
-
-def parse_polynomial(game: str, quality: str) -> tuple[float, float] | None:
-    """Mean and standard deviation of a Gaussian quality; None for `uniform`.
-
-    Raises ValueError otherwise.
-
-    Qualities: uniform, normal-m<mean>-s<sigma>, and for twin_peaks origin-s<sigma>, peak-s<sigma>.
-    """
-    if quality == "uniform":
-        return None
-    for kind, pattern in POLY_PATTERNS.items():
-        found = pattern.fullmatch(quality)
-        if found and (kind == "normal" or game == "twin_peaks"):
-            mean = {"origin": 0.0, "peak": peak()}.get(kind, float(found[1]))
-            sigma = float(found.groups()[-1])
-            if sigma >= 0:
-                return mean, sigma
-    raise ValueError(f"poly/{game}: '{quality}' is no quality")
 
 
 def polynomial(game: str, quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
@@ -338,5 +298,5 @@ def polynomial(game: str, quality: str, seed: int = 0, episodes: int | None = No
 def _count(episodes: int | None, default: int, at_least: int = 1) -> int:
     count = default if episodes is None else episodes
     if count < at_least:
-        raise ValueError(f"episodes: expected at least {at_least}, found {count}")
+        raise InvalidSetting(f"episodes: expected at least {at_least}, found {count}")
     return count

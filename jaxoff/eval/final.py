@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxoff.config import check_number
+from jaxoff.errors import InvalidSetting
 from jaxoff.eval.rollout import evaluate
 from jaxoff.eval.statistics import normalised
 from jaxoff.types import Env, Policy
@@ -25,8 +27,11 @@ def evaluate_policy(
     which simulator fits.
 
     simulator, episodes, return_mean, return_std, return_sem; score and win_rate where they are
-    known; returns, a list. Raises ValueError where there is no simulator for the environment.
+    known; returns, a list. Raises InvalidSetting for a number out of
+    range, and where there is no simulator for the environment.
     """
+    check_number("seed", seed)
+    check_number("episodes", episodes)
     host: tuple[Any, ...] = getattr(env, "host", ())
     if hasattr(env, "step"):
         simulator = env.spec.name
@@ -41,7 +46,7 @@ def evaluate_policy(
             policy, make_host(*host, spec=env.spec), episodes, seed, processes, sampled
         )
     else:
-        raise ValueError(
+        raise InvalidSetting(
             f"{env.spec.name}: expected an environment with a simulator, found public data "
             "without one"
         )

@@ -25,9 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff.config import check_number
 from jaxoff.envs import maze
 from jaxoff.envs.mamujoco import layouts, mjx
 from jaxoff.envs.rolling import bounded
+from jaxoff.errors import InvalidSetting, MissingProgram
 from jaxoff.types import Array, EnvSpec, Policy, TimeStep
 
 # episodes side by side; results depend on it for sampled policies, and not on the number of
@@ -80,7 +82,7 @@ def make_host(
         return _maze_host(name, horizon)
     if name.startswith("smac/"):
         if spec is None:
-            raise ValueError(
+            raise InvalidSetting(
                 f"{name}: field 'spec': expected the sizes that a policy was trained with, "
                 "found none"
             )
@@ -112,15 +114,16 @@ def evaluate_host(
     machine's cores) does not change a result. StarCraft II differs: a process has one game, which
     has its seed from its start, so there the number of processes matters. sampled: draw actions,
     else take the policy's mode. Raises
-    ValueError for counts below one, RuntimeError when a simulator process fails or what it needs is
-    absent.
+    InvalidSetting for counts below one, MissingProgram where what a simulator needs is absent,
+    RuntimeError when its process fails.
     """
+    check_number("seed", seed)
     for what, count in (
         ("episodes", episodes),
         ("processes", 1 if processes is None else processes),
     ):
         if count < 1:
-            raise ValueError(f"{what}: expected at least one, found {count}")
+            raise InvalidSetting(f"{what}: expected at least one, found {count}")
     count = processes or os.cpu_count() or 1
     width = min(episodes, count if host.alone else WIDTH)
     act = _acting(policy, host, sampled)
@@ -292,7 +295,7 @@ class Workers:
             ) from lost
         for state, answer in answers:
             if state == "refused":
-                raise RuntimeError(answer)
+                raise MissingProgram(answer)
             if state == "error":
                 raise RuntimeError(f"a simulator process failed during '{what}':\n{answer}")
         return [answer for _, answer in answers]

@@ -21,6 +21,7 @@ import optax
 
 from jaxoff.batches import flatten
 from jaxoff.data.dataset import Dataset
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
@@ -105,15 +106,15 @@ class Agents:
     def __post_init__(self) -> None:
         name = f"'{self.spec.name}'"
         if self.spec.discrete:
-            raise ValueError(
+            raise InvalidSetting(
                 f"environment {name}: expected continuous actions, found discrete ones"
             )
         if self.centralised and self.input_norm == "dataset":
-            raise ValueError(
+            raise InvalidSetting(
                 "field 'input_norm': expected batch or none with centralised=true, found 'dataset'"
             )
         if len(set(self.spec.action_sizes)) > 1:
-            raise ValueError(
+            raise InvalidSetting(
                 f"environment {name}: expected actions of one size, found {self.spec.action_sizes}"
             )
 
@@ -246,9 +247,9 @@ def own_return(
 
 
 def check_parts(size: int, num_agents: int) -> None:
-    """Raise ValueError unless a batch of this size has equal parts for all agents."""
+    """Raise InvalidSetting unless a batch of this size has equal parts for all agents."""
     if size % num_agents:
-        raise ValueError(
+        raise InvalidSetting(
             f"field 'batch_size': expected a multiple of {num_agents}, the number of "
             f"agents, found {size}"
         )
@@ -405,7 +406,7 @@ def stages(agents: Agents, made: Learner, config: Any) -> Learner | tuple[Stage,
     """The learner; with input_norm=dataset, as a stage that starts from the moments of the
     dataset's observations.
 
-    Raises ValueError for a batch that can't be dealt to the agents in equal parts.
+    Raises InvalidSetting for a batch that can't be dealt to the agents in equal parts.
     """
     if agents.own_batches:
         check_parts(config.batch_size, agents.spec.num_agents)

@@ -17,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxoff.config import check_number
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.data.edit import unique_groups
+from jaxoff.errors import InvalidSetting
 from jaxoff.learners.decomposition import Decomposition, decomposition_learner, over_episodes
 from jaxoff.losses.credit import (
     episode_means,
@@ -85,20 +87,21 @@ def judge(
 
     one_type: compare all agents with each other, not those of a type alone. progress(done, all,
         metrics) is told of updates.
-    Raises ValueError for settings out of range, InvalidEpisodes for bad data.
+    Raises InvalidSetting for settings out of range, InvalidEpisodes for bad data.
     """
+    check_number("seed", seed)
     for name, low in (("steps", 1), ("batch_size", 1), ("members", 1), ("hidden", 1)):
         if getattr(settings, name) < low:
-            raise ValueError(
+            raise InvalidSetting(
                 f"credit: field '{name}': expected at least {low}, found {getattr(settings, name)}"
             )
     if not 0 <= settings.priority_trim < 0.5:
-        raise ValueError(
+        raise InvalidSetting(
             "credit: field 'priority_trim': expected a share in [0, 0.5), found "
             f"{settings.priority_trim}"
         )
     if not 0 <= settings.held_out < 1:
-        raise ValueError(
+        raise InvalidSetting(
             f"credit: field 'held_out': expected a share in [0, 1), found {settings.held_out}"
         )
     model = Decomposition(spec, settings.members, settings.hidden, settings.kind)

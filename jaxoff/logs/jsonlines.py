@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
+from jaxoff.errors import BrokenResult
 from jaxoff.files import plain, write_text
 from jaxoff.logs.base import Record
 
@@ -58,7 +59,7 @@ def _rows_until(path: Path, last: tuple[int, int]) -> list[str]:
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             if number == len(lines):  # the process was stopped while it wrote this line
                 break
-            raise ValueError(
+            raise BrokenResult(
                 f"{path}: line {number}: expected a JSON object with stage_index and step, "
                 f"found {line[:80]!r}"
             ) from error

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff.errors import InvalidSetting
 from jaxoff.losses.likelihood import taken
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
@@ -40,7 +41,7 @@ class TeammateModel:
 
     def __post_init__(self) -> None:
         if self.spec.num_agents < 2:
-            raise ValueError(
+            raise InvalidSetting(
                 f"teammate model of '{self.spec.name}': expected at least 2 agents, found "
                 f"{self.spec.num_agents}"
             )

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxoff.errors import InvalidSetting
 from jaxoff.nets.transformer import SMALL
 from jaxoff.types import Array
 
@@ -67,7 +68,7 @@ def prototypes(count: int, width: int, seed: int = 0) -> np.ndarray:
     1). For count = 1, zeros.
     """
     if width < max(count - 1, 1):
-        raise ValueError(
+        raise InvalidSetting(
             f"prototypes: field 'width': expected at least {max(count - 1, 1)} for {count} "
             f"vectors, found {width}"
         )

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxoff.errors import InvalidSetting
 from jaxoff.nets.layers import Dense
 from jaxoff.types import Array, EnvSpec, Key, Params, TimeStep, Transition
 
@@ -80,7 +81,7 @@ class StepTransformer(nn.Module):
         """
         steps, kinds = obs.shape[-2], len(self.tokens)
         if steps > self.context:
-            raise ValueError(
+            raise InvalidSetting(
                 f"transformer: field 'context': expected at least the {steps} steps of a "
                 f"window, found {self.context}"
             )
@@ -140,17 +141,17 @@ class ContextNet:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise ValueError(
+            raise InvalidSetting(
                 f"transformer: field 'mode': expected one of {', '.join(MODES)}, found "
                 f"'{self.mode}'"
             )
         if not self.spec.discrete:
-            raise ValueError(
+            raise InvalidSetting(
                 f"transformer on '{self.spec.name}': expected discrete actions, found "
                 "continuous ones"
             )
         if self.width % self.heads:
-            raise ValueError(
+            raise InvalidSetting(
                 f"transformer: field 'width': expected a multiple of {self.heads} heads, "
                 f"found {self.width}"
             )

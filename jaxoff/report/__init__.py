@@ -3,7 +3,8 @@
 Nothing here trains or needs a device.
 """
 
+from jaxoff.errors import BrokenResult
 from jaxoff.report.folder import report
-from jaxoff.report.load import BrokenResult, Run, load_experiment, load_run
+from jaxoff.report.load import Run, load_experiment, load_run
 
 __all__ = ["BrokenResult", "Run", "load_experiment", "load_run", "report"]

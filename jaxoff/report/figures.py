@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxoff.errors import BrokenResult
 from jaxoff.eval import statistics
 from jaxoff.files import replacing
-from jaxoff.report.load import BrokenResult, Run, by_config
+from jaxoff.report.load import Run, by_config
 from jaxoff.report.tables import METRICS
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def profiles(
         [statistics.finite(values) for tasks in scores.values() for values in tasks]
     )
     if kept.size == 0:
-        raise ValueError("profiles: field 'scores': expected some finite score, found none")
+        raise BrokenResult("profiles: field 'scores': expected some finite score, found none")
     margin = 0.05 * (np.ptp(kept) or 1.0)
     tau = np.linspace(kept.min() - margin, kept.max() + margin, 201)
     with style() as new_figure:

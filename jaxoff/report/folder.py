@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxoff.errors import BrokenResult
 from jaxoff.report import figures, html, tables
-from jaxoff.report.load import BrokenResult, Run, by_config, load_run, run_folders, unfinished
+from jaxoff.report.load import Run, by_config, load_run, run_folders, unfinished
 
 MAX_CELLS = 12  # actions of a joint policy that is still drawn with numbers
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxoff.errors import BrokenResult
+from jaxoff.training.results import check_fields, read_json, read_npz
+
 FILES = ("config.json", "metrics.jsonl", "final.json", "final.npz")
 CONFIG_FIELDS = ("method", "task", "command", "hardware", "git_commit")
-
-
-class BrokenResult(ValueError):
-    """A result folder lacks a file or a field; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,20 +85,14 @@ def load_run(path: str | Path) -> Run:
             raise BrokenResult(
                 f"{folder / name}: expected a file, found none; a run writes it when it ends"
             )
-    config, final = _json(folder / "config.json"), _json(folder / "final.json")
-    _need(folder / "config.json", config, CONFIG_FIELDS)
-    _need(folder / "final.json", final, ("runs", "timing"))
+    config = read_json(folder / "config.json", CONFIG_FIELDS)
+    final = read_json(folder / "final.json", ("runs", "timing"))
     if not final["runs"]:
         raise BrokenResult(
             f"{folder / 'final.json'}: field 'runs': expected at least one run, found none"
         )
     for run in final["runs"]:
-        _need(folder / "final.json", run, ("run", "seed"))
-    try:
-        with np.load(folder / "final.npz", allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise BrokenResult(f"{folder / 'final.npz'}: expected arrays, found {error}") from error
+        check_fields(folder / "final.json", run, ("run", "seed"))
     variant = config.get("variant") or config["method"]
     return Run(
         folder,
@@ -107,7 +100,7 @@ def load_run(path: str | Path) -> Run:
         _json_lines(folder / "metrics.jsonl"),
         final["runs"],
         final["timing"],
-        arrays,
+        read_npz(folder / "final.npz"),
         variant,
     )
 
@@ -177,28 +170,17 @@ def select(run: Run, keep: Sequence[int], variant: str) -> Run:
     )
 
 
-def _need(file: Path, found: Any, names: Iterable[str]) -> None:
-    if not isinstance(found, dict):
-        raise BrokenResult(f"{file}: expected an object, found {type(found).__name__}")
-    for name in names:
-        if name not in found:
-            raise BrokenResult(f"{file}: field '{name}': expected, found only {sorted(found)}")
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise BrokenResult(f"{file}: expected JSON, found {error}") from error
-
-
 def _json_lines(file: Path) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    try:
+        lines = file.read_text().splitlines()
+    except UnicodeDecodeError as error:
+        raise BrokenResult(f"{file}: expected text, found {error}") from error
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
         except ValueError as error:
             raise BrokenResult(f"{file}: line {number}: expected JSON, found {error}") from error
-        _need(Path(f"{file}: line {number}"), row, ("stage_index", "step", "run"))
+        check_fields(f"{file}: line {number}", row, ("stage_index", "step", "run"))
         rows.append(row)
     return rows

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxoff.config import check_number
 from jaxoff.envs.base import GridPicture, ScenePicture
 from jaxoff.eval.rollout import rollout
 from jaxoff.report.gif import grid_gif
@@ -25,6 +26,7 @@ class Episode(NamedTuple):
 
 def episode_of(env: Env, policy: Policy, seed: int, *, sampled: bool) -> Episode:
     """Play one episode to its end."""
+    check_number("seed", seed)
     trace = jax.jit(lambda key: rollout(env, policy, key, 1, sampled=sampled))(jax.random.key(seed))
     length = int(np.sum(trace.alive[:, 0]))
     state = np.concatenate(

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxoff.errors import BrokenResult
 from jaxoff.eval import statistics
 from jaxoff.files import write_text
-from jaxoff.report.load import BrokenResult, Run, by_config
+from jaxoff.report.load import Run, by_config
 
 NONE = "—"
 AVERAGE = "average"

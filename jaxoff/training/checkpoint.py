@@ -15,6 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from jaxoff.errors import BrokenResult
+
 
 class Checkpoints:
     """The checkpoints of one job in a folder; the newest is kept.
@@ -53,9 +55,7 @@ class Checkpoints:
         """Meta data of the newest complete checkpoint, or None."""
         found = None
         if self.manager is not None and self.manager.latest_step() is not None:
-            found = self.manager.restore(
-                self.manager.latest_step(), args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-            )["meta"]
+            found = self._read(ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         if jax.process_count() == 1:
             return found
         text = np.frombuffer(json.dumps(found).encode(), np.uint8)
@@ -68,13 +68,27 @@ class Checkpoints:
     def state(self, like: Any) -> Any:
         """State of the newest complete checkpoint, in the structure of `like`."""
         if self.manager is not None:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
-            like = self.manager.restore(self.manager.latest_step(), args=args)["state"]
+            like = self._read(ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
         return (
             like
             if jax.process_count() == 1
             else jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(like))
         )
+
+    def _read(self, args: Any) -> Any:
+        """A part of the newest complete checkpoint.
+
+        Raises BrokenResult where it is damaged, or of a job of another form.
+        """
+        assert self.manager is not None
+        step = self.manager.latest_step()
+        try:
+            return self.manager.restore(step, args=args)
+        except (LookupError, TypeError, ValueError) as error:
+            raise BrokenResult(
+                f"{self.manager.directory / str(step)}: expected a checkpoint of this job, found a "
+                f"damaged or different one ({' '.join(str(error).split())[:200]})"
+            ) from error
 
     def close(self) -> None:
         """Wait for unfinished writes."""

@@ -23,6 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxoff import registry, runtime
 from jaxoff.data.edit import digest
+from jaxoff.errors import Interrupted, InvalidSetting
 from jaxoff.eval import statistics
 from jaxoff.files import plain
 from jaxoff.logs import JsonLines, Record, Sink
@@ -31,7 +32,7 @@ from jaxoff.training import mapping, results
 from jaxoff.training.checkpoint import Checkpoints
 from jaxoff.training.program import Program, Report
 from jaxoff.training.restore import empty_state, load_dataset, state_like
-from jaxoff.training.results import Interrupted, Results
+from jaxoff.training.results import Results
 from jaxoff.training.spec import Job, TrainSpec, fitted, interval, resolve
 from jaxoff.types import Env, Episodes
 
@@ -46,8 +47,8 @@ def train(
     """Train every run of a job in one program per stage, and return its results.
 
     out: the job's folder; with it the job logs, saves, resumes from its last checkpoint, and is
-    read back if it is already complete. data, env: instead of the task's own. Raises UnknownName,
-    TypeError, ValueError for a bad spec or dataset, Interrupted after SIGTERM or SIGINT.
+    read back if it is already complete. data, env: instead of the task's own. Raises a JaxoffError
+    for a bad spec or dataset, Interrupted after SIGTERM or SIGINT.
     """
     job = resolve(spec)
     env = registry.make_env(spec.task) if env is None else env
@@ -122,10 +123,10 @@ def _begin(out: Path, record: dict[str, Any]) -> Results | None:
             "data_dir",
         }
         wanted_record = json.loads(json.dumps(plain(record)))
-        held = json.loads(file.read_text())
+        held = results.read_json(file)
         for name, wanted, found in _differences(wanted_record, held):
             if name.partition(".")[0] not in loose:
-                raise ValueError(
+                raise InvalidSetting(
                     f"{file}: field '{name}': expected {wanted!r}, found {found!r}; "
                     "the folder holds another job: choose another, or remove it"
                 )
@@ -170,12 +171,12 @@ class _Loop:
         self.stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
         if job.acts and len(self.stages) > 1:
             names = ", ".join(stage.name for stage in self.stages)
-            raise ValueError(
+            raise InvalidSetting(
                 f"sampler '{self.spec.sampler}': expected a method of one stage, found "
                 f"{self.spec.method} with {names}"
             )
         if self.spec.sampler != "uniform" and all(stage.sampler for stage in self.stages):
-            raise ValueError(
+            raise InvalidSetting(
                 f"field 'sampler': expected uniform, since {self.spec.method} draws by "
                 f"itself, found '{self.spec.sampler}'"
             )
@@ -361,20 +362,20 @@ class _Loop:
         file = self.out / "history.npz"
         if not file.exists():
             raise FileNotFoundError(f"{file}: expected beside the checkpoint, found none")
-        with np.load(file) as arrays:
-            # The file may be one evaluation ahead of a checkpoint whose write did not complete.
-            self.steps = arrays["steps"].tolist()[: meta["kept"]]
-            for name in arrays:
-                if name.startswith("history/"):
-                    values = list(arrays[name])
-                    self.history[name.removeprefix("history/")] = values[
-                        : len(values) - (len(arrays["steps"]) - meta["kept"])
-                    ]
-            self.last = {
-                name.removeprefix("last/"): arrays[name]
-                for name in arrays
-                if name.startswith("last/")
-            }
+        arrays = results.read_npz(file)
+        results.check_fields(file, arrays, ("steps",))
+        # The file may be one evaluation ahead of a checkpoint whose write did not complete.
+        self.steps = arrays["steps"].tolist()[: meta["kept"]]
+        for name, value in arrays.items():
+            if name.startswith("history/"):
+                self.history[name.removeprefix("history/")] = list(value)[
+                    : len(value) - (len(arrays["steps"]) - meta["kept"])
+                ]
+        self.last = {
+            name.removeprefix("last/"): value
+            for name, value in arrays.items()
+            if name.startswith("last/")
+        }
 
     def _score(self, value: float) -> float:
         scale = self.env.spec.return_scale

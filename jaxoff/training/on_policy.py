@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxoff.envs.rolling import bounded
+from jaxoff.errors import InvalidFile, InvalidSetting
 from jaxoff.eval.rollout import evaluate
 from jaxoff.files import replacing
 from jaxoff.types import Array, Carry, Env, Key, Params, Policy, State, TimeStep
@@ -199,11 +200,12 @@ def train_on_policy(
     The k-th of K snapshots is taken after (k / K)^2 of all iterations: early policies change
     fastest. One compiled program makes all iterations between two snapshots. resume: a file that
     everything is kept in after each snapshot; if it is there, its snapshots come first and training
-    goes on from it, bit for bit. Raises ValueError for more snapshots than iterations, where
-    training meets a number that is not finite, or where the file is of another training.
+    goes on from it, bit for bit. Raises InvalidSetting for more snapshots than iterations,
+    and where training meets a number that is not finite; InvalidFile for a file of another
+    training.
     """
     if not 1 <= snapshots <= iterations:
-        raise ValueError(
+        raise InvalidSetting(
             f"train_on_policy: field 'snapshots': expected 1..{iterations}, found {snapshots}"
         )
     times = np.round(iterations * (np.arange(snapshots + 1) / snapshots) ** 2).astype(int)
@@ -224,7 +226,7 @@ def train_on_policy(
         actor, evaluation = jax.device_get(evaluate_now(run))
         means = {name: float(value) for name, value in metrics.items()}
         if not np.isfinite(list(means.values())).all():
-            raise ValueError(
+            raise InvalidSetting(
                 f"train_on_policy: expected finite metrics, found {means} after {index} of "
                 f"{snapshots} snapshots"
             )
@@ -277,7 +279,7 @@ def _read(
         if not all(map(np.allclose, jax.tree.leaves(done[0].actor), jax.tree.leaves(actor))):
             raise ValueError("expected the untrained policy of this seed, found another")
     except Exception as error:
-        raise ValueError(
+        raise InvalidFile(
             f"{path}: expected a file of this training to go on from, found another or a "
             f"damaged one ({error!r})"
         ) from error

@@ -46,7 +46,7 @@ def train_online(
     """Train make(config) for `steps` updates on single steps that it collects, every seed in one
     program.
 
-    online: an `online_sampler.Config`. Raises ValueError if what one update adds exceeds the
+    online: an `online_sampler.Config`. Raises InvalidSetting if what one update adds exceeds the
         capacity.
     """
     program = jax.jit(

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 
 from jaxoff import registry, runtime
-from jaxoff.config import config_fields, resolve_config
+from jaxoff.config import check_number, config_fields, resolve_config
 from jaxoff.data import pools
 from jaxoff.data.pools import LEVELS, Member, Pool, level_of
 from jaxoff.data.recipes import random_policy
 from jaxoff.data.worlds import world_of
+from jaxoff.errors import InvalidSetting
 from jaxoff.eval.rollout import evaluate
 from jaxoff.names import Task
 from jaxoff.training.on_policy import OnPolicy, Snapshot, train_on_policy
@@ -39,6 +40,7 @@ def train_pool(
     steps) is called after each snapshot. A training that was killed goes on from its last snapshot,
     kept beside `path`.
     """
+    check_number("seed", seed)
     task = Task.parse(f"{name}/pool")
     world, module = world_of(task), registry.online_learner("mappo")
     env, config = world.env(), resolve_config(module, task, overrides or {})
@@ -101,7 +103,7 @@ def build(
 
     cuts: shares of [random, best] at which levels begin (SIT, Table 4-6: .3 and .7 for SMAC and
     particle worlds, 1/3 and 2/3 for MAMuJoCo). medium: the share at which the medium policy of a
-    dataset lies, and training up to which is medium-replay. Raises ValueError if training never
+    dataset lies, and training up to which is medium-replay. Raises InvalidSetting if training never
     left the random policy.
     """
     taken = []
@@ -158,7 +160,7 @@ def choose(
     """
     high = max(returns)
     if high <= low:
-        raise ValueError(
+        raise InvalidSetting(
             f"pool: expected training to get above the random policy's return {low:.2f}, "
             f"found at best {high:.2f}"
         )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxoff import registry
-from jaxoff.config import resolve_config
+from jaxoff.config import check_number, resolve_config
 from jaxoff.envs.mpe.omar import make_prey_env, make_tag, make_world
 from jaxoff.envs.mpe.prey import plain_prey, save_prey
 from jaxoff.names import Task, unknown
@@ -36,10 +36,12 @@ def train_prey(
 
     Each round trains new predators against the prey of the round before (at first: a random one),
     and a new prey against them. tell(who, mean return) is called after each training. Raises
-    UnknownName.
+    UnknownName, or InvalidSetting for a number out of range.
     """
     if world not in _MAKERS:
         raise unknown("world", world, _MAKERS)
+    check_number("seed", seed)
+    check_number("rounds", rounds)
     prey = "random"
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds):

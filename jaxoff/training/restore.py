@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,12 @@ import numpy as np
 from jaxoff import registry
 from jaxoff.config import BUDGETS, config_fields, is_leaf
 from jaxoff.data.dataset import place
+from jaxoff.errors import InvalidSetting
 from jaxoff.names import DataOptions
 from jaxoff.training import mapping
 from jaxoff.training.checkpoint import Checkpoints
 from jaxoff.training.program import Program, RunState
+from jaxoff.training.results import read_json
 from jaxoff.training.spec import Job, TrainSpec, fitted, resolve
 from jaxoff.types import Env, Episodes, Policy
 
@@ -53,8 +54,8 @@ def restore_policy(
 ) -> tuple[Env, Policy, TrainSpec]:
     """The trained policy of one run of a job, its environment, and what was trained.
 
-    Raises FileNotFoundError naming the file that is missing, or IndexError for a run that is not
-    there.
+    Raises FileNotFoundError naming the file that is missing, BrokenResult one that is damaged, or
+    InvalidSetting for a run that is not there.
     """
     folder = Path(folder)
     file = folder / "config.json"
@@ -62,12 +63,12 @@ def restore_policy(
         raise FileNotFoundError(
             f"{file}: expected the folder of a training job, found no config.json"
         )
-    record = json.loads(file.read_text())
+    record = read_json(file, ("method", "task", "config", "grid", "git_commit", "data_dir"))
     known = {name: record[name] for name in TrainSpec.__dataclass_fields__ if name in record}
     fields = config_fields(registry.learner(record["method"], record["task"]).Config)
     strange = sorted(set(record["config"]) - set(fields))
     if strange:
-        raise ValueError(
+        raise InvalidSetting(
             f"{file}: field 'config': expected settings that {record['method']} has on "
             f"{record['task']}, found {', '.join(strange)}, "
             f"of another version of jaxoff (commit {record['git_commit']})"
@@ -87,7 +88,7 @@ def restore_policy(
     )
     job, env = resolve(spec), registry.make_env(spec.task)
     if not 0 <= run < job.num_runs:
-        raise IndexError(f"{folder}: field 'run': expected 0..{job.num_runs - 1}, found {run}")
+        raise InvalidSetting(f"{folder}: field 'run': expected 0..{job.num_runs - 1}, found {run}")
     checkpoints = Checkpoints(folder / "checkpoint")
     meta = checkpoints.meta()
     if meta is None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
+from jaxoff.errors import BrokenResult
 from jaxoff.files import plain, replacing, write_text
 
 
@@ -29,12 +33,6 @@ class Results:
     path: Path | None = None
 
 
-class Interrupted(RuntimeError):
-    """A job was asked to stop; it has saved its state and continues when the same command is
-    given.
-    """
-
-
 def write_json(path: Path, value: Any) -> None:
     """JSON with NaN as null, whole or not at all."""
     write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
@@ -44,6 +42,34 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
     """A compressed .npz, whole or not at all."""
     with replacing(path) as temporary:
         np.savez_compressed(temporary, **arrays)
+
+
+def read_json(file: Path, names: Iterable[str] = ()) -> dict[str, Any]:
+    """A file with a JSON object that has these fields. Raises BrokenResult naming the file."""
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise BrokenResult(f"{file}: expected JSON, found {error}") from error
+    check_fields(file, found, names)
+    return found
+
+
+def check_fields(where: Path | str, found: Any, names: Iterable[str]) -> None:
+    """Raise BrokenResult unless a JSON value is an object that has these fields."""
+    if not isinstance(found, dict):
+        raise BrokenResult(f"{where}: expected an object, found {type(found).__name__}")
+    for name in names:
+        if name not in found:
+            raise BrokenResult(f"{where}: field '{name}': expected, found only {sorted(found)}")
+
+
+def read_npz(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz. Raises BrokenResult naming the file where it is missing or damaged."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError, KeyError, BadZipFile, zlib.error) as error:
+        raise BrokenResult(f"{file}: expected arrays, found {error}") from error
 
 
 def save(results: Results, folder: Path) -> None:
@@ -56,14 +82,15 @@ def save(results: Results, folder: Path) -> None:
 
 
 def load(folder: Path) -> Results:
-    """Read back what `save` wrote."""
-    final = json.loads((folder / "final.json").read_text())
-    with np.load(folder / "final.npz") as arrays:
-        history = {
-            name.removeprefix("history/"): arrays[name]
-            for name in arrays
-            if name.startswith("history/")
-        }
-        return Results(
-            final["runs"], arrays["steps"], history, arrays["returns"], final["timing"], folder
-        )
+    """Read back what `save` wrote. Raises BrokenResult naming a file that is damaged."""
+    final = read_json(folder / "final.json", ("runs", "timing"))
+    arrays = read_npz(folder / "final.npz")
+    check_fields(folder / "final.npz", arrays, ("steps", "returns"))
+    history = {
+        name.removeprefix("history/"): value
+        for name, value in arrays.items()
+        if name.startswith("history/")
+    }
+    return Results(
+        final["runs"], arrays["steps"], history, arrays["returns"], final["timing"], folder
+    )

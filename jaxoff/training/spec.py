@@ -6,44 +6,50 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-import jax
-import jax.numpy as jnp
-import numpy as np
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxoff import registry
 from jaxoff.config import BUDGETS, check_number, check_word, config_fields, is_leaf, resolve_config
+from jaxoff.errors import InvalidSetting
 from jaxoff.names import Task, unknown
-from jaxoff.types import Env, EnvSpec, Episodes, Key, Sampler, Stage
+from jaxoff.types import EnvSpec, Stage
+
+if TYPE_CHECKING:
+    from jaxoff.types import Env, Episodes, Key, Sampler
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
     """A training job: every combination of grid values and seeds is a run, and all runs are one
     program.
+
+    The comments behind and above the fields are the help of `jaxoff train`.
     """
 
-    method: str
-    task: str
-    seeds: Sequence[int] = (0,)
-    # overrides of the method's Config
+    method: str  # a registered method, such as inspo
+    task: str  # [source:]family/scenario/quality, see `jaxoff data list`
+    seeds: Sequence[int] = (0,)  # distinct whole numbers in 0 .. 2**32 - 1
+    # values for fields of the method's Config
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    # Config leaf -> values
+    # numeric field of the method's Config -> its values
     grid: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
-    sampler: str = "uniform"
+    sampler: str = "uniform"  # uniform, or a registered one such as pjap
+    # values for fields of the sampler's Config
     sampler_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    steps: int | None = None  # gradient steps of the last stage; None is the method's own
-    evaluations: int = 10
-    eval_episodes: int = 32
+    # gradient steps of the last stage; default the method's own for the task
+    steps: int | None = None
+    evaluations: int = 10  # evaluations over training, beside the one before it
+    eval_episodes: int = 32  # episodes of each evaluation
     sampled: bool = True  # evaluate by sampling from the policy, else by its mode
-    data_seed: int = 0
-    data_episodes: int | None = None
-    data_dir: str | None = None
-    obs_dtype: Literal["float32", "bfloat16"] = "float32"  # storage of observations on the device
-    # generator of random numbers
+    data_seed: int = 0  # seed of a recipe's dataset
+    data_episodes: int | None = None  # size of a recipe's dataset, in episodes
+    data_dir: str | None = None  # folder of public datasets, for a task with a source
+    # how observations are stored on the device
+    obs_dtype: Literal["float32", "bfloat16"] = "float32"
+    # the generator of random numbers; only threefry2x32 gives the same run alone and among others
     prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32"
-    # of matrix products; "default" lets an accelerator use fewer bits
+    # of matrix products on an accelerator; "default" lets it use fewer bits
     precision: Literal["highest", "high", "default"] = "highest"
     # how runs share a device: vmap, sequence, or auto by backend
     mode: Literal["auto", "vmap", "sequence"] = "auto"
@@ -113,7 +119,7 @@ def _number(name: str, value: Any) -> float:
     try:
         return float(value)
     except ValueError:
-        raise ValueError(f"grid field '{name}': expected numbers, found '{value}'") from None
+        raise InvalidSetting(f"grid field '{name}': expected numbers, found '{value}'") from None
 
 
 def expanded(spec: TrainSpec) -> list[TrainSpec]:
@@ -121,7 +127,7 @@ def expanded(spec: TrainSpec) -> list[TrainSpec]:
     the job where there are none.
 
     Values of numeric fields are read as numbers. Raises UnknownName for a field that there is not,
-    ValueError for no number.
+    InvalidSetting for no number.
     """
     known = config_fields(registry.learner(spec.method, spec.task).Config)
     unknown_names = [name for name in spec.grid if name not in known]
@@ -135,7 +141,7 @@ def expanded(spec: TrainSpec) -> list[TrainSpec]:
     }
     for name, values in fixed.items():
         if not len(values) or len(set(map(str, values))) < len(values):
-            raise ValueError(
+            raise InvalidSetting(
                 f"grid field '{name}': expected values that differ, found "
                 f"{', '.join(map(str, values)) or 'none'}"
             )
@@ -144,7 +150,7 @@ def expanded(spec: TrainSpec) -> list[TrainSpec]:
     ]
     twice = next((name for name in fixed if name in spec.config), None)
     if twice:
-        raise ValueError(
+        raise InvalidSetting(
             f"field '{twice}': expected in --set, --steps or --grid, found in two of them"
         )
     return [
@@ -158,6 +164,8 @@ def fitted(job: Job, data: Episodes | None) -> Job:
     """
     if data is None:
         return job
+    import numpy as np
+
     lengths, config = np.asarray(data.filled).sum(1), job.config
     # slots of an update: the one after the last step is filled too
     made = config.batch_size * (float(lengths.mean()) + 1.0)
@@ -171,11 +179,11 @@ def _check_budgets(method: str, config: Any, overrides: Mapping[str, Any]) -> No
     for slots, updates in BUDGETS.items():
         budget = getattr(config, slots, 0)
         if budget and updates in overrides:
-            raise ValueError(
+            raise InvalidSetting(
                 f"{method}: fields '{slots}' and '{updates}': expected one of the two, found both"
             )
         if budget and config.window != -1:
-            raise ValueError(
+            raise InvalidSetting(
                 f"{method}: field 'window': expected -1 (episodes) with {slots}={budget}, "
                 f"found {config.window}"
             )
@@ -192,12 +200,12 @@ def _check_spec(spec: TrainSpec) -> None:
         value = getattr(spec, name)
         if value is None and name in ("steps", "data_episodes"):
             continue
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise InvalidSetting(
                 f"field '{name}': expected a whole number of at least {least}, found {value!r}"
             )
     if spec.steps is not None and "steps" in spec.config:
-        raise ValueError(
+        raise InvalidSetting(
             f"field 'steps': expected once, found {spec.steps} and, among the method's "
             f"settings, {spec.config['steps']}"
         )
@@ -205,17 +213,23 @@ def _check_spec(spec: TrainSpec) -> None:
     wrong = [
         seed
         for seed in seeds
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32
     ]
     if not seeds or wrong or len(set(seeds)) < len(seeds):
-        raise ValueError(
+        raise InvalidSetting(
             "field 'seeds': expected distinct whole numbers in 0 .. 2**32 - 1, at least "
             f"one, found {seeds}"
         )
 
 
 def resolve(spec: TrainSpec) -> Job:
-    """Check every name and value of a TrainSpec. Raises UnknownName, TypeError or ValueError."""
+    """Check every name and value of a TrainSpec.
+
+    Raises UnknownName, WrongType or InvalidSetting.
+    """
+    import jax
+    import jax.numpy as jnp
+
     task = Task.parse(spec.task)
     registry.family_of(task)
     module = registry.learner(spec.method, task)
@@ -226,24 +240,24 @@ def resolve(spec: TrainSpec) -> Job:
     known = config_fields(module.Config)
     twice = sorted(set(spec.grid) & set(overrides))
     if twice:
-        raise ValueError(
+        raise InvalidSetting(
             f"field '{twice[0]}': expected in --set, --steps or --grid, found in two of them"
         )
     for name, values in spec.grid.items():
         if name not in known:
             raise unknown(f"field of {spec.method}'s Config", name, known)
         if not is_leaf(known[name]):
-            raise ValueError(
+            raise InvalidSetting(
                 f"grid field '{name}': expected a numeric field of {spec.method}'s Config, "
                 "found a static one, "
                 "which `expanded` makes a job of for each value"
             )
         if not len(values):
-            raise ValueError(f"grid field '{name}': expected at least one value, found none")
+            raise InvalidSetting(f"grid field '{name}': expected at least one value, found none")
         for value in values:
             check_number(name, float(value), "grid field")
         if len(set(map(float, values))) < len(values):
-            raise ValueError(
+            raise InvalidSetting(
                 f"grid field '{name}': expected values that differ, found "
                 f"{', '.join(map(str, values))}"
             )

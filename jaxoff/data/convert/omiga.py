@@ -24,7 +24,8 @@ from jaxoff.data.convert.common import (
     read_hdf5,
 )
 from jaxoff.data.dataset import InvalidEpisodes
-from jaxoff.torch_file import InvalidFile, read_torch
+from jaxoff.errors import InvalidFile
+from jaxoff.torch_file import read_torch
 from jaxoff.types import EnvSpec
 
 

@@ -11,23 +11,26 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import distrax
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxoff.errors import JaxoffError
 from jaxoff.files import replacing
-from jaxoff.nets.actors import Actors
-from jaxoff.types import Array, Carry, EnvSpec, Params, Policy, TimeStep
+from jaxoff.types import Carry, EnvSpec, Params, Policy, TimeStep
+
+if TYPE_CHECKING:
+    import distrax
+
+    from jaxoff.nets.actors import Actors
+    from jaxoff.types import Array
 
 FOLDER = Path(__file__).parent
 LEVELS = ("random", "medium", "expert")
 SCHEMA = 1
 
 
-class InvalidPool(ValueError):
+class InvalidPool(JaxoffError, ValueError):
     """A pool file that is missing, damaged or of another environment; the message names it."""
 
 
@@ -125,6 +128,8 @@ def has(name: str, folder: str | Path | None = None) -> bool:
 
 def save(path: str | Path, pool: Pool) -> None:
     """Write a pool file, whole or not at all."""
+    import jax
+
     arrays: dict[str, Any] = {
         jax.tree_util.keystr(where): np.asarray(leaf, np.float16)
         for where, leaf in jax.tree_util.tree_leaves_with_path(pool.params)
@@ -145,6 +150,8 @@ def load(path: Path, spec: EnvSpec) -> Pool:
 
     Raises InvalidPool naming file, field, expected and found.
     """
+    import jax
+
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -188,6 +195,8 @@ def load(path: Path, spec: EnvSpec) -> Pool:
 
 def net_of(pool: Pool, spec: EnvSpec) -> Actors:
     """The actor net of a pool's members: one for all agents."""
+    from jaxoff.nets.actors import Actors
+
     return Actors(spec, pool.net["hidden"], recurrent=pool.net["recurrent"], share=True)
 
 
@@ -200,6 +209,10 @@ def mixture(pool: Pool, spec: EnvSpec, use: tuple[int, ...]) -> Policy:
     The same object comes back for the same arguments, so that what is compiled for it is used
     again.
     """
+    import distrax
+    import jax
+    import jax.numpy as jnp
+
     nets, params = (
         net_of(pool, spec),
         jax.tree.map(lambda x: np.asarray(x)[np.array(use)], pool.params),
@@ -229,5 +242,7 @@ def mixture(pool: Pool, spec: EnvSpec, use: tuple[int, ...]) -> Policy:
 
 def choices(pool: Pool, spec: EnvSpec, choice: np.ndarray, count: int) -> tuple[np.ndarray, Carry]:
     """The first memory of `mixture` for a choice [..., N] among its `count` members."""
+    import jax
+
     empty = net_of(pool, spec).policy(None).initial((*choice.shape[:-1], count))
     return choice.astype(np.int32), jax.tree.map(np.asarray, empty)

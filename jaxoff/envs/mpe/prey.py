@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxoff.envs.mpe.physics import unit
+from jaxoff.errors import InvalidFile, InvalidSetting, JaxoffError
 from jaxoff.files import replacing
-from jaxoff.torch_file import InvalidFile, read_torch
+from jaxoff.torch_file import read_torch
 from jaxoff.types import Array, Key
 
 Act = Callable[[Key, Array], Array]  # (key, the prey's observation [O]) -> action [2]
@@ -55,7 +56,7 @@ _PUBLISHED = {
 _PREY_ENTRY = 3  # of the published list of agents; 0-2 are weak predators
 
 
-class InvalidPrey(ValueError):
+class InvalidPrey(JaxoffError, ValueError):
     """A prey file that cannot be used; the message names the file and what is wrong."""
 
 
@@ -123,7 +124,7 @@ def make_prey(prey: str, world: str, obs_size: int) -> Act:
         return RULES[prey]
     path = WEIGHTS / f"{world}.npz" if prey == "learned" else Path(prey)
     if path.suffix not in (".npz", ".pt"):
-        raise ValueError(
+        raise InvalidSetting(
             f"{world}: prey: expected learned, {', '.join(RULES)}, or a path ending in "
             f".npz or .pt, found {prey!r}"
         )
@@ -149,7 +150,7 @@ def make_prey(prey: str, world: str, obs_size: int) -> Act:
 def save_prey(path: str | Path, params: Mapping[str, np.ndarray]) -> Path:
     """Write a prey network as .npz, whole or not at all; returns its path. Raises InvalidPrey."""
     if Path(path).suffix != ".npz":
-        raise ValueError(f"{path}: expected a path ending in .npz")
+        raise InvalidSetting(f"{path}: expected a path ending in .npz")
     checked: dict[str, Any] = {**_checked(path, params)}
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **checked)

@@ -12,7 +12,7 @@ from rich.box import SIMPLE
 from rich.table import Column, Table
 
 from jaxoff import registry
-from jaxoff.cli_data import Many, console, pairs
+from jaxoff.cli.common import Many, console, pairs
 from jaxoff.config import Setting, settings_of
 from jaxoff.names import Task
 
@@ -25,14 +25,14 @@ def method_rows() -> list[dict[str, str]]:
     """
     rows = []
     for name in registry.learner_names():
-        forms = registry.forms(name)
-        for module in dict.fromkeys(forms.values()):
-            kinds = [kind for kind, form in forms.items() if form is module]
-            about = " ".join((module.__doc__ or "").strip().split("\n\n")[0].split()).rstrip(".")
-            ours = module.__name__.startswith("jaxoff.baselines.")
+        forms = registry.outlines_of(name)
+        for form in dict.fromkeys(forms.values()):
+            kinds = [kind for kind, other in forms.items() if other == form]
+            about = " ".join(form.doc.strip().split("\n\n")[0].split()).rstrip(".")
+            ours = form.module.startswith("jaxoff.baselines.")
             row = {"method": name, "actions": ", ".join(kinds), "about": about}
             page = f"{PAGES}/{name}.md" if ours else ""
-            rows.append(row | {"code": module.__name__, "page": page})
+            rows.append(row | {"code": form.module, "page": page})
     return rows
 
 

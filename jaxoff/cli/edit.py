@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tyro
 
-from jaxoff.cli_data import Found, console, data_app, find_data, options_of, vacant
-from jaxoff.types import EnvSpec, Episodes
+from jaxoff.cli.common import console
+from jaxoff.cli.data import Found, data_app, find_data, options_of, vacant
+from jaxoff.errors import InvalidSetting
+
+if TYPE_CHECKING:
+    from jaxoff.types import EnvSpec, Episodes
 
 
 def _save_made(
@@ -20,6 +23,8 @@ def _save_made(
     parts: list[Found],
     overwrite: bool,
 ) -> None:
+    import numpy as np
+
     from jaxoff.data import disk
 
     env = spec.name.rpartition(":")[2]
@@ -63,7 +68,7 @@ def data_combine(
     }
     if len(names) > 1:
         (one, first), (other, second) = list(names.items())[:2]
-        raise ValueError(
+        raise InvalidSetting(
             f"combine: field 'env': expected one environment, found {one} in {first} and "
             f"{other} in {second}"
         )

@@ -1,40 +1,27 @@
-"""The commands `jaxoff data ...`, and what every command shares."""
+"""The commands `jaxoff data ...`, but for those that make datasets out of datasets."""
 
 from __future__ import annotations
 
 import hashlib
 import json as json_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 import tyro
 from rich.bar import Bar
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Column, Table
 
-from jaxoff import registry
-from jaxoff.data.episodes import returns_of
+from jaxoff import registry, runtime
+from jaxoff.cli.common import Many, console, pairs
 from jaxoff.names import DataOptions, Task, UnknownName
-from jaxoff.types import EnvSpec, Episodes
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxoff.types import EnvSpec, Episodes
 
 data_app = tyro.extras.SubcommandApp()
-console = Console()
-Many = tyro.conf.UseAppendAction
-
-
-def pairs(items: tuple[str, ...], flag: str) -> dict[str, str]:
-    """NAME=VALUE texts of a flag, as a dictionary. Raises ValueError naming the flag."""
-    found: dict[str, str] = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not equals or not name or not value:
-            raise ValueError(f"{flag}: expected NAME=VALUE, found '{item}'")
-        if name in found:
-            raise ValueError(f"{flag} {name}: expected once, found '{found[name]}' and '{value}'")
-        found[name] = value
-    return found
 
 
 @data_app.command(name="list")
@@ -53,8 +40,8 @@ def data_list(family: str = "", json: bool = False) -> None:
             scenarios.setdefault(name.rpartition("/")[0], []).append(name)
     rows = []
     for scenario, names in scenarios.items():
-        spec, tasks = registry.make_spec(names[0]), [Task.parse(name) for name in names]
-        kind = f"{spec.action_size} {'choices' if spec.discrete else 'reals'}"
+        sizes, tasks = registry.sizes(names[0]), [Task.parse(name) for name in names]
+        kind = f"{sizes.action_size} {'choices' if sizes.discrete else 'reals'}"
         lacks = any(map(worlds.needs_pool, tasks)) and not pools.has(scenario)
         made = (
             "public data" if tasks[0].source else "recipe, pool not shipped" if lacks else "recipe"
@@ -64,10 +51,10 @@ def data_list(family: str = "", json: bool = False) -> None:
             (
                 scenario,
                 qualities,
-                str(spec.num_agents),
-                str(spec.obs_size),
+                str(sizes.num_agents),
+                str(sizes.obs_size),
                 kind,
-                str(spec.horizon),
+                str(sizes.horizon),
                 made,
             )
         )
@@ -129,6 +116,7 @@ def data_make(
     """
     import time
 
+    runtime.setup()
     from jaxoff.data import disk
     from jaxoff.logs import Progress
     from jaxoff.logs.base import Record
@@ -157,9 +145,7 @@ def data_make(
         folder, made, env.spec, info | _pool_info(parsed, env.spec, pools), overwrite=overwrite
     )
     seconds = time.perf_counter() - begin
-    console.print(
-        f"{len(made.filled)} episodes, {int(np.sum(made.filled)):,} steps, {seconds:.1f} s"
-    )
+    console.print(f"{len(made.filled)} episodes, {int(made.filled.sum()):,} steps, {seconds:.1f} s")
     console.print(f"dataset: {folder}", soft_wrap=True)
 
 
@@ -200,14 +186,11 @@ def data_fetch(task: tyro.conf.Positional[str], /, data_dir: Path) -> None:
     """
     from jaxoff.data import fetch
 
-    try:
-        fetch.fetch(
-            task,
-            data_dir,
-            say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
-        )
-    except fetch.FetchError as error:
-        raise ValueError(str(error)) from error
+    fetch.fetch(
+        task,
+        data_dir,
+        say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+    )
 
 
 @data_app.command(name="pool")
@@ -227,6 +210,7 @@ def data_pool(
         out: where pools go; the pool is OUT/FAMILY/SCENARIO.npz, and `jaxoff data make --pools OUT`
             uses it.
     """
+    runtime.setup()
     from jaxoff.data import pools
     from jaxoff.logs import Progress
     from jaxoff.logs.base import Record
@@ -263,6 +247,7 @@ def data_prey(
         seed: seed of the training.
         rounds: of predators against the prey, and then a prey against them.
     """
+    runtime.setup()
     from jaxoff.training.prey import train_prey
 
     path = train_prey(
@@ -317,7 +302,9 @@ def data_inspect(
         pools: folder of policy pools, looked in before those that come with the library.
         out: where the pictures go, .png and .svg.
     """
+    runtime.setup()
     from jaxoff.data import inspect
+    from jaxoff.data.episodes import returns_of
 
     found = find_data(task, options_of(data_dir, pools, episodes, seed), data)
     table = Table("", task)
@@ -365,6 +352,7 @@ def data_credit(
         pools: folder of policy pools, looked in before those that come with the library.
         out: where OUT/TASK-credit.csv, .png and .svg go.
     """
+    runtime.setup()
     from jaxoff.learners import credit
     from jaxoff.logs import Progress
     from jaxoff.logs.base import Record
@@ -386,6 +374,19 @@ def data_credit(
         )
     finally:
         bar.finish({})
+    _print_credit(found, whole.episodes, task)
+    stem = out / f"{whole.slug}-credit"
+    report.write_trajectories(found, whole.episodes, stem.with_name(f"{stem.name}.csv"))
+    for path in [stem.with_name(f"{stem.name}.csv"), *report.draw(found, stem, title=task)]:
+        console.print(f"written: {path}", soft_wrap=True)
+
+
+def _print_credit(found: Any, episodes: Episodes, title: str) -> None:
+    """What `learners.credit.judge` found: a line an agent, and what the draws would be."""
+    import numpy as np
+
+    from jaxoff.learners import credit
+
     table = Table(
         "agent",
         "type",
@@ -395,7 +396,7 @@ def data_credit(
         "priority",
         "share of draws",
         "of data",
-        title=task,
+        title=title,
     )
     for row in credit.by_agent(found):
         reward = f"{row.reward:.4g} ± {row.reward_std:.2g}"
@@ -410,7 +411,7 @@ def data_credit(
             *shares,
         )
     console.print(table)
-    for level in credit.by_level(found, np.asarray(whole.episodes.behaviour_level)):
+    for level in credit.by_level(found, np.asarray(episodes.behaviour_level)):
         shares_of = (
             f"{level['data']:.1%} of the trajectories, {level['drawn']:.1%} of the draws, "
             f"priority {level['priority']:.4g}"
@@ -427,10 +428,6 @@ def data_credit(
         f"R² of the team's reward: {found.r2:.3f}; on {int(found.held_out.sum())} held-out "
         f"episodes {found.r2_held_out:.3f}"
     )
-    stem = out / f"{whole.slug}-credit"
-    report.write_trajectories(found, whole.episodes, stem.with_name(f"{stem.name}.csv"))
-    for path in [stem.with_name(f"{stem.name}.csv"), *report.draw(found, stem, title=task)]:
-        console.print(f"written: {path}", soft_wrap=True)
 
 
 def _short(name: str, value: Any) -> str:
@@ -455,6 +452,8 @@ def _short(name: str, value: Any) -> str:
 
 def _histogram(values: np.ndarray, bins: int = 12) -> Table:
     """Counts of values as bars of block characters."""
+    import numpy as np
+
     counts, edges = np.histogram(
         np.round(values, 6), bins=bins if np.ptp(np.round(values, 6)) > 0 else 1
     )
@@ -480,6 +479,7 @@ def find_data(text: str, options: DataOptions, data: Path | None = None) -> Foun
     """The dataset of a task, from the folder `data` if there is one; or that of a dataset folder,
     of which less is known.
     """
+    runtime.setup()
     from jaxoff.data import disk, edit
 
     if data is None and Path(text).is_dir():

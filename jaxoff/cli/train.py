@@ -1,0 +1,239 @@
+"""The command `jaxoff train`. Its options are the fields of a `TrainSpec`, and where results go."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
+
+import tyro
+from rich.table import Table
+
+from jaxoff import registry, runtime
+from jaxoff.cli.common import Many, console, pairs
+from jaxoff.config import meanings_of
+from jaxoff.errors import InvalidSetting
+from jaxoff.names import Task
+from jaxoff.training.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from jaxoff.types import Episodes
+
+
+class _Option(NamedTuple):
+    """An option whose form on a command line is not that of its field of a TrainSpec."""
+
+    name: str
+    type: Any
+    default: Any
+    read: Callable[[Any], Any]  # the field's value from the option's
+    meaning: str = ""  # "" is the field's
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """The seeds of --seeds: a number of them, or a list with commas."""
+    try:
+        numbers = tuple(int(part) for part in text.split(",") if part)
+    except ValueError:
+        raise InvalidSetting(
+            "--seeds: expected a number of seeds, or seeds with commas between them, "
+            f"found '{text}'"
+        ) from None
+    return numbers if "," in text else tuple(range(*numbers))
+
+
+_MANY = Annotated[tuple[str, ...], Many]
+_OPTIONS = {  # field -> option
+    "seeds": _Option(
+        "seeds",
+        str,
+        "5",
+        _seeds,
+        "how many seeds, 0 .. seeds-1; or the seeds themselves with commas, as 3,7,11 or 3,",
+    ),
+    "config": _Option(
+        "set",
+        _MANY,
+        (),
+        lambda items: pairs(items, "--set"),
+        "NAME=VALUE sets a field of the method's Config; may be given several times",
+    ),
+    "grid": _Option(
+        "grid",
+        _MANY,
+        (),
+        lambda items: {name: text.split(",") for name, text in pairs(items, "--grid").items()},
+        "NAME=V1,V2,... sweeps a setting; may be given several times. All points of numeric "
+        "settings are one program; sizes, switches and words make a program, and a folder, for "
+        "each of their values",
+    ),
+    "sampler_config": _Option(
+        "sampler_set",
+        _MANY,
+        (),
+        lambda items: pairs(items, "--sampler-set"),
+        "NAME=VALUE sets a field of the sampler's Config; may be given several times",
+    ),
+    "sampled": _Option(
+        "greedy",
+        bool,
+        False,
+        lambda greedy: not greedy,
+        "evaluate the mode of the policy instead of samples from it",
+    ),
+    "data_dir": _Option(
+        "data_dir", Path | None, None, lambda folder: None if folder is None else str(folder)
+    ),
+}
+_LIBRARY_ONLY = ("variant", "checkpoint_s")  # fields that are no options
+
+
+def _options() -> dict[str, tuple[_Option, bool]]:
+    """Field of a TrainSpec -> its option, and whether that is an argument without a flag."""
+    hints, meanings = get_type_hints(TrainSpec), meanings_of(TrainSpec)
+    found = {}
+    for field in dataclasses.fields(TrainSpec):
+        if field.name not in _LIBRARY_ONLY:
+            same = _Option(field.name, hints[field.name], field.default, lambda value: value)
+            option = _OPTIONS.get(field.name, same)
+            option = option._replace(meaning=option.meaning or meanings[field.name])
+            found[field.name] = option, field.default is option.default is dataclasses.MISSING
+    return found
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that takes `**options` the options of a TrainSpec, in front of its own."""
+    hints, parameters = get_type_hints(command, include_extras=True), []
+    for option, positional in _options().values():
+        kind = inspect.Parameter.POSITIONAL_ONLY if positional else inspect.Parameter.KEYWORD_ONLY
+        default = inspect.Parameter.empty if positional else option.default
+        hints[option.name] = Annotated[option.type, tyro.conf.arg(help=f"{option.meaning}.")]
+        parameters.append(inspect.Parameter(option.name, kind, default=default))
+    own = inspect.signature(command).parameters.values()
+    parameters += [each for each in own if each.kind is inspect.Parameter.KEYWORD_ONLY]
+    vars(command)["__signature__"] = inspect.Signature(parameters)
+    command.__annotations__ = hints
+    return command
+
+
+def _spec(given: Mapping[str, Any]) -> TrainSpec:
+    """The TrainSpec of a command's options."""
+    return TrainSpec(
+        **{field: option.read(given[option.name]) for field, (option, _) in _options().items()}
+    )
+
+
+@_with_options
+def train(
+    method: str,
+    task: str,
+    /,
+    *,
+    data: Path | None = None,
+    wandb: Literal["disabled", "offline", "online"] = "disabled",
+    experiment: str = "train",
+    results: Path = Path("results"),
+    out: Path | None = None,
+    **options: Any,
+) -> None:
+    """Train a method on a task: every grid point times every seed, in one program.
+
+    Args:
+        data: a dataset folder written by `jaxoff data make`, instead of the task's own data.
+        wandb: log to Weights & Biases: a group per experiment, a run per seed, and their mean.
+        experiment: folder below --results, and the group in W&B.
+        results: where result folders go.
+        out: the job's own folder; default RESULTS/EXPERIMENT/METHOD-TASK.
+    """
+    spec = _spec({"method": method, "task": task, **options})
+    registry.form_for(method, task)
+    runtime.setup()
+    from jaxoff.data import disk
+    from jaxoff.training.spec import expanded, resolve
+
+    jobs = expanded(spec)
+    for job in jobs:  # all of them are checked before the first one trains
+        resolve(job)
+    episodes = None if data is None else disk.load(data)[0]
+    whole, rows = out or results / experiment / f"{spec.label}-{Task.parse(task).slug}", []
+    for job in jobs:
+        point = {name: value for name, value in job.config.items() if name not in spec.config}
+        name = ", ".join(f"{name}={value}" for name, value in point.items())
+        folder = whole / name.replace(", ", "-").replace("=", "-") if point else whole
+        rows += _train(job, folder, name, wandb, experiment, episodes)
+    console.print(_summary(rows))
+    console.print(f"results: {whole}", soft_wrap=True)
+
+
+def _train(
+    spec: TrainSpec,
+    folder: Path,
+    point: str,
+    wandb: Any,
+    experiment: str,
+    episodes: Episodes | None,
+) -> list[dict[str, Any]]:
+    """Train a job and draw its curves: a row for each of its runs.
+
+    point: the values of static settings that it is for.
+    """
+    from jaxoff.logs import Progress, Sink, WandB
+    from jaxoff.report import figures
+    from jaxoff.report.load import load_run
+    from jaxoff.training import train as run
+    from jaxoff.training.spec import resolve
+
+    job, title = resolve(spec), " ".join(filter(None, (spec.label, spec.task, point)))
+    runs = [
+        {"run": k, "seed": seed, "config": leaves}
+        for k, (seed, leaves) in enumerate(zip(job.seeds, job.points, strict=True))
+    ]
+    sinks: list[Sink] = [Progress(title)]
+    if wandb != "disabled":
+        sinks.append(
+            WandB(
+                wandb,
+                "jaxoff",
+                experiment,
+                runs,
+                folder / "wandb",
+                resume=(folder / "checkpoint").exists(),
+            )
+        )
+    done = run(spec, folder, sinks, data=episodes)
+    figures.curves([load_run(folder)], "return_mean", folder / "curves")
+    seconds = (
+        f"compiled in {done.timing['compile_s']:.1f} s, trained in {done.timing['train_s']:.1f} s"
+    )
+    console.print(
+        f"{f'{point}: ' if point else ''}{seconds}, {done.timing['steps_per_s']:,.0f} "
+        "updates/s over all runs"
+    )
+    return [row | {"point": point} for row in done.runs]
+
+
+def _summary(runs: list[dict[str, Any]]) -> Table:
+    """One line a grid point: mean and deviation over seeds."""
+    import numpy as np
+
+    table = Table(title="last evaluation: mean ± standard deviation over seeds")
+    for name in ("setting", "seeds", "return", "score", "win rate", "exact value", "lost"):
+        table.add_column(name)
+    points: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        swept = " ".join(f"{name}={value:g}" for name, value in run["config"].items())
+        points.setdefault(" ".join(filter(None, (run.get("point"), swept))) or "-", []).append(run)
+    for point, group in points.items():
+        alive = [run for run in group if run["failed_at"] is None]
+        cells = []
+        for name in ("return_mean", "score", "win_rate", "exact_value"):
+            values = [run[name] for run in alive if run.get(name) is not None]
+            cells.append(
+                f"{np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}"
+                if values
+                else "-"
+            )
+        table.add_row(point, str(len(group)), *cells, str(len(group) - len(alive)))
+    return table

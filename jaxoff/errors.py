@@ -1,0 +1,45 @@
+"""Errors that a user can mend: the command line prints them as one line, without a traceback.
+
+Their messages name the field or file, what was expected and what was found. Every other exception,
+but for those of the operating system, is a fault of the program and keeps its traceback.
+"""
+
+
+class JaxoffError(Exception):
+    """Base of the errors that a user can mend: a wrong name, setting, file or dataset."""
+
+
+class InvalidSetting(JaxoffError, ValueError):
+    """A setting, an option or an argument whose value cannot be used."""
+
+
+class WrongType(JaxoffError, TypeError):
+    """A setting whose value has another type than its field."""
+
+
+class InvalidFile(JaxoffError, ValueError):
+    """A file that is damaged, or not of the kind that is expected; the message names it."""
+
+
+class InvalidEpisodes(JaxoffError, ValueError):
+    """Episodes break a rule that learners rely on."""
+
+
+class InvalidDataset(JaxoffError, ValueError):
+    """A dataset on disk is missing, damaged, or not of the expected form; the message names the
+    file.
+    """
+
+
+class BrokenResult(JaxoffError, ValueError):
+    """A file of a results folder that is missing or damaged; the message names it."""
+
+
+class MissingProgram(JaxoffError, RuntimeError):
+    """A program or package that is needed is not installed, or is another version."""
+
+
+class Interrupted(RuntimeError):
+    """A job was asked to stop; it has saved its state and continues when the same command is
+    given.
+    """

@@ -1,0 +1,144 @@
+"""What a command costs before it runs: names of methods and tasks are known without JAX."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from jaxoff import outlines, registry
+from jaxoff.data import games, scenarios
+from jaxoff.names import Family, Sizes, Task
+
+HEAVY = {"jax", "jaxmarl", "brax", "matplotlib", "flax", "distrax"}
+CPU_S = 2.0  # of a process; on one core of today they take 0.3 to 0.5
+COMMANDS = {
+    "--help": 0,
+    "train --help": 0,
+    "methods": 0,
+    "data --help": 0,
+    "data list": 0,
+    "train nonsense matrix/xor/b": 2,
+    "train bc matrix/xor/nonsense": 2,
+    "train bc grid/bridge/nonsense": 2,
+    "train bc poly/sign/nonsense": 2,
+    "train bc smax/3m/mix=[r]": 2,
+    "train bc og_marl:smac_v1/3m/nonsense": 2,
+    "train qmix mpe/spread/random": 2,
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_computes_nothing_starts_at_once(command):
+    code = f"""
+import sys, time
+from jaxoff.cli import main
+try:
+    main({command.split()})
+    status = 0
+except SystemExit as stop:
+    status = stop.code or 0
+print("\\n", status, time.process_time(), *sorted({HEAVY} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    status, seconds, *heavy = done.stdout.splitlines()[-1].split()
+    assert int(status) == COMMANDS[command] and not heavy
+    assert float(seconds) < CPU_S
+
+
+# ------------------------------------------------------------------------------------- methods
+
+
+@pytest.mark.parametrize("name", registry.learner_names())
+def test_the_source_of_a_method_tells_what_its_import_does(name, monkeypatch):
+    forms = registry.forms(name)
+    module = registry._entry("jaxoff.learners")[name].module
+    monkeypatch.delitem(sys.modules, module)
+    found = outlines.read(module, registry.KINDS)
+    assert found is not None and list(found) == list(forms)
+    for kind, form in forms.items():
+        assert found[kind].module == form.__name__
+        assert found[kind].doc.split() == form.__doc__.split()
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Write a package `somebody` whose import fails, with a module `method` of this source."""
+
+    def write(source: str, **modules: str) -> str:
+        (tmp_path / "somebody").mkdir()
+        for name, text in {"__init__": "1 / 0", "method": source, **modules}.items():
+            (tmp_path / "somebody" / f"{name}.py").write_text(text)
+        return "somebody.method"
+
+    monkeypatch.syspath_prepend(tmp_path)
+    return write
+
+
+def test_a_method_of_another_package_is_read_without_importing_that(package):
+    found = outlines.read(package('"""Counts."""\nACTIONS = ("discrete",)\n'), registry.KINDS)
+    assert found == {"discrete": outlines.Outline("somebody.method", "Counts.")}
+
+
+def test_forms_may_be_imported_relatively(package):
+    source = "from . import one as first\nFORMS: dict = {'continuous': first}\n"
+    found = outlines.read(package(source, one='"""One."""'), registry.KINDS)
+    assert found == {"continuous": outlines.Outline("somebody.one", "One.")}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "ACTIONS = tuple(KINDS)",
+        "FORMS = made()",
+        "FORMS = {'discrete': lookup('one')}",
+        "FORMS = {'discrete': one}",
+        "from . import absent\nFORMS = {'discrete': absent}",
+        "def",
+    ],
+)
+def test_what_the_source_does_not_tell_is_left_to_the_import(source, package):
+    assert outlines.read(package(source), registry.KINDS) is None
+
+
+def test_a_module_without_source_or_that_is_imported_is_not_read():
+    assert outlines.read("nowhere.method", registry.KINDS) is None
+    assert outlines.read("math", registry.KINDS) is None
+    assert outlines.read(__name__, registry.KINDS) is None
+
+
+# --------------------------------------------------------------------------------------- tasks
+
+
+def test_sizes_are_those_of_the_environments():
+    first = {task.rpartition("/")[0]: task for task in reversed(registry.tasks())}
+    for scenario, task in first.items():
+        assert registry.sizes(task) == Sizes.of(registry.make_spec(task)), scenario
+    assert set(scenarios.table("scenarios")) <= set(first)
+
+
+def test_every_scenario_of_a_simulator_is_named():
+    from jaxoff.envs import smax
+    from jaxoff.envs.games import matrix, polynomial
+    from jaxoff.envs.mamujoco import layouts, mjx
+    from jaxoff.envs.maze import MAZES
+
+    for family, maps in smax.FAMILIES.items():
+        assert scenarios.names(family) == list(maps)
+    robots = {name: layouts.BODIES[name].splits for name in layouts.BODIES}
+    splits = [f"{body}-{split}" for body, some in robots.items() for split in some]
+    assert set(scenarios.names("mabrax")) == set(splits)
+    ours = {name for name in splits if name.partition("-")[0] in mjx.TASKS}
+    assert set(scenarios.names("mamujoco")) == ours | set(mjx.SIT)
+    assert scenarios.names("maze") == list(MAZES)
+    assert tuple(polynomial.GAMES) == games.POLYNOMIALS and polynomial.peak() == games.PEAK
+    assert matrix.XOR.shape == (2, 2)
+
+
+def test_sizes_of_a_family_that_does_not_tell_them_are_its_environments(monkeypatch):
+    env = registry.make_env("matrix/xor/a")
+    family = Family("matrix", lambda: ["matrix/xor/a"], lambda _: env, lambda *_: None)
+    monkeypatch.setattr(registry, "families", lambda: {("", "matrix"): family})
+    assert registry.sizes(Task.parse("matrix/xor/a")) == (2, 1, 2, True, 1)
