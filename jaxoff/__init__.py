@@ -3,8 +3,9 @@ one program.
 
 `import jaxoff` is cheap: what is named here is imported when it is first used.
 
-    results = jaxoff.train(jaxoff.TrainSpec("inspo", "matrix/xor/c", seeds=range(10)),
-    out=Path("results/xor")) env, policy, spec = jaxoff.load_policy("results/xor", run=3)
+    spec = jaxoff.TrainSpec("inspo", "matrix/xor/c", seeds=range(10))
+    results = jaxoff.train(spec, out=Path("results/xor"))
+    env, policy, spec = jaxoff.load_policy("results/xor", run=3)
     evaluation = jaxoff.evaluate(env, policy, episodes=100)
 """
 
