@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxoff.experiments.paper import Job, below
 from scipy import stats
 
 from jaxoff.report.load import Run
@@ -54,10 +55,10 @@ def above(values: Values, task: str, name: str, ours: str, other: str) -> Check:
     return Check(f"{name}: {ours} above {other}", text, bool(mean >= 2 * error and mean > 0))
 
 
-def markdown(title: str, checks: Sequence[Check], notes: Sequence[str] = ()) -> str:
-    """The list as a table."""
+def write(job: Job, stem: str, title: str, checks: Sequence[Check], runs: Sequence[Run]) -> str:
+    """Write the list as a table, stem.md; returns the stem. runs: those that it is about."""
     lines = [f"# {title}", "", "| check | found | holds |", "|---|---|---|"]
     lines += [
         f"| {check.name} | {check.found} | {'yes' if check.holds else 'no'} |" for check in checks
     ]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]) + "\n"
+    return job.text(stem, lines, below(runs))

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import time
 
+from jaxoff.experiments.paper import load, parser_of
+
 from jaxoff import runtime
+from jaxoff.report.html import Section, index
+
+PAPERS = ("inspo", "pjap")
 
 
 def main() -> None:
     """Run InSPO's and PJAP's experiments and write index.html."""
-    from jaxoff.experiments.arguments import parse
-    from jaxoff.experiments.inspo import command as inspo
-    from jaxoff.experiments.pjap import command as pjap
-
-    from jaxoff.report.html import Section, index
-
-    chosen = parse(
-        "jaxoff.experiments.suite",
-        "Games and Bridge: InSPO and PJAP.",
-        ("inspo", "pjap"),
-        "results/benchmark",
-    )
+    runtime.setup()  # before the first array, and importing a simulator makes some
+    about = "Games and Bridge: InSPO and PJAP."
+    chosen = parser_of(
+        "suite", about, (*PAPERS, "all"), "results/benchmark", data_dir=False
+    ).parse_args()
     begin = time.perf_counter()
     sections: list[Section] = []
-    for name, paper in (("inspo", inspo), ("pjap", pjap)):
-        if chosen.part in (name, "all"):
-            made = paper.run_parts("all", chosen.scale, chosen.out / name)
-            sections += [
-                section._replace(stems=[f"{name}/{stem}" for stem in section.stems])
-                for section in made
-            ]
+    for name in PAPERS if chosen.part == "all" else (chosen.part,):
+        made = load(name).make("all", chosen.scale, chosen.out / name)
+        sections += [
+            section._replace(stems=[f"{name}/{stem}" for stem in section.stems]) for section in made
+        ]
     page = index(chosen.out, f"jaxoff: embedded suite, scale {chosen.scale}", sections)
     print(
         f"{len(sections)} sections in {time.perf_counter() - begin:.0f} s on {runtime.hardware()}"
@@ -38,5 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    runtime.setup()  # before the first array, and importing a simulator makes some
     main()

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -45,6 +46,15 @@ def hardware() -> str:
         pass
     kind = "" if device.platform == "cpu" else f"{len(jax.devices())} x {device.device_kind}, "
     return f"{kind}{len(os.sched_getaffinity(0))} cores of {processor}"
+
+
+def command() -> str:
+    """The command line as it was typed, without the machine's paths to programs."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    program = (
+        f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
+    )
+    return " ".join([program, *sys.argv[1:]])
 
 
 @functools.cache

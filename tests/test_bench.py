@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from jaxoff.experiments.bench import speed, tokens
-from jaxoff.experiments.jobs import Column
+from jaxoff.experiments.paper import Column
 from jaxoff.experiments.yanhui import runs
 
 from jaxoff.training import TrainSpec
@@ -67,7 +67,7 @@ def test_the_page_of_tokens_per_second_at_smoke_scale(tmp_path, monkeypatch):
 
 def test_the_settings_measured_are_those_of_the_experiment():
     made = {
-        name: runs.specs(tokens.TASK, name, column, "cpu")[0]
+        name: runs.specs([tokens.TASK], {name: column}, "cpu")[0]
         for name, column in tokens.COLUMNS.items()
     }
     assert {name: spec.method for name, spec in made.items()} == {

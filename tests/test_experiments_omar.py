@@ -8,14 +8,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from jaxoff.experiments.jobs import Column
-from jaxoff.experiments.omar import command, gains, references, runs, sources
+from jaxoff.experiments.omar import gains, parts, references, runs, sources
 from jaxoff.experiments.omar.gains import Gain
+from jaxoff.experiments.paper import Column, Job, printed
 
 from jaxoff import registry
 from jaxoff.config import config_fields
 from jaxoff.data.dataset import place
-from jaxoff.report import tables
 from jaxoff.training.spec import TrainSpec, resolve
 
 
@@ -89,12 +88,12 @@ def test_full_scale_has_the_released_settings():
 def test_particle_games_show_the_data_and_both_scales_and_are_read_back(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "MPE", {"mpe/spread/random": "random CN"})
     monkeypatch.setattr(runs, "COLUMNS", {"MA-TD3+BC": Column("td3bc")})
-    (section,) = command.run_parts("mpe", "smoke", tmp_path)
+    (section,) = parts.PAPER.make("mpe", "smoke", tmp_path)
     text = (tmp_path / "mpe.md").read_text()
     assert "| data |" in text.replace("  ", " ") and "paper 9.8 ± 4.9" in text and "average" in text
     assert {"mpe-return", "mpe"} <= set(section.stems)
     stamp = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("final.json")}
-    command.run_parts("mpe", "smoke", tmp_path)
+    parts.PAPER.make("mpe", "smoke", tmp_path)
     assert {path: path.stat().st_mtime_ns for path in stamp} == stamp and len(stamp) == 1
 
 
@@ -120,16 +119,16 @@ def test_references_of_every_world_are_committed():
 
 
 def test_the_landscape_is_drawn_and_told(tmp_path):
-    command.run_parts("landscape", "smoke", tmp_path)
+    parts.PAPER.make("landscape", "smoke", tmp_path)
     text = (tmp_path / "landscape.md").read_text()
     assert (
-        text.count("| softmax |") == text.count("| cem |") == len(command.SHARES)
+        text.count("| softmax |") == text.count("| cem |") == len(parts.SHARES)
         and (tmp_path / "landscape.svg").is_file()
     )
 
 
 def test_printed_numbers_have_the_means_that_are_printed_with_them():
-    paper = tables.read_paper(command.PAPER, "mpe")
+    paper = printed("omar", "mpe")
     for name, mean in (("MA-ICQ", 46.7), ("MA-TD3+BC", 48.5), ("MA-CQL", 43.5), ("OMAR", 59.2)):
         cells = [float(paper[label, name].split(" ")[0]) for label in runs.MPE.values()]
         assert np.mean(cells) == pytest.approx(mean, abs=0.06), name
@@ -157,7 +156,8 @@ def test_gains_by_hand(tmp_path):
     assert lost.percent == 100.0 and np.isnan(up._replace(theirs=np.array([np.nan])).percent)
     found = [up, up._replace(row="b", theirs=np.array([1.5])), none]
     assert gains.average(found, "x") == 75.0
-    gains.write(found, tmp_path / "found", "Title", ["- Command: `c`"], averaged=True)
+    job = Job("omar", "cpu", tmp_path)
+    gains.write(job, "found", found, "Title", [], ["Command: `c`"], averaged=True)
     text = (tmp_path / "found.md").read_text()
     assert "| | x | z |" in text and "| average | 75.0 % | — |" in text
     assert (tmp_path / "found.csv").read_text().splitlines()[1] == "a,x,50,0,100,2 4,2"
@@ -202,7 +202,7 @@ def test_the_comparison_of_online_and_offline_is_told_and_drawn(tmp_path, monkey
                 for name, alpha in zip(names, (1.0, 2.0), strict=True)
             },
         )
-    (section,) = command.run_parts("online", "smoke", tmp_path)
+    (section,) = parts.PAPER.make("online", "smoke", tmp_path)
     text = (tmp_path / "online-gains.md").read_text()
     assert text.count("| offline | ") == text.count("| online | ") == 1 and "| | n = 1 |" in text
     assert all(
@@ -219,7 +219,7 @@ def test_the_control_pays_own_landmarks_and_tells_the_trend(tmp_path, monkeypatc
         assert spec.num_agents == n and spec.name.endswith("-own") == (n > 1)
     monkeypatch.setattr(runs, "CONTROL", {"mpe/spread-n1/random": 1, "mpe/spread-n2-own/random": 2})
     monkeypatch.setattr(runs, "PAIR", {name: runs.PAIR[name] for name in ("MA-CQL", "OMAR")})
-    command.run_parts("control", "smoke", tmp_path)
+    parts.PAPER.make("control", "smoke", tmp_path)
     text = (tmp_path / "control.md").read_text()
     assert (
         "| n = 2 | " in text
@@ -235,8 +235,8 @@ def test_the_control_pays_own_landmarks_and_tells_the_trend(tmp_path, monkeypatc
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
 def test_jobs_of_robots_mazes_and_battles_are_made_of_known_fields(scale):
     kinds = [
-        (runs.ROBOTS, runs.COLUMNS | runs.LOG_DENSITY, runs.ROBOT_SIZES),
-        (runs.MAZES, runs.MAZE_COLUMNS | runs.TAUS, runs.MAZE_SIZES),
+        (runs.ROBOTS, runs.COLUMNS | runs.LOG_DENSITY, runs.SIZES["mamujoco"]),
+        (runs.MAZES, runs.MAZE_COLUMNS | runs.TAUS, runs.SIZES["maze"]),
     ]
     found = [
         spec
@@ -245,7 +245,7 @@ def test_jobs_of_robots_mazes_and_battles_are_made_of_known_fields(scale):
     ]
     assert {spec.task for spec in found} == {row.own for row in (*runs.ROBOTS, *runs.MAZES)}
     found += [
-        runs.BATTLE_SIZES[scale].spec(f"{name}/{runs.QUALITY}", "x", c)
+        runs.SIZES["smax"][scale].spec(f"{name}/{runs.QUALITY}", "x", c)
         for name in runs.MAPS[scale]
         for c in runs.BATTLES.values()
     ]
@@ -284,7 +284,7 @@ def test_jobs_of_robots_mazes_and_battles_are_made_of_known_fields(scale):
 def test_battles_compare_learners_that_differ_by_the_regression_only():
     base, ours = (
         resolve(
-            runs.BATTLE_SIZES["full"].spec("smax/2s3z/medium-replay", name, runs.BATTLES[name])
+            runs.SIZES["smax"]["full"].spec("smax/2s3z/medium-replay", name, runs.BATTLES[name])
         ).config
         for name in ("MA-CQL", "OMAR")
     )
@@ -327,7 +327,7 @@ def test_published_data_come_first_with_our_settings_and_a_part_for_each_seed(
     with monkeypatch.context() as none:
         none.setattr(sources.pools, "has", lambda env: False)
         assert sources.found(medium, None) is None
-    size = dataclasses.replace(runs.ROBOT_SIZES["cpu"], seeds=2, data_episodes=None)
+    size = dataclasses.replace(runs.SIZES["mamujoco"]["cpu"], seeds=2, data_episodes=None)
     specs = sources.specs([medium], {"OMAR": runs.COLUMNS["OMAR"]}, size, str(tmp_path))
     assert [(spec.data_seed, spec.seeds) for spec in specs] == [(0, (0,)), (1, (1,))]
     config = resolve(specs[1]).config
@@ -357,7 +357,7 @@ def test_mazes_have_scores_returns_the_printed_numbers_and_a_sweep(tmp_path, mon
     monkeypatch.setattr(runs, "MAZES", runs.MAZES[:1])
     monkeypatch.setattr(runs, "MAZE_COLUMNS", {"TD3+BC": Column("td3bc")})
     monkeypatch.setattr(runs, "TAUS", {"OMAR": Column("td3bc", grid={"alpha": (1.0, 2.0)})})
-    (section,) = command.run_parts("maze", "smoke", tmp_path)
+    (section,) = parts.PAPER.make("maze", "smoke", tmp_path)
     text = (tmp_path / "maze.md").read_text()
     assert (
         "| task | data | TD3+BC |" in text
@@ -374,7 +374,7 @@ def test_robots_are_told_what_is_not_run(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "ROBOTS", (runs.ROBOTS[0], *others))
     monkeypatch.setattr(runs, "COLUMNS", {"MA-TD3+BC": Column("td3bc", {"batch_size": 6})})
     monkeypatch.setattr(runs, "LOG_DENSITY", {})
-    command.run_parts("mujoco", "smoke", tmp_path)
+    parts.PAPER.make("mujoco", "smoke", tmp_path)
     text = (tmp_path / "mujoco.md").read_text()
     assert (
         "paper 7.4 ± 0.0" in text
@@ -387,7 +387,7 @@ def test_battles_have_win_rates_and_gains(tmp_path, monkeypatch):
     # one program
     monkeypatch.setattr(runs, "BATTLES", {name: runs.BATTLES[name] for name in ("MA-CQL", "OMAR")})
     monkeypatch.setattr(runs, "MAPS", {"smoke": ("smax/3m", "smax-x/1c3s5z")})
-    (section,) = command.run_parts("smac", "smoke", tmp_path)
+    (section,) = parts.PAPER.make("smac", "smoke", tmp_path)
     text = (tmp_path / "smac-gains.md").read_text()
     assert (
         "| | OMAR over MA-CQL |" in text
@@ -436,9 +436,9 @@ def test_printed_columns_of_the_ablations_exist():
         ("centralised", runs.CENTRALISED, {"MA-ICQ", "MA-ICQ, centralised"}),
         ("search", runs.SEARCHES, set()),
     ):
-        printed = tables.read_paper(command.PAPER, name)
-        assert {row for row, _ in printed} == set(runs.CN.values())
-        assert {column for _, column in printed} - rest <= set(columns), name
+        known = printed("omar", name)
+        assert {row for row, _ in known} == set(runs.CN.values())
+        assert {column for _, column in known} - rest <= set(columns), name
 
 
 @pytest.mark.slow
@@ -447,17 +447,17 @@ def test_critics_of_agents_and_of_the_team_stand_beside_the_papers(tmp_path, mon
     monkeypatch.setattr(
         runs, "CENTRALISED", {"MA-CQL, one critic": runs.CENTRALISED["MA-CQL, one critic"]}
     )
-    command.run_parts("centralised", "smoke", tmp_path)
+    parts.PAPER.make("centralised", "smoke", tmp_path)
     text = (tmp_path / "centralised.md").read_text()
     assert (
         "| task | data | MA-CQL, one critic |" in text
         and "paper —" in text
         and "| average | " in text
     )
-    printed = tables.read_paper(command.PAPER, "centralised")
+    known = printed("omar", "centralised")
     assert (
-        printed["expert CN", "MA-CQL, centralised"] == "69.5"
-        and printed["expert CN", "MA-CQL"] == "98.2 ± 5.2"
+        known["expert CN", "MA-CQL, centralised"] == "69.5"
+        and known["expert CN", "MA-CQL"] == "98.2 ± 5.2"
     )
 
 
@@ -472,7 +472,7 @@ def test_searches_and_a_sweep_are_tabulated(tmp_path, monkeypatch):
         "SWEEPS",
         {"mu0": {"mu0": Column("omar", {"search": "random"}, {"search_mean": (0.0, 0.1)})}},
     )
-    (section,) = command.run_parts("search", "smoke", tmp_path)
+    (section,) = parts.PAPER.make("search", "smoke", tmp_path)
     assert (
         section.stems == ["search", "search-mu0"]
         and "paper 24.3" in (tmp_path / "search.md").read_text()

@@ -7,10 +7,10 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from jaxoff.experiments.sit import command, runs
+from jaxoff.experiments.paper import Column, kind_of, printed
+from jaxoff.experiments.sit import parts, runs
 
 from jaxoff import registry
-from jaxoff.report import tables
 from jaxoff.training.spec import resolve
 from tests.reference.credit_toy import credit_episodes
 
@@ -19,8 +19,9 @@ from tests.reference.credit_toy import credit_episodes
 def test_every_job_is_made_of_known_fields(scale):
     for kind, maps in runs.MAPS.items():
         columns = runs.columns_of(maps[0]) | runs.ABLATIONS | runs.PRIORITY | runs.MNC
+        task = f"{maps[0]}/imbalanced-low"
         for label, column in columns.items():
-            config = resolve(runs.job(f"{maps[0]}/imbalanced-low", label, column, scale)).config
+            config = resolve(*runs.specs([task], {label: column}, scale)).config
             assert config.window == -1 and config.steps >= 4, (kind, label)
             without = (
                 label == "SIT"
@@ -31,31 +32,25 @@ def test_every_job_is_made_of_known_fields(scale):
                 kind,
                 label,
             )
-    sweep = resolve(
-        runs.job(
-            "mpe/CN_3ls3l/imbalanced-low",
-            "x",
-            runs.Column("sit", grid={"alpha": runs.SWEEPS["alpha"]}),
-            scale,
-        )
-    )
-    assert sweep.num_runs == 4 * runs.SCALES[scale].sizes["mpe"].seeds
+    column = Column("sit", grid={"alpha": runs.SWEEPS["alpha"]})
+    sweep = resolve(*runs.specs(["mpe/CN_3ls3l/imbalanced-low"], {"x": column}, scale))
+    assert sweep.num_runs == 4 * runs.SIZES["mpe"][scale].seeds
 
 
 def test_robots_have_every_column_of_the_paper_and_each_makes_a_learner():
     scenario = runs.MAPS["mamujoco"][0]
     task = f"{scenario}/imbalanced-low"
-    columns, printed = runs.columns_of(scenario), tables.read_paper(command.PAPER, "table1")
+    columns, known = runs.columns_of(scenario), printed("sit", "table1")
     assert ["Behaviour", *columns] == [
-        column for row, column in printed if row == f"{runs.label(scenario)} low"
+        column for row, column in known if row == f"{runs.label(scenario)} low"
     ]
     for scale in runs.SCALES:
         for label, column in columns.items():
-            job = resolve(runs.job(task, label, column, scale))
+            job = resolve(*runs.specs([task], {label: column}, scale))
             stages = job.stages(jax.tree.map(lambda x: x[0], job.config), registry.make_spec(task))
             assert stages[-1].steps == job.config.steps, (scale, label)
     # the rate of Table 11, in batches of all agents
-    config = resolve(runs.job(task, "MACQL", columns["MACQL"], "full")).config
+    config = resolve(*runs.specs([task], {"MACQL": columns["MACQL"]}, "full")).config
     assert (float(config.lr[0]), float(config.cql[0]), config.batch_size, config.own_batches) == (
         pytest.approx(5e-4),
         2.0,
@@ -66,7 +61,7 @@ def test_robots_have_every_column_of_the_paper_and_each_makes_a_learner():
 
 def test_full_scale_is_tables_10_and_11():
     config = resolve(
-        runs.job("mpe/CN_3ls3l/imbalanced-low", "SIT", runs.COLUMNS["SIT"], "full")
+        *runs.specs(["mpe/CN_3ls3l/imbalanced-low"], {"SIT": runs.COLUMNS["SIT"]}, "full")
     ).config
     assert (config.steps, config.decomposition_steps, config.batch_size, config.members) == (
         15000,
@@ -88,18 +83,18 @@ def test_full_scale_is_tables_10_and_11():
 
 
 def test_the_papers_table_is_whole():
-    printed = tables.read_paper(command.PAPER, "table1")
-    assert len(printed) == 22 * 7
+    known = printed("sit", "table1")
+    assert len(known) == 22 * 7
     rows = {
         f"{runs.label(name)} {quality}"
         for maps in runs.MAPS.values()
         for name in maps
         for quality in runs.QUALITIES
     }
-    assert {row for row, _ in printed} == rows
+    assert {row for row, _ in known} == rows
     assert (
-        printed["CN_3ls3l low", "BC"] == "-161.1 ± 4.2"
-        and printed["2s3z medium", "SIT"] == "14.8 ± 0.3"
+        known["CN_3ls3l low", "BC"] == "-161.1 ± 4.2"
+        and known["2s3z medium", "SIT"] == "14.8 ± 0.3"
     )
 
 
@@ -122,7 +117,7 @@ def test_an_exchange_keeps_every_step_and_its_reward():
 
 
 def test_figure_3_tells_agents_and_levels(tmp_path):
-    (section,) = command.run_parts("fig3", "smoke", tmp_path)
+    (section,) = parts.PAPER.make("fig3", "smoke", tmp_path)
     assert section.stems == ["fig3", "fig3-CN_3ls3l-medium", "fig3-CN_3ls3l-low"]
     text = (tmp_path / "fig3.md").read_text()
     assert (
@@ -138,7 +133,7 @@ def test_table_1_has_the_datas_return_and_the_papers_numbers(tmp_path, monkeypat
     # one is enough to see the table
     monkeypatch.setattr(runs, "COLUMNS", {"BC": runs.COLUMNS["BC"]})
     monkeypatch.setattr(runs, "QUALITIES", ("low",))
-    (section,) = command.run_parts("table1", "smoke", tmp_path)
+    (section,) = parts.PAPER.make("table1", "smoke", tmp_path)
     text = (tmp_path / "table1.md").read_text()
     assert (
         "| task | Behaviour | BC |" in text
@@ -167,11 +162,11 @@ def test_the_claim_compares_settings_of_the_paper_and_tuned_ones(tmp_path, monke
         runs.SCALES["smoke"], claimed={"mpe/CN_3ls3l/imbalanced-low": "CN_3ls3l low"}
     )
     monkeypatch.setattr(runs, "SCALES", {"smoke": at})
-    (section,) = command.run_parts("claim", "smoke", tmp_path)
+    (section,) = parts.PAPER.make("claim", "smoke", tmp_path)
     text = (tmp_path / "claim-checks.md").read_text()
     assert section.stems == ["claim", "claim-checks", "claim-curves"]
     # no battle at this scale
-    assert command.run_parts("claim-smax", "smoke", tmp_path)[0].stems == []
+    assert parts.PAPER.make("claim-smax", "smoke", tmp_path)[0].stems == []
     assert (
         text.count("| CN_3ls3l low: ") == 4
         and "| CN_3ls3l low: ICQ, tuned above BC | difference" in text
@@ -184,15 +179,15 @@ def test_the_search_has_seeds_of_its_own_and_holds_what_was_chosen():
         "smax": {"ICQ, advantages": 9, "SIT, advantages": 12},
     }
     for task in runs.SCALES["cpu"].claimed:
-        kind = runs.kind_of(task)
+        kind = kind_of(task)
         points = {
-            name: resolve(runs.job(task, name, column, "cpu")).num_runs
+            name: resolve(*runs.specs([task], {name: column}, "cpu")).num_runs
             for name, column in runs.SEARCH[kind].items()
         }
         assert points == sizes[kind]
     for chosen in runs.TUNED.values():
         assert any(_holds(column, chosen) for column in runs.SEARCH["mpe"].values())
-    assert not set(runs.SEARCH_SEEDS) & set(range(runs.SCALES["full"].sizes["mpe"].seeds))
+    assert not set(runs.SEARCH_SEEDS) & set(range(runs.SIZES["mpe"]["full"].seeds))
 
 
 def _holds(searched, chosen):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from jaxoff.experiments import checks as shared_checks
-from jaxoff.experiments.yanhui import checks, command, runs
+from jaxoff.experiments.paper import printed
+from jaxoff.experiments.yanhui import checks, parts, runs
 
-from jaxoff.report import tables
 from jaxoff.training.spec import resolve
 
 
@@ -15,7 +15,7 @@ from jaxoff.training.spec import resolve
 def test_every_job_is_made_of_known_fields(scale, monkeypatch):
     monkeypatch.setattr(runs, "madt_updates", lambda task: 12_000)
     for label, column in (runs.COLUMNS | runs.ABLATIONS).items():
-        made = runs.specs("smax/3m/wspm-p50-n200", label, column, scale)
+        made = runs.specs(["smax/3m/wspm-p50-n200"], {label: column}, scale)
         # at full scale every seed has its own data, and at least as many updates as MADT makes in
         # 100 epochs
         assert len(made) == (5 if scale == "full" else 1) and all(
@@ -27,18 +27,11 @@ def test_every_job_is_made_of_known_fields(scale, monkeypatch):
 
 def test_updates_of_full_scale_are_those_of_100_epochs_and_at_least_ten_thousand(monkeypatch):
     monkeypatch.setattr(runs, "madt_updates", lambda task: 2200)
-    assert (
-        runs.specs("smax/3m/wspm-p0-n200", "MADT", runs.COLUMNS["MADT"], "full")[0].steps == 10_000
-    )
+    assert runs.specs(["smax/3m/wspm-p0-n200"], runs.MADT, "full")[0].steps == 10_000
     # a fifth of the episodes are seen as often in a fifth of the updates
-    assert (
-        runs.specs("smax/3m/wspm-p0-n40", "MADT", runs.COLUMNS["MADT"], "cpu", 0.2)[0].steps == 1200
-    )
+    assert runs.specs(["smax/3m/wspm-p0-n40"], runs.MADT, "cpu", 0.2)[0].steps == 1200
     monkeypatch.setattr(runs, "madt_updates", lambda task: 400)
-    assert (
-        runs.specs("smax/3m/wspm-p0-n40", "MADT", runs.COLUMNS["MADT"], "full", 0.2)[0].steps
-        == 2000
-    )
+    assert runs.specs(["smax/3m/wspm-p0-n40"], runs.MADT, "full", 0.2)[0].steps == 2000
 
 
 def test_epochs_are_counted_in_batches_of_the_datas_steps():
@@ -119,7 +112,7 @@ def test_table_2_holds_the_ablation_against_madt(tmp_path, monkeypatch):
     monkeypatch.setattr(
         runs, "ABLATIONS", {name: runs.ABLATIONS[name] for name in ("YANHUI", "no contrast")}
     )
-    (section,) = command.run_parts("table2", "smoke", tmp_path)
+    (section,) = parts.PAPER.make("table2", "smoke", tmp_path)
     assert section.stems == ["table2", "table2-checks"]
     text = (tmp_path / "table2-checks.md").read_text()
     assert (
@@ -130,7 +123,7 @@ def test_table_2_holds_the_ablation_against_madt(tmp_path, monkeypatch):
 
 def test_the_papers_numbers_stand_in_rows_that_the_tables_have():
     for name, columns in (("table1", runs.PAPER_COLUMNS), ("table2", runs.ABLATIONS)):
-        paper = tables.read_paper(command.PAPER, name)
+        paper = printed("yanhui", name)
         assert {column for _, column in paper} == set(columns)
         rows = {f"{map_name}, p = {p} %" for map_name in runs.SCENARIOS for p in (0, 50)}
         assert {row for row, _ in paper} <= rows
@@ -146,7 +139,7 @@ def test_figure_2_and_its_table_at_smoke_scale(tmp_path, monkeypatch, world):
     monkeypatch.setattr(
         runs, "CURVE_COLUMNS", {name: column for name, column in runs.CLAIM.items() if name != "BC"}
     )
-    (section,) = command.run_parts("fig2", "smoke", tmp_path)
+    (section,) = parts.PAPER.make("fig2", "smoke", tmp_path)
     wins = ["fig2-table-win-rate"] if world == "smax" else []
     assert (
         section.stems == ["fig2", "fig2-table", *wins, "fig2-checks"]
@@ -161,6 +154,6 @@ def test_figure_2_and_its_table_at_smoke_scale(tmp_path, monkeypatch, world):
     )
     assert "A3: falls less than MADT" in (tmp_path / "fig2-checks.md").read_text()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("final.json")}
-    command.run_parts("fig2", "smoke", tmp_path)
+    parts.PAPER.make("fig2", "smoke", tmp_path)
     # nothing is trained twice
     assert len(before) == 4 and {path: path.stat().st_mtime_ns for path in before} == before

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from jaxoff.baselines import maddpg
 from jaxoff.experiments.pjap import runs
+from jaxoff.experiments.pjap.online import train_online
 
 from jaxoff import registry
 from jaxoff.data import online_sampler
 from jaxoff.envs.games.matrix import XOR, make_matrix
 from jaxoff.training import Interrupted, TrainSpec, train
-from jaxoff.training.online import train_online
 from jaxoff.training.restore import restore_policy
 from jaxoff.types import EnvSpec, Learner, Out, Policy, TimeStep
 from tests.learners import StopAt, state_of

@@ -73,13 +73,13 @@ def test_folders_of_a_users_own_called_baselines_and_experiments_break_nothing(s
 from jaxoff import registry
 from jaxoff.config import resolve_config
 from jaxoff.names import Task
-from jaxoff.experiments.inspo import runs
+from jaxoff.experiments.paper import tuned
 task = Task.parse("matrix/xor/b")
 for name in registry.learner_names():
     for form in registry.forms(name).values():
         resolve_config(form, task, {})
 print(registry.learner("inspo", task).__file__)
-print(runs.tuned("cfcql", "matrix/xor/b"))
+print(tuned("inspo", "cfcql", "matrix/xor/b"))
 """
     file, tuned = run(site, tmp_path, code).split("\n")
     assert file == str(site / "jaxoff" / "baselines" / "inspo.py")

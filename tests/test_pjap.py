@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from flashbax.buffers import sum_tree
 from jaxoff.baselines import maddpg, pjap
-from jaxoff.experiments.pjap import command, runs, tables
+from jaxoff.experiments.paper import printed
+from jaxoff.experiments.pjap import parts, runs
 
 from jaxoff import registry
 from jaxoff.config import checked, resolve_config
@@ -21,7 +22,7 @@ from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import place
 from jaxoff.envs.games.matrix import XOR, make_matrix
 from jaxoff.names import Task
-from jaxoff.report.tables import read_paper, write
+from jaxoff.report.tables import write
 from jaxoff.types import EnvSpec, Feedback, Learner, Out, Policy, Transition
 
 SPEC = EnvSpec(
@@ -365,9 +366,9 @@ def test_pjap_finds_the_maximum_on_every_spread(figure_5):
 def test_pjap_trains_on_data_near_the_policy(figure_5):
     uniform, proximal = (paths.distance[0, :, :, -20:].mean((1, 2)) for paths in figure_5)
     assert (proximal[2:] <= 0.6 * uniform[2:]).all()
-    printed = read_paper(tables.PAPER, "fig5-distance")
+    known = printed("pjap", "fig5-distance")
     for i, sigma in enumerate(("0.2", "0.5", "1"), start=1):
-        assert abs(proximal[i] - float(printed[f"sigma {sigma}", "MADDPG+PJAP"])) < 0.04
+        assert abs(proximal[i] - float(known[f"sigma {sigma}", "MADDPG+PJAP"])) < 0.04
 
 
 def test_the_first_distance_is_the_mean_over_agents_as_plotted(figure_5):
@@ -408,13 +409,13 @@ def test_the_training_loop_gives_the_same_result(figure_5):
 
 
 def test_the_command_writes_a_figure_twice_and_leaves_nothing_else(tmp_path):
-    (section,) = command.run_parts("fig1", "smoke", tmp_path)
+    (section,) = parts.PAPER.make("fig1", "smoke", tmp_path)
     assert section.stems == ["fig1"]
     assert {path.name for path in tmp_path.iterdir()} == {"fig1.png", "fig1.svg"}
 
 
 def test_tables_show_the_papers_number_beside_ours(tmp_path, figure_5):
-    made = tables.fig5(*figure_5, ("Seeds: 0–9",))
+    made = parts.fig5_tables(*figure_5)
     rows = write(made["fig5-reward"], tmp_path / "fig5-reward")[0].read_text().splitlines()
     last = next(row for row in rows if row.startswith("| sigma 1 "))
     assert "paper 0.55" in last and "**0.53" in last  # PJAP's, the best

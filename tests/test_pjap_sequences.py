@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from jaxoff.experiments.pjap import command, sequences
+from jaxoff.experiments.pjap import parts, sequences
 
 from jaxoff.eval import statistics
 from jaxoff.training.spec import resolve
@@ -21,7 +21,7 @@ SOURCES = {source.name: source for source in sequences.SOURCES}
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_job_has_windows_recurrent_policies_and_the_paper_codes_pjap(name, scale):
     for label in sequences.VARIANTS:
-        job = resolve(sequences.job(SOURCES[name], label, scale, None))
+        job = resolve(sequences.cell(SOURCES[name], label, scale, None))
         assert (job.config.actor, job.config.window, job.config.optimiser) == (
             "recurrent",
             20,
@@ -42,7 +42,7 @@ def test_every_job_has_windows_recurrent_policies_and_the_paper_codes_pjap(name,
 @pytest.mark.parametrize("name", SOURCES)
 def test_critics_have_the_width_of_the_submitted_code_at_full_scale(name):
     for label in sequences.VARIANTS:
-        job = resolve(sequences.job(SOURCES[name], label, "full", None))
+        job = resolve(sequences.cell(SOURCES[name], label, "full", None))
         assert (job.config.hidden, job.config.actor_hidden) == ((256, 256), 64)
 
 
@@ -94,7 +94,7 @@ def test_what_is_missing_is_named(tmp_path):
 @pytest.mark.slow
 def test_the_smoke_scale_writes_a_table_and_curves_and_trains_once(tmp_path, monkeypatch):
     monkeypatch.setattr(sequences, "SOURCES", (SOURCES["Good"], SOURCES["spread expert"]))
-    (section,) = command.run_parts("fig6", "smoke", tmp_path)
+    (section,) = parts.PAPER.make("fig6", "smoke", tmp_path)
     assert list(section.stems) == ["fig6", "fig6-curves"]
     text = (tmp_path / "fig6.md").read_text()
     assert (
@@ -105,5 +105,5 @@ def test_the_smoke_scale_writes_a_table_and_curves_and_trains_once(tmp_path, mon
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("final.json")}
     assert len(before) == len(sequences.VARIANTS)
     assert all(f"| {label} |" in text for label in sequences.VARIANTS)
-    command.run_parts("fig6", "smoke", tmp_path)
+    parts.PAPER.make("fig6", "smoke", tmp_path)
     assert {path: path.stat().st_mtime_ns for path in before} == before

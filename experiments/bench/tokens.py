@@ -120,7 +120,7 @@ def run(
     rows: list[Row] = []
     plan = [(name, way, count) for name in COLUMNS for way in speed.ways() for count in counts]
     for name, way, count in track(plan, "measuring", console=Console(stderr=True)):
-        spec = runs.specs(task, name, COLUMNS[name], scale)[0]
+        spec = runs.specs([task], {name: COLUMNS[name]}, scale)[0]
         rows += measure(name, dataclasses.replace(spec, seeds=tuple(range(count))), way, updates)
     return write_text(out / "tokens.md", markdown(rows, task))
 

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatch
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from jaxoff.experiments import jobs
-from jaxoff.experiments.jobs import Column
+from jaxoff.experiments import paper
+from jaxoff.experiments.paper import Column, kind_of, tuned
 
-from jaxoff.names import Task
-from jaxoff.report.load import Run
 from jaxoff.training import TrainSpec
-
-TUNED = Path(__file__).with_name("tuned.toml")
-
 
 # The paper's columns, in its order, then the further value methods.
 PAPER_COLUMNS = {
@@ -34,6 +25,7 @@ COLUMNS = PAPER_COLUMNS | {
     "MABCQ": Column("bcq"),
     "ICQ": Column("icq"),
 }
+INSPO = {"InSPO": COLUMNS["InSPO"]}
 ENTROPY = {
     "InSPO w/o entropy": Column("inspo", {"beta_start": 0.0}),
     "InSPO, alpha 1": Column("inspo", {"alpha": 1.0}),
@@ -66,12 +58,11 @@ QUALITIES = ("medium", "medium-replay", "expert", "mixed")
 
 
 @dataclasses.dataclass(frozen=True)
-class Size(jobs.Size):
+class Size(paper.Size):
     """How large jobs are, and on battles which maps and qualities there are.
 
-    The paper has 5 seeds and 32 episodes of evaluation.
-
-    It evaluates stochastic policies on games, their modes on battles.
+    The paper has 5 seeds and 32 episodes of evaluation. It evaluates stochastic policies on games,
+    their modes on battles.
     """
 
     maps: tuple[str, ...] = MAPS
@@ -83,16 +74,13 @@ class Size(jobs.Size):
 # 10-14, lr and Bridge's polyak on seeds 0-4, which the tables have too). The coefficients that the
 # paper tunes are tuned for every method alike: see `tuning`.
 _SMOKE = {"hidden": 8, "critic_hidden": 8, "steps": 20, "batch_size": 32}
+_BEHAVIOUR = {name: {"behaviour_steps": 10} for name in ("inspo", "cfcql")}
 _MATRIX = {"hidden": 32, "critic_hidden": 32, "steps": 2000, "batch_size": 512, "lr": 1e-3}
 _GRID = {"hidden": 64, "critic_hidden": 64, "steps": 8000, "batch_size": 256, "lr": 1e-3}
 _EPISODES = {"window": -1, "batch_size": 16}  # about as many steps as 256 single ones
 SIZES: dict[str, dict[str, Size]] = {
     "matrix": {
-        "smoke": Size(
-            _SMOKE,
-            {"inspo": {"behaviour_steps": 10}, "cfcql": {"behaviour_steps": 10}},
-            evaluations=2,
-        ),
+        "smoke": Size(_SMOKE, _BEHAVIOUR, evaluations=2),
         "cpu": Size(
             _MATRIX,
             {
@@ -103,11 +91,7 @@ SIZES: dict[str, dict[str, Size]] = {
         "full": Size(),
     },
     "grid": {
-        "smoke": Size(
-            _SMOKE,
-            {"inspo": {"behaviour_steps": 10}, "cfcql": {"behaviour_steps": 10}},
-            evaluations=2,
-        ),
+        "smoke": Size(_SMOKE, _BEHAVIOUR, evaluations=2),
         "cpu": Size(
             _GRID,
             {
@@ -122,7 +106,7 @@ SIZES: dict[str, dict[str, Size]] = {
     "smax": {
         "smoke": Size(
             {"hidden": 8, "steps": 4, "batch_size": 4},
-            {"inspo": {"behaviour_steps": 4}, "cfcql": {"behaviour_steps": 4}},
+            {name: {"behaviour_steps": 4} for name in ("inspo", "cfcql")},
             seeds=2,
             evaluations=1,
             eval_episodes=2,
@@ -145,34 +129,16 @@ SIZES: dict[str, dict[str, Size]] = {
 }
 
 
-def tuned(method: str, task: str) -> dict[str, Any]:
-    """The coefficients chosen for a method on a task, on other seeds than the tables'; {} where
-    none were.
-    """
-    tables = tomllib.loads(TUNED.read_text()).get(method, {}) if TUNED.is_file() else {}
-    return {
-        name: value
-        for pattern, table in tables.items()
-        if fnmatch(task, pattern)
-        for name, value in table.items()
-    }
-
-
-def job(task: str, label: str, column: Column, scale: str, *, use_tuned: bool = True) -> TrainSpec:
-    """The training job of a cell."""
-    size = SIZES[Task.parse(task).family][scale]
-    if task in XOR and scale != "smoke":
-        size = dataclasses.replace(size, seeds=XOR_SEEDS)
-    return size.spec(
-        task, label, column, tuned(column.method, task) if scale == "cpu" and use_tuned else None
-    )
-
-
-def run_all(
-    tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path
-) -> list[Run]:
-    """Train every column on every task, or read back what is already there."""
-    return jobs.run_all(
-        (job(task, label, column, scale) for task in tasks for label, column in columns.items()),
-        out,
-    )
+def specs(
+    tasks: Iterable[str], columns: Mapping[str, Column], scale: str, *, use_tuned: bool = True
+) -> list[TrainSpec]:
+    """The training jobs of a table; scale cpu has the coefficients of tuned.toml."""
+    found = []
+    for task in tasks:
+        size = SIZES[kind_of(task)][scale]
+        if task in XOR and scale != "smoke":
+            size = dataclasses.replace(size, seeds=XOR_SEEDS)
+        for label, column in columns.items():
+            chosen = tuned("inspo", column.method, task) if scale == "cpu" and use_tuned else {}
+            found.append(size.spec(task, label, column, chosen))
+    return found

@@ -10,17 +10,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxoff.experiments.inspo import runs
+from jaxoff.experiments.paper import Column, Job, below, kind_of, trained
 
-from jaxoff import runtime
 from jaxoff.files import write_text
-from jaxoff.logs import Progress
 from jaxoff.names import Task
-from jaxoff.report.load import Run, load_run
-from jaxoff.training import train
+from jaxoff.report.html import Section
+from jaxoff.report.load import Run
 
 SEEDS = (10, 11)
 Grid = Mapping[str, Sequence[float]]
@@ -71,46 +69,35 @@ def best_point(run: Run) -> tuple[dict[str, float], dict[tuple[float, ...], floa
     )
 
 
-def tune(out: Path, tasks: Mapping[str, str] = TASKS) -> Path:
+def tune(job: Job, tasks: Mapping[str, str] = TASKS) -> Section:
     """Train every grid at scale cpu and write tuned.toml, and tuning.md with the value of every
-    point; their folder is `out`.
+    point.
     """
     chosen: dict[tuple[str, str], dict[str, float]] = {}
-    lines = [
-        "# Tuning",
-        "",
-        f"Seeds {SEEDS}; {runtime.hardware()}; commit {runtime.git_commit()}; `python -m "
-        "jaxoff.experiments.inspo tune`",
-        "",
-    ]
-    lines += ["| method | task | point | mean final value |", "|---|---|---|---|"]
+    lines = ["# Tuning", "", "| method | task | point | mean final value |", "|---|---|---|---|"]
+    done = []
     for task in tasks:
-        for method, grid in GRIDS[Task.parse(task).family].items():
-            column = runs.Column(method, grid=grid)
-            spec = dataclasses.replace(
-                runs.job(task, f"{method} tuning", column, "cpu", use_tuned=False),
-                seeds=SEEDS,
-                evaluations=1,
-            )
-            folder = out / "tuning" / f"{method}-{Task.parse(task).slug}"
-            train(spec, folder, [Progress(f"tuning {method} {task}")])
-            best, means = best_point(load_run(folder))
+        for method, grid in GRIDS[kind_of(task)].items():
+            column = {f"{method} tuning": Column(method, grid=grid)}
+            (spec,) = runs.specs([task], column, "cpu", use_tuned=False)
+            spec = dataclasses.replace(spec, seeds=SEEDS, evaluations=1)
+            done.append(trained(spec, job.out / "tuning" / f"{method}-{Task.parse(task).slug}"))
+            best, means = best_point(done[-1])
             chosen[method, task] = best
             for point, mean in means.items():
                 named = dict(zip(grid, point, strict=True))
                 text = ", ".join(f"{name} {value:g}" for name, value in named.items())
-                lines.append(
-                    f"| {method} | {task} | {f'**{text}**' if named == best else text} | "
-                    f"{mean:.4f} |"
-                )
-    write_text(out / "tuning.md", "\n".join(lines) + "\n")
+                shown = f"**{text}**" if named == best else text
+                lines.append(f"| {method} | {task} | {shown} | {mean:.4f} |")
+    job.text("tuning", lines, below(done))
     head = (
         "# Chosen by `python -m jaxoff.experiments.inspo tune` on seeds 10 and 11; every value: "
         "experiments/reference/inspo/tuning.md.\n"
     )
-    tables = [
+    made = [
         f'\n[{method}."{tasks[task]}"]\n'
         + "".join(f"{name} = {value!r}\n" for name, value in best.items())
         for (method, task), best in sorted(chosen.items())
     ]
-    return write_text(out / "tuned.toml", head + "".join(tables))
+    write_text(job.out / "tuned.toml", head + "".join(made))
+    return Section("InSPO: tuning", "What was chosen stands in tuned.toml.", ["tuning"])

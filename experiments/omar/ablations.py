@@ -4,18 +4,16 @@ softmax search.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from jaxoff.experiments.jobs import Column
 from jaxoff.experiments.omar import runs
-from jaxoff.experiments.omar.job import PAPER, Job, with_data
+from jaxoff.experiments.paper import Column, Job
 
 from jaxoff import registry
 from jaxoff.eval import statistics
-from jaxoff.report import tables
 from jaxoff.report.html import Section
+from jaxoff.report.load import by_config
 
 
 def centralised(job: Job) -> Section:
@@ -28,7 +26,7 @@ def centralised(job: Job) -> Section:
         "an agent's otherwise, the policies learn from one: this form of the code base of "
         "CFCQL makes five steps of its critic an update. "
         "State: all observations. The paper does not name the task of its centralised critics. "
-        + job.about()
+        + runs.about(job.scale)
     )
     return Section(
         "OMAR: centralised critics",
@@ -41,11 +39,12 @@ def search(job: Job) -> Section:
     """Softmax, CEM, random shooting; iterations, samples, and where the softmax search starts."""
     note = (
         "Spread, scores by the authors' references. softmax: 3 x 10 samples, cem: 2 x 20 "
-        "with 5 elites, random: 30. " + job.about()
+        "with 5 elites, random: 30. " + runs.about(job.scale)
     )
     stems = [scored(job, "search", "OMAR: searches", runs.SEARCHES, note)]
     for name, columns in runs.SWEEPS.items():
-        note = f"Spread, softmax search; the paper draws these flat, without numbers. {job.about()}"
+        note = "Spread, softmax search; the paper draws these flat, without numbers. "
+        note += runs.about(job.scale)
         stems.append(scored(job, f"search-{name}", f"OMAR: {name} of the search", columns, note))
     return Section("OMAR: the search", note, stems)
 
@@ -56,24 +55,22 @@ def scored(job: Job, stem: str, title: str, columns: Mapping[str, Column], note:
     """
     own = runs.COLUMNS["OMAR"]  # is trained once, whatever it is called
     named = {"OMAR" if column == own else label: label for label, column in columns.items()}
-    done = job.run(list(runs.CN), {name: columns[label] for name, label in named.items()})
-    printed = tables.read_paper(PAPER, stem) or None
+    done = runs.trained(job, runs.CN, {name: columns[label] for name, label in named.items()})
     # a grid has a column for each of its points
     shown = None if any(column.grid for column in columns.values()) else named
-    built = tables.build(
-        done, runs.CN, shown, "score", title=title, paper=printed, note=note, average=True
-    )
-    means = [cell.mean for (row, _), cell in built.cells.items() if row == tables.AVERAGE]
-    if stem.startswith("search-") and np.isfinite(means).all():
-        spread = 100.0 * (max(means) - min(means)) / abs(np.mean(means))
-        built = dataclasses.replace(
-            built, note=f"{note} Averages lie {spread:.0f} % of their mean apart."
-        )
+    if stem.startswith("search-"):
+        by_column: dict[str, list[float]] = {}
+        for run in by_config(done):
+            by_column.setdefault(run.variant, []).append(statistics.mean(run.values("score")))
+        means = [float(np.mean(values)) for values in by_column.values()]
+        if np.isfinite(means).all():
+            apart = 100.0 * (max(means) - min(means)) / abs(np.mean(means))
+            note = f"{note} Averages lie {apart:.0f} % of their mean apart."
     scale = registry.make_spec(next(iter(runs.CN))).return_scale
     assert scale is not None
     data = {
-        label: float(statistics.normalised(job.behaviour(task)[0], scale))
+        label: float(statistics.normalised(runs.behaviour(job, task)[0], scale))
         for task, label in runs.CN.items()
     }
-    tables.write(with_data(built, data, average=True), job.out / stem)
-    return stem
+    shown_as = {"metric": "score", "paper": stem, "note": note, "average": True}
+    return job.table(stem, title, done, runs.CN, shown, data=data, **shown_as)

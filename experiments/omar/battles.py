@@ -4,30 +4,22 @@ without the regression.
 
 from __future__ import annotations
 
-import dataclasses
-
-from jaxoff.experiments import jobs
 from jaxoff.experiments.omar import gains, runs
 from jaxoff.experiments.omar.gains import Gain
-from jaxoff.experiments.omar.job import PAPER, Job
+from jaxoff.experiments.paper import Job, below, printed
 
 from jaxoff.data import pools
-from jaxoff.report import figures, tables
+from jaxoff.report import figures
 from jaxoff.report.html import Section
 
 
 def part(job: Job) -> Section:
     """Maps whose policies come with the library; the others are named."""
-    maps, size = runs.MAPS[job.scale], runs.BATTLE_SIZES[job.scale]
+    maps, size = runs.MAPS[job.scale], runs.SIZES["smax"][job.scale]
     names = {name: name.rpartition("/")[2] for name in maps}
     tasks = {f"{name}/{runs.QUALITY}": names[name] for name in maps if pools.has(name)}
     lacking = [names[name] for name in maps if not pools.has(name)]
-    specs = [
-        size.spec(task, label, column) for task in tasks for label, column in runs.BATTLES.items()
-    ]
-    done = jobs.run_all(
-        [dataclasses.replace(spec, sampled=False) for spec in specs], job.out / "runs"
-    )
+    done = job.run(runs.specs(tasks, runs.BATTLES, job.scale))
     note = (
         "SMAX is not SMAC: wins can't be compared with the paper's. Data: our own "
         f"recipes, {runs.QUALITY}, "
@@ -41,19 +33,8 @@ def part(job: Job) -> Section:
             * bool(lacking)
         )
     )
-    stems = ["smac-gains", "smac-curves", "smac-win-rate", "smac-return"]
-    for metric, stem in (("win_rate", "smac-win-rate"), ("return_mean", "smac-return")):
-        tables.write(
-            tables.build(
-                done,
-                tasks,
-                None,
-                metric,
-                title=f"OMAR: battles, {tables.METRICS[metric]}",
-                note=note,
-            ),
-            job.out / stem,
-        )
+    stems = {"win_rate": "smac-win-rate", "return_mean": "smac-return"}
+    made = job.metric_tables(stems, "OMAR: battles", done, tasks, note=note)
     figures.curves(done, "win_rate", job.out / "smac-curves", tasks=tasks)
     wins = {(run.task, run.variant): run.values("win_rate") for run in done}
     rest = [name for name in runs.BATTLES if name != "OMAR"]
@@ -62,10 +43,8 @@ def part(job: Job) -> Section:
         for task in tasks
         for name in rest
     ]
-    printed = tables.read_paper(PAPER, "smac")["average", "OMAR over MA-CQL"]
-    about = [f"Paper: on average {printed} over MA-CQL, on four maps of SMAC.", "", note, ""]
-    about += [f"- {line}" for line in tables.provenance(done)] + [
-        f"- Command: `python -m jaxoff.experiments.omar smac --scale {job.scale}`"
-    ]
-    gains.write(found, job.out / "smac-gains", "OMAR: gain in win rate", about, averaged=True)
-    return Section("OMAR: battles", note, stems)
+    average = printed("omar", "smac")["average", "OMAR over MA-CQL"]
+    about = [f"Paper: on average {average} over MA-CQL, on four maps of SMAC.", "", note]
+    title = "OMAR: gain in win rate"
+    gains.write(job, "smac-gains", found, title, about, below(done), averaged=True)
+    return Section("OMAR: battles", note, ["smac-gains", "smac-curves", *made])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxoff.experiments.paper import Job
 
 from jaxoff.eval import statistics
 from jaxoff.files import write_text
@@ -84,9 +85,15 @@ def text(gain: Gain | None) -> str:
 
 
 def write(
-    gains: Sequence[Gain], stem: Path, title: str, about: Sequence[str], averaged: bool = False
+    job: Job,
+    stem: str,
+    gains: Sequence[Gain],
+    title: str,
+    note: Sequence[str],
+    about: Sequence[str],
+    averaged: bool = False,
 ) -> None:
-    """stem.md and stem.csv: rows and columns in order.
+    """stem.md and stem.csv: rows and columns in order, a note, and lines about the runs.
 
     averaged: a last row of averages over rows, if there are several.
     """
@@ -113,7 +120,7 @@ def write(
         f"Gain over the mean of the other, with its {statistics.LEVEL:.0%} bootstrap "
         "interval over seeds; below it both means."
     )
-    write_text(stem.with_suffix(".md"), "\n".join([*lines, "", legend, "", *about]) + "\n")
+    job.text(stem, [*lines, "", legend, "", *note], about)
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\n")
     table.writerow(["row", "column", "percent", "low", "high", "ours", "theirs"])
@@ -127,7 +134,7 @@ def write(
                 *seeds,
             ]
         )
-    write_text(stem.with_suffix(".csv"), out.getvalue())
+    write_text(job.out / f"{stem}.csv", out.getvalue())
 
 
 def bars(gains: Sequence[Gain], stem: Path) -> list[Path]:

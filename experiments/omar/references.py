@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxoff.experiments.paper import below
 
-from jaxoff import registry, runtime
+from jaxoff import registry
 from jaxoff.data import pools
 from jaxoff.data.recipes import random_policy
 from jaxoff.eval.rollout import evaluate
@@ -78,12 +79,9 @@ def measure(name: str, seeds: int = SEEDS, episodes: int = EPISODES) -> Referenc
 
 def write(rows: list[Reference], file: Path) -> Path:
     """The table as a CSV file with a line of how it came about."""
-    about = (
-        f"# {runtime.hardware()}; commit {runtime.git_commit()}; command `make "
-        "omar-references`; seeds from 1000 on"
-    )
+    about = "; ".join(below(seeds="from 1000 on"))
     lines = [
-        about,
+        f"# {about}",
         ",".join(FIELDS),
         *(",".join(f"{x:.2f}" if isinstance(x, float) else str(x) for x in row) for row in rows),
     ]

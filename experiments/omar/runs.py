@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-from jaxoff.experiments import jobs
-from jaxoff.experiments.jobs import Column, Size
+from jaxoff.experiments.omar import sources
 from jaxoff.experiments.omar.sources import Row
+from jaxoff.experiments.paper import Column, Job, Size, kind_of
 
 from jaxoff import registry
 from jaxoff.data import pools
@@ -150,71 +149,66 @@ MAPS = {
 RELEASED = 3072  # rows of a batch of three agents
 # `full`: settings of `baselines/settings.toml`, which are the released code's. `cpu`: a quarter of
 # each agent's batch, 3 seeds.
-_SMOKE = {"steps": 4, "batch_size": 60, "hidden": 8, "critic_hidden": 8}
 _CLONE = {"hidden": 64, "lr": 1e-3}
-SIZES = {
-    "smoke": Size(
-        {"steps": 4, "batch_size": 60, "hidden": 8, "critic_hidden": 8},
-        seeds=2,
-        evaluations=2,
-        eval_episodes=4,
-        data_episodes=40,
-    ),
-    "cpu": Size(
-        {"batch_size": 768},
-        {"bc": _CLONE | {"steps": 2001}},
-        seeds=3,
-        evaluations=10,
-        eval_episodes=100,
-    ),
-    "full": Size(
-        {},
-        {"bc": _CLONE | {"batch_size": 1024, "steps": 2001}},
-        seeds=5,
-        evaluations=100,
-        eval_episodes=100,
-    ),
-}
 _FAST = {"steps": 4, "batch_size": 16, "hidden": 8, "critic_hidden": 8}
 # cloning with the nets and steps of the others
 _BODY = {"hidden": 256, "lr": 3e-4, "steps": 100_001}
-ROBOT_SIZES = {
-    "smoke": Size(_FAST, seeds=1, evaluations=1, eval_episodes=1, data_episodes=1),
-    "cpu": Size(
-        {"steps": 3000, "hidden": 64}, seeds=3, evaluations=3, eval_episodes=8, data_episodes=50
-    ),
-    "full": Size({}, {"bc": _BODY | {"batch_size": 512}}, evaluations=20, eval_episodes=100),
-}
-MAZE_SIZES = {
-    "smoke": Size(_FAST, seeds=1, evaluations=1, eval_episodes=2, data_episodes=4),
-    "cpu": Size(
-        {"steps": 10_000, "hidden": 64},
-        {"bc": _CLONE},
-        seeds=3,
-        evaluations=5,
-        eval_episodes=50,
-        data_episodes=500,
-    ),
-    "full": Size({}, {"bc": _BODY}, evaluations=20, eval_episodes=100),
-}
 _BATTLE: dict[str, Any] = {"window": -1, "hidden": 64, "batch_size": 32}
-BATTLE_SIZES = {
-    "smoke": Size(
-        _FAST | {"embed": 4, "batch_size": 4},
-        seeds=2,
-        evaluations=1,
-        eval_episodes=2,
-        data_episodes=16,
-        sampled=False,
-    ),
-    "cpu": Size(
-        _BATTLE | {"critic_hidden": 64, "steps": 1000},
-        seeds=3,
-        evaluations=5,
-        data_episodes=1000,
-        sampled=False,
-    ),
-    "full": Size(_BATTLE | {"batch_size": 128}, evaluations=50, sampled=False),
+# Policies are evaluated by their modes.
+Modes = functools.partial(Size, sampled=False)
+SIZES: dict[str, dict[str, Size]] = {
+    "mpe": {
+        "smoke": Modes(
+            _FAST | {"batch_size": 60}, seeds=2, evaluations=2, eval_episodes=4, data_episodes=40
+        ),
+        "cpu": Modes(
+            {"batch_size": 768},
+            {"bc": _CLONE | {"steps": 2001}},
+            seeds=3,
+            evaluations=10,
+            eval_episodes=100,
+        ),
+        "full": Modes(
+            own={"bc": _CLONE | {"batch_size": 1024, "steps": 2001}},
+            evaluations=100,
+            eval_episodes=100,
+        ),
+    },
+    "mamujoco": {
+        "smoke": Modes(_FAST, seeds=1, evaluations=1, eval_episodes=1, data_episodes=1),
+        "cpu": Modes(
+            {"steps": 3000, "hidden": 64}, seeds=3, evaluations=3, eval_episodes=8, data_episodes=50
+        ),
+        "full": Modes(own={"bc": _BODY | {"batch_size": 512}}, eval_episodes=100),
+    },
+    "maze": {
+        "smoke": Modes(_FAST, seeds=1, evaluations=1, eval_episodes=2, data_episodes=4),
+        "cpu": Modes(
+            {"steps": 10_000, "hidden": 64},
+            {"bc": _CLONE},
+            seeds=3,
+            evaluations=5,
+            eval_episodes=50,
+            data_episodes=500,
+        ),
+        "full": Modes(own={"bc": _BODY}, eval_episodes=100),
+    },
+    "smax": {
+        "smoke": Modes(
+            _FAST | {"embed": 4, "batch_size": 4},
+            seeds=2,
+            evaluations=1,
+            eval_episodes=2,
+            data_episodes=16,
+        ),
+        "cpu": Modes(
+            _BATTLE | {"critic_hidden": 64, "steps": 1000},
+            seeds=3,
+            evaluations=5,
+            data_episodes=1000,
+        ),
+        "full": Modes(_BATTLE | {"batch_size": 128}, evaluations=50),
+    },
 }
 POOLS: dict[str, dict[str, Any]] = {  # over the settings of the method that trains them
     "smoke": {
@@ -231,12 +225,12 @@ POOLS: dict[str, dict[str, Any]] = {  # over the settings of the method that tra
 
 
 class Data:
-    """Datasets of one scale; policies that don't come with the library are trained once, into
-    `folder`.
+    """The data of the particle games at the scale of a job; policies that don't come with the
+    library are trained once, into out/pools.
     """
 
-    def __init__(self, scale: str, folder: Path) -> None:
-        self.scale, self.folder = scale, folder
+    def __init__(self, job: Job) -> None:
+        self.scale, self.folder = job.scale, job.out / "pools"
         # columns of a task come one after the other
         self.of = functools.lru_cache(maxsize=1)(self._make)
 
@@ -248,59 +242,74 @@ class Data:
             path = self.folder / f"{name}.npz"
             path.parent.mkdir(parents=True, exist_ok=True)
             train_pool(name, path, overrides=POOLS[self.scale])
-        return registry.make_data(
-            task,
-            DataOptions(seed, episodes, pools=str(self.folder) if self.folder.is_dir() else None),
-        )
+        folder = str(self.folder) if self.folder.is_dir() else None
+        return registry.make_data(task, DataOptions(seed, episodes, pools=folder))
 
     def __call__(self, spec: TrainSpec) -> Episodes:
         return self.of(spec.task, spec.data_seed, spec.data_episodes)
 
-    def returns(self, task: str, episodes: int | None) -> np.ndarray:
-        """The returns of the data's own episodes, [E]."""
-        return returns_of(self.of(task, 0, episodes))
+
+data_of = functools.lru_cache(maxsize=1)(Data)  # of a job
 
 
-def specs(tasks: Sequence[str], columns: Mapping[str, Column], scale: str) -> list[TrainSpec]:
-    """The jobs of a table.
-
-    Policies are evaluated by their modes; a batch has as many rows for each agent whatever their
+def specs(tasks: Iterable[str], columns: Mapping[str, Column], scale: str) -> list[TrainSpec]:
+    """The jobs of a table; on particle games a batch has as many rows for each agent whatever their
     number.
     """
-    found, size = [], SIZES[scale]
-    each = size.every.get("batch_size", RELEASED) // 3
-    for task in tasks:
-        batch = each * registry.make_spec(task).num_agents if "batch_size" in size.every else 0
-        for label, column in columns.items():
+    found = []
+    for task, (label, column) in itertools.product(tasks, columns.items()):
+        size, chosen = SIZES[kind_of(task)][scale], {}
+        if kind_of(task) == "mpe":
+            each = size.every.get("batch_size", RELEASED) // 3
             # all agents learn from the same rows, and the critics from five parts of them
             if column.config.get("shared_team"):
                 chosen = {"batch_size": 5 * each}
-            else:
-                chosen = {"batch_size": batch} if batch and column.method != "bc" else {}
-            spec = size.spec(task, label, column, chosen)
-            found.append(dataclasses.replace(spec, sampled=False))
+            elif "batch_size" in size.every and column.method != "bc":
+                chosen = {"batch_size": each * registry.make_spec(task).num_agents}
+        found.append(size.spec(task, label, column, chosen))
     return found
 
 
 def online_specs(
-    tasks: Sequence[str], columns: Mapping[str, Column], scale: str
+    tasks: Iterable[str], columns: Mapping[str, Column], scale: str
 ) -> list[TrainSpec]:
     """The same jobs without data: the learners act.
 
     The quality in a task's name chooses settings only.
     """
-    found = specs(tasks, columns, scale)
     steps = {"steps": ROUNDS[scale]} if scale in ROUNDS else {}
-    acting: dict[str, Any] = {
-        "sampler": "online",
-        "sampler_config": COLLECT[scale],
-        "data_episodes": None,
+    acting = {
+        label: dataclasses.replace(
+            column,
+            config={**column.config, **steps},
+            sampler="online",
+            sampler_config=COLLECT[scale],
+        )
+        for label, column in columns.items()
     }
-    return [dataclasses.replace(spec, config={**spec.config, **steps}, **acting) for spec in found]
+    return [dataclasses.replace(spec, data_episodes=None) for spec in specs(tasks, acting, scale)]
 
 
-def run_all(
-    tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path, data: Data
-) -> list[Run]:
-    """Train every column on every task, or read back what is already there."""
-    return jobs.run_all(specs(tasks, columns, scale), out, data)
+def trained(job: Job, tasks: Iterable[str], columns: Mapping[str, Column]) -> list[Run]:
+    """Every column on every particle game."""
+    return job.run(specs(tasks, columns, job.scale), data_of(job))
+
+
+def behaviour(job: Job, task: str) -> tuple[float, float]:
+    """Mean and standard deviation of the returns of a particle game's data."""
+    episodes = SIZES["mpe"][job.scale].data_episodes
+    return sources.behaviour(job, task, lambda: returns_of(data_of(job).of(task, 0, episodes)))
+
+
+def about(scale: str) -> str:
+    """What the settings of a table of particle games were."""
+    size = SIZES["mpe"][scale]
+    rows = size.every.get("batch_size", RELEASED) // 3
+    rounds = size.every.get("steps", "released")
+    return (
+        f"Data: our own recipes, {size.data_episodes or 'all'} episodes. Rounds "
+        f"of gradient steps: {rounds}; rows for each "
+        f"agent in a batch: {rows}; gamma .95; inputs normalised by the batch; modes "
+        "of final policies, "
+        f"{size.eval_episodes} episodes."
+    )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-from jaxoff.experiments.jobs import Column, Size
 from jaxoff.experiments.omar import runs, sources
-from jaxoff.experiments.omar.job import PAPER, Job, with_data
 from jaxoff.experiments.omar.sources import Row
+from jaxoff.experiments.paper import Column, Job, Size
 
 from jaxoff.eval import statistics
 from jaxoff.names import Task
-from jaxoff.report import figures, tables
+from jaxoff.report import figures
 from jaxoff.report.html import Section
 
 
@@ -32,7 +31,7 @@ def robots(job: Job) -> Section:
         "OMAR: two-agent HalfCheetah",
         runs.ROBOTS,
         columns,
-        runs.ROBOT_SIZES[job.scale],
+        runs.SIZES["mamujoco"][job.scale],
         note,
     )
 
@@ -44,7 +43,7 @@ def mazes(job: Job) -> Section:
         "settings were not released: those of HalfCheetah "
         "with gamma .99, the softmax search, tau .5 and a conservative term of weight 1."
     )
-    size, rows = runs.MAZE_SIZES[job.scale], runs.MAZES[: 1 if job.scale == "smoke" else None]
+    size, rows = runs.SIZES["maze"][job.scale], runs.MAZES[: 1 if job.scale == "smoke" else None]
     section = scores(job, "maze", "OMAR: Maze2D", rows, runs.MAZE_COLUMNS, size, note)
     swept = scores(
         job,
@@ -54,7 +53,7 @@ def mazes(job: Job) -> Section:
         runs.TAUS,
         size,
         note.replace("tau .5", "several tau"),
-        folder="tau",
+        folder="runs/tau",
     )
     return section._replace(stems=[*section.stems, *swept.stems])
 
@@ -67,24 +66,22 @@ def scores(
     columns: Mapping[str, Column],
     size: Size,
     note: str,
-    folder: str = "",
+    folder: str = "runs",
 ) -> Section:
     """Tables of scores, with the printed ones, and of returns; curves.
 
     Rows whose data can't be had are named.
     """
-    done, data = sources.run_all(
-        specs := sources.specs(rows, columns, size, job.data_dir), rows, job.out / "runs" / folder
-    )
+    specs, data = sources.specs(rows, columns, size, job.data_dir), sources.Data(rows)
+    done = job.run(specs, data, data.env, folder)
     label = {task: row.label for row in rows for task in (row.own, row.published)}
     lacking = [row.label for row in rows if sources.found(row, job.data_dir) is None]
     tasks, behaviour, scale = {}, {}, {}
     for spec in specs:
         if spec.task not in tasks:
             tasks[spec.task] = label[spec.task]
-            behaviour[spec.task] = job.behaviour(spec.task, functools.partial(data.returns, spec))[
-                0
-            ]
+            of_data = functools.partial(data.returns, spec)
+            behaviour[spec.task] = sources.behaviour(job, spec.task, of_data)[0]
             scale[spec.task] = data.env(spec).spec.return_scale
     origin = {
         "the authors' files": [label[task] for task in tasks if Task.parse(task).source],
@@ -102,20 +99,14 @@ def scores(
     note = f"{note} {extent} Data: {told}."
     if not tasks:
         return Section(title, note, [])
-    plain = tables.build(done, tasks, None, title=f"{title}, mean return", note=note)
-    tables.write(
-        with_data(plain, {tasks[task]: value for task, value in behaviour.items()}),
-        job.out / f"{stem}-return",
-    )
-    printed = tables.read_paper(PAPER, stem) or None
-    built = tables.build(
-        done, tasks, None, "score", title=f"{title}, normalised", paper=printed, note=note
-    )
+    own = {tasks[task]: value for task, value in behaviour.items()}
+    job.table(f"{stem}-return", f"{title}, mean return", done, tasks, data=own, note=note)
     known = {
         tasks[task]: float(statistics.normalised(value, scale[task]))
         for task, value in behaviour.items()
         if scale[task]
     }
-    tables.write(with_data(built, known), job.out / stem)
+    shown = {"metric": "score", "paper": stem, "note": note}
+    job.table(stem, f"{title}, normalised", done, tasks, data=known, **shown)
     figures.curves(done, "return_mean", job.out / f"{stem}-curves", tasks=tasks, label="return")
     return Section(title, note, [stem, f"{stem}-return", f"{stem}-curves"])

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxoff.experiments import jobs
-from jaxoff.experiments.jobs import Column, Size
+from jaxoff.experiments.paper import Column, Job, Size
 
 from jaxoff import registry
 from jaxoff.config import config_fields, is_leaf, resolve_config
 from jaxoff.data import pools, public, worlds
 from jaxoff.data.disk import InvalidDataset
 from jaxoff.data.episodes import returns_of
+from jaxoff.files import write_text
 from jaxoff.names import DataOptions, Task
-from jaxoff.report.load import Run
 from jaxoff.training import TrainSpec
 from jaxoff.types import Env, Episodes
 
@@ -75,8 +74,8 @@ def parts(task: str, seeds: Sequence[int], data_dir: str | None) -> dict[int, tu
 def specs(
     rows: Sequence[Row], columns: Mapping[str, Column], size: Size, data_dir: str | None
 ) -> list[TrainSpec]:
-    """The jobs of those rows whose data can be had; policies are evaluated by their modes."""
-    jobs_of = []
+    """The jobs of those rows whose data can be had."""
+    made = []
     for row in rows:
         task = found(row, data_dir)
         for label, column in columns.items() if task else ():
@@ -94,8 +93,8 @@ def specs(
                     "data_seed": part,
                     "data_dir": None if task == row.own else data_dir,
                 }
-                jobs_of.append(dataclasses.replace(spec, sampled=False, **own))
-    return jobs_of
+                made.append(dataclasses.replace(spec, **own))
+    return made
 
 
 class Data:
@@ -126,7 +125,12 @@ class Data:
         return self.of(spec.task, DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir))
 
 
-def run_all(specs: Sequence[TrainSpec], rows: Sequence[Row], out: Path) -> tuple[list[Run], Data]:
-    """Train every job, or read back what is there; and the data that they learnt from."""
-    data = Data(rows)
-    return jobs.run_all(specs, out, data, data.env), data
+def behaviour(job: Job, task: str, returns: Callable[[], np.ndarray]) -> tuple[float, float]:
+    """Mean and standard deviation of the returns [E] of a task's data, measured once."""
+    file = job.out / "behaviour.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    if task not in known:
+        found = returns()
+        known[task] = [float(found.mean()), float(found.std())]
+        write_text(file, json.dumps(known, indent=1) + "\n")
+    return known[task][0], known[task][1]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 from jaxoff.experiments.pjap import runs
+from jaxoff.experiments.pjap.online import OnlineResult
 
 from jaxoff.envs.games.polynomial import TWIN_PEAKS, peak
 from jaxoff.report.figures import style
-from jaxoff.training.online import OnlineResult
 from jaxoff.types import Episodes
 
 if TYPE_CHECKING:

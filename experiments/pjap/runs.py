@@ -8,6 +8,7 @@ Settings that the paper does not print are named in docs/methods/pjap.md.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxoff.baselines import maddpg, pjap
+from jaxoff.experiments import paper
+from jaxoff.experiments.pjap.online import OnlineResult, train_online
 
 from jaxoff.data import online_sampler, samplers, uniform_sampler
 from jaxoff.data.dataset import Dataset, place
 from jaxoff.envs.base import FromJaxMARL
 from jaxoff.envs.games.polynomial import GAMES, TWIN_PEAKS, make_polynomial, peak, reward_of
 from jaxoff.registry import make_data
-from jaxoff.training.online import OnlineResult, train_online
 from jaxoff.types import Array, Episodes, Feedback, Key, Sampler
 
 POINTS, BATCH, EPOCHS = 512, 32, 100
@@ -31,6 +33,21 @@ STARTS_3 = ((-0.5, 0.5), (0.5, 0.5), (-0.25, -0.75))
 CAPACITIES = (128, 256, 512, 1024)
 ALPHAS, FLOORS = (0.0, 4.0, 10.0, 16.0, 25.0, 64.0), (1e-4, 1e-3, 1e-2, 1e-1)
 REFRESHES = (0, 32, 128, -1)
+LATE = 20  # epochs that "late" and "last" mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Size(paper.Size):
+    """How many seeds there are, and what share of the paper's epochs."""
+
+    share: float = 1.0
+
+    def epochs(self, full: int = EPOCHS) -> int:
+        """Epochs at this size, of so many in the paper."""
+        return max(int(full * self.share), LATE)
+
+
+SIZES = {"smoke": Size(seeds=2, share=0.1), "cpu": Size(seeds=10), "full": Size(seeds=100)}
 
 
 class Paths(NamedTuple):

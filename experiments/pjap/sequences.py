@@ -14,12 +14,13 @@ whose pool is shipped. What is missing is named on the page.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxoff.experiments.pjap import tables
+from jaxoff.experiments import paper
+from jaxoff.experiments.paper import Column, Job, below, printed, trained
 
 from jaxoff import registry
 from jaxoff.data.disk import InvalidDataset
@@ -28,24 +29,24 @@ from jaxoff.data.pools import InvalidPool
 from jaxoff.eval import statistics
 from jaxoff.eval.final import evaluate_policy
 from jaxoff.files import write_text
-from jaxoff.logs import Progress
 from jaxoff.names import DataOptions
 from jaxoff.report.figures import band_of, looks, save, style
 from jaxoff.report.html import Section
-from jaxoff.report.load import Run, load_run
-from jaxoff.report.tables import read_paper
-from jaxoff.training import TrainSpec, train
+from jaxoff.report.load import Run
+from jaxoff.training import TrainSpec
 from jaxoff.training.restore import restore_policy
 from jaxoff.types import Episodes, ReturnScale
 
 # Of the later code's changes, those of the sampler; its weight of the conservative term is 3 too.
 LATER: dict[str, Any] = {"refresh": 1024, "ramp": 0.0, "eps": 1e-4}
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "MADDPG+CQL": ("uniform", {}),
-    "MADDPG+CQL+PJAP": ("pjap", {}),
-    "MADDPG+CQL+PJAP, no ramp": ("pjap", {"ramp": 0.0}),
-    "MADDPG+CQL+PJAP, later, uniform": ("pjap", LATER | {"refresh_from": "uniform"}),
-    "MADDPG+CQL+PJAP, later, by priority": ("pjap", LATER | {"refresh_from": "priorities"}),
+VARIANTS = {"MADDPG+CQL": Column("maddpg")} | {
+    f"MADDPG+CQL+PJAP{ending}": Column("maddpg", sampler="pjap", sampler_config=config)
+    for ending, config in (
+        ("", {}),
+        (", no ramp", {"ramp": 0.0}),
+        (", later, uniform", LATER | {"refresh_from": "uniform"}),
+        (", later, by priority", LATER | {"refresh_from": "priorities"}),
+    )
 }
 LATE = 0.1  # share of the training that "late" means
 PAPER_SCALE = ReturnScale(0.0, 9132.2471, "0; largest return in Good")
@@ -74,8 +75,8 @@ class Source:
 
     name: str
     tasks: tuple[str, ...]
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
-    sampler: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sampler: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scale: ReturnScale | None = None  # None: that of the environment
     scales: tuple[str, ...] = ("full",)
     episodes: int | None = None  # of a recipe, below full scale
@@ -115,57 +116,50 @@ SOURCES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
-    """How large a scale is.
-
-    ramp: of PJAP's steepness, the same share of the training as in the authors' code. sampler:
-    fields of PJAP.
+class Size(paper.Size):
+    """How large a scale is; sampler: fields of PJAP, whose steepness rises over the same share of
+    the training as in the authors' code, 150,000 of 500,000 updates.
     """
 
-    steps: int
-    seeds: int
-    evaluations: int
-    eval_episodes: int
-    final_episodes: int
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
-    sampler: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def ramp(self) -> float:
-        """150,000 of 500,000 updates."""
-        return 0.3 * self.steps
+    final_episodes: int = 0
+    sampler: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 # A window counts once it has been judged. The authors' 500,000 batches of 64 judge each of a
 # million windows some thirty times; at scale cpu those of ten episodes are judged as often as 128
 # an update allow, some thirteen times.
+_SMOKE = {"hidden": (8,), "actor_hidden": 8, "batch_size": 4, "num_samples": 2}
+_CPU = {"batch_size": 16, "hidden": (64, 64)}
 SIZES = {
     "smoke": Size(
-        20, 2, 2, 2, 2, {"hidden": (8,), "actor_hidden": 8, "batch_size": 4, "num_samples": 2}
+        {"steps": 20} | _SMOKE, seeds=2, evaluations=2, eval_episodes=2, final_episodes=2
     ),
-    "cpu": Size(1000, 3, 10, 8, 32, {"batch_size": 16, "hidden": (64, 64)}, {"refresh": 128}),
-    "full": Size(500_000, 10, 100, 4, 40),  # the paper's
+    "cpu": Size(
+        {"steps": 1000} | _CPU,
+        seeds=3,
+        evaluations=10,
+        eval_episodes=8,
+        final_episodes=32,
+        sampler={"refresh": 128},
+    ),
+    # the paper's
+    "full": Size({"steps": 500_000}, seeds=10, evaluations=100, eval_episodes=4, final_episodes=40),
 }
 
 
-def job(source: Source, label: str, scale: str, data_dir: str | None) -> TrainSpec:
+def cell(source: Source, label: str, scale: str, data_dir: str | None) -> TrainSpec:
     """The training job of a cell."""
-    size, (sampler, own) = SIZES[scale], VARIANTS[label]
-    return TrainSpec(
-        "maddpg",
-        source.tasks[0],
-        seeds=tuple(range(size.seeds)),
-        config=source.config | {"steps": size.steps} | size.config,
-        sampler=sampler,
-        sampler_config=source.sampler | size.sampler | {"ramp": size.ramp} | own
-        if sampler == "pjap"
-        else {},
-        evaluations=size.evaluations,
-        eval_episodes=size.eval_episodes,
+    size, column = SIZES[scale], VARIANTS[label]
+    spec = size.spec(source.tasks[0], label, column)
+    ramp = {"ramp": 0.3 * size.every["steps"]}
+    settings = {**source.sampler, **size.sampler, **ramp, **column.sampler_config}
+    return dataclasses.replace(
+        spec,
+        config={**source.config, **spec.config},
+        sampler_config=settings if column.sampler == "pjap" else {},
         sampled=False,
         data_dir=data_dir,
         data_episodes=None if scale == "full" else source.episodes,
-        variant=label,
     )
 
 
@@ -188,13 +182,7 @@ def run_source(source: Source, scale: str, out: Path, data_dir: str | None) -> d
     for label in VARIANTS:
         letters = "".join(x if x.isalnum() else "-" for x in f"{label} {source.name}".lower())
         folder = out / "-".join(filter(None, letters.split("-")))
-        train(
-            job(source, label, scale, data_dir),
-            folder,
-            [Progress(f"{label} {source.name}")],
-            data=data,
-        )
-        done[label] = load_run(folder)
+        done[label] = trained(cell(source, label, scale, data_dir), folder, data=data)
     return done
 
 
@@ -241,7 +229,7 @@ def table(
     """Markdown lines of one dataset: aggregates of normalised final returns, raw returns, late
     distances, differences.
     """
-    base, printed = next(iter(VARIANTS)), read_paper(tables.PAPER, "fig6")
+    base, known = next(iter(VARIANTS)), printed("pjap", "fig6")
     scores = {
         label: statistics.normalised(values, scale) / 100 for label, values in returns.items()
     }
@@ -255,8 +243,8 @@ def table(
     def row(name: str, cells: dict[str, str]) -> None:
         shown = []
         for label, cell in cells.items():
-            paper = printed.get((f"{source.name}, {name}", label), "")
-            shown.append(cell + (f" (paper {paper})" if paper else ""))
+            number = known.get((f"{source.name}, {name}", label), "")
+            shown.append(cell + (f" (paper {number})" if number else ""))
         lines.append(f"| {name} | " + " | ".join(shown) + " |")
 
     for name, statistic in AGGREGATES.items():
@@ -338,12 +326,12 @@ def figure(
     return drawn
 
 
-def fig6(scale: str, out: Path, data_dir: str | None = None) -> Section:
+def fig6(job: Job) -> Section:
     """Train, or read back; write fig6.md and fig6 as a picture.
 
     What is missing is named, not replaced.
     """
-    size, missing = SIZES[scale], []
+    scale, size, missing = job.scale, SIZES[job.scale], []
     done: dict[str, dict[str, Run]] = {}
     returns: dict[str, dict[str, np.ndarray]] = {}
     scales: dict[str, ReturnScale] = {}
@@ -351,13 +339,14 @@ def fig6(scale: str, out: Path, data_dir: str | None = None) -> Section:
     for source in SOURCES:
         if scale not in source.scales:
             continue
-        found = run_source(source, scale, out / "runs", data_dir)
+        found = run_source(source, scale, job.out / "runs", job.data_dir)
         if isinstance(found, str):
             missing.append(f"**{source.name}: not run.** {found}")
             continue
         done[source.name] = found
         returns[source.name] = {
-            label: final_returns(run, size.final_episodes, data_dir) for label, run in found.items()
+            label: final_returns(run, size.final_episodes, job.data_dir)
+            for label, run in found.items()
         }
         spec = registry.make_spec(source.tasks[0])
         scales[source.name] = (
@@ -368,29 +357,18 @@ def fig6(scale: str, out: Path, data_dir: str | None = None) -> Section:
         late = {label: late_distance(run) for label, run in found.items()}
         lines += table(source, returns[source.name], late, scales[source.name])
     absent = [source.name for source in SOURCES if scale not in source.scales]
+    lines += missing
+    lines += [f"Not part of the scale {scale}: {', '.join(absent)}."] if absent else []
     lines += [
-        *missing,
-        *([f"Not part of the scale {scale}: {', '.join(absent)}."] if absent else []),
         "",
-    ]
-    lines += [
         "Late: the last tenth of the training. Intervals: 95%, bootstrap over seeds. "
-        "Median over tasks: of one task, its mean.",
-        "",
+        "Median over tasks: of one task, its mean. "
+        f"Final returns: of {size.final_episodes} episodes a seed, without noise.",
     ]
-    command = f"python -m jaxoff.experiments.pjap fig6 --scale {scale}" + (
-        " --data-dir DIR" if data_dir else ""
-    )
-    lines += [f"- {line}" for line in tables.about(range(size.seeds), command)]
-    lines += [
-        f"- Updates: {size.steps:,}; final returns of {size.final_episodes} episodes a "
-        "seed, without noise"
-    ]
-    write_text(out / "fig6.md", "\n".join(lines) + "\n")
-    stems: Sequence[str] = ("fig6",)
+    stems = [job.text("fig6", lines, below([run for of in done.values() for run in of.values()]))]
     if done:
-        save(figure(done, returns, scales), out / "fig6-curves")
-        stems = ("fig6", "fig6-curves")
+        save(figure(done, returns, scales), job.out / "fig6-curves")
+        stems.append("fig6-curves")
     return Section(
         "PJAP Figure 6: sequences",
         "Aggregates over seeds, and the distance of the sampled sequences to the policy.",

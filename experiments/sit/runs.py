@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxoff.experiments import jobs
-from jaxoff.experiments.jobs import Column, Size
+from jaxoff.experiments.paper import Column, Size, kind_of, tuned
 
 from jaxoff import registry
 from jaxoff.data import pools
 from jaxoff.learners import credit
 from jaxoff.names import DataOptions
-from jaxoff.report.load import Run
 from jaxoff.training import TrainSpec
 from jaxoff.types import Episodes
 
@@ -35,13 +32,11 @@ CONTINUOUS = {
 }
 SIT = {"SIT": COLUMNS["SIT"]}
 CLAIM = {name: COLUMNS[name] for name in ("BC", "ICQ", "SIT")}
-# Chosen on particle worlds with seeds that no table has (`make sit-tune`); battles take them as
-# they are. The paper's stand beside.
+# Chosen on particle worlds (`make sit-tune`); battles take them as they are. The paper's stand
+# beside.
 TUNED = {
-    "ICQ, tuned": Column(
-        "icq", {"truncation": "terminal", "actor_weight": "value", "beta_actor": 1.0}
-    ),
-    "SIT, tuned": Column("sit", {"priority_trim": 0.01, "alpha": 2.0, "beta": 10.0}),
+    f"{name}, tuned": Column(method, tuned("sit", method, "*"))
+    for name, method in (("ICQ", "icq"), ("SIT", "sit"))
 }
 SEARCH = {
     "mpe": {
@@ -123,11 +118,10 @@ _BATTLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Sizes of the jobs by kind of map, of a fit of rewards alone, and the maps of the table, of
-    ablations, of the claim and its search.
+    """A fit of rewards alone, and the maps of the table, of ablations, of the claim and its
+    search.
     """
 
-    sizes: Mapping[str, Size]
     fit: credit.Settings
     maps: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=lambda: MAPS)
     ablated: str = "smax/2s3z"
@@ -167,20 +161,37 @@ _OWN = dict.fromkeys(("bc", "qmix", "bcq", "macql", "icq"), _RECURRENT)
 _ROBOTS = dict.fromkeys(("bc", "facmac", "icq"), _RECURRENT)
 
 
-def _smoke(own: Mapping[str, Mapping[str, Any]], *, sampled: bool = False) -> Size:
-    few = {**own, "sit": {"decomposition_steps": 4, "members": 2}}
-    return Size(
-        _SMOKE, few, seeds=2, evaluations=1, eval_episodes=2, data_episodes=16, sampled=sampled
-    )
+_FEW = {"sit": {"decomposition_steps": 4, "members": 2}}
 
 
-def _full(own: Mapping[str, Mapping[str, Any]], *, sampled: bool = False) -> Size:
-    return Size(_FULL, own, evaluations=30, sampled=sampled)
+def _sizes(own: Mapping[str, Mapping[str, Any]], cpu: Size, *, sampled: bool) -> dict[str, Size]:
+    """The three sizes of a kind of map; own: of the recurrent methods."""
+    tiny = {"seeds": 2, "evaluations": 1, "eval_episodes": 2, "data_episodes": 16}
+    return {
+        "smoke": Size(_SMOKE, {**own, **_FEW}, sampled=sampled, **tiny),
+        "cpu": dataclasses.replace(cpu, own=own, sampled=sampled),
+        "full": Size(_FULL, own, evaluations=30, sampled=sampled),
+    }
 
 
+_ON_BATTLES = Size(
+    _CPU | {"steps": 600, "decomposition_batch": 512},
+    seeds=3,
+    evaluations=5,
+    eval_episodes=100,
+    data_episodes=5000,
+)
+_ON_PARTICLES = Size(_CPU, seeds=3, evaluations=6, data_episodes=5000)
+_ON_ROBOTS = Size(
+    _CPU | {"steps": 1000}, seeds=3, evaluations=5, eval_episodes=8, data_episodes=1000
+)
+SIZES = {
+    "smax": _sizes(_OWN, _ON_BATTLES, sampled=True),
+    "mpe": _sizes(_OWN, _ON_PARTICLES, sampled=False),
+    "mamujoco": _sizes(_ROBOTS, _ON_ROBOTS, sampled=False),
+}
 SCALES = {
     "smoke": Scale(
-        {"smax": _smoke(_OWN, sampled=True), "mpe": _smoke(_OWN), "mamujoco": _smoke(_ROBOTS)},
         credit.Settings(steps=8, members=2, hidden=8),
         maps={"mpe": ("mpe/CN_3ls3l",)},
         ablated="mpe/CN_3ls3l",
@@ -188,40 +199,12 @@ SCALES = {
         claimed=_CN,
     ),
     "cpu": Scale(
-        {
-            "smax": Size(
-                _CPU | {"steps": 600, "decomposition_batch": 512},
-                _OWN,
-                seeds=3,
-                evaluations=5,
-                eval_episodes=100,
-                data_episodes=5000,
-            ),
-            "mpe": Size(_CPU, _OWN, seeds=3, evaluations=6, data_episodes=5000, sampled=False),
-            "mamujoco": Size(
-                _CPU | {"steps": 1000},
-                _ROBOTS,
-                seeds=3,
-                evaluations=5,
-                eval_episodes=8,
-                data_episodes=1000,
-                sampled=False,
-            ),
-        },
         credit.Settings(steps=4000, lr=5e-4),
         maps={"smax": ("smax/3s_vs_5z", "smax/2s3z", "smax/8m"), "mpe": MAPS["mpe"]},
         claimed=_CN | _BATTLES,
     ),
-    "full": Scale(
-        {"smax": _full(_OWN, sampled=True), "mpe": _full(_OWN), "mamujoco": _full(_ROBOTS)},
-        credit.Settings(),
-    ),
+    "full": Scale(credit.Settings()),
 }
-
-
-def kind_of(scenario: str) -> str:
-    """smax, mpe or mamujoco, of a scenario or task."""
-    return scenario.partition("/")[0].partition("-")[0]
 
 
 def columns_of(scenario: str) -> dict[str, Column]:
@@ -240,48 +223,35 @@ def tasks_of(kind: str, quality: str, scale: str) -> tuple[dict[str, str], list[
     ]
 
 
-def job(task: str, name: str, column: Column, scale: str) -> TrainSpec:
-    """The training job of a cell."""
-    return SCALES[scale].sizes[kind_of(task)].spec(task, name, column)
-
-
-def run_all(
-    tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path
-) -> list[Run]:
-    """Train every column on every task, or read back what is already there."""
-    return jobs.run_all(
-        (job(task, name, column, scale) for task in tasks for name, column in columns.items()), out
-    )
-
-
-def search(tasks: Sequence[str], scale: str, out: Path) -> list[Run]:
-    """Train every point of the search on seeds of its own."""
-    specs = (
-        job(task, name, column, scale)
+def specs(
+    tasks: Iterable[str], columns: Mapping[str, Column] | None, scale: str
+) -> list[TrainSpec]:
+    """The training jobs of a table; columns: None is all that can be run on a task."""
+    return [
+        SIZES[kind_of(task)][scale].spec(task, name, column)
         for task in tasks
-        for name, column in SEARCH[kind_of(task)].items()
-    )
-    return jobs.run_all((dataclasses.replace(spec, seeds=SEARCH_SEEDS) for spec in specs), out)
+        for name, column in (columns_of(task) if columns is None else columns).items()
+    ]
 
 
-def run_exchange(task: str, scale: str, out: Path) -> list[Run]:
-    """ICQ on data as they are, and on data in which agents of a type exchange what they saw and did
-    at every step.
+def search_specs(tasks: Iterable[str], scale: str) -> list[TrainSpec]:
+    """Every point of the search, on seeds of its own."""
+    found = [spec for task in tasks for spec in specs([task], SEARCH[kind_of(task)], scale)]
+    return [dataclasses.replace(spec, seeds=SEARCH_SEEDS) for spec in found]
+
+
+def exchanging(task: str, scale: str) -> Callable[[TrainSpec], Episodes]:
+    """The data of Figure 1 (f): as they are, and, for its second column, with agents of a type
+    exchanging what they saw and did at every step.
     """
     episodes, spec = data_of(task, scale), registry.make_spec(task)
-    types = spec.agent_types or (0,) * spec.num_agents
-    mixed = exchanged(episodes, types)
-    specs = [job(task, name, column, scale) for name, column in EXCHANGE.items()]
-    return jobs.run_all(
-        specs, out, lambda spec: mixed if spec.label == "ICQ, exchange" else episodes
-    )
+    mixed = exchanged(episodes, spec.agent_types or (0,) * spec.num_agents)
+    return lambda spec: mixed if spec.label == "ICQ, exchange" else episodes
 
 
 def data_of(task: str, scale: str) -> Episodes:
     """The dataset of a task at a scale."""
-    return registry.make_data(
-        task, DataOptions(episodes=SCALES[scale].sizes[kind_of(task)].data_episodes)
-    )
+    return registry.make_data(task, DataOptions(episodes=SIZES[kind_of(task)][scale].data_episodes))
 
 
 def exchanged(episodes: Episodes, types: Sequence[int], seed: int = 0) -> Episodes:

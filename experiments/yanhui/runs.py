@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import itertools
+from collections.abc import Iterable, Mapping
 
-from jaxoff.experiments import jobs
-from jaxoff.experiments.jobs import Column
+from jaxoff.experiments import paper
+from jaxoff.experiments.paper import Column
 
 from jaxoff import registry
 from jaxoff.data.episodes import lengths_of
-from jaxoff.report.load import Run
 from jaxoff.training import TrainSpec
 
 SCENARIOS = {
@@ -56,12 +55,12 @@ MADT_BATCH, MADT_EPOCHS, LEAST_UPDATES = 128, 100, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Size(jobs.Size):
+class Size(paper.Size):
     """How large the jobs are. Actions are the policy's modes, as in the paper.
 
     maps, percent: what is run of the paper's. episodes, few: of Tables 1 and 2, of Figure 2, where
-    updates are fewer in that proportion. updates: of every method; 0 is what MADT makes in 100
-    epochs, at least 10,000.
+        updates are fewer in that proportion.
+    updates: of every method; 0 is what MADT makes in 100 epochs, at least 10,000.
     own_data: each seed has its own dataset, and is a job of its own.
     contexts: windows of several steps in a batch; 0 is as many as there are of single steps.
     """
@@ -120,40 +119,27 @@ def madt_updates(task: str) -> int:
     return MADT_EPOCHS * (int(lengths_of(registry.make_data(task)).sum()) // MADT_BATCH)
 
 
-def specs(task: str, label: str, column: Column, scale: str, share: float = 1.0) -> list[TrainSpec]:
-    """The training jobs of a cell: one of all seeds, or one for each seed with its own dataset.
+def specs(
+    tasks: Iterable[str], columns: Mapping[str, Column], scale: str, share: float = 1.0
+) -> list[TrainSpec]:
+    """The training jobs of a table; a cell is one job of all seeds, or one for each seed with its
+    own dataset.
 
     share: of the updates, where the data are smaller than those of the tables; so that each episode
         is seen as often.
     """
-    size = SIZES[scale]
-    config = {**size.config(column.method, task), **column.config}
-    if column.config.get("recurrent") is False:  # single steps: as many as some episodes have
-        config["batch_size"] = 16 * config.get("batch_size", MADT_BATCH // 16)
-    if column.config.get("window", 0) > 1 and size.contexts:
-        config["batch_size"] = size.contexts
-    spec = TrainSpec(
-        method=column.method,
-        task=task,
-        seeds=tuple(range(size.seeds)),
-        config=config,
-        steps=round(share * size.updates) or max(round(share * LEAST_UPDATES), madt_updates(task)),
-        evaluations=size.evaluations,
-        eval_episodes=size.eval_episodes,
-        sampled=size.sampled,
-        variant=label,
-    )
-    if not size.own_data:
-        return [spec]
-    return [dataclasses.replace(spec, seeds=(seed,), data_seed=seed) for seed in spec.seeds]
-
-
-def run_all(
-    tasks: Sequence[str], columns: Mapping[str, Column], scale: str, out: Path, share: float = 1.0
-) -> list[Run]:
-    """Train every column on every task, or read back what is already there.
-
-    share: as in `specs`.
-    """
-    cells = ((task, label, column) for task in tasks for label, column in columns.items())
-    return jobs.run_all((spec for cell in cells for spec in specs(*cell, scale, share)), out)
+    size, found = SIZES[scale], []
+    for task, (label, column) in itertools.product(tasks, columns.items()):
+        spec = size.spec(task, label, column)
+        config = dict(spec.config)
+        if config.get("recurrent") is False:  # single steps: as many as some episodes have
+            config["batch_size"] = 16 * config.get("batch_size", MADT_BATCH // 16)
+        if config.get("window", 0) > 1 and size.contexts:
+            config["batch_size"] = size.contexts
+        steps = round(share * size.updates) or max(round(share * LEAST_UPDATES), madt_updates(task))
+        spec = dataclasses.replace(spec, config=config, steps=steps)
+        found += [
+            dataclasses.replace(spec, seeds=seeds, data_seed=seeds[0])
+            for seeds in ([(seed,) for seed in spec.seeds] if size.own_data else [spec.seeds])
+        ]
+    return found

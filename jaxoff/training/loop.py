@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import json
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -91,20 +90,11 @@ def _describe(job: Job, data: Episodes | None) -> dict[str, Any]:
             "episodes": len(data.filled),
             "steps": int(np.sum(data.filled)),
         },
-        "command": _command(),
+        "command": runtime.command(),
         "hardware": runtime.hardware(),
         "git_commit": runtime.git_commit(),
         "versions": runtime.versions(),
     }
-
-
-def _command() -> str:
-    """The command line, without the machine's paths to programs."""
-    module = getattr(sys.modules["__main__"], "__spec__", None)
-    program = (
-        f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
-    )
-    return " ".join([program, *sys.argv[1:]])
 
 
 def _begin(out: Path, record: dict[str, Any]) -> Results | None:

@@ -1,4 +1,4 @@
-"""The command `python -m jaxoff.experiments.omar [PART] --scale smoke|cpu|full --out results/omar`.
+"""The tables and figures of OMAR.
 
 Parts: landscape, motivation, agents, control, online, mpe, mujoco, smac, maze, centralised, search
 (together: all); spread (a part of mpe); references (the returns that scores are measured by).
@@ -6,13 +6,12 @@ Parts: landscape, motivation, agents, control, online, mpe, mujoco, smac, maze, 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import jax
 import numpy as np
 from jaxoff.baselines.omar import continuous as omar
-from jaxoff.experiments.jobs import Column
 from jaxoff.experiments.omar import (
     ablations,
     battles,
@@ -23,15 +22,15 @@ from jaxoff.experiments.omar import (
     runs,
     scores,
 )
-from jaxoff.experiments.omar.job import PAPER, Job, rescaled, with_data
+from jaxoff.experiments.paper import Column, Job, Paper, below
 from scipy import stats
 
 from jaxoff import registry
 from jaxoff.eval import statistics
-from jaxoff.files import write_text
 from jaxoff.report import figures as report_figures
-from jaxoff.report import tables
 from jaxoff.report.html import Section
+from jaxoff.report.load import Run
+from jaxoff.types import ReturnScale
 
 SHARES = (0.0, 0.5, 0.7, 0.9, 1.0)
 SEARCHES = {
@@ -67,34 +66,28 @@ def landscape_part(job: Job) -> Section:
             )
             if name == "softmax":
                 paths["MA-CQL (tau 0)" if share == 0 else f"OMAR, tau {share:g}"] = actions
-    lines += ["", f"- Command: `python -m jaxoff.experiments.omar landscape --scale {job.scale}`"]
-    write_text(job.out / "landscape.md", "\n".join(lines) + "\n")
+    about = below(seeds=f"{seeds} keys of seed 0", updates=f"{steps:,} steps of the actor")
+    stem = job.text("landscape", lines, about)
     figures.landscape(paths, job.out / "landscape")
     text = (
         "The gradient climbs the mode at hand; the best of a search lies at the other. tau "
         "is the share of the regression onto it."
     )
-    return Section("OMAR: the landscape of the motivating example", text, ["landscape"])
+    return Section("OMAR: the landscape of the motivating example", text, [stem])
 
 
 def motivation(job: Job) -> Section:
     """Spread of two agents on a line, medium-replay data."""
-    done = job.run([runs.LINE], runs.CURVES | runs.LARGER | runs.MORE)
-    mean, spread = job.behaviour(runs.LINE)
+    done = runs.trained(job, [runs.LINE], runs.CURVES | runs.LARGER | runs.MORE)
+    mean, spread = runs.behaviour(job, runs.LINE)
     note = (
         "Spread of two agents with one-dimensional actions; the authors did not release "
         "theirs: this is the same task with one "
-        f"coordinate. The data's own return: {mean:.1f} ± {spread:.1f}. " + job.about()
+        f"coordinate. The data's own return: {mean:.1f} ± {spread:.1f}. " + runs.about(job.scale)
     )
-    built = tables.build(
-        done,
-        {runs.LINE: "n = 2, 1-D"},
-        None,
-        title="OMAR: motivating example",
-        paper=tables.read_paper(PAPER, "motivation"),
-        note=note,
-    )
-    tables.write(with_data(built, {"n = 2, 1-D": mean}), job.out / "motivation")
+    rows, own = {runs.LINE: "n = 2, 1-D"}, {"n = 2, 1-D": mean}
+    title = "OMAR: motivating example"
+    job.table("motivation", title, done, rows, paper="motivation", data=own, note=note)
     shown = [run for run in done if run.variant in runs.CURVES]
     report_figures.curves(
         shown,
@@ -126,9 +119,9 @@ def control(job: Job) -> Section:
 
 def by_number(job: Job, stem: str, title: str, tasks: Mapping[str, int], about: str) -> Section:
     """Improvements over the number of agents, and how that goes with MA-CQL's."""
-    done = job.run(list(tasks), runs.PAIR)
+    done = runs.trained(job, tasks, runs.PAIR)
     value = {(run.task, run.variant): run.values("return_mean") for run in done}
-    data = {task: job.behaviour(task)[0] for task in tasks}
+    data = {task: runs.behaviour(job, task)[0] for task in tasks}
     over = lambda a, b: (100.0 * (a - b) / abs(b)).tolist()
     series = {
         "MA-CQL": {n: over(value[task, "MA-CQL"], data[task]) for task, n in tasks.items()},
@@ -151,9 +144,9 @@ def by_number(job: Job, stem: str, title: str, tasks: Mapping[str, int], about: 
         " Spearman correlation of n with MA-CQL's improvement over the data, all seeds: "
         f"{rank.statistic:.2f} (p = {rank.pvalue:.2g})."
     )
-    note = f"{about} {job.about()}{trend}"
-    built = tables.build(done, labels, None, title=title, note=note)
-    tables.write(with_data(built, {labels[task]: data[task] for task in labels}), job.out / stem)
+    note = f"{about} {runs.about(job.scale)}{trend}"
+    own = {labels[task]: data[task] for task in labels}
+    job.table(stem, title, done, labels, data=own, note=note)
     return Section(title, note, [stem, f"{stem}-figure"])
 
 
@@ -175,43 +168,40 @@ def games(
     """Tables of returns, of scores by both scales, and the learning curves; the data's own return
     stands first.
     """
-    done, ours = job.run(list(tasks), columns), references.read()
+    done, ours = runs.trained(job, tasks, columns), references.read()
     scale_of = lambda task, own: (
         ours["/".join(task.split("/")[:2])] if own else registry.make_spec(task).return_scale
     )
-    data, stems = {task: job.behaviour(task)[0] for task in tasks}, [stem]
-    plain = tables.build(done, tasks, None, title=f"{title}, mean return", note=job.about())
-    tables.write(
-        with_data(plain, {tasks[task]: value for task, value in data.items()}),
-        job.out / f"{stem}-return",
-    )
-    kinds = {
-        stem: (False, "the authors' references"),
-        f"{stem}-own": (True, "references measured here (experiments/omar/references.csv)"),
-    }
-    for name, (own, about) in kinds.items():
-        scored = [rescaled(run, scale_of(run.task, own)) for run in done]
-        paper = None if own else tables.read_paper(PAPER, "mpe")
-        note = f"0 is uniformly random play, 100 an expert: {about}. " + job.about()
-        built = tables.build(
-            scored,
-            tasks,
-            None,
-            "score",
-            title=f"{title}, by {about}",
-            paper=paper,
-            note=note,
-            average=True,
-        )
+    data, about = {task: runs.behaviour(job, task)[0] for task in tasks}, runs.about(job.scale)
+    own = {tasks[task]: value for task, value in data.items()}
+    job.table(f"{stem}-return", f"{title}, mean return", done, tasks, data=own, note=about)
+    for name, measured, scale in (
+        (stem, False, "the authors' references"),
+        (f"{stem}-own", True, "references measured here (experiments/omar/references.csv)"),
+    ):
+        scored = [rescaled(run, scale_of(run.task, measured)) for run in done]
         values = {
-            tasks[task]: float(statistics.normalised(value, scale_of(task, own)))
+            tasks[task]: float(statistics.normalised(value, scale_of(task, measured)))
             for task, value in data.items()
         }
-        tables.write(with_data(built, values, average=True), job.out / name)
-    report_figures.curves(
-        done, "return_mean", job.out / f"{stem}-curves", tasks=tasks, label="return"
-    )
-    return Section(title, job.about(), [*stems, f"{stem}-own", f"{stem}-return", f"{stem}-curves"])
+        shown = {
+            "metric": "score",
+            "paper": "" if measured else "mpe",
+            "note": f"0 is uniformly random play, 100 an expert: {scale}. {about}",
+            "average": True,
+        }
+        job.table(name, f"{title}, by {scale}", scored, tasks, data=values, **shown)
+    curves = job.out / f"{stem}-curves"
+    report_figures.curves(done, "return_mean", curves, tasks=tasks, label="return")
+    return Section(title, about, [stem, f"{stem}-own", f"{stem}-return", f"{stem}-curves"])
+
+
+def rescaled(run: Run, scale: ReturnScale) -> Run:
+    """The run with scores by another scale."""
+    scored = [
+        row | {"score": float(statistics.normalised(row["return_mean"], scale))} for row in run.runs
+    ]
+    return dataclasses.replace(run, runs=scored)
 
 
 def measure_references(job: Job) -> Section:
@@ -241,16 +231,11 @@ PARTS: dict[str, Callable[[Job], Section]] = {
     "search": ablations.search,
 }
 
-# no part of "all"
-ALONE: dict[str, Callable[[Job], Section]] = {"spread": spread, "references": measure_references}
-
-
-def run_parts(part: str, scale: str, out: Path, data_dir: str | None = None) -> list[Section]:
-    """Make a part, or all of them ("all"): the sections of the page, their files below `out`.
-
-    data_dir: of public data.
-    """
-    job = Job(scale, out, data_dir)
-    if part in ALONE:
-        return [ALONE[part](job)]
-    return [make(job) for name, make in PARTS.items() if part in (name, "all")]
+PAPER = Paper(
+    "omar",
+    "OMAR",
+    "Pan et al. (2022): examples and particle games.",
+    {**PARTS, "spread": spread, "references": measure_references},
+    {"all": PARTS},
+    public=("mujoco", "maze"),
+)
