@@ -13,18 +13,18 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxoff import distributions
 from jaxoff.config import static
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.training.on_policy import OnPolicy, Segments
-from jaxoff.types import Array, Carry, EnvSpec, Key, Params, Policy, TimeStep
+from jaxoff.types import Array, Carry, Distribution, EnvSpec, Key, Params, Policy, TimeStep
 
 
 @struct.dataclass
@@ -177,12 +177,10 @@ def make(config: Config, spec: EnvSpec) -> OnPolicy:
         number = jnp.broadcast_to(jnp.eye(spec.num_agents), (*obs.shape[:-1], spec.num_agents))
         return critic.apply(nets.critic, jnp.concatenate([obs, number], -1))[..., 0]
 
-    def dist_of(out: Array, log_std: Array) -> distrax.Distribution:
+    def dist_of(out: Array, log_std: Array) -> Distribution:
         if spec.discrete:
-            return distrax.Categorical(logits=out)
-        return distrax.Independent(
-            distrax.Normal(out, jnp.broadcast_to(jnp.exp(log_std), out.shape)), 1
-        )
+            return distributions.categorical(out)
+        return distributions.normal(out, log_std)
 
     def init(key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)
@@ -196,7 +194,7 @@ def make(config: Config, spec: EnvSpec) -> OnPolicy:
         if spec.discrete:
             return mean
 
-        def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+        def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
             memory, dist = mean.distribution(memory, seen)
             return memory, dist_of(dist.mode(), log_std)
 

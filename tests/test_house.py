@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up. A module may import what stands on its own layer or below.
 LAYERS = (
     "types files runtime torch_file",
-    "names batches draw optimisers",
+    "names batches draw optimisers distributions",
     "losses envs registry config",
     "nets eval",
     "data logs",
@@ -20,6 +20,9 @@ LAYERS = (
     "baselines report",
     "cli cli_data cli_edit cli_methods experiments",
 )
+# Packages that few modules may import, and which: what there is to change when one of them breaks,
+# or what start-up does not pay for.
+FEW = {"distrax": {"jaxoff.distributions"}}
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names.split()}
 
 
@@ -98,6 +101,17 @@ def test_no_imports_go_in_a_circle():
         for module, others in graph.items()
     }
     TopologicalSorter(used).prepare()  # raises CycleError with the modules of a circle
+
+
+def test_few_modules_import_what_is_slow_or_frail():
+    found: dict[str, set[str]] = {package: set() for package in FEW}
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            for package in FEW.keys() & {name.split(".")[0] for name in names}:
+                found[package].add(module)
+    assert found == FEW
 
 
 def test_no_function_is_longer_than_80_lines():

@@ -15,13 +15,13 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff import distributions
 from jaxoff.envs.base import FromJaxMARL, Game, ScenePicture, spaces
-from jaxoff.types import Array, EnvSpec, Key, Policy, ReturnScale, TimeStep
+from jaxoff.types import Array, Distribution, EnvSpec, Key, Policy, ReturnScale, TimeStep
 
 DT, GEAR, DAMPING, RADIUS, TOP_SPEED = 0.01, 100.0, 1.0, 0.1, 5.0  # s, N, N s/m, m, m/s per axis
 MASS = 4 / 3 * np.pi * RADIUS**3 * 1000  # 4.18879 kg
@@ -282,7 +282,7 @@ def waypoint_policy(env: FromJaxMARL, goal: str = "fixed") -> Policy:
         none = jnp.full(shape, -1, jnp.int32)
         return Route(none, none, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.uint32))
 
-    def distribution(route: Route, timestep: TimeStep) -> tuple[Route, distrax.Distribution]:
+    def distribution(route: Route, timestep: TimeStep) -> tuple[Route, Distribution]:
         position, velocity = timestep.state[..., :2], timestep.state[..., 2:]
         cell = jnp.round(position + OFFSET).astype(jnp.int32)
         here = numbers[cell[..., 0], cell[..., 1]]
@@ -299,7 +299,8 @@ def waypoint_policy(env: FromJaxMARL, goal: str = "fixed") -> Policy:
         waypoint = jnp.where(anew | at_waypoint, onward[from_cell, target], route.waypoint)
         aim = jnp.where((waypoint == target)[..., None], cells[target], cells[waypoint] - OFFSET)
         action = jnp.clip(10.0 * (aim - position) - velocity, -1.0, 1.0)
-        return Route(target, waypoint, reached, seed), distrax.Deterministic(action[..., None, :])
+        dist = distributions.deterministic(action[..., None, :])
+        return Route(target, waypoint, reached, seed), dist
 
     return Policy(initial, distribution)
 

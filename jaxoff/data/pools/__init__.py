@@ -13,14 +13,14 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff import distributions
 from jaxoff.files import replacing
 from jaxoff.nets.actors import Actors
-from jaxoff.types import Array, Carry, EnvSpec, Params, Policy, TimeStep
+from jaxoff.types import Array, Carry, Distribution, EnvSpec, Params, Policy, TimeStep
 
 FOLDER = Path(__file__).parent
 LEVELS = ("random", "medium", "expert")
@@ -209,17 +209,14 @@ def mixture(pool: Pool, spec: EnvSpec, use: tuple[int, ...]) -> Policy:
         memory, dist = nets.policy(params).distribution(memory, seen)
         return memory, dist.logits if spec.discrete else dist.mode()
 
-    def distribution(
-        memory: tuple[Array, Carry], seen: TimeStep
-    ) -> tuple[Carry, distrax.Distribution]:
+    def distribution(memory: tuple[Array, Carry], seen: TimeStep) -> tuple[Carry, Distribution]:
         choice, memories = memory  # [..., N], [..., K, N, H]
         memories, out = jax.vmap(one, in_axes=(0, -3, None), out_axes=(-3, -3))(
             params, memories, seen
         )
         picked = jnp.take_along_axis(out, choice[..., None, :, None], -3)[..., 0, :, :]
-        return (choice, memories), distrax.Categorical(
-            logits=picked
-        ) if spec.discrete else distrax.Deterministic(picked)
+        make = distributions.categorical if spec.discrete else distributions.deterministic
+        return (choice, memories), make(picked)
 
     return Policy(
         lambda shape: choices(pool, spec, np.zeros((*shape, spec.num_agents), np.int32), len(use)),
