@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxoff.data import load as load
+    from jaxoff.envs.from_jaxmarl import FromJaxMARL as FromJaxMARL
+    from jaxoff.envs.to_jaxmarl import as_jaxmarl as as_jaxmarl
     from jaxoff.eval.final import evaluate_policy as evaluate
     from jaxoff.registry import learner_names as methods
     from jaxoff.registry import make_data as make_data
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 
 # Public name -> where it is, and what it is called there.
 _FACE = {
+    "FromJaxMARL": ("jaxoff.envs.from_jaxmarl", "FromJaxMARL"),
     "Results": ("jaxoff.training", "Results"),
     "TrainSpec": ("jaxoff.training", "TrainSpec"),
+    "as_jaxmarl": ("jaxoff.envs.to_jaxmarl", "as_jaxmarl"),
     "evaluate": ("jaxoff.eval.final", "evaluate_policy"),
     "load": ("jaxoff.data", "load"),
     "load_policy": ("jaxoff.training.restore", "restore_policy"),
@@ -43,9 +47,11 @@ _FACE = {
     "train": ("jaxoff.training", "train"),
 }
 __all__ = [
+    "FromJaxMARL",
     "Results",
     "TrainSpec",
     "__version__",
+    "as_jaxmarl",
     "evaluate",
     "load",
     "load_policy",

@@ -22,7 +22,14 @@ LAYERS = (
 )
 # Packages that few modules may import, and which: what there is to change when one of them breaks,
 # or what start-up does not pay for.
-FEW = {"distrax": {"jaxoff.distributions"}}
+FEW = {
+    "distrax": {"jaxoff.distributions"},
+    "jaxmarl": {
+        "jaxoff.envs.mamujoco.mabrax",
+        "jaxoff.envs.smax.battle",
+        "jaxoff.envs.to_jaxmarl",
+    },
+}
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names.split()}
 
 

@@ -39,7 +39,7 @@ from jaxoff.data.convert import cfcql, d4rl, og_marl, omar, omiga
 from jaxoff.data.convert.common import Steps, pad, take
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.data.disk import InvalidDataset
-from jaxoff.envs.base import FromJaxMARL
+from jaxoff.envs.base import GameEnv
 from jaxoff.envs.mpe.omar import make_spread
 from jaxoff.names import DataOptions, Family, Task, check_quality
 from jaxoff.types import Env, EnvSpec, Episodes, ReturnScale
@@ -132,7 +132,7 @@ def make_env(task: Task) -> Any:
         else None,
     )
     if (task.source, task.scenario) == ("omar", "simple_spread"):
-        return FromJaxMARL(make_spread().env, spec, individual=True)
+        return GameEnv(make_spread().game, spec, individual=True)
     return NoSimulator(spec, tuple(row.get("host", ())))
 
 
