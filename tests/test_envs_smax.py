@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jaxmarl.environments.smax import SMAX, HeuristicEnemySMAX, map_name_to_scenario
 
-from jaxoff.envs.smax import FAMILIES, MAPS, X_MAPS, make_smax
+from jaxoff.envs.smax import FAMILIES, MAPS, X_MAPS, make_smax, smax_spec
 from jaxoff.envs.smax.battle import Battle
 from jaxoff.envs.smax.units import X_UNITS
 from jaxoff.names import UnknownName
@@ -152,6 +152,14 @@ def test_spec_of_3m():
     )
     assert spec.state_size == 6 * (7 + 6)
     assert spec.discrete and spec.return_scale[:2] == (0.0, 20.0)
+
+
+def test_specs_need_no_simulator_and_have_its_sizes():
+    for family, maps in FAMILIES.items():
+        for name in maps:
+            spec, battle = smax_spec(family, name), make_smax(family, name).game.battle
+            sizes = (battle.num_allies, battle.obs_size, battle.num_ally_actions)
+            assert (spec.num_agents, spec.obs_size, spec.action_size) == sizes
 
 
 def test_agents_of_one_kind_have_one_type():

@@ -119,7 +119,11 @@ def _smax(family: str) -> dict[str, World]:
         # but draws.
         qualities = (*_INSPO, *named, *_BALANCED, "band-poor", "band-expert", *_WSPM_LISTED)
         worlds[name] = World(
-            functools.partial(smax.make_smax, family, name), qualities, 5_000, compositions=named
+            functools.partial(smax.make_smax, family, name),
+            qualities,
+            5_000,
+            compositions=named,
+            spec=functools.partial(smax.smax_spec, family, name),
         )
     return worlds
 

@@ -14,16 +14,13 @@ import numpy as np
 
 from jaxoff.envs.base import Game
 from jaxoff.envs.from_jaxmarl import quiet_import
-from jaxoff.envs.smax.units import Map
+from jaxoff.envs.smax.units import BEST, KILL, WIN, Map
 from jaxoff.types import Array, Key
 
 with quiet_import():
     from jaxmarl.environments.smax import Scenario, heuristic_enemy
     from jaxmarl.environments.smax.heuristic_enemy_smax_env import State as EnemyState
     from jaxmarl.environments.smax.smax_env import SMAX
-
-# SMAC's reward per kill and for a win, and the return they are scaled to
-KILL, WIN, BEST = 10.0, 200.0, 20.0
 
 
 class Battle(SMAX):
@@ -269,7 +266,6 @@ class SMAXGame(Game):
         self.reward, self.horizon = reward, battle.limit
         self.num_allies, self.num_enemies = self.battle.num_allies, self.battle.num_enemies
         self.num_units = self.battle.num_agents
-        self.global_state_size = self.num_units * (7 + self.battle.unit_type_bits)
         self.script = heuristic_enemy.create_heuristic_policy(self.battle, 1)
 
     def start(self, key: Key) -> Any:

@@ -17,7 +17,7 @@ import functools
 import numpy as np
 
 from jaxoff.envs.base import GameEnv, ScenePicture
-from jaxoff.envs.smax.units import FAMILIES
+from jaxoff.envs.smax.units import BEST, FAMILIES
 from jaxoff.names import unknown
 from jaxoff.types import EnvSpec, ReturnScale
 
@@ -36,27 +36,27 @@ def make_smax(family: str, map_name: str, reward: str = "x10") -> GameEnv:
     Either way the best possible return is 20, save that health which an enemy medivac restored
     (MMM2) may be taken, and paid, again. Raises UnknownName for an unknown family, map or reward.
     """
-    if family not in FAMILIES:
-        raise unknown("family", family, FAMILIES)
-    if map_name not in FAMILIES[family]:
-        raise unknown("map", map_name, FAMILIES[family])
+    _check_map(family, map_name)
     if reward not in REWARDS:
         raise unknown("reward", reward, REWARDS)
     return _make(family, map_name, reward)
 
 
-@functools.cache
-def _make(family: str, map_name: str, reward: str) -> GameEnv:
-    from jaxoff.envs.smax.battle import BEST, SMAXGame
-
+def smax_spec(family: str, map_name: str) -> EnvSpec:
+    """The specification of `make_smax(family, map_name)`, without the simulator. Raises
+    UnknownName.
+    """
+    _check_map(family, map_name)
     battle = FAMILIES[family][map_name]
-    game = SMAXGame(battle, reward)
-    spec = EnvSpec(
+    units, kinds = len(battle.allies + battle.enemies), len(battle.units)
+    return EnvSpec(
         name=f"{family}/{map_name}",
-        num_agents=game.num_allies,
-        obs_size=game.battle.obs_size,
-        state_size=game.global_state_size,
-        action_size=game.battle.num_ally_actions,
+        num_agents=len(battle.allies),
+        # of each other unit its health, offset, last move, target, cooldown and type; of oneself
+        # health, position, cooldown and type
+        obs_size=(units - 1) * (7 + kinds) + 4 + kinds,
+        state_size=units * (7 + kinds),
+        action_size=5 + len(battle.enemies),
         discrete=True,
         horizon=battle.limit,
         agent_types=battle.allies,
@@ -64,7 +64,22 @@ def _make(family: str, map_name: str, reward: str) -> GameEnv:
             0.0, BEST, "no damage done; all enemies killed and the battle won"
         ),
     )
+
+
+def _check_map(family: str, map_name: str) -> None:
+    if family not in FAMILIES:
+        raise unknown("family", family, FAMILIES)
+    if map_name not in FAMILIES[family]:
+        raise unknown("map", map_name, FAMILIES[family])
+
+
+@functools.cache
+def _make(family: str, map_name: str, reward: str) -> GameEnv:
+    from jaxoff.envs.smax.battle import SMAXGame
+
+    battle = FAMILIES[family][map_name]
+    game = SMAXGame(battle, reward)
     radii = np.array([battle.units[kind].radius for kind in battle.allies + battle.enemies])
     kinds = ("ally",) * game.num_allies + ("enemy",) * game.num_enemies
     picture = ScenePicture(None, radii, kinds, game.positions, game.health, EDGE)
-    return GameEnv(game, spec, picture=picture, won=game.won)
+    return GameEnv(game, smax_spec(family, map_name), picture=picture, won=game.won)
