@@ -50,11 +50,12 @@ class FromJaxMARL:
     """An environment of JaxMARL's as an `Env`: a team of agents, all with discrete actions or all
     with real ones.
 
-    Its `step_env` is used, never `step`, whose auto-reset loses the last observation. Observations
-    and actions are padded to the largest, with the true sizes in the spec; real actions between
-    bounds that are not -b and b, one b for all agents, are scaled to [-1, 1]. The global state is
-    `world_state` of the observations, else that of `get_world_state`, else all observations, one
-    after the other. The team's reward is the mean of the agents'.
+    Its `step_env` is used, never `step`, whose auto-reset loses the last observation (MABrax needs
+    auto_reset=False, since it resets itself in `step_env` too). Observations and actions are padded
+    to the largest, with the true sizes in the spec; real actions between bounds that are not -b and
+    b, one b for all agents, are scaled to [-1, 1]. The global state is `world_state` of the
+    observations, else that of `get_world_state`, else all observations, one after the other. The
+    team's reward is the mean of the agents'.
 
     name: None is the environment's own. horizon: steps after which the clock ends an episode; None
     is the environment's `max_steps` or `episode_length`. JaxMARL's particle worlds and SMAX count
@@ -243,6 +244,7 @@ def _masks(env: Any, state: Any) -> Callable[[State], dict[str, Array]] | None:
 
 
 def _check_masks(name: str, masks: Any, agents: tuple[str, ...], sizes: tuple[int, ...]) -> None:
+    """Raises ValueError unless masks (shapes by agent) have an entry for each action."""
     for agent, size in zip(agents, sizes, strict=True):
         if masks[agent].shape != (size,):
             raise ValueError(
@@ -252,6 +254,7 @@ def _check_masks(name: str, masks: Any, agents: tuple[str, ...], sizes: tuple[in
 
 
 def _horizon(env: Any, name: str) -> int:
+    """Steps of an episode at most, as the environment says. Raises ValueError if it does not."""
     for field in ("max_steps", "episode_length"):
         if hasattr(env, field):
             return int(getattr(env, field))
