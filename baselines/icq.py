@@ -24,6 +24,7 @@ import optax
 from flax import struct
 from jax import lax
 
+from jaxoff import distributions
 from jaxoff.batches import as_windows
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
@@ -36,7 +37,6 @@ from jaxoff.nets.gaussian import (
     Gaussian,
     bounded_spread,
     data_density,
-    gaussian,
     gaussian_policy,
 )
 from jaxoff.nets.layers import Dense, LayerInit
@@ -308,7 +308,7 @@ def actor_loss(
         )
     else:
         dist, bound = (
-            gaussian(policy.log_std, m.actors.outputs(policy.net, batch)[0]),
+            distributions.normal(m.actors.outputs(policy.net, batch)[0], policy.log_std),
             m.spec.action_bound,
         )
         samples = jnp.clip(dist.sample(seed=key, sample_shape=BASELINE_SAMPLES), -bound, bound)

@@ -23,13 +23,13 @@ import dataclasses
 import math
 from typing import Any, Literal, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import lax
 
+from jaxoff import distributions
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
 from jaxoff.losses.conservative import sampled_logsumexp
@@ -40,7 +40,18 @@ from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.recurrent import GRUReset
 from jaxoff.optimisers import adam, sonnet_rmsprop
-from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, TimeStep, Transition
+from jaxoff.types import (
+    Array,
+    Distribution,
+    EnvSpec,
+    Key,
+    Learner,
+    Out,
+    Params,
+    Policy,
+    TimeStep,
+    Transition,
+)
 
 OPTIMISERS = {"adam": adam, "rmsprop": sonnet_rmsprop}
 
@@ -382,8 +393,8 @@ def policy_of(m: Method, params: Params) -> Policy:
     if m.config.actor != "constant":
         return m.actors.policy(params)
 
-    def distribution(carry: tuple[()], step: TimeStep) -> tuple[tuple[()], distrax.Distribution]:
-        return carry, distrax.Deterministic(
+    def distribution(carry: tuple[()], step: TimeStep) -> tuple[tuple[()], Distribution]:
+        return carry, distributions.deterministic(
             jnp.broadcast_to(params, (*step.obs.shape[:-1], m.spec.action_size))
         )
 

@@ -20,9 +20,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from distrax import Categorical
 from flax import struct
 
+from jaxoff import distributions
 from jaxoff.batches import as_windows, choosing
 from jaxoff.config import static
 from jaxoff.data import samplers
@@ -41,6 +41,7 @@ from jaxoff.optimisers import adamw
 from jaxoff.types import (
     UNAVAILABLE,
     Array,
+    Distribution,
     EnvSpec,
     Key,
     Learner,
@@ -144,10 +145,10 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 def policy_of(m: Method, state: State) -> Policy:
     """Categorical over available actions; its memory is the context."""
 
-    def distribution(memory: Memory, seen: TimeStep) -> tuple[Memory, Categorical]:
+    def distribution(memory: Memory, seen: TimeStep) -> tuple[Memory, Distribution]:
         memory, features = m.trunk.step(state.policy["trunk"], memory, seen)
         logits = m.head.apply(state.policy["head"], features)
-        return memory, Categorical(logits=jnp.where(seen.avail > 0, logits, UNAVAILABLE))
+        return memory, distributions.categorical(logits, avail=seen.avail)
 
     return Policy(lambda shape: m.trunk.initial(shape, m.config.target_return), distribution)
 

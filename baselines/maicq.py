@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxoff import distributions
 from jaxoff.batches import as_windows
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
@@ -28,7 +29,7 @@ from jaxoff.learners.actor_critic import AgentBatch, Agents, State, learner, own
 from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.losses.td import ahead
-from jaxoff.nets.gaussian import data_density, gaussian, gaussian_policy
+from jaxoff.nets.gaussian import data_density, gaussian_policy
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.normalised import Net
 from jaxoff.optimisers import adam
@@ -130,7 +131,7 @@ def actor_loss(
     weight = batch_weight(advantage, rows.valid, c.beta_pi)
     mean = m.agents.act(policy.mean, jnp.take(rows.obs, mine.agent, 1), rows.valid)
     likelihood = data_density(
-        gaussian(log_std(policy.spread), mean),
+        distributions.normal(mean, log_std(policy.spread)),
         jnp.take(rows.actions, mine.agent, 1),
         m.agents.spec.action_bound,
     )

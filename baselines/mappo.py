@@ -13,19 +13,19 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxoff import distributions
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.training.on_policy import OnPolicy, Segments
-from jaxoff.types import Array, Carry, EnvSpec, Key, Params, Policy, TimeStep
+from jaxoff.types import Array, Carry, Distribution, EnvSpec, Key, Params, Policy, TimeStep
 
 
 @struct.dataclass
@@ -170,12 +170,11 @@ def values(m: Method, nets: Nets, obs: Array, state: Array) -> Array:
     return m.critic.apply(nets.critic, jnp.concatenate([obs, number], -1))[..., 0]
 
 
-def dist_of(m: Method, out: Array, log_std: Array) -> distrax.Distribution:
+def dist_of(m: Method, out: Array, log_std: Array) -> Distribution:
     """Distribution of actions from the outputs of the actor."""
     if m.spec.discrete:
-        return distrax.Categorical(logits=out)
-    std = jnp.broadcast_to(jnp.exp(log_std), out.shape)
-    return distrax.Independent(distrax.Normal(out, std), 1)
+        return distributions.categorical(out)
+    return distributions.normal(out, log_std)
 
 
 def stochastic(m: Method, params: Params, log_std: Array) -> Policy:
@@ -184,7 +183,7 @@ def stochastic(m: Method, params: Params, log_std: Array) -> Policy:
     if m.spec.discrete:
         return mean
 
-    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
         memory, dist = mean.distribution(memory, seen)
         return memory, dist_of(m, dist.mode(), log_std)
 

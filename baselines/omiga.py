@@ -15,16 +15,15 @@ slow nets move.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import lax
 
+from jaxoff import distributions
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
 from jaxoff.losses.implicit_values import (
@@ -43,6 +42,7 @@ from jaxoff.types import (
     UNAVAILABLE,
     Array,
     Carry,
+    Distribution,
     EnvSpec,
     Key,
     Learner,
@@ -55,7 +55,6 @@ from jaxoff.types import (
 
 MEAN_BOUND = 9.0  # of the mean before tanh
 LOG_STD_RANGE = (-5.0, 2.0)
-EDGE = 1.0 - 1e-7  # data's actions are kept this far inside the bound, where atanh is finite
 
 
 @struct.dataclass
@@ -143,43 +142,10 @@ def q_taken(m: Method, params: Params, obs: Array, actions: Array) -> Array:
     ]
 
 
-class TanhNormal(distrax.Distribution):
-    """bound * tanh(x), x normal with independent entries: mean, log_std [..., A].
-
-    Its mode is bound * tanh(mean).
-
-    That is what is executed without noise; the density itself may be larger elsewhere.
-    """
-
-    def __init__(self, mean: Array, log_std: Array, bound: float = 1.0) -> None:
-        self._normal, self._bound = distrax.MultivariateNormalDiag(mean, jnp.exp(log_std)), bound
-        # in [-1, 1]
-        self._inner = distrax.Transformed(self._normal, distrax.Block(distrax.Tanh(), 1))
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """(A,)."""
-        return self._normal.event_shape
-
-    def _sample_n(self, key: Key, n: int) -> Array:
-        return self._bound * self._inner.sample(seed=key, sample_shape=(n,))
-
-    def log_prob(self, value: Array) -> Array:
-        """Log density [...] of actions [..., A]; those at the bound or beyond count as just inside
-        it.
-        """
-        scale = value.shape[-1] * math.log(self._bound)
-        return self._inner.log_prob(jnp.clip(value / self._bound, -EDGE, EDGE)) - scale
-
-    def mode(self) -> Array:
-        """Actions [..., A] without noise."""
-        return self._bound * jnp.tanh(self._normal.mean())
-
-
-def normal_of(m: Method, out: Array) -> TanhNormal:
+def normal_of(m: Method, out: Array) -> distributions.TanhNormal:
     """The policy that the outputs [..., 2 A] of an actor stand for."""
     mean, log_std = jnp.split(out, 2, -1)
-    return TanhNormal(
+    return distributions.TanhNormal(
         jnp.clip(mean, -MEAN_BOUND, MEAN_BOUND),
         jnp.clip(log_std, *LOG_STD_RANGE),
         m.spec.action_bound,
@@ -189,11 +155,11 @@ def normal_of(m: Method, out: Array) -> TanhNormal:
 def policy_of(m: Method, params: Params) -> Policy:
     """The joint policy: Categorical over available actions, or TanhNormal."""
 
-    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
         out = m.actor.apply(params, with_number(seen.obs))
         if not m.spec.discrete:
             return memory, normal_of(m, out)
-        return memory, distrax.Categorical(logits=jnp.where(seen.avail > 0, out, UNAVAILABLE))
+        return memory, distributions.categorical(out, avail=seen.avail)
 
     return Policy(lambda batch_shape: (), distribution)
 

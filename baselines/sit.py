@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-import distrax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -28,6 +27,7 @@ import optax
 from flax import struct
 from jax import lax
 
+from jaxoff import distributions
 from jaxoff.config import static
 from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset
@@ -56,7 +56,6 @@ from jaxoff.nets.gaussian import (
     Gaussian,
     bounded_spread,
     data_density,
-    gaussian,
     gaussian_policy,
 )
 from jaxoff.nets.layers import LayerInit
@@ -347,7 +346,7 @@ def actor_loss(
     if m.spec.discrete:
         log_pi, asked = log_prob(out, back(view.action)), jnp.eye(m.spec.action_size)
     else:
-        dist: distrax.Distribution = gaussian(spread(m, policy.log_std), out)
+        dist = distributions.normal(out, spread(m, policy.log_std))
         log_pi = data_density(dist, back(view.action), m.spec.action_bound)
         asked = jnp.moveaxis(
             encode(m, dist.sample(seed=key, sample_shape=BASELINE_SAMPLES)), (3, 0), (0, 3)

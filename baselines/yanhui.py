@@ -18,9 +18,9 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from distrax import Categorical
 from flax import struct
 
+from jaxoff import distributions
 from jaxoff.batches import as_windows, choosing
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
@@ -34,6 +34,7 @@ from jaxoff.optimisers import adamw
 from jaxoff.types import (
     UNAVAILABLE,
     Array,
+    Distribution,
     EnvSpec,
     Key,
     Learner,
@@ -280,11 +281,11 @@ def policy_of(m: Method, params: Params) -> Policy:
     data.
     """
 
-    def distribution(memory: Memory, seen: TimeStep) -> tuple[Memory, Categorical]:
+    def distribution(memory: Memory, seen: TimeStep) -> tuple[Memory, Distribution]:
         memory, features = m.trunk.step(params["trunk"], memory, seen)
         mixture = m.head.apply(params["head"], features, m.config.gate_temperature)
         log_probs = mixture_log_prob(mixture.log_gate, log_parts(m, mixture, seen.avail))
-        return memory, Categorical(logits=jnp.where(seen.avail > 0, log_probs, UNAVAILABLE))
+        return memory, distributions.categorical(log_probs, avail=seen.avail)
 
     return Policy(lambda shape: m.trunk.initial(shape, m.config.target_return), distribution)
 

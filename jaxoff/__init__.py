@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxoff.data import load as load
+    from jaxoff.envs.from_jaxmarl import FromJaxMARL as FromJaxMARL
+    from jaxoff.envs.to_jaxmarl import as_jaxmarl as as_jaxmarl
     from jaxoff.errors import JaxoffError as JaxoffError
     from jaxoff.eval.final import evaluate_policy as evaluate
     from jaxoff.registry import learner_names as methods
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
 
 # Public name -> where it is, and what it is called there.
 _FACE = {
+    "FromJaxMARL": ("jaxoff.envs.from_jaxmarl", "FromJaxMARL"),
     "JaxoffError": ("jaxoff.errors", "JaxoffError"),
     "Results": ("jaxoff.training", "Results"),
     "TrainSpec": ("jaxoff.training", "TrainSpec"),
+    "as_jaxmarl": ("jaxoff.envs.to_jaxmarl", "as_jaxmarl"),
     "evaluate": ("jaxoff.eval.final", "evaluate_policy"),
     "load": ("jaxoff.data", "load"),
     "load_policy": ("jaxoff.training.restore", "restore_policy"),
@@ -46,10 +50,12 @@ _FACE = {
     "train": ("jaxoff.training", "train"),
 }
 __all__ = [
+    "FromJaxMARL",
     "JaxoffError",
     "Results",
     "TrainSpec",
     "__version__",
+    "as_jaxmarl",
     "evaluate",
     "load",
     "load_policy",

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    import distrax
     import jax
     import numpy as np
 
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
 Params = Any
 State = Any
 Carry = Any
+# Of actions: sample(seed=, sample_shape=), log_prob(actions) and mode(); over indices also logits
+# and probs. `jaxoff/distributions.py` makes them.
+Distribution = Any
 
 
 def __getattr__(name: str) -> Any:
@@ -154,12 +156,12 @@ class Policy(NamedTuple):
     """A joint policy with decentralised execution.
 
     initial(batch_shape) -> carry: memory at the start of an episode.
-    distribution(carry, timestep) -> (carry, dist): dist is over [..., N] actions (Categorical) or
-    [..., N, A] (Deterministic or continuous). Leading axes of timestep equal batch_shape.
+    distribution(carry, timestep) -> (carry, dist): dist is over actions, indices [..., N] or reals
+    [..., N, A]. Leading axes of timestep equal batch_shape.
     """
 
     initial: Callable[[tuple[int, ...]], Carry]
-    distribution: Callable[[Carry, TimeStep], tuple[Carry, distrax.Distribution]]
+    distribution: Callable[[Carry, TimeStep], tuple[Carry, Distribution]]
 
 
 class Out(NamedTuple):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from jaxoff.data import recipes
-from jaxoff.envs.base import MultiAgentEnv
 from jaxoff.envs.games.bridge import FREE, GOALS, BridgeState, make_bridge
 from jaxoff.envs.games.matrix import XOR, joint_probabilities, make_matrix, mne
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial, peak, reward_of, twin_peaks
@@ -271,8 +270,7 @@ def test_twin_peaks_landscape():
         twin_peaks(1.0, 4.0, 2.0)
 
 
-# ---------------------------------------------------------------------------------- JaxMARL
-# interface
+# --------------------------------------------------------------------------------------- contract
 
 ENVS = [
     make_bridge(horizon=3),
@@ -280,37 +278,6 @@ ENVS = [
     make_matrix("mne", mne(), plays=2),
     make_polynomial("sign", GAMES["sign"]),
 ]
-
-
-@pytest.mark.parametrize("wrapped", ENVS, ids=lambda e: e.spec.name)
-def test_game_follows_the_jaxmarl_interface(wrapped):
-    env = wrapped.env
-    assert isinstance(env, MultiAgentEnv)
-    obs, state = env.reset(KEY)
-    assert list(obs) == env.agents == [f"agent_{i}" for i in range(wrapped.spec.num_agents)]
-    for agent in env.agents:
-        assert obs[agent].shape == env.observation_space(agent).shape == (wrapped.spec.obs_size,)
-        sample = env.action_space(agent).sample(KEY)
-        assert sample.shape == wrapped.spec.action_shape[1:]
-    actions = {agent: env.action_space(agent).sample(KEY) for agent in env.agents}
-    obs, state, reward, dones, info = env.step_env(KEY, state, actions)
-    assert set(obs) == set(reward) == set(env.agents)
-    assert set(dones) == {*env.agents, "__all__"}
-    assert {"terminated", "truncated"} <= set(info)
-    assert env.global_state(state).shape == (wrapped.spec.state_size,)
-
-
-def test_jaxmarl_step_resets_by_itself_and_ours_does_not():
-    wrapped = make_bridge(horizon=1)
-    first, state = wrapped.env.reset(KEY)
-    actions = jnp.array([LEFT, LEFT])
-    obs, _, _, dones, _ = wrapped.env.step(
-        KEY, state, dict(zip(wrapped.env.agents, actions, strict=True))
-    )
-    assert bool(dones["__all__"])
-    np.testing.assert_array_equal(obs["agent_0"], first["agent_0"])
-    _, after = wrapped.step(KEY, state, actions)
-    np.testing.assert_array_equal(after.state, [1, 1, 2, 5, 1, 2, 0, 0])
 
 
 @pytest.mark.parametrize("wrapped", ENVS, ids=lambda e: e.spec.name)

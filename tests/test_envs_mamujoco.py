@@ -240,11 +240,11 @@ def follow(name, gymnasium_id, actions, physics="mjx"):
     errors, rows = [], [first]
     for action in actions:
         theirs.set_state(np.asarray(state.qpos, np.float64), np.asarray(state.qvel, np.float64))
-        obs, reward, terminated, *_ = theirs.step(np.asarray(to_actuators(env.env.layout, action)))
+        obs, reward, terminated, *_ = theirs.step(np.asarray(to_actuators(env.game.layout, action)))
         state, after = step(KEY, state, action)
         np.testing.assert_allclose(after.state, obs, atol=2e-3)
         sim = np.concatenate([theirs.data.qpos, theirs.data.qvel])
-        np.testing.assert_allclose(after.obs, observe(env.env.layout, sim), atol=2e-3)
+        np.testing.assert_allclose(after.obs, observe(env.game.layout, sim), atol=2e-3)
         np.testing.assert_allclose(after.reward, reward, atol=1e-3)
         assert bool(after.terminated) == terminated
         errors.append(np.abs(np.asarray(state.qpos) - theirs.data.qpos))
@@ -283,30 +283,30 @@ def test_other_bodies_in_c_step_and_terminate_as_in_gymnasium(body, gymnasium_id
 
 def test_physics_in_c_does_not_depend_on_the_batch_or_on_earlier_calls_and_keeps_nan_to_its_row():
     env = make_mamujoco("mamujoco/halfcheetah-2x3", physics="c")
-    states = jax.vmap(env.env.start)(jax.random.split(KEY, 4))
+    states = jax.vmap(env.game.start)(jax.random.split(KEY, 4))
     control = jax.random.uniform(KEY, (4, 6), minval=-1)
-    whole = jax.jit(jax.vmap(env.env.in_c))(states.qpos, states.qvel, control)
-    alone = [env.env.in_c(states.qpos[i], states.qvel[i], control[i]) for i in (2, 0)]
+    whole = jax.jit(jax.vmap(env.game.in_c))(states.qpos, states.qvel, control)
+    alone = [env.game.in_c(states.qpos[i], states.qvel[i], control[i]) for i in (2, 0)]
     for i, found in zip((2, 0), alone, strict=True):
         jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), whole, found)
-    twice = jax.jit(jax.vmap(jax.vmap(env.env.in_c, (0, None, 0)), (None, 0, None)))(
+    twice = jax.jit(jax.vmap(jax.vmap(env.game.in_c, (0, None, 0)), (None, 0, None)))(
         states.qpos, states.qvel, control
     )
     assert twice[1].shape == (4, 4, 9)  # some arguments mapped, some not
     np.testing.assert_array_equal(twice[0][1, 1], whole[0][1])
-    torn = jax.jit(jax.vmap(env.env.in_c))(states.qpos, states.qvel, control.at[1, 0].set(jnp.nan))
+    torn = jax.jit(jax.vmap(env.game.in_c))(states.qpos, states.qvel, control.at[1, 0].set(jnp.nan))
     assert np.isnan(torn[0][1]).all()
     np.testing.assert_array_equal(torn[0][0], whole[0][0])
 
 
 def test_physics_is_that_of_the_backend_unless_named():
-    default = make_mamujoco("mamujoco/halfcheetah-2x3").env
+    default = make_mamujoco("mamujoco/halfcheetah-2x3").game
     assert (default.in_c is not None) == (jax.default_backend() == "cpu")
-    assert make_mamujoco("mamujoco/halfcheetah-2x3", physics="mjx").env.in_c is None
+    assert make_mamujoco("mamujoco/halfcheetah-2x3", physics="mjx").game.in_c is None
 
 
 def test_walker_health_has_gymnasiums_bounds():
-    env = make_mamujoco("mamujoco/walker2d-2x3").env
+    env = make_mamujoco("mamujoco/walker2d-2x3").game
     good = MJXState(jnp.zeros(9).at[1].set(1.25), jnp.zeros(9), jnp.zeros(9), jnp.zeros((), int))
     healthy = lambda **q: bool(
         env.is_healthy(good._replace(qpos=good.qpos.at[q["at"]].set(q["to"])))
@@ -319,10 +319,10 @@ def test_walker_health_has_gymnasiums_bounds():
 
 def test_starts_have_gymnasiums_noise():
     keys = jax.random.split(KEY, 2000)
-    cheetah = jax.jit(jax.vmap(make_mamujoco("mamujoco/halfcheetah-2x3").env.start))(keys)
+    cheetah = jax.jit(jax.vmap(make_mamujoco("mamujoco/halfcheetah-2x3").game.start))(keys)
     assert 0.099 < jnp.abs(cheetah.qpos).max() <= 0.1  # uniform
     np.testing.assert_allclose(cheetah.qvel.std(), 0.1, rtol=0.03)  # normal
-    walker = jax.jit(jax.vmap(make_mamujoco("mamujoco/walker2d-2x3").env.start))(keys)
+    walker = jax.jit(jax.vmap(make_mamujoco("mamujoco/walker2d-2x3").game.start))(keys)
     assert 0.00499 < jnp.abs(walker.qvel).max() <= 0.005
     np.testing.assert_allclose(walker.qpos.mean(0)[1], 1.25, atol=1e-3)
 
@@ -348,12 +348,12 @@ def test_model_without_the_deprecated_attribute_is_the_same_model():
 
 def test_solver_iterations_are_settable_and_names_of_sit_last_200_steps():
     assert (
-        make_mamujoco("mamujoco/halfcheetah-2x3", iterations=4).env.host_model.opt.ls_iterations
+        make_mamujoco("mamujoco/halfcheetah-2x3", iterations=4).game.host_model.opt.ls_iterations
         == 8
     )
     for name, body in (("HalfCheetah_2l", "halfcheetah"), ("Walker_2l", "walker2d")):
         env = make_mamujoco(f"mamujoco/{name}")
-        assert (env.spec.name, env.spec.horizon, env.env.horizon, env.env.layout.body) == (
+        assert (env.spec.name, env.spec.horizon, env.game.horizon, env.game.layout.body) == (
             f"mamujoco/{name}",
             200,
             200,
@@ -385,7 +385,7 @@ def test_brax_steps_through_our_layout_and_ends_by_the_clock_alone():
         actions = jnp.array([[1.0, 0, 0], [0, 0, 0]])
         before = state.pipeline_state.x.pos[0, 0]
         state, seen = step(KEY, state, actions)
-        speed = (state.pipeline_state.x.pos[0, 0] - before) / env.env.inner.env.dt
+        speed = (state.pipeline_state.x.pos[0, 0] - before) / env.game.inner.env.dt
         # healthy, and the cost of one action of 1
         np.testing.assert_allclose(seen.reward, speed + 1 - 1e-3, atol=1e-4)
         assert (bool(seen.terminated), bool(seen.truncated)) == (False, t == 2)
@@ -397,7 +397,7 @@ def test_brax_steps_through_our_layout_and_ends_by_the_clock_alone():
     [(1.0, 0.0, (True, False)), (1.0, 1.0, (False, True)), (0.0, 0.0, (False, False))],
 )
 def test_brax_end_flags_are_told_apart(monkeypatch, done, clock, flags):
-    env = make_mabrax("mabrax/walker2d-2x3").env
+    env = make_mabrax("mabrax/walker2d-2x3").game
     answer = (
         {},
         jnp.zeros(()),

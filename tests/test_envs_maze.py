@@ -146,13 +146,13 @@ def test_mass_never_enters_a_wall(name):
 
     # [25600, 2], cell (r, c) has its centre at (r, c)
     places = np.asarray(wander(KEY)).reshape(-1, 2) + OFFSET
-    walls = np.argwhere(env.env.walls)
+    walls = np.argwhere(env.game.walls)
     for block in np.array_split(places, 8):
         # to the nearest point of each wall
         apart = np.maximum(np.abs(block[:, None] - walls) - 0.5, 0)
         assert np.linalg.norm(apart, axis=-1).min() > RADIUS - 1e-4
     visited = np.unique(np.round(places).astype(int), axis=0)
-    assert len(visited) == len(env.env.free)
+    assert len(visited) == len(env.game.free)
 
 
 # ---------------------------------------------------------------------------------------- the task
@@ -174,7 +174,7 @@ def test_reward_is_one_within_half_a_metre_of_the_goal():
 def test_limits_goals_and_references_are_those_of_version_1(name, limit, goal):
     env = make_maze(f"maze/{name}")
     assert env is make_maze(f"maze/{name}")
-    np.testing.assert_array_equal(env.env.goal, goal)
+    np.testing.assert_array_equal(env.game.goal, goal)
     assert env.spec.horizon == limit  # version 0: 150, 250, 600
     low, high = {"umaze": (23.85, 161.86), "medium": (13.13, 277.39), "large": (6.7, 273.99)}[name]
     assert env.spec.return_scale[:2] == (low, high)
@@ -197,7 +197,7 @@ def test_recorded_episodes_last_as_long_as_the_limit():
     cells = np.round(start[:, :2])
     assert np.abs(start[:, :2] - cells).max() <= 0.1 + 1e-6
     # the goal's cell among them
-    assert {tuple(c) for c in cells.astype(int)} == {tuple(c) for c in UMAZE.env.free}
+    assert {tuple(c) for c in cells.astype(int)} == {tuple(c) for c in UMAZE.game.free}
     np.testing.assert_allclose(start[:, 2:].std(), 0.1, rtol=0.2)
     # D4RL's reference of random actions is 23.85; ours have s.e. of about 5
     np.testing.assert_allclose(played.reward.sum(1).mean(), 23.85, atol=20)
@@ -242,12 +242,12 @@ def test_routes_are_shortest(name):
 @pytest.mark.parametrize("name", MAZES)
 def test_controller_reaches_the_goal_from_every_cell_and_stays(name):
     env = make_maze(f"maze/{name}")
-    start = jnp.asarray(env.env.free, jnp.float32)
+    start = jnp.asarray(env.game.free, jnp.float32)
     _, position, reward = play_from(f"maze/{name}", "fixed", env.spec.horizon)(
         start, jnp.zeros_like(start)
     )
     assert np.asarray(reward).sum(0).min() > 0.3 * env.spec.horizon
-    np.testing.assert_allclose(position[-1], np.tile(env.env.goal, (len(start), 1)), atol=0.02)
+    np.testing.assert_allclose(position[-1], np.tile(env.game.goal, (len(start), 1)), atol=0.02)
     assert np.asarray(reward)[-20:].all()
 
 
@@ -261,7 +261,7 @@ def test_random_targets_follow_one_another_and_depend_on_the_start_alone():
     assert len(np.unique(target[:, 0])) >= 4
     # at each arrival the mass was within 0.1 of the target it had
     change = np.flatnonzero(np.diff(reached[:, 0]))
-    cells = UMAZE.env.free
+    cells = UMAZE.game.free
     assert (
         np.linalg.norm(cells[target[change, 0]] - np.asarray(position)[change, 0], axis=-1) < 0.1
     ).all()

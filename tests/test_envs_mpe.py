@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from jaxoff import registry
-from jaxoff.envs.base import MultiAgentEnv
 from jaxoff.envs.mpe.omar import Chase, make_prey_env, make_spread, make_tag, make_world
 from jaxoff.envs.mpe.physics import ParticleState, advance
 from jaxoff.envs.mpe.sit import make_sit
@@ -164,7 +163,7 @@ def test_spread_golden_step():
     after_velocities = [(-0.5, 0), (0.75, 0.125), (0.075, -0.65)]
     state = particles(positions, velocities)
     np.testing.assert_allclose(
-        make_spread().env.rewards(state), (15.780869, 15.780869, 20.780869), rtol=1e-5
+        make_spread().game.rewards(state), (15.780869, 15.780869, 20.780869), rtol=1e-5
     )
     after, seen = STEPS["mpe/spread"](KEY, state, jnp.array(ACTIONS, jnp.float32))
     np.testing.assert_allclose(after.positions[:3], after_positions, rtol=1e-5, atol=1e-7)
@@ -214,7 +213,7 @@ def test_published_prey_makes_the_golden_step(world):
     _, flight, after_positions, after_reward = GOLDEN[world]
     state = particles(MOVERS + LANDMARKS[world], SPEEDS)
     np.testing.assert_allclose(
-        env.env.prey(KEY, env.env.chase.observe_all(state)[1]), flight, rtol=1e-5
+        env.game.prey(KEY, env.game.chase.observe_all(state)[1]), flight, rtol=1e-5
     )
     after, seen = jax.jit(env.step)(KEY, state, jnp.array(ACTIONS, jnp.float32))
     np.testing.assert_allclose(after.positions[:4], after_positions, rtol=1e-5, atol=1e-6)
@@ -242,7 +241,7 @@ def test_worlds_equal_the_reference_in_a_crowd(world):
                 expected.append(
                     (p, v, reference.chase_rewards(world, kinds, p), np.stack(seen[:3]), seen[3])
                 )
-    game = make_spread().env if world == "spread" else Chase(world)
+    game = make_spread().game if world == "spread" else Chase(world)
 
     def one(state, a):
         state = advance(game.bodies, state, a)
@@ -283,7 +282,7 @@ def test_bodies_in_one_place_stay_finite(name):
 
 def test_contact_of_a_whole_unit_deep_is_linear():
     # dist - dmin = -1: depth 1, force 100, velocity 0.1 * 100 = 10 apart
-    bodies = make_spread(2).env.bodies._replace(size=np.array([0.75, 0.75, 0.05, 0.05]))
+    bodies = make_spread(2).game.bodies._replace(size=np.array([0.75, 0.75, 0.05, 0.05]))
     after = jax.jit(functools.partial(advance, bodies))(
         particles([(0, 0), (0.5, 0), (9, 9), (9, 9)], np.zeros((2, 2))), jnp.zeros((2, 2))
     )
@@ -305,7 +304,7 @@ def test_spread_rewards_differ_by_the_collision_penalty():
     # agents 0 and 1 overlap (0.2 < 0.3) before and after a step without force, agent 2 is far away
     state = particles([(0, 0), (0.2, 0), (3, 3), (0, 1), (1, 0), (1, 1)], [(1, 0), (1, 0), (0, 0)])
     state = state._replace(positions=state.positions.at[1].set(jnp.array([0.25, 0])))
-    rewards = make_spread().env.rewards(state)
+    rewards = make_spread().game.rewards(state)
     assert (float(rewards[2] - rewards[0]), float(rewards[0] - rewards[1])) == (5.0, 0.0)
     _, seen = STEPS["mpe/spread"](KEY, state, jnp.zeros((3, 2)))
     assert float(seen.reward) == pytest.approx(float(seen.agent_reward.mean()))
@@ -315,16 +314,16 @@ def test_spread_alone_pays_for_the_own_landmark_only():
     # agents 0, 1 overlap: no penalty; own landmarks at distance 0.5, 2, 0.01 (capped at 10)
     state = particles([(0, 0), (0.2, 0), (3, 3), (0, 0.5), (2.2, 0), (3, 3.01)], np.zeros((3, 2)))
     np.testing.assert_allclose(
-        make_spread(cooperative=False).env.rewards(state), (2, 0.5, 10), rtol=1e-5
+        make_spread(cooperative=False).game.rewards(state), (2, 0.5, 10), rtol=1e-5
     )
     np.testing.assert_array_equal(
-        registry.make_env("mpe/spread-own/random").env.rewards(state),
-        make_spread(cooperative=False).env.rewards(state),
+        registry.make_env("mpe/spread-own/random").game.rewards(state),
+        make_spread(cooperative=False).game.rewards(state),
     )
     # alone it is the cooperative task
     alone = particles([(0.3, 0), (0, 0.4)], [(0, 0)])
     np.testing.assert_allclose(
-        [make_spread(1, cooperative=c).env.rewards(alone)[0] for c in (True, False)],
+        [make_spread(1, cooperative=c).game.rewards(alone)[0] for c in (True, False)],
         [2, 2],
         rtol=1e-5,
     )
@@ -346,7 +345,7 @@ def test_one_dimension_is_two_with_a_coordinate_at_zero():
 @pytest.mark.parametrize("count", range(1, 6))
 def test_spread_sizes_and_start_ranges(count):
     env = make_spread(count)
-    states = jax.vmap(env.env.start)(jax.random.split(KEY, 500))
+    states = jax.vmap(env.game.start)(jax.random.split(KEY, 500))
     _, first = jax.eval_shape(env.reset, KEY)
     assert (first.obs.shape, first.state.shape) == ((count, 6 * count), (6 * count * count,))
     assert env.spec.name == ("mpe/spread" if count == 3 else f"mpe/spread-n{count}")
@@ -374,10 +373,8 @@ def test_tag_score_is_one_predators_reward():
     distances = 0.12 + 4.88 + np.hypot(5, 0.12)
     assert float(Chase("tag").team_reward(state)) == pytest.approx(10 - 0.1 * distances)
     env = make_tag("flee")
-    _, _, reward, _, _ = jax.jit(env.env.step_env)(
-        KEY, state, dict.fromkeys(env.env.agents, jnp.zeros(2))
-    )
-    assert len({float(r) for r in reward.values()}) == 1
+    _, reward, _, _ = jax.jit(env.game.move)(KEY, state, jnp.zeros((3, 2)))
+    assert reward.shape == () and env.step(KEY, state, jnp.zeros((3, 2)))[1].agent_reward is None
 
 
 @pytest.mark.parametrize(
@@ -413,7 +410,7 @@ def test_return_scales_are_the_published_ones():
 def test_world_keeps_the_contract(name):
     env, step = MAKERS[name](), STEPS[name]
     spec = env.spec
-    assert isinstance(env.env, MultiAgentEnv) and MAKERS[name]() is env and spec.name == name
+    assert MAKERS[name]() is env and spec.name == name
 
     def roll(step, key):
         state, seen = RESETS[name](key)
@@ -434,7 +431,7 @@ def test_world_keeps_the_contract(name):
     assert [bool(row.truncated) for row in rows] == [False] * 25 + [True]
     _, seen = RESETS[name](KEY)
     # the picture's positions are the state's
-    shown = env.env.picture_entities(np.asarray(seen.state)[None])[0]
+    shown = env.game.picture_entities(np.asarray(seen.state)[None])[0]
     np.testing.assert_allclose(shown, RESETS[name](KEY)[0].positions, rtol=1e-5, atol=1e-6)
 
 
@@ -559,11 +556,11 @@ def test_hidden_agent_changes_the_state_and_not_the_observation():
     moved = state._replace(
         positions=state.positions.at[jnp.array([2, 5])].set(jnp.array([(0.8, -0.9), (-1.0, 1)]))
     )
-    np.testing.assert_array_equal(env.env.observe(state)[0], env.env.observe(moved)[0])
-    assert (env.env.global_state(state) != env.env.global_state(moved)).any()
-    assert (env.env.observe(state)[2] != env.env.observe(moved)[2]).any()
+    np.testing.assert_array_equal(env.game.observe(state)[0], env.game.observe(moved)[0])
+    assert (env.game.global_state(state) != env.game.global_state(moved)).any()
+    assert (env.game.observe(state)[2] != env.game.observe(moved)[2]).any()
     # nearest first
-    np.testing.assert_allclose(env.env.observe(state)[0], [0, 0, 0, 0, 0.1, 0.1, -0.3, 0, 0.5, 0])
+    np.testing.assert_allclose(env.game.observe(state)[0], [0, 0, 0, 0, 0.1, 0.1, -0.3, 0, 0.5, 0])
 
 
 def test_hidden_predator_changes_the_state_and_not_the_observation():
@@ -572,21 +569,22 @@ def test_hidden_predator_changes_the_state_and_not_the_observation():
         [(0, 0), (0.5, 0), (0.9, 0.9), (0.2, 0.7)], [(0, 0), (0, 0), (0, 0), (0.3, 0.4)]
     )
     moved = state._replace(positions=state.positions.at[2].set(jnp.array([-0.9, 0.4])))
-    np.testing.assert_array_equal(env.env.observe(state)[0], env.env.observe(moved)[0])
-    assert (env.env.global_state(state) != env.env.global_state(moved)).any()
-    np.testing.assert_allclose(env.env.observe(state)[0], [0, 0, 0, 0, 0.5, 0, 0.2, 0.7, 0.3, 0.4])
+    np.testing.assert_array_equal(env.game.observe(state)[0], env.game.observe(moved)[0])
+    assert (env.game.global_state(state) != env.game.global_state(moved)).any()
+    np.testing.assert_allclose(env.game.observe(state)[0], [0, 0, 0, 0, 0.5, 0, 0.2, 0.7, 0.3, 0.4])
 
 
 def test_equally_near_agents_are_seen_by_index():
     state = particles([(0, 0), (0.5, 0), (-0.5, 0), (1, 0), (0, 1), (-1, 0)], np.zeros((3, 2)))
-    np.testing.assert_allclose(make_sit("CN_3ls3l").env.observe(state)[0, 4:], [1, 0, 0, 1, 0.5, 0])
+    seen = make_sit("CN_3ls3l").game.observe(state)
+    np.testing.assert_allclose(seen[0, 4:], [1, 0, 0, 1, 0.5, 0])
 
 
 def test_fixed_visibility_is_by_index():
     # agent i sees landmarks i, i + 1 and agent i + 1, modulo 3, wherever they are
     points = np.array([(0, 0), (0.5, 0), (0.1, 0.1), (1, 1), (-1, 0), (0, 0.2)])
     env = make_sit("CN_3ls3l", visibility="fixed")
-    obs = np.asarray(env.env.observe(particles(points, np.zeros((3, 2)))))
+    obs = np.asarray(env.game.observe(particles(points, np.zeros((3, 2)))))
     for i in range(3):
         j = (i + 1) % 3
         np.testing.assert_allclose(
@@ -595,7 +593,7 @@ def test_fixed_visibility_is_by_index():
             rtol=1e-6,
         )
     assert env.spec.name == "mpe/CN_3ls3l-fixed"
-    chase = make_sit("PP_3p1p", visibility="fixed").env.observe(
+    chase = make_sit("PP_3p1p", visibility="fixed").game.observe(
         particles(points[:4], np.zeros((4, 2)))
     )
     np.testing.assert_allclose(chase[:, 4:6], points[[1, 2, 0]] - points[:3], rtol=1e-6)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from jaxmarl.environments.smax import SMAX, HeuristicEnemySMAX, map_name_to_scenario
 
-from jaxoff.envs.smax import FAMILIES, MAPS, X_MAPS, make_smax
-from jaxoff.envs.smax.env import Battle
+from jaxoff.envs.smax import FAMILIES, MAPS, X_MAPS, make_smax, smax_spec
+from jaxoff.envs.smax.battle import Battle
 from jaxoff.envs.smax.units import X_UNITS
 from jaxoff.names import UnknownName
 
@@ -75,7 +75,7 @@ def place(name, positions=(), health=()):
     {unit: value}.
     """
     env, state = start(name)
-    far = jnp.array([[2.0 + 4 * (i % 7), 2.0 + 4 * (i // 7)] for i in range(env.env.num_units)])
+    far = jnp.array([[2.0 + 4 * (i % 7), 2.0 + 4 * (i // 7)] for i in range(env.game.num_units)])
     at, points = far, state.state.unit_health
     for unit, value in dict(positions).items():
         at = at.at[unit].set(jnp.array(value))
@@ -86,7 +86,7 @@ def place(name, positions=(), health=()):
 
 @functools.cache
 def advance(name):
-    return jax.jit(env_of(name).env._env.advance)
+    return jax.jit(env_of(name).game.battle.advance)
 
 
 def after(name, state, actions=()):
@@ -154,6 +154,14 @@ def test_spec_of_3m():
     assert spec.discrete and spec.return_scale[:2] == (0.0, 20.0)
 
 
+def test_specs_need_no_simulator_and_have_its_sizes():
+    for family, maps in FAMILIES.items():
+        for name in maps:
+            spec, battle = smax_spec(family, name), make_smax(family, name).game.battle
+            sizes = (battle.num_allies, battle.obs_size, battle.num_ally_actions)
+            assert (spec.num_agents, spec.obs_size, spec.action_size) == sizes
+
+
 def test_agents_of_one_kind_have_one_type():
     assert make_smax("smax", "2s3z").spec.agent_types == (2, 2, 3, 3, 3)
 
@@ -216,10 +224,11 @@ def test_every_step_equals_jaxmarl_with_its_own_keys():
 
 def test_first_observation_equals_jaxmarl():
     env = env_of("smax/2s3z")
-    expected, _ = HeuristicEnemySMAX(scenario=map_name_to_scenario("2s3z")).reset(KEY)
+    stock = HeuristicEnemySMAX(scenario=map_name_to_scenario("2s3z"))
+    expected, _ = stock.reset(KEY)
     _, first = jax.jit(env.reset)(KEY)
     np.testing.assert_allclose(
-        first.obs, np.stack([expected[agent] for agent in env.env.agents]), atol=1e-6
+        first.obs, np.stack([expected[agent] for agent in stock.agents]), atol=1e-6
     )
 
 
@@ -241,10 +250,10 @@ def test_legal_play_gives_what_the_spec_says(name):
     assert (seen.reward >= 0).all()
     # The global state holds what the battle does.
     alive = new.state.unit_alive
-    full = np.array([env.env._env.max_health])
-    np.testing.assert_allclose(env.env.health(seen.state), new.state.unit_health / full, atol=1e-6)
+    full = np.array([env.game.battle.max_health])
+    np.testing.assert_allclose(env.game.health(seen.state), new.state.unit_health / full, atol=1e-6)
     np.testing.assert_allclose(
-        env.env.positions(seen.state)[alive], new.state.unit_positions[alive], atol=1e-5
+        env.game.positions(seen.state)[alive], new.state.unit_positions[alive], atol=1e-5
     )
     np.testing.assert_array_equal(
         env.won(seen.state), ~alive[..., n:].any(-1) & alive[..., :n].any(-1)
@@ -277,31 +286,26 @@ def test_jit_equals_no_jit():
     # Without the script, whose hundreds of operations are the same functions either way.
     env, state = start("smax/3m")
     actions = jnp.array([RIGHT, UP, ATTACK, LEFT, LEFT, STOP])
-    plain = env.env._env.advance(KEY, state.state, actions)
+    plain = env.game.battle.advance(KEY, state.state, actions)
     jitted = advance("smax/3m")(KEY, state.state, actions)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), plain, jitted)
 
 
-def test_agents_keep_their_order_beyond_ten(monkeypatch):
-    # jit sorts dictionaries by name: ally_10 before ally_2, enemy_10 before enemy_2
+def test_units_keep_their_order_beyond_ten(monkeypatch):
+    # by name, ally_10 would come before ally_2, and enemy_10 before enemy_2
     env, state = start("smax/25m")
-    game = env.env
+    game = env.game
     joint = jnp.arange(50)
-    scripted = dict(zip(game.enemy_agents, joint[25:], strict=True))
-    monkeypatch.setattr(game, "get_enemy_actions", lambda key, memory, seen: (scripted, memory))
+    monkeypatch.setattr(game, "enemy_actions", lambda key, now: (joint[25:], None))
     monkeypatch.setattr(
-        game._env,
+        game.battle,
         "advance",
         lambda key, battle, actions: battle.replace(prev_attack_actions=actions),
     )
-    by_name = dict(zip(game.agents, joint[:25], strict=True))
-    obs, new, *_ = jax.jit(lambda actions: game.step_env(KEY, state, actions))(by_name)
-    assert list(obs) != game.agents  # the trap is there
+    new, *_ = jax.jit(lambda actions: game.move(KEY, state, actions))(joint[:25])
     np.testing.assert_array_equal(new.state.prev_attack_actions, joint)
-    # after own health, before own cooldown and the six types
-    own = np.stack([obs[agent][-9:-7] for agent in game.agents])
-    np.testing.assert_allclose(own * 32, state.state.unit_positions[:25], atol=1e-5)
     _, first = jax.jit(env.reset)(KEY)
+    # after own health, before own cooldown and the six types
     np.testing.assert_allclose(first.obs[:, -9:-7] * 32, state.state.unit_positions[:25], atol=1e-5)
 
 
@@ -390,7 +394,7 @@ def x10_reward(before, after, n, most):
 
 @pytest.mark.parametrize(("reward", "reference"), [("x10", x10_reward), ("smac", smac_reward)])
 def test_rewards_equal_a_count_over_recorded_health(reward, reference):
-    game = make_smax("smax", "2s3z", reward).env
+    game = make_smax("smax", "2s3z", reward).game
     most = np.array([160, 160, 150, 150, 150] * 2, float)
     state, _, _, (new, seen) = played("smax/2s3z")
     before = state.state.unit_health.reshape(-1, 10)
@@ -408,7 +412,7 @@ def test_rewards_equal_a_count_over_recorded_health(reward, reference):
 
 @pytest.mark.parametrize("reward", ["x10", "smac"])
 def test_the_best_return_is_20(reward):
-    game = make_smax("smax", "3m", reward).env
+    game = make_smax("smax", "3m", reward).game
     full, dead = jnp.full(6, 45.0), jnp.array([45.0, 0, 0, 0, 0, 0])
     assert float(game.team_reward(full, dead)) == pytest.approx(20.0)
     half = jnp.array([45.0, 45, 45, 20, 20, 20])
@@ -417,7 +421,7 @@ def test_the_best_return_is_20(reward):
 
 
 def test_smac_reward_without_a_win_is_at_most_165_parts_of_365_on_3m():
-    game = make_smax("smax", "3m", "smac").env
+    game = make_smax("smax", "3m", "smac").game
     # 135 health + 30 for three kills, and everybody dies: 165 x 20 / (135 + 30 + 200)
     assert float(game.team_reward(jnp.full(6, 45.0), jnp.zeros(6))) == pytest.approx(165 * 20 / 365)
 
@@ -441,8 +445,8 @@ def test_returns_are_at_most_20(name):
 
 @pytest.mark.parametrize("reward", ["x10", "smac"])
 def test_healing_an_enemy_neither_pays_nor_costs(reward):
-    game = make_smax("smax-x", "MMM2", reward).env
-    before = jnp.asarray(game._env.max_health).at[20:].set(10.0)
+    game = make_smax("smax-x", "MMM2", reward).game
+    before = jnp.asarray(game.battle.max_health).at[20:].set(10.0)
     assert float(game.team_reward(before, before.at[20].set(16.0))) == 0.0
     hurt = before.at[21].set(6.0)
     assert (
@@ -458,7 +462,7 @@ def test_healing_an_enemy_neither_pays_nor_costs(reward):
 
 def test_an_illegal_attack_does_nothing():
     state = place("smax/3m", {0: (4, 4), 3: (28, 28)})
-    mask = env_of("smax/3m").env._env.ally_actions(state)
+    mask = env_of("smax/3m").game.battle.ally_actions(state)
     assert mask[0, ATTACK] == 0
     new = after("smax/3m", state, {0: ATTACK})
     np.testing.assert_array_equal(new.unit_health, state.unit_health)
@@ -467,7 +471,7 @@ def test_an_illegal_attack_does_nothing():
 
 def test_a_legal_attack_hits_the_named_enemy():
     state = place("smax/3m", {0: (4, 20), 4: (8, 20), 3: (28, 28)})
-    assert env_of("smax/3m").env._env.ally_actions(state)[0].tolist() == [1, 1, 1, 1, 1, 0, 1, 0]
+    assert env_of("smax/3m").game.battle.ally_actions(state)[0].tolist() == [1, 1, 1, 1, 1, 0, 1, 0]
     # one shot of 9 at once; the next comes 0.61 s later at the least
     assert after("smax/3m", state, {0: ATTACK + 1}).unit_health.tolist() == [45, 45, 45, 45, 36, 45]
 
@@ -535,7 +539,7 @@ def test_a_medivac_never_heals_above_the_most():
 )
 def test_a_medivac_does_not_heal(patient, where, points):
     state = place("smax-x/MMM2", {MEDIVAC: (16, 28), patient: where}, {patient: points})
-    assert env_of("smax-x/MMM2").env._env.ally_actions(state)[MEDIVAC, ATTACK + patient] == 0
+    assert env_of("smax-x/MMM2").game.battle.ally_actions(state)[MEDIVAC, ATTACK + patient] == 0
     assert (
         float(after("smax-x/MMM2", state, {MEDIVAC: ATTACK + patient}).unit_health[patient])
         == points
@@ -546,7 +550,7 @@ def test_a_medivac_hurts_nobody_and_its_slots_are_allies():
     # ally 4 and enemies 11 and 14 in range (4) of the medivac; the slot of enemy 14 is the slot of
     # ally 4
     state = place("smax-x/MMM2", {MEDIVAC: (16, 28), 4: (18, 28), 11: (14, 28), 14: (16, 30)})
-    assert env_of("smax-x/MMM2").env._env.ally_actions(state)[MEDIVAC, ATTACK:].tolist() == [
+    assert env_of("smax-x/MMM2").game.battle.ally_actions(state)[MEDIVAC, ATTACK:].tolist() == [
         0,
         0,
         0,

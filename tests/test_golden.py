@@ -237,7 +237,7 @@ class Errors(dict[str, float]):
 def particle_errors(case: Case) -> Errors:
     """One step from every stored state, and all steps from the start."""
     z, found, kind = case.arrays, Errors(), case.meta["world"].removeprefix("mpe-")
-    game: Any = omar.make_spread(3).env if kind == "spread" else omar.Chase(kind)
+    game: Any = omar.make_spread(3).game if kind == "spread" else omar.Chase(kind)
     see: Callable[..., Any] = lambda s: [*game.observe(s)]
     pay: Callable[..., Any] = (
         game.rewards

@@ -122,7 +122,7 @@ def test_start_of_a_maze_is_d4rls():
     cells = np.round(starts[:, :2])
     assert np.abs(starts[:, :2] - cells).max() <= 0.1 + 1e-9
     assert {tuple(c) for c in cells.astype(int)} == {
-        tuple(c) for c in make_maze("maze/large").env.free
+        tuple(c) for c in make_maze("maze/large").game.free
     }
     np.testing.assert_allclose(starts[:, 2:].std(), 0.1, rtol=0.05)
 

@@ -5,14 +5,19 @@ circle.
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+from tests.learners import QUICK_ENV
 
 ROOT = Path(__file__).parent.parent
 # From the ground up. A module may import what stands on its own layer or below.
 LAYERS = (
     "errors types files runtime torch_file",
-    "names batches draw optimisers",
+    "names batches draw optimisers distributions",
     "losses envs registry outlines config",
     "nets eval",
     "data logs",
@@ -20,6 +25,16 @@ LAYERS = (
     "baselines report",
     "cli experiments",
 )
+# Packages that few modules may import, and which: what there is to change when one of them breaks,
+# or what start-up does not pay for.
+FEW = {
+    "distrax": {"jaxoff.distributions"},
+    "jaxmarl": {
+        "jaxoff.envs.mamujoco.mabrax",
+        "jaxoff.envs.smax.battle",
+        "jaxoff.envs.to_jaxmarl",
+    },
+}
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names.split()}
 
 
@@ -98,6 +113,38 @@ def test_no_imports_go_in_a_circle():
         for module, others in graph.items()
     }
     TopologicalSorter(used).prepare()  # raises CycleError with the modules of a circle
+
+
+def test_few_modules_import_what_is_slow_or_frail():
+    found: dict[str, set[str]] = {package: set() for package in FEW}
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            for package in FEW.keys() & {name.split(".")[0] for name in names}:
+                found[package].add(module)
+    assert found == FEW
+
+
+def test_training_in_our_own_worlds_needs_no_jaxmarl_and_without_figures_no_matplotlib(tmp_path):
+    code = (
+        "import sys, pathlib, jaxoff.training, jaxoff.registry, jaxoff.envs.from_jaxmarl\n"
+        "for task in ('matrix/xor/b', 'grid/bridge/optimal', 'mpe/spread/random'):\n"
+        "    jaxoff.registry.make_env(task)\n"
+        "jaxoff.registry.make_spec('smax/3m/medium')\n"
+        "slow = {'jaxmarl', 'brax', 'matplotlib'}\n"
+        "found = (slow | {'distrax'}) & set(sys.modules)\n"
+        "assert not found, found\n"
+        "spec = jaxoff.TrainSpec('bc', 'matrix/xor/b', steps=2, evaluations=1)\n"
+        "jaxoff.train(spec, out=pathlib.Path(sys.argv[1]))\n"
+        "found = slow & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "job")]
+    done = subprocess.run(
+        command, env=os.environ | QUICK_ENV, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_no_function_is_longer_than_80_lines():

@@ -17,6 +17,7 @@ from jax import lax
 from jaxoff.baselines import icq, maicq
 
 from jaxoff.config import checked
+from jaxoff.distributions import normal
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests.reference import icq_numpy as ref
 
@@ -110,7 +111,7 @@ def pieces(config: icq.Config, discrete: bool, state: Any, batch: Transition) ->
     actor = jax.value_and_grad(lambda p: icq.actor_loss(m, p, state, batch, key)[0])(state.policy)
     out = {"target": target, "rho": rho, "mask": mask, "critic": critic, "actor": actor}
     if not discrete:
-        dist = icq.gaussian(state.policy.log_std, m.actors.outputs(state.policy.net, batch)[0])
+        dist = normal(m.actors.outputs(state.policy.net, batch)[0], state.policy.log_std)
         out["samples"] = jnp.clip(dist.sample(seed=key, sample_shape=4), -1, 1)
     return out
 

@@ -16,6 +16,7 @@ from jaxoff.baselines import omiga
 
 from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import place
+from jaxoff.distributions import TanhNormal
 from jaxoff.envs.games.matrix import XOR, joint_probabilities, make_matrix
 from jaxoff.losses.implicit_values import (
     exponent,
@@ -270,7 +271,7 @@ def test_no_gradient_of_the_policy_loss_reaches_the_values():
 
 def test_density_of_a_squashed_normal_integrates_to_one():
     # One dimension, bound 2: sum of densities on a grid of (-2, 2) times its step.
-    dist = omiga.TanhNormal(jnp.array([0.3]), jnp.array([-0.5]), 2.0)
+    dist = TanhNormal(jnp.array([0.3]), jnp.array([-0.5]), 2.0)
     grid = np.linspace(-2, 2, 4001)[1:-1]
     assert np.exp(dist.log_prob(jnp.asarray(grid)[:, None])).sum() * 1e-3 == pytest.approx(
         1, abs=1e-3
@@ -278,7 +279,7 @@ def test_density_of_a_squashed_normal_integrates_to_one():
 
 
 def test_a_squashed_normal_samples_inside_its_bound_around_its_mode():
-    dist = omiga.TanhNormal(jnp.array([[0.4, -9.0]]), jnp.full((1, 2), -5.0), 2.0)
+    dist = TanhNormal(jnp.array([[0.4, -9.0]]), jnp.full((1, 2), -5.0), 2.0)
     np.testing.assert_allclose(dist.mode(), [[2 * np.tanh(0.4), -2.0]], rtol=1e-5)
     drawn = dist.sample(seed=jax.random.key(0), sample_shape=(100,))
     assert drawn.shape == (100, 1, 2) and np.abs(drawn).max() <= 2
@@ -289,7 +290,7 @@ def test_a_squashed_normal_samples_inside_its_bound_around_its_mode():
 @pytest.mark.parametrize("bound", [1.0, 0.4, 3.0])
 def test_density_and_gradient_are_finite_at_the_bound_and_beyond(bound):
     actions = bound * jnp.array([[1.0], [-1.0], [1.3]])
-    of = lambda mean: omiga.TanhNormal(mean, jnp.zeros((3, 1)), bound).log_prob(actions)
+    of = lambda mean: TanhNormal(mean, jnp.zeros((3, 1)), bound).log_prob(actions)
     assert np.isfinite(of(jnp.zeros((3, 1)))).all()
     assert np.isfinite(jax.grad(lambda mean: of(mean).sum())(jnp.zeros((3, 1)))).all()
 

@@ -249,7 +249,7 @@ def test_a_battles_picture_has_units_in_map_units_and_the_dead_without_health():
     np.testing.assert_allclose(
         picture.positions(np.asarray(seen.state)[None])[0], state.state.unit_positions, rtol=1e-5
     )
-    dead = env.env.global_state(
+    dead = env.game.global_state(
         state.replace(state=state.state.replace(unit_alive=state.state.unit_alive.at[4].set(False)))
     )
     np.testing.assert_array_equal(picture.health(np.asarray(dead)[None]), [[1, 1, 1, 1, 0, 1]])

@@ -15,7 +15,7 @@ from jaxoff.data import recipes
 from jaxoff.data.dataset import validate
 from jaxoff.data.episodes import _resize, lengths_of, take
 from jaxoff.envs import rolling
-from jaxoff.envs.base import FromJaxMARL
+from jaxoff.envs.base import GameEnv
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial
 from jaxoff.eval.rollout import evaluate, rollout
 from jaxoff.types import EnvSpec, Policy, TimeStep
@@ -208,7 +208,7 @@ def test_memory_belongs_to_its_episode_across_parts(monkeypatch):
 
 def test_noise_is_a_share_of_the_bound_around_the_mode_and_is_clipped_there():
     plain = make_polynomial("sign", GAMES["sign"])
-    env = FromJaxMARL(plain.env, dataclasses.replace(plain.spec, action_bound=2.0))
+    env = GameEnv(plain.game, dataclasses.replace(plain.spec, action_bound=2.0))
     actions = recipes.record(env, always([[0.0], [1.9]]), 4000, KEY, noise=0.1).actions[:, 0, :, 0]
     # agent 0: standard deviation 0.1 * 2 (within five of 0.2 / sqrt(8000)); agent 1: above 2 with
     # probability P(z > .5) = .309

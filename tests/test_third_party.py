@@ -32,11 +32,11 @@ MODULE = '''
 """Plays each agent's actions as often as the data do."""
 from typing import NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxoff import distributions
 from jaxoff.config import static
 from jaxoff.types import Learner, Out, Policy
 
@@ -64,7 +64,7 @@ def make(config, spec):
             lambda shape: (),
             lambda carry, step: (
                 carry,
-                distrax.Categorical(probs=jnp.broadcast_to(probs, step.avail.shape)),
+                distributions.categorical(probs=jnp.broadcast_to(probs, step.avail.shape)),
             ),
         )
 

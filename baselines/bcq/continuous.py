@@ -17,12 +17,12 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxoff import distributions
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
 from jaxoff.losses.likelihood import masked_mean
@@ -35,6 +35,7 @@ from jaxoff.optimisers import rmsprop
 from jaxoff.types import (
     Array,
     Carry,
+    Distribution,
     EnvSpec,
     Key,
     Learner,
@@ -264,7 +265,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 def policy_of(m: Method, state: State) -> Policy:
     """Of each agent the best candidate by Q_1; the latents are the same at every step."""
 
-    def distribution(memory: Carry, now: TimeStep) -> tuple[Carry, distrax.Distribution]:
+    def distribution(memory: Carry, now: TimeStep) -> tuple[Carry, Distribution]:
         seen = numbered(now.obs)
         latents = state.latents.reshape(-1, *[1] * (seen.ndim - 1), state.latents.shape[-1])
         latents = jnp.broadcast_to(
@@ -272,7 +273,7 @@ def policy_of(m: Method, state: State) -> Policy:
         )
         actions = candidates(m, state.behaviour_policy, state.policy, seen, latents)
         best = jnp.argmax(twin_values(m, state.critic, seen, actions)[0], 0)
-        return memory, distrax.Deterministic(
+        return memory, distributions.deterministic(
             jnp.take_along_axis(actions, best[None, ..., None], 0)[0]
         )
 

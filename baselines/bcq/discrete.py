@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxoff import distributions
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
 from jaxoff.errors import InvalidSetting
@@ -33,6 +33,7 @@ from jaxoff.types import (
     UNAVAILABLE,
     Array,
     Carry,
+    Distribution,
     EnvSpec,
     Key,
     Learner,
@@ -200,13 +201,11 @@ def policy_of(m: Method, critic: Params, behaviour_policy: Params) -> Policy:
     def initial(batch_shape: tuple[int, ...]) -> Carry:
         return values.initial(batch_shape), behaviour.initial(batch_shape)
 
-    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
         of_values, q = values.distribution(memory[0], seen)
         of_behaviour, mu = behaviour.distribution(memory[1], seen)
         keep = keep_mask(mu.logits, seen.avail, m.config.zeta)
-        return (of_values, of_behaviour), distrax.Categorical(
-            logits=jnp.where(keep, q.logits, UNAVAILABLE)
-        )
+        return (of_values, of_behaviour), distributions.categorical(q.logits, avail=keep)
 
     return greedy(Policy(initial, distribution))
 

@@ -18,12 +18,12 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
+from jaxoff import distributions
 from jaxoff.batches import as_windows, flatten
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
@@ -46,6 +46,7 @@ from jaxoff.optimisers import adam
 from jaxoff.types import (
     Array,
     Carry,
+    Distribution,
     EnvSpec,
     Key,
     Learner,
@@ -208,9 +209,9 @@ def behaviour_learner(m: Method) -> Learner:
         steps, opt = optimiser.update(grads, state.opt)
         return Behaviour(optax.apply_updates(state.vae, steps), opt), Out({"behaviour": loss})
 
-    def distribution(vae: Params, now: TimeStep) -> distrax.Distribution:
+    def distribution(vae: Params, now: TimeStep) -> Distribution:
         state = seen(m, now.obs, now.state)
-        return distrax.Deterministic(
+        return distributions.deterministic(
             m.vae.decode(vae, state, jnp.zeros((*state.shape[:-1], 2 * m.vae.size)))
         )
 
@@ -420,7 +421,7 @@ def policy_of(m: Method, state: State) -> Policy:
     if m.config.input_norm == "none":
         return plain
 
-    def distribution(memory: Carry, now: TimeStep) -> tuple[Carry, distrax.Distribution]:
+    def distribution(memory: Carry, now: TimeStep) -> tuple[Carry, Distribution]:
         return plain.distribution(
             memory, now._replace(obs=normalised(state.policy.norm, now.obs, *state.stats))
         )

@@ -22,7 +22,7 @@ from jaxoff.experiments.pjap.online import OnlineResult, train_online
 
 from jaxoff.data import online_sampler, samplers, uniform_sampler
 from jaxoff.data.dataset import Dataset, place
-from jaxoff.envs.base import FromJaxMARL
+from jaxoff.envs.base import GameEnv
 from jaxoff.envs.games.polynomial import GAMES, TWIN_PEAKS, make_polynomial, peak, reward_of
 from jaxoff.registry import make_data
 from jaxoff.types import Array, Episodes, Feedback, Key, Sampler
@@ -64,7 +64,7 @@ class Paths(NamedTuple):
 
 
 @functools.cache
-def game(name: str) -> FromJaxMARL:
+def game(name: str) -> GameEnv:
     """One of the paper's four games."""
     return make_polynomial(name, GAMES[name])
 
@@ -74,7 +74,7 @@ def payoff(name: str) -> Callable[[Array], Array]:
     return reward_of(GAMES[name])
 
 
-def reward_in(env: FromJaxMARL) -> Callable[[Array], Array]:
+def reward_in(env: GameEnv) -> Callable[[Array], Array]:
     """The exact reward that an environment tells of."""
     assert env.spec.payoff is not None
     return env.spec.payoff
@@ -91,7 +91,7 @@ def points_of(data: Episodes) -> np.ndarray:
     return np.asarray(data.actions)[:, 0, :, 0]
 
 
-def episodes_of(actions: np.ndarray, env: FromJaxMARL) -> Episodes:
+def episodes_of(actions: np.ndarray, env: GameEnv) -> Episodes:
     """Joint actions [M, 2] played in a polynomial game: M episodes of one step."""
     joint = np.asarray(actions, np.float32)[:, None, :, None]  # [M, 1, 2, 1]
     count = joint.shape[0]
@@ -216,7 +216,7 @@ def _program(name: str, sampler_of: Any, epochs: int) -> Any:
 
 
 def _path(
-    env: FromJaxMARL,
+    env: GameEnv,
     sampler_of: Any,
     epochs: int,
     config: maddpg.Config,

@@ -134,10 +134,10 @@ def make_env(task: Task) -> Any:
         else None,
     )
     if (task.source, task.scenario) == ("omar", "simple_spread"):
-        from jaxoff.envs.base import FromJaxMARL
+        from jaxoff.envs.base import GameEnv
         from jaxoff.envs.mpe.omar import make_spread
 
-        return FromJaxMARL(make_spread().env, spec, individual=True)
+        return GameEnv(make_spread().game, spec, individual=True)
     return NoSimulator(spec, tuple(row.get("host", ())))
 
 

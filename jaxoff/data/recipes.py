@@ -12,11 +12,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff import distributions
 from jaxoff.data.episodes import concatenate, cut, fill, take, trim, with_level
 from jaxoff.data.games import BRIDGE_QUALITIES, MNE_MARGINALS, XOR_ACTIONS, parse_polynomial
 from jaxoff.envs.games.bridge import make_bridge
@@ -24,7 +24,7 @@ from jaxoff.envs.games.matrix import XOR, make_matrix, mne
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial
 from jaxoff.envs.rolling import Trace, bounded, play
 from jaxoff.errors import InvalidSetting
-from jaxoff.types import Array, Carry, Env, EnvSpec, Episodes, Key, Policy, TimeStep
+from jaxoff.types import Array, Carry, Distribution, Env, EnvSpec, Episodes, Key, Policy, TimeStep
 
 Progress = Callable[[int, int], None]  # (episodes done, of all)
 
@@ -106,9 +106,9 @@ def replay(env: Env, actions: np.ndarray, key: Key) -> Episodes:
 
 def _script_step(
     memory: tuple[Array, Array], seen: TimeStep
-) -> tuple[tuple[Array, Array], distrax.Distribution]:
+) -> tuple[tuple[Array, Array], Distribution]:
     time, actions = memory
-    return (time + 1, actions), distrax.Deterministic(actions[time])
+    return (time + 1, actions), distributions.deterministic(actions[time])
 
 
 _SCRIPT = Policy(lambda shape: (), _script_step)
@@ -118,11 +118,11 @@ _SCRIPT = Policy(lambda shape: (), _script_step)
 def random_policy(spec: EnvSpec) -> Policy:
     """Uniformly random among available actions, or in [-bound, bound] where they are real."""
 
-    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
         if spec.discrete:
-            return memory, distrax.Categorical(logits=jnp.where(seen.avail > 0, 0.0, -jnp.inf))
+            return memory, distributions.categorical(jnp.where(seen.avail > 0, 0.0, -jnp.inf))
         bound = jnp.full(seen.avail.shape, spec.action_bound)
-        return memory, distrax.Uniform(-bound, bound)
+        return memory, distributions.uniform(-bound, bound)
 
     return Policy(lambda shape: (), distribution)
 

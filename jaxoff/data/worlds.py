@@ -137,7 +137,11 @@ def _smax(family: str) -> dict[str, World]:
         # but draws.
         qualities = (*_INSPO, *named, *BALANCED, "band-poor", "band-expert", *_WSPM_LISTED)
         worlds[name] = World(
-            _later("smax:make_smax", family, name), qualities, 5_000, compositions=named
+            _later("smax:make_smax", family, name),
+            qualities,
+            5_000,
+            compositions=named,
+            spec=_later("smax:smax_spec", family, name),
         )
     return worlds
 

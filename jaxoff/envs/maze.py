@@ -15,13 +15,13 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff.envs.base import FromJaxMARL, Game, ScenePicture, spaces
-from jaxoff.types import Array, EnvSpec, Key, Policy, ReturnScale, TimeStep
+from jaxoff import distributions
+from jaxoff.envs.base import Game, GameEnv, ScenePicture
+from jaxoff.types import Array, Distribution, EnvSpec, Key, Policy, ReturnScale, TimeStep
 
 DT, GEAR, DAMPING, RADIUS, TOP_SPEED = 0.01, 100.0, 1.0, 0.1, 5.0  # s, N, N s/m, m, m/s per axis
 MASS = 4 / 3 * np.pi * RADIUS**3 * 1000  # 4.18879 kg
@@ -96,7 +96,6 @@ class PointMass(Game):
     """maze: one of MAZES. One agent, two forces in [-1, 1]; never terminates."""
 
     def __init__(self, maze: Maze2D) -> None:
-        super().__init__(1, 4, spaces.Box(-1.0, 1.0, (2,)))
         self.maze = maze
         self.walls, self.goal = maze.walls, maze.goal
         self.free = np.argwhere(~self.walls)  # [K, 2], the goal among them
@@ -178,7 +177,7 @@ def slide(walls: Array, position: Array, velocity: Array) -> tuple[Array, Array]
 
 
 @functools.cache
-def make_maze(name: str) -> FromJaxMARL:
+def make_maze(name: str) -> GameEnv:
     """'maze/umaze', 'maze/medium' or 'maze/large' as an `Env` of one agent, state [4] = (x, y, vx,
     vy).
 
@@ -195,7 +194,7 @@ def make_maze(name: str) -> FromJaxMARL:
     spec = EnvSpec(
         f"maze/{name.removeprefix('maze/')}", 1, 4, 4, 2, False, maze.horizon, return_scale=scale
     )
-    return FromJaxMARL(PointMass(maze), spec, picture=_picture(maze))
+    return GameEnv(PointMass(maze), spec, picture=_picture(maze))
 
 
 def _picture(maze: Maze2D) -> ScenePicture:
@@ -253,7 +252,7 @@ def next_cells(walls: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def waypoint_policy(env: FromJaxMARL, goal: str = "fixed") -> Policy:
+def waypoint_policy(env: GameEnv, goal: str = "fixed") -> Policy:
     """D4RL's waypoint controller: force 10 (waypoint - position) - velocity, clipped to [-1, 1].
 
     The waypoints are the centres of the cells on a shortest way, the last is the target itself; the
@@ -265,7 +264,7 @@ def waypoint_policy(env: FromJaxMARL, goal: str = "fixed") -> Policy:
     """
     if goal not in ("fixed", "random"):
         raise ValueError(f"goal: expected 'fixed' or 'random', found '{goal}'")
-    game: PointMass = env.env
+    game: PointMass = env.game
     cells = jnp.asarray(game.free, jnp.float32)  # [K, 2]
     onward = jnp.asarray(next_cells(game.walls))
     numbers = jnp.asarray(np.cumsum(~game.walls).reshape(game.walls.shape) - 1)
@@ -282,7 +281,7 @@ def waypoint_policy(env: FromJaxMARL, goal: str = "fixed") -> Policy:
         none = jnp.full(shape, -1, jnp.int32)
         return Route(none, none, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.uint32))
 
-    def distribution(route: Route, timestep: TimeStep) -> tuple[Route, distrax.Distribution]:
+    def distribution(route: Route, timestep: TimeStep) -> tuple[Route, Distribution]:
         position, velocity = timestep.state[..., :2], timestep.state[..., 2:]
         cell = jnp.round(position + OFFSET).astype(jnp.int32)
         here = numbers[cell[..., 0], cell[..., 1]]
@@ -299,7 +298,8 @@ def waypoint_policy(env: FromJaxMARL, goal: str = "fixed") -> Policy:
         waypoint = jnp.where(anew | at_waypoint, onward[from_cell, target], route.waypoint)
         aim = jnp.where((waypoint == target)[..., None], cells[target], cells[waypoint] - OFFSET)
         action = jnp.clip(10.0 * (aim - position) - velocity, -1.0, 1.0)
-        return Route(target, waypoint, reached, seed), distrax.Deterministic(action[..., None, :])
+        dist = distributions.deterministic(action[..., None, :])
+        return Route(target, waypoint, reached, seed), dist
 
     return Policy(initial, distribution)
 

@@ -346,7 +346,7 @@ def _smac_host(scenario: str, spec: EnvSpec) -> HostEnv:
 
 def _maze_host(name: str, horizon: int | None) -> HostEnv:
     env = maze.make_maze(name)
-    game: maze.PointMass = env.env
+    game: maze.PointMass = env.game
     spec = env.spec
     rows, columns = game.walls.shape
     titles = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}

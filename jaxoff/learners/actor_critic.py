@@ -14,7 +14,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-import distrax
 import jax
 import jax.numpy as jnp
 import optax
@@ -39,6 +38,7 @@ from jaxoff.nets.normalised import (
 from jaxoff.types import (
     Array,
     Carry,
+    Distribution,
     EnvSpec,
     Key,
     Learner,
@@ -225,7 +225,7 @@ class Agents:
             return plain
         norm = policies.norm or UNIT
 
-        def distribution(memory: Carry, now: TimeStep) -> tuple[Carry, distrax.Distribution]:
+        def distribution(memory: Carry, now: TimeStep) -> tuple[Carry, Distribution]:
             return plain.distribution(memory, now._replace(obs=normalised(norm, now.obs, *stats)))
 
         return Policy(plain.initial, distribution)

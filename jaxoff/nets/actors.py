@@ -10,11 +10,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff import distributions
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.recurrent import GRUReset, RecurrentNet
@@ -22,6 +22,7 @@ from jaxoff.types import (
     UNAVAILABLE,
     Array,
     Carry,
+    Distribution,
     EnvSpec,
     Key,
     Params,
@@ -36,10 +37,10 @@ def greedy(policy: Policy) -> Policy:
     logits, or values.
     """
 
-    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
         memory, dist = policy.distribution(memory, seen)
         best = jax.nn.one_hot(dist.mode(), seen.avail.shape[-1])
-        return memory, distrax.Categorical(logits=jnp.where(best > 0, 0.0, UNAVAILABLE))
+        return memory, distributions.categorical(jnp.where(best > 0, 0.0, UNAVAILABLE))
 
     return Policy(policy.initial, distribution)
 
@@ -182,15 +183,14 @@ class Actors:
         def initial(batch_shape: tuple[int, ...]) -> Carry:
             return jnp.zeros((*batch_shape, n, self.hidden)) if self.recurrent else ()
 
-        def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+        def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
             if self.recurrent:
                 memory, out = self._each(params, lambda p, i: self._step(p, i, memory, seen))
             else:
                 out = self._each(params, lambda p, i: self.net().apply(p, self._seen(seen.obs, i)))
             out = self._finish(out, seen.avail)
-            return memory, distrax.Categorical(
-                logits=out
-            ) if self.spec.discrete else distrax.Deterministic(out)
+            make = distributions.categorical if self.spec.discrete else distributions.deterministic
+            return memory, make(out)
 
         return Policy(initial, distribution)
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import distrax
 import jax.numpy as jnp
 
-from jaxoff.types import Array, Carry, Params, Policy, TimeStep
+from jaxoff import distributions
+from jaxoff.types import Array, Carry, Distribution, Params, Policy, TimeStep
 
 LOG_STD = (-3.0, 0.0)  # the parameter itself is kept inside
 LOG_STD_START = -0.5
@@ -22,14 +22,7 @@ class Gaussian(NamedTuple):
     log_std: Array
 
 
-def gaussian(log_std: Array, mean: Array) -> distrax.Distribution:
-    """N(mean, diagonal), means [..., N, A]; its mode is the mean."""
-    return distrax.Independent(
-        distrax.Normal(mean, jnp.broadcast_to(jnp.exp(log_std), mean.shape)), 1
-    )
-
-
-def data_density(dist: distrax.Distribution, actions: Array, bound: float) -> Array:
+def data_density(dist: Distribution, actions: Array, bound: float) -> Array:
     """log density of the data's actions, clipped to the bound: not squashed, so finite at the
     bound; [..., N, A] -> [..., N].
     """
@@ -44,8 +37,8 @@ def bounded_spread(policy: Gaussian) -> Gaussian:
 def gaussian_policy(means: Policy, log_std: Array) -> Policy:
     """The policy around another one, whose modes are its means."""
 
-    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, distrax.Distribution]:
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
         memory, dist = means.distribution(memory, seen)
-        return memory, gaussian(log_std, dist.mode())
+        return memory, distributions.normal(dist.mode(), log_std)
 
     return Policy(means.initial, distribution)

@@ -17,11 +17,9 @@ import numpy as np
 
 from jaxoff.errors import JaxoffError
 from jaxoff.files import replacing
-from jaxoff.types import Carry, EnvSpec, Params, Policy, TimeStep
+from jaxoff.types import Carry, Distribution, EnvSpec, Params, Policy, TimeStep
 
 if TYPE_CHECKING:
-    import distrax
-
     from jaxoff.nets.actors import Actors
     from jaxoff.types import Array
 
@@ -209,9 +207,10 @@ def mixture(pool: Pool, spec: EnvSpec, use: tuple[int, ...]) -> Policy:
     The same object comes back for the same arguments, so that what is compiled for it is used
     again.
     """
-    import distrax
     import jax
     import jax.numpy as jnp
+
+    from jaxoff import distributions
 
     nets, params = (
         net_of(pool, spec),
@@ -222,17 +221,14 @@ def mixture(pool: Pool, spec: EnvSpec, use: tuple[int, ...]) -> Policy:
         memory, dist = nets.policy(params).distribution(memory, seen)
         return memory, dist.logits if spec.discrete else dist.mode()
 
-    def distribution(
-        memory: tuple[Array, Carry], seen: TimeStep
-    ) -> tuple[Carry, distrax.Distribution]:
+    def distribution(memory: tuple[Array, Carry], seen: TimeStep) -> tuple[Carry, Distribution]:
         choice, memories = memory  # [..., N], [..., K, N, H]
         memories, out = jax.vmap(one, in_axes=(0, -3, None), out_axes=(-3, -3))(
             params, memories, seen
         )
         picked = jnp.take_along_axis(out, choice[..., None, :, None], -3)[..., 0, :, :]
-        return (choice, memories), distrax.Categorical(
-            logits=picked
-        ) if spec.discrete else distrax.Deterministic(picked)
+        make = distributions.categorical if spec.discrete else distributions.deterministic
+        return (choice, memories), make(picked)
 
     return Policy(
         lambda shape: choices(pool, spec, np.zeros((*shape, spec.num_agents), np.int32), len(use)),

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff.envs.base import FromJaxMARL, Game, GridPicture, spaces
+from jaxoff.envs.base import Game, GameEnv, GridPicture
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
 
 MAP = ("1.##..", "......", "..##.0")
@@ -48,7 +48,6 @@ class Bridge(Game):
     """
 
     def __init__(self, horizon: int = 20, start_adjacent: bool = True) -> None:
-        super().__init__(2, 8, spaces.Discrete(5))
         self.horizon, self.starts = horizon, STARTS[start_adjacent]
 
     def start(self, key: Key) -> BridgeState:
@@ -100,9 +99,7 @@ class Bridge(Game):
         )
 
 
-def make_bridge(
-    name: str = "bridge", horizon: int = 20, start_adjacent: bool = True
-) -> FromJaxMARL:
+def make_bridge(name: str = "bridge", horizon: int = 20, start_adjacent: bool = True) -> GameEnv:
     """Bridge as an `Env`. The return scale holds for the default horizon and starts."""
     scale = None
     if horizon == 20 and start_adjacent:
@@ -115,4 +112,4 @@ def make_bridge(
     picture = GridPicture(
         ~FREE, GOALS, lambda state: state.reshape(len(state), 2, 4)[..., :2].astype(int)
     )
-    return FromJaxMARL(Bridge(horizon, start_adjacent), spec, picture=picture)
+    return GameEnv(Bridge(horizon, start_adjacent), spec, picture=picture)

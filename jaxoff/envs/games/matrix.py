@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff.envs.base import FromJaxMARL, Game, spaces
+from jaxoff.envs.base import Game, GameEnv
 from jaxoff.types import Array, EnvSpec, Key, Policy, ReturnScale, TimeStep
 
 XOR = np.array([[0.0, 1.0], [1.0, -2.0]], np.float32)
@@ -43,7 +43,7 @@ class MatrixGame(Game):
             raise ValueError(
                 f"payoff: expected as many actions on every axis, found shape {payoff.shape}"
             )
-        super().__init__(payoff.ndim, len(state), spaces.Discrete(payoff.shape[0]))
+        self.num_agents = payoff.ndim
         self.payoff, self.plays, self.constant = payoff, plays, np.asarray(state, np.float32)
 
     def start(self, key: Key) -> MatrixState:
@@ -77,7 +77,7 @@ def joint_probabilities(marginals: Array) -> Array:
 
 def make_matrix(
     name: str, payoff: np.ndarray, plays: int = 1, state: tuple[float, ...] = (1.0,)
-) -> FromJaxMARL:
+) -> GameEnv:
     """A matrix game as an `Env`; its probe gives the joint policy and its exact value per play."""
     game = MatrixGame(payoff, plays, state)
     n, a = game.num_agents, payoff.shape[0]
@@ -105,4 +105,4 @@ def make_matrix(
         joint = joint_probabilities(dist.probs)
         return {"joint_policy": joint, "exact_value": jnp.sum(joint * jnp.asarray(payoff))}
 
-    return FromJaxMARL(game, spec, probe)
+    return GameEnv(game, spec, probe)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff.envs.base import FromJaxMARL, Game, spaces
+from jaxoff.envs.base import Game, GameEnv
 from jaxoff.types import Array, EnvSpec, Key, Policy, ReturnScale, TimeStep
 
 TWIN_PEAKS = (1.0, 4.0, 5.0)  # A, B, C of the paper's experiments
@@ -64,7 +64,6 @@ class PolynomialGame(Game):
     """Two agents, one real action each, an episode of one step."""
 
     def __init__(self, coefficients: np.ndarray) -> None:
-        super().__init__(2, 1, spaces.Box(-1.0, 1.0, (1,)))
         self.reward = reward_of(coefficients)
 
     def start(self, key: Key) -> PolynomialState:
@@ -91,7 +90,7 @@ class PolynomialGame(Game):
         return jnp.ones((1,))
 
 
-def make_polynomial(name: str, coefficients: np.ndarray) -> FromJaxMARL:
+def make_polynomial(name: str, coefficients: np.ndarray) -> GameEnv:
     """A polynomial game as an `Env`; its probe gives the joint action and its exact reward.
 
     The return scale is the uniformly random joint action in [-1, 1]^2, and the best one there (grid
@@ -135,4 +134,4 @@ def make_polynomial(name: str, coefficients: np.ndarray) -> FromJaxMARL:
         actions = dist.mode()
         return {"joint_action": actions[:, 0], "exact_value": payoff(actions)}
 
-    return FromJaxMARL(PolynomialGame(coefficients), spec, probe)
+    return GameEnv(PolynomialGame(coefficients), spec, probe)

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxoff.envs.base import FromJaxMARL, Game, spaces
+from jaxoff.envs.base import Game, GameEnv
+from jaxoff.envs.from_jaxmarl import quiet_import
 from jaxoff.envs.mamujoco import layouts
 from jaxoff.types import Array, Key
 
@@ -32,9 +31,8 @@ class MABrax(Game):
     """JaxMARL's MABraxEnv without its resets inside a step, seen through one of our layouts."""
 
     def __init__(self, layout: layouts.Layout, backend: str, horizon: int) -> None:
-        super().__init__(
-            layout.num_agents, layout.obs_size, spaces.Box(-1.0, 1.0, (layout.action_size,))
-        )
+        self.layout = layout
+        self.agents = [f"agent_{i}" for i in range(layout.num_agents)]
         with _quiet():
             from jaxmarl.environments.mabrax import MABraxEnv
 
@@ -50,7 +48,6 @@ class MABrax(Game):
                     for agent, drives in zip(self.agents, layout.actuators, strict=True)
                 },
             )
-        self.layout = layout
 
     def start(self, key: Key) -> Any:
         """Brax's start: a `brax.envs.State`."""
@@ -83,23 +80,15 @@ def _strong(state: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Known notes are kept back: that Brax is deprecated, and MuJoCo's on its old model file, also
-    written to a log file.
-
-    The import of MABrax points sys.stdout elsewhere and then at the original, which would lose a
-    redirection.
+    """Known notes are kept back: those of JaxMARL's import, and MuJoCo's on its old model file,
+    also written to a log file.
     """
     import mujoco
 
     handler = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
     try:
-        with (
-            contextlib.redirect_stdout(sys.stdout),
-            contextlib.redirect_stderr(sys.stderr),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
+        with quiet_import():
             yield
     finally:
         mujoco.set_mju_user_warning(handler)
@@ -108,7 +97,7 @@ def _quiet() -> Iterator[None]:
 @functools.cache
 def make_mabrax(
     name: str, layout: str = "omar", backend: str = "spring", horizon: int = 1000
-) -> FromJaxMARL:
+) -> GameEnv:
     """'mabrax/halfcheetah-2x3', -6x1, 'mabrax/walker2d-2x3', 'mabrax/hopper-3x1', 'mabrax/ant-2x4'
     as an `Env`.
 
@@ -122,4 +111,4 @@ def make_mabrax(
     body, split = layouts.split_name(name, "mabrax")
     table = layouts.make_layout(body, split, layout)
     spec = layouts.spec_of(f"mabrax/{body}-{split}", horizon, table)
-    return FromJaxMARL(MABrax(table, backend, horizon), spec)
+    return GameEnv(MABrax(table, backend, horizon), spec)

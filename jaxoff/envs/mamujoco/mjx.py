@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxoff.envs.base import FromJaxMARL, Game, spaces
+from jaxoff.envs.base import Game, GameEnv
 from jaxoff.envs.mamujoco import layouts
 from jaxoff.envs.mamujoco.c_physics import CPhysics
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
@@ -89,9 +89,6 @@ class MJX(Game):
         iterations: int | None = None,
         physics: str = "mjx",
     ) -> None:
-        super().__init__(
-            layout.num_agents, layout.obs_size, spaces.Box(-1.0, 1.0, (layout.action_size,))
-        )
         self.layout, self.horizon, self.task = layout, horizon, TASKS[layout.body]
         self.host_model = load_model(self.task.file)
         if iterations is not None:
@@ -207,7 +204,7 @@ def make_mamujoco(
     horizon: int | None = None,
     iterations: int | None = None,
     physics: str | None = None,
-) -> FromJaxMARL:
+) -> GameEnv:
     """'mamujoco/halfcheetah-2x3', -6x1, 'mamujoco/walker2d-2x3', 'mamujoco/hopper-3x1' as an `Env`.
 
     'mamujoco/HalfCheetah_2l' and 'mamujoco/Walker_2l' are SIT's: 200 steps. layout: one of
@@ -219,4 +216,4 @@ def make_mamujoco(
     physics = physics or ("c" if jax.default_backend() == "cpu" else "mjx")
     if physics not in ("c", "mjx"):
         raise ValueError(f"mamujoco: field 'physics': expected 'c' or 'mjx', found {physics!r}")
-    return FromJaxMARL(MJX(table, spec.horizon, iterations, physics), spec)
+    return GameEnv(MJX(table, spec.horizon, iterations, physics), spec)

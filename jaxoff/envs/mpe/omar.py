@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff.envs.base import FromJaxMARL, Game, ScenePicture, spaces
+from jaxoff.envs.base import Game, GameEnv, ScenePicture
 from jaxoff.envs.mpe import prey as preys
 from jaxoff.envs.mpe.physics import (
     HORIZON,
@@ -48,7 +48,6 @@ class Spread(Game):
     """N agents cover N landmarks. See `make_spread`."""
 
     def __init__(self, count: int, dim: int, cooperative: bool) -> None:
-        super().__init__(count, 3 * dim * count, spaces.Box(-1.0, 1.0, (dim,)))
         self.count, self.dim, self.cooperative = count, dim, cooperative
         self.bodies = Bodies(
             size=np.repeat([0.15, 0.05], count),
@@ -104,7 +103,7 @@ class Spread(Game):
         return np.concatenate([agents, agents[..., :1, :] + offsets], -2)
 
 
-def make_spread(num_agents: int = 3, dim: int = 2, cooperative: bool = True) -> FromJaxMARL:
+def make_spread(num_agents: int = 3, dim: int = 2, cooperative: bool = True) -> GameEnv:
     """Cooperative navigation as an `Env`: cover all landmarks, do not collide.
 
     Reward of agent i: the sum over landmarks of min(1 / distance of the nearest agent, 10), minus 5
@@ -126,7 +125,7 @@ def make_spread(num_agents: int = 3, dim: int = 2, cooperative: bool = True) -> 
 
 
 @functools.cache
-def _make_spread(num_agents: int, dim: int, cooperative: bool) -> FromJaxMARL:
+def _make_spread(num_agents: int, dim: int, cooperative: bool) -> GameEnv:
     name = (
         "mpe/spread"
         + (f"-n{num_agents}" if num_agents != 3 else "")
@@ -144,7 +143,7 @@ def _make_spread(num_agents: int, dim: int, cooperative: bool) -> FromJaxMARL:
     picture = ScenePicture(
         None, game.bodies.size, kinds, lambda state: np.pad(game.picture_entities(state), plane)
     )
-    return FromJaxMARL(game, spec, picture=picture, individual=True)
+    return GameEnv(game, spec, picture=picture, individual=True)
 
 
 # ------------------------------------------------------------------------------------- tag and
@@ -243,7 +242,6 @@ class Predators(Game):
     """A `Chase` in which the predators are the agents; prey(key, its observation) -> its action."""
 
     def __init__(self, chase: Chase, prey: preys.Act) -> None:
-        super().__init__(3, chase.prey_obs_size + 2, spaces.Box(-1.0, 1.0, (2,)))
         self.chase, self.prey = chase, prey
 
     def start(self, key: Key) -> ParticleState:
@@ -282,7 +280,6 @@ class Prey(Game):
     """
 
     def __init__(self, chase: Chase, predators: Callable[[Array], Array]) -> None:
-        super().__init__(1, chase.prey_obs_size, spaces.Box(-1.0, 1.0, (2,)))
         self.chase, self.predators = chase, predators
 
     def start(self, key: Key) -> ParticleState:
@@ -306,7 +303,7 @@ class Prey(Game):
         return self.chase.observe_all(state)[1]
 
 
-def make_tag(prey: str = "learned") -> FromJaxMARL:
+def make_tag(prey: str = "learned") -> GameEnv:
     """Predator-prey as an `Env`: three predators, a faster prey, two obstacles.
 
     Team reward: 10 for each predator in contact with the prey, minus 0.1 x the predators' distances
@@ -322,7 +319,7 @@ def make_tag(prey: str = "learned") -> FromJaxMARL:
     return _make_chase("tag", str(prey))
 
 
-def make_world(prey: str = "learned") -> FromJaxMARL:
+def make_world(prey: str = "learned") -> GameEnv:
     """World as an `Env`: three predators, a faster prey, one obstacle, two pieces of food, two
     forests.
 
@@ -336,7 +333,7 @@ def make_world(prey: str = "learned") -> FromJaxMARL:
     return _make_chase("world", str(prey))
 
 
-def make_prey_env(world: str, predators: Callable[[Array], Array]) -> FromJaxMARL:
+def make_prey_env(world: str, predators: Callable[[Array], Array]) -> GameEnv:
     """Tag or world seen from the prey, to train one: a single agent with the released code's prey
     reward.
 
@@ -350,11 +347,11 @@ def make_prey_env(world: str, predators: Callable[[Array], Array]) -> FromJaxMAR
     spec = EnvSpec(
         f"mpe/{world}-prey", 1, chase.prey_obs_size, chase.prey_obs_size, 2, False, HORIZON
     )
-    return FromJaxMARL(Prey(chase, predators), spec)
+    return GameEnv(Prey(chase, predators), spec)
 
 
 @functools.cache
-def _make_chase(world: str, prey: str) -> FromJaxMARL:
+def _make_chase(world: str, prey: str) -> GameEnv:
     chase = Chase(world)
     size = chase.prey_obs_size + 2
     spec = EnvSpec(
@@ -372,4 +369,4 @@ def _make_chase(world: str, prey: str) -> FromJaxMARL:
         ("agent", "agent", "agent", "prey", *landmarks),
         game.picture_entities,
     )
-    return FromJaxMARL(game, spec, picture=picture)
+    return GameEnv(game, spec, picture=picture)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff.envs.base import FromJaxMARL, Game, ScenePicture, spaces
+from jaxoff.envs.base import Game, GameEnv, ScenePicture
 from jaxoff.envs.mpe.physics import (
     HORIZON,
     Bodies,
@@ -43,7 +43,6 @@ class _Map(Game):
     """
 
     def __init__(self, count: int, bodies: Bodies, visibility: str) -> None:
-        super().__init__(count, OBS_SIZE, spaces.Discrete(len(FORCES)))
         self.count, self.bodies, self.nearest = count, bodies, visibility == "nearest"
         self.ring = (np.arange(count)[:, None] + np.arange(count)) % count  # row i: i, i + 1, ...
 
@@ -176,7 +175,7 @@ class Pursuit(_Map):
 
 def make_sit(
     name: str, visibility: str = "nearest", prey_speed: float = 1.3, arena: float = 1.0
-) -> FromJaxMARL:
+) -> GameEnv:
     """One of SIT's particle maps as an `Env`: CN_3ls3l, CN_4ls4l or PP_3p1p.
 
     Actions: stay, -x, +x, -y, +y. Observation (10), offsets relative to the observer: velocity,
@@ -211,7 +210,7 @@ def make_sit(
 
 
 @functools.cache
-def _make(name: str, visibility: str, prey_speed: float, arena: float) -> FromJaxMARL:
+def _make(name: str, visibility: str, prey_speed: float, arena: float) -> GameEnv:
     pursuit = name == "PP_3p1p"
     count = int(name[3])
     game = Pursuit(visibility, prey_speed, arena) if pursuit else Navigation(count, visibility)
@@ -226,6 +225,6 @@ def _make(name: str, visibility: str, prey_speed: float, arena: float) -> FromJa
         HORIZON,
     )
     kinds = ("agent",) * count + (("prey",) if pursuit else ("landmark",) * count)
-    return FromJaxMARL(
+    return GameEnv(
         game, spec, picture=ScenePicture(None, game.bodies.size, kinds, game.picture_entities)
     )

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+# SMAC's reward per kill and for a win, and the return they are scaled to
+KILL, WIN, BEST = 10.0, 200.0, 20.0
+
 
 class Unit(NamedTuple):
     """One type of unit. `health` includes shields; a unit of speed 0 never moves."""
