@@ -1,4 +1,4 @@
-"""The compiled parts of training: prepare a stage, train one chunk of it, evaluate.
+"""The compiled parts of training: prepare a stage, train a chunk of it, report on an interval.
 
 Each is written for one run and mapped over the run axis. All randomness comes from the run's key,
 the stage and the number of updates made, so results do not depend on chunks, devices or other runs.
@@ -38,17 +38,29 @@ class RunState(NamedTuple):
     failed_at: Array | np.ndarray  # updates in this stage when it met a NaN, else -1
 
 
-class Report(NamedTuple):
-    """What leaves the device after a chunk."""
+class Carried(NamedTuple):
+    """What goes from chunk to chunk: a run, and what is needed to report on the interval between
+    two evaluations, wherever its chunks end.
+    """
 
-    metrics: dict[str, Array]  # means over the chunk
+    config: Any
+    run: RunState
+    finite: Any  # the learner's state when the interval began, which was finite
+    sums: dict[str, Array]  # of the metrics of the updates since then
+
+
+class Report(NamedTuple):
+    """What leaves the device after an interval."""
+
+    metrics: dict[str, Array]  # means over the interval
     evaluation: dict[str, Array]  # "returns" [E], "lengths" [E] and the env's probe
 
 
 class Program:
     """The functions of one stage, to be lowered and compiled once each.
 
-    `mode` is how runs share a device.
+    `updates` is the most that a chunk makes, `mode` how runs share a device. `chunk` and `report`
+    take (carried, (dataset, number of updates)).
     """
 
     def __init__(
@@ -79,7 +91,7 @@ class Program:
 
         self.prepare = compiled(self._prepare, donate=False)
         self.chunk = compiled(self._chunk, donate=True)
-        self.evaluate_now = compiled(self._evaluate_now, donate=False)
+        self.report = compiled(self._report, donate=True)
 
     def _parts(self, config: Any) -> tuple[Any, Learner]:
         stage = self.job.stages(config, self.env.spec)[self.index]
@@ -89,7 +101,7 @@ class Program:
         key = jax.random.wrap_key_data(run.key, impl=self.job.spec.prng)
         return jax.random.fold_in(jax.random.fold_in(key, self.index), purpose)
 
-    def _prepare(self, per_run: tuple[Any, RunState], dataset: Dataset) -> tuple[Any, RunState]:
+    def _prepare(self, per_run: tuple[Any, RunState], dataset: Dataset) -> Carried:
         """The state that this stage starts from; `learner` is the state of the stage before."""
         config, run = per_run
         stage, learner = self._parts(config)
@@ -98,60 +110,85 @@ class Program:
             learner.init(key) if stage.prepare is None else stage.prepare(run.learner, dataset, key)
         )
         sampler = self.job.sampler(stage, state, config, self.env, self._key(run, COLLECT))
-        return config, RunState(
-            run.key, state, sampler.init(dataset), jnp.zeros((), jnp.int32), run.failed_at
-        )
+        updates = jnp.zeros((), jnp.int32)
+        run = RunState(run.key, state, sampler.init(dataset), updates, run.failed_at)
+        out = jax.eval_shape(lambda run: self._updates(config, run, dataset, 1)[1], run)
+        return Carried(config, run, state, {name: jnp.zeros(x.shape) for name, x in out.items()})
 
-    def _chunk(
-        self, per_run: tuple[Any, RunState], dataset: Dataset
-    ) -> tuple[tuple[Any, RunState], Report]:
-        """`updates` gradient steps, then an evaluation.
+    def _chunk(self, carried: Carried, shared: tuple[Dataset, Array]) -> Carried:
+        """So many gradient steps, at most `updates`."""
+        config, run, finite, sums = carried
+        run, made = self._updates(config, run, *shared, sums)
+        return Carried(config, run, finite, made)
+
+    def _report(self, carried: Carried, shared: tuple[Dataset, Array]) -> tuple[Carried, Report]:
+        """Mean metrics over an interval of so many updates, and an evaluation.
 
         A run that is no longer finite keeps its last finite state.
         """
-        config, run = per_run
+        config, run, finite, sums = carried
+        count = shared[1]
+        ok = _all_finite(run.learner) & (run.failed_at < 0)
+        before = run.updates - count
+        failed_at = jnp.where(ok | (run.failed_at >= 0), run.failed_at, before)
+        state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), run.learner, finite)
+        updates = jnp.where(ok, run.updates, before)
+        run = RunState(run.key, state, run.sampler, updates, failed_at)
+        metrics = {name: x / jnp.maximum(count, 1) for name, x in sums.items()}
+        report = Report(metrics, self._evaluation(self._parts(config)[1], run))
+        return Carried(config, run, state, jax.tree.map(jnp.zeros_like, sums)), report
+
+    def _updates(
+        self,
+        config: Any,
+        run: RunState,
+        dataset: Dataset,
+        count: Array | int,
+        sums: dict[str, Array] | None = None,
+    ) -> tuple[RunState, dict[str, Array]]:
+        """The run after so many updates, and `sums` with their metrics added; without sums, the
+        metrics of one.
+        """
         stage, learner = self._parts(config)
         sampler = self.job.sampler(stage, run.learner, config, self.env, self._key(run, COLLECT))
-        (state, sampler_state), metrics = self._train(learner, sampler, run, dataset)
-        metrics = jax.tree.map(lambda x: jnp.mean(x.astype(jnp.float32), 0), metrics)
-        ok = _all_finite(state) & (run.failed_at < 0)
-        failed_at = jnp.where(ok | (run.failed_at >= 0), run.failed_at, run.updates)
-        new = RunState(run.key, state, sampler_state, run.updates + self.updates, failed_at)
-        run = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, run)._replace(
-            failed_at=failed_at
-        )
-        return (config, run), Report(metrics, self._evaluation(learner, run))
-
-    def _train(
-        self, learner: Learner, sampler: Sampler, run: RunState, dataset: Dataset
-    ) -> tuple[tuple[Any, Any], dict[str, Array]]:
         number = run.updates + jnp.arange(self.updates)
         draw, update, tell = (self._key(run, purpose) for purpose in (DRAW, UPDATE, FEEDBACK))
         fold = jax.vmap(jax.random.fold_in, (None, 0))
-
-        def one(carry: tuple[Any, Any], step: Any) -> tuple[tuple[Any, Any], dict[str, Array]]:
-            state, sampler_state = carry
-            count, items, draw_key, update_key = step
-            if sampler.feedback is not None:
-                items = sampler.draw(sampler_state, dataset, draw_key)
-            batch: Transition = sampler.gather(dataset, items)
-            state, out = learner.update(state, batch, update_key)
-            if sampler.feedback is not None:
-                sampler_state = self._feedback(
-                    learner, sampler, (state, sampler_state), dataset, items, out, count + 1, tell
-                )
-            return (state, sampler_state), out.metrics
-
-        draw_keys = fold(draw, number)
+        draw_keys, update_keys = fold(draw, number), fold(update, number)
         # A sampler that never changes makes the draws of the whole chunk in one call.
-        items = (
+        drawn = (
             None
             if sampler.feedback
             else jax.vmap(lambda key: sampler.draw(run.sampler, dataset, key))(draw_keys)
         )
-        return lax.scan(
-            one, (run.learner, run.sampler), (number, items, draw_keys, fold(update, number))
-        )
+
+        def one(index: Any, state: Any, sampler_state: Any) -> tuple[Any, Any, dict[str, Array]]:
+            if sampler.feedback is None:
+                items = jax.tree.map(lambda x: x[index], drawn)
+            else:
+                items = sampler.draw(sampler_state, dataset, draw_keys[index])
+            batch: Transition = sampler.gather(dataset, items)
+            state, out = learner.update(state, batch, update_keys[index])
+            if sampler.feedback is not None:
+                made, states = number[index] + 1, (state, sampler_state)
+                sampler_state = self._feedback(
+                    learner, sampler, states, dataset, items, out, made, tell
+                )
+            metrics = {k: jnp.asarray(v, jnp.float32) for k, v in out.metrics.items()}
+            return state, sampler_state, metrics
+
+        if sums is None:
+            return run, one(0, run.learner, run.sampler)[2]
+
+        def add(index: Array, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+            state, sampler_state, sums = carry
+            state, sampler_state, metrics = one(index, state, sampler_state)
+            return state, sampler_state, jax.tree.map(jnp.add, sums, metrics)
+
+        start = (run.learner, run.sampler, sums)
+        state, sampler_state, sums = lax.fori_loop(0, count, add, start)
+        made = run.updates + count
+        return RunState(run.key, state, sampler_state, made, run.failed_at), sums
 
     def _feedback(
         self,
@@ -169,11 +206,6 @@ class Program:
         outcome = Feedback(items, out.signal, slow, count, jax.random.fold_in(key, count), online)
         assert sampler.feedback is not None
         return sampler.feedback(states[1], dataset, outcome)
-
-    def _evaluate_now(self, per_run: tuple[Any, RunState], dataset: Dataset) -> dict[str, Array]:
-        """An evaluation without training."""
-        config, run = per_run
-        return self._evaluation(self._parts(config)[1], run)
 
     def _evaluation(self, learner: Learner, run: RunState) -> dict[str, Array]:
         # public data may be of a simulator that is not in jit
