@@ -472,7 +472,9 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 
 class StopAt:
-    """A sink that sends this process SIGTERM when the record of (stage_index, step) arrives."""
+    """A sink that sends this process SIGTERM when the record of (stage_index, step) arrives, or
+    that step within an interval is made.
+    """
 
     def __init__(self, stage_index: int, step: int) -> None:
         self.place = (stage_index, step)
@@ -485,6 +487,8 @@ class StopAt:
         """Send the signal at the chosen place."""
         if (rec.stage_index, rec.step) == self.place:
             os.kill(os.getpid(), signal.SIGTERM)
+
+    progress = record
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Keep what was told."""

@@ -12,7 +12,7 @@ import chex
 import numpy as np
 import pytest
 
-from jaxoff.training import Interrupted, train
+from jaxoff.training import Interrupted, loop, train
 from tests.learners import FORMS, StopAt, state_of
 
 # name, (stage, step) at which the signal comes. Stage 0 of inspo is its behaviour stage; step 6 is
@@ -55,6 +55,20 @@ def test_stopped_and_continued_equals_unbroken(name, place, trained, tmp_path):
         assert {**run, "wall_s": 0} == {**other, "wall_s": 0}
     assert continued.timing["steps_per_s"] > 0
     assert not (tmp_path / "history.npz").exists()
+
+
+@pytest.mark.parametrize(("name", "stage"), [("bc-pjap", 0), ("inspo", 1)])
+def test_stopped_within_an_interval_and_continued_equals_unbroken(
+    name, stage, trained, tmp_path, monkeypatch
+):
+    unbroken, spec = trained(name), FORMS[name].spec
+    monkeypatch.setattr(loop._Loop, "_chunk_size", lambda *_: 1)
+    with pytest.raises(Interrupted):
+        train(spec, tmp_path, sinks=[StopAt(stage, 3)])
+    assert max(row["step"] for row in rows_of(tmp_path)) != 3
+    train(spec, tmp_path)
+    chex.assert_trees_all_equal(state_of(tmp_path), state_of(unbroken.path))
+    assert rows_of(tmp_path) == rows_of(unbroken.path)
 
 
 def test_the_state_of_a_sampler_that_learns_is_in_the_checkpoint(trained):

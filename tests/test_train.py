@@ -23,7 +23,7 @@ from jaxoff.names import DataOptions, UnknownName
 from jaxoff.training import Interrupted, TrainSpec, loop, mapping, train
 from jaxoff.training.program import Program
 from jaxoff.training.restore import empty_state, restore_policy
-from jaxoff.training.spec import fitted, interval, resolve
+from jaxoff.training.spec import evaluation_steps, fitted, resolve
 from jaxoff.types import EnvSpec, Policy, TimeStep
 from tests.learners import FORMS, TOY, StopAt, state_of, toy_policy
 
@@ -320,8 +320,8 @@ def test_a_run_with_nan_is_frozen_and_reported_and_the_others_are_as_without_it(
 def test_a_chunk_runs_under_the_transfer_guard(toy, monkeypatch):
     kept, refused = loop._Loop._compile, []
 
-    def compile_(self, function, carried):
-        compiled = kept(self, function, carried)
+    def compile_(self, function, *args):
+        compiled = kept(self, function, *args)
 
         def checked(*args):
             try:
@@ -334,8 +334,8 @@ def test_a_chunk_runs_under_the_transfer_guard(toy, monkeypatch):
 
     monkeypatch.setattr(loop._Loop, "_compile", compile_)
     train(toy)
-    # one a chunk, 3 chunks
-    assert len(refused) == 3 and all(
+    # the first evaluation, then three chunks, each with a report
+    assert len(refused) == 7 and all(
         "Disallowed host-to-device transfer" in text for text in refused
     )
 
@@ -346,22 +346,54 @@ def test_a_chunk_takes_over_the_memory_of_the_state_it_is_given(toy):
     dataset = place(registry.make_data(toy.task), env.spec)
     program = Program(job, env, 0, 2, mesh, "sequence", evaluates=True)
     before = program.prepare(mapping.to_devices((job.config, empty_state(job)), mesh), dataset)
-    after, _ = program.chunk(before, dataset)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before[1]) if leaf.size)
+    after, _ = program.chunk(before, (dataset, np.int32(2)))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before.run) if leaf.size)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, dataset)))
 
 
-def test_chunks_divide_the_steps_and_the_number_of_chunks_does_not_change_the_result(toy, tmp_path):
-    assert [interval(6, 3), interval(7, 3), interval(9, 4), interval(2, 10)] == [2, 1, 3, 1]
-    assert [2001 // interval(2001, 10), 6001 // interval(6001, 10), 1000 // interval(1000, 10)] == [
-        23,
-        17,
-        10,
-    ]
+def test_evaluations_are_as_many_as_asked_for_and_do_not_change_the_result(toy, tmp_path):
+    assert evaluation_steps(6, 3) == [2, 4, 6] and evaluation_steps(2, 10) == [1, 2]
+    assert evaluation_steps(7, 3) == [2, 5, 7] and evaluation_steps(9, 4) == [2, 4, 7, 9]
+    steps = evaluation_steps(1009, 10)
+    assert len(steps) == 10 and set(np.diff([0, *steps])) == {100, 101} and steps[-1] == 1009
     three, one = (train(dataclasses.replace(toy, evaluations=k), tmp_path / str(k)) for k in (3, 1))
     assert three.steps.tolist() == [0, 2, 4, 6] and one.steps.tolist() == [0, 6]
     chex.assert_trees_all_equal(state_of(tmp_path / "3"), state_of(tmp_path / "1"))
     np.testing.assert_array_equal(three.returns, one.returns)
+
+
+def test_results_do_not_depend_on_where_chunks_end(toy, tmp_path, monkeypatch):
+    # One run of two breaks within the second interval, and a job is stopped within it.
+    monkeypatch.setattr("jaxoff.training.spec.check_number", lambda *_: None)
+    grid = {"lr": [0.1, np.inf]}
+    spec = dataclasses.replace(toy, evaluations=2, config={"bad_from": 4}, grid=grid)
+    whole = train(spec, tmp_path / "whole")
+    assert [run["failed_at"] for run in whole.runs] == [None, None, 3, 3]
+    monkeypatch.setattr(loop._Loop, "_chunk_size", lambda *_: 1)
+    with pytest.raises(Interrupted):
+        train(spec, tmp_path / "parts", sinks=[StopAt(0, 5)])
+    for parts in (train(spec), train(spec, tmp_path / "parts")):
+        assert [run["failed_at"] for run in parts.runs] == [None, None, 3, 3]
+        chex.assert_trees_all_equal(whole.history, parts.history)
+    chex.assert_trees_all_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+
+
+def test_a_chunk_lasts_as_long_as_it_may(toy, monkeypatch):
+    made = []
+    size = loop._Loop._chunk_size
+
+    def noted(*args):
+        made.append(size(*args))
+        return made[-1]
+
+    monkeypatch.setattr(loop._Loop, "_chunk_size", noted)
+    spec = dataclasses.replace(toy, evaluations=1, steps=400)
+    train(spec)
+    assert made == [16, 256, 128]
+    made.clear()
+    monkeypatch.setattr(loop, "CHUNK_S", 1e-9)
+    train(dataclasses.replace(spec, steps=20))
+    assert made == [16, 1, 1, 1, 1]
 
 
 def test_a_grid_is_grid_points_times_seeds_with_seeds_inner(toy):

@@ -101,15 +101,23 @@ def measure(name: str, spec: TrainSpec, way: str, updates: int) -> list[Row]:
     ready = speed.prepare(spec, way, updates)
     of_update, of_step = tokens_of(ready)
     count, made = len(spec.seeds), mapping.padded(len(spec.seeds), ready.mesh)
-    chunk, compile_s = speed.compiled(ready.program.chunk, ready.carried, ready.dataset)
-    carried, best = speed.fastest(lambda carried: chunk(carried, ready.dataset)[0], ready.carried)
+    shared = ready.dataset, speed.count_of(ready, updates)
+    chunk, compile_s = speed.compiled(ready.program.chunk, ready.carried, shared)
+    carried, best = speed.fastest(lambda carried: chunk(carried, shared)[0], ready.carried)
     rows = [Row(name, way, count, "training", of_update, made * updates / best, compile_s)]
     program = Program(
         ready.job, ready.env, ready.program.index, updates, ready.mesh, ready.mode, evaluates=True
     )
-    evaluate_now, compile_s = speed.compiled(program.evaluate_now, carried, ready.dataset)
-    found, best = speed.fastest(lambda _: evaluate_now(carried, ready.dataset), None)
-    steps = float(np.sum(found["lengths"]))  # padded runs included, as for updates
+    report, compile_s = speed.compiled(program.report, carried, shared)
+    lengths: list[np.ndarray] = []
+
+    def play(carried: Any) -> Any:
+        carried, found = report(carried, shared)
+        lengths.append(np.asarray(found["lengths"]))
+        return carried
+
+    best = speed.fastest(play, carried)[1]
+    steps = float(np.sum(lengths[-1]))  # padded runs included, as for updates
     return [*rows, Row(name, way, count, "rollouts", of_step, steps / best, compile_s)]
 
 

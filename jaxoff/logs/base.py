@@ -31,6 +31,10 @@ class Sink(Protocol):
         """After each evaluation."""
         ...
 
+    def progress(self, rec: Record) -> None:
+        """After each chunk that ends no interval; `rec` has no rows."""
+        ...
+
     def finish(self, summary: dict[str, Any]) -> None:
         """After training; summary is what final.json holds, or empty if training was stopped."""
         ...

@@ -107,6 +107,9 @@ class WandB:
         for label, rows in groups.items():
             self._log(label, rec, aggregate(rows))
 
+    def progress(self, rec: Record) -> None:
+        """Nothing: an evaluation is what is logged."""
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Write final numbers into each W&B run's summary, and close them all."""
         for row in summary.get("runs", []):

@@ -42,6 +42,9 @@ class JsonLines:
         self._file.write("".join(line + "\n" for line in lines))
         self._file.flush()
 
+    def progress(self, rec: Record) -> None:
+        """Nothing: an evaluation is what is logged."""
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Close the file."""
         if self._file is not None:

@@ -70,6 +70,11 @@ class Progress:
         self._tenth = _tenth(rec)
         self._stage = rec.stage_index
 
+    def progress(self, rec: Record) -> None:
+        """Move the bar."""
+        if self._bar is not None and self._task is not None and rec.stage_index == self._stage:
+            self._bar.update(self._task, completed=rec.step)
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Leave the bar as it is."""
         if self._bar is not None:

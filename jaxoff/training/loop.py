@@ -1,13 +1,15 @@
-"""The training loop: stages, and in each stage chunks. A chunk is one compiled call.
+"""The training loop: stages, in each stage intervals that end with an evaluation, and in each
+interval chunks. A chunk is one compiled call, and lasts about ten seconds at most.
 
-Between chunks Python logs, saves and shows progress; nothing else leaves the device.
+Between chunks Python saves and shows progress, after an interval it logs; nothing else leaves the
+device.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
+import os
 import signal
 import threading
 import time
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -29,11 +32,14 @@ from jaxoff.logs import JsonLines, Record, Sink
 from jaxoff.names import DataOptions
 from jaxoff.training import mapping, results
 from jaxoff.training.checkpoint import Checkpoints
-from jaxoff.training.program import Program, Report
+from jaxoff.training.program import Carried, Program
 from jaxoff.training.restore import empty_state, load_dataset, state_like
 from jaxoff.training.results import Results
-from jaxoff.training.spec import Job, TrainSpec, fitted, interval, resolve
+from jaxoff.training.spec import Job, TrainSpec, evaluation_steps, fitted, resolve
 from jaxoff.types import Env, Episodes
+
+CHUNK_S = 10.0  # what a chunk lasts at most, so that a stop is answered and progress shown in time
+CHUNK_UPDATES = 256  # the most that it makes: their draws are made in one call, and kept
 
 
 def train(
@@ -178,18 +184,22 @@ class _Loop:
         self.last: dict[str, np.ndarray] = {}
         self.compile_s, self.elapsed_s, self.updates = 0.0, 0.0, 0
         self.saved_at = time.perf_counter()
+        self.chunk_s = 0.0  # of one update, as the last chunk was
+        self.sums: dict[str, Any] = {}  # of the metrics of this interval's updates, [R] float64
+        self.stop = Stop()
 
     def run(self) -> Results:
-        first_stage, first_chunk = 0, 0
-        carried = mapping.to_devices((self.job.config, empty_state(self.job)), self.mesh)
+        first_stage = 0
+        carried: Any = mapping.to_devices((self.job.config, empty_state(self.job)), self.mesh)
         meta = self.checkpoints.meta() if self.checkpoints else None
         if meta:
-            first_stage, first_chunk = meta["stage_index"], meta["chunk"]
+            first_stage = meta["stage_index"]
             self.elapsed_s, self.compile_s, self.updates = (
                 meta["elapsed_s"],
                 meta["compile_s"],
                 meta["updates"],
             )
+            self.sums = {name: np.asarray(value) for name, value in meta.get("sums", {}).items()}
             self._restore_history(meta)
         if self.out is not None and jax.process_index() == 0:
             self.sinks.insert(
@@ -203,78 +213,129 @@ class _Loop:
                 sink.start(
                     self.record | {"stages": [(stage.name, stage.steps) for stage in self.stages]}
                 )
-            with _stop_requests() as stop:
+            with self.stop:
                 for index in range(first_stage, len(self.stages)):
-                    resumed = bool(meta) and index == first_stage
-                    carried = self._stage(
-                        index, carried, first_chunk if resumed else 0, resumed, stop
-                    )
+                    at = meta if meta and index == first_stage else None
+                    carried = self._stage(index, carried, at)
             return self._finish(carried)
         except BaseException:
             for sink in self.sinks:  # a bar left open would spoil the terminal
                 sink.finish({})
             raise
 
-    def _stage(
-        self, index: int, carried: Any, chunk: int, resumed: bool, stop: threading.Event
-    ) -> Any:
+    def _stage(self, index: int, carried: Any, meta: dict[str, Any] | None) -> Carried:
+        """Train a stage. meta: of the checkpoint within it that training goes on from, if any."""
         stage, last = self.stages[index], index == len(self.stages) - 1
-        size = interval(stage.steps, self.spec.evaluations if last else stage.reports)
-        program = Program(self.job, self.env, index, size, self.mesh, self.mode, evaluates=last)
-        carried = self._start_stage(program, carried, resumed)
-        if last and not resumed:
-            self._keep(0, Report({}, self._call(program.evaluate_now, carried)))
-        compiled = self._compile(program.chunk, carried)
-        for number in range(chunk, stage.steps // size):
-            begin = time.perf_counter()
-            with jax.transfer_guard("disallow"):
-                carried, report = compiled(carried, self.dataset)
-            report = mapping.to_host(report, self.job.num_runs)
-            self.elapsed_s += time.perf_counter() - begin
-            self.updates += size
-            done = (number + 1) * size
-            self._report(index, done, report, last, carried)
-            # Processes save together and stop together: what any of them wants, all do.
-            stopped, due = mapping.anywhere(
-                [stop.is_set(), time.perf_counter() - self.saved_at > self.spec.checkpoint_s]
-            )
-            if stopped or due or (last and done == stage.steps):
-                self._save(index, number + 1, done, carried)
-            if stopped:
-                self._interrupt()
+        ends = evaluation_steps(stage.steps, self.spec.evaluations if last else stage.reports)
+        starts = [0, *ends[:-1]]
+        most = max(end - start for start, end in zip(starts, ends, strict=True))
+        updates = min(most, CHUNK_UPDATES)
+        program = Program(self.job, self.env, index, updates, self.mesh, self.mode, evaluates=last)
+        if meta is None:
+            carried = self._compiled(program.prepare, carried[:2], self.dataset)
+        else:
+            carried = self._restored(carried[0], program, meta)
+        done, self.chunk_s = meta["step"] if meta else 0, 0.0
+        report = self._compile(program.report, carried, (self.dataset, self._number(0)))
+        if last and meta is None:
+            carried, first = self._timed(report, carried, 0)
+            self._keep(0, {}, first)
+        chunk = self._compile(program.chunk, carried, (self.dataset, self._number(0)))
+        for start, end in zip(starts, ends, strict=True):
+            while done < end:
+                count = self._chunk_size(min(updates, end - done))
+                begin = time.perf_counter()
+                carried, metrics = self._timed(chunk, carried, count)
+                self.chunk_s = (time.perf_counter() - begin) / count
+                done, self.updates = done + count, self.updates + count
+                for name, value in metrics.items():  # as float64, in which chunks leave no trace
+                    self.sums[name] = self.sums.get(name, 0.0) + value[:, :count].sum(1, float)
+                if done < end:
+                    self._between(index, done, carried)
+                else:
+                    carried, played = self._timed(report, carried, end - start)
+                    means = {k: np.float32(v / (end - start)) for k, v in self.sums.items()}
+                    self.sums = {}
+                    self._report(index, done, means, played, carried)
         return carried
 
-    def _start_stage(self, program: Program, carried: Any, resumed: bool) -> Any:
-        if not resumed:
-            return self._call(program.prepare, carried)
-        assert self.checkpoints is not None
-        like = state_like(
-            self.job,
-            self.env,
-            self.dataset,
-            program.index,
-            (self.job.config, empty_state(self.job)),
-        )
-        return carried[0], mapping.to_devices(self.checkpoints.state(like), self.mesh)
+    def _chunk_size(self, most: int) -> int:
+        """Updates of the next chunk, by the time that one took: all processes make as many."""
+        wanted = int(CHUNK_S / self.chunk_s) if self.chunk_s else 16
+        return mapping.least(max(1, min(wanted, most)))
 
-    def _compile(self, function: Any, carried: Any) -> Any:
+    def _number(self, value: int) -> Any:
+        return jax.device_put(jnp.int32(value), NamedSharding(self.mesh, P()))
+
+    def _timed(self, function: Any, carried: Carried, count: int) -> tuple[Carried, Any]:
+        """What a compiled function gives: what is carried on, and the rest on the host."""
+        begin, number = time.perf_counter(), self._number(count)
+        with jax.transfer_guard("disallow"):
+            carried, out = jax.block_until_ready(function(carried, (self.dataset, number)))
+        out = mapping.to_host(out, self.job.num_runs)
+        self.elapsed_s += time.perf_counter() - begin
+        return carried, out
+
+    def _between(self, index: int, done: int, carried: Carried) -> None:
+        """After a chunk that ends no interval: show progress; save and stop where it is time."""
+        stage = self.stages[index]
+        entry = Record(stage.name, index, done, stage.steps, [])
+        for sink in self.sinks:
+            sink.progress(entry)
+        stopped, due = self._wanted()
+        if stopped or due:
+            self._save(index, done, carried, within=True)
+        if stopped:
+            self._interrupt()
+
+    def _wanted(self) -> tuple[bool, bool]:
+        """Whether to stop, and whether to save. Processes save together and stop together: what any
+        of them wants, all do.
+        """
+        due = time.perf_counter() - self.saved_at > self.spec.checkpoint_s
+        stopped, due = mapping.anywhere([self.stop.requested, due])
+        return stopped, due
+
+    def _restored(self, config: Any, program: Program, meta: dict[str, Any]) -> Carried:
+        """What a checkpoint holds, on the devices."""
+        assert self.checkpoints is not None
+        within = meta.get("within", False)
+        like = state_like(self.job, self.env, self.dataset, program.index, within)
+        held = self.checkpoints.state(like)
+        if within:
+            return Carried(config, *mapping.to_devices(held, self.mesh))
+        run = mapping.to_devices(held, self.mesh)
+        return Carried(config, run, jax.tree.map(jnp.copy, run.learner))
+
+    def _compile(self, function: Any, *args: Any) -> Any:
         begin = time.perf_counter()
-        compiled = function.lower(carried, self.dataset).compile()
+        compiled = function.lower(*args).compile()
         self.compile_s += time.perf_counter() - begin
         return compiled
 
-    def _call(self, function: Any, carried: Any) -> Any:
-        compiled = self._compile(function, carried)
+    def _compiled(self, function: Any, *args: Any) -> Any:
+        compiled = self._compile(function, *args)
         begin = time.perf_counter()
-        out = jax.block_until_ready(compiled(carried, self.dataset))
+        out = jax.block_until_ready(compiled(*args))
         self.elapsed_s += time.perf_counter() - begin
-        return out if isinstance(out, tuple) else mapping.to_host(out, self.job.num_runs)
+        return out
 
-    def _report(self, index: int, done: int, report: Report, last: bool, carried: Any) -> None:
-        failed = mapping.to_host(carried[1].failed_at, self.job.num_runs)
-        scalars: dict[str, Any] = {f"loss/{name}": value for name, value in report.metrics.items()}
+    def _report(
+        self,
+        index: int,
+        done: int,
+        metrics: dict[str, Any],
+        played: dict[str, Any],
+        carried: Carried,
+    ) -> None:
+        """Log an interval. Where training is to stop, its state is saved before other logs than our
+        own are asked, which may fail or take their time.
+        """
+        failed = mapping.to_host(carried.run.failed_at, self.job.num_runs)
+        last = index == len(self.stages) - 1
+        scalars = {f"loss/{name}": value for name, value in metrics.items()}
         if last:
-            scalars |= self._keep(done, report)
+            scalars |= self._keep(done, metrics, played)
         rows = []
         for run, (seed, point) in enumerate(zip(self.job.seeds, self.job.points, strict=True)):
             row = {"run": run, "seed": seed, **point} | {
@@ -288,12 +349,26 @@ class _Loop:
             total=self.stages[index].steps,
             rows=rows,
         )
+        own = [sink for sink in self.sinks if isinstance(sink, JsonLines)]
+        for lines in own:
+            lines.record(entry)
+        stopped, due = self._wanted()
+        saved = stopped or due or (last and done == self.stages[index].steps)
+        if saved:
+            self._save(index, done, carried, within=False)
         for sink in self.sinks:
-            sink.record(entry)
+            if sink not in own:
+                sink.record(entry)
+        if stopped or self._wanted()[0]:  # in the meantime
+            if not saved:
+                self._save(index, done, carried, within=False)
+            self._interrupt()
 
-    def _keep(self, done: int, report: Report) -> dict[str, np.ndarray]:
+    def _keep(
+        self, done: int, metrics: dict[str, np.ndarray], played: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """Add an evaluation to the history, and return its scalars [R] and probe arrays."""
-        evaluation: dict[str, Any] = dict(report.evaluation)
+        evaluation: dict[str, Any] = dict(played)
         if not evaluation:  # no simulator in jit: nothing was played
             evaluation = {
                 name: np.full((self.job.num_runs, 1), np.nan) for name in ("returns", "lengths")
@@ -316,23 +391,26 @@ class _Loop:
         self.last = {"returns": returns, **named}
         for name, value in named.items():
             self.history.setdefault(name, []).append(value)
-        for name, value in report.metrics.items():
-            self.history.setdefault(f"loss/{name}", []).append(np.asarray(value))
+        for name, value in metrics.items():
+            self.history.setdefault(f"loss/{name}", []).append(value)
         return named
 
-    def _save(self, index: int, chunk: int, step: int, carried: Any) -> None:
+    def _save(self, index: int, step: int, carried: Carried, within: bool) -> None:
+        """Write a checkpoint; `within` an interval it holds what the interval needs too."""
         if self.checkpoints is None:
             return
         assert self.out is not None
-        state = mapping.to_host(carried[1], self.job.num_runs)
+        held = carried[1:] if within else carried.run
+        state = mapping.to_host(held, self.job.num_runs)
         meta = {
             "stage_index": index,
-            "chunk": chunk,
+            "within": within,
             "step": step,
             "kept": len(self.steps),
             "elapsed_s": self.elapsed_s,
             "compile_s": self.compile_s,
             "updates": self.updates,
+            "sums": {name: np.asarray(value).tolist() for name, value in self.sums.items()},
         }
         if jax.process_index() == 0:
             arrays = {f"history/{name}": np.stack(values) for name, values in self.history.items()}
@@ -381,8 +459,8 @@ class _Loop:
         )
         raise Interrupted(f"stopped on request: {hint}")
 
-    def _finish(self, carried: Any) -> Results:
-        runs, failed = [], mapping.to_host(carried[1].failed_at, self.job.num_runs)
+    def _finish(self, carried: Carried) -> Results:
+        runs, failed = [], mapping.to_host(carried.run.failed_at, self.job.num_runs)
         for run, (seed, point) in enumerate(zip(self.job.seeds, self.job.points, strict=True)):
             values = {
                 name: float(value[run])
@@ -422,21 +500,28 @@ class _Loop:
         return done
 
 
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, so that the chunk at work is finished and saved
-    first.
+class Stop:
+    """Requests to stop, by SIGTERM or SIGINT: the chunk at work is finished and the state saved. A
+    second request stops at once.
     """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = {
-        number: signal.signal(number, lambda *_: event.set())
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _ask(self, number: int, _: object) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        text = f"saving after this chunk, at most {CHUNK_S + 2:.0f} s; again to stop now\n"
+        os.write(2, text.encode())

@@ -83,3 +83,10 @@ def anywhere(flags: list[bool]) -> list[bool]:
     if jax.process_count() == 1:
         return flags
     return np.any(multihost_utils.process_allgather(np.asarray(flags)), 0).tolist()
+
+
+def least(number: int) -> int:
+    """The least of the processes' numbers."""
+    if jax.process_count() == 1:
+        return number
+    return int(np.min(multihost_utils.process_allgather(np.asarray(number))))

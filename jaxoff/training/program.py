@@ -1,4 +1,4 @@
-"""The compiled parts of training: prepare a stage, train one chunk of it, evaluate.
+"""The compiled parts of training: prepare a stage, train a chunk of it, report on an interval.
 
 Each is written for one run and mapped over the run axis. All randomness comes from the run's key,
 the stage and the number of updates made, so results do not depend on chunks, devices or other runs.
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -38,17 +39,23 @@ class RunState(NamedTuple):
     failed_at: Array | np.ndarray  # updates in this stage when it met a NaN, else -1
 
 
-class Report(NamedTuple):
-    """What leaves the device after a chunk."""
+class Carried(NamedTuple):
+    """What goes from chunk to chunk: a run, and its state when the interval between two evaluations
+    began.
+    """
 
-    metrics: dict[str, Array]  # means over the chunk
-    evaluation: dict[str, Array]  # "returns" [E], "lengths" [E] and the env's probe
+    config: Any
+    run: RunState
+    finite: Any  # the learner's state then, which was finite
 
 
 class Program:
     """The functions of one stage, to be lowered and compiled once each.
 
-    `mode` is how runs share a device.
+    `updates` is the most that a chunk makes, `mode` how runs share a device. `chunk` and `report`
+    take (carried, (dataset, number of updates)). `chunk` gives the metrics of every update
+    [updates], of which so many count; `report` gives an evaluation: "returns" [E], "lengths" [E]
+    and the env's probe.
     """
 
     def __init__(
@@ -79,7 +86,7 @@ class Program:
 
         self.prepare = compiled(self._prepare, donate=False)
         self.chunk = compiled(self._chunk, donate=True)
-        self.evaluate_now = compiled(self._evaluate_now, donate=False)
+        self.report = compiled(self._report, donate=True)
 
     def _parts(self, config: Any) -> tuple[Any, Learner]:
         stage = self.job.stages(config, self.env.spec)[self.index]
@@ -89,7 +96,7 @@ class Program:
         key = jax.random.wrap_key_data(run.key, impl=self.job.spec.prng)
         return jax.random.fold_in(jax.random.fold_in(key, self.index), purpose)
 
-    def _prepare(self, per_run: tuple[Any, RunState], dataset: Dataset) -> tuple[Any, RunState]:
+    def _prepare(self, per_run: tuple[Any, RunState], dataset: Dataset) -> Carried:
         """The state that this stage starts from; `learner` is the state of the stage before."""
         config, run = per_run
         stage, learner = self._parts(config)
@@ -98,60 +105,74 @@ class Program:
             learner.init(key) if stage.prepare is None else stage.prepare(run.learner, dataset, key)
         )
         sampler = self.job.sampler(stage, state, config, self.env, self._key(run, COLLECT))
-        return config, RunState(
-            run.key, state, sampler.init(dataset), jnp.zeros((), jnp.int32), run.failed_at
-        )
+        updates = jnp.zeros((), jnp.int32)
+        run = RunState(run.key, state, sampler.init(dataset), updates, run.failed_at)
+        return Carried(config, run, state)
 
     def _chunk(
-        self, per_run: tuple[Any, RunState], dataset: Dataset
-    ) -> tuple[tuple[Any, RunState], Report]:
-        """`updates` gradient steps, then an evaluation.
-
-        A run that is no longer finite keeps its last finite state.
-        """
-        config, run = per_run
+        self, carried: Carried, shared: tuple[Dataset, Array]
+    ) -> tuple[Carried, dict[str, Array]]:
+        """So many gradient steps, at most `updates`, and their metrics."""
+        (config, run, finite), (dataset, count) = carried, shared
         stage, learner = self._parts(config)
         sampler = self.job.sampler(stage, run.learner, config, self.env, self._key(run, COLLECT))
-        (state, sampler_state), metrics = self._train(learner, sampler, run, dataset)
-        metrics = jax.tree.map(lambda x: jnp.mean(x.astype(jnp.float32), 0), metrics)
-        ok = _all_finite(state) & (run.failed_at < 0)
-        failed_at = jnp.where(ok | (run.failed_at >= 0), run.failed_at, run.updates)
-        new = RunState(run.key, state, sampler_state, run.updates + self.updates, failed_at)
-        run = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new, run)._replace(
-            failed_at=failed_at
-        )
-        return (config, run), Report(metrics, self._evaluation(learner, run))
-
-    def _train(
-        self, learner: Learner, sampler: Sampler, run: RunState, dataset: Dataset
-    ) -> tuple[tuple[Any, Any], dict[str, Array]]:
         number = run.updates + jnp.arange(self.updates)
         draw, update, tell = (self._key(run, purpose) for purpose in (DRAW, UPDATE, FEEDBACK))
         fold = jax.vmap(jax.random.fold_in, (None, 0))
-
-        def one(carry: tuple[Any, Any], step: Any) -> tuple[tuple[Any, Any], dict[str, Array]]:
-            state, sampler_state = carry
-            count, items, draw_key, update_key = step
-            if sampler.feedback is not None:
-                items = sampler.draw(sampler_state, dataset, draw_key)
-            batch: Transition = sampler.gather(dataset, items)
-            state, out = learner.update(state, batch, update_key)
-            if sampler.feedback is not None:
-                sampler_state = self._feedback(
-                    learner, sampler, (state, sampler_state), dataset, items, out, count + 1, tell
-                )
-            return (state, sampler_state), out.metrics
-
-        draw_keys = fold(draw, number)
+        draw_keys, update_keys = fold(draw, number), fold(update, number)
         # A sampler that never changes makes the draws of the whole chunk in one call.
-        items = (
+        drawn = (
             None
             if sampler.feedback
             else jax.vmap(lambda key: sampler.draw(run.sampler, dataset, key))(draw_keys)
         )
-        return lax.scan(
-            one, (run.learner, run.sampler), (number, items, draw_keys, fold(update, number))
-        )
+
+        def one(index: Any, state: Any, sampler_state: Any) -> tuple[Any, Any, dict[str, Array]]:
+            if sampler.feedback is None:
+                items = jax.tree.map(lambda x: x[index], drawn)
+            else:
+                items = sampler.draw(sampler_state, dataset, draw_keys[index])
+            batch: Transition = sampler.gather(dataset, items)
+            state, out = learner.update(state, batch, update_keys[index])
+            if sampler.feedback is not None:
+                made, states = number[index] + 1, (state, sampler_state)
+                sampler_state = self._feedback(
+                    learner, sampler, states, dataset, items, out, made, tell
+                )
+            metrics = {k: jnp.asarray(v, jnp.float32) for k, v in out.metrics.items()}
+            return state, sampler_state, metrics
+
+        # Traced once: the loop needs to know beforehand which metrics there will be.
+        traced, shapes = jax.make_jaxpr(one, return_shape=True)(0, run.learner, run.sampler)
+
+        def step(index: Array, carry: Any) -> Any:
+            *states, kept = carry
+            flat = jaxpr_as_fun(traced)(*jax.tree.leaves((index, *states)))
+            *states, metrics = jax.tree.unflatten(jax.tree.structure(shapes), flat)
+            return *states, {name: kept[name].at[index].set(x) for name, x in metrics.items()}
+
+        kept = {name: jnp.zeros((self.updates, *x.shape)) for name, x in shapes[2].items()}
+        start = (run.learner, run.sampler, kept)
+        state, sampler_state, kept = lax.fori_loop(0, count, step, start)
+        made = run.updates + count
+        run = RunState(run.key, state, sampler_state, made, run.failed_at)
+        return Carried(config, run, finite), kept
+
+    def _report(
+        self, carried: Carried, shared: tuple[Dataset, Array]
+    ) -> tuple[Carried, dict[str, Array]]:
+        """An evaluation, at the end of an interval of so many updates.
+
+        A run that is no longer finite keeps its last finite state.
+        """
+        (config, run, finite), count = carried, shared[1]
+        ok = _all_finite(run.learner) & (run.failed_at < 0)
+        before = run.updates - count
+        failed_at = jnp.where(ok | (run.failed_at >= 0), run.failed_at, before)
+        state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), run.learner, finite)
+        updates = jnp.where(ok, run.updates, before)
+        run = RunState(run.key, state, run.sampler, updates, failed_at)
+        return Carried(config, run, state), self._evaluation(self._parts(config)[1], run)
 
     def _feedback(
         self,
@@ -169,11 +190,6 @@ class Program:
         outcome = Feedback(items, out.signal, slow, count, jax.random.fold_in(key, count), online)
         assert sampler.feedback is not None
         return sampler.feedback(states[1], dataset, outcome)
-
-    def _evaluate_now(self, per_run: tuple[Any, RunState], dataset: Dataset) -> dict[str, Array]:
-        """An evaluation without training."""
-        config, run = per_run
-        return self._evaluation(self._parts(config)[1], run)
 
     def _evaluation(self, learner: Learner, run: RunState) -> dict[str, Array]:
         # public data may be of a simulator that is not in jit

@@ -21,15 +21,17 @@ from jaxoff.training.spec import Job, TrainSpec, fitted, resolve
 from jaxoff.types import Env, Episodes, Policy
 
 
-def state_like(job: Job, env: Env, dataset: Any, stage: int, carried: Any) -> RunState:
-    """Zeros [R, ...] in the structure of the state in a stage, found by tracing the stages up to
-    there.
+def state_like(job: Job, env: Env, dataset: Any, stage: int, within: bool) -> Any:
+    """Zeros [R, ...] in the structure of what a checkpoint of a stage holds, found by tracing the
+    stages up to there: a RunState; within an interval, all that is carried, less the config.
     """
     mesh = mapping.run_mesh(1, jax.local_devices()[:1])
+    carried = (job.config, empty_state(job))
     for index in range(stage + 1):
         program = Program(job, env, index, 1, mesh, "sequence", evaluates=False)
-        carried = jax.eval_shape(program.prepare, carried, dataset)
-    return jax.tree.map(lambda x: np.zeros((job.num_runs, *x.shape[1:]), x.dtype), carried[1])
+        carried = jax.eval_shape(program.prepare, carried[:2], dataset)
+    held = carried[1:] if within else carried[1]
+    return jax.tree.map(lambda x: np.zeros((job.num_runs, *x.shape[1:]), x.dtype), held)
 
 
 def load_dataset(job: Job, env: Env, data: Episodes | None, sharding: Any = None) -> Any:
@@ -99,8 +101,9 @@ def restore_policy(
     data = None if job.acts else registry.make_data(spec.task, options)
     job = fitted(job, data)
     dataset = load_dataset(job, env, data)
-    like = state_like(job, env, dataset, meta["stage_index"], (job.config, empty_state(job)))
-    state = jax.tree.map(lambda x: x[run], checkpoints.state(like))
+    within = meta.get("within", False)
+    held = checkpoints.state(state_like(job, env, dataset, meta["stage_index"], within))
+    state = jax.tree.map(lambda x: x[run], held[0] if within else held)
     checkpoints.close()
     config = jax.tree.map(lambda x: x[run], job.config)
     return (

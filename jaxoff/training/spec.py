@@ -282,10 +282,9 @@ def resolve(spec: TrainSpec) -> Job:
     )
 
 
-def interval(steps: int, evaluations: int) -> int:
-    """Updates between evaluations: as many evaluations as asked for, or the number nearest by ratio
-    that divides the steps.
+def evaluation_steps(steps: int, evaluations: int) -> list[int]:
+    """Updates after which a stage is evaluated: so many times, as evenly as whole numbers allow, at
+    last after all of its `steps`.
     """
-    wanted = min(evaluations, steps)
-    counts = [count for count in range(1, min(steps, wanted**2) + 1) if steps % count == 0]
-    return steps // min(counts, key=lambda count: abs(math.log(count / wanted)))
+    count = min(evaluations, steps)
+    return [round(steps * number / count) for number in range(1, count + 1)]
