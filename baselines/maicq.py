@@ -1,16 +1,17 @@
 """MA-ICQ, the baseline of Pan et al. (OMAR, ICML 2022): the single-agent ICQ of Yang et al. (2021)
 for each agent, continuous actions.
 
-    y = r_i + gamma (1 - terminated) w min_k Q'_k(o', a'), w = clip(n softmax(min_k Q'_k(o', a') /
-    beta_q) / alpha_w, 0, 1)  -> critic_loss -mean n softmax(A / beta_pi) log pi(a | o), A = r_i +
-    gamma (1 - terminated) min_k Q_k(o', a') - min_k Q_k(o, a)           -> actor_loss
+    y = r_i + gamma (1 - terminated) w min_k Q'_k(o', a'),
+        w = clip(n softmax(min_k Q'_k(o', a') / beta_q) / alpha_w, 0, 1)      -> critic_loss
+    -mean n softmax(A / beta_pi) log pi(a | o),
+        A = r_i + gamma (1 - terminated) min_k Q_k(o', a') - min_k Q_k(o, a)  -> actor_loss
 a' is the data's next action, and the softmaxes run over the batch. pi is a Gaussian around a tanh
 net, whose log standard deviation, -6 + 6 sigmoid(p), is one number for each dimension. Evaluated by
 its mode it plays the mean. The authors of OMAR did not release theirs: nets, rates, batches and
-order of updates are those of their base, which MA-CQL and
-OMAR share (jaxoff/learners/actor_critic.py). Differs from the single-agent code: twin critics,
-whose minimum counts; no weight decay. A step whose next action the window does not hold is left out
-of everything, unless it terminates.
+order of updates are those of their base, which MA-CQL and OMAR share
+(jaxoff/learners/actor_critic.py). Differs from the single-agent code: twin critics, whose minimum
+counts; no weight decay. A step whose next action the window does not hold is left out of
+everything, unless it terminates.
 """
 
 from __future__ import annotations

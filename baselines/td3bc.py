@@ -1,9 +1,10 @@
 """MA-TD3+BC, a baseline of Pan et al. (OMAR, ICML 2022): the TD3+BC of Fujimoto and Gu (NeurIPS
 2021) for each agent.
 
-    sum_k mean (Q_k(o, a) - y)^2, y = r_i + gamma (1 - terminated) min_k Q'_k(o', pi'(o'))        ->
-    critic_loss -lambda mean Q_1(o, pi(o)) + mean (pi(o) - a)^2 + penalty mean pi(o)^2, lambda =
-    alpha / mean |Q_1(o, pi(o))|  -> actor_loss
+    sum_k mean (Q_k(o, a) - y)^2,
+        y = r_i + gamma (1 - terminated) min_k Q'_k(o', pi'(o'))              -> critic_loss
+    -lambda mean Q_1(o, pi(o)) + mean (pi(o) - a)^2 + penalty mean pi(o)^2,
+        lambda = alpha / mean |Q_1(o, pi(o))|                                 -> actor_loss
 lambda is a constant. The authors of OMAR did not release theirs; nets, rates and order of updates
 are those of their base. Differs from TD3+BC: no smoothing noise and no delay (`target_noise`,
 `policy_every`), observations normalised by the batch (`input_norm=dataset`: standardised by the

@@ -1,8 +1,8 @@
 """CFCQL for continuous actions (Shao et al., NeurIPS 2023, appendix): MATD3 with the counterfactual
 conservative term.
 
-    sum_k mean(sum_i lambda_i P_ik - Q_k(s, a)), P_ik = log sum_u exp(Q_k(s, a_-i, u) - log p(u))
-    -> conservative_loss
+    sum_k mean(sum_i lambda_i P_ik - Q_k(s, a)),
+        P_ik = log sum_u exp(Q_k(s, a_-i, u) - log p(u))                      -> conservative_loss
 over actions u of agent i while its teammates keep those of the data. lambda_i = softmax_i(tau (H -
 log mu_i(pi_i))), where mu_i is a VAE of the joint action, fitted first (JointVAE in
 jaxoff/nets/behaviour.py) -> behaviour_weights; H is the log density of a policy with noise .2 at

@@ -3,14 +3,14 @@ NeurIPS 2023).
 
 Values are held low where one agent leaves the data's joint action while the others stay with it, so
 the penalty grows with the number of agents, not with that of joint actions:
-    sum_i lambda_i log sum_j exp Q_tot(a_i <- j) - Q_tot(a in the data)   -> counterfactual_totals,
-    conservative_loss
+    sum_i lambda_i log sum_j exp Q_tot(a_i <- j) - Q_tot(a in the data)
+        -> counterfactual_totals, conservative_loss
 lambda_i grows with how far agent i leaves its behaviour policy -> deviation, agent_weights. QMIX
 values with lambda-returns -> loss; first stage: behaviour models.
 As the released code: lambda_i from a Kullback-Leibler divergence (weights = ratio: from the
 expected ratio of policy and behaviour, as in the paper); tau = 100 or more stands for argmax.
 Differs: updates count as such, the code copies its slow nets every 200 episodes counted 8 per
-    update, so every 25 updates.
+update, so every 25 updates.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """MA-CQL for continuous actions, the baseline of Pan et al. (OMAR, ICML 2022): each agent has a TD3
 of its own with CQL's penalty.
 
-    sum_k mean (Q_k(o, a) - y)^2 + cql sum_k mean(T log sum_u exp((Q_k(o, u) - log p(u)) / T) -
-    Q_k(o, a))   -> critic_loss y = r_i + gamma (1 - terminated) min_k Q'_k(o', pi'(o')), without
-    smoothing noise -mean Q_1(o, pi(o)) + penalty mean pi(o)^2, by the critic just updated
-    -> actor_loss
+    sum_k mean (Q_k(o, a) - y)^2
+        + cql sum_k mean(T log sum_u exp((Q_k(o, u) - log p(u)) / T) - Q_k(o, a))  -> critic_loss
+    y = r_i + gamma (1 - terminated) min_k Q'_k(o', pi'(o')), without smoothing noise
+    -mean Q_1(o, pi(o)) + penalty mean pi(o)^2, by the critic just updated         -> actor_loss
 u are uniform actions and, with samples=policy, also noisy ones of the policies at o' and o, all of
 them valued at o. Not divided by the number of samples. `plain_density`: as the released code, which
 subtracts the density of a policy's sample where its logarithm belongs. Centralised: critics of the

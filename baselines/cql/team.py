@@ -1,10 +1,12 @@
 """MA-CQL and OMAR with one critic for the team, the centralised form of the code base of CFCQL
 (Shao et al., NeurIPS 2023).
 
-    sum_k mean (Q_k(s, a) - y)^2 + cql times the conservative term of agents.py over joint actions
-    -> critic_loss y = r_1 + gamma (1 - terminated) min_k Q'_k(s', pi'(o') + e), e ~ N(0,
-    target_noise^2), the sum clipped to the bound mean_i [mimic (pi_i - a^_i)^2 - (1 - mimic) Q_1(s,
-    a_-i, pi_i)] + penalty sum_i mean pi_i^2                -> actor_loss
+    sum_k mean (Q_k(s, a) - y)^2
+        + cql times the conservative term of agents.py over joint actions     -> critic_loss
+    y = r_1 + gamma (1 - terminated) min_k Q'_k(s', pi'(o') + e),
+        e ~ N(0, target_noise^2), the sum clipped to the bound
+    mean_i [mimic (pi_i - a^_i)^2 - (1 - mimic) Q_1(s, a_-i, pi_i)]
+        + penalty sum_i mean pi_i^2                                           -> actor_loss
 Q_1 of agent i is that of the data's joint action with pi_i in its place, and so is the search for
 a^_i. r_1 is the first agent's reward where agents have their own. An update takes a batch of 1 +
 critic_steps parts: critics, then policies by the new critics from the first part; then one step of

@@ -6,10 +6,11 @@ after the last step of an episode: those are in a second vault, the sub-folder `
 episode.
 `metadata.json` holds the specification, recipe, statistics, and a hash of every array.
 
-    observations (1, M, N, O)      actions (1, M, N) or (1, M, N, A)     rewards (1, M, N)
-    terminals, truncations (1, M, N)   infos.state (1, M, S)             infos.legals (1, M, N, A),
-    discrete final/: observations, infos.state, infos.legals as above; length (1, E),
-    behaviour_level (1, E, N)
+    observations (1, M, N, O)          actions (1, M, N) or (1, M, N, A)     rewards (1, M, N)
+    terminals, truncations (1, M, N)   infos.state (1, M, S)
+    infos.legals (1, M, N, A)          where actions are discrete
+    final/: observations, infos.state, infos.legals as above; length (1, E),
+        behaviour_level (1, E, N)
 """
 
 from __future__ import annotations

@@ -4,16 +4,18 @@ importing a simulator; `pool_recipes` makes the datasets.
 A dataset is a pool of policies and a composition, played in jit. Its quality is one of
 
     random, medium, expert       one policy: uniformly random, the pool's nearest to medium, its
-    best (OMAR, InSPO) medium-replay                training up to the medium level, as equal shares
-    of its snapshots, in order mixed                        half medium, then half expert
+                                 best (OMAR, InSPO)
+    medium-replay                training up to the medium level, as equal shares of its
+                                 snapshots, in order
+    mixed                        half medium, then half expert
     imbalanced-low, -medium      the agent-wise compositions of SIT, Tables 7-9; also extreme,
-    balanced-* mix=<composition>            any other, such as mix=50%[r r m]+50%[m*3]; each agent
-    of each episode
-                                 follows a member of its level, drawn anew
-    band-poor, -medium, -expert  episodes of all members whose return is in [0, 10), [10, 18), [18,
-    20] (YANHUI) wspm-p<P>-n<N>               N episodes, P percent of them poor, the others expert
-    (YANHUI) waypoint                     the controller of D4RL's mazes, from one random cell to
-    the next
+                                 balanced-*
+    mix=<composition>            any other, such as mix=50%[r r m]+50%[m*3]; each agent of each
+                                 episode follows a member of its level, drawn anew
+    band-poor, -medium, -expert  episodes of all members whose return is in [0, 10), [10, 18),
+                                 [18, 20] (YANHUI)
+    wspm-p<P>-n<N>               N episodes, P percent of them poor, the others expert (YANHUI)
+    waypoint                     the controller of D4RL's mazes, from one random cell to the next
 """
 
 from __future__ import annotations

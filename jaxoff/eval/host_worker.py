@@ -8,8 +8,7 @@ text).
     make   (kind, name, keyword arguments, a seed for each environment)
     reset  [(index, seed, start [Q] or None), ...]  -> [K, Q]: what can be read from each simulator
     step   (indices [K], controls [K, U])           -> [K, Q], rewards [K], terminated [K],
-    truncated [K]
-
+                                                       truncated [K]
 Or by ("refused", text), where the user has to do something about it.
 """
 

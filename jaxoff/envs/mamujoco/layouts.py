@@ -4,21 +4,18 @@ MuJoCo code bases.
 All are tables of indices into the simulator's `[qpos, qvel]`. The same numbers come in different
 orders:
 
-    omar         own joints only, sorted by name (foot, shin, thigh), position and velocity of each.
-    OMAR (Pan et
-                 al., 2022), whose actions go straight onto the actuators (thigh, shin, foot): the
-                 two orders differ
+    omar         own joints only, sorted by name (foot, shin, thigh), position and velocity of
+                 each. OMAR (Pan et al., 2022), whose actions go straight onto the actuators
+                 (thigh, shin, foot): the two orders differ
     og_marl      OG-MARL's own 2halfcheetah data, from multiagent_mujoco 1.1: as `omar`, then
-    positions of the nearest
-                 joints of others, then velocities and positions of the root, x among them (its fix
-                 came later). Actions are in the order of the partition there: foot, shin, thigh
+                 positions of the nearest joints of others, then velocities and positions of the
+                 root, x among them (its fix came later). Actions are in the order of the
+                 partition there: foot, shin, thigh
     omiga        the whole state and a one-hot agent number, each vector standardised by its own
-    mean and standard
-                 deviation. OMIGA (Wang et al., 2023)
+                 mean and standard deviation. OMIGA (Wang et al., 2023)
     gymnasium    gymnasium-robotics, agent_obsk=0: as `omar`, then positions and velocities of the
-    root without x gymnasium-1  the same, agent_obsk=1: and positions of the nearest joints of
-    others
-
+                 root without x
+    gymnasium-1  the same, agent_obsk=1: and positions of the nearest joints of others
 The functions here work on NumPy and JAX arrays alike, and import no simulator.
 """
 
