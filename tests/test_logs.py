@@ -129,8 +129,19 @@ def test_progress_says_how_many_runs_are_lost():
     out = io.StringIO()
     sink = Progress("bc", Console(file=out, force_terminal=False, width=80))
     sink.start({})
-    sink.record(record(5, value=float("nan")))
+    # A lost run keeps its last finite state, whose return may be finite.
+    entry = record(5, value=-2.0)
+    sink.record(entry._replace(rows=[entry.rows[0] | {"failed_at": 0}, entry.rows[1]]))
     assert "return 3.000, 1 of 2 runs lost" in out.getvalue()
+
+
+def test_a_task_without_simulator_is_not_said_to_have_lost_runs():
+    out = io.StringIO()
+    sink = Progress("bc", Console(file=out, force_terminal=False, width=80))
+    sink.start({})
+    rows = [{"run": run, "seed": run, "return_mean": float("nan")} for run in range(2)]
+    sink.record(Record("train", 0, 5, 100, rows))
+    assert "no simulator" in out.getvalue() and "lost" not in out.getvalue()
 
 
 def test_progress_in_a_terminal_shows_every_stage():
@@ -213,11 +224,21 @@ def test_a_resumed_dashboard_keeps_its_ids(tmp_path: Path):
     assert WandB("offline", "p", "g", RUNS, tmp_path)._ids() != ids
 
 
-def test_aggregate_is_mean_and_std_of_the_runs_that_are_left():
-    # 1 and 3: mean 2, std sqrt(2)
-    rows = [{"return_mean": 1.0}, {"return_mean": 3.0}, {"return_mean": float("nan")}]
+def test_aggregate_is_mean_and_std_over_runs():
+    # 1 and 3: mean 2, std sqrt(2); a value that is not known is left out
+    rows = [{"return_mean": 1.0}, {"return_mean": 3.0, "score": float("nan")}]
     assert aggregate(rows) == {
         "return_mean/mean": 2.0,
         "return_mean/std": pytest.approx(2**0.5),
         "runs": 2.0,
     }
+
+
+def test_a_lost_run_is_no_part_of_the_mean(tmp_path, monkeypatch):
+    sink, logged = WandB("offline", "p", "g", RUNS, tmp_path), {}
+    sink._open = {"run": None}
+    monkeypatch.setattr(sink, "_stages", {"train"})
+    monkeypatch.setattr(sink, "_log", lambda label, rec, numbers: logged.update({label: numbers}))
+    rows = [{"run": 0, "return_mean": -2.0, "failed_at": 0}, {"run": 1, "return_mean": 3.0}]
+    sink.record(Record("train", 0, 10, 20, rows))
+    assert logged["seeds-alpha=0.5"] == {"return_mean/mean": 3.0, "runs": 1.0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from jaxoff.cli.common import console
 from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings
 from jaxoff.cli.train import train
-from jaxoff.errors import Interrupted, JaxoffError
+from jaxoff.errors import Interrupted, InvalidSetting, JaxoffError
 
 app = tyro.extras.SubcommandApp()
 for command in (methods, settings, train):
@@ -34,55 +33,84 @@ def report(folder: tyro.conf.Positional[Path], /) -> None:
     console.print(f"page: {build(folder)}", soft_wrap=True)
 
 
+def _modes(greedy: bool, sampled: bool, own: bool) -> bool:
+    """Whether actions are sampled: as asked for, else as in the job's own evaluations."""
+    if greedy and sampled:
+        raise InvalidSetting("--greedy and --sampled: expected one of the two, found both")
+    return sampled or (own and not greedy)
+
+
 @app.command
 def evaluate(
     folder: tyro.conf.Positional[Path],
     /,
-    run: int = 0,
+    runs: str = "all",
     episodes: int = 100,
     seed: int = 0,
+    greedy: bool = False,
     sampled: bool = False,
     processes: int | None = None,
     data_dir: Path | None = None,
 ) -> None:
-    """Play many episodes of a trained policy, in jit or on the simulator of public data; adds
-    evaluation.json to the folder.
+    """Play many episodes of trained policies, in jit or on the simulator of public data. What is
+    found is added to the folder's evaluations.json.
 
     Args:
         folder: a job's folder.
-        run: which of its runs.
-        episodes: how many to play.
+        runs: all of its runs, or their numbers with commas, as 0,3.
+        episodes: how many to play of each run.
         seed: seed of the episodes.
-        sampled: draw actions from the policy, instead of its mode.
+        greedy: take the modes of policies. Without it and --sampled: as the job's own evaluations.
+        sampled: draw actions from policies.
         processes: of a simulator on the host; default one per core.
-        data_dir: folder of public datasets, for a task with a source.
+        data_dir: folder of public data, for jobs of earlier versions.
     """
     runtime.setup()
-    from jaxoff.eval.final import evaluate_policy
-    from jaxoff.files import write_text
-    from jaxoff.training.restore import restore_policy
+    from jaxoff.training.restore import evaluate_runs, restore
+    from jaxoff.training.results import read_json, write_json
 
-    env, policy, spec = restore_policy(folder, run, None if data_dir is None else str(data_dir))
-    found = evaluate_policy(env, policy, episodes, seed, sampled=sampled, processes=processes)
-    table = Table("", f"{spec.label} on {spec.task}, run {run}")
-    for name, value in found.items():
-        if not isinstance(value, list):
-            table.add_row(
-                name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value)
-            )
+    file = folder / "evaluations.json"
+    before = read_json(file, ("evaluations",))["evaluations"] if file.exists() else []
+    found = restore(folder, None if data_dir is None else str(data_dir))
+    spec, chosen = found.job.spec, _numbers(runs, found.job.num_runs)
+    if not found.finished:
+        unfinished = f"{folder}: this job has not ended; its last checkpoint plays"
+        print(f"jaxoff: {unfinished}", file=sys.stderr)
+    drawn = _modes(greedy, sampled, spec.sampled)
+    played = evaluate_runs(found, chosen, episodes, seed, drawn, processes)
+    numbers = [name for name, value in played[0].items() if isinstance(value, float)]
+    how = "sampled actions" if drawn else "modes of the policy"
+    table = Table("run", "seed", *(name.replace("_", " ") for name in numbers))
+    table.title = f"{spec.label} on {spec.task}: {episodes} episodes, {how}"
+    rows = []
+    for run, row in zip(chosen, played, strict=True):
+        lost = int(found.failed_at[run])
+        about = {"run": run, "seed": found.job.seeds[run], "config": found.job.points[run]}
+        rows.append(about | ({"failed_at": lost} if lost >= 0 else {}) | row)
+        cells = ["lost" if lost >= 0 else f"{row[name]:.4g}" for name in numbers]
+        table.add_row(str(run), str(about["seed"]), *cells)
     console.print(table)
     record = {
         "task": spec.task,
-        "run": run,
+        "episodes": episodes,
         "seed": seed,
-        "sampled": sampled,
+        "sampled": drawn,
+        "finished": found.finished,
         "git_commit": runtime.git_commit(),
-        **found,
+        "runs": rows,
     }
-    console.print(
-        f"evaluation: {write_text(folder / 'evaluation.json', json.dumps(record, indent=1))}",
-        soft_wrap=True,
-    )
+    write_json(file, {"evaluations": [*before, record]})
+    console.print(f"evaluations: {file}", soft_wrap=True)
+
+
+def _numbers(runs: str, count: int) -> list[int]:
+    """The runs of --runs."""
+    try:
+        return list(range(count)) if runs == "all" else [int(part) for part in runs.split(",")]
+    except ValueError:
+        raise InvalidSetting(
+            f"--runs: expected all, or numbers of runs with commas between them, found '{runs}'"
+        ) from None
 
 
 @app.command
@@ -92,6 +120,7 @@ def play(
     run: int = 0,
     seed: int = 0,
     greedy: bool = False,
+    sampled: bool = False,
     data_dir: Path | None = None,
     out: Path | None = None,
 ) -> None:
@@ -102,8 +131,9 @@ def play(
         folder: a job's folder.
         run: which of its runs.
         seed: seed of the episode.
-        greedy: take the mode of the policy instead of sampling.
-        data_dir: folder of public datasets, for a task with a source.
+        greedy: take the mode of the policy. Without it and --sampled: as the job's own evaluations.
+        sampled: draw actions from the policy.
+        data_dir: folder of public data, for jobs of earlier versions.
         out: the GIF; default FOLDER/play-RUN.gif.
     """
     runtime.setup()
@@ -113,7 +143,7 @@ def play(
     from jaxoff.training.restore import restore_policy
 
     env, policy, spec = restore_policy(folder, run, None if data_dir is None else str(data_dir))
-    episode = episode_of(env, policy, seed, sampled=not greedy)
+    episode = episode_of(env, policy, seed, sampled=_modes(greedy, sampled, spec.sampled))
     table = Table(
         "step",
         "actions",
@@ -147,6 +177,9 @@ def main(args: list[str] | None = None) -> None:
     except Interrupted as stop:
         print(f"jaxoff: {stop}", file=sys.stderr)
         raise SystemExit(143) from None
+    except KeyboardInterrupt:
+        print("jaxoff: stopped at once; what the last checkpoint holds is kept", file=sys.stderr)
+        raise SystemExit(130) from None
     except (JaxoffError, OSError) as error:
         if debug:
             raise

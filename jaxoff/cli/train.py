@@ -229,11 +229,12 @@ def _summary(runs: list[dict[str, Any]]) -> Table:
         alive = [run for run in group if run["failed_at"] is None]
         cells = []
         for name in ("return_mean", "score", "win_rate", "exact_value"):
-            values = [run[name] for run in alive if run.get(name) is not None]
+            known = [run[name] for run in alive if run.get(name) is not None]
+            values = [value for value in known if np.isfinite(value)]
             cells.append(
                 f"{np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}"
                 if values
-                else "-"
+                else ("no simulator" if known and name == "return_mean" else "-")
             )
         table.add_row(point, str(len(group)), *cells, str(len(group) - len(alive)))
     return table

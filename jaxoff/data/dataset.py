@@ -348,6 +348,27 @@ def place(
     )
 
 
+def outline(
+    spec: EnvSpec, obs_dtype: str, *, episodes: int, steps: int, longest: int, individual: bool
+) -> Dataset:
+    """What `place` would give for so many episodes, steps in all and steps of the longest episode,
+    with shapes in the place of arrays; individual: whether agents have rewards of their own.
+    """
+    layout, width = _layout(spec, obs_dtype, individual)
+    shape: Any = jax.ShapeDtypeStruct
+    numbers = lambda count: shape((count,), jnp.int32)
+    rows = steps + episodes + longest
+    return Dataset(
+        rows={name: shape((rows, w), jnp.dtype(name)) for name, w in width.items()},
+        step_row=numbers(steps),
+        episode_row=numbers(episodes),
+        episode_length=numbers(episodes),
+        layout=layout,
+        spec=spec,
+        max_length=longest,
+    )
+
+
 def _free_bytes() -> int | None:
     stats = jax.local_devices()[0].memory_stats()
     if not stats or "bytes_limit" not in stats:

@@ -50,7 +50,13 @@ def evaluate_policy(
             f"{env.spec.name}: expected an environment with a simulator, found public data "
             "without one"
         )
+    return summary(env, simulator, found)
+
+
+def summary(env: Env, simulator: str, found: dict[str, Any]) -> dict[str, Any]:
+    """The plain numbers of the episodes [E] that a simulator played."""
     returns = np.asarray(found["returns"], np.float64)
+    episodes = len(returns)
     out: dict[str, Any] = {
         "simulator": simulator,
         "episodes": episodes,

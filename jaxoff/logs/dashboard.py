@@ -102,7 +102,9 @@ class WandB:
         groups: dict[str, list[dict[str, Any]]] = {}
         for row in rec.rows:
             numbers = {name: value for name, value in row.items() if name not in self._not_curves}
-            groups.setdefault(self._label[row["run"]], []).append(numbers)
+            group = groups.setdefault(self._label[row["run"]], [])
+            if "failed_at" not in row:
+                group.append(numbers)
             self._log(f"run-{row['run']}", rec, numbers)
         for label, rows in groups.items():
             self._log(label, rec, aggregate(rows))
@@ -154,7 +156,7 @@ class WandB:
 
 
 def aggregate(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Per name, the mean and std over rows, lost ones dropped; and how many runs are left."""
+    """Per name, the mean and std over the rows of runs that are not lost; and how many there are."""
     out: dict[str, float] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         kept = finite(np.array([row.get(name) for row in rows], np.float64))
@@ -162,8 +164,7 @@ def aggregate(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
             out[f"{name}/mean"] = mean(kept)
         if kept.size > 1:
             out[f"{name}/std"] = std(kept)
-    returns = [row.get("return_mean") for row in rows]
-    return {**out, "runs": float(finite(np.array(returns, np.float64)).size)}
+    return {**out, "runs": float(len(rows))}
 
 
 def _aggregate_label(run: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from jaxoff.eval.statistics import finite
 from jaxoff.logs.base import Record
 
 AT_ONCE = 1e-2  # seconds
@@ -95,14 +96,17 @@ class Progress:
 
 
 def score_text(rec: Record) -> str:
-    """Mean and standard deviation of the return over runs, and how many runs are lost, if any."""
-    values = np.array([row.get("return_mean") for row in rec.rows], np.float64)
-    kept = values[np.isfinite(values)]
-    lost = (
-        f", {len(values) - len(kept)} of {len(values)} runs lost" if len(kept) < len(values) else ""
-    )
+    """Mean and standard deviation of the return over runs, and how many runs are lost, if any: they
+    met a number that is not finite.
+    """
+    if not any("return_mean" in row for row in rec.rows):
+        return ""
+    alive = [row for row in rec.rows if "failed_at" not in row]
+    count = len(rec.rows) - len(alive)
+    lost = f", {count} of {len(rec.rows)} runs lost" if count else ""
+    kept = finite(np.array([row["return_mean"] for row in alive], np.float64))
     if len(kept) == 0:
-        return f"no return{lost}" if lost and any("return_mean" in row for row in rec.rows) else ""
+        return f"{'no simulator' if alive else 'no return'}{lost}"
     spread = f" ± {kept.std(ddof=1):.3f}" if len(kept) > 1 else ""
     return f"return {kept.mean():.3f}{spread}{lost}"
 

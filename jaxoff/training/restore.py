@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxoff import registry
-from jaxoff.config import BUDGETS, config_fields, is_leaf
-from jaxoff.data.dataset import place
+from jaxoff.config import BUDGETS, check_number, config_fields, is_leaf
+from jaxoff.data.dataset import outline, place
 from jaxoff.errors import InvalidSetting
+from jaxoff.eval.final import evaluate_policy, summary
+from jaxoff.eval.rollout import evaluate
 from jaxoff.names import DataOptions
 from jaxoff.training import mapping
 from jaxoff.training.checkpoint import Checkpoints
@@ -51,14 +56,42 @@ def empty_state(job: Job) -> RunState:
     return RunState(keys, (), (), np.zeros(len(keys), np.int32), np.full(len(keys), -1, np.int32))
 
 
+class Restored(NamedTuple):
+    """The trained policies of a job."""
+
+    env: Env
+    job: Job
+    stage: int
+    learner: Any  # state of the learner of that stage, of all runs [R, ...]
+    failed_at: np.ndarray  # [R], -1 where a run is not lost
+    finished: bool
+
+    def policy(self, config: Any, learner: Any) -> Policy:
+        """The policy of one run, from its leaves of `job.config` and `learner`."""
+        return self.job.stages(config, self.env.spec)[self.stage].learner.policy(learner)
+
+    def policy_of(self, run: int) -> Policy:
+        """The policy of a run, by its number. Raises InvalidSetting for one that is not there."""
+        if not 0 <= run < self.job.num_runs:
+            raise InvalidSetting(f"field 'run': expected 0..{self.job.num_runs - 1}, found {run}")
+        return self.policy(*jax.tree.map(lambda x: x[run], (self.job.config, self.learner)))
+
+
 def restore_policy(
     folder: str | Path, run: int = 0, data_dir: str | None = None
 ) -> tuple[Env, Policy, TrainSpec]:
     """The trained policy of one run of a job, its environment, and what was trained.
 
-    Raises FileNotFoundError naming the file that is missing, BrokenResult one that is damaged, or
-    InvalidSetting for a run that is not there.
+    Its data are not needed. data_dir: of public data, for a job whose folder was written before
+    that. Raises FileNotFoundError naming the file that is missing, BrokenResult one that is
+    damaged, or InvalidSetting for a run that is not there.
     """
+    found = restore(folder, data_dir)
+    return found.env, found.policy_of(run), found.job.spec
+
+
+def restore(folder: str | Path, data_dir: str | None = None) -> Restored:
+    """The trained policies of all runs of a job. Raises what `restore_policy` does."""
     folder = Path(folder)
     file = folder / "config.json"
     if not file.exists():
@@ -66,6 +99,58 @@ def restore_policy(
             f"{file}: expected the folder of a training job, found no config.json"
         )
     record = read_json(file, ("method", "task", "config", "grid", "git_commit", "data_dir"))
+    spec = _spec_of(record, file, data_dir)
+    job, env = resolve(spec), registry.make_env(spec.task)
+    checkpoints = Checkpoints(folder / "checkpoint")
+    meta = checkpoints.meta()
+    if meta is None:
+        raise FileNotFoundError(
+            f"{folder / 'checkpoint'}: expected a complete checkpoint, found none"
+        )
+    job, dataset = _without_data(job, env, record)
+    within, stage = meta.get("within", False), meta["stage_index"]
+    held = checkpoints.state(state_like(job, env, dataset, stage, within))
+    checkpoints.close()
+    state = held[0] if within else held
+    finished = (folder / "final.json").exists()
+    return Restored(env, job, stage, state.learner, np.asarray(state.failed_at), finished)
+
+
+def evaluate_runs(
+    found: Restored,
+    runs: Sequence[int],
+    episodes: int,
+    seed: int,
+    sampled: bool,
+    processes: int | None = None,
+) -> list[dict[str, Any]]:
+    """What `eval.final.evaluate_policy` gives, of several runs of a job: in one program, or one
+    after the other on a simulator of the host. Every run plays from the same starts.
+    """
+    policies = [found.policy_of(run) for run in runs]
+    if not hasattr(found.env, "step"):
+        play = functools.partial(evaluate_policy, found.env, sampled=sampled, processes=processes)
+        return [play(policy, episodes, seed) for policy in policies]
+    check_number("seed", seed)
+    check_number("episodes", episodes)
+    chosen = jax.tree.map(
+        lambda x: np.asarray(x)[np.array(runs)], (found.job.config, found.learner)
+    )
+
+    def one(held: tuple[Any, Any]) -> dict[str, Any]:
+        policy, key = found.policy(*held), jax.random.key(seed)
+        return evaluate(found.env, policy, key, episodes, sampled=sampled)
+
+    played = jax.device_get(jax.jit(lambda held: jax.lax.map(one, held))(chosen))
+    name = found.env.spec.name
+    return [
+        summary(found.env, name, {key: value[k] for key, value in played.items()})
+        for k in range(len(runs))
+    ]
+
+
+def _spec_of(record: dict[str, Any], file: Path, data_dir: str | None) -> TrainSpec:
+    """What was trained, from a job's config.json."""
     known = {name: record[name] for name in TrainSpec.__dataclass_fields__ if name in record}
     fields = config_fields(registry.learner(record["method"], record["task"]).Config)
     strange = sorted(set(record["config"]) - set(fields))
@@ -85,29 +170,20 @@ def restore_policy(
         # what follows from them is in the record too
         if name not in record["grid"] and name not in BUDGETS
     }
-    spec = TrainSpec(
+    return TrainSpec(
         **known | {"config": config, "steps": None, "data_dir": data_dir or record["data_dir"]}
     )
-    job, env = resolve(spec), registry.make_env(spec.task)
-    if not 0 <= run < job.num_runs:
-        raise InvalidSetting(f"{folder}: field 'run': expected 0..{job.num_runs - 1}, found {run}")
-    checkpoints = Checkpoints(folder / "checkpoint")
-    meta = checkpoints.meta()
-    if meta is None:
-        raise FileNotFoundError(
-            f"{folder / 'checkpoint'}: expected a complete checkpoint, found none"
-        )
-    options = DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
-    data = None if job.acts else registry.make_data(spec.task, options)
-    job = fitted(job, data)
-    dataset = load_dataset(job, env, data)
-    within = meta.get("within", False)
-    held = checkpoints.state(state_like(job, env, dataset, meta["stage_index"], within))
-    state = jax.tree.map(lambda x: x[run], held[0] if within else held)
-    checkpoints.close()
-    config = jax.tree.map(lambda x: x[run], job.config)
-    return (
-        env,
-        job.stages(config, env.spec)[meta["stage_index"]].learner.policy(state.learner),
-        spec,
-    )
+
+
+def _without_data(job: Job, env: Env, record: dict[str, Any]) -> tuple[Job, Any]:
+    """The job as its data made it, and the shapes of these, from what config.json says of them."""
+    about = record.get("data")
+    if job.acts or about is None:
+        return job, ()
+    if "longest" in about:
+        names = ("episodes", "steps", "longest", "individual")
+        dataset = outline(env.spec, job.spec.obs_dtype, **{name: about[name] for name in names})
+        return dataclasses.replace(job, longest=about["longest"]), dataset
+    options = DataOptions(job.spec.data_seed, job.spec.data_episodes, job.spec.data_dir)
+    data = registry.make_data(job.spec.task, options)
+    return fitted(job, data), load_dataset(job, env, data)
