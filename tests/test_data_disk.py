@@ -47,6 +47,16 @@ def test_round_trip_is_exact(saved):
     )
 
 
+@pytest.mark.parametrize(
+    "name", ["50%[r r m]+50%[m*3]", "a#b", "a?b", "a|b", "a b", "~", "\u00e9\u5b57", "%zz", "x:y"]
+)
+def test_a_folder_may_have_any_name(tmp_path, name):
+    folder = tmp_path / name / f"{name}.vlt" / "seed-0"
+    disk.save(folder, toy_episodes(), toy_spec(), {})
+    assert_equal(disk.load(folder)[0], toy_episodes())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_round_trip_keeps_padding_that_no_episode_needs(tmp_path):
     episodes = toy_episodes((2, 4))
     wide = episodes._replace(

@@ -31,6 +31,10 @@ PLACES = [
 ]
 
 
+class PowerCut(BaseException):
+    """No logger's error, which would not end a training."""
+
+
 def rows_of(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -97,9 +101,9 @@ def test_a_job_killed_before_its_first_checkpoint_starts_anew(trained, tmp_path)
     class Crash(StopAt):
         def record(self, rec):
             if rec.step == 2:
-                raise RuntimeError("power cut")
+                raise PowerCut
 
-    with pytest.raises(RuntimeError, match="power cut"):
+    with pytest.raises(PowerCut):
         train(spec, tmp_path, sinks=[Crash(0, 2)])
     assert (tmp_path / "config.json").exists() and len(rows_of(tmp_path)) == 3
     train(spec, tmp_path)
@@ -114,9 +118,9 @@ def test_rows_written_after_the_checkpoint_are_written_once(trained, tmp_path):
     class Crash(StopAt):
         def record(self, rec):
             if rec.step == 4:
-                raise RuntimeError("power cut")
+                raise PowerCut
 
-    with pytest.raises(RuntimeError, match="power cut"):
+    with pytest.raises(PowerCut):
         train(spec, tmp_path, sinks=[Crash(0, 4)])
     assert {row["step"] for row in rows_of(tmp_path)} == {2, 4}
     train(spec, tmp_path)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 from types import SimpleNamespace
 
 import chex
@@ -394,6 +396,39 @@ def test_a_chunk_lasts_as_long_as_it_may(toy, monkeypatch):
     monkeypatch.setattr(loop, "CHUNK_S", 1e-9)
     train(dataclasses.replace(spec, steps=20))
     assert made == [16, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("place", ["start", "record", "finish"])
+def test_no_logger_can_end_a_run(toy, tmp_path, capsys, place):
+    class Broken(StopAt):
+        asked = 0
+
+    def fail(self, _):
+        Broken.asked += 1
+        raise OSError("no space left")
+
+    setattr(Broken, place, fail)
+    done = train(toy, tmp_path, sinks=[Broken(0, -1)])
+    assert (tmp_path / "final.json").exists() and len(done.steps) == 4
+    error = capsys.readouterr().err
+    assert error.count("Broken is switched off, training goes on: OSError('no space left')") == 1
+    assert Broken.asked == 1
+
+
+def test_the_state_is_saved_before_a_logger_is_asked_when_training_is_to_stop(toy, tmp_path):
+    class Slow(StopAt):
+        def record(self, rec):
+            assert any((tmp_path / "checkpoint").iterdir())
+            raise SystemExit
+
+    class Early(StopAt):  # a signal before the first record
+        def start(self, info):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises((Interrupted, SystemExit)):
+        train(toy, tmp_path, sinks=[Early(0, -1), Slow(0, -1)])
+    whole = train(toy)
+    np.testing.assert_array_equal(train(toy, tmp_path).returns, whole.returns)
 
 
 def test_a_grid_is_grid_points_times_seeds_with_seeds_inner(toy):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
@@ -203,7 +204,10 @@ def _train(
             )
         )
     done = run(spec, folder, sinks, data=episodes)
-    figures.curves([load_run(folder)], "return_mean", folder / "curves")
+    try:
+        figures.curves([load_run(folder)], "return_mean", folder / "curves")
+    except Exception as error:  # the results are there already, and other jobs are to come
+        print(f"jaxoff: {folder / 'curves'}: not drawn: {error!r}", file=sys.stderr)
     seconds = (
         f"compiled in {done.timing['compile_s']:.1f} s, trained in {done.timing['train_s']:.1f} s"
     )

@@ -177,9 +177,10 @@ def _open(folder: Path, name: str, dtype: Any = None, shape: Any = None, chunks:
     """The array `name` of a vault; made new where a shape is given."""
     import tensorstore
 
+    base = {"driver": "file", "path": f"{folder.resolve()}/"}  # no URL: folders have any name
     spec: dict[str, Any] = {
         "driver": "zarr",
-        "kvstore": {"driver": "ocdbt", "base": f"file://{folder.absolute()}", "path": name},
+        "kvstore": {"driver": "ocdbt", "base": base, "path": name},
     }
     if shape is None:
         return tensorstore.open(spec, read=True).result()

@@ -156,7 +156,7 @@ class WandB:
 
 
 def aggregate(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Per name, the mean and std over the rows of runs that are not lost; and how many there are."""
+    """Per name, the mean and std over the rows of runs that are not lost, and their number."""
     out: dict[str, float] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         kept = finite(np.array([row.get(name) for row in rows], np.float64))

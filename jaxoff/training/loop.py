@@ -28,7 +28,7 @@ from jaxoff.data.edit import digest
 from jaxoff.errors import Interrupted, InvalidSetting
 from jaxoff.eval import statistics
 from jaxoff.files import plain
-from jaxoff.logs import JsonLines, Record, Sink
+from jaxoff.logs import Guarded, JsonLines, Record, Sink
 from jaxoff.names import DataOptions
 from jaxoff.training import mapping, results
 from jaxoff.training.checkpoint import Checkpoints
@@ -183,7 +183,8 @@ class _Loop:
             )
         self.checkpoints = Checkpoints(out / "checkpoint") if out else None
         self.data = data
-        self.sinks, self.record = list(sinks), record
+        self.sinks: list[Sink] = [Guarded(sink) for sink in sinks]
+        self.record = record
         self.history: dict[str, list[np.ndarray]] = {}
         self.steps: list[int] = []
         self.last: dict[str, np.ndarray] = {}
@@ -214,11 +215,10 @@ class _Loop:
                 ),
             )
         try:
-            for sink in self.sinks:
-                sink.start(
-                    self.record | {"stages": [(stage.name, stage.steps) for stage in self.stages]}
-                )
             with self.stop:
+                stages = [(stage.name, stage.steps) for stage in self.stages]
+                for sink in self.sinks:
+                    sink.start(self.record | {"stages": stages})
                 for index in range(first_stage, len(self.stages)):
                     at = meta if meta and index == first_stage else None
                     carried = self._stage(index, carried, at)
