@@ -308,6 +308,23 @@ def test_a_foreign_vault_is_read_with_its_true_length(tmp_path, capsys):
     validate(episodes, spec)
 
 
+def test_a_foreign_episode_ends_where_each_agent_ends_in_its_own_way(tmp_path, capsys):
+    tree = foreign_tree()
+    # At step 3 agent 0 is terminal, while agent 1 meets the clock; at step 2 agent 0 alone is.
+    tree["terminals"][2:4, 0], tree["truncations"][3, 0] = 1, 0
+    episodes, _ = disk.load(foreign(tmp_path, tree, steps=6, written=6))
+    assert episodes.filled.sum(1).tolist() == [2, 2, 2]
+    assert not episodes.terminated[1].any() and episodes.truncated[1, 1]
+
+
+@pytest.mark.parametrize("name", ["terminals", "truncations"])
+def test_foreign_flags_of_another_shape_are_refused_by_name(name, tmp_path, capsys):
+    tree = foreign_tree()
+    tree[name] = tree[name][:, :1]
+    with pytest.raises(disk.InvalidDataset, match=rf"'{name}': expected shape \(6, 2\)"):
+        disk.load(foreign(tmp_path, tree, steps=6, written=6))
+
+
 def test_foreign_oddities_are_made_regular(tmp_path, capsys):
     tree = foreign_tree()
     tree["actions"] = tree["actions"][..., None]  # as in RWARE

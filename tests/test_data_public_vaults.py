@@ -232,6 +232,23 @@ def test_one_dead_agent_is_no_end(table, tmp_path, capsys):
     assert read(TASK, tmp_path).filled.sum(1).tolist() == [2, 3, 2]
 
 
+def test_an_episode_ends_where_each_agent_ends_in_its_own_way(table, tmp_path, capsys):
+    tree = toy_tree()
+    wanted = read_ends(tmp_path / "one", tree)
+    last = int(np.flatnonzero(tree["terminals"].all(1))[0])
+    tree["terminals"][last, 1], tree["truncations"][last, 1] = 0, 1
+    found = read_ends(tmp_path / "two", tree)
+    assert found[0] == wanted[0]  # the same lengths
+    assert wanted[1][0] and not found[1][0]  # the first episode's end is none of the game
+
+
+def read_ends(folder, tree):
+    """Lengths of the episodes of a vault, and whether each terminates."""
+    write(folder / "toy.vlt", tree)
+    episodes = read(TASK, folder)
+    return episodes.filled.sum(1).tolist(), episodes.terminated.any(1).tolist()
+
+
 def test_states_of_single_agents_are_joined(table, tmp_path, capsys):
     tree = toy_tree()
     tree["infos"]["state"] = tree["infos"]["state"].reshape(7, 2, 2)

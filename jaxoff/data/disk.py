@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from jaxoff.data.dataset import validate
-from jaxoff.data.episodes import returns_of
+from jaxoff.data.episodes import ends_of, returns_of
 from jaxoff.errors import InvalidDataset
 from jaxoff.types import EnvSpec, Episodes
 
@@ -197,8 +197,8 @@ def load(path: str | Path) -> tuple[Episodes, dict[str, Any]]:
     A vault of ours comes back as it was saved, and every array is compared with its hash; slots
     that are not filled are zero. In one of another writer the observation after the last step of an
     episode is unknown: the last one seen is repeated, and the end is marked truncated unless it was
-    flagged terminal, as is an unfinished last episode. There, an episode ends where all agents are
-    terminal or all truncated, the team reward is the mean over agents, states of single agents are
+    flagged terminal, as is an unfinished last episode. There, an episode ends where every agent is
+    terminal or truncated, the team reward is the mean over agents, states of single agents are
     joined, and -inf padding becomes 0. Raises InvalidDataset naming the file or array.
     """
     path = Path(path).absolute()
@@ -381,8 +381,14 @@ def _read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
     # Some public vaults of continuous actions carry legals that mean nothing.
     every = np.ones((total, n, int(actions.max()) + 1)) if discrete else np.ones(actions.shape)
     legals = leaves.get("infos.legals", every) if discrete else every
-    terminal = np.asarray(leaves["terminals"].astype(bool).all(1))
-    end = terminal | leaves["truncations"].astype(bool).all(1) | (np.arange(total) == total - 1)
+    for name in ("terminals", "truncations"):
+        if leaves[name].shape != (total, n):
+            raise InvalidDataset(
+                f"{path}: array '{name}': expected shape {(total, n)}, as that of rewards, found "
+                f"{leaves[name].shape}"
+            )
+    end, terminal = ends_of(leaves["terminals"], leaves["truncations"])
+    end[-1] = True
     lengths = np.diff(np.flatnonzero(end), prepend=-1)
     clean = lambda x: np.where(np.isneginf(x), 0, x)
     flat = {

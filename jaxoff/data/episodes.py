@@ -14,6 +14,16 @@ import numpy as np
 from jaxoff.types import Episodes
 
 
+def ends_of(terminals: np.ndarray, truncations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which steps [M] end an episode, and which of them terminate it, from flags [M, N] of agents.
+
+    A step ends the episode when every agent is terminal or truncated, each in its own way: one may
+    have died before, while another meets the clock. It terminates where all are terminal.
+    """
+    terminal, over = terminals != 0, (terminals != 0) | (truncations != 0)
+    return over.all(1), terminal.all(1)
+
+
 def lengths_of(episodes: Episodes) -> np.ndarray:
     """Real steps of each episode, [E] int."""
     return np.asarray(episodes.filled).astype(bool).sum(1)

@@ -16,6 +16,7 @@ import numpy as np
 from jaxoff.data import disk
 from jaxoff.data.convert.common import Slots, Steps, check_actions, check_array, join_state
 from jaxoff.data.dataset import InvalidEpisodes
+from jaxoff.data.episodes import ends_of
 from jaxoff.types import EnvSpec
 
 
@@ -31,8 +32,8 @@ def read(
 
     stream: which one, where there are several. fixed_length: the steps of an episode where no end
     is flagged at all. joined_obs: take the agents' observations, side by side, as the state; agents
-    beyond `spec.num_agents` (the prey of OMAR's tasks) are dropped. An episode ends where all
-    agents are terminal or all truncated. -inf padding becomes 0, a state for each agent is joined,
+    beyond `spec.num_agents` (the prey of OMAR's tasks) are dropped. An episode ends where
+    every agent is terminal or truncated. -inf padding becomes 0, a state for each agent is joined,
     actions lose a trailing axis of one, and reals are clipped to the bound. Legal actions count for
     discrete actions only. Raises InvalidDataset or InvalidEpisodes naming the array.
     """
@@ -64,8 +65,8 @@ def read(
         if spec.discrete and "infos.legals" in names
         else None
     )
-    terminal = np.asarray(shaped("terminals", -1).astype(bool).all(axis=1))
-    ends = terminal | np.asarray(shaped("truncations", -1).astype(bool).all(axis=1))
+    terminals = shaped("terminals", -1)
+    ends, terminal = ends_of(terminals, shaped("truncations", terminals.shape[1]))
     if not ends.any():
         if fixed_length is None:
             raise InvalidEpisodes(
