@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from jaxoff.errors import BrokenResult
 from jaxoff.logs import JsonLines, Progress, Record, WandB
 from jaxoff.logs.dashboard import aggregate
 
@@ -73,11 +74,11 @@ def test_resume_drops_rows_later_than_the_checkpoint(tmp_path: Path):
     for place in ((0, 50), (0, 100), (1, 10), (1, 20)):
         first.record(record(place[1], place[0]))
     first.finish({})
-    second = JsonLines(path, resume_from=(1, 10))
+    there = [(0, 50), (0, 100), (1, 10)]
+    second = JsonLines(path, [(*place, run) for place in there for run in range(2)])
     second.start({})
     second.record(record(30, 1))
     second.finish({})
-    # (1, 20) is later than (1, 10), (0, 100) is an earlier stage
     assert [(row["stage_index"], row["step"]) for row in rows_of(path) if row["run"] == 0] == [
         (0, 50),
         (0, 100),
@@ -90,11 +91,20 @@ def test_resume_forgives_a_half_written_last_line_only(tmp_path: Path):
     path = tmp_path / "m.jsonl"
     good = '{"stage_index": 0, "step": 1, "run": 0}\n'
     path.write_text(good + '{"stage_index": 0, "st')
-    JsonLines(path, (0, 9)).start({})
+    JsonLines(path, [(0, 1, 0)]).start({})
     assert path.read_text() == good
     path.write_text('{"broken\n' + good)
-    with pytest.raises(ValueError, match=r"m\.jsonl: line 1: expected a JSON object"):
-        JsonLines(path, (0, 9)).start({})
+    with pytest.raises(BrokenResult, match=r"m\.jsonl: line 1: expected the row of .*\(0, 1, 0\)"):
+        JsonLines(path, [(0, 1, 0)]).start({})
+
+
+@pytest.mark.parametrize("text", ["", '{"stage_index": 0, "step": 1, "run": 1}\n'])
+def test_resume_is_refused_without_the_rows_of_the_checkpoint(tmp_path: Path, text):
+    path = tmp_path / "m.jsonl"
+    path.write_text(text)
+    with pytest.raises(BrokenResult, match="can't go on without what it has logged"):
+        JsonLines(path, [(0, 1, 0), (0, 1, 1)]).start({})
+    assert path.read_text() == text
 
 
 def test_without_resume_the_file_starts_anew(tmp_path: Path):

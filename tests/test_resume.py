@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 
 import chex
 import numpy as np
 import pytest
 
+from jaxoff.errors import BrokenResult, InvalidSetting
 from jaxoff.training import Interrupted, loop, train
 from tests.learners import FORMS, StopAt, state_of
 
@@ -136,3 +138,55 @@ def test_a_missing_history_beside_a_checkpoint_is_named(tmp_path):
         FileNotFoundError, match=r"history\.npz: expected beside the checkpoint, found none"
     ):
         train(FORMS["bc"].spec, tmp_path)
+
+
+@pytest.mark.parametrize("file", ["checkpoint", "history.npz"])
+def test_what_another_job_has_written_is_not_adopted(file, tmp_path):
+    spec = FORMS["bc"].spec
+    for name, seeds in (("one", (0, 1, 2)), ("two", (7, 8, 9))):
+        with pytest.raises(Interrupted):
+            train(dataclasses.replace(spec, seeds=seeds), tmp_path / name, sinks=[StopAt(0, 2)])
+    if (tmp_path / "one" / file).is_dir():
+        shutil.rmtree(tmp_path / "one" / file)
+        shutil.copytree(tmp_path / "two" / file, tmp_path / "one" / file)
+    else:
+        shutil.copy(tmp_path / "two" / file, tmp_path / "one" / file)
+    with pytest.raises(InvalidSetting, match=f"{file}: expected what this job has written"):
+        train(spec, tmp_path / "one")
+
+
+def test_a_finished_job_without_its_record_is_read_back_by_its_owner_alone(trained, tmp_path):
+    spec = FORMS["bc"].spec
+    shutil.copytree(trained("bc").path, tmp_path / "job")
+    (tmp_path / "job" / "config.json").unlink()
+    with pytest.raises(InvalidSetting, match=r"final\.json: expected what this job has written"):
+        train(dataclasses.replace(spec, seeds=(7, 8, 9)), tmp_path / "job")
+    assert not (tmp_path / "job" / "config.json").exists()
+    again = train(spec, tmp_path / "job")
+    np.testing.assert_array_equal(again.returns, trained("bc").returns)
+    assert (tmp_path / "job" / "config.json").exists()
+
+
+@pytest.mark.parametrize("change", ["missing", "short", "other"])
+def test_a_resume_without_its_rows_is_refused(change, tmp_path):
+    with pytest.raises(Interrupted):
+        train(FORMS["bc"].spec, tmp_path, sinks=[StopAt(0, 4)])
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    if change == "missing":
+        file.unlink()
+    else:
+        file.write_text("".join(lines[:-1] if change == "short" else lines[::-1]))
+    with pytest.raises(BrokenResult, match=r"metrics\.jsonl: line \d+: expected the row"):
+        train(FORMS["bc"].spec, tmp_path)
+
+
+def test_numbers_are_recorded_as_they_were_typed(tmp_path):
+    spec = dataclasses.replace(FORMS["bc"].spec, config={"lr": 0.0003})
+    with pytest.raises(Interrupted):
+        train(spec, tmp_path, sinks=[StopAt(0, 2)])
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["config"]["lr"] == [0.0003]
+    record["config"]["lr"] = [float(np.float32(0.0003))]  # as folders of before have it
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    assert len(train(spec, tmp_path).steps) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,21 +16,22 @@ class JsonLines:
     """Append rows {"stage", "stage_index", "step", "run", "seed", ...} to a file, flushed at each
     record.
 
-    resume_from: (stage_index, step) of the checkpoint that training continues from; later rows in
-    the file are dropped at the start. None starts the file anew.
+    resume_from: (stage_index, step, run) of the rows that are there at the checkpoint that training
+    continues from, in their order; later ones in the file are dropped at the start. None starts the
+    file anew.
     """
 
-    def __init__(self, path: str | Path, resume_from: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, path: str | Path, resume_from: Sequence[tuple[int, int, int]] | None = None
+    ) -> None:
         self.path, self.resume_from = Path(path), resume_from
         self._file: TextIO | None = None
 
     def start(self, info: dict[str, Any]) -> None:
-        """Open the file; on resume, keep what the checkpoint knows."""
-        kept = (
-            _rows_until(self.path, self.resume_from)
-            if self.resume_from and self.path.exists()
-            else []
-        )
+        """Open the file; on resume, keep what the checkpoint knows. Raises BrokenResult where that
+        is not there.
+        """
+        kept = [] if self.resume_from is None else _rows(self.path, self.resume_from)
         write_text(self.path, "".join(line + "\n" for line in kept))
         self._file = self.path.open("a")
 
@@ -52,20 +54,20 @@ class JsonLines:
             self._file = None
 
 
-def _rows_until(path: Path, last: tuple[int, int]) -> list[str]:
-    lines = path.read_text().splitlines()
-    kept = []
-    for number, line in enumerate(lines, 1):
+def _rows(path: Path, wanted: Sequence[tuple[int, int, int]]) -> list[str]:
+    """The lines of these rows, with which the file must begin."""
+    lines, kept = path.read_text().splitlines() if path.exists() else [], []
+    for number, place in enumerate(wanted, 1):
+        line = lines[number - 1] if number <= len(lines) else ""
         try:
             row = json.loads(line)
-            place = (row["stage_index"], row["step"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            if number == len(lines):  # the process was stopped while it wrote this line
-                break
+            found = (row["stage_index"], row["step"], row["run"])
+        except (json.JSONDecodeError, KeyError, TypeError):
+            found = None
+        if found != place:
             raise BrokenResult(
-                f"{path}: line {number}: expected a JSON object with stage_index and step, "
-                f"found {line[:80]!r}"
-            ) from error
-        if place <= tuple(last):
-            kept.append(line)
+                f"{path}: line {number}: expected the row of (stage, step, run) {place}, found "
+                f"{line[:80]!r}; training can't go on without what it has logged"
+            )
+        kept.append(line)
     return kept

@@ -8,6 +8,7 @@ device.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -40,6 +41,8 @@ from jaxoff.types import Env, Episodes
 
 CHUNK_S = 10.0  # what a chunk lasts at most, so that a stop is answered and progress shown in time
 CHUNK_UPDATES = 256  # the most that it makes: their draws are made in one call, and kept
+# Fields of config.json in which two folders of one job may differ.
+LOOSE = {"command", "hardware", "git_commit", "versions", "checkpoint_s", "mode", "data_dir"}
 
 
 def train(
@@ -81,12 +84,12 @@ def _describe(job: Job, data: Episodes | None) -> dict[str, Any]:
         "variant": job.spec.label,
         "seeds": list(job.spec.seeds),
         "config": {
-            name: np.unique(value).tolist() if hasattr(value, "shape") else value
+            name: _typed(np.unique(value)) if hasattr(value, "shape") else value
             for name, value in config.items()
         },
         "sampler_config": {
-            f.name: getattr(job.sampler_config, f.name)
-            for f in dataclasses.fields(job.sampler_config)
+            name: _typed(value) if hasattr(value, "shape") else value
+            for name, value in vars(job.sampler_config).items()
         },
         "num_runs": job.num_runs,
         "data": None
@@ -105,37 +108,51 @@ def _describe(job: Job, data: Episodes | None) -> dict[str, Any]:
     }
 
 
+def _typed(value: Any) -> Any:
+    """Numbers of float32 as they were typed: the shortest that are read as the same, .0003 and not
+    .0003000000142.
+    """
+    found = np.asarray(value)
+    return [float(str(x)) for x in found.ravel()] if found.ndim else float(str(found[()]))
+
+
 def _begin(out: Path, record: dict[str, Any]) -> Results | None:
     """Claim the folder: the results if the same job is complete there, an error if it holds another
     job.
     """
     file = out / "config.json"
     if file.exists():
-        loose = {
-            "command",
-            "hardware",
-            "git_commit",
-            "versions",
-            "checkpoint_s",
-            "mode",
-            "data_dir",
-        }
         wanted_record = json.loads(json.dumps(plain(record)))
         held = results.read_json(file)
         for name, wanted, found in _differences(wanted_record, held):
             # Folders of before say less of the data.
             if found is None and name in ("data.longest", "data.individual"):
                 continue
-            if name.partition(".")[0] not in loose:
+            if name.partition(".")[0] not in LOOSE:
                 raise InvalidSetting(
                     f"{file}: field '{name}': expected {wanted!r}, found {found!r}; "
                     "the folder holds another job: choose another, or remove it"
                 )
-        if (out / "final.json").exists():
-            return results.load(out)
-    elif jax.process_index() == 0:
+    elif (out / "final.json").exists():  # config.json was lost
+        _check_owner(out / "final.json", results.read_json(out / "final.json").get("job"), record)
+    if not file.exists() and jax.process_index() == 0:
         results.write_json(file, record)
-    return None
+    return results.load(out) if (out / "final.json").exists() else None
+
+
+def identity(record: dict[str, Any]) -> str:
+    """SHA-256 of what makes a job this one: its config.json, less how and where it was run."""
+    kept = {name: value for name, value in record.items() if name not in LOOSE}
+    return hashlib.sha256(json.dumps(plain(kept), sort_keys=True).encode()).hexdigest()
+
+
+def _check_owner(file: Path, found: Any, record: dict[str, Any]) -> None:
+    """Refuse what another job has written."""
+    if found != identity(record):
+        raise InvalidSetting(
+            f"{file}: expected what this job has written, found what another has; "
+            "choose another folder, or remove it"
+        )
 
 
 def _differences(
@@ -148,8 +165,17 @@ def _differences(
         other = found.get(name)
         if isinstance(value, dict) and isinstance(other, dict):
             yield from _differences(dict.fromkeys(other) | value, other, f"{prefix}{name}.")
-        elif value != other:
+        elif not _same(value, other):
             yield prefix + name, value, other
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two JSON values are equal, numbers as float32."""
+    if isinstance(value, list) and isinstance(other, list):
+        return len(value) == len(other) and all(map(_same, value, other))
+    if isinstance(value, float) and isinstance(other, float):
+        return bool(np.float32(value) == np.float32(other))
+    return bool(value == other)
 
 
 class _Loop:
@@ -199,6 +225,9 @@ class _Loop:
         carried: Any = mapping.to_devices((self.job.config, empty_state(self.job)), self.mesh)
         meta = self.checkpoints.meta() if self.checkpoints else None
         if meta:
+            assert self.out is not None
+            if "job" in meta:  # not in folders of before
+                _check_owner(self.out / "checkpoint", meta["job"], self.record)
             first_stage = meta["stage_index"]
             self.elapsed_s, self.compile_s, self.updates = (
                 meta["elapsed_s"],
@@ -210,9 +239,7 @@ class _Loop:
         if self.out is not None and jax.process_index() == 0:
             self.sinks.insert(
                 0,
-                JsonLines(
-                    self.out / "metrics.jsonl", (first_stage, meta["step"]) if meta else None
-                ),
+                JsonLines(self.out / "metrics.jsonl", self._logged(meta) if meta else None),
             )
         try:
             with self.stop:
@@ -228,10 +255,25 @@ class _Loop:
                 sink.finish({})
             raise
 
+    def _logged(self, meta: dict[str, Any]) -> list[tuple[int, int, int]]:
+        """(stage, step, run) of every row that metrics.jsonl has at a checkpoint."""
+        return [
+            (index, step, run)
+            for index in range(meta["stage_index"] + 1)
+            for step in self._ends(index)
+            if (index, step) <= (meta["stage_index"], meta["step"])
+            for run in range(self.job.num_runs)
+        ]
+
+    def _ends(self, index: int) -> list[int]:
+        """Updates after which a stage is reported on."""
+        stage, last = self.stages[index], index == len(self.stages) - 1
+        return evaluation_steps(stage.steps, self.spec.evaluations if last else stage.reports)
+
     def _stage(self, index: int, carried: Any, meta: dict[str, Any] | None) -> Carried:
         """Train a stage. meta: of the checkpoint within it that training goes on from, if any."""
-        stage, last = self.stages[index], index == len(self.stages) - 1
-        ends = evaluation_steps(stage.steps, self.spec.evaluations if last else stage.reports)
+        last = index == len(self.stages) - 1
+        ends = self._ends(index)
         starts = [0, *ends[:-1]]
         most = max(end - start for start, end in zip(starts, ends, strict=True))
         updates = min(most, CHUNK_UPDATES)
@@ -408,6 +450,7 @@ class _Loop:
         held = carried[1:] if within else carried.run
         state = mapping.to_host(held, self.job.num_runs)
         meta = {
+            "job": identity(self.record),
             "stage_index": index,
             "within": within,
             "step": step,
@@ -423,6 +466,7 @@ class _Loop:
                 self.out / "history.npz",
                 arrays
                 | {
+                    "job": np.array(identity(self.record)),
                     "steps": np.asarray(self.steps),
                     **{f"last/{k}": v for k, v in self.last.items()},
                 },
@@ -437,6 +481,8 @@ class _Loop:
             raise FileNotFoundError(f"{file}: expected beside the checkpoint, found none")
         arrays = results.read_npz(file)
         results.check_fields(file, arrays, ("steps",))
+        if "job" in arrays:
+            _check_owner(file, str(arrays["job"]), self.record)
         # The file may be one evaluation ahead of a checkpoint whose write did not complete.
         self.steps = arrays["steps"].tolist()[: meta["kept"]]
         for name, value in arrays.items():
@@ -492,7 +538,7 @@ class _Loop:
         if self.checkpoints:
             self.checkpoints.close()
         if self.out is not None and jax.process_index() == 0:
-            results.save(done, self.out)
+            results.save(done, self.out, identity(self.record))
             (self.out / "history.npz").unlink(missing_ok=True)
         for sink in self.sinks:
             sink.finish(

@@ -72,13 +72,13 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
         raise BrokenResult(f"{file}: expected arrays, found {error}") from error
 
 
-def save(results: Results, folder: Path) -> None:
-    """Write final.json and final.npz."""
+def save(results: Results, folder: Path, job: str = "") -> None:
+    """Write final.json and final.npz. job: the digest of whose they are."""
     arrays = {"returns": results.returns, "steps": results.steps} | {
         f"history/{name}": value for name, value in results.history.items()
     }
     write_npz(folder / "final.npz", arrays)
-    write_json(folder / "final.json", {"runs": results.runs, "timing": results.timing})
+    write_json(folder / "final.json", {"job": job, "runs": results.runs, "timing": results.timing})
 
 
 def load(folder: Path) -> Results:
