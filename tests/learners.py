@@ -96,10 +96,13 @@ _SIT: dict[str, Any] = {
     "decomposition_steps": 2,
 }
 _SIT_MAIN = (lambda s: s.policy, lambda s: s.critic)
-# Both agents of Bridge see the same, so that no attention between them is learnt there.
-_SIT_SAME = (
-    lambda s: s.policy,
-    lambda s: {name: net for name, net in s.critic["params"].items() if name != "gat"},
+# A number that is added to the keys of all agents cancels in the softmax over them.
+_SIT_FIRST = (
+    lambda s: [
+        x
+        for path, x in jax.tree_util.tree_leaves_with_path(s.params)
+        if not jax.tree_util.keystr(path).endswith("['agent']['Dense_1']['bias']")
+    ],
 )
 _SIT_FIXED = (lambda s: s.target_critic, lambda s: s.replay)
 _GPT: dict[str, Any] = {"hidden": 8, "layers": 1, "batch_size": 4}
@@ -312,7 +315,7 @@ FORMS: dict[str, Form] = {
     ),
     "sit": Form(
         _spec("sit", "grid/bridge/mixed", steps=3, data_episodes=22, config=_SIT | {"members": 2}),
-        ((lambda s: s.params,), _SIT_SAME),
+        (_SIT_FIRST, _SIT_MAIN),
         _SIT_FIXED,
     ),
     "sit-continuous": Form(

@@ -32,35 +32,13 @@ from jaxoff.losses.conservative import near_actions, sampled_logsumexp, uniform_
 from jaxoff.names import DataOptions
 from jaxoff.nets.normalised import Net
 from jaxoff.training.spec import TrainSpec, resolve
-from jaxoff.types import EnvSpec, TimeStep, Transition
+from jaxoff.types import EnvSpec, Transition
+from tests import toys
 from tests.reference import actor_critic_numpy as ref
-from tests.test_icq import along, flat, slope
 
 M, N, S, WIDTH, A = 7, 3, 4, 3, 2
 SIZES: dict[str, Any] = {"hidden": 5, "num_samples": 4, "window": 0, "batch_size": M * N}
-SPEC = EnvSpec("small", N, WIDTH, S, A, False, 25)
-
-
-def batch_of(rows: int = M, seed: int = 0) -> Transition:
-    """Rows of which the last is padding, the first terminates and the second is cut."""
-    rng = np.random.default_rng(seed)
-    reward, number = rng.normal(size=(rows, N)), np.arange(rows)
-    return Transition(
-        obs=rng.normal(size=(rows, N, WIDTH)),
-        state=rng.normal(size=(rows, S)),
-        avail=np.ones((rows, N, A)),
-        actions=rng.uniform(-1, 1, (rows, N, A)),
-        reward=reward.mean(-1),
-        terminated=(number == 0).astype(float),
-        truncated=(number == 1).astype(float),
-        valid=(number < rows - 1).astype(float),
-        steps_before=np.zeros(rows, np.int32),
-        episode=np.zeros(rows, np.int32),
-        next_obs=rng.normal(size=(rows, N, WIDTH)),
-        next_state=rng.normal(size=(rows, S)),
-        next_avail=np.ones((rows, N, A)),
-        agent_reward=reward,
-    )
+SPEC = toys.spec_of(False, obs_size=WIDTH, state_size=S, action_size=A)
 
 
 @functools.cache
@@ -68,32 +46,15 @@ def nets_of(centralised: bool) -> dict[str, Net]:
     """Random parameters in double precision, so that slow copies differ and biases count."""
     agents = Agents(SPEC, SIZES["hidden"], centralised=centralised)
     policy, critic = jax.eval_shape(agents.init, jax.random.key(0))
-    rng = np.random.default_rng(1)
-    draw = lambda tree: jax.tree.map(lambda x: 0.7 * rng.normal(size=x.shape), tree)
-    return {
-        "policy": draw(policy),
-        "critic": draw(critic),
-        "target_policy": draw(policy),
-        "target_critic": draw(critic),
-    }
-
-
-def part(tree: Any, i: int) -> Any:
-    return jax.tree.map(lambda x: x[i], tree)
+    trees = {"policy": policy, "critic": critic}
+    trees |= {f"target_{name}": tree for name, tree in trees.items()}
+    return {name: toys.drawn(tree, seed) for seed, (name, tree) in enumerate(trees.items())}
 
 
 def mine_of(nets: dict[str, Any], rows: Any, i: int) -> AgentBatch:
     return AgentBatch(
-        i, rows, nets["policy"], nets["target_policy"], part(nets["target_critic"], i)
+        i, rows, nets["policy"], nets["target_policy"], toys.part(nets["target_critic"], i)
     )
-
-
-def rows_of(batch: Transition) -> dict[str, np.ndarray]:
-    return {name: np.asarray(x) for name, x in batch._asdict().items()}
-
-
-def double(config: Any) -> Any:
-    return jax.tree.map(np.float64, config)
 
 
 # --------------------------------------------------------------------------------------------
@@ -110,7 +71,7 @@ def double(config: Any) -> Any:
     ],
 )
 def test_cql_losses_and_gradients_equal_float64_numpy(centralised, plain, samples):
-    i, nets, batch, key = 1, nets_of(centralised), batch_of(), jax.random.key(2)
+    i, nets, batch, key = 1, nets_of(centralised), toys.steps_of(SPEC, M), jax.random.key(2)
     given = {"cql": 0.3, "gamma": 0.9, "temperature": 1.5}
     config = cql.Config(
         **SIZES, **given, samples=samples, plain_density=plain, centralised=centralised
@@ -118,7 +79,7 @@ def test_cql_losses_and_gradients_equal_float64_numpy(centralised, plain, sample
 
     def losses(config: Any, nets: dict[str, Net], batch: Transition) -> Any:
         m, mine = cql_agents.method_of(config, SPEC, "cql"), mine_of(nets, batch, i)
-        critic, policy = part(nets["critic"], i), part(nets["policy"], i)
+        critic, policy = toys.part(nets["critic"], i), toys.part(nets["policy"], i)
         of_critic = jax.value_and_grad(lambda p: cql_agents.critic_loss(m, p, mine, key)[0])(critic)
         of_actor = jax.value_and_grad(lambda p: cql_agents.actor_loss(m, p, critic, mine, key)[0])(
             policy
@@ -134,28 +95,32 @@ def test_cql_losses_and_gradients_equal_float64_numpy(centralised, plain, sample
         return of_critic, of_actor, draws if samples == "policy" else draws[:1]
 
     with jax.enable_x64(True):
-        found = jax.tree.map(np.asarray, jax.jit(losses)(double(config), nets, batch))
+        found = jax.tree.map(np.asarray, jax.jit(losses)(toys.double(config), nets, batch))
     (value, critic_grads), (policy_loss, policy_grads), draws = found
-    rows, critic, policy = rows_of(batch), part(nets["critic"], i), part(nets["policy"], i)
+    rows, critic, policy = (
+        toys.arrays(batch),
+        toys.part(nets["critic"], i),
+        toys.part(nets["policy"], i),
+    )
     wanted = lambda p: ref.cql_critic_loss(
         nets, p, rows, i, draws, centralised, plain_density=plain, **given
     )
     assert float(value) == pytest.approx(wanted(critic), rel=1e-8)
-    difference, way = slope(wanted, critic, 3)
-    assert along(critic_grads, way) == pytest.approx(difference, rel=1e-5)
+    difference, way = toys.slope(wanted, critic, 3)
+    assert toys.along(critic_grads, way) == pytest.approx(difference, rel=1e-5)
     wanted = lambda p: ref.actor_loss(p, critic, rows, i, None, centralised, 0.0, 1e-3)
     assert float(policy_loss) == pytest.approx(wanted(policy), rel=1e-7)
-    difference, way = slope(wanted, policy, 4)
-    assert along(policy_grads, way) == pytest.approx(difference, rel=1e-5)
+    difference, way = toys.slope(wanted, policy, 4)
+    assert toys.along(policy_grads, way) == pytest.approx(difference, rel=1e-5)
 
 
 def test_td3bc_losses_and_gradients_equal_float64_numpy():
-    i, nets, batch, key = 2, nets_of(False), batch_of(), jax.random.key(2)
+    i, nets, batch, key = 2, nets_of(False), toys.steps_of(SPEC, M), jax.random.key(2)
     config = td3bc.Config(hidden=SIZES["hidden"], gamma=0.9)
 
     def losses(config: Any, nets: dict[str, Net], batch: Transition) -> Any:
         m, mine = td3bc.Method(config, Agents(SPEC, config.hidden)), mine_of(nets, batch, i)
-        critic, policy = part(nets["critic"], i), part(nets["policy"], i)
+        critic, policy = toys.part(nets["critic"], i), toys.part(nets["policy"], i)
         actor = jax.value_and_grad(lambda p: td3bc.actor_loss(m, p, critic, mine), has_aux=True)(
             policy
         )
@@ -163,29 +128,33 @@ def test_td3bc_losses_and_gradients_equal_float64_numpy():
 
     with jax.enable_x64(True):
         (value, critic_grads), ((loss, told), grads) = jax.tree.map(
-            np.asarray, jax.jit(losses)(double(config), nets, batch)
+            np.asarray, jax.jit(losses)(toys.double(config), nets, batch)
         )
-    rows, critic, policy = rows_of(batch), part(nets["critic"], i), part(nets["policy"], i)
+    rows, critic, policy = (
+        toys.arrays(batch),
+        toys.part(nets["critic"], i),
+        toys.part(nets["policy"], i),
+    )
     y = ref.target(nets, rows, i, 0.9, False)
     wanted = lambda p: float(((ref.data_values(p, rows, i, False) - y) ** 2).sum(0)[:-1].mean())
     assert float(value) == pytest.approx(wanted(critic), rel=1e-9)
-    difference, way = slope(wanted, critic, 3)
-    assert along(critic_grads, way) == pytest.approx(difference, rel=1e-5)
+    difference, way = toys.slope(wanted, critic, 3)
+    assert toys.along(critic_grads, way) == pytest.approx(difference, rel=1e-5)
     assert float(loss) == pytest.approx(
         ref.td3bc_actor_loss(policy, critic, rows, i, 2.5, 1e-3), rel=1e-7
     )
     held = float(told["scale"])  # lambda is a constant of the gradient
-    difference, way = slope(
+    difference, way = toys.slope(
         lambda p: ref.td3bc_actor_loss(p, critic, rows, i, 2.5, 1e-3, held), policy, 4
     )
-    assert along(grads, way) == pytest.approx(difference, rel=1e-5)
+    assert toys.along(grads, way) == pytest.approx(difference, rel=1e-5)
 
 
 def test_icq_losses_and_gradients_equal_float64_numpy():
     # Windows of three steps: the last has no target unless it terminates; row 0 of each window is
     # followed by row 1.
     i, nets = 1, nets_of(False)
-    batch = jax.tree.map(lambda x: x.reshape(3, 3, *x.shape[1:]), batch_of(9))
+    batch = jax.tree.map(lambda x: x.reshape(3, 3, *x.shape[1:]), toys.steps_of(SPEC, 9))
     batch = batch._replace(
         terminated=np.array([[0, 0, 1.0], [0, 1, 0], [0, 0, 0]]),
         valid=np.array([[1, 1, 1.0], [1, 1, 0], [1, 1, 1]]),
@@ -196,8 +165,8 @@ def test_icq_losses_and_gradients_equal_float64_numpy():
 
     def losses(config: Any, nets: dict[str, Net], spread: Any, batch: Transition) -> Any:
         m, (rows, extras) = maicq.Method(config, Agents(SPEC, 5)), as_rows(*maicq.with_next(batch))
-        mine, critic = mine_of(nets, rows, i)._replace(extras=extras), part(nets["critic"], i)
-        policy = maicq.Gaussian(part(nets["policy"], i), spread[i])
+        mine, critic = mine_of(nets, rows, i)._replace(extras=extras), toys.part(nets["critic"], i)
+        policy = maicq.Gaussian(toys.part(nets["policy"], i), spread[i])
         of_critic = jax.value_and_grad(lambda p: maicq.critic_loss(m, p, mine, None)[0])(critic)
         return (
             of_critic,
@@ -206,7 +175,7 @@ def test_icq_losses_and_gradients_equal_float64_numpy():
         )
 
     with jax.enable_x64(True):
-        found = jax.tree.map(np.asarray, jax.jit(losses)(double(config), nets, spread, batch))
+        found = jax.tree.map(np.asarray, jax.jit(losses)(toys.double(config), nets, spread, batch))
     (value, critic_grads), (loss, grads), usable = found
     np.testing.assert_array_equal(usable, [1, 1, 1, 1, 1, 0, 1, 1, 0])
     rows = {
@@ -214,19 +183,19 @@ def test_icq_losses_and_gradients_equal_float64_numpy():
         for name, x in batch._asdict().items()
         if x is not None
     }
-    critic, policy = part(nets["critic"], i), (part(nets["policy"], i), spread[i])
+    critic, policy = toys.part(nets["critic"], i), (toys.part(nets["policy"], i), spread[i])
     wanted = lambda p: ref.icq_losses(
-        policy, p, critic, part(nets["target_critic"], i), rows, 3, i, **given
+        policy, p, critic, toys.part(nets["target_critic"], i), rows, 3, i, **given
     )[0]
     assert float(value) == pytest.approx(wanted(critic), rel=1e-8)
-    difference, way = slope(wanted, critic, 3)
-    assert along(critic_grads, way) == pytest.approx(difference, rel=1e-5)
+    difference, way = toys.slope(wanted, critic, 3)
+    assert toys.along(critic_grads, way) == pytest.approx(difference, rel=1e-5)
     wanted = lambda p: ref.icq_losses(
-        p, critic, critic, part(nets["target_critic"], i), rows, 3, i, **given
+        p, critic, critic, toys.part(nets["target_critic"], i), rows, 3, i, **given
     )[1]
     assert float(loss) == pytest.approx(wanted(policy), rel=1e-8)
-    difference, way = slope(wanted, policy, 4)
-    assert along(tuple(grads), way) == pytest.approx(difference, rel=1e-5)
+    difference, way = toys.slope(wanted, policy, 4)
+    assert toys.along(tuple(grads), way) == pytest.approx(difference, rel=1e-5)
 
 
 def test_the_next_action_of_the_data_never_crosses_the_end_of_an_episode():
@@ -234,7 +203,8 @@ def test_the_next_action_of_the_data_never_crosses_the_end_of_an_episode():
     # of each is left out.
     steps = 25
     whole = jax.tree.map(
-        lambda x: np.broadcast_to(x[:1, None], (2, steps, *x.shape[1:])).copy(), batch_of(2)
+        lambda x: np.broadcast_to(x[:1, None], (2, steps, *x.shape[1:])).copy(),
+        toys.steps_of(SPEC, 2),
     )
     whole = whole._replace(
         valid=np.ones((2, steps)), terminated=np.zeros((2, steps)), truncated=np.zeros((2, steps))
@@ -258,7 +228,11 @@ def mixed(values: Any, norm: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Values of four rows alone, of each of them twice, and beside four far rows."""
     agents = Agents(SPEC, 5, norm)
     nets = nets_of(False)
-    critic = part(nets["critic"], 0) if norm == "batch" else Net(part(nets["critic"].net, 0), ())
+    critic = (
+        toys.part(nets["critic"], 0)
+        if norm == "batch"
+        else Net(toys.part(nets["critic"].net, 0), ())
+    )
     rng = np.random.default_rng(5)
     context, actions = rng.normal(size=(4, WIDTH)), rng.uniform(-1, 1, (1, 4, A))
     run = jax.jit(lambda c, a: agents.values(critic, c, a, jnp.ones(c.shape[0]))[0, 0])
@@ -281,13 +255,10 @@ def test_one_observation_alone_gives_a_constant_by_its_own_statistics_and_not_by
     state = jax.eval_shape(lambda: learner_of(agents).init(jax.random.key(0)))
     ones = jnp.ones((N, WIDTH))
     stats = type(state.stats)(ones, 4 * ones)
-    no = jnp.zeros((), bool)
 
     def played(x: float) -> Any:
-        seen = TimeStep(
-            x * ones, jnp.zeros(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.zeros((N, A))
-        )
-        return agents.act(part(policy, 0), seen.obs[:1], jnp.ones(1))[0], agents.policy(
+        seen = toys.seen(SPEC, x * ones)
+        return agents.act(toys.part(policy, 0), seen.obs[:1], jnp.ones(1))[0], agents.policy(
             policy, stats
         ).distribution((), seen)[1].mode()[0]
 
@@ -295,14 +266,14 @@ def test_one_observation_alone_gives_a_constant_by_its_own_statistics_and_not_by
     np.testing.assert_array_equal(first, second)
     assert np.abs(one - other).max() > 1e-3
     # (3 - 1) / 2 = 1, then scale and shift
-    net = part(policy, 0)
+    net = toys.part(policy, 0)
     np.testing.assert_allclose(
         other, np.tanh(ref.mlp(net.net, net.norm.scale + net.norm.shift)), rtol=1e-3
     )
 
 
 def test_slow_policies_are_played_with_the_same_statistics():
-    agents, nets, no = Agents(SPEC, 5), nets_of(False), jnp.zeros((), bool)
+    agents, nets = Agents(SPEC, 5), nets_of(False)
     made = learner_of(agents)
     state = jax.eval_shape(made.init, jax.random.key(0))
     ones = jnp.ones((N, WIDTH))
@@ -311,14 +282,12 @@ def test_slow_policies_are_played_with_the_same_statistics():
         target_policy=nets["target_policy"],
         stats=type(state.stats)(ones, 2 * ones),
     )
-    seen = TimeStep(
-        3 * ones, jnp.zeros(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.zeros((N, A))
-    )
+    seen = toys.seen(SPEC, 3 * ones)
     slow, fast = (
         jax.jit(lambda f=f: f(state).distribution((), seen)[1].mode())()
         for f in (made.target_policy, made.policy)
     )
-    net, x = part(nets["target_policy"], 2), (3 - 1) / np.sqrt(2 + 1e-5) * np.ones(WIDTH)
+    net, x = toys.part(nets["target_policy"], 2), (3 - 1) / np.sqrt(2 + 1e-5) * np.ones(WIDTH)
     np.testing.assert_allclose(
         slow[2], np.tanh(ref.mlp(net.net, net.norm.scale * x + net.norm.shift)), rtol=1e-4
     )
@@ -342,7 +311,7 @@ def learner_of(agents: Agents, passes: tuple[str, ...] = ("obs",), **more: Any) 
 def test_running_statistics_of_policies_see_each_pass_and_slow_nets_only_move_scale_and_shift(
     passes,
 ):
-    made, batch = learner_of(Agents(SPEC, 5), passes), batch_of(6)
+    made, batch = learner_of(Agents(SPEC, 5), passes), toys.steps_of(SPEC, 6)
     before = jax.jit(made.init)(jax.random.key(0))
     after, _ = jax.jit(made.update)(before, batch, jax.random.key(1))
     dealt, _ = split_by_agent(batch, N)
@@ -359,7 +328,7 @@ def test_running_statistics_of_policies_see_each_pass_and_slow_nets_only_move_sc
         strict=True,
     ):
         np.testing.assert_allclose(slow, 0.99 * old + 0.01 * new, rtol=1e-4, atol=1e-6)
-    assert np.abs(flat(after.policy.norm) - flat(before.policy.norm)).max() > 0
+    assert np.abs(toys.flat(after.policy.norm) - toys.flat(before.policy.norm)).max() > 0
 
 
 def test_dataset_norm_standardises_by_the_moments_of_all_real_steps():
@@ -375,18 +344,10 @@ def test_dataset_norm_standardises_by_the_moments_of_all_real_steps():
     np.testing.assert_allclose(state.stats.mean, episodes.obs[:, 0].mean(0), rtol=1e-4)
     np.testing.assert_allclose(state.stats.variance, episodes.obs[:, 0].var(0), rtol=1e-3)
     obs = episodes.obs[0, 0]
-    seen = TimeStep(
-        obs,
-        jnp.zeros(1),
-        jnp.ones(1),
-        jnp.zeros(()),
-        jnp.zeros((), bool),
-        jnp.zeros((), bool),
-        jnp.zeros(1),
-    )
+    seen = toys.seen(env.spec, obs)
     policy = stage.learner.policy(state).distribution((), seen)[1].mode()
     net, x = (
-        part(state.policy.net, 0),
+        toys.part(state.policy.net, 0),
         (obs[0] - episodes.obs[:, 0].mean(0)[0]) / np.sqrt(episodes.obs[:, 0].var(0)[0] + 1e-5),
     )
     np.testing.assert_allclose(policy[0], np.tanh(ref.mlp(net, x)), rtol=1e-3, atol=1e-7)
@@ -399,7 +360,7 @@ def test_dataset_norm_standardises_by_the_moments_of_all_real_steps():
 def test_bootstrap_goes_through_the_clock_and_stops_where_it_counts_as_an_end():
     # r = 1, min Q' = 2, gamma = .95: 1 + .95 * 2 = 2.9; 1 where the episode ended. Row 0 is cut,
     # row 1 terminates.
-    rows = batch_of(2)._replace(reward=np.ones(2), agent_reward=np.ones((2, N)))
+    rows = toys.steps_of(SPEC, 2)._replace(reward=np.ones(2), agent_reward=np.ones((2, N)))
     rows = rows._replace(terminated=np.array([0.0, 1.0]), truncated=np.array([1.0, 0.0]))
     for ends, wanted in ((False, [2.9, 1.0]), (True, [1.0, 1.0])):
         agents = Agents(SPEC, 5, "none", own_batches=False, truncated_ends=ends)
@@ -460,12 +421,12 @@ def test_coefficients_are_those_of_the_published_table():
 
 
 def test_each_agent_learns_from_rows_and_a_reward_of_its_own():
-    batch = batch_of(6)
+    batch = toys.steps_of(SPEC, 6)
     dealt, _ = split_by_agent(batch, N)
     for i in range(N):  # rows i and i + 3
         np.testing.assert_array_equal(dealt.agent_reward[i, :, i], batch.agent_reward[i::N, i])
         np.testing.assert_array_equal(
-            own_return(i, part(dealt, i), jnp.zeros(2), 0.9),
+            own_return(i, toys.part(dealt, i), jnp.zeros(2), 0.9),
             batch.agent_reward[i::N, i].astype(np.float32),
         )
     windows = jax.tree.map(lambda x: np.stack([x, x + 1], 1), batch)  # [B, T, ...]
@@ -478,7 +439,7 @@ def test_each_agent_learns_from_rows_and_a_reward_of_its_own():
         ValueError,
         match="field 'batch_size': expected a multiple of 3, the number of agents, found 7",
     ):
-        split_by_agent(batch_of(7), N)
+        split_by_agent(toys.steps_of(SPEC, 7), N)
 
 
 def test_agents_with_the_same_nets_and_rows_draw_different_samples():
@@ -503,9 +464,9 @@ def test_agents_with_the_same_nets_and_rows_draw_different_samples():
         policy, critic = jax.tree.map(
             lambda x: jnp.broadcast_to(x[:1], x.shape), (state.policy, state.critic)
         )
-        return made.update(state._replace(policy=policy, critic=critic), batch_of(3), key)[
-            1
-        ].metrics
+        return made.update(
+            state._replace(policy=policy, critic=critic), toys.steps_of(SPEC, 3), key
+        )[1].metrics
 
     metrics = jax.jit(run)(jax.random.key(0))
     assert len({float(metrics[f"of{i}"]) for i in range(N)}) == N
@@ -516,16 +477,18 @@ def test_agents_with_the_same_nets_and_rows_draw_different_samples():
 
 
 def test_policies_wait_for_their_turn_and_slow_nets_with_them():
-    made, batch = learner_of(Agents(SPEC, 5), policy_every=2), batch_of(6)
+    made, batch = learner_of(Agents(SPEC, 5), policy_every=2), toys.steps_of(SPEC, 6)
     before = jax.jit(made.init)(jax.random.key(0))
     step = jax.jit(made.update)
     after, _ = step(before, batch, jax.random.key(1))
     for name in ("policy", "target_policy", "target_critic"):
-        np.testing.assert_array_equal(flat(getattr(after, name)), flat(getattr(before, name)))
-    assert np.abs(flat(after.critic) - flat(before.critic)).max() > 0
+        np.testing.assert_array_equal(
+            toys.flat(getattr(after, name)), toys.flat(getattr(before, name))
+        )
+    assert np.abs(toys.flat(after.critic) - toys.flat(before.critic)).max() > 0
     later, _ = step(after, batch, jax.random.key(1))
     assert all(
-        np.abs(flat(getattr(later, k)) - flat(getattr(after, k))).max() > 0
+        np.abs(toys.flat(getattr(later, k)) - toys.flat(getattr(after, k))).max() > 0
         for k in ("policy", "target_policy", "target_critic")
     )
 
@@ -565,13 +528,13 @@ def test_samples_of_the_next_policy_are_valued_at_the_present_observation():
     value = jax.jit(
         lambda b: cql_agents.conservative_loss(
             m,
-            part(nets["critic"], 0),
+            toys.part(nets["critic"], 0),
             mine_of(nets | {"policy": constant}, b, 0),
             jnp.zeros((2, M)),
             jax.random.key(0),
         )
     )
-    batch = batch_of()
+    batch = toys.steps_of(SPEC, M)
     np.testing.assert_array_equal(
         value(batch), value(batch._replace(next_obs=batch.next_obs + 5.0))
     )
@@ -579,13 +542,13 @@ def test_samples_of_the_next_policy_are_valued_at_the_present_observation():
 
 
 def test_centralised_critics_leave_the_others_actions_to_the_batch():
-    i, nets, batch = 1, nets_of(True), batch_of()
+    i, nets, batch = 1, nets_of(True), toys.steps_of(SPEC, M)
     m = cql_agents.method_of(cql.Config(**SIZES, centralised=True), SPEC, "cql")
 
     def loss(policies: Any) -> Any:
         mine = mine_of(nets | {"policy": policies}, batch, i)
         return cql_agents.actor_loss(
-            m, part(policies, i), part(nets["critic"], i), mine, jax.random.key(0)
+            m, toys.part(policies, i), toys.part(nets["critic"], i), mine, jax.random.key(0)
         )[0]
 
     grads = jax.jit(jax.grad(loss))(nets["policy"])

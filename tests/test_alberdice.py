@@ -21,72 +21,30 @@ from jaxoff.data.dataset import Dataset, place
 from jaxoff.envs.games.matrix import XOR, joint_probabilities, make_matrix
 from jaxoff.losses import stationary
 from jaxoff.nets.behaviour import TeammateModel
-from jaxoff.types import EnvSpec, TimeStep, Transition
+from jaxoff.types import EnvSpec, Transition
+from tests import toys
 from tests.reference import alberdice_numpy as ref
 from tests.reference.inspo_numpy import log_softmax
 
-B, T, S, A = 6, 3, 3, 3
+LENGTHS, T, A = (3, 3, 3, 3, 2, 1), 3, 3
 DEFAULTS: dict[str, Any] = {"hidden": 8, "steps": 100, "window": -1, "limit": 5}
 
 # ----------------------------------------------------------------------------------- small problems
 
 
 def spec_of(n: int) -> EnvSpec:
-    return EnvSpec("small", n, 2, S, A, discrete=True, horizon=T)
+    return toys.spec_of(num_agents=n, horizon=T)
 
 
-def batch_of(n: int, seed: int = 0) -> Transition:
-    """Windows [6, 3], two shorter; three episodes terminate, one is cut.
-
-    Action 2 of every second slot is unavailable.
-    """
-    rng = np.random.default_rng(seed)
-    avail = np.ones((2, B, T, n, A))
-    avail[:, ::2, :, :, 2] = 0
-    actions = np.where(
-        avail[0, ..., 2] > 0, rng.integers(0, 3, (B, T, n)), rng.integers(0, 2, (B, T, n))
-    )
-    lengths = np.array([3, 3, 3, 3, 2, 1])
-    valid, last = np.arange(T) < lengths[:, None], np.arange(T) == lengths[:, None] - 1
-    return Transition(
-        obs=rng.normal(size=(B, T, n, 2)),
-        state=rng.normal(size=(B, T, S)),
-        avail=avail[0],
-        actions=actions.astype(np.int32),
-        reward=rng.normal(size=(B, T)),
-        terminated=(last & (np.arange(B) % 2 == 0)[:, None]).astype(float),
-        truncated=(last & (np.arange(B) == 1)[:, None]).astype(float),
-        valid=valid.astype(float),
-        steps_before=np.tile(np.arange(T), (B, 1)),
-        episode=np.tile(np.arange(B)[:, None], (1, T)),
-        next_obs=rng.normal(size=(B, T, n, 2)),
-        next_state=rng.normal(size=(B, T, S)),
-        next_avail=avail[1],
-    )
-
-
-def rows_of(batch: Transition) -> dict[str, np.ndarray]:
-    return {
-        name: np.asarray(x).reshape(B * T, *x.shape[2:])
-        for name, x in batch._asdict().items()
-        if x is not None
-    }
+def batch_of(n: int) -> Transition:
+    """Windows of which every second terminates."""
+    return toys.batch_of(spec_of(n), LENGTHS)
 
 
 def method_of(n: int, **config: Any) -> alberdice.Method:
     """What `make` builds, from its own learner."""
     settings = alberdice.Config(**DEFAULTS | config)
     return alberdice.method_of(settings, spec_of(n))
-
-
-def net_of(params: Any, agent: int | None = None) -> ref.Net:
-    layers = [params["params"][f"Dense_{k}"] for k in range(len(params["params"]))]
-    one = lambda x: np.asarray(x if agent is None else x[agent], float)
-    return [(one(layer["kernel"]), one(layer["bias"])) for layer in layers]
-
-
-def flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
 def start(m: alberdice.Method) -> alberdice.State:
@@ -130,6 +88,15 @@ def numpy_losses(
     }
 
 
+def probabilities(state: alberdice.State, rows: dict[str, np.ndarray], n: int) -> Any:
+    """pi and mu [M, N, A] by NumPy; mu is one net that is told the agent's number."""
+    obs, shared = rows["obs"], toys.layers_of(state.behaviour_policy)
+    numbered = lambda j: np.concatenate([obs[:, j], np.tile(np.eye(n)[j], (len(obs), 1))], 1)
+    of = lambda net, x, j: np.exp(log_softmax(ref.forward(net, x)[0], rows["avail"][:, j]))
+    pi = [of(toys.layers_of(state.nets.policy, j), obs[:, j], j) for j in range(n)]
+    return np.stack(pi, 1), np.stack([of(shared, numbered(j), j) for j in range(n)], 1)
+
+
 def test_losses_and_gradients_equal_float64_numpy(monkeypatch):
     # Every loss to 1e-9; gradients along a random direction of each net against (f(x + h d) - f(x -
     # h d)) / 2h of that net's own loss, so a loss reaches no other net. The draw is replaced by its
@@ -137,14 +104,11 @@ def test_losses_and_gradients_equal_float64_numpy(monkeypatch):
     monkeypatch.setattr(
         alberdice, "resample", lambda key, weight: (jnp.arange(len(weight)), weight)
     )
-    n, agent, settings = (
-        3,
-        1,
-        {"initial": "first", "conservative": 0.3, "penalty": 0.2, "gamma": 0.8},
-    )
+    settings = {"initial": "first", "conservative": 0.3, "penalty": 0.2, "gamma": 0.8}
+    n, agent, alpha, key = 3, 1, 0.7, jax.random.key(0)
     with jax.enable_x64(True):
-        m, batch, rng = method_of(n, **settings), batch_of(n), np.random.default_rng(3)
-        state, rows, alpha = start(m), rows_of(batch), 0.7
+        m, batch = method_of(n, **settings), batch_of(n)
+        state, rows = start(m), toys.rows_of(batch)
         nets = jax.tree.map(lambda x: jnp.asarray(x)[agent], state.nets)
 
         @jax.jit
@@ -152,9 +116,9 @@ def test_losses_and_gradients_equal_float64_numpy(monkeypatch):
             rows = flatten(batch)
             log_pi = jax.nn.log_softmax(m.actors.outputs(state.nets.policy, rows)[0])
             log_mu = jax.nn.log_softmax(m.behaviour.outputs(state.behaviour_policy, rows)[0])
-            sample = alberdice.draw_sample(m, nets, agent, batch, log_pi, log_mu, jax.random.key(0))
-            by_draws = alberdice.draw_sample(
-                method_of(n, samples=5000), nets, agent, batch, log_pi, log_mu, jax.random.key(0)
+            sample, by_draws = (
+                alberdice.draw_sample(of, nets, agent, batch, log_pi, log_mu, key)
+                for of in (m, method_of(n, samples=5000))
             )
             mu_loss = alberdice.behaviour_step(m, state, rows)[1]
             grads, told = jax.grad(alberdice.agent_losses, argnums=1, has_aux=True)(
@@ -166,28 +130,10 @@ def test_losses_and_gradients_equal_float64_numpy(monkeypatch):
         from_data = alberdice.dual_losses(
             method_of(n, **settings | {"initial": "data"}), nets.dual, sample, alpha
         )[0]
-    avail, obs = rows["avail"], rows["obs"]
-    pi = np.stack(
-        [
-            np.exp(
-                log_softmax(ref.forward(net_of(state.nets.policy, j), obs[:, j])[0], avail[:, j])
-            )
-            for j in range(n)
-        ],
-        1,
-    )
-    numbered = lambda j: np.concatenate([obs[:, j], np.tile(np.eye(n)[j], (B * T, 1))], 1)
-    shared = net_of(state.behaviour_policy)
-    mu = np.stack(
-        [np.exp(log_softmax(ref.forward(shared, numbered(j))[0], avail[:, j])) for j in range(n)], 1
-    )
-    c = {
-        "alpha": alpha,
-        "absorbing": ref.absorbing_count(rows, 5),
-        "pair": tuple(map(np.asarray, sample.pair)),
-        **settings,
-    }
-    nets_np = [net_of(net) for net in nets]
+    pi, mu = probabilities(state, rows, n)
+    pair = tuple(map(np.asarray, sample.pair))
+    c = {"alpha": alpha, "absorbing": ref.absorbing_count(rows, 5), "pair": pair, **settings}
+    nets_np = [toys.layers_of(net) for net in nets]
     c, losses = numpy_losses(nets_np, rows, agent, pi, mu, c)
 
     assert c["absorbing"] == 2 + 2 + 3  # episodes 0 and 2 end after 3 of 5 steps, episode 4 after 2
@@ -195,29 +141,16 @@ def test_losses_and_gradients_equal_float64_numpy(monkeypatch):
     np.testing.assert_allclose(sample.divergence, c["divergence"], rtol=1e-9)
     # 5000 draws of standard deviation about 1: five errors are .07
     np.testing.assert_allclose(drawn, c["divergence"], atol=0.1)
-    of_data = [
-        -np.log(mu[k, j, rows["actions"][k, j]])
-        for k in np.flatnonzero(rows["valid"])
-        for j in range(n)
-    ]
-    assert float(mu_loss) == pytest.approx(np.mean(of_data), rel=1e-9)
+    of_data = np.take_along_axis(mu, rows["actions"][..., None], -1)[rows["valid"] > 0]
+    assert float(mu_loss) == pytest.approx(-np.log(of_data).mean(), rel=1e-9)
     assert float(from_data) == pytest.approx(
         ref.dual(nets_np[2], rows, c | {"initial": "data"})[0], rel=1e-9
     )
     names = {"policy": "policy", "critic": "value", "dual": "dual", "teammates": "teammates"}
     for k, (net, loss) in enumerate(losses.items()):
         assert float(told[names[net]]) == pytest.approx(loss(nets_np[k]), rel=1e-9), net
-        direction = [tuple(rng.normal(size=x.shape) for x in layer) for layer in nets_np[k]]
-        moved = [
-            [
-                tuple(x + h * d for x, d in zip(*pair, strict=True))
-                for pair in zip(nets_np[k], direction, strict=True)
-            ]
-            for h in (1e-6, -1e-6)
-        ]
-        difference = (loss(moved[0]) - loss(moved[1])) / 2e-6
-        layers = zip(net_of(grads[k]), direction, strict=True)
-        found = sum((g * d).sum() for grad, step in layers for g, d in zip(grad, step, strict=True))
+        difference, way = toys.slope(loss, nets_np[k], k)
+        found = toys.along(toys.layers_of(grads[k]), way)
         assert found == pytest.approx(difference, rel=1e-5, abs=1e-7), net
 
 
@@ -381,8 +314,8 @@ def test_penalty_pairs_halves_of_the_batch_at_one_permutation_of_times():
     one, other, _, real = alberdice.pairs_of_states(
         jax.random.key(0), jax.tree.map(jnp.asarray, batch)
     )
-    np.testing.assert_allclose(np.asarray(one).reshape(3, T, S), batch.state[:3], rtol=1e-6)
-    turned = np.asarray(other).reshape(3, T, S)
+    np.testing.assert_allclose(np.asarray(one).reshape(3, T, -1), batch.state[:3], rtol=1e-6)
+    turned = np.asarray(other).reshape(3, T, -1)
     order = [int(np.argmin(np.abs(batch.state[3] - turned[0, t]).sum(-1))) for t in range(T)]
     assert sorted(order) == list(range(T))
     np.testing.assert_allclose(turned, batch.state[3:][:, order], rtol=1e-6)
@@ -401,7 +334,7 @@ def test_single_steps_are_paired_as_windows_of_one_step():
 
 
 def test_teammate_tables_are_distributions_that_hold_the_probability_of_the_data():
-    model, batch = TeammateModel(spec_of(3), 4), rows_of(batch_of(3))
+    model, batch = TeammateModel(spec_of(3), 4), toys.rows_of(batch_of(3))
     params = jax.tree.map(lambda x: x[1], jax.jit(model.init)(jax.random.key(0)))
     arguments = [jnp.asarray(batch[name]) for name in ("state", "actions", "avail")]
     tables, taken = jax.jit(
@@ -431,12 +364,8 @@ def compiled() -> Any:
     )
 
 
-def single(batch: Transition) -> Transition:
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32 if x.dtype == float else None), batch)
-
-
-def test_padding_and_what_follows_the_limit_change_nothing():
-    (update, state), batch = compiled(), single(batch_of(2))
+def test_what_follows_the_limit_changes_nothing():
+    (update, state), batch = compiled(), toys.single(batch_of(2))
     off = (batch.valid == 0) | (batch.steps_before >= 2)
     assert int((off & (batch.valid > 0)).sum()) == 4
     noise = {
@@ -450,23 +379,23 @@ def test_padding_and_what_follows_the_limit_change_nothing():
     }
     clean, _ = update(0.01, state, batch)
     noisy, _ = update(0.01, state, batch._replace(**noise))
-    np.testing.assert_array_equal(flat(clean), flat(noisy))
+    np.testing.assert_array_equal(toys.flat(clean), toys.flat(noisy))
 
 
 def test_first_steps_move_every_net_by_the_whole_rate_and_the_second_agent_sees_the_first_one():
     # Adam's first step is lr * sign(gradient). The second agent's ratio is by the policy that was
     # just stepped: with lr = 0 it is by the first one.
-    (update, state), batch = compiled(), single(batch_of(2))
+    (update, state), batch = compiled(), toys.single(batch_of(2))
     after, out = update(0.01, state, batch)
     for new, old in zip(after.nets, state.nets, strict=True):
         for agent in range(2):
             moved = np.abs(
-                flat(jax.tree.map(lambda x, i=agent: x[i], new))
-                - flat(jax.tree.map(lambda x, i=agent: x[i], old))
+                toys.flat(jax.tree.map(lambda x, i=agent: x[i], new))
+                - toys.flat(jax.tree.map(lambda x, i=agent: x[i], old))
             )
             assert moved.max() == pytest.approx(0.01, rel=1e-3)
     still, told = update(0.0, state, batch)
-    np.testing.assert_array_equal(flat(still.nets), flat(state.nets))
+    np.testing.assert_array_equal(toys.flat(still.nets), toys.flat(state.nets))
     assert abs(float(out.metrics["effective_rows"]) - float(told.metrics["effective_rows"])) > 1e-4
 
 
@@ -481,7 +410,7 @@ def test_alpha_decays_exponentially():
 def test_first_policies_hardly_depend_on_what_they_see():
     # Head weights within .001; the bias is PyTorch's, so that a policy is not uniform.
     _, state = compiled()
-    m, batch = method_of(2), single(batch_of(2))
+    m, batch = method_of(2), toys.single(batch_of(2))
     probs = np.asarray(jax.nn.softmax(m.actors.outputs(state.nets.policy, batch)[0]))[1::2]
     np.testing.assert_allclose(probs, np.broadcast_to(probs[:1], probs.shape), atol=2e-3)
     assert np.abs(probs - 1 / 3).max() > 5e-3
@@ -537,8 +466,6 @@ def solver() -> Any:
         hidden=16, lr=5e-3, alpha_start=1.0, alpha_end=0.05, steps=800, batch_size=128
     )
     sampler = samplers.uniform(base.batch_size)
-    obs, no = jnp.ones((2, 1)), jnp.zeros((), bool)
-    first = TimeStep(obs, obs[0], jnp.ones((2, 2)), jnp.zeros(()), no, no, jnp.full(2, -1))
 
     @jax.jit
     def program(dataset: Dataset, conservative: jax.Array) -> jax.Array:
@@ -553,7 +480,7 @@ def solver() -> Any:
         state, _ = lax.scan(
             step, learner.init(jax.random.key(0)), jax.random.split(jax.random.key(1), base.steps)
         )
-        return learner.policy(state).distribution((), first)[1].probs
+        return learner.policy(state).distribution((), toys.seen(spec))[1].probs
 
     return spec, program
 

@@ -16,7 +16,8 @@ from jaxoff.data.dataset import Dataset, place
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, joint_probabilities, make_matrix, mne
 from jaxoff.training import TrainSpec, train
-from jaxoff.types import EnvSpec, Episodes, TimeStep, Transition
+from jaxoff.types import EnvSpec, Episodes
+from tests import toys
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
 
@@ -27,8 +28,6 @@ def cloner(actions: int):
     """
     spec = EnvSpec("one-state", 2, 1, 1, actions, True, 1)
     learner, sampler = bc.make(bc.Config(hidden=32, lr=3e-3), spec), samplers.uniform(256)
-    obs, no = jnp.ones((2, 1)), jnp.zeros((), bool)
-    first = TimeStep(obs, obs[0], jnp.ones((2, actions)), jnp.zeros(()), no, no, jnp.full(2, -1))
 
     @jax.jit
     def program(dataset: Dataset) -> jax.Array:
@@ -40,7 +39,7 @@ def cloner(actions: int):
         state, _ = lax.scan(
             step, learner.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 300)
         )
-        return learner.policy(state).distribution((), first)[1].probs
+        return learner.policy(state).distribution((), toys.seen(spec))[1].probs
 
     return spec, program
 
@@ -89,13 +88,6 @@ def test_training_loop_reports_the_exact_value():
         assert run["exact_value"] == pytest.approx(float((joint * XOR).sum()), abs=1e-5)
 
 
-def one_update(config: bc.Config, spec: EnvSpec, batch: Transition):
-    learner = bc.make(config, spec)
-    state = learner.init(jax.random.key(0))
-    after, out = jax.jit(learner.update)(state, batch, jax.random.key(1))
-    return state, after, float(out.metrics["policy"])
-
-
 def test_first_loss_is_the_mean_over_valid_steps_and_agents():
     # All weights zero: every action of 3 has probability 1/3, so the loss is log 3, padding or not.
     dataset = place(toy_episodes((3, 1, 5)), toy_spec())
@@ -107,20 +99,6 @@ def test_first_loss_is_the_mean_over_valid_steps_and_agents():
     assert float(
         jax.jit(learner.update)(zero, batch, jax.random.key(0))[1].metrics["policy"]
     ) == pytest.approx(np.log(3), rel=1e-6)
-
-
-@pytest.mark.parametrize("recurrent", [False, True])
-def test_padding_changes_nothing(recurrent):
-    dataset = place(toy_episodes((3, 1, 5)), toy_spec())
-    batch = dataset.window(dataset.episode_row, 5)
-    noisy = batch._replace(
-        obs=jnp.where(batch.valid[..., None, None] > 0, batch.obs, 9.0),
-        actions=jnp.where(batch.valid[..., None] > 0, batch.actions, 2),
-    )
-    config = bc.Config(hidden=4, recurrent=recurrent, window=-1)
-    (_, clean, _), (_, dirty, _) = (one_update(config, toy_spec(), b) for b in (batch, noisy))
-    for x, y in zip(*map(jax.tree.leaves, (clean.policy, dirty.policy)), strict=True):
-        np.testing.assert_allclose(x, y, atol=1e-6)
 
 
 def test_recurrent_form_learns_bridge():
@@ -163,11 +141,7 @@ def test_continuous_form_is_a_regression():
         lambda s: lax.scan(lambda s, _: (learner.update(s, batch, None)[0], ()), s, None, 300)[0]
     )
     state = fit(learner.init(jax.random.key(0)))
-    no = jnp.zeros((), bool)
-    seen = TimeStep(
-        batch.obs[0], batch.state[0], batch.avail[0], jnp.zeros(()), no, no, jnp.zeros((2, 3))
-    )
-    _, dist = learner.policy(state).distribution((), seen)
+    _, dist = learner.policy(state).distribution((), toys.seen(spec, batch.obs[0]))
     np.testing.assert_allclose(dist.mode(), np.tile(1.5 * np.asarray(base), (2, 1)), atol=0.02)
 
 

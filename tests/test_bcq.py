@@ -13,26 +13,13 @@ import numpy as np
 import pytest
 from jaxoff.baselines.bcq import discrete as bcq
 
-from jaxoff.types import UNAVAILABLE, TimeStep
+from jaxoff.types import UNAVAILABLE
+from tests import toys
 from tests.reference import value_numpy as ref
-from tests.reference import value_toys as toys
+from tests.reference import value_toys
 
+SPEC = toys.spec_of()
 SMALL: dict[str, Any] = {"hidden": 6, "embed": 4, "gamma": 0.9}
-
-
-def shaken_state(config: bcq.Config, dtype: Any = np.float32) -> tuple[bcq.Method, bcq.State]:
-    """Nets that differ from their slow copies everywhere."""
-    m = bcq.method_of(config, toys.SPEC)
-    start = lambda key: bcq.init(m, bcq.fresh_behaviour(m, key), key)
-    state = jax.jit(start)(jax.random.key(0))
-    move = lambda tree, seed: toys.shaken(tree, seed, dtype)
-    return m, state._replace(
-        critic=move(state.critic, 1),
-        mixer=move(state.mixer, 2),
-        target_critic=move(state.critic, 3),
-        target_mixer=move(state.mixer, 4),
-        behaviour_policy=move(state.behaviour_policy, 5),
-    )
 
 
 @pytest.mark.parametrize(
@@ -45,11 +32,8 @@ def test_losses_and_gradients_equal_float64(config):
     # taken.
     config = bcq.Config(**SMALL | {"zeta": 0.6} | config)
     with jax.enable_x64(True):
-        m, state = shaken_state(config, np.float64)
-        batch, rows = (
-            toys.random_batch(dtype=np.float64),
-            toys.arrays(toys.random_batch(dtype=np.float64)),
-        )
+        m, state = toys.shaken_state(bcq, config, SPEC, np.float64)
+        batch, rows = toys.batch_of(SPEC), toys.arrays(toys.batch_of(SPEC))
         params = state.critic, state.mixer
 
         @jax.jit
@@ -121,20 +105,14 @@ def test_zeta_0_keeps_all_available_actions_and_zeta_1_the_likeliest():
 
 def policy_at(values: list[float], probs: list[float], avail: list[float], zeta: float) -> int:
     """What the policy plays where every agent has these values and behaviour probabilities."""
-    m = bcq.method_of(bcq.Config(**SMALL, zeta=zeta), toys.SPEC)
+    m = bcq.method_of(bcq.Config(**SMALL, zeta=zeta), SPEC)
     constant = lambda key, row: jax.tree.map(jnp.zeros_like, m.actors.init(key)) | {"row": row}
     q, mu = (
         constant(jax.random.key(0), row) for row in (values, [float(np.log(p)) for p in probs])
     )
     for tree in (q, mu):
         tree["params"]["Dense_2"]["bias"] = jnp.array(tree.pop("row"))
-    seen = TimeStep(
-        jnp.zeros((3, 2)),
-        jnp.zeros(2),
-        jnp.tile(jnp.array(avail), (3, 1)),
-        *[jnp.zeros(())] * 3,
-        jnp.full(3, -1),
-    )
+    seen = toys.seen(SPEC, avail=jnp.tile(jnp.array(avail), (3, 1)))
     policy = bcq.policy_of(m, q, mu)
     return int(policy.distribution(policy.initial(()), seen)[1].mode()[0])
 
@@ -157,54 +135,24 @@ def test_the_policy_never_takes_an_unavailable_action():
 # update
 
 
-@functools.cache
-def stepper(behaviour_steps: int = 0) -> tuple[Any, bcq.State]:
-    m, state = shaken_state(bcq.Config(**SMALL, behaviour_steps=behaviour_steps))
-    return jax.jit(functools.partial(bcq.update, m)), state
-
-
-def test_padding_changes_nothing():
-    update, state = stepper()
-    batch = toys.random_batch()
-    clean, noisy = (update(state, x)[0] for x in (batch, toys.spoiled(batch, slots=True)))
-    np.testing.assert_array_equal(toys.flat(clean), toys.flat(noisy))
-
-
-def test_slow_nets_are_copied_at_update_100_and_not_before():
-    update, state = stepper()
-    for made, copied in ((98, False), (99, True)):
-        after, _ = update(state._replace(updates=jnp.int32(made)), toys.random_batch())
-        wanted = (
-            (after.critic, after.mixer) if copied else (state.target_critic, state.target_mixer)
-        )
-        np.testing.assert_array_equal(
-            toys.flat((after.target_critic, after.target_mixer)), toys.flat(wanted)
-        )
-
-
-def test_targets_end_at_terminations_and_are_mixed_at_the_next_state():
-    update, state = stepper()
-    batch = toys.random_batch()
+def test_targets_are_mixed_at_the_next_state():
+    update, state = toys.stepper(bcq, SPEC, **SMALL)
+    batch = toys.batch_of(SPEC)
     told = lambda **changes: float(update(state, batch._replace(**changes))[1].metrics["target"])
-    ones, zeros = np.ones_like(batch.reward), np.zeros_like(batch.reward)
-    assert told(reward=ones, terminated=ones, truncated=zeros) == pytest.approx(1.0, abs=1e-6)
-    assert abs(told(reward=ones, terminated=zeros, truncated=ones) - 1) > 0.01
     assert told(state=batch.state + 1) == told()
     assert told(next_state=batch.next_state + 1) != pytest.approx(told(), abs=1e-3)
 
 
-def test_behaviour_models_that_came_first_stay_as_they_are():
-    for behaviour_steps, moved in ((0, True), (5, False)):
-        update, state = stepper(behaviour_steps)
-        after, out = update(state, toys.random_batch())
-        assert (
-            np.abs(toys.flat(after.behaviour_policy) - toys.flat(state.behaviour_policy)).max() > 0
-        ) == moved
-        assert ("behaviour" in out.metrics) == moved
+def test_behaviour_models_that_came_first_have_no_loss():
+    _, state = toys.stepper(bcq, SPEC, **SMALL)
+    for behaviour_steps in (0, 5):
+        m = bcq.method_of(bcq.Config(**SMALL, behaviour_steps=behaviour_steps), SPEC)
+        _, out = jax.eval_shape(functools.partial(bcq.update, m), state, toys.batch_of(SPEC))
+        assert ("behaviour" in out.metrics) == (behaviour_steps == 0)
 
 
 def test_values_start_from_the_behaviour_models_of_the_first_stage():
-    stages = bcq.make(bcq.Config(**SMALL, behaviour_steps=5), toys.SPEC)
+    stages = bcq.make(bcq.Config(**SMALL, behaviour_steps=5), SPEC)
     assert [(stage.name, stage.steps) for stage in stages] == [("behaviour", 5), ("train", 15000)]
     fitted = stages[0].learner.init(jax.random.key(0))
     state = stages[1].prepare(fitted, None, jax.random.key(1))
@@ -219,14 +167,16 @@ def games() -> Any:
     """The chain; a monotone game that is no sum; XOR (b); XOR (c) with zeta .3 and .6; XOR (d)."""
     xor = [0.0, 1.0, 1.0, -2.0]
     batches = [
-        toys.chain(),
-        toys.matrix([0.0, 1.0, 1.0, 3.0], [0, 1, 2, 3]),
-        toys.matrix(xor[1:3], [1, 2]),
-        toys.matrix(xor[:3], [0, 1, 2]),
-        toys.matrix(xor[:3], [0, 1, 2]),
-        toys.matrix(xor, [0, 1, 2, 3]),
+        value_toys.chain(),
+        value_toys.matrix([0.0, 1.0, 1.0, 3.0], [0, 1, 2, 3]),
+        value_toys.matrix(xor[1:3], [1, 2]),
+        value_toys.matrix(xor[:3], [0, 1, 2]),
+        value_toys.matrix(xor[:3], [0, 1, 2]),
+        value_toys.matrix(xor, [0, 1, 2, 3]),
     ]
-    total, chosen, _ = toys.fit(bcq, batches, 1500, 5e-3, {"zeta": [0.3, 0.3, 0.3, 0.3, 0.6, 0.3]})
+    total, chosen, _ = value_toys.fit(
+        bcq, batches, 1500, 5e-3, {"zeta": [0.3, 0.3, 0.3, 0.3, 0.6, 0.3]}
+    )
     return np.asarray(total), np.asarray(chosen)
 
 
@@ -269,4 +219,4 @@ def test_on_xor_c_the_threshold_decides(games):
 
 def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="bcq: field 'window': expected -1"):
-        bcq.make(bcq.Config(recurrent=True, window=0), toys.SPEC)
+        bcq.make(bcq.Config(recurrent=True, window=0), SPEC)

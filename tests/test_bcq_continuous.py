@@ -4,7 +4,6 @@ targets, copies and execution.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
@@ -15,11 +14,11 @@ from jax import lax
 from jaxoff.baselines.bcq import continuous as bcq
 
 from jaxoff.config import checked
-from jaxoff.types import EnvSpec, TimeStep, Transition
+from jaxoff.types import EnvSpec, Transition
+from tests import toys
 from tests.reference import bcq_continuous_numpy as ref
-from tests.reference import value_toys as toys
-from tests.reference.deterministic_numpy import SPEC, real_batch
 
+SPEC = toys.spec_of(discrete=False)
 SMALL: dict[str, Any] = {
     "hidden": 5,
     "critic_hidden": 5,
@@ -29,33 +28,15 @@ SMALL: dict[str, Any] = {
     "gamma": 0.9,
     "perturbation": 0.3,
 }
-NETS = (
-    "policy",
-    "critic",
-    "mixer",
-    "target_policy",
-    "target_critic",
-    "target_mixer",
-    "behaviour_policy",
-)
 LATENT = 2 * SPEC.action_size
-
-
-def shaken(config: bcq.Config, dtype: Any = np.float32) -> tuple[bcq.Method, bcq.State]:
-    """Nets that differ from their slow copies everywhere."""
-    m = bcq.method_of(config, SPEC)
-    state = jax.jit(functools.partial(bcq.init, m))(jax.random.key(0))
-    return m, state._replace(
-        **{name: toys.shaken(getattr(state, name), k, dtype) for k, name in enumerate(NETS)}
-    )
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_losses_and_gradients_equal_float64(bias):
     # Ragged windows with nonsense beyond them, some actions beyond the bound.
     with jax.enable_x64(True):
-        m, state = shaken(bcq.Config(**SMALL, mixer_bias=bias), np.float64)
-        batch, key = toys.spoiled(real_batch(dtype=np.float64)), jax.random.key(3)
+        m, state = toys.shaken_state(bcq, bcq.Config(**SMALL, mixer_bias=bias), SPEC, np.float64)
+        batch, key = toys.batch_of(SPEC, bound=1.3), jax.random.key(3)
 
         @jax.jit
         def losses(state: bcq.State, batch: Transition) -> Any:
@@ -104,15 +85,9 @@ def test_the_soft_minimum_by_hand():
     np.testing.assert_allclose(bcq.soft_minimum(values, 1.0), [1.0, 1.0])
 
 
-@functools.cache
-def stepper() -> tuple[Any, bcq.Method, bcq.State]:
-    m, state = shaken(bcq.Config(**SMALL))
-    return jax.jit(functools.partial(bcq.update, m)), m, state
-
-
 def test_candidates_are_decoded_actions_moved_by_at_most_the_perturbation():
-    _, m, state = stepper()
-    seen = bcq.numbered(real_batch().obs)
+    m, state = toys.shaken_state(bcq, bcq.Config(**SMALL), SPEC)
+    seen = bcq.numbered(toys.batch_of(SPEC).obs)
     latents = bcq.draw_latents(m, jax.random.key(1), (50, *seen.shape[:-1]))
     # of N(0, 1), .617 is beyond
     assert np.abs(latents).max() == 0.5 and 0.5 < (np.abs(latents) == 0.5).mean() < 0.7
@@ -124,50 +99,11 @@ def test_candidates_are_decoded_actions_moved_by_at_most_the_perturbation():
 
 
 def test_the_perturbation_alone_moves_by_the_actors_loss():
-    _, m, state = stepper()
+    m, state = toys.shaken_state(bcq, bcq.Config(**SMALL), SPEC)
     loss = lambda vae: bcq.actor_loss(
-        m, state.policy, state.critic, vae, real_batch(), jax.random.key(0)
+        m, state.policy, state.critic, vae, toys.batch_of(SPEC), jax.random.key(0)
     )
     assert not toys.flat(jax.jit(jax.grad(loss))(state.behaviour_policy)).any()
-
-
-# ----------------------------------------------------------------------------------------- one
-# update
-
-
-def test_padding_changes_nothing():
-    update, _, state = stepper()
-    batch = real_batch()
-    clean, noisy = (
-        update(state, x, jax.random.key(0))[0] for x in (batch, toys.spoiled(batch, slots=True))
-    )
-    np.testing.assert_array_equal(toys.flat(clean), toys.flat(noisy))
-
-
-def test_slow_nets_are_copied_at_update_100_and_not_before():
-    update, _, state = stepper()
-    for made, copied in ((98, False), (99, True)):
-        after, _ = update(state._replace(updates=jnp.int32(made)), real_batch(), jax.random.key(0))
-        np.testing.assert_array_equal(
-            toys.flat(after[3:6]), toys.flat(after[:3] if copied else state[3:6])
-        )
-        assert all(
-            np.abs(toys.flat(getattr(after, k)) - toys.flat(getattr(state, k))).max() > 0
-            for k in (*NETS[:3], NETS[6])
-        )
-
-
-def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
-    update, _, state = stepper()
-    batch = real_batch()
-    ones, zeros = np.ones_like(batch.reward), np.zeros_like(batch.reward)
-    ended = update(
-        state, batch._replace(reward=ones, terminated=ones, truncated=zeros), jax.random.key(0)
-    )[1].metrics["target"]
-    cut = update(
-        state, batch._replace(reward=ones, terminated=zeros, truncated=ones), jax.random.key(0)
-    )[1].metrics["target"]
-    assert float(ended) == pytest.approx(1.0, abs=1e-6) and abs(float(cut) - 1.0) > 0.01
 
 
 # ------------------------------------------------------------------------------------------
@@ -175,11 +111,9 @@ def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
 
 
 def test_the_policy_plays_the_candidate_of_the_largest_first_value():
-    _, m, state = stepper()
-    obs = jnp.asarray(real_batch().obs[:, 0])  # [5, N, O]
-    seen = TimeStep(
-        obs, jnp.zeros((5, 2)), jnp.ones((5, 3, 3)), *[jnp.zeros(5)] * 3, jnp.zeros((5, 3, 3))
-    )
+    m, state = toys.shaken_state(bcq, bcq.Config(**SMALL), SPEC)
+    obs = jnp.asarray(toys.batch_of(SPEC).obs[:, 0])  # [5, N, O]
+    seen = toys.seen(SPEC, obs)
     policy = bcq.policy_of(m, state)
     _, dist = jax.jit(lambda seen: policy.distribution(policy.initial((5,)), seen))(seen)
     for b, i in np.ndindex(5, 3):
@@ -203,24 +137,16 @@ def test_values_of_actions_that_the_data_lack_are_not_followed(optimised):
         bcq.Config(hidden=16, critic_hidden=16, vae_hidden=16, lr=3e-3, lr_behaviour=3e-3), spec
     )
 
-    def batch_of(key: Any) -> Transition:
-        actions = jax.random.uniform(key, (64, 2, 1), minval=-0.2, maxval=0.2)
-        ones, obs, state = jnp.ones(64), jnp.ones((64, 2, 1)), jnp.ones((64, 1))
-        reward, none = actions.sum((1, 2)), jnp.zeros(64, jnp.int32)
-        return Transition(
-            obs, state, obs, actions, reward, ones, 0 * ones, ones, none, none, obs, state, obs
-        )
-
     def one(state: Any, key: Any) -> tuple[Any, None]:
         batch_key, update_key = jax.random.split(key)
-        return made.update(state, batch_of(batch_key), update_key)[0], None
+        actions = jax.random.uniform(batch_key, (64, 2, 1), minval=-0.2, maxval=0.2)
+        batch = toys.plays(spec, actions, actions.sum((1, 2)))
+        return made.update(state, batch, update_key)[0], None
 
     train = jax.jit(lambda key: lax.scan(one, made.init(key), jax.random.split(key, 1500))[0])
     for seed in range(2):
         state = train(jax.random.key(seed))
-        now = TimeStep(
-            jnp.ones((2, 1)), jnp.ones(1), jnp.ones((2, 1)), *[jnp.zeros(())] * 3, jnp.zeros((2, 1))
-        )
+        now = toys.seen(spec)
         played = np.asarray(made.policy(state).distribution((), now)[1].mode())
         assert (played < 0.27).all() and (played > 0.02).all(), played
         m = bcq.method_of(bcq.Config(hidden=16, critic_hidden=16, vae_hidden=16), spec)

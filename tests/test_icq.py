@@ -14,52 +14,26 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
-from jaxoff.baselines import icq, maicq
+from jaxoff.baselines import icq
 
 from jaxoff.config import checked
 from jaxoff.distributions import normal
-from jaxoff.types import EnvSpec, TimeStep, Transition
+from jaxoff.types import EnvSpec, Transition
+from tests import toys
 from tests.reference import icq_numpy as ref
 
-B, T, N, S, WIDTH, A = 5, 3, 2, 3, 2, 3
 LENGTHS = np.array([3, 3, 3, 2, 1])
+B, T, N, A = 5, 3, 2, 3
 SIZES: dict[str, Any] = {"hidden": 6, "critic_hidden": 5, "embed": 4}
 
 
 def spec_of(discrete: bool, horizon: int = T) -> EnvSpec:
-    return EnvSpec("small", N, WIDTH, S, A, discrete, horizon)
+    return toys.spec_of(discrete, num_agents=N, horizon=horizon)
 
 
-def batch_of(discrete: bool, seed: int = 0) -> Transition:
-    """Windows of lengths 3, 3, 3, 2, 1; some end by terminating; action 2 of every second window is
-    unavailable.
-    """
-    rng = np.random.default_rng(seed)
-    avail = np.ones((B, T, N, A))
-    if discrete:
-        avail[::2, :, :, 2] = 0
-    actions = np.where(
-        avail[..., 2] > 0, rng.integers(0, 3, (B, T, N)), rng.integers(0, 2, (B, T, N))
-    ).astype(np.int32)
-    last = np.arange(T) == LENGTHS[:, None] - 1
-    ends = last * np.array([1, 0, 0, 1, 0])[:, None]
-    agent_reward = rng.normal(size=(B, T, N))
-    return Transition(
-        obs=rng.normal(size=(B, T, N, WIDTH)),
-        state=rng.normal(size=(B, T, S)),
-        avail=avail,
-        actions=actions if discrete else rng.uniform(-1, 1, (B, T, N, A)),
-        reward=agent_reward.mean(-1),
-        terminated=ends.astype(float),
-        truncated=(last - ends).astype(float),
-        valid=(np.arange(T) < LENGTHS[:, None]).astype(float),
-        steps_before=np.tile(np.arange(T), (B, 1)),
-        episode=np.tile(np.arange(B)[:, None], (1, T)),
-        next_obs=rng.normal(size=(B, T, N, WIDTH)),
-        next_state=rng.normal(size=(B, T, S)),
-        next_avail=avail,
-        agent_reward=agent_reward,
-    )
+def batch_of(discrete: bool) -> Transition:
+    """Windows of which the first and the fourth terminate."""
+    return toys.batch_of(spec_of(discrete), LENGTHS, (0, 3))
 
 
 @functools.cache
@@ -70,35 +44,13 @@ def started(discrete: bool) -> Any:
     m = icq.method_of(icq.Config(**SIZES), spec_of(discrete))
     state = jax.eval_shape(lambda: icq.init(m, jax.random.key(0)))
     rng = np.random.default_rng(1)
-    draw = lambda tree: jax.tree.map(lambda x: 0.7 * rng.normal(size=x.shape), tree)
-    trees = {
-        k: draw(getattr(state, k))
-        for k in ("policy", "critic", "mixer", "target_critic", "target_mixer")
-    }
+    names = ("policy", "critic", "mixer", "target_critic", "target_mixer")
+    trees = {name: toys.drawn(getattr(state, name), k) for k, name in enumerate(names)}
     if not discrete:
         trees["policy"] = trees["policy"]._replace(
             log_std=rng.uniform(-2, -0.2, trees["policy"].log_std.shape)
         )
     return state._replace(**trees, policy_opt=(), critic_opt=(), updates=np.int32(3))
-
-
-def rows_of(batch: Transition) -> dict[str, np.ndarray]:
-    return {name: np.asarray(x) for name, x in batch._asdict().items() if x is not None}
-
-
-def slope(function: Any, params: Any, seed: int) -> tuple[float, Any]:
-    """Central difference of a NumPy function along a random direction, and the direction."""
-    rng = np.random.default_rng(seed)
-    way = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
-    at = lambda h: function(jax.tree.map(lambda x, d: x + h * d, params, way))
-    return (at(1e-6) - at(-1e-6)) / 2e-6, way
-
-
-def along(grads: Any, way: Any) -> float:
-    return sum(
-        float(np.vdot(g, d))
-        for g, d in zip(jax.tree.leaves(grads), jax.tree.leaves(way), strict=True)
-    )
 
 
 def pieces(config: icq.Config, discrete: bool, state: Any, batch: Transition) -> dict[str, Any]:
@@ -139,7 +91,7 @@ def test_losses_and_gradients_equal_float64_numpy(discrete, config):
         found = jax.tree.map(
             np.asarray, jax.jit(lambda s, b: pieces(full, discrete, s, b))(state, batch)
         )
-    rows, c = rows_of(batch), {k: getattr(full, k) for k in ("gamma", "trace", "beta_critic")}
+    rows, c = toys.arrays(batch), {k: getattr(full, k) for k in ("gamma", "trace", "beta_critic")}
     target, mask = ref.targets(state.target_critic, state.target_mixer, rows, discrete, **c)
     np.testing.assert_allclose(found["target"], target, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(found["mask"], mask)
@@ -151,10 +103,10 @@ def test_losses_and_gradients_equal_float64_numpy(discrete, config):
     assert found["critic"][0] == pytest.approx(value((state.critic, state.mixer)), rel=1e-7)
     # epsilon is in single precision
     assert found["actor"][0] == pytest.approx(frozen(state.policy), rel=1e-7)
-    wanted, way = slope(value, (state.critic, state.mixer), 2)
-    assert along(found["critic"][1], way) == pytest.approx(wanted, rel=1e-6)
+    wanted, way = toys.slope(value, (state.critic, state.mixer), 2)
+    assert toys.along(found["critic"][1], way) == pytest.approx(wanted, rel=1e-6)
     wanted, way = weighted_slope(state, rows, found, discrete, c)
-    assert along(found["actor"][1], way) == pytest.approx(wanted, rel=1e-6)
+    assert toys.along(found["actor"][1], way) == pytest.approx(wanted, rel=1e-6)
 
 
 def weighted_slope(
@@ -180,7 +132,7 @@ def weighted_slope(
             p, state.critic, state.mixer, rows, found.get("samples"), **c
         )
         loss(state.policy)
-        return slope(loss, state.policy, 3)
+        return toys.slope(loss, state.policy, 3)
     finally:
         ref.softmax_weights = plain
 
@@ -190,42 +142,10 @@ def weighted_slope(
 
 
 @functools.cache
-def stepper(discrete: bool, each: bool = False, **switches: Any):
-    """An update and its state; each: of MA-ICQ, a learner for each agent."""
+def started_anew(discrete: bool, **switches: Any):
     """A compiled update, and its start."""
-    if each:
-        learner = maicq.make(
-            maicq.Config(hidden=SIZES["hidden"], own_batches=False, **switches), spec_of(discrete)
-        )
-    else:
-        learner = icq.make(icq.Config(**SIZES, **switches), spec_of(discrete))
+    learner = icq.make(icq.Config(**SIZES, **switches), spec_of(discrete))
     return jax.jit(learner.update), jax.jit(learner.init)(jax.random.key(0))
-
-
-def flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
-
-
-@pytest.mark.parametrize(("discrete", "each"), [(True, False), (False, False), (False, True)])
-def test_padding_changes_nothing(discrete, each):
-    # T15, T16, T19: nonsense in invalid slots, large values and no available action among it.
-    update, state = stepper(discrete, each)
-    batch = batch_of(discrete)
-    off = jnp.asarray(batch.valid) == 0
-    noise = {
-        "obs": jnp.where(off[..., None, None], 1e3, batch.obs),
-        "state": jnp.where(off[..., None], -1e3, batch.state),
-        "reward": jnp.where(off, 1e6, batch.reward),
-        "agent_reward": jnp.where(off[..., None], 1e6, batch.agent_reward),
-        "avail": jnp.where(off[..., None, None], 0.0, batch.avail),
-        "actions": jnp.where(off.reshape(B, T, 1, *[1] * (not discrete)), 1, batch.actions),
-    }
-    clean, dirty = (
-        update(state, b, jax.random.key(0))[0] for b in (batch, batch._replace(**noise))
-    )
-    np.testing.assert_allclose(flat(clean), flat(dirty), rtol=1e-5, atol=1e-7)
-    assert np.isfinite(flat(dirty)).all()
-    assert np.abs(flat(clean.critic) - flat(state.critic)).max() > 0
 
 
 def test_critic_weights_are_nearly_equal_at_temperature_1000():
@@ -261,7 +181,7 @@ def test_the_configured_lambda_is_the_one_used():
     batch, state = batch_of(True), started(True)
     r = batch.reward[0]
     assert target_of(batch, 1.0)[0, 0] == pytest.approx(r[0] + r[1] / 2 + r[2] / 4, rel=1e-5)
-    total = ref.total_values(state.target_critic, state.target_mixer, rows_of(batch), True)
+    total = ref.total_values(state.target_critic, state.target_mixer, toys.arrays(batch), True)
     assert target_of(batch, 0.0)[0, 0] == pytest.approx(r[0] + total[0, 1] / 2, rel=1e-5)
 
 
@@ -323,7 +243,7 @@ def test_the_policy_loss_moves_neither_critic_nor_mixer():
     loss = lambda p: icq.actor_loss(
         m, state.policy, state._replace(critic=p[0], mixer=p[1]), batch, jax.random.key(0)
     )[0]
-    assert np.abs(flat(jax.jit(jax.grad(loss))((state.critic, state.mixer)))).max() == 0
+    assert np.abs(toys.flat(jax.jit(jax.grad(loss))((state.critic, state.mixer)))).max() == 0
 
 
 def test_an_agent_with_one_available_action_learns_nothing():
@@ -340,18 +260,15 @@ def test_an_agent_with_one_available_action_learns_nothing():
         jax.grad(lambda p: icq.actor_loss(m, p, state, batch, jax.random.key(0)), has_aux=True)
     )(state.policy)
     assert float(told["log_prob"]) == pytest.approx(0, abs=1e-6)
-    assert np.abs(flat(grads)).max() < 1e-6
-
-
-def timestep(obs: np.ndarray) -> TimeStep:
-    no = jnp.zeros((), bool)
-    return TimeStep(obs, jnp.zeros(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.zeros((N, A)))
+    assert np.abs(toys.flat(grads)).max() < 1e-6
 
 
 def test_a_gaussian_is_finite_at_the_bound_and_evaluated_at_its_mean():
     # T27. Actions of +-1 and beyond have the density at the bound; the mode is tanh of a net.
     m, state = icq.method_of(icq.Config(**SIZES), spec_of(False)), started(False)
-    dist = icq.policy_of(m, state.policy).distribution((), timestep(batch_of(False).obs[0, 0]))[1]
+    dist = icq.policy_of(m, state.policy).distribution(
+        (), toys.seen(spec_of(False), batch_of(False).obs[0, 0])
+    )[1]
     assert isinstance(dist, distrax.Independent)
     np.testing.assert_array_equal(dist.mode(), dist.distribution.loc)
     assert (np.abs(dist.mode()) <= 1).all()
@@ -363,7 +280,7 @@ def test_a_gaussian_is_finite_at_the_bound_and_evaluated_at_its_mean():
 def test_log_std_stays_in_its_range():
     # A first step of RMSprop is 10 lr = .005 in either direction: from .0001 inside, one of the two
     # ends would be passed.
-    update, state = stepper(False)
+    update, state = started_anew(False)
     for edge in (-2.9999, -0.0001):
         policy = state.policy._replace(log_std=jnp.full(A, edge))
         for sign in (1.0, 0.02):
@@ -377,26 +294,15 @@ def test_log_std_stays_in_its_range():
             assert np.abs(after.policy.log_std - policy.log_std).max() > 0
 
 
-def test_slow_nets_are_copied_at_update_100_and_not_before():
-    # T33: updates are counted, not times or episodes.
-    update, state = stepper(True)
-    state, _ = update(state._replace(critic_steps=jnp.int32(98)), batch_of(True), jax.random.key(0))
-    assert np.abs(flat(state.critic) - flat(state.target_critic)).max() > 0
-    state, _ = update(state, batch_of(True), jax.random.key(0))
-    np.testing.assert_array_equal(
-        flat((state.critic, state.mixer)), flat((state.target_critic, state.target_mixer))
-    )
-
-
 def test_with_a_step_for_each_time_the_copies_go_by_critic_steps():
     # As released: an update makes 3 critic steps here, so that 7 are reached, and passed, in the
     # third; counted anew from there.
-    update, state = stepper(True, per_timestep=True, target_every=7)
+    update, state = started_anew(True, per_timestep=True, target_every=7)
     copied = []
     for _ in range(6):
         before = state.target_critic
         state, _ = update(state, batch_of(True), jax.random.key(0))
-        copied.append(bool(np.abs(flat(state.target_critic) - flat(before)).max() > 0))
+        copied.append(bool(np.abs(toys.flat(state.target_critic) - toys.flat(before)).max() > 0))
     assert T == 3 and copied == [False, False, True, False, False, True]
     # Times that no episode reaches are no steps.
     state, _ = update(
@@ -433,7 +339,7 @@ def test_a_first_step_of_rmsprop_is_ten_times_the_rate():
 
 def test_a_critic_step_for_each_time_goes_through_the_times_in_order():
     # Targets once, then a step on each time alone, 0, 1, 2, each from where the last one ended.
-    update, state = stepper(True, per_timestep=True)
+    update, state = started_anew(True, per_timestep=True)
     m, batch = icq.method_of(icq.Config(**SIZES), spec_of(True)), batch_of(True)
     mask, target = icq.usable(batch), lambda: icq.critic_target(m, state, batch)[0]
     grad = jax.jit(jax.grad(lambda p, only: icq.critic_loss(m, p, batch, target(), only)))
@@ -442,12 +348,12 @@ def test_a_critic_step_for_each_time_goes_through_the_times_in_order():
         changes, opt = m.critic_opt.update(grad(params, mask * (np.arange(T) == t)), opt)
         params = optax.apply_updates(params, changes)
     after, _ = update(state, batch, jax.random.key(0))
-    np.testing.assert_allclose(flat((after.critic, after.mixer)), flat(params), atol=2e-6)
+    np.testing.assert_allclose(toys.flat((after.critic, after.mixer)), toys.flat(params), atol=2e-6)
     # Three steps of up to 10 lr = .001: not one.
-    assert np.abs(flat(after.critic) - flat(state.critic)).max() > 1.5e-3
+    assert np.abs(toys.flat(after.critic) - toys.flat(state.critic)).max() > 1.5e-3
     empty, _ = update(state, batch._replace(valid=np.zeros((B, T))), jax.random.key(0))
     np.testing.assert_array_equal(
-        flat((empty.critic, empty.critic_opt)), flat((state.critic, state.critic_opt))
+        toys.flat((empty.critic, empty.critic_opt)), toys.flat((state.critic, state.critic_opt))
     )
 
 
@@ -483,36 +389,15 @@ def learn(
     ...] and [M].
     """
     learner = icq.make(icq.Config(window=0, **SIZES | config), spec)
-    one, rows = np.ones((64, N, WIDTH), np.float32), actions.shape[0]
-    avail, state, full = (
-        np.ones((64, N, A), np.float32),
-        np.ones((64, S), np.float32),
-        np.ones(64, np.float32),
-    )
-    count = np.zeros(64, np.int32)
 
-    def step(state_, key):
+    def step(state, key):
         pick_key, key = jax.random.split(key)
-        pick = jax.random.randint(pick_key, (64,), 0, rows)
-        batch = Transition(
-            one,
-            state,
-            avail,
-            jnp.asarray(actions)[pick],
-            jnp.asarray(reward)[pick],
-            full,
-            0 * full,
-            full,
-            count,
-            count,
-            one,
-            state,
-            avail,
-        )
-        return learner.update(state_, batch, key)[0], None
+        pick = jax.random.randint(pick_key, (64,), 0, actions.shape[0])
+        batch = toys.plays(spec, jnp.asarray(actions)[pick], jnp.asarray(reward)[pick])
+        return learner.update(state, batch, key)[0], None
 
     train = jax.jit(lambda key: lax.scan(step, learner.init(key), jax.random.split(key, steps))[0])
-    return learner.policy(train(jax.random.key(0))).distribution((), timestep(one[0]))[1]
+    return learner.policy(train(jax.random.key(0))).distribution((), toys.seen(spec))[1]
 
 
 def test_the_better_action_of_the_data_is_chosen_and_an_unseen_one_never():
@@ -521,7 +406,12 @@ def test_the_better_action_of_the_data_is_chosen_and_an_unseen_one_never():
     rng = np.random.default_rng(0)
     actions = rng.integers(0, 2, (512, N)).astype(np.int32)
     dist = learn(
-        spec_of(True, 1), actions, actions.sum(-1).astype(np.float32), 500, lr=3e-3, critic_lr=3e-3
+        spec_of(True, 1),
+        actions,
+        actions.sum(-1).astype(np.float32),
+        500,
+        lr=3e-3,
+        critic_lr=3e-3,
     )
     assert (dist.probs[:, 1] > 0.9).all(), dist.probs
     assert (dist.probs[:, 2] < 0.02).all(), dist.probs

@@ -25,10 +25,11 @@ from jaxoff.envs.games.matrix import XOR, joint_probabilities, make_matrix, mne
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.mlp import MLP
 from jaxoff.training import TrainSpec, train
-from jaxoff.types import EnvSpec, Episodes, TimeStep, Transition
+from jaxoff.types import EnvSpec, Episodes, Transition
+from tests import toys
 from tests.reference import inspo_numpy as ref
 
-B, T, S, A = 6, 3, 3, 3
+LENGTHS, T, A = (3, 3, 3, 3, 2, 1), 3, 3
 DEFAULTS: dict[str, Any] = {
     "hidden": 8,
     "steps": 100,
@@ -42,43 +43,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def spec_of(n: int) -> EnvSpec:
-    return EnvSpec("small", n, 2, S, A, discrete=True, horizon=T)
-
-
-def batch_of(n: int, seed: int = 0) -> Transition:
-    """Windows [6, 3] of which the last two end early; action 2 of every second slot is unavailable
-    and never taken.
-    """
-    rng = np.random.default_rng(seed)
-    avail = np.ones((2, B, T, n, A))
-    avail[:, ::2, :, :, 2] = 0
-    actions = np.where(
-        avail[0, ..., 2] > 0, rng.integers(0, 3, (B, T, n)), rng.integers(0, 2, (B, T, n))
-    )
-    valid = np.arange(T) < np.array([3, 3, 3, 3, 2, 1])[:, None]
-    return Transition(
-        obs=rng.normal(size=(B, T, n, 2)),
-        state=rng.normal(size=(B, T, S)),
-        avail=avail[0],
-        actions=actions.astype(np.int32),
-        reward=rng.normal(size=(B, T)),
-        terminated=(rng.random((B, T)) < 0.3).astype(float),
-        truncated=np.zeros((B, T)),
-        valid=valid.astype(float),
-        steps_before=np.tile(np.arange(T), (B, 1)),
-        episode=np.tile(np.arange(B)[:, None], (1, T)),
-        next_obs=rng.normal(size=(B, T, n, 2)),
-        next_state=rng.normal(size=(B, T, S)),
-        next_avail=avail[1],
-    )
-
-
-def rows_of(batch: Transition) -> dict[str, np.ndarray]:
-    return {
-        name: np.asarray(x).reshape(B * T, *x.shape[2:])
-        for name, x in batch._asdict().items()
-        if x is not None
-    }
+    return toys.spec_of(num_agents=n, horizon=T)
 
 
 def start(n: int, double: bool = False, **config: Any) -> tuple[Any, inspo.State]:
@@ -87,17 +52,8 @@ def start(n: int, double: bool = False, **config: Any) -> tuple[Any, inspo.State
     fitted = jax.jit(behaviour.learner.init)(jax.random.key(1))
     state = jax.jit(lambda fitted: main.prepare(fitted, None, jax.random.key(2)))(fitted)
     if double:
-        wide = lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x
-        state = jax.tree.map(wide, state)
+        state = toys.double(state)
     return main.learner, state
-
-
-def net_of(params: Any, agent: int) -> ref.Net:
-    layers = [params["params"][f"Dense_{k}"] for k in range(len(params["params"]))]
-    return [
-        (np.asarray(layer["kernel"][agent], float), np.asarray(layer["bias"][agent], float))
-        for layer in layers
-    ]
 
 
 def agents_of(state: inspo.State, config: inspo.Config) -> list[dict[str, Any]]:
@@ -105,11 +61,11 @@ def agents_of(state: inspo.State, config: inspo.Config) -> list[dict[str, Any]]:
     own, lr, norm = state.own, float(config.lr), float(config.max_grad_norm)
     return [
         {
-            "policy": net_of(own.policy, i),
-            "critic": net_of(own.critic, i),
-            "target": net_of(own.target_critic, i),
-            "mu": net_of(state.behaviour_policy, i),
-            "mates": net_of(state.teammates, i),
+            "policy": toys.layers_of(own.policy, i),
+            "critic": toys.layers_of(own.critic, i),
+            "target": toys.layers_of(own.target_critic, i),
+            "mu": toys.layers_of(state.behaviour_policy, i),
+            "mates": toys.layers_of(state.teammates, i),
             "alpha": float(np.exp(own.log_alpha[i])),
             "policy_opt": ref.Adam(lr, norm),
             "critic_opt": ref.Adam(lr, norm),
@@ -152,14 +108,14 @@ def test_iterations_equal_float64_numpy(monkeypatch, n, order, config):
         learner, state = start(
             n, double=True, **{"lr": 0.01, "alpha": 0.3, "beta_start": 0.2} | config
         )
-        agents, batch = agents_of(state, full), batch_of(n)
+        agents, batch = agents_of(state, full), toys.batch_of(spec_of(n), LENGTHS)
         update = jax.jit(learner.update)
         for number in range(2):
             state, out = update(state, batch, jax.random.key(0))
             beta = 0.2 * (0.001 / 0.2) ** (number / 100)
             told = ref.iteration(
                 agents,
-                rows_of(batch),
+                toys.rows_of(batch),
                 list(order),
                 beta,
                 gamma=full.gamma,
@@ -178,7 +134,7 @@ def test_iterations_equal_float64_numpy(monkeypatch, n, order, config):
                 ("critic", state.own.critic),
                 ("target", state.own.target_critic),
             ):
-                for layer, wanted in zip(net_of(params, i), agent[name], strict=True):
+                for layer, wanted in zip(toys.layers_of(params, i), agent[name], strict=True):
                     for x, y in zip(layer, wanted, strict=True):
                         np.testing.assert_allclose(
                             x, y, rtol=1e-5, atol=1e-7, err_msg=f"{name} of agent {i}"
@@ -248,29 +204,8 @@ def stepper(start_from_behaviour: bool = False, **config: Any):
     return (
         functools.partial(compiled(**static), all_leaves),
         first_state(start_from_behaviour),
-        batch_of(2),
+        toys.batch_of(spec_of(2), LENGTHS),
     )
-
-
-def flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
-
-
-def test_padding_changes_nothing():
-    # Observations, rewards, actions and availability of invalid slots are replaced by nonsense.
-    update, state, batch = stepper()
-    off = jnp.asarray(batch.valid) == 0
-    noise = {
-        "obs": jnp.where(off[..., None, None], 7.0, batch.obs),
-        "next_state": jnp.where(off[..., None], -7.0, batch.next_state),
-        "reward": jnp.where(off, 1e6, batch.reward),
-        "actions": jnp.where(off[..., None], 2, batch.actions),
-        "avail": jnp.where(off[..., None, None], 0.0, batch.avail),
-        "next_avail": jnp.where(off[..., None, None], 0.0, batch.next_avail),
-    }
-    clean, _ = update(state, batch, jax.random.key(0))
-    noisy, _ = update(state, batch._replace(**noise), jax.random.key(0))
-    np.testing.assert_array_equal(flat(clean.own), flat(noisy.own))
 
 
 def test_drawn_rows_and_their_counts_are_the_same_update():
@@ -282,18 +217,12 @@ def test_drawn_rows_and_their_counts_are_the_same_update():
         assert float(weights[1].metrics[name]) == pytest.approx(
             float(rows[1].metrics[name]), rel=1e-5
         )
-    np.testing.assert_allclose(flat(weights[0].own.policy), flat(rows[0].own.policy), atol=2e-6)
-    np.testing.assert_allclose(flat(weights[0].own.critic), flat(rows[0].own.critic), atol=2e-6)
-
-
-def test_frozen_behaviour_models_never_move():
-    update, state, batch = stepper()
-    after, _ = update(state, batch, jax.random.key(0))
-    np.testing.assert_array_equal(
-        flat((state.behaviour_policy, state.teammates)),
-        flat((after.behaviour_policy, after.teammates)),
+    np.testing.assert_allclose(
+        toys.flat(weights[0].own.policy), toys.flat(rows[0].own.policy), atol=2e-6
     )
-    assert np.abs(flat(state.own.policy) - flat(after.own.policy)).max() > 0
+    np.testing.assert_allclose(
+        toys.flat(weights[0].own.critic), toys.flat(rows[0].own.critic), atol=2e-6
+    )
 
 
 def test_without_tracking_every_valid_row_counts_alike():
@@ -314,7 +243,7 @@ def test_later_agents_see_stepped_policies_unless_stale():
     for spo in ("on", "off_stale"):
         update, state, batch = stepper(spo=spo, lr=0.05)
         after, _ = update(state, batch, jax.random.key(0))
-        results[spo] = [flat(jax.tree.map(lambda x, i=i: x[i], after.own)) for i in range(2)]
+        results[spo] = [toys.flat(jax.tree.map(lambda x, i=i: x[i], after.own)) for i in range(2)]
     # two programs: to rounding
     np.testing.assert_allclose(results["on"][0], results["off_stale"][0], rtol=1e-5, atol=1e-7)
     assert np.abs(results["on"][1] - results["off_stale"][1]).max() > 0
@@ -330,24 +259,8 @@ def test_extreme_temperatures_and_rewards_stay_finite(alpha):
     batch = batch._replace(reward=1e3 * jnp.asarray(batch.reward))
     for number in range(3):
         state, out = update(state, batch, jax.random.key(number))
-    assert np.isfinite(flat(state.own)).all()
+    assert np.isfinite(toys.flat(state.own)).all()
     assert all(np.isfinite(float(x)) for x in out.metrics.values())
-
-
-def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
-    # Critic 2 everywhere (no weights, bias 2), pi = mu, beta = 0, so V(next) = 2; r = 1, gamma =
-    # .5, cql = 0. Terminated: (2 - 1)^2 = 1. Truncated: (2 - (1 + .5 * 2))^2 = 0.
-    update, state, batch = stepper(gamma=0.5, beta_start=0.0, cql=0.0, start_from_behaviour=True)
-    critic = jax.tree.map(jnp.zeros_like, state.own.critic)
-    critic["params"]["Dense_2"]["bias"] = critic["params"]["Dense_2"]["bias"] + 2.0
-    state = state._replace(own=state.own._replace(critic=critic, target_critic=critic))
-    ones, zeros = jnp.ones((B, T)), jnp.zeros((B, T))
-    for terminated, truncated, loss in ((ones, zeros, 1.0), (zeros, ones, 0.0)):
-        ended = batch._replace(reward=ones, terminated=terminated, truncated=truncated)
-        # The second agent's critic has the same value: the mean over agents is the same number.
-        assert float(update(state, ended, jax.random.key(0))[1].metrics["value"]) == pytest.approx(
-            loss, abs=1e-6
-        )
 
 
 def test_bridge_marks_the_time_limit_terminated():
@@ -444,18 +357,22 @@ def test_semi_greedy_order_takes_the_largest_score_at_even_places():
 
 def test_semi_greedy_scores_are_mean_absolute_advantages():
     # By NumPy: mean over valid rows of |q(a) - sum pi q| of each agent.
-    config, state, batch = inspo.Config(**DEFAULTS, order="semi-greedy"), first_state(), batch_of(2)
+    config, state, batch = (
+        inspo.Config(**DEFAULTS, order="semi-greedy"),
+        first_state(),
+        toys.batch_of(spec_of(2), LENGTHS),
+    )
     method = inspo.Method(
         config, spec_of(2), Actors(spec_of(2), 8), None, MLP((8, 8, A)), None, None
     )
     found = jax.jit(lambda state, batch: inspo.advantage_size(method, state, batch))(state, batch)
-    rows, wanted = rows_of(batch), []
+    rows, wanted = toys.rows_of(batch), []
     for i, agent in enumerate(agents_of(state, config)):
         q = ref.forward(agent["target"], rows["state"])[0]
         pi = np.exp(
             ref.log_softmax(ref.forward(agent["policy"], rows["obs"][:, i])[0], rows["avail"][:, i])
         )
-        size = np.abs(q[np.arange(B * T), rows["actions"][:, i]] - (pi * q).sum(1))
+        size = np.abs(q[np.arange(len(q)), rows["actions"][:, i]] - (pi * q).sum(1))
         wanted.append((size * rows["valid"]).sum() / rows["valid"].sum())
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
@@ -503,10 +420,6 @@ def learn(
         **{"hidden": 32, "polyak": 0.05, "behaviour_steps": behaviour_steps} | config
     )
     sampler = samplers.uniform(settings.batch_size)
-    obs, no = jnp.ones((2, 1)), jnp.zeros((), bool)
-    first = TimeStep(
-        obs, obs[0], jnp.ones((2, spec.action_size)), jnp.zeros(()), no, no, jnp.full(2, -1)
-    )
 
     def one(key: jax.Array, dataset: Dataset) -> jax.Array:
         fit_key, train_key, prepare_key = jax.random.split(key, 3)
@@ -518,7 +431,7 @@ def learn(
                 state, _ = learner.update(
                     state, sampler.gather(dataset, sampler.draw((), dataset, draw_key)), update_key
                 )
-                return state, learner.policy(state).distribution((), first)[1].probs
+                return state, learner.policy(state).distribution((), toys.seen(spec))[1].probs
 
             return lax.scan(step, state, jax.random.split(key, steps))
 

@@ -15,23 +15,12 @@ from jaxoff.baselines import macql
 from scipy.optimize import brentq
 
 from jaxoff.config import checked
+from tests import toys
 from tests.reference import value_numpy as ref
-from tests.reference import value_toys as toys
+from tests.reference import value_toys
 
+SPEC = toys.spec_of()
 SMALL: dict[str, Any] = {"hidden": 6, "embed": 4, "gamma": 0.9}
-
-
-def shaken_state(config: macql.Config, dtype: Any = np.float32) -> tuple[macql.Method, macql.State]:
-    """Nets that differ from their slow copies everywhere."""
-    m = macql.method_of(config, toys.SPEC)
-    state = jax.jit(functools.partial(macql.init, m))(jax.random.key(0))
-    move = lambda tree, seed: toys.shaken(tree, seed, dtype)
-    return m, state._replace(
-        critic=move(state.critic, 1),
-        mixer=move(state.mixer, 2),
-        target_critic=move(state.critic, 3),
-        target_mixer=move(state.mixer, 4),
-    )
 
 
 @pytest.mark.parametrize(
@@ -47,11 +36,8 @@ def test_loss_and_gradient_equal_float64(config):
     # Ragged episodes, unavailable actions; differences along four directions.
     config = macql.Config(**SMALL | config)
     with jax.enable_x64(True):
-        m, state = shaken_state(config, np.float64)
-        batch, rows = (
-            toys.random_batch(dtype=np.float64),
-            toys.arrays(toys.random_batch(dtype=np.float64)),
-        )
+        m, state = toys.shaken_state(macql, config, SPEC, np.float64)
+        batch, rows = toys.batch_of(SPEC), toys.arrays(toys.batch_of(SPEC))
         params = state.critic, state.mixer
         (found, _), grads = jax.jit(
             jax.value_and_grad(functools.partial(macql.loss, m), has_aux=True)
@@ -165,48 +151,10 @@ def test_greedy_probabilities_are_over_available_actions():
 # update
 
 
-@functools.cache
-def stepper() -> tuple[Any, macql.State]:
-    m, state = shaken_state(macql.Config(**SMALL))
-    return jax.jit(functools.partial(macql.update, m)), state
-
-
-def test_padding_changes_nothing():
-    update, state = stepper()
-    batch = toys.random_batch()
-    clean, noisy = (update(state, x)[0] for x in (batch, toys.spoiled(batch, slots=True)))
-    np.testing.assert_array_equal(toys.flat(clean), toys.flat(noisy))
-
-
-def test_slow_nets_are_copied_at_update_100_and_not_before():
-    update, state = stepper()
-    for made, copied in ((98, False), (99, True)):
-        after, _ = update(state._replace(updates=jnp.int32(made)), toys.random_batch())
-        wanted = (
-            (after.critic, after.mixer) if copied else (state.target_critic, state.target_mixer)
-        )
-        np.testing.assert_array_equal(
-            toys.flat((after.target_critic, after.target_mixer)), toys.flat(wanted)
-        )
-
-
-def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
-    # r = 1 and every step an end: all targets are 1. Every step a time limit: they are not.
-    update, state = stepper()
-    batch = toys.random_batch()
-    ones, zeros = np.ones_like(batch.reward), np.zeros_like(batch.reward)
-    told = lambda **ends: float(
-        update(state, batch._replace(reward=ones, **ends))[1].metrics["target"]
-    )
-    assert told(terminated=ones, truncated=zeros) == pytest.approx(1.0, abs=1e-6)
-    assert abs(told(terminated=zeros, truncated=ones) - 1) > 0.01
-
-
 def test_single_steps_are_windows_of_length_one():
     # The same 5 first steps as [5, ...] and as [5, 1, ...].
-    m, state = shaken_state(macql.Config(**SMALL, window=0))
-    update = jax.jit(functools.partial(macql.update, m))
-    batch = jax.tree.map(lambda x: x[:, :1], toys.random_batch())
+    update, state = toys.stepper(macql, SPEC, **SMALL)
+    batch = jax.tree.map(lambda x: x[:, :1], toys.batch_of(SPEC))
     single, window = (
         update(state, jax.tree.map(lambda x: x[:, 0], batch))[0],
         update(state, batch)[0],
@@ -217,8 +165,8 @@ def test_single_steps_are_windows_of_length_one():
 def test_the_conservative_term_is_zero_only_where_one_action_is_legal():
     # Every agent has one legal action: logsumexp of one value is that value. With two, it is larger
     # than either.
-    update, state = stepper()
-    batch = toys.random_batch()
+    update, state = toys.stepper(macql, SPEC, **SMALL)
+    batch = toys.batch_of(SPEC)
     one = np.eye(3, dtype=np.float32)[batch.actions]
     assert float(
         update(state, batch._replace(avail=one))[1].metrics["conservative"]
@@ -235,13 +183,13 @@ def games() -> Any:
     """The chain; XOR (b); XOR (c) with cql 2 and 0; XOR (d)."""
     xor = [0.0, 1.0, 1.0, -2.0]
     batches = [
-        toys.chain(),
-        toys.matrix(xor[1:3], [1, 2]),
-        toys.matrix(xor[:3], [0, 1, 2]),
-        toys.matrix(xor[:3], [0, 1, 2]),
-        toys.matrix(xor, [0, 1, 2, 3]),
+        value_toys.chain(),
+        value_toys.matrix(xor[1:3], [1, 2]),
+        value_toys.matrix(xor[:3], [0, 1, 2]),
+        value_toys.matrix(xor[:3], [0, 1, 2]),
+        value_toys.matrix(xor, [0, 1, 2, 3]),
     ]
-    total, chosen, metrics = toys.fit(
+    total, chosen, metrics = value_toys.fit(
         macql, batches, 1500, 5e-3, {"cql": [2.0, 2.0, 2.0, 0.0, 2.0]}
     )
     return (
@@ -323,4 +271,4 @@ def test_on_xor_b_no_action_is_preferred(games):
 )
 def test_settings_that_make_no_sense_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        macql.make(checked(macql.Config(**config)), toys.SPEC)
+        macql.make(checked(macql.Config(**config)), SPEC)

@@ -17,24 +17,15 @@ from jaxoff.data.dataset import place
 from jaxoff.envs.games.matrix import XOR, make_matrix
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial, reward_of
 from jaxoff.losses.td import one_step_target, squared_td_error
-from jaxoff.types import EnvSpec, TimeStep, Transition
+from jaxoff.types import Transition
+from tests import toys
 from tests.reference import polynomial_numpy as ref
 
-STEP = TimeStep(
-    jnp.ones((2, 1)),
-    jnp.ones(1),
-    jnp.ones((2, 1)),
-    jnp.zeros(()),
-    jnp.zeros((), bool),
-    jnp.zeros((), bool),
-    jnp.zeros((2, 1)),
-)
-SPEC = EnvSpec(
-    "small", num_agents=2, obs_size=3, state_size=4, action_size=2, discrete=False, horizon=5
-)
+SPEC = toys.spec_of(discrete=False, num_agents=2)
 
 
-def batch_of(data: np.ndarray, game: str = "twin_peaks") -> Transition:
+def all_steps(data: np.ndarray, game: str) -> Transition:
+    """All of the data of a game, as one batch."""
     env = runs.game(game)
     dataset = place(runs.episodes_of(data, env), env.spec)
     return dataset.steps(dataset.step_row)
@@ -44,28 +35,8 @@ def one_step(game: str, data: np.ndarray, **config) -> np.ndarray:
     """Change of theta [2] in one update on all of the data."""
     learner = maddpg.make(maddpg.Config(**config), runs.game(game).spec)
     state = learner.init(jax.random.key(0))
-    new, _ = jax.jit(learner.update)(state, batch_of(data, game), jax.random.key(1))
+    new, _ = jax.jit(learner.update)(state, all_steps(data, game), jax.random.key(1))
     return np.asarray(new.actor - state.actor)[:, 0]
-
-
-def random_batch(key: int = 0, count: int = 6) -> Transition:
-    k = jax.random.split(jax.random.key(key), 8)
-    ones = jnp.ones(count)
-    return Transition(
-        obs=jax.random.normal(k[0], (count, 2, 3)),
-        state=jax.random.normal(k[1], (count, 4)),
-        avail=jnp.ones((count, 2, 2)),
-        actions=jax.random.uniform(k[2], (count, 2, 2), minval=-1, maxval=1),
-        reward=jax.random.normal(k[3], (count,)),
-        terminated=(jnp.arange(count) % 3 == 0).astype(jnp.float32),
-        truncated=0 * ones,
-        valid=ones,
-        steps_before=jnp.zeros(count, jnp.int32),
-        episode=jnp.arange(count),
-        next_obs=jax.random.normal(k[4], (count, 2, 3)),
-        next_state=jax.random.normal(k[5], (count, 4)),
-        next_avail=jnp.ones((count, 2, 2)),
-    )
 
 
 # ---------------------------------------------------------------------------------------- exact
@@ -263,36 +234,16 @@ def test_value_of_one_agent_has_no_gradient_to_another():
     np.testing.assert_array_equal(grad[:, 0], [3.0, 0.0])
 
 
-@pytest.fixture(scope="module")
-def learned():
-    """(first state, compiled update) of the learned form."""
-    learner = maddpg.make(maddpg.Config(polyak=0.1, hidden=(8,)), SPEC)
-    return jax.jit(learner.init)(jax.random.key(0)), jax.jit(learner.update)
+def test_the_signal_is_one_number_of_each_item():
+    learner = maddpg.make(maddpg.Config(hidden=(8,)), SPEC)
+    state = jax.eval_shape(learner.init, jax.random.key(0))
+    _, out = jax.eval_shape(learner.update, state, toys.steps_of(SPEC, 6), jax.random.key(0))
+    assert out.signal.shape == (6,)
 
 
-def test_learned_update_moves_targets_by_tau(learned):
-    state, update = learned
-    new, out = update(state, random_batch(), jax.random.key(1))
-    leaf = lambda tree: np.asarray(jax.tree.leaves(tree)[1])
-    np.testing.assert_allclose(
-        leaf(new.target_critic), 0.9 * leaf(state.critic) + 0.1 * leaf(new.critic), rtol=1e-5
-    )
-    assert np.abs(leaf(new.actor) - leaf(state.actor)).max() > 0
-    assert out.signal.shape == (6,) and np.isfinite(float(out.metrics["critic_loss"]))
-
-
-def test_what_is_not_valid_changes_nothing(learned):
-    state, update = learned
-    batch = random_batch()
-    padded = batch._replace(valid=jnp.array([1.0, 1, 1, 1, 0, 0]))
-    garbage = jax.tree.map(lambda x: x.at[4:].set(7), padded)._replace(valid=padded.valid)
-    new, with_garbage = (update(state, x, jax.random.key(1))[0] for x in (padded, garbage))
-    for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(with_garbage), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def test_twin_critics_and_agents_start_different(learned):
-    for tree in (learned[0].critic, learned[0].actor):
+def test_twin_critics_and_agents_start_different():
+    state = jax.jit(maddpg.make(maddpg.Config(hidden=(8,)), SPEC).init)(jax.random.key(0))
+    for tree in (state.critic, state.actor):
         matrix = next(x for x in jax.tree.leaves(tree) if x.ndim == 3)
         assert np.abs(matrix[0] - matrix[1]).max() > 0.01
 
@@ -316,7 +267,7 @@ def test_learned_form_reaches_the_bound_where_more_is_better():
             step, learner.init(jax.random.key(0)), jax.random.split(jax.random.key(1), 400)
         )
     )()
-    _, dist = learner.policy(state).distribution((), STEP)
+    _, dist = learner.policy(state).distribution((), toys.seen(env.spec))
     assert (np.asarray(dist.mode()) > 0.95).all()
 
 

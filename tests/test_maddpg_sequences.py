@@ -21,10 +21,11 @@ from jaxoff.data.dataset import place
 from jaxoff.names import Task
 from jaxoff.optimisers import sonnet_rmsprop
 from jaxoff.types import Feedback
+from tests import toys
 from tests.reference import deterministic_numpy as ref
-from tests.reference import value_toys as toys
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
+SPEC = toys.spec_of(discrete=False)
 KEY = jax.random.key(5)
 SMALL: dict[str, Any] = {"hidden": (5,), "actor_hidden": 4, "gamma": 0.9, "window": 4}
 SEQUENCE: dict[str, Any] = SMALL | {"share": True, "num_samples": 2, "optimiser": "rmsprop"}
@@ -36,17 +37,8 @@ INDEPENDENT: dict[str, Any] = SMALL | {
 }
 
 
-def shaken(config: maddpg.Config, dtype: Any = np.float64) -> tuple[maddpg.Method, maddpg.State]:
-    """Nets that differ from their slow copies everywhere."""
-    m = maddpg.method_of(config, ref.SPEC)
-    like = jax.eval_shape(lambda: maddpg.init(m, KEY))
-    names = ("actor", "critic", "target_actor", "target_critic")
-    zeros = lambda tree: jax.tree.map(lambda x: np.zeros(x.shape), tree)
-    return m, like._replace(
-        **{n: toys.shaken(zeros(getattr(like, n)), k, dtype) for k, n in enumerate(names)},
-        actor_opt=(),
-        critic_opt=(),
-    )
+def shaken(config: maddpg.Config, dtype: Any = np.float32) -> tuple[maddpg.Method, maddpg.State]:
+    return toys.shaken_state(maddpg, config, SPEC, dtype)
 
 
 def losses(m: maddpg.Method, state: maddpg.State, batch: Any) -> Any:
@@ -63,8 +55,8 @@ def test_sequence_losses_and_gradients_equal_float64():
     # One shared GRU policy, twin critics, conservative term with noise of every kind; ragged
     # windows.
     with jax.enable_x64(True):
-        m, state = shaken(maddpg.Config(**SEQUENCE))
-        batch = ref.real_batch(dtype=np.float64)
+        m, state = shaken(maddpg.Config(**SEQUENCE), np.float64)
+        batch = toys.batch_of(SPEC, bound=1.3)
         (actor, critic) = jax.jit(functools.partial(losses, m))(state, batch)
         rows, c = toys.arrays(batch), m.config
         act = functools.partial(
@@ -95,8 +87,8 @@ def test_sequence_losses_and_gradients_equal_float64():
 def test_independent_losses_and_gradients_equal_float64():
     # A policy and a critic of each agent, its own observation, action and reward.
     with jax.enable_x64(True):
-        m, state = shaken(maddpg.Config(**INDEPENDENT))
-        batch = ref.real_batch(dtype=np.float64)
+        m, state = shaken(maddpg.Config(**INDEPENDENT), np.float64)
+        batch = toys.batch_of(SPEC, bound=1.3)
         actor, critic = jax.jit(functools.partial(losses, m))(state, batch)
         rows = toys.arrays(batch)
 
@@ -149,8 +141,8 @@ def penalty_of(m: maddpg.Method, state: Any, batch: Any, c: float) -> np.ndarray
 def test_the_logsumexp_is_over_samples_and_densities_are_before_clipping():
     # One sample of each kind, Q = c everywhere: log(sum_k exp(c - log p_k)) - c = log sum_k 1 / p_k
     # at each step and agent.
-    m, state = shaken(maddpg.Config(**SEQUENCE | {"num_samples": 1, "noise": 2.0}), np.float32)
-    batch = ref.real_batch()
+    m, state = shaken(maddpg.Config(**SEQUENCE | {"num_samples": 1, "noise": 2.0}))
+    batch = toys.batch_of(SPEC, bound=1.3)
     found = penalty_of(m, state, batch, 7.0)
     assert found.shape == (2, 5, 4, 3)
     keys, shape = jax.random.split(KEY, 3), (1, 5, 4, 3, 3)
@@ -164,17 +156,17 @@ def test_the_logsumexp_is_over_samples_and_densities_are_before_clipping():
 def test_the_density_of_many_dimensions_does_not_underflow():
     # 400 dimensions: the product of densities is 0 in float32, the sum of their logs is about 400
     # (-1.42 + log .05).
-    m, _ = shaken(maddpg.Config(**SEQUENCE | {"actor": "constant", "noise": 20.0}), np.float32)
-    m = m._replace(spec=dataclasses.replace(ref.SPEC, action_size=400))
+    m, _ = shaken(maddpg.Config(**SEQUENCE | {"actor": "constant", "noise": 20.0}))
+    m = m._replace(spec=dataclasses.replace(SPEC, action_size=400))
     zeros = jnp.zeros((5, 4, 3, 400))
-    batch = ref.real_batch()._replace(actions=zeros)
+    batch = toys.batch_of(SPEC, bound=1.3)._replace(actions=zeros)
     found = penalty_of(m, maddpg.init(m, KEY), batch, 0.0)
     assert np.isfinite(found).all() and found.min() > 1000
 
 
 def test_the_conservative_term_moves_the_critic_only():
-    m, state = shaken(maddpg.Config(**SEQUENCE), np.float32)
-    batch = ref.real_batch()
+    m, state = shaken(maddpg.Config(**SEQUENCE))
+    batch = toys.batch_of(SPEC, bound=1.3)
     values = jnp.zeros((2, 5, 4, 1))
     grad = jax.jit(
         jax.grad(lambda p: maddpg.conservative_loss(m, state.critic, values, p, batch, KEY).sum())
@@ -182,15 +174,9 @@ def test_the_conservative_term_moves_the_critic_only():
     assert not any(np.asarray(x).any() for x in jax.tree.leaves(grad))
 
 
-@functools.cache
-def stepper() -> tuple[Any, maddpg.State]:
-    learner = maddpg.make(maddpg.Config(**SEQUENCE), ref.SPEC)
-    return jax.jit(learner.update), jax.jit(learner.init)(KEY)
-
-
 def test_recorded_actions_beyond_the_bound_are_clipped_for_critic_and_distance():
-    update, state = stepper()
-    batch = ref.real_batch()
+    update, state = toys.stepper(maddpg, SPEC, **SEQUENCE)
+    batch = toys.batch_of(SPEC, bound=1.3)
     cut = batch._replace(actions=np.clip(batch.actions, -1, 1))
     assert (batch.actions != cut.actions).any()
     (a, told), (b, other) = update(state, batch, KEY), update(state, cut, KEY)
@@ -201,30 +187,14 @@ def test_recorded_actions_beyond_the_bound_are_clipped_for_critic_and_distance()
 def test_both_losses_use_the_nets_before_the_update():
     # The policy's step doesn't depend on the critic's learning rate, nor the critic's on the
     # policy's.
-    update, state = stepper()
-    after = update(state, ref.real_batch(), KEY)[0]
+    update, state = toys.stepper(maddpg, SPEC, **SEQUENCE)
+    after = update(state, toys.batch_of(SPEC, bound=1.3), KEY)[0]
     for name, part in (("critic_lr", "actor"), ("actor_lr", "critic")):
-        other = maddpg.make(maddpg.Config(**SEQUENCE | {name: 0.1}), ref.SPEC)
-        again = jax.jit(other.update)(state, ref.real_batch(), KEY)[0]
+        other = maddpg.make(maddpg.Config(**SEQUENCE | {name: 0.1}), SPEC)
+        again = jax.jit(other.update)(state, toys.batch_of(SPEC, bound=1.3), KEY)[0]
         np.testing.assert_allclose(
             toys.flat(getattr(again, part)), toys.flat(getattr(after, part)), rtol=1e-6
         )
-
-
-def test_targets_stop_at_termination_and_bootstrap_through_truncation():
-    m, state = shaken(maddpg.Config(**SEQUENCE), np.float32)
-    batch, target = (
-        ref.real_batch(),
-        jax.jit(lambda batch: maddpg.td_target(m, state, batch)[..., 0]),
-    )
-    ones = np.ones_like(batch.reward)
-    np.testing.assert_allclose(target(batch._replace(reward=ones, terminated=ones)), ones)
-    assert (
-        np.abs(
-            np.asarray(target(batch._replace(reward=ones, terminated=0 * ones, truncated=ones))) - 1
-        )
-        > 1e-3
-    ).all()
 
 
 def test_no_target_of_a_window_looks_into_the_next_episode():
@@ -258,8 +228,8 @@ def test_no_target_of_a_window_looks_into_the_next_episode():
 def test_another_agents_policy_is_no_part_of_an_agents_own_step():
     # Centralised, others from the data: agent 0's value is the same whatever agent 1's policy
     # plays.
-    m, state = shaken(maddpg.Config(**SMALL), np.float32)
-    batch = ref.real_batch()
+    m, state = shaken(maddpg.Config(**SMALL))
+    batch = toys.batch_of(SPEC, bound=1.3)
     own = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, batch.actions.shape), jnp.float32)
     values = jax.jit(lambda own: maddpg.policy_values(m, state.critic, batch, own))
     np.testing.assert_array_equal(values(own)[..., 0], values(own.at[..., 1, :].set(0.3))[..., 0])
@@ -274,8 +244,8 @@ def test_another_agents_policy_is_no_part_of_an_agents_own_step():
 
 
 def test_an_independent_agent_sees_nothing_of_the_others():
-    m, state = shaken(maddpg.Config(**INDEPENDENT), np.float32)
-    batch = ref.real_batch()
+    m, state = shaken(maddpg.Config(**INDEPENDENT))
+    batch = toys.batch_of(SPEC, bound=1.3)
     changed = {
         name: getattr(batch, name).copy() for name in ("obs", "next_obs", "actions", "agent_reward")
     }
@@ -315,7 +285,7 @@ def test_settings_that_cannot_work_are_refused_by_name():
         ({"optimiser": "sgd"}, "'optimiser': expected one of adam, rmsprop, found 'sgd'"),
     ):
         with pytest.raises(ValueError, match=message):
-            maddpg.make(checked(maddpg.Config(**SMALL | change)), ref.SPEC)
+            maddpg.make(checked(maddpg.Config(**SMALL | change)), SPEC)
 
 
 # ------------------------------------------------------------------------------------ PJAP on

@@ -12,7 +12,7 @@ import pytest
 
 from jaxoff.nets.mixers import AffineMixer, LinearMixer, QMixer, SumMixer
 from tests.reference import value_numpy as ref
-from tests.reference.value_toys import shaken
+from tests.toys import shaken
 
 N, S = 3, 4
 MIXERS: dict[str, tuple[Any, Any]] = {

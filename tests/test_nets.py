@@ -20,6 +20,7 @@ from jaxoff.nets.behaviour import TeammateModel
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.recurrent import GRU
 from jaxoff.types import EnvSpec, TimeStep, Transition
+from tests import toys
 from tests.reference import inspo_numpy as ref
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
@@ -43,13 +44,6 @@ def windows(discrete: bool = True) -> Transition:
     )
 
 
-def net_of(params, agent: int | None = None) -> ref.Net:
-    """A flax MLP's parameters as float64 (weight, bias) pairs; of one agent if stacked."""
-    layers = [params["params"][f"Dense_{k}"] for k in range(len(params["params"]))]
-    own = lambda x: np.asarray(x if agent is None else x[agent], float)
-    return [(own(layer["kernel"]), own(layer["bias"])) for layer in layers]
-
-
 def seen_at(batch: Transition, t: int) -> TimeStep:
     """What the policy sees before step t of windows."""
     last = jnp.full_like(batch.actions[:, 0], -1) if t == 0 else batch.actions[:, t - 1]
@@ -68,7 +62,7 @@ def test_mlp_is_dense_relu_dense():
     params = net.init(jax.random.key(0), x)
     np.testing.assert_allclose(
         net.apply(params, x),
-        ref.forward(net_of(params), np.asarray(x, float))[0],
+        ref.forward(toys.layers_of(params), np.asarray(x, float))[0],
         rtol=1e-5,
         atol=1e-6,
     )
@@ -248,14 +242,14 @@ def test_shared_net_appends_the_agents_number():
     # Equal observations: the input of agent i is obs followed by row i of the identity.
     actors, obs = Actors(SPEC, 5, share=True), jnp.array([0.3, -1.0, 2.0, 0.5])
     params = actors.init(jax.random.key(0))
-    assert net_of(params)[0][0].shape == (4 + 2, 5)
+    assert toys.layers_of(params)[0][0].shape == (4 + 2, 5)
     batch = windows()._replace(
         obs=jnp.broadcast_to(obs, (2, 6, 2, 4)), avail=jnp.ones((2, 6, 2, 3))
     )
     now, _ = actors.outputs(params, batch)
     for agent in range(2):
         wanted = ref.forward(
-            net_of(params), np.concatenate([np.asarray(obs, float), np.eye(2)[agent]])
+            toys.layers_of(params), np.concatenate([np.asarray(obs, float), np.eye(2)[agent]])
         )[0]
         np.testing.assert_allclose(now[0, 0, agent], wanted, rtol=1e-5, atol=1e-6)
 
@@ -301,7 +295,7 @@ def test_teammate_model_equals_a_plain_loop(anchor):
         jax.tree.map(lambda x: x[anchor], params), anchor, *rows_of_three()
     )
     wanted = ref.teammates_log_prob(
-        net_of(params, anchor), anchor, *map(np.asarray, rows_of_three())
+        toys.layers_of(params, anchor), anchor, *map(np.asarray, rows_of_three())
     )
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 

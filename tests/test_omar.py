@@ -14,58 +14,32 @@ import pytest
 from jax import lax
 from jaxoff.baselines.omar import discrete as omar
 
-from jaxoff.types import EnvSpec, TimeStep, Transition
+from jaxoff.types import Transition
+from tests import toys
 from tests.reference import omar_numpy as ref
 
 B, T, N, S, A, SEEN = 5, 4, 2, 3, 3, 2
+SPEC = toys.spec_of(num_agents=N)
 LENGTHS = np.array([4, 4, 3, 2, 2])
 
 
 # ----------------------------------------------------------------------------------- small problems
 
 
-def spec_of() -> EnvSpec:
-    return EnvSpec("small", N, SEEN, S, A, discrete=True, horizon=T)
+def batch_of() -> Transition:
+    """Windows of which every second terminates."""
+    return toys.batch_of(SPEC, LENGTHS)
 
 
 def slots_of() -> dict[str, np.ndarray]:
-    """Episodes of 4, 4, 3, 2 and 2 steps; obs, state and avail of T + 1 slots.
-
-    Action 2 of every second one is unavailable.
-    """
-    rng = np.random.default_rng(1)
-    avail = np.ones((B, T + 1, N, A))
-    avail[::2, :, :, 2] = 0
-    actions = np.where(
-        avail[:, :-1, :, 2] > 0, rng.integers(0, 3, (B, T, N)), rng.integers(0, 2, (B, T, N))
-    ).astype(np.int32)
-    last = np.arange(T) == LENGTHS[:, None] - 1
-    ends = np.array([1, 0, 1, 0, 1])[:, None] * last  # the others are truncated
-    return {
-        "obs": rng.normal(size=(B, T + 1, N, SEEN)),
-        "state": rng.normal(size=(B, T + 1, S)),
-        "avail": avail,
-        "actions": actions,
-        "reward": rng.normal(size=(B, T)),
-        "terminated": ends.astype(float),
-        "truncated": last * 1.0 - ends,
-        "valid": (np.arange(T) < LENGTHS[:, None]).astype(float),
-    }
-
-
-def batch_of() -> Transition:
-    x = slots_of()
-    now = {name: x[name][:, :T] for name in x}
-    later = {f"next_{name}": x[name][:, 1:] for name in ("obs", "state", "avail")}
-    counts = {
-        "steps_before": np.tile(np.arange(T), (B, 1)),
-        "episode": np.tile(np.arange(B)[:, None], (1, T)),
-    }
-    return Transition(**now, **later, **counts)
+    """The same, with obs, state and avail of T + 1 slots."""
+    rows = toys.arrays(batch_of())
+    after = lambda name: np.concatenate([rows[name], rows[f"next_{name}"][:, -1:]], 1)
+    return rows | {name: after(name) for name in ("obs", "state", "avail")}
 
 
 def method(**config: Any) -> omar.Method:
-    return omar.method_of(omar.Config(**{"hidden": 8, "critic_hidden": 8} | config), spec_of())
+    return omar.method_of(omar.Config(**{"hidden": 8, "critic_hidden": 8} | config), SPEC)
 
 
 @functools.cache
@@ -74,10 +48,6 @@ def first_state(recurrent: bool = False, twin_share_head: bool = True) -> omar.S
     m = method(recurrent=recurrent, twin_share_head=twin_share_head)
     state, other = (jax.jit(lambda key: omar.init(m, key))(jax.random.key(k)) for k in (0, 1))
     return state._replace(target_policy=other.policy, target_critic=other.critic)
-
-
-def flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
 def layer_of(x: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -120,10 +90,7 @@ class Case:
         )
         with jax.enable_x64(True):
             m, batch = method(**self.config), batch_of()
-            state = jax.tree.map(
-                lambda x: jnp.asarray(x, float) if jnp.issubdtype(x.dtype, jnp.floating) else x,
-                self.state,
-            )
+            state = toys.double(self.state)
 
             @jax.jit
             def compute(state: omar.State):
@@ -349,33 +316,6 @@ def step(
     return compiled(recurrent, per_timestep=per_timestep)(given, state, batch)
 
 
-@pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
-def test_padding_changes_nothing(recurrent):
-    # All that lies beyond the slot after the last step; that slot itself is real, and belongs to
-    # the target.
-    batch, state = batch_of(), first_state(recurrent)
-    off = batch.valid == 0
-    slot = np.concatenate([np.zeros((B, 1), bool), off[:, :-1]], 1)
-    put = lambda x, where, value: np.where(
-        where.reshape(B, T, *[1] * (x.ndim - 2)), value, x
-    ).astype(x.dtype)
-    noise = {
-        "obs": put(batch.obs, slot, 7.0),
-        "state": put(batch.state, slot, -7.0),
-        "avail": put(batch.avail, slot, 0.0),
-        "actions": put(batch.actions, off, 2),
-        "reward": put(batch.reward, off, 1e6),
-        "terminated": put(batch.terminated, off, 1.0),
-        "next_obs": put(batch.next_obs, off, 7.0),
-        "next_state": put(batch.next_state, off, -7.0),
-        "next_avail": put(batch.next_avail, off, 0.0),
-    }
-    clean, noisy = (
-        step(state, b, recurrent=recurrent)[0] for b in (batch, batch._replace(**noise))
-    )
-    np.testing.assert_array_equal(flat(clean), flat(noisy))
-
-
 def test_one_step_for_each_time_index_is_a_sequence_of_updates():
     # Steps 0, 1, 2, 3 of the window, each as a batch of its own with the targets of the start; then
     # the actor, by the new critic.
@@ -387,7 +327,7 @@ def test_one_step_for_each_time_index_is_a_sequence_of_updates():
     one = jax.jit(lambda held, target, batch: omar.critic_step(m, held, target, batch)[0])
     for t in range(T):
         held = one(held, target[:, t : t + 1], jax.tree.map(lambda x, t=t: x[:, t : t + 1], batch))
-    np.testing.assert_allclose(flat(after.critic), flat(held[0]), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(toys.flat(after.critic), toys.flat(held[0]), rtol=1e-5, atol=1e-7)
     assert int(held[1][1][0].count) == int(after.critic_opt[1][0].count) == T
 
 
@@ -401,58 +341,22 @@ def test_time_indices_that_are_all_padding_make_no_step():
     assert all(np.isfinite(float(x)) for x in out.metrics.values())
 
 
-def test_slow_nets_are_copied_after_every_second_update_only():
-    state, batch = first_state(), batch_of()
-    once, _ = step(state, batch)
-    twice, _ = step(once, batch)
-    np.testing.assert_array_equal(
-        flat((once.target_policy, once.target_critic)),
-        flat((state.target_policy, state.target_critic)),
-    )
-    np.testing.assert_array_equal(
-        flat((twice.target_policy, twice.target_critic)), flat((twice.policy, twice.critic))
-    )
-
-
 def test_share_of_the_regression_is_not_a_rate_of_the_slow_nets():
     # mimic = 1: no policy gradient; the slow nets neither follow at once nor stay for good.
     state, batch = first_state(), batch_of()
     once, out = step(state, batch, mimic=1.0)
     assert float(out.metrics["policy"]) == pytest.approx(float(out.metrics["regression"]), rel=1e-6)
-    np.testing.assert_array_equal(flat(once.target_policy), flat(state.target_policy))
+    np.testing.assert_array_equal(toys.flat(once.target_policy), toys.flat(state.target_policy))
     twice, _ = step(once, batch, mimic=1.0)
-    np.testing.assert_array_equal(flat(twice.target_policy), flat(twice.policy))
-
-
-def constant_critic(params: Any, q: Any) -> Any:
-    """Both critics give q [A] whatever they see."""
-    tree = jax.tree.map(jnp.zeros_like, params)
-    tree["params"]["of_action_0"]["bias"] = jnp.asarray(q, jnp.float32)
-    return tree
-
-
-def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
-    # Q = Q' = 2, r = 1, gamma = .5, single steps: terminated 2 (2 - 1)^2 = 2 for both critics;
-    # truncated (2 - 1 - 1)^2 = 0.
-    state = first_state()
-    critic = constant_critic(state.critic, np.full(A, 2.0))
-    state = state._replace(critic=critic, target_critic=critic)
-    ones, zeros = np.ones((B, T)), np.zeros((B, T))
-    for terminated, truncated, loss in ((ones, zeros, 2.0), (zeros, ones, 0.0)):
-        ended = batch_of()._replace(reward=ones, terminated=terminated, truncated=truncated)
-        assert float(step(state, ended, gamma=0.5)[1].metrics["value"]) == pytest.approx(
-            loss, abs=1e-5
-        )
+    np.testing.assert_array_equal(toys.flat(twice.target_policy), toys.flat(twice.policy))
 
 
 def test_executed_policies_never_take_unavailable_actions_and_start_from_empty_memory():
-    no, avail = jnp.zeros((), bool), jnp.array([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    avail = jnp.array([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
     batch = slots_of()
-    learner = omar.make(omar.Config(hidden=8, critic_hidden=8, recurrent=True), spec_of())
+    learner = omar.make(omar.Config(hidden=8, critic_hidden=8, recurrent=True), SPEC)
     policy = learner.policy(first_state(True))
-    first = TimeStep(
-        jnp.asarray(batch["obs"][0, 0]), jnp.zeros(S), avail, jnp.zeros(()), no, no, jnp.full(N, -1)
-    )
+    first = toys.seen(SPEC, batch["obs"][0, 0], avail=avail)
     probs = np.asarray(policy.distribution(policy.initial(()), first)[1].probs)
     np.testing.assert_array_equal(probs > 0, avail > 0)
     # The same policy as in the first slot of the unroll in training: zero memory, no previous
@@ -469,7 +373,7 @@ def test_executed_policies_never_take_unavailable_actions_and_start_from_empty_m
 
 def test_recurrent_nets_on_single_steps_are_refused():
     with pytest.raises(ValueError, match="field 'window': expected -1"):
-        omar.make(omar.Config(recurrent=True, window=0), spec_of())
+        omar.make(omar.Config(recurrent=True, window=0), SPEC)
 
 
 # ---------------------------------------------------------------------------------------- toy truth
@@ -483,21 +387,7 @@ def test_actor_moves_to_the_argmax_of_the_values_in_one_state(optimised):
         .reshape(-1, N)
         .astype(np.int32)
     )
-    rows = len(joint)
-    reward = (joint.sum(1) / 4).astype(np.float32)
-    obs, state_, avail = (
-        np.ones((rows, N, SEEN), np.float32),
-        np.ones((rows, S), np.float32),
-        np.ones((rows, N, A), np.float32),
-    )
-    ones, zeros, none = (
-        np.ones(rows, np.float32),
-        np.zeros(rows, np.float32),
-        np.zeros(rows, np.int32),
-    )
-    batch = Transition(
-        obs, state_, avail, joint, reward, ones, zeros, ones, none, none, obs, state_, avail
-    )
+    batch = toys.plays(SPEC, joint, (joint.sum(1) / 4).astype(np.float32))
     m = method(cql=0.0, lr=0.01, critic_lr=0.01)
     train = jax.jit(
         lambda state: lax.scan(lambda s, _: (omar.update(m, s, batch)[0], None), state, None, 500)[
@@ -507,9 +397,5 @@ def test_actor_moves_to_the_argmax_of_the_values_in_one_state(optimised):
     after = train(first_state())
     q = m.critic.apply(after.critic, omar.critic_input(jnp.ones(S), jnp.ones((N, SEEN))))[0]
     np.testing.assert_allclose(q, np.tile([0.25, 0.5, 0.75], (N, 1)), atol=0.02)
-    no = jnp.zeros((), bool)
-    seen = TimeStep(
-        jnp.ones((N, SEEN)), jnp.ones(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.full(N, -1)
-    )
-    probs = m.actors.policy(after.policy).distribution((), seen)[1].probs
+    probs = m.actors.policy(after.policy).distribution((), toys.seen(SPEC))[1].probs
     assert (probs[:, 2] > 0.95).all(), probs

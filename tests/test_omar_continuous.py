@@ -23,20 +23,9 @@ from jaxoff.experiments.omar.landscape import BEST, LOCAL, bimodal, climb
 
 from jaxoff.learners.actor_critic import Agents
 from jaxoff.training.spec import TrainSpec, resolve
+from tests import toys
 from tests.reference import actor_critic_numpy as ref
-from tests.test_actor_critic import (
-    SIZES,
-    SPEC,
-    A,
-    M,
-    batch_of,
-    double,
-    mine_of,
-    nets_of,
-    part,
-    rows_of,
-)
-from tests.test_icq import along, flat, slope
+from tests.test_actor_critic import SIZES, SPEC, A, M, mine_of, nets_of
 
 CEM: dict[str, Any] = {
     "search": "cem",
@@ -240,12 +229,12 @@ def test_ties_keep_the_policys_action_and_no_gradient_passes_the_target():
     ("name", "centralised"), [("softmax", False), ("cem", False), ("softmax", True)]
 )
 def test_actor_loss_and_gradient_equal_float64_numpy(name, centralised):
-    i, nets, batch, key = 1, nets_of(centralised), batch_of(), jax.random.key(4)
+    i, nets, batch, key = 1, nets_of(centralised), toys.steps_of(SPEC, M), jax.random.key(4)
     config = omar.Config(**SIZES, **FORMS[name], mimic=0.6, centralised=centralised)
 
     def losses(config: Any, nets: Any, batch: Any) -> Any:
         m = omar.method_of(config, SPEC)
-        critic, policy = part(nets["critic"], i), part(nets["policy"], i)
+        critic, policy = toys.part(nets["critic"], i), toys.part(nets["policy"], i)
         mine = mine_of(nets, batch, i)
         actor = jax.value_and_grad(lambda p: omar.actor_loss(m, p, critic, mine, key)[0])(policy)
         draws = [
@@ -256,9 +245,13 @@ def test_actor_loss_and_gradient_equal_float64_numpy(name, centralised):
 
     with jax.enable_x64(True):
         (loss, grads), noise = jax.tree.map(
-            np.asarray, jax.jit(losses)(double(config), nets, batch)
+            np.asarray, jax.jit(losses)(toys.double(config), nets, batch)
         )
-    rows, critic, policy = rows_of(batch), part(nets["critic"], i), part(nets["policy"], i)
+    rows, critic, policy = (
+        toys.arrays(batch),
+        toys.part(nets["critic"], i),
+        toys.part(nets["policy"], i),
+    )
     value = lambda samples: ref.first_values(critic, rows, i, samples, centralised)
     found, q = (
         ref.softmax_search(value, noise, 2.0)
@@ -271,23 +264,23 @@ def test_actor_loss_and_gradient_equal_float64_numpy(name, centralised):
     assert 0 < (target[:-1] == own[:-1]).all(-1).sum() < M - 1 or name != "softmax"
     wanted = lambda p: ref.actor_loss(p, critic, rows, i, target, centralised, 0.6, 1e-3)
     assert float(loss) == pytest.approx(wanted(policy), rel=1e-6)
-    difference, way = slope(wanted, policy, 3)
-    assert along(grads, way) == pytest.approx(difference, rel=1e-5)
+    difference, way = toys.slope(wanted, policy, 3)
+    assert toys.along(grads, way) == pytest.approx(difference, rel=1e-5)
 
 
 def test_coefficient_of_the_target_is_no_rate_of_slow_nets():
     # mimic = 1 neither freezes nor copies the slow nets: they go 1 % of the way.
     learner = omar.make(omar.Config(**SIZES, mimic=1.0, polyak=0.01), SPEC)
     before = jax.jit(learner.init)(jax.random.key(0))
-    after, out = jax.jit(learner.update)(before, batch_of(6), jax.random.key(1))
+    after, out = jax.jit(learner.update)(before, toys.steps_of(SPEC, 6), jax.random.key(1))
     for slow, old, new in (
         (after.target_critic, before.critic, after.critic),
         (after.target_policy, before.policy, after.policy),
     ):
         np.testing.assert_allclose(
-            flat(slow), 0.99 * flat(old) + 0.01 * flat(new), rtol=1e-4, atol=1e-6
+            toys.flat(slow), 0.99 * toys.flat(old) + 0.01 * toys.flat(new), rtol=1e-4, atol=1e-6
         )
-        assert np.abs(flat(new) - flat(old)).max() > 1e-5
+        assert np.abs(toys.flat(new) - toys.flat(old)).max() > 1e-5
     assert float(resolve(TrainSpec("omar", "mpe/spread/medium")).config.mimic[0]) == 1.0
     assert 0 <= float(out.metrics["search_better"]) <= 1
     assert isinstance(omar.method_of(omar.Config(**SIZES), SPEC).agents, Agents)

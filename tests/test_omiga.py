@@ -24,60 +24,24 @@ from jaxoff.losses.implicit_values import (
     implicit_policy_loss,
     implicit_value_loss,
 )
-from jaxoff.types import EnvSpec, TimeStep, Transition
+from jaxoff.types import EnvSpec, Transition
+from tests import toys
 from tests.reference import omiga_numpy as ref
 
-B, T, N, S, A, SEEN = 6, 3, 2, 3, 3, 2
-BOUND = 1.5
+B, T, N, A, BOUND = 6, 3, 2, 3, 1.5
 
 
 # ----------------------------------------------------------------------------------- small problems
 
 
 def spec_of(discrete: bool = True) -> EnvSpec:
-    return EnvSpec(
-        "small", N, SEEN, S, A, discrete, horizon=T, action_bound=1.0 if discrete else BOUND
-    )
+    bound = 1.0 if discrete else BOUND
+    return toys.spec_of(discrete, num_agents=N, horizon=T, action_bound=bound)
 
 
 def batch_of(discrete: bool = True) -> Transition:
-    """Windows [6, 3] of which two end early.
-
-    Action 2 of every second slot is unavailable; real actions may leave the bound.
-    """
-    rng = np.random.default_rng(0)
-    avail = np.ones((2, B, T, N, A))
-    if discrete:
-        avail[:, ::2, :, :, 2] = 0
-        actions = np.where(
-            avail[0, ..., 2] > 0, rng.integers(0, 3, (B, T, N)), rng.integers(0, 2, (B, T, N))
-        ).astype(np.int32)
-    else:
-        actions = np.clip(rng.normal(size=(B, T, N, A)) * BOUND, -1.2 * BOUND, BOUND)
-    valid = np.arange(T) < np.array([3, 3, 3, 3, 2, 1])[:, None]
-    return Transition(
-        obs=rng.normal(size=(B, T, N, SEEN)),
-        state=rng.normal(size=(B, T, S)),
-        avail=avail[0],
-        actions=actions,
-        reward=rng.normal(size=(B, T)),
-        terminated=(rng.random((B, T)) < 0.3).astype(float),
-        truncated=np.zeros((B, T)),
-        valid=valid.astype(float),
-        steps_before=np.tile(np.arange(T), (B, 1)),
-        episode=np.tile(np.arange(B)[:, None], (1, T)),
-        next_obs=rng.normal(size=(B, T, N, SEEN)),
-        next_state=rng.normal(size=(B, T, S)),
-        next_avail=avail[1],
-    )
-
-
-def rows_of(batch: Transition) -> dict[str, np.ndarray]:
-    return {
-        name: np.asarray(x).reshape(B * T, *x.shape[2:])
-        for name, x in batch._asdict().items()
-        if x is not None
-    }
+    """Windows of which two end early; real actions may leave the bound."""
+    return toys.batch_of(spec_of(discrete), (3, 3, 3, 3, 2, 1), (1, 3, 4), bound=1.2 * BOUND)
 
 
 def method(discrete: bool = True, **config: Any) -> omiga.Method:
@@ -94,10 +58,6 @@ def first_state(discrete: bool = True) -> omiga.State:
     return state._replace(
         target_critic=other.critic, target_mixer=other.mixer, target_value=other.value
     )
-
-
-def flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
 def nets_of(state: omiga.State) -> dict[str, Any]:
@@ -121,8 +81,7 @@ def evaluated(
     """Losses, their gradients and z of the small problem, in double precision."""
     with jax.enable_x64(True):
         m, batch = method(discrete, alpha=0.3, gamma=0.9, mask_actor=mask_actor), batch_of(discrete)
-        wide = lambda x: jnp.asarray(x, float) if jnp.issubdtype(x.dtype, jnp.floating) else x
-        state = jax.tree.map(wide, first_state(discrete))
+        state = toys.double(first_state(discrete))
 
         @jax.jit
         def compute(state: omiga.State):
@@ -162,7 +121,7 @@ CASES = pytest.mark.parametrize(
 def reference_loss(
     name: str, nets: dict[str, Any], discrete: bool, mask_actor: bool, top: float, z: np.ndarray
 ) -> float:
-    rows, bound = rows_of(batch_of(discrete)), 1.0 if discrete else BOUND
+    rows, bound = toys.rows_of(batch_of(discrete)), 1.0 if discrete else BOUND
     if name == "policy":
         return ref.policy_loss(nets, rows, z, discrete, bound, mask_actor)
     return (
@@ -174,7 +133,7 @@ def reference_loss(
 
 def reference_constants(nets: dict[str, Any], discrete: bool) -> tuple[float, np.ndarray]:
     """zmax and z."""
-    rows, bound = rows_of(batch_of(discrete)), 1.0 if discrete else BOUND
+    rows, bound = toys.rows_of(batch_of(discrete)), 1.0 if discrete else BOUND
     return ref.value_loss(nets, rows, 0.3, discrete, bound)[1], ref.exponents(
         nets, rows, 0.3, discrete, bound
     )[0]
@@ -312,58 +271,12 @@ def stepper(discrete: bool = True):
     )
 
 
-@pytest.mark.parametrize("discrete", [True, False], ids=["discrete", "continuous"])
-def test_padding_changes_nothing(discrete):
-    update, state, batch = stepper(discrete), first_state(discrete), batch_of(discrete)
-    off = batch.valid == 0
-    noise = {
-        "obs": np.where(off[..., None, None], 70.0, batch.obs),
-        "state": np.where(off[..., None], -70.0, batch.state),
-        "next_obs": np.where(off[..., None, None], -70.0, batch.next_obs),
-        "reward": np.where(off, 1e6, batch.reward),
-        "actions": np.where(
-            off.reshape(B, T, *[1] * (batch.actions.ndim - 2)), 2, batch.actions
-        ).astype(batch.actions.dtype),
-        "avail": np.where(off[..., None, None], 0.0, batch.avail),
-    }
-    clean, noisy = (update(state, b)[0] for b in (batch, batch._replace(**noise)))
-    np.testing.assert_array_equal(flat(clean), flat(noisy))
-
-
-def test_slow_nets_of_all_three_move_by_tau():
-    state = first_state()
-    after, _ = stepper()(state, batch_of(), polyak=0.25, lr=0.01)
-    for name in ("critic", "mixer", "value"):
-        old, new, slow = (
-            flat(x)
-            for x in (
-                getattr(state, f"target_{name}"),
-                getattr(after, name),
-                getattr(after, f"target_{name}"),
-            )
-        )
-        np.testing.assert_allclose(slow, 0.25 * new + 0.75 * old, rtol=1e-5, atol=1e-7)
-        assert np.abs(new - flat(getattr(state, name))).max() > 0
-
-
 def test_gradients_of_each_optimiser_are_clipped_apart():
     # Adam's mean after the first step is .1 g, so its norm is .1 of the clipped norm 1e-4; Q and
     # mixer share one.
     after, _ = stepper()(first_state(), batch_of(), max_grad_norm=1e-4)
     for opt in (after.policy_opt, after.critic_opt, after.value_opt):
-        assert np.linalg.norm(flat(opt[1][0].mu)) == pytest.approx(1e-5, rel=1e-4)
-
-
-def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():
-    # Q = 0, V(next) = 2 of each of two agents, w = 1, b = 0: V_tot = 4; r = 1, gamma = .5.
-    # Terminated: (0 - 1)^2 = 1. Truncated, as the time limit of a battle: (0 - 1 - .5 * 4)^2 = 9.
-    state = constant_state(first_state(), q=np.zeros(A), v=2.0)
-    ones, zeros = np.ones((B, T)), np.zeros((B, T))
-    for terminated, truncated, loss in ((ones, zeros, 1.0), (zeros, ones, 9.0)):
-        ended = batch_of()._replace(reward=ones, terminated=terminated, truncated=truncated)
-        assert float(stepper()(state, ended, gamma=0.5)[1].metrics["critic"]) == pytest.approx(
-            loss, rel=1e-5
-        )
+        assert np.linalg.norm(toys.flat(opt[1][0].mu)) == pytest.approx(1e-5, rel=1e-4)
 
 
 def test_policies_are_weighted_by_v_before_its_step_and_metrics_are_the_losses():
@@ -428,8 +341,8 @@ def constant_state(state: omiga.State, q: np.ndarray, v: float) -> omiga.State:
 
 @pytest.mark.parametrize("mask_actor", [True, False])
 def test_executed_policies_never_take_unavailable_actions(mask_actor):
-    no, avail = jnp.zeros((), bool), jnp.array([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-    seen = TimeStep(jnp.ones((N, SEEN)), jnp.ones(S), avail, jnp.zeros(()), no, no, jnp.full(N, -1))
+    avail = jnp.array([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    seen = toys.seen(spec_of(), avail=avail)
     m = method(mask_actor=mask_actor)
     probs = np.asarray(omiga.policy_of(m, first_state().policy).distribution((), seen)[1].probs)
     np.testing.assert_array_equal(probs > 0, avail > 0)
@@ -439,7 +352,7 @@ def test_extreme_temperatures_and_rewards_stay_finite():
     state, batch = first_state(), batch_of()
     for _ in range(3):
         state, out = stepper()(state, batch._replace(reward=1e3 * batch.reward), alpha=1e-3)
-    assert np.isfinite(flat(state)).all() and all(
+    assert np.isfinite(toys.flat(state)).all() and all(
         np.isfinite(float(x)) for x in out.metrics.values()
     )
 
@@ -453,16 +366,7 @@ def test_learned_value_normalises_the_weights_in_one_state(optimised):
     # near mu exp((Q - V) / alpha).
     q, mu = np.array([0.0, 1.0, 3.0]), np.array([0.5, 0.3, 0.2])
     actions = np.repeat(np.arange(3), (10 * mu).astype(int))[:, None].repeat(N, 1).astype(np.int32)
-    ones, zeros = np.ones(10, np.float32), np.zeros(10, np.float32)
-    obs, state_, avail = (
-        np.ones((10, N, SEEN), np.float32),
-        np.ones((10, S), np.float32),
-        np.ones((10, N, A), np.float32),
-    )
-    none = np.zeros(10, np.int32)
-    batch = Transition(
-        obs, state_, avail, actions, zeros, ones, zeros, ones, none, none, obs, state_, avail
-    )
+    batch = toys.plays(spec_of(), actions, 0.0)
     m = method(alpha=2.0, polyak=0.0, lr=2e-3)
     start = constant_state(first_state(), q, 0.0)
     start = start._replace(value=first_state().value)
@@ -472,12 +376,12 @@ def test_learned_value_normalises_the_weights_in_one_state(optimised):
         return lax.scan(lambda s, _: (omiga.update(m, s, batch)[0], None), state, None, 3000)[0]
 
     after = train(start)
-    v = m.value.apply(after.value, omiga.with_number(jnp.asarray(obs[0])))[:, 0]
+    v = m.value.apply(after.value, omiga.with_number(batch.obs[0]))[:, 0]
     np.testing.assert_allclose(v, np.full(N, 2 * np.log((mu * np.exp(q / 2)).sum())), atol=2e-3)
     np.testing.assert_allclose(
         (mu * np.exp((q - np.asarray(v)[:, None]) / 2)).sum(-1), np.ones(N), atol=1e-3
     )
-    logits = m.actor.apply(after.policy, omiga.with_number(jnp.asarray(obs[0])))
+    logits = m.actor.apply(after.policy, omiga.with_number(batch.obs[0]))
     best = mu * np.exp(q / 2) / (mu * np.exp(q / 2)).sum()
     np.testing.assert_allclose(jax.nn.softmax(logits), np.tile(best, (N, 1)), atol=0.01)
 
@@ -486,8 +390,7 @@ def test_small_alpha_leaves_the_data_on_xor_c_and_large_alpha_clones(optimised):
     # (c) holds AA, AB, BA: B pays more whatever the other does, so a sum of local values prefers
     # (B, B), which pays -2.
     data = place(recipes.xor("c", episodes=300), make_matrix("xor", XOR).spec)
-    sampler, obs, no = samplers.uniform(128), jnp.ones((2, 1)), jnp.zeros((), bool)
-    first = TimeStep(obs, obs[0], jnp.ones((2, 2)), jnp.zeros(()), no, no, jnp.full(2, -1))
+    sampler, first = samplers.uniform(128), toys.seen(data.spec)
 
     def one(alpha: jax.Array) -> jax.Array:
         learner = omiga.make(

@@ -24,28 +24,11 @@ from jaxoff.envs.games.matrix import XOR, make_matrix
 from jaxoff.names import Task
 from jaxoff.report.tables import write
 from jaxoff.types import EnvSpec, Feedback, Learner, Out, Policy, Transition
+from tests import toys
 
 SPEC = EnvSpec(
     "small", num_agents=2, obs_size=1, state_size=1, action_size=1, discrete=False, horizon=4
 )
-
-
-def batch_of(actions, spec: EnvSpec = SPEC, valid=None) -> Transition:
-    """Actions [B(, T), N(, A)] with observations of ones."""
-    actions = jnp.asarray(actions, jnp.int32 if spec.discrete else jnp.float32)
-    lead = actions.shape[: actions.ndim - len(spec.action_shape)]
-    n, a = spec.num_agents, spec.action_size
-    obs, state, avail = (
-        jnp.ones((*lead, n, spec.obs_size)),
-        jnp.ones((*lead, spec.state_size)),
-        jnp.ones((*lead, n, a)),
-    )
-    zeros = jnp.zeros(lead)
-    valid = jnp.ones(lead) if valid is None else jnp.asarray(valid, jnp.float32)
-    count = jnp.zeros(lead, jnp.int32)
-    return Transition(
-        obs, state, avail, actions, zeros, zeros, zeros, valid, count, count, obs, state, avail
-    )
 
 
 def constant_policy(actions) -> Policy:
@@ -69,7 +52,7 @@ def leaves_of(tree, count: int) -> np.ndarray:
 
 def test_distance_of_two_agents_is_one_as_a_mean_and_two_as_a_sum():
     # actions (1, 1), policy (0, 0): mean of 1 and 1 is 1, their sum 2
-    batch, policy = batch_of([[[1.0], [1.0]]]), constant_policy([[0.0], [0.0]])
+    batch, policy = toys.plays(SPEC, [[[1.0], [1.0]]], 0.0), constant_policy([[0.0], [0.0]])
     np.testing.assert_allclose(pjap.joint_distance(policy, batch, SPEC), [1.0])
     np.testing.assert_allclose(pjap.joint_distance(policy, batch, SPEC, "sum"), [2.0])
 
@@ -102,7 +85,7 @@ def test_distance_averages_true_action_dimensions_and_agents_only():
     # agent 0 has 1 of 2 dimensions: gaps 0.5 | 0.2, 0.8 -> mean over three = 0.5; the padded 9 is
     # not seen
     spec = EnvSpec("padded", 2, 1, 1, 2, False, 1, action_sizes=(1, 2))
-    batch = batch_of([[[0.5, 9.0], [0.2, -0.8]]], spec)
+    batch = toys.plays(spec, [[[0.5, 9.0], [0.2, -0.8]]], 0.0)
     np.testing.assert_allclose(
         pjap.joint_distance(constant_policy(jnp.zeros((2, 2))), batch, spec), [0.5], rtol=1e-6
     )
@@ -110,7 +93,7 @@ def test_distance_averages_true_action_dimensions_and_agents_only():
 
 def test_recorded_actions_are_clipped_on_request():
     # 3 is clipped to the bound 1: mean(|1 - 0|, |0.5 - 0|) = 0.75, else mean(3, 0.5) = 1.75
-    batch, policy = batch_of([[[3.0], [0.5]]]), constant_policy([[0.0], [0.0]])
+    batch, policy = toys.plays(SPEC, [[[3.0], [0.5]]], 0.0), constant_policy([[0.0], [0.0]])
     np.testing.assert_allclose(pjap.joint_distance(policy, batch, SPEC, clip=True), [0.75])
     np.testing.assert_allclose(pjap.joint_distance(policy, batch, SPEC), [1.75])
 
@@ -127,13 +110,13 @@ def test_discrete_distance_is_the_mean_probability_of_another_action():
         ),
     )
     np.testing.assert_allclose(
-        pjap.joint_distance(policy, batch_of([[0, 1]], spec), spec), [0.25], rtol=1e-5
+        pjap.joint_distance(policy, toys.plays(spec, [[0, 1]], 0.0), spec), [0.25], rtol=1e-5
     )
 
 
 def test_a_window_is_the_mean_over_its_valid_steps():
     # policy 0; agent-mean gaps 0.2, 0.4, and a padded step of 9: (0.2 + 0.4) / 2 = 0.3
-    batch = batch_of([[[[0.2], [0.2]], [[0.3], [0.5]], [[9.0], [9.0]]]], valid=[[1, 1, 0]])
+    batch = toys.plays(SPEC, [[[[0.2], [0.2]], [[0.3], [0.5]], [[9.0], [9.0]]]], 0.0, [[1, 1, 0]])
     np.testing.assert_allclose(
         pjap.joint_distance(constant_policy([[0.0], [0.0]]), batch, SPEC), [0.3], rtol=1e-6
     )
@@ -149,12 +132,12 @@ def test_memory_starts_empty_at_each_window_and_sees_the_previous_actions():
     policy = Policy(lambda shape: jnp.zeros((*shape, 2, 1)), distribution)
     window = jnp.tile(jnp.array([0.1, 0.2, 0.4])[None, :, None, None], (2, 1, 2, 1))
     np.testing.assert_allclose(
-        pjap.joint_distance(policy, batch_of(window), SPEC), [0.1, 0.1], rtol=1e-5
+        pjap.joint_distance(policy, toys.plays(SPEC, window, 0.0), SPEC), [0.1, 0.1], rtol=1e-5
     )
 
 
 def test_distance_carries_no_gradient():
-    batch = batch_of([[[1.0], [1.0]]])
+    batch = toys.plays(SPEC, [[[1.0], [1.0]]], 0.0)
     grad = jax.grad(
         lambda x: pjap.joint_distance(constant_policy(jnp.full((2, 1), 0.0) + x), batch, SPEC).sum()
     )(0.3)

@@ -25,12 +25,12 @@ from jaxoff.learners.decomposition import Decomposed, Decomposition, decompositi
 from jaxoff.losses import credit
 from jaxoff.nets.gat import GraphAttention
 from jaxoff.optimisers import rmsprop
-from jaxoff.types import EnvSpec, Episodes, TimeStep, Transition
+from jaxoff.types import EnvSpec, Episodes, Transition
+from tests import toys
 from tests.reference import sit_numpy as ref
 from tests.reference.credit_toy import credit_episodes, credit_spec
-from tests.test_icq import along, flat, slope
 
-N, WIDTH, S, A, T = 3, 2, 3, 3, 4
+N, WIDTH, A, T = 3, 2, 3, 4
 TYPES = (0, 0, 1)
 LENGTHS = np.array([4, 2, 3, 1, 4, 3])
 SIZES: dict[str, Any] = {
@@ -43,46 +43,18 @@ SIZES: dict[str, Any] = {
 
 
 def spec_of(discrete: bool = True) -> EnvSpec:
-    return EnvSpec("small", N, WIDTH, S, A, discrete, T, agent_types=TYPES)
+    return toys.spec_of(discrete, agent_types=TYPES)
 
 
-@functools.cache
-def episodes_of(discrete: bool = True, seed: int = 0) -> Episodes:
-    """Episodes of 4, 2, 3, 1, 4, 3 steps, every second terminates; action 2 is unavailable in the
-    first two.
-    """
-    rng, count = np.random.default_rng(seed), len(LENGTHS)
-    filled, slots = np.arange(T) < LENGTHS[:, None], np.arange(T + 1) <= LENGTHS[:, None]
-    last = np.arange(T) == LENGTHS[:, None] - 1
-    ends = last & (np.arange(count) % 2 == 0)[:, None]
-    avail = np.ones((count, T + 1, N, A)) * slots[..., None, None]
-    avail[:2, ..., 2] = 0
-    actions = rng.integers(
-        0, np.where(np.arange(count) < 2, 2, 3)[:, None, None], (count, T, N)
-    ).astype(np.int32)
-    return Episodes(
-        obs=(rng.normal(size=(count, T + 1, N, WIDTH)) * slots[..., None, None]).astype(np.float32),
-        state=(rng.normal(size=(count, T + 1, S)) * slots[..., None]).astype(np.float32),
-        avail=avail.astype(np.float32),
-        actions=actions * filled[..., None]
-        if discrete
-        else rng.uniform(-1, 1, (count, T, N, A)).astype(np.float32),
-        reward=(rng.normal(size=(count, T)) * filled).astype(np.float32),
-        terminated=ends,
-        truncated=last & ~ends,
-        filled=filled,
-        behaviour_level=rng.integers(0, 3, (count, N)).astype(np.int32),
-    )
+def episodes_of(discrete: bool = True) -> Episodes:
+    """Episodes of which every second terminates, with rewards of the team alone."""
+    data = toys.single(toys.episodes_of(spec_of(discrete), LENGTHS, (0, 2, 4)))
+    return data._replace(agent_reward=None, reward=data.reward * data.filled)
 
 
 @functools.cache
 def dataset_of(discrete: bool = True) -> Dataset:
     return place(episodes_of(discrete), spec_of(discrete))
-
-
-def random_like(tree: Any, seed: int) -> Any:
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: 0.7 * rng.normal(size=x.shape), tree)
 
 
 @functools.cache
@@ -91,7 +63,7 @@ def started(discrete: bool, **switches: Any) -> tuple[sit.Method, Any]:
     m = sit.method_of(sit.Config(**SIZES | switches), spec_of(discrete))
     state = jax.eval_shape(lambda d: sit.prepare(m, (), d, jax.random.key(0)), dataset_of(discrete))
     trees = {
-        name: random_like(getattr(state, name), seed)
+        name: toys.drawn(getattr(state, name), seed)
         for seed, name in enumerate(("policy", "critic", "target_critic"))
     }
     if not discrete:
@@ -181,7 +153,7 @@ def test_the_decomposition_equals_float64_numpy(kind):
     # Eq. 1-3, value and slope; T6 and T28: own rewards add up to the total, unless it is a monotone
     # mix of them.
     model = Decomposition(spec_of(), 2, 4, kind)
-    params = random_like(jax.eval_shape(model.init, jax.random.key(0)), 3)
+    params = toys.drawn(jax.eval_shape(model.init, jax.random.key(0)), 3)
     data = episodes_of()
     whole = jax.tree.map(np.asarray, dataset_of().window(dataset_of().episode_row, T))
     rows = [
@@ -201,11 +173,11 @@ def test_the_decomposition_equals_float64_numpy(kind):
             )
         )
         ((loss, told), grads), (own, totals) = both(params)
-    wanted, way = slope(lambda p: ref.decomposition_loss(members(p), rows, kind), params, 1)
+    wanted, way = toys.slope(lambda p: ref.decomposition_loss(members(p), rows, kind), params, 1)
     assert float(loss) == pytest.approx(
         ref.decomposition_loss(members(params), rows, kind), rel=1e-6
     )
-    assert along(grads, way) == pytest.approx(wanted, rel=1e-5)
+    assert toys.along(grads, way) == pytest.approx(wanted, rel=1e-5)
     mean = np.mean(
         [[ref.own_rewards(p, s, x, kind)[0] for s, x, _ in rows] for p in members(params)], 0
     )
@@ -227,7 +199,7 @@ def test_a_fit_to_steps_is_one_to_the_episodes_they_are_of():
     # Stage I may draw single steps: none of them is padding, and all of them have the loss and the
     # slope of all episodes.
     model, data = Decomposition(spec_of(), 2, 4), dataset_of()
-    params = random_like(jax.eval_shape(model.init, jax.random.key(0)), 3)
+    params = toys.drawn(jax.eval_shape(model.init, jax.random.key(0)), 3)
     batches = data.steps(data.step_row), data.window(data.episode_row, T)
     of_steps, of_episodes = jax.jit(
         lambda p: [jax.value_and_grad(lambda p, b=b: fit(model, p, b)[0])(p) for b in batches]
@@ -246,7 +218,7 @@ def test_attention_shares_one_among_the_agents():
     # T5. r_i = 1 for all, so own rewards are lambda: they add up to 1, go with their agents, and
     # are 1 for a single one.
     model = Decomposition(spec_of(), members=2, hidden=4)
-    params = random_like(jax.eval_shape(model.init, jax.random.key(0)), 0)
+    params = toys.drawn(jax.eval_shape(model.init, jax.random.key(0)), 0)
     last = params["params"]["reward"]["Dense_2"]
     params["params"]["reward"]["Dense_2"] = {
         "kernel": 0 * last["kernel"],
@@ -273,7 +245,7 @@ def test_agents_that_see_nothing_get_no_reward_if_so_chosen():
     for mask in (False, True):
         model = Decomposition(spec_of(), members=2, hidden=4, mask_dead=mask)
         own, total = jax.jit(model.predict)(
-            random_like(jax.eval_shape(model.init, jax.random.key(0)), 0), rows
+            toys.drawn(jax.eval_shape(model.init, jax.random.key(0)), 0), rows
         )
         assert (np.asarray(own)[..., 1] == 0).all() == mask
         np.testing.assert_allclose(own.sum(-1), total, rtol=1e-4, atol=1e-6)
@@ -431,7 +403,7 @@ def test_the_replay_equals_float64_numpy():
     # Eq. 4-7 and the bounded weights, over a dataset of two types and ragged lengths.
     c = {"gamma": 0.9, "alpha": 3.0, "eta": 0.7, "u_floor": 0.01, "weight_max": 3.0}
     model = Decomposition(spec_of(), 3, 4)
-    params = random_like(jax.eval_shape(model.init, jax.random.key(0)), 3)
+    params = toys.drawn(jax.eval_shape(model.init, jax.random.key(0)), 3)
     found, data = replay(c, params), episodes_of()
     own = np.zeros((3, 6, T, N))
     for e, t in np.argwhere(data.filled):
@@ -459,7 +431,7 @@ def test_ablations_of_the_replay():
     # members=1: weights are 1. none: everybody is paid the team's reward, and the agents of an
     # episode tie. team: priorities stay.
     model = Decomposition(spec_of(), 3, 4)
-    params, data = random_like(jax.eval_shape(model.init, jax.random.key(0)), 3), episodes_of()
+    params, data = toys.drawn(jax.eval_shape(model.init, jax.random.key(0)), 3), episodes_of()
     single = replay({"members": 1}, jax.tree.map(lambda x: x[:1], params))
     assert (single.weight == 1).all()
     none = replay({"decomposition": "none"})
@@ -530,8 +502,8 @@ def test_losses_and_gradients_equal_float64_numpy(discrete, config):
         by_agent(p), by_agent(state.target_critic), draws, c.gamma, gat, skip
     )
     assert critic[0] == pytest.approx(value(state.critic), rel=1e-6)
-    wanted, way = slope(value, state.critic, 2)
-    assert along(critic[1], way) == pytest.approx(wanted, rel=1e-5)
+    wanted, way = toys.slope(value, state.critic, 2)
+    assert toys.along(critic[1], way) == pytest.approx(wanted, rel=1e-5)
 
     def policy_loss(p: Any) -> float:
         nets, log_std = (by_agent(p), None) if discrete else (by_agent(p.net), by_agent(p.log_std))
@@ -541,60 +513,15 @@ def test_losses_and_gradients_equal_float64_numpy(discrete, config):
 
     assert actor[0] == pytest.approx(policy_loss(state.policy), rel=1e-6)
     if c.actor_weight == "value":  # an advantage's baseline moves with pi, but its weight is held
-        wanted, way = slope(policy_loss, state.policy, 3)
-        assert along(actor[1], way) == pytest.approx(wanted, rel=1e-5) and abs(wanted) > 1e-3
-
-
-@functools.cache
-def stepper(discrete: bool = True, **switches: Any):
-    """A compiled update, and its start."""
-    last = sit.make(sit.Config(**SIZES | {"decomposition": "none"} | switches), spec_of(discrete))[
-        -1
-    ]
-    return jax.jit(last.learner.update), jax.jit(lambda d: last.prepare((), d, jax.random.key(1)))(
-        dataset_of(discrete)
-    )
-
-
-def test_padding_changes_nothing():
-    # T15, T16, T19: nonsense in padding, huge values among it, and no available action.
-    update, state = stepper()
-    batch = jax.tree.map(jnp.asarray, drawn())
-    off = jnp.asarray(batch.valid) == 0
-    put = lambda x, value: jnp.where(off.reshape(*off.shape, *[1] * (x.ndim - 2)), value, x)
-    dirty = batch._replace(
-        obs=put(batch.obs, 1e3),
-        avail=put(batch.avail, 0.0),
-        actions=put(batch.actions, 1),
-        agent_reward=put(batch.agent_reward, 1e6),
-        weight=put(batch.weight, 1e6),
-        terminated=put(batch.terminated, 1.0),
-    )
-    assert off.any()
-    one, two = (update(state, b, jax.random.key(0))[0] for b in (batch, dirty))
-    np.testing.assert_allclose(
-        flat((one.policy, one.critic)), flat((two.policy, two.critic)), rtol=1e-5, atol=1e-7
-    )
-    assert (
-        np.isfinite(flat(two.policy)).all()
-        and np.abs(flat(two.critic) - flat(state.critic)).max() > 0
-    )
-
-
-def test_the_slow_critic_is_copied_every_hundred_updates():
-    # T33. Update 99 leaves it, update 100 copies.
-    update, state = stepper()
-    state, _ = update(state._replace(updates=jnp.int32(98)), drawn(), jax.random.key(0))
-    assert np.abs(flat(state.critic) - flat(state.target_critic)).max() > 0
-    state, _ = update(state, drawn(), jax.random.key(0))
-    np.testing.assert_array_equal(flat(state.critic), flat(state.target_critic))
+        wanted, way = toys.slope(policy_loss, state.policy, 3)
+        assert toys.along(actor[1], way) == pytest.approx(wanted, rel=1e-5) and abs(wanted) > 1e-3
 
 
 def test_the_graph_treats_mates_alike_and_the_one_that_looks_differently():
     # T4. Other agents in another order: the same value. Another agent looking: another value.
     net, rng = GraphAttention(5), np.random.default_rng(0)
     team = rng.normal(size=(7, N, WIDTH))
-    params = random_like(jax.eval_shape(net.init, jax.random.key(0), team, team[:, 0]), 0)
+    params = toys.drawn(jax.eval_shape(net.init, jax.random.key(0), team, team[:, 0]), 0)
     base = np.asarray(net.apply(params, team, team[:, 0]))
     np.testing.assert_allclose(
         net.apply(params, team[:, [0, 2, 1]], team[:, 0]), base, rtol=1e-5, atol=1e-6
@@ -615,7 +542,7 @@ def test_an_agent_with_one_available_action_learns_nothing():
     loss = lambda p, b: sit.actor_loss(m, p, state.critic, sit.view_of(m, b), jax.random.key(0))
     grads, told = jax.jit(jax.grad(loss, has_aux=True))(state.policy, batch)
     assert float(told["log_prob"]) == pytest.approx(0, abs=1e-6)
-    assert np.abs(flat(grads)).max() < 1e-6
+    assert np.abs(toys.flat(grads)).max() < 1e-6
 
 
 def chain(ends: bool) -> tuple[EnvSpec, Episodes]:
@@ -737,11 +664,7 @@ def test_an_agent_plays_what_its_mate_did_well():
 
     m = sit.method_of(sit.Config(**SIZES | {"decomposition": "none"}), spec)
     policy = m.actors.policy(jax.jit(train)(jax.random.key(0), dataset))
-    no = jnp.zeros((), bool)
-    seen = TimeStep(
-        ones[0, 0], ones[0, 0, 0], jnp.ones((2, 2)), jnp.zeros(()), no, no, jnp.full(2, -1)
-    )
-    probs = policy.distribution(policy.initial(()), seen)[1].probs
+    probs = policy.distribution(policy.initial(()), toys.seen(spec))[1].probs
     assert (probs[:, 1] > 0.9).all(), probs
 
 
@@ -771,13 +694,10 @@ def test_execution_is_decentralised_and_types_have_nets_of_their_own():
     # T34. What others see does not move agent i's distribution. Agent 2, of another type, has other
     # weights.
     m, state = started(True)
-    policy, rng, no = sit.policy_of(m, state.policy), np.random.default_rng(0), jnp.zeros((), bool)
+    policy, rng = sit.policy_of(m, state.policy), np.random.default_rng(0)
     obs = rng.normal(size=(N, WIDTH))
     at = lambda obs: np.asarray(
-        policy.distribution(
-            policy.initial(()),
-            TimeStep(obs, jnp.zeros(S), jnp.ones((N, A)), jnp.zeros(()), no, no, jnp.full(N, -1)),
-        )[1].logits
+        policy.distribution(policy.initial(()), toys.seen(spec_of(), obs))[1].logits
     )
     base, other = at(obs), at(np.concatenate([obs[:1], rng.normal(size=(2, WIDTH))]))
     np.testing.assert_array_equal(base[0], other[0])

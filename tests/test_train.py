@@ -1,5 +1,6 @@
-"""Training: every learner's structure, seeds, traces; lost runs; the loop's promises; evaluation;
-errors.
+"""Training: every learner's seeds and traces; lost runs; the loop's promises; evaluation; errors.
+
+What an update of every learner does is in `test_invariants.py`.
 """
 
 from __future__ import annotations
@@ -38,16 +39,6 @@ def forms(*names: str, slow: tuple[str, ...] = ()):
     )
 
 
-def parts(name: str):
-    """(job, env, dataset, config of run 0, stages) of a form."""
-    form = FORMS[name]
-    job, env = resolve(form.spec), registry.make_env(form.spec.task)
-    options = DataOptions(form.spec.data_seed, form.spec.data_episodes)
-    dataset = place(registry.make_data(form.spec.task, options), env.spec)
-    config = jax.tree.map(lambda x: x[0], job.config)
-    return job, env, dataset, config, job.stages(config, env.spec)
-
-
 def test_the_table_has_every_registered_learner():
     # entry points of other packages are theirs to test
     ours = {
@@ -56,111 +47,6 @@ def test_the_table_has_every_registered_learner():
         if all(m.__name__.startswith("jaxoff.baselines.") for m in registry.forms(name).values())
     }
     assert ours == {form.spec.method for form in FORMS.values()}
-
-
-# ------------------------------------------------------------------------- structure of one update
-
-
-def spoil_padding(batch, spec: EnvSpec):
-    """Garbage in all that lies beyond the slot after the last step of an episode.
-
-    That slot itself is real.
-    """
-    now = batch.valid == 0  # [B, T] no step here
-    slot = jnp.concatenate([jnp.zeros_like(now[:, :1]), now[:, :-1]], 1)  # no slot here: one later
-
-    def put(x, where, value):
-        return jnp.where(
-            where.reshape(where.shape + (1,) * (x.ndim - 2)), jnp.asarray(value, x.dtype), x
-        )
-
-    return batch._replace(
-        obs=put(batch.obs, slot, 7.5),
-        state=put(batch.state, slot, -3.5),
-        avail=put(batch.avail, slot, 1),
-        actions=put(batch.actions, now, spec.action_size - 1 if spec.discrete else 0.7),
-        reward=put(batch.reward, now, 11.0),
-        terminated=put(batch.terminated, now, 1.0),
-        truncated=put(batch.truncated, now, 1.0),
-        next_obs=put(batch.next_obs, now, 7.5),
-        next_state=put(batch.next_state, now, -3.5),
-        next_avail=put(batch.next_avail, now, 1),
-        weight=None if batch.weight is None else put(batch.weight, now, 5.0),
-        agent_reward=None if batch.agent_reward is None else put(batch.agent_reward, now, -9.0),
-    )
-
-
-# Episodes of one step have no padding: those forms are slow where the method has one with longer
-# episodes.
-@forms(
-    slow=(
-        "bc",
-        "bc-pjap",
-        "inspo",
-        "inspo-rows",
-        "qmix",
-        "bcq-stages",
-        "icq",
-        "cfcql",
-        "cfcql-samples",
-        "omar",
-        "facmac",
-        "madt",
-        "yanhui",
-    )
-)
-def test_one_update_trains_what_it_should_and_ignores_padding(name):
-    form, (job, env, dataset, config, stages) = FORMS[name], parts(name)
-
-    def first_updates(key, dataset):
-        """Each stage: (state before, after, after the same batch with spoilt padding, number of
-        padded steps).
-        """
-        found, state = [], None
-        for stage in stages:
-            key, init, draw, step = jax.random.split(key, 4)
-            before = (
-                stage.learner.init(init)
-                if stage.prepare is None
-                else stage.prepare(state, dataset, init)
-            )
-            sampler = job.sampler(stage, before, config, env, step)
-            items = sampler.draw(sampler.init(dataset), dataset, draw)
-            batch = spoilt = sampler.gather(dataset, items)
-            # some steps more than the longest episode has, so that each has padding
-            if config.window:
-                if stage.sampler is None:
-                    batch = dataset.window(dataset.episode_row[items], dataset.max_length + 3)
-                else:  # its items may be no episodes
-                    batch = jax.tree.map(
-                        lambda x: jnp.pad(x, [(0, 0), (0, 3), *[(0, 0)] * (x.ndim - 2)]), batch
-                    )
-                spoilt = spoil_padding(batch, env.spec)
-            # One traced update for both batches, so that the same instructions run.
-            batches = jax.tree.map(lambda *x: jnp.stack(x), batch, spoilt)
-            both = jax.lax.map(
-                lambda b, s=before, k=step, learner=stage.learner: learner.update(s, b, k)[0],
-                batches,
-            )
-            state, again = (jax.tree.map(lambda x, i=i: x[i], both) for i in range(2))
-            found.append((before, state, again, jnp.sum(batch.valid == 0)))
-        return found
-
-    found = jax.jit(first_updates)(jax.random.key(3), dataset)
-    assert len(found) == len(form.trained)
-    for (before, after, again, padded), trained in zip(found, form.trained, strict=True):
-        chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
-        chex.assert_tree_all_finite(after)
-        for part in trained:
-            moved = jax.tree.map(
-                lambda old, new: bool(jnp.any(old != new)), part(before), part(after)
-            )
-            assert jax.tree.leaves(moved) and all(jax.tree.leaves(moved)), moved
-        if config.window:
-            assert padded > 0  # else the next line says nothing
-        chex.assert_trees_all_equal(after, again)
-    for part in form.fixed:
-        chex.assert_trees_all_equal(part(found[-1][0]), part(found[-1][1]))
 
 
 # ----------------------------------------------------------------------------------- the run axis

@@ -12,27 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxoff.types import EnvSpec, Transition
-from tests.reference import value_toys as toys
 from tests.reference.inspo_numpy import gru_cell
 from tests.reference.value_numpy import Arrays, Tree, dense, mlp, q_mixer
-
-SPEC = EnvSpec("small", toys.N, 2, toys.S, toys.A, discrete=False, horizon=toys.T)
-
-
-def real_batch(seed: int = 0, dtype: Any = np.float32) -> Transition:
-    """The ragged windows [5, 4] of `value_toys`, with real actions, some beyond the bound, and a
-    reward of each agent.
-    """
-    batch, rng = toys.random_batch(seed, dtype), np.random.default_rng(seed + 1)
-    actions = rng.uniform(-1.3, 1.3, batch.avail.shape).astype(dtype)
-    own = rng.normal(size=batch.avail.shape[:-1]).astype(dtype)
-    return batch._replace(
-        actions=actions,
-        avail=np.ones_like(actions),
-        next_avail=np.ones_like(actions),
-        agent_reward=own,
-    )
 
 
 def member(tree: Any, *index: int) -> Any:

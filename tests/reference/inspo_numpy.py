@@ -140,6 +140,70 @@ def teammates_log_prob(
 # iteration
 
 
+def pick(table: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """Entries [M] of a table [M, A] at the actions."""
+    return np.take_along_axis(table, actions[:, None], 1)[:, 0]
+
+
+def log_probs(net: Net, i: int, rows: dict[str, np.ndarray], later: str = "") -> np.ndarray:
+    """log pi [M, A] of agent i, at the observations now or (later="next_") next."""
+    return log_softmax(forward(net, rows[later + "obs"][:, i])[0], rows[later + "avail"][:, i])
+
+
+def critic_step(
+    me: dict[str, Any],
+    i: int,
+    rows: dict[str, np.ndarray],
+    counts: np.ndarray,
+    beta: float,
+    c: dict[str, Any],
+) -> float:
+    """A step of agent i's critic and of its slow copy, in place; the loss."""
+    actions, avail, total = rows["actions"][:, i], rows["avail"][:, i], counts.sum()
+    next_log_mu = np.maximum(log_probs(me["mu"], i, rows, "next_"), np.log(1e-6))
+    next_q = forward(me["target"], rows["next_state"])[0]
+    next_log_pi = log_probs(me["policy"], i, rows, "next_")
+    next_value = soft_value(next_log_pi, next_q, next_log_mu, me["alpha"], beta)
+    target = rows["reward"] + c["gamma"] * (1 - rows["terminated"]) * next_value
+    q, inputs = forward(me["critic"], rows["state"])
+    loss = (counts * conservative_value_loss(q, target, actions, avail, c["cql"])).sum() / total
+    grad = np.eye(q.shape[1])[actions] * (2 * (pick(q, actions) - target) - c["cql"])[:, None]
+    grad = grad + c["cql"] * np.exp(log_softmax(q, avail))
+    grads = backward(me["critic"], inputs, grad * counts[:, None] / total)
+    me["critic"] = me["critic_opt"].step_net(me["critic"], grads)
+    me["target"] = [
+        tuple(c["tau"] * new + (1 - c["tau"]) * old for new, old in zip(*layers, strict=True))
+        for layers in zip(me["critic"], me["target"], strict=True)
+    ]
+    return loss
+
+
+def policy_step(
+    me: dict[str, Any],
+    i: int,
+    rows: dict[str, np.ndarray],
+    counts: np.ndarray,
+    beta: float,
+    c: dict[str, Any],
+) -> tuple[float, float]:
+    """A step of agent i's policy, in place; the loss, and the divergence from the behaviour."""
+    actions, total = rows["actions"][:, i], counts.sum()
+    log_mu = np.maximum(log_probs(me["mu"], i, rows), np.log(1e-6))
+    q = forward(me["target"], rows["state"])[0]
+    logits, inputs = forward(me["policy"], rows["obs"][:, i])
+    log_pi = log_softmax(logits, rows["avail"][:, i])
+    pi = np.exp(log_pi)
+    soft = c["baseline"] == "soft"
+    base = soft_value(log_pi, q, log_mu, me["alpha"], beta) if soft else (pi * q).sum(1)
+    weight = policy_weight(pick(q, actions) - base, pick(log_mu, actions), me["alpha"], beta)
+    loss = weighted_policy_loss(pick(log_pi, actions), weight, counts, c["normalise"])
+    share = counts * weight / ((counts * weight).sum() if c["normalise"] else total)
+    grads = backward(me["policy"], inputs, share[:, None] * (pi - np.eye(q.shape[1])[actions]))
+    me["policy"] = me["policy_opt"].step_net(me["policy"], grads)
+    divergence = (counts * soft_value(log_pi, np.zeros_like(q), log_mu, -1.0, 0.0)).sum() / total
+    return loss, divergence
+
+
 def iteration(
     agents: list[dict[str, Any]],
     rows: dict[str, np.ndarray],
@@ -154,75 +218,27 @@ def iteration(
     "policy_opt", "critic_opt". c: gamma, tau, cql, power, normalise, baseline ("expected" or
     "soft"), spo.
     """
-    valid, actions, avail = rows["valid"], rows["actions"], rows["avail"]
-    log_pi_of = lambda agent, i, seen, may: log_softmax(
-        forward(agent["policy"], rows[seen][:, i])[0], rows[may][:, i]
-    )
-    pick = lambda table, i: np.take_along_axis(table, actions[:, i][:, None], 1)[:, 0]
+    valid, actions = rows["valid"], rows["actions"]
     start, logged = copy.deepcopy(agents), []
     for i in order:
         me = agents[i]
         mates = start if c["spo"] == "off_stale" else agents
         log_pi = np.stack(
-            [pick(log_pi_of(mates[j], j, "obs", "avail"), j) for j in range(len(agents))], 1
+            [
+                pick(log_probs(mates[j]["policy"], j, rows), actions[:, j])
+                for j in range(len(agents))
+            ],
+            1,
         )
-        log_mates = teammates_log_prob(me["mates"], i, rows["state"], actions, avail)
+        log_mates = teammates_log_prob(me["mates"], i, rows["state"], actions, rows["avail"])
         rho = np.exp(log_ratio(log_pi, log_mates, i, c["power"]))
         counts = valid * (np.ones_like(rho) if c["spo"] == "off_rho1" else rho)
-        total = counts.sum()
-        log_mu, next_log_mu = (
-            np.maximum(
-                log_softmax(forward(me["mu"], rows[seen][:, i])[0], rows[may][:, i]), np.log(1e-6)
-            )
-            for seen, may in (("obs", "avail"), ("next_obs", "next_avail"))
-        )
-
-        next_q = forward(me["target"], rows["next_state"])[0]
-        next_value = soft_value(
-            log_pi_of(me, i, "next_obs", "next_avail"), next_q, next_log_mu, me["alpha"], beta
-        )
-        target = rows["reward"] + c["gamma"] * (1 - rows["terminated"]) * next_value
-        q, inputs = forward(me["critic"], rows["state"])
-        value_loss = (
-            counts * conservative_value_loss(q, target, actions[:, i], avail[:, i], c["cql"])
-        ).sum() / total
-        one_hot = np.eye(q.shape[1])[actions[:, i]]
-        grad = one_hot * (2 * (pick(q, i) - target) - c["cql"])[:, None] + c["cql"] * np.exp(
-            log_softmax(q, avail[:, i])
-        )
-        me["critic"] = me["critic_opt"].step_net(
-            me["critic"], backward(me["critic"], inputs, grad * counts[:, None] / total)
-        )
-        pairs = zip(me["critic"], me["target"], strict=True)
-        me["target"] = [
-            tuple(c["tau"] * new + (1 - c["tau"]) * old for new, old in zip(*layers, strict=True))
-            for layers in pairs
-        ]
-
-        q = forward(me["target"], rows["state"])[0]
-        logits, inputs = forward(me["policy"], rows["obs"][:, i])
-        log_pi_me = log_softmax(logits, avail[:, i])
-        pi = np.exp(log_pi_me)
-        soft = c["baseline"] == "soft"
-        base = soft_value(log_pi_me, q, log_mu, me["alpha"], beta) if soft else (pi * q).sum(1)
-        weight = policy_weight(pick(q, i) - base, pick(log_mu, i), me["alpha"], beta)
-        loss = weighted_policy_loss(pick(log_pi_me, i), weight, counts, c["normalise"])
-        share = counts * weight / ((counts * weight).sum() if c["normalise"] else total)
-        me["policy"] = me["policy_opt"].step_net(
-            me["policy"], backward(me["policy"], inputs, share[:, None] * (pi - one_hot))
-        )
-        divergence = (
-            counts * soft_value(log_pi_me, np.zeros_like(q), log_mu, -1.0, 0.0)
-        ).sum() / total
-        logged.append(
-            {
-                "value": value_loss,
-                "policy": loss,
-                "divergence": divergence,
-                "effective_rows": total**2 / (counts**2).sum(),
-            }
-        )
-    return {name: float(np.mean([one[name] for one in logged])) for name in logged[0]}
+        value = critic_step(me, i, rows, counts, beta, c)
+        policy, divergence = policy_step(me, i, rows, counts, beta, c)
+        effective = counts.sum() ** 2 / (counts**2).sum()
+        logged.append((value, policy, divergence, effective))
+    names = ("value", "policy", "divergence", "effective_rows")
+    return dict(zip(names, np.mean(logged, 0).tolist(), strict=True))
 
 
 # ----------------------------------------------------------------------------------------------- a

@@ -1,6 +1,4 @@
-"""Small problems for value methods: ragged random windows, and games whose values are known
-exactly.
-"""
+"""Games for value methods, whose values are known exactly."""
 
 from __future__ import annotations
 
@@ -10,108 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.flatten_util import ravel_pytree
 
 from jaxoff.types import EnvSpec, TimeStep, Transition
 
-B, T, N, S, A = 5, 4, 3, 2, 3
-LENGTHS = np.array([4, 4, 3, 2, 1])
-SPEC = EnvSpec("small", N, 2, S, A, discrete=True, horizon=T)
 CELLS = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])  # AA, AB, BA, BB
 GAME = EnvSpec("game", 2, 3, 3, 2, discrete=True, horizon=3)
-
-
-def random_batch(seed: int = 0, dtype: Any = np.float32) -> Transition:
-    """Windows [5, 4] of 4, 4, 3, 2 and 1 steps, two of them truncated; action 2 is unavailable in
-    half of the windows.
-    """
-    rng = np.random.default_rng(seed)
-    obs, state, avail = (
-        rng.normal(size=(B, T + 1, N, 2)),
-        rng.normal(size=(B, T + 1, S)),
-        np.ones((B, T + 1, N, A)),
-    )
-    avail[::2, :, :, 2] = 0
-    valid = np.arange(T) < LENGTHS[:, None]
-    last = np.arange(T) == LENGTHS[:, None] - 1
-    cut = np.isin(np.arange(B), [1, 3])[:, None]
-    actions = np.where(
-        avail[:, :-1, :, 2] > 0, rng.integers(0, 3, (B, T, N)), rng.integers(0, 2, (B, T, N))
-    )
-    floats = (
-        obs[:, :-1],
-        state[:, :-1],
-        avail[:, :-1],
-        actions.astype(np.int32),
-        rng.normal(size=(B, T)),
-        last & ~cut,
-        last & cut,
-        valid,
-    )
-    steps, episode = np.tile(np.arange(T), (B, 1)), np.tile(np.arange(B)[:, None], (1, T))
-    batch = Transition(*floats, steps, episode, obs[:, 1:], state[:, 1:], avail[:, 1:])
-    return jax.tree.map(lambda x: x if x.dtype.kind == "i" else x.astype(dtype), batch)
-
-
-def spoiled(batch: Transition, slots: bool = False) -> Transition:
-    """The batch with nonsense on padding; slots: in what is seen there too, from the slot after the
-    last step on.
-    """
-    off = batch.valid == 0
-    put = lambda x, value: np.where(
-        off.reshape(off.shape + (1,) * (x.ndim - 2)), x.dtype.type(value), x
-    )
-    new = {
-        "reward": 1e6,
-        "actions": 2,
-        "terminated": 1,
-        "truncated": 1,
-        "next_state": -9,
-        "next_obs": 9,
-        "next_avail": 0,
-    }
-    if slots:
-        new |= {"obs": 7, "state": -7, "avail": 0}
-    return batch._replace(**{name: put(getattr(batch, name), value) for name, value in new.items()})
-
-
-def arrays(batch: Transition) -> dict[str, np.ndarray]:
-    """For the NumPy derivations."""
-    return {name: np.asarray(x) for name, x in batch._asdict().items() if x is not None}
-
-
-def shaken(tree: Any, seed: int, dtype: Any = np.float64) -> Any:
-    """Parameters moved by normal noise, so that no bias is zero and no two nets agree."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda x: np.asarray(x, dtype) + dtype(0.3) * rng.normal(size=x.shape).astype(dtype), tree
-    )
-
-
-def slopes(
-    function: Any, params: Any, grads: Any, count: int = 4
-) -> tuple[list[float], list[float]]:
-    """Along random directions: the gradient's, and central differences of a NumPy function of the
-    parameters.
-    """
-    flat, back = ravel_pytree(params)
-    grad, rng = np.asarray(ravel_pytree(grads)[0]), np.random.default_rng(0)
-    directions = rng.normal(size=(count, len(flat)))
-    numbers = lambda x: jax.tree.map(np.asarray, back(jnp.asarray(x)))
-    found = [
-        (function(numbers(flat + 1e-6 * v)) - function(numbers(flat - 1e-6 * v))) / 2e-6
-        for v in directions
-    ]
-    return [float(grad @ v) for v in directions], found
-
-
-def flat(tree: Any) -> np.ndarray:
-    """All numbers of a tree in one row."""
-    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
-
-
-# ------------------------------------------------------------------------------------------------
-# games
 
 
 def matrix(payoff: list[float], cells: list[int]) -> Transition:
