@@ -299,7 +299,8 @@ def test_an_online_training_learns_from_what_it_does_and_gives_a_policy(unbroken
         for k in ("obs", "next_obs", "truncated")
     )
     follows = ended[:, :, :16] == 0  # of the 17 steps there are
-    np.testing.assert_array_equal(obs[:, :, 1:17][follows], seen_next[:, :, :16][follows])
+    # The same numbers, but for a last bit: each is computed where it is needed.
+    np.testing.assert_allclose(obs[:, :, 1:17][follows], seen_next[:, :, :16][follows], rtol=1e-6)
     env, policy, _ = restore_policy(unbroken.path, 1)
     assert policy.distribution(policy.initial(()), env.reset(jax.random.key(0))[1])[
         1
