@@ -36,7 +36,7 @@ class Config:
     clip: float = 0.2  # Eq. 7, epsilon
     entropy: float = 0.01  # weight at the start
     entropy_until: float = 0.6  # share of training after which it is zero
-    discount: float = 0.99
+    gamma: float = 0.99
     trace: float = 0.95  # lambda of the advantages
     log_std: float = -0.5  # of continuous actions, at the start
     noise: float = 0.1  # standard deviation of continuous actions when evaluated and in datasets
@@ -122,7 +122,7 @@ def advantages(
     reward: Array,
     terminated: Array,
     ended: Array,
-    discount: Array | float,
+    gamma: Array | float,
     trace: Array | float,
 ) -> Array:
     """Generalised advantages [T, ...], Eq. 16, over segments in which episodes end.
@@ -130,11 +130,11 @@ def advantages(
     The value beyond a terminated step is zero, beyond a truncated one it is next_values; the sum
     over later steps stops at either.
     """
-    delta = reward + discount * (1 - terminated) * next_values - values
+    delta = reward + gamma * (1 - terminated) * next_values - values
 
     def back(later: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
         gap, end = step
-        total = gap + discount * trace * (1 - end) * later
+        total = gap + gamma * trace * (1 - end) * later
         return total, total
 
     return jax.lax.scan(back, jnp.zeros_like(delta[0]), (delta, ended), reverse=True)[1]
@@ -225,8 +225,8 @@ def targets(m: Method, nets: Nets, moments: Moments, seg: Segments) -> tuple[Arr
         jnp.moveaxis(x.astype(jnp.float32), 1, 0)
         for x in (now, then, seg.reward, seg.terminated[..., None], ended)
     )
-    discount, trace = m.config.discount, m.config.trace
-    gae = advantages(now_, then_, reward, terminated, ended, discount, trace)
+    gamma, trace = m.config.gamma, m.config.trace
+    gae = advantages(now_, then_, reward, terminated, ended, gamma, trace)
     advantage = jnp.moveaxis(gae, 0, 1)
     return advantage, advantage + now
 

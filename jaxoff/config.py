@@ -135,85 +135,24 @@ def resolve_config(
 
 ANY = (-math.inf, math.inf)
 COUNT, SHARE = (1, math.inf), (0.0, 1.0)
+_ANY = "start_0 start_1 search_mean log_std return_low return_high target_return"
+_COUNTS = """
+    batch_size steps hidden critic_hidden actor_hidden vae_hidden mixer_hidden width
+    decomposition_hidden embed layers heads experts members candidates n_step support anchors
+    num_envs segment iterations epochs minibatches snapshots capacity collect rounds episodes
+    policy_every policy_steps search_iterations search_samples search_elites
+"""
+_SHARES = """
+    gamma trace polyak mimic zeta soft_min epsilon_start epsilon_end priority_trim entropy_until
+"""
 # Least and largest value of a setting, by its name; of every other number: 0 and no bound.
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
     "window": (-1, math.inf),  # whole episodes, single steps, or a length
     "refresh": (-1, math.inf),  # all items, those of the training batch, or a number of them
-    **dict.fromkeys(
-        (
-            "start_0",
-            "start_1",
-            "search_mean",
-            "log_std",
-            "return_low",
-            "return_high",
-            "target_return",
-        ),
-        ANY,
-    ),
-    **dict.fromkeys(
-        (
-            "batch_size",
-            "episodes",
-            "rounds",
-            "steps",
-            "hidden",
-            "critic_hidden",
-            "actor_hidden",
-            "vae_hidden",
-            "mixer_hidden",
-            "width",
-        ),
-        COUNT,
-    ),
-    **dict.fromkeys(
-        (
-            "decomposition_hidden",
-            "embed",
-            "layers",
-            "heads",
-            "experts",
-            "members",
-            "candidates",
-            "n_step",
-            "support",
-            "anchors",
-        ),
-        COUNT,
-    ),
-    **dict.fromkeys(
-        (
-            "num_envs",
-            "segment",
-            "iterations",
-            "epochs",
-            "minibatches",
-            "snapshots",
-            "capacity",
-            "collect",
-        ),
-        COUNT,
-    ),
-    **dict.fromkeys(
-        ("policy_every", "policy_steps", "search_iterations", "search_samples", "search_elites"),
-        COUNT,
-    ),
-    **dict.fromkeys(
-        (
-            "gamma",
-            "discount",
-            "trace",
-            "polyak",
-            "mimic",
-            "zeta",
-            "soft_min",
-            "epsilon_start",
-            "epsilon_end",
-        ),
-        SHARE,
-    ),
-    **dict.fromkeys(("priority_trim", "entropy_until"), SHARE),
+    **dict.fromkeys(_ANY.split(), ANY),
+    **dict.fromkeys(_COUNTS.split(), COUNT),
+    **dict.fromkeys(_SHARES.split(), SHARE),
 }
 
 

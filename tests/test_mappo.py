@@ -300,7 +300,7 @@ def test_it_learns_to_cover_a_landmark():
         hidden=16,
         critic_hidden=16,
         recurrent=False,
-        discount=0.9,
+        gamma=0.9,
         entropy=0.0,
         minibatches=2,
         **sizes,

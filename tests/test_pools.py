@@ -351,9 +351,8 @@ def test_a_trained_pool_is_a_file_that_says_how_it_was_made(spread):
         and found.made["seed"] == 0
     )
     # of settings.toml
-    assert found.made["config"]["iterations"] == 4 and found.made["config"][
-        "discount"
-    ] == pytest.approx(0.95)
+    config = found.made["config"]
+    assert config["iterations"] == 4 and config["gamma"] == pytest.approx(0.95)
     assert [member.env_steps for member in found.members] == sorted(
         {member.env_steps for member in found.members}
     )
