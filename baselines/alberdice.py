@@ -1,20 +1,23 @@
 """AlberDICE: alternating optimisation over stationary distributions (Matsunaga et al., NeurIPS
 2023).
 
-Each agent solves a regularised decision process in which its teammates are fixed: reward minus
-alpha times the divergence of (pi_i, pi_-i) from the data, in the space of stationary distributions.
-Its dual has one variable, nu_i(s). The formulas are in jaxoff/losses/stationary.py: dual_advantage
-(e^ of a step), dual_loss (of nu), advantage_loss (e, a function of the action), improvement_loss
-(projection to a policy, the I-projection). The data's own actions of teammates are corrected by
-resampling rows by joint_ratio. mu_i(a_i) and mu_i(a_-i | s, a_i) are fitted along the way ->
-behaviour_losses. Agents take turns, 0 to n-1 -> update. Absorbing state: the released code
-lengthens every episode that terminates, up to the time limit, by steps in an absorbing state with
-an input of its own. Here nu of that state is 0, which is no restriction since the dual is blind to
-a constant added to nu; so a terminated step has no nu(s'), its absorbing steps have e^ = 0, and
-they enter dual_loss as a number, for single steps as for episodes. `limit` is the length lengthened
-(or cut) to. Not as the code: the true last state is not a step of its own; the gradient penalty has
-no absorbing states; nu keeps the bias of its head, which is its distance to the absorbing state; mu
-is the same for all turns of an update.
+Each agent solves a regularised decision process in which its teammates' policies are fixed: reward
+minus alpha times the divergence of (pi_i, pi_-i) from the data, over stationary distributions. The
+dual problem has one variable, nu_i(s). The formulas are in jaxoff/losses/stationary.py:
+dual_advantage (e^ of a step), dual_loss (for nu), advantage_loss (for e, a function of the action),
+improvement_loss (projection to a policy, the I-projection). The teammates' actions in the data are
+corrected by resampling rows in proportion to joint_ratio. mu_i(a_i) and mu_i(a_-i | s, a_i) are
+fitted at the same time -> behaviour_step, agent_losses. Agents take turns, 0 to n-1 -> update.
+
+Absorbing state: the released code extends every terminated episode to the time limit with steps in
+an absorbing state that has an input of its own. Here nu of that state is 0, which is no restriction
+since adding a constant to nu does not change the dual. So a terminated step has no nu(s'), its
+absorbing steps have e^ = 0, and they enter dual_loss only as a count, for single steps as for
+episodes. `limit` is the length to which episodes are extended (or cut).
+
+Differs from the code: the true last state is not a step of its own; the gradient penalty has no
+absorbing states; nu keeps the bias of its head, which is its offset from the absorbing state; mu is
+the same for all turns of an update.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
 
-# head weights of policies and behaviour models start uniform in +- this, their biases do not
+# last-layer weights of policies and behaviour models start uniform in +- this; biases do not
 FIRST_HEAD = 1e-3
 
 ACTIONS = ("discrete",)
@@ -62,27 +65,28 @@ class Config:
     Defaults are those of the released code, apart from `samples`, `steps` and batches.
     """
 
-    lr: float = 1e-4  # of every net
+    lr: float = 1e-4  # learning rate of every net (Adam)
     gamma: float = 0.99
-    alpha_start: float = 5.0  # weight of the divergence, decays exponentially over the stage
-    alpha_end: float = 0.001
-    conservative: float = 0.1  # of e
-    penalty: float = 0.1  # on gradients of nu
-    # joint actions for the divergence; 0 is the exact sum, the code has 16
+    alpha_start: float = 5.0  # initial weight of the divergence; decays exponentially to alpha_end
+    alpha_end: float = 0.001  # weight of the divergence at the end of the stage
+    conservative: float = 0.1  # weight of the conservative term in the loss of the critic e
+    penalty: float = 0.1  # weight of the gradient penalty on the dual variable nu
+    # joint actions sampled to estimate the divergence; 0: exact sum; released code: 16
     samples: int = static(0)
-    # (1 - gamma) E nu over: data (code), first (paper)
+    # states in (1 - gamma) E nu. data: every state (code); first: initial states (paper)
     initial: Literal["data", "first"] = static("data")
-    limit: int = static(0)  # steps of an episode; 0 is the time limit of the environment
+    limit: int = static(0)  # episode length with absorbing steps; 0: the environment's time limit
     hidden: int = static(128)
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
-    policy_init: LayerInit = static("xavier")  # the same, of policies and behaviour models
+    # how layers of policies and behaviour models start: jaxoff/nets/layers.py
+    policy_init: LayerInit = static("xavier")
     steps: int = static(20000)
     batch_size: int = static(256)
     window: int = static(0)
 
 
 class Nets(NamedTuple):
-    """What the losses of one agent train; in the state every tree has a leading axis [N]."""
+    """Parameters of one agent's nets; in State every tree has a leading axis [N]."""
 
     policy: Params
     critic: Params  # e_i(s, a_i)
@@ -91,11 +95,11 @@ class Nets(NamedTuple):
 
 
 class State(NamedTuple):
-    """What is trained."""
+    """Trained parameters and optimiser states."""
 
     nets: Nets  # [N]
     opts: Nets  # [N]
-    behaviour_policy: Params  # shared
+    behaviour_policy: Params  # mu_i(a_i | o_i), one net shared by all agents
     behaviour_opt: optax.OptState
     updates: Array
 
@@ -108,20 +112,20 @@ class Method(NamedTuple):
     actors: Actors
     behaviour: Actors
     teammates: TeammateModel
-    scalar: MLP  # of e and of nu
+    scalar: MLP  # the architecture of both e and nu
     optimiser: optax.GradientTransformation
 
 
 class Sample(NamedTuple):
-    """What one agent learns from in one update; M rows, B' pairs of states."""
+    """The data of one agent's update: M rows, B' pairs of states."""
 
     rows: Transition
     log_mu: Array  # [M, A] of this agent
-    ratio: Array  # [M]
+    ratio: Array  # [M] importance ratio of the teammates' actions
     counts: Array  # [M] how often each row was resampled
-    divergence: Array  # [M]
-    absorbing: Array  # []
-    # two states [B', S], weights of the first and of the pair [B']
+    divergence: Array  # [M] of the teammates' policies from the data
+    absorbing: Array  # [] number of absorbing steps
+    # two states [B', S]; interpolation weight of the first, and validity of the pair, [B']
     pair: tuple[Array, Array, Array, Array]
 
 
@@ -131,13 +135,13 @@ def alpha_at(config: Config, updates: Array) -> Array:
 
 
 def with_limit(batch: Transition, limit: int) -> Transition:
-    """The batch without what comes after the first `limit` steps of an episode."""
+    """The batch, where steps after the first `limit` of an episode are not valid."""
     return batch._replace(valid=batch.valid * (batch.steps_before < limit))
 
 
 def pairs_of_states(key: Key, batch: Transition) -> tuple[Array, Array, Array, Array]:
-    """States of the batch's first half against those of its second half at permuted times, for the
-    penalty on nu's gradient.
+    """Pairs of states for the gradient penalty on nu: the first half of the batch with the second
+    half at permuted times.
     """
     turn_key, share_key = jax.random.split(key)
     windows = as_windows(batch)
@@ -176,7 +180,7 @@ def dual_losses(m: Method, params: Params, sample: Sample, alpha: Array) -> tupl
     )
     if config.initial == "first":
         start = masked_mean(value, rows.valid * (rows.steps_before == 0))
-    else:  # every state counts as a first one, the absorbing ones (of value 0) too
+    else:  # every state counts as an initial one, absorbing states (value 0) included
         start = jnp.sum(value * rows.valid) / jnp.maximum(steps + sample.absorbing, 1.0)
     one, other, share, real = sample.pair
     slope = gradient_penalty(lambda x: m.scalar.apply(params, x)[..., 0], one, other, share)
@@ -186,7 +190,7 @@ def dual_losses(m: Method, params: Params, sample: Sample, alpha: Array) -> tupl
 def agent_losses(
     m: Method, nets: Nets, agent: Array, sample: Sample, alpha: Array
 ) -> tuple[Array, dict[str, Array]]:
-    """Sum of the losses of an agent's nets; each reaches the parameters of its own net only."""
+    """Sum of the losses of an agent's nets; the gradient of each reaches its own net only."""
     rows = sample.rows
     actions, avail = rows.actions[:, agent], rows.avail[:, agent]
     dual, target = dual_losses(m, nets.dual, sample, alpha)
@@ -204,7 +208,7 @@ def agent_losses(
 
 
 def behaviour_step(m: Method, state: State, rows: Transition) -> tuple[State, Array]:
-    """Likelihood of the shared mu, a step on it."""
+    """One maximum-likelihood step of the shared mu, and its loss."""
 
     def loss_of(params: Params) -> Array:
         loss = negative_log_likelihood(m.behaviour.outputs(params, rows)[0], rows.actions)
@@ -255,9 +259,7 @@ def draw_sample(
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """One turn of every agent on one batch, each with the policies that its teammates have by
-    then.
-    """
+    """One turn of every agent on one batch; each sees its teammates' latest policies."""
     batch = with_limit(batch, m.config.limit or m.spec.horizon)
     rows, alpha, n = flatten(batch), alpha_at(m.config, state.updates), m.spec.num_agents
     log_mu = jax.nn.log_softmax(m.behaviour.outputs(state.behaviour_policy, rows)[0])
@@ -299,7 +301,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 def step_each(
     optimiser: optax.GradientTransformation, nets: Nets, grads: Nets, opts: Nets
 ) -> tuple[Nets, Nets]:
-    """A step of every net of an agent by an optimiser of its own."""
+    """One step of every net of an agent, each with its own optimiser state."""
     made = [optimiser.update(grad, opt) for grad, opt in zip(grads, opts, strict=True)]
     return Nets(
         *(optax.apply_updates(net, steps) for net, (steps, _) in zip(nets, made, strict=True))
@@ -310,7 +312,7 @@ def step_each(
 
 
 def first_state(m: Method, key: Key) -> State:
-    """Policies and behaviour models that hardly depend on what they see, fresh critics."""
+    """Policies and behaviour models that hardly depend on their inputs, and fresh critics."""
     keys = jax.random.split(key, 5)
     n, s, a = m.spec.num_agents, m.spec.state_size, m.spec.action_size
     scalars = lambda k, size: jax.vmap(lambda k: m.scalar.init(k, jnp.zeros(size)))(

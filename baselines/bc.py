@@ -1,9 +1,9 @@
 """Behaviour cloning: maximum likelihood of the data's actions, per agent.
 
 Discrete: mean over valid steps and agents of -log pi_i(a_i | o_i). Continuous: mean squared error
-of a deterministic policy. Feed-forward nets with own weights (matrix games, Bridge) or one
-recurrent net for all agents, which sees its previous action and its number (SMAC), as in Shao et
-al. (2023).
+of a deterministic policy. Either a feed-forward net per agent (matrix games, Bridge), or one
+recurrent net shared by all agents that also sees the agent's previous action and number (SMAC), as
+in Shao et al. (2023).
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Config:
     lr: float = 5e-4
     max_grad_norm: float = 10.0
     hidden: int = static(256)
-    recurrent: bool = static(False)  # GRU, shared; needs window != 0
+    recurrent: bool = static(False)  # one GRU net shared by all agents; needs window != 0
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = static(5000)
-    slots: int = static(0)  # a budget from which `steps` follows: jaxoff/config.py, BUDGETS
+    slots: int = static(0)  # training budget in filled slots, which then sets `steps`; 0: none
     batch_size: int = static(256)
-    window: int = static(0)  # 0 single steps, -1 whole episodes
+    window: int = static(0)  # 0: single steps; -1: whole episodes
 
 
 class State(NamedTuple):
-    """What is trained."""
+    """Trained parameters and optimiser state."""
 
     policy: Params
     opt: optax.OptState

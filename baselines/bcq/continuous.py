@@ -1,15 +1,19 @@
 """MABCQ for continuous actions: the baseline of Tian et al. (AAAI 2023, Eq. 12) with the parts of
 BCQ (Fujimoto et al., ICML 2019).
 
-A VAE of each agent's action given its observation says what the data would do           ->
-behaviour_loss Candidates: decoded actions u of latents clipped to +-.5, moved by phi tanh xi(o, u)
--> candidates y = r + gamma (1 - terminated) (sum_i w'_i max_u [share min_k + (1 - share) max_k]
-Q'_ik(o', u) + b'), over perturbed candidates u by the slow nets; sum_k mean (y - Q_tot,k)^2
--> td_target, critic_loss xi: -mean_i Q_i1(o_i, u + phi tanh xi(o_i, u)), of one latent an agent
--> actor_loss Execution: the best candidate by Q_i1, of latents that are drawn once, so that
-policies are deterministic -> policy_of All nets are shared by the agents, whose number is in the
-input; the mixer is that of the discrete form, one for both twins. The paper gives no detail of this
-form beyond Eq. 12. Policies have no memory.
+A VAE of each agent's action given its observation models the data's actions -> behaviour_loss.
+Candidates: actions u decoded from latents clipped to +-.5, moved by phi tanh xi(o, u)
+    -> candidates.
+y = r + gamma (1 - terminated)
+    (sum_i w'_i max_u [share min_k + (1 - share) max_k] Q'_ik(o', u) + b'),
+    over perturbed candidates u, by the target networks; sum_k mean (y - Q_tot,k)^2
+    -> td_target, critic_loss.
+xi: -mean_i Q_i1(o_i, u + phi tanh xi(o_i, u)), with one latent per agent -> actor_loss.
+Execution: the best candidate by Q_i1; the latents are drawn once, so that policies are
+    deterministic -> policy_of.
+All nets are shared by the agents, whose number is in the input; the mixer is that of the discrete
+form, one for both twins. The paper gives no detail of this form beyond Eq. 12. Policies have no
+memory.
 """
 
 from __future__ import annotations
@@ -46,26 +50,27 @@ from jaxoff.types import (
     Transition,
 )
 
-LATENT_CLIP = 0.5  # of the latents of candidates
+LATENT_CLIP = 0.5  # latents of candidates are clipped to +- this
 
 
 @struct.dataclass
 class Config:
-    """Settings of Tian et al. (Table 11) where they print one, and of BCQ."""
+    """Settings of Tian et al. (Table 11) where they print one, else those of BCQ."""
 
-    lr: float = 5e-4  # RMSprop, of critic and mixer, and of the perturbation
-    lr_behaviour: float = 5e-4  # RMSprop, of the VAE
+    lr: float = 5e-4  # learning rate (RMSprop) of critic, mixer and perturbation net
+    lr_behaviour: float = 5e-4  # learning rate (RMSprop) of the VAE
     gamma: float = 0.99
-    max_grad_norm: float = 10.0  # of critic and mixer together, of the perturbation, and of the VAE
-    perturbation: float = 0.05  # BCQ's Phi, as a share of the action bound
-    soft_min: float = 0.75  # BCQ's lambda: weight of the smaller twin, the rest on the larger
-    candidates: int = static(10)  # decoded actions that are compared
-    vae_hidden: int = static(64)
-    critic_hidden: int = static(32)  # two layers
-    mixer_bias: bool = static(True)
-    target_every: int = static(100)  # updates between hard copies
+    # gradient-norm limit of critic and mixer together, of the perturbation net, and of the VAE
+    max_grad_norm: float = 10.0
+    perturbation: float = 0.05  # largest perturbation (BCQ's Phi), as a share of the action bound
+    soft_min: float = 0.75  # weight of the smaller twin (BCQ's lambda); the rest on the larger
+    candidates: int = static(10)  # number of decoded actions that are compared
+    vae_hidden: int = static(64)  # width of the VAE's hidden layers
+    critic_hidden: int = static(32)  # width of the critic's two hidden layers
+    mixer_bias: bool = static(True)  # whether the mixer has the bias b(s)
+    target_every: int = static(100)  # updates between hard copies to the target networks
     embed: int = static(32)  # width of the mixer
-    hidden: int = static(64)  # of the perturbation
+    hidden: int = static(64)  # width of the perturbation net's hidden layers
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)
@@ -73,7 +78,7 @@ class Config:
 
 
 class State(NamedTuple):
-    """What is trained, the slow copies, and the latents of execution."""
+    """Trained parameters, target networks, and the latents used in execution."""
 
     policy: Params  # xi
     critic: Params  # twins [2, ...]
@@ -103,7 +108,7 @@ class Method(NamedTuple):
 
 
 def init(m: Method, key: Key) -> State:
-    """Fresh nets; the slow copies are equal to them."""
+    """Fresh nets; the target networks start as copies of them."""
     policy_key, critic_key, mixer_key, vae_key, latent_key = jax.random.split(key, 5)
     n, a = m.spec.num_agents, m.spec.action_size
     x = jnp.zeros(m.spec.obs_size + n + a)
@@ -150,8 +155,8 @@ def draw_latents(m: Method, key: Key, shape: tuple[int, ...]) -> Array:
 
 
 def candidates(m: Method, vae: Params, policy: Params, seen: Array, latents: Array) -> Array:
-    """Perturbed actions of latents [K, ..., N, L] or [..., N, L] at seen [..., N, F]; the VAE is a
-    constant.
+    """Perturbed actions decoded from latents [K, ..., N, L] or [..., N, L] and inputs seen
+    [..., N, F]; no gradient reaches the VAE.
     """
     bound = m.spec.action_bound
     decoded = jax.lax.stop_gradient(m.vae.decode(vae, seen, latents)[..., 0, :])
@@ -223,8 +228,8 @@ def actor_loss(
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """The VAE, then critic and mixer, then the perturbation by the new values; slow copies every
-    `target_every` updates.
+    """One step of the VAE, then of critic and mixer, then of the perturbation net by the new
+    values; the target networks are copied every `target_every` updates.
     """
     bound, (vae_key, critic_key, actor_key) = m.spec.action_bound, jax.random.split(key, 3)
     batch, updates = (
@@ -263,7 +268,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def policy_of(m: Method, state: State) -> Policy:
-    """Of each agent the best candidate by Q_1; the latents are the same at every step."""
+    """Each agent plays its best candidate by Q_1; the latents are the same at every step."""
 
     def distribution(memory: Carry, now: TimeStep) -> tuple[Carry, Distribution]:
         seen = numbered(now.obs)

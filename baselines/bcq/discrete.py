@@ -1,13 +1,14 @@
 """MABCQ: batch-constrained values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq.
 12), for discrete actions.
 
-Behaviour models mu_i by likelihood -> behaviour_loss. Actions whose mu_i is above zeta times the
-largest one are kept -> keep_mask; double Q target over these, Q_tot = sum_i w_i(s) Q_i + b(s) ->
-td_target, loss. Execution is the argmax over the same actions -> policy_of.
-Differs: mu_i and Q_i learn jointly (`behaviour_steps` > 0: first mu_i, then frozen, as the paper
-says); with discrete actions the perturbation of Eq. 12 is this mask. The ICQ code base instead
-shares one trunk, has threshold 0.9 and a penalty on logits; another port mixes as QMIX: neither is
-Eq. 12, and not implemented.
+Behaviour models mu_i are fitted by maximum likelihood -> behaviour_loss. Actions whose mu_i is
+above zeta times the largest one are kept -> keep_mask. Double Q target over the kept actions,
+Q_tot = sum_i w_i(s) Q_i + b(s) -> td_target, loss. Execution is the argmax over the kept actions ->
+policy_of.
+Differs: mu_i and Q_i learn jointly (with `behaviour_steps` > 0, mu_i is fitted first and then
+frozen, as the paper says); with discrete actions this mask takes the place of the perturbation of
+Eq. 12. The ICQ code base instead shares one trunk, and has threshold 0.9 and a penalty on logits;
+another port uses QMIX's mixer. Neither is Eq. 12, and neither is implemented.
 """
 
 from __future__ import annotations
@@ -48,17 +49,18 @@ from jaxoff.types import (
 
 @struct.dataclass
 class Config:
-    """Settings, of Tian et al. (Table 11) where they print one."""
+    """Settings of Tian et al. (Table 11) where they print one."""
 
-    lr: float = 5e-4  # RMSprop, of agents and mixer
-    lr_behaviour: float = 5e-4
+    lr: float = 5e-4  # learning rate (RMSprop) of agents' values and mixer
+    lr_behaviour: float = 5e-4  # learning rate (RMSprop) of the behaviour models
     gamma: float = 0.99
-    # Eq. 12, least mu(a) / max mu of an action that may be chosen; 0: all, 1: argmax of mu
+    # least mu(a) / max mu of an action that may be chosen (Eq. 12); 0: all, 1: argmax of mu
     zeta: float = 0.3
-    max_grad_norm: float = 10.0  # of agents and mixer together, and of the behaviour models
-    behaviour_steps: int = static(0)  # 0: jointly; else updates of mu_i before, then frozen
-    mixer_bias: bool = static(True)
-    target_every: int = static(100)  # updates between hard copies
+    # gradient-norm limit of values and mixer together, and of the behaviour models
+    max_grad_norm: float = 10.0
+    behaviour_steps: int = static(0)  # updates of a first stage for mu_i; 0: trained jointly
+    mixer_bias: bool = static(True)  # whether the mixer has the bias b(s)
+    target_every: int = static(100)  # updates between hard copies to the target networks
     embed: int = static(32)  # width of the mixer
     hidden: int = static(64)
     recurrent: bool = static(False)  # GRU over the episode; needs window != 0
@@ -69,14 +71,14 @@ class Config:
 
 
 class Behaviour(NamedTuple):
-    """mu_i of all agents."""
+    """Behaviour models mu_i of all agents."""
 
     policy: Params
     opt: optax.OptState
 
 
 class State(NamedTuple):
-    """What is trained, and the slow copies."""
+    """Trained parameters, target networks and optimiser states."""
 
     critic: Params  # of all agents
     mixer: Params
@@ -102,12 +104,12 @@ def keep_mask(logits: Array, avail: Array, zeta: Array | float) -> Array:
     """Available actions with mu(a) / max mu > zeta, and the argmax of mu: [..., A] -> bool [...,
     A].
 
-    logits: of mu, unavailable actions at a large negative number. Nothing is kept where nothing is
-        available.
+    logits: of mu, with a large negative number for unavailable actions. Where no action is
+        available, none is kept.
     """
     gap = logits - jnp.max(logits, -1, keepdims=True)
-    # In logarithms: a ratio that underflows is still above zeta = 0. The argmax matters for zeta =
-    # 1 only.
+    # In logarithms, so that a ratio that underflows is still above zeta = 0. The argmax is added
+    # for zeta = 1 only.
     return (avail > 0) & ((gap > jnp.log(zeta)) | (gap == 0))
 
 
@@ -121,7 +123,7 @@ def behaviour_loss(m: Method, params: Params, batch: Transition) -> Array:
 
 
 def behaviour_step(m: Method, behaviour: Behaviour, batch: Transition) -> tuple[Behaviour, Array]:
-    """One step of mu_i, and its loss."""
+    """One gradient step of the behaviour models, and their loss."""
     value, grads = jax.value_and_grad(lambda p: behaviour_loss(m, p, batch))(behaviour.policy)
     steps, opt = m.behaviour_optimiser.update(grads, behaviour.opt)
     return Behaviour(optax.apply_updates(behaviour.policy, steps), opt), value
@@ -137,7 +139,7 @@ def fresh_behaviour(m: Method, key: Key) -> Behaviour:
 
 
 def init(m: Method, behaviour: Behaviour, key: Key) -> State:
-    """Fresh values on given behaviour models; the slow copies are equal to them."""
+    """Fresh values for given behaviour models; the target networks are copies of the values."""
     critic_key, mixer_key = jax.random.split(key)
     critic, spec = m.actors.init(critic_key), m.actors.spec
     mixer = m.mixer.init(mixer_key, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_size))
@@ -148,8 +150,8 @@ def init(m: Method, behaviour: Behaviour, key: Key) -> State:
 
 
 def td_target(m: Method, state: State, batch: Transition, next_q: Array) -> Array:
-    """Double Q: the argmax of `next_q` [..., N, A] over kept actions, valued by the slow nets at
-    the next state -> [...].
+    """Double Q target [...]: the target networks value the argmax of `next_q` [..., N, A] over kept
+    actions at the next state.
     """
     _, next_logits = m.actors.outputs(state.behaviour_policy, batch)
     keep = keep_mask(next_logits, batch.next_avail, m.config.zeta)
@@ -162,7 +164,7 @@ def td_target(m: Method, state: State, batch: Transition, next_q: Array) -> Arra
 def loss(
     m: Method, params: tuple[Params, Params], state: State, batch: Transition
 ) -> tuple[Array, dict[str, Array]]:
-    """Mean over valid steps of (y - Q_tot)^2, and what is logged. params: (critic, mixer)."""
+    """Mean over valid steps of (y - Q_tot)^2, and metrics. params: (critic, mixer)."""
     critic, mixer = params
     q, next_q = m.actors.outputs(critic, batch)
     target = td_target(m, state, batch, next_q)
@@ -176,8 +178,8 @@ def loss(
 
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
-    """One step of values, and of behaviour models unless these came first; slow copies every
-    `target_every` updates.
+    """One step of the values, and of the behaviour models unless they were fitted first; the target
+    networks are copied every `target_every` updates.
     """
     params, updates = (state.critic, state.mixer), state.updates + 1
     behaviour, metrics = Behaviour(state.behaviour_policy, state.behaviour_opt), {}

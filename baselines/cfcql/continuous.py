@@ -6,11 +6,11 @@ conservative term.
 over actions u of agent i while its teammates keep those of the data. lambda_i = softmax_i(tau (H -
 log mu_i(pi_i))), where mu_i is a VAE of the joint action, fitted first (JointVAE in
 jaxoff/nets/behaviour.py) -> behaviour_weights; H is the log density of a policy with noise .2 at
-its own action. Policies: - mean_i Q_1(s, a_-i, pi_i(o_i)) -> policy_loss. Differs: padding and
-steps without a next action in the window are left out; the team's reward (reward = first: that of
-agent 0, as the code). As the code, input_norm = batch gives each call of a net the statistics of
-its own batch, which for counterfactual actions holds those of all agents, and the policies' running
-statistics serve execution only.
+its own action. Policies: - mean_i Q_1(s, a_-i, pi_i(o_i)) -> policy_loss.
+Differs: padding and steps without a next action in the window are left out; the reward is the
+team's (reward = first: that of agent 0, as the code). As the code, input_norm = batch normalises
+each call of a net by the statistics of its own batch (the counterfactual actions of all agents are
+one batch), and the policies' running statistics are used in execution only.
 """
 
 from __future__ import annotations
@@ -59,46 +59,44 @@ from jaxoff.types import (
 )
 
 NOISE = 0.2  # standard deviation of actions sampled near the policy
-HEAD = 3e-3  # largest weight of a policy's last layer at the start
-NEVER = 1e10  # log density of a sample that doesn't count
+HEAD = 3e-3  # weights of a policy's last layer start in +-HEAD
+NEVER = 1e10  # log density that excludes a sample from the log-sum-exp
 
 
 @struct.dataclass
 class Config:
-    """Settings of the released code's particle games.
+    """Settings of the released code's particle games, which tunes `cql` and `tau` per dataset."""
 
-    `cql` and `tau` are tuned there for each dataset.
-    """
-
-    lr: float = 1e-3  # Adam, of policies and critics
+    lr: float = 1e-3  # learning rate of policies and critics (Adam)
     gamma: float = 0.95
     cql: float = 1.0  # weight of the conservative term
-    # softmax of the deviations over agents; 0: equal weights, 100: all on the largest
+    # scale in the softmax of deviations over agents; 0: equal weights; 100: all on the largest
     tau: float = 0.5
-    max_grad_norm: float = 0.5
+    max_grad_norm: float = 0.5  # gradient-norm limit, of each policy and of the critics
     polyak: float = 0.01  # share of the online parameters in a target update
-    target_noise: float = 0.05  # standard deviation, of target actions
-    action_penalty: float = 1e-3  # on squared actions of the policies
-    vae_lr: float = 1e-4
+    target_noise: float = 0.05  # standard deviation of the noise on target actions
+    action_penalty: float = 1e-3  # weight of the penalty on the policies' squared actions
+    vae_lr: float = 1e-4  # learning rate of the VAE (Adam)
+    # batch: inputs are normalised by the statistics of each batch
     input_norm: Literal["batch", "none"] = static("batch")
-    # uniform; policy: also near the policy, now and next
+    # actions in the penalty: uniform; policy: also noisy policy actions at this and the next step
     samples: Literal["uniform", "policy"] = static("uniform")
-    num_samples: int = static(10)  # of each kind
-    critic_state: Literal["state", "obs"] = static("state")  # state; obs: all observations
-    # team; first: agent 0's own, where agents have any
+    num_samples: int = static(10)  # sampled actions of each kind in the penalty
+    critic_state: Literal["state", "obs"] = static("state")  # critic input; obs: all observations
+    # team: the team's reward; first: agent 0's own, where agents have their own rewards
     reward: Literal["team", "first"] = static("team")
-    truncated_ends: bool = static(False)  # the clock's end counts as terminal
-    policy_every: int = static(5)  # critic updates to one of the policies
-    vae_hidden: int = static(750)
-    # deviation; uniform: equal, without a VAE
+    truncated_ends: bool = static(False)  # episodes cut by the time limit count as terminated
+    policy_every: int = static(5)  # critic updates per policy update
+    vae_hidden: int = static(750)  # width of the VAE's hidden layers
+    # agents' weights: from the deviation, or uniform: equal, without a VAE
     weights: Literal["deviation", "uniform"] = static("deviation")
-    hidden: int = static(64)  # of policies and critics
-    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
+    hidden: int = static(64)  # width of the hidden layers of policies and critics
+    recurrent: bool = static(False)  # GRU policies over the episode; needs window != 0
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
-    behaviour_steps: int = static(2000)
+    behaviour_steps: int = static(2000)  # updates of the behaviour stage
     steps: int = static(10005)
     batch_size: int = static(1024)
-    window: int = static(0)  # single steps
+    window: int = static(0)  # 0: single steps; -1: whole episodes
 
 
 class Behaviour(NamedTuple):
@@ -109,10 +107,10 @@ class Behaviour(NamedTuple):
 
 
 class State(NamedTuple):
-    """State of the main stage; the VAE is frozen, and empty with equal weights."""
+    """State of the main stage; the VAE is frozen (and empty with equal weights)."""
 
     policy: Net  # [N, ...]
-    critic: Net  # twins [2, ...] on one normalised input
+    critic: Net  # twins [2, ...], which share one input normalisation
     target_policy: Net
     target_critic: Net
     stats: Stats
@@ -138,15 +136,15 @@ class Method(NamedTuple):
 
 
 def seen(m: Method, obs: Array, state: Array) -> Array:
-    """What critic and VAE are given beside actions: the state, or all observations. [..., N, O],
-    [..., S] -> [..., F].
+    """Input of critic and VAE besides actions, the state or all observations: [..., N, O], [..., S]
+    -> [..., F].
     """
     return state if m.config.critic_state == "state" else obs.reshape(*obs.shape[:-2], -1)
 
 
 def twin_values(m: Method, critic: Net, x: Array, weight: Array) -> Array:
-    """Twin values of inputs [K, M, F] -> [2, K, M]; batch statistics over rows with weight [M]
-    above 0.
+    """Twin values of inputs [K, M, F] -> [2, K, M]; batch statistics are over rows whose weight [M]
+    is above 0.
     """
     if m.config.input_norm == "batch":
         x = normalised(
@@ -167,14 +165,14 @@ def counterfactual_values(
     joint = jnp.where(slot, own[None], mates[None, None])  # [N, K, M, N, A]
     joint = joint.reshape(*joint.shape[:-2], -1)
     x = jnp.concatenate([jnp.broadcast_to(state, (*joint.shape[:-1], state.shape[-1])), joint], -1)
-    # one batch of all agents, for its statistics
+    # all agents in one batch, so that they share its statistics
     q = twin_values(m, critic, x.reshape(-1, *x.shape[2:]), weight)
     return jnp.moveaxis(q.reshape(2, *x.shape[:3]), (1, 2, 3), (2, 3, 1))
 
 
 def policy_actions(m: Method, policy: Net, batch: Transition) -> tuple[Array, Array]:
-    """Actions [B, T, N, A] of all agents, now and at the next slot, from inputs with the statistics
-    of this batch.
+    """Actions [B, T, N, A] of all agents at this and the next step, from inputs normalised by this
+    batch's statistics.
     """
     if m.config.input_norm == "batch":
         weight = jnp.broadcast_to(batch.valid[..., None, None], (*batch.obs.shape[:-1], 1))
@@ -190,9 +188,7 @@ def policy_actions(m: Method, policy: Net, batch: Transition) -> tuple[Array, Ar
 
 
 def behaviour_learner(m: Method) -> Learner:
-    """Fits the VAE; its policy is the decoded mean of the prior, which sees what the critic
-    sees.
-    """
+    """Fits the VAE, whose inputs are the critic's; its policy decodes the mean of the prior."""
     optimiser = optax.adam(m.config.vae_lr)
 
     def loss_of(vae: Params, rows: Transition, key: Key) -> Array:
@@ -228,7 +224,7 @@ def behaviour_learner(m: Method) -> Learner:
 
 
 def init(m: Method, vae: Params, key: Key) -> State:
-    """Fresh policies and twin critics; the slow copies are equal to them."""
+    """Fresh policies and twin critics; the target networks start as copies of them."""
     policy_key, critic_key = jax.random.split(key)
     n, o = m.spec.num_agents, m.spec.obs_size
     width = m.vae.width + m.vae.size
@@ -243,8 +239,8 @@ def init(m: Method, vae: Params, key: Key) -> State:
 
 
 def behaviour_weights(m: Method, state: State, rows: Transition, actions: Array, key: Key) -> Array:
-    """lambda_i [M, N] from how unlikely the policies' actions [M, N, A] are under the data, a
-    constant; sums to 1 over agents.
+    """lambda_i [M, N], larger the less likely the policies' actions [M, N, A] are under the data;
+    constants that sum to 1 over agents.
     """
     if m.config.weights == "uniform":
         return jnp.full(actions.shape[:-1], 1.0 / m.spec.num_agents)
@@ -268,10 +264,10 @@ def conservative_loss(
 
     values: Q_k(s, a) [2, M]; weight: lambda [M, N].
 
-    near: the policies' actions now and next [M, N, A]; ahead: the data's next actions, and where
-        there are any [M].
-    Uniform samples, and with samples=policy also noisy actions of the policies at o and at o', all
-    of them valued at s; beside those at o' the teammates take the data's next actions.
+    near: the policies' actions at this and the next step [M, N, A]; ahead: the data's next actions,
+        and where these exist [M].
+    Samples are uniform actions and, with samples=policy, also noisy policy actions at o and at o'.
+    All are valued at s; with those at o', the teammates take the data's next actions.
     """
     keys, state, bound = (
         jax.random.split(key, 3),
@@ -295,8 +291,8 @@ def conservative_loss(
 
 
 def reward_of(m: Method, rows: Transition) -> Array:
-    """The reward of the values: the team's, or with reward=first that of agent 0 where agents have
-    rewards of their own.
+    """The reward that the critics learn from: the team's or, with reward=first, agent 0's own where
+    agents have their own rewards.
     """
     return (
         rows.reward
@@ -332,7 +328,7 @@ def critic_loss(
     values = twin_values(m, critic, inputs(rows.obs, rows.state, rows.actions), rows.valid)[:, 0]
     value = masked_mean(jnp.sum(jnp.square(values - target), 0), rows.valid)
     follows = jnp.pad(batch.valid, ((0, 0), (0, 1)))[:, 1:].reshape(-1)
-    # the last is masked
+    # the last slot has no next action and is masked
     next_actions = as_rows(jnp.concatenate([batch.actions[:, 1:], batch.actions[:, -1:]], 1))
     weight = behaviour_weights(m, state, rows, now, weight_key)
     term = conservative_loss(
@@ -364,8 +360,8 @@ def policy_loss(m: Method, policy: Net, critic: Net, batch: Transition) -> Array
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """One step of the critics; every `policy_every` updates also one of the policies, and soft
-    updates of the slow nets.
+    """One step of the critics; every `policy_every` updates, also one of the policies and soft
+    updates of the target networks.
     """
     batch, updates = (
         as_windows(with_clock_ends(batch) if m.config.truncated_ends else batch),
@@ -416,7 +412,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def policy_of(m: Method, state: State) -> Policy:
-    """The deterministic policies, with running statistics."""
+    """The deterministic policies, whose inputs are normalised by running statistics."""
     plain = m.actors.policy(state.policy.net)
     if m.config.input_norm == "none":
         return plain
@@ -430,7 +426,7 @@ def policy_of(m: Method, state: State) -> Policy:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """Nets and optimisers. Raises InvalidSetting for discrete actions and forms that can't be."""
+    """Nets and optimisers. Raises InvalidSetting for discrete actions or contradictory settings."""
     if spec.discrete:
         raise InvalidSetting(
             f"cfcql on '{spec.name}': expected continuous actions in this form, found discrete ones"
@@ -471,7 +467,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
-    """VAE, then MATD3; MATD3 alone with equal weights."""
+    """A VAE stage and a MATD3 stage; with equal weights, the MATD3 learner alone."""
     m = method_of(config, spec)
     main = Learner(
         init=lambda key: init(m, (), key),

@@ -1,16 +1,17 @@
 """CFCQL for discrete actions: counterfactual conservative Q-learning on QMIX values (Shao et al.,
 NeurIPS 2023).
 
-Values are held low where one agent leaves the data's joint action while the others stay with it, so
-the penalty grows with the number of agents, not with that of joint actions:
+The penalty lowers the values of joint actions in which one agent deviates from the data's joint
+action while the others keep to it, so it grows with the number of agents, not with the number of
+joint actions:
     sum_i lambda_i log sum_j exp Q_tot(a_i <- j) - Q_tot(a in the data)
         -> counterfactual_totals, conservative_loss
-lambda_i grows with how far agent i leaves its behaviour policy -> deviation, agent_weights. QMIX
-values with lambda-returns -> loss; first stage: behaviour models.
-As the released code: lambda_i from a Kullback-Leibler divergence (weights = ratio: from the
-expected ratio of policy and behaviour, as in the paper); tau = 100 or more stands for argmax.
-Differs: updates count as such, the code copies its slow nets every 200 episodes counted 8 per
-update, so every 25 updates.
+lambda_i grows with the distance of agent i from its behaviour policy -> deviation, agent_weights.
+QMIX values with lambda-returns -> loss. The first stage fits the behaviour models.
+As the released code: lambda_i comes from a Kullback-Leibler divergence (weights = ratio: from the
+expected ratio of policy and behaviour policy, as in the paper); tau of 100 or more means argmax.
+Differs: target copies are counted in updates; the code copies its target networks every 200
+episodes and counts 8 per update, so every 25 updates.
 """
 
 from __future__ import annotations
@@ -36,34 +37,35 @@ from jaxoff.nets.mixers import QMixer
 from jaxoff.optimisers import adam
 from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
 
-MIN_PROB = 1e-5  # added to both distributions of a deviation
+MIN_PROB = 1e-5  # added to both distributions that a deviation compares
 
 
 @struct.dataclass
 class Config:
-    """Settings of the released code. `cql` and `tau` are tuned there for each dataset."""
+    """Settings of the released code, which tunes `cql` and `tau` for each dataset."""
 
-    lr: float = 1e-3  # Adam, of every net
+    lr: float = 1e-3  # learning rate of every net (Adam)
     gamma: float = 0.99
-    trace: float = 0.6  # of the lambda-return
-    cql: float = 1.0  # weight of the conservative term; .1 to 50 on SMAC
-    # softmax of the deviations over agents; 0: equal weights, 100: all on the largest
+    trace: float = 0.6  # lambda of the lambda-return
+    cql: float = 1.0  # weight of the conservative term; the code has .1 to 50 on SMAC
+    # scale in the softmax of deviations over agents; 0: equal weights; 100: all on the largest
     tau: float = 0.5
-    max_grad_norm: float = 10.0
-    # deviation; ratio; uniform: no behaviour stage
+    max_grad_norm: float = 10.0  # gradient-norm limit, of values and mixer together
+    # agents' weights: from the KL deviation, from the policy ratio, or equal (no behaviour stage)
     weights: Literal["deviation", "ratio", "uniform"] = static("deviation")
-    target_every: int = static(25)  # updates between hard copies
+    target_every: int = static(25)  # updates between hard copies to the target networks
     embed: int = static(32)  # width of the mixer
-    hyper: int = static(64)  # hidden width of its hypernets
-    hidden: int = static(64)
+    hyper: int = static(64)  # hidden width of the mixer's hypernetworks
+    hidden: int = static(64)  # width of the agents' value nets and behaviour models
     recurrent: bool = static(False)  # GRU over the episode; needs window != 0
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
-    behaviour_steps: int = static(2000)
-    behaviour_slots: int = static(0)  # the same for `behaviour_steps`
+    behaviour_steps: int = static(2000)  # updates of the behaviour stage
+    # budget of the behaviour stage in filled slots, which then sets `behaviour_steps`; 0: none
+    behaviour_slots: int = static(0)
     steps: int = static(5000)
-    slots: int = static(0)  # a budget from which `steps` follows: jaxoff/config.py, BUDGETS
+    slots: int = static(0)  # training budget in filled slots, which then sets `steps`; 0: none
     batch_size: int = static(128)
-    window: int = static(-1)  # whole episodes; 0: single steps, one-step targets
+    window: int = static(-1)  # -1: whole episodes; 0: single steps with one-step targets
 
 
 class Behaviour(NamedTuple):
@@ -74,7 +76,7 @@ class Behaviour(NamedTuple):
 
 
 class State(NamedTuple):
-    """State of the main stage; behaviour_policy is frozen, and empty with equal weights."""
+    """State of the main stage; behaviour_policy is frozen (and empty with equal weights)."""
 
     critic: Params  # values of all agents
     mixer: Params
@@ -95,7 +97,7 @@ class Method(NamedTuple):
 
 
 def init(m: Method, behaviour_policy: Params, key: Key) -> State:
-    """Fresh values; the slow copies are equal to them."""
+    """Fresh values; the target networks start as copies of them."""
     critic_key, mixer_key = jax.random.split(key)
     critic, spec = m.actors.init(critic_key), m.actors.spec
     mixer = m.mixer.init(mixer_key, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_size))
@@ -114,7 +116,7 @@ def init(m: Method, behaviour_policy: Params, key: Key) -> State:
 
 
 def behaviour_learner(m: Method) -> Learner:
-    """Behaviour cloning by nets like those of the values."""
+    """Behaviour cloning with nets of the same architecture as the values."""
 
     def loss_of(params: Params, batch: Transition) -> Array:
         loss = negative_log_likelihood(m.actors.outputs(params, batch)[0], batch.actions)
@@ -139,13 +141,13 @@ def counterfactual_totals(m: Method, mixer: Params, q: Array, batch: Transition)
     """Q_tot of the data's joint action with agent i's entry replaced by each j: q [..., N, A] ->
     [..., N, A].
 
-    An unavailable j has some finite value here: callers mask it.
+    Entries of unavailable actions j are finite but meaningless: callers mask them.
     """
     q = jnp.where(batch.avail > 0, q, 0.0)
     own = jnp.eye(q.shape[-2], dtype=bool)[:, None, :]  # [N, 1, N]
     # [..., N, A, N]
     values = jnp.where(own, q[..., None], taken(q, batch.actions)[..., None, None, :])
-    # one set of mixer weights for all N A of them
+    # the N A joint actions of a step share one set of mixer weights
     return m.mixer.apply(mixer, values, batch.state[..., None, None, :])
 
 
@@ -153,7 +155,7 @@ def deviation(totals: Array, log_mu: Array, avail: Array, kind: str = "deviation
     """D_i = KL(p_i, mu_i), or E_p_i[p_i / mu_i] if `ratio`, p_i = softmax_j Q_tot(a_i <- j): [...,
     N, A] -> [..., N].
 
-    Over available j; 1e-5 is added to both distributions.
+    Sums run over available j; 1e-5 is added to both distributions.
     """
     p, mu = (
         jax.nn.softmax(jnp.where(avail > 0, totals, UNAVAILABLE)) + MIN_PROB,
@@ -172,7 +174,7 @@ def conservative_loss(
 ) -> tuple[Array, Array]:
     """sum_i lambda_i logsumexp_j Q_tot(a_i <- j) - Q_tot(a), and D_i: unreduced [...], [..., N].
 
-    q, log_mu: [..., N, A]; total: Q_tot(a) [...]. log_mu is not used with equal weights.
+    q, log_mu: [..., N, A]; total: Q_tot(a) [...]. log_mu is unused with equal weights.
     """
     totals = counterfactual_totals(m, mixer, q, batch)
     n = q.shape[-2]
@@ -190,7 +192,9 @@ def conservative_loss(
 
 
 def value_target(m: Method, state: State, batch: Transition, next_q: Array) -> Array:
-    """lambda-return over slow values of the argmax of `next_q` [B, T, N, A] per agent -> [B, T]."""
+    """lambda-return [B, T] of the target networks' values at each agent's argmax of `next_q`
+    [B, T, N, A].
+    """
     _, slow = m.actors.outputs(state.target_critic, batch)
     value = m.mixer.apply(state.target_mixer, taken(slow, jnp.argmax(next_q, -1)), batch.next_state)
     return lambda_return(
@@ -233,7 +237,7 @@ def loss(
 
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
-    """One step of agents and mixer; the slow nets are copied every `target_every` updates."""
+    """One step of values and mixer; target networks are copied every `target_every` updates."""
     params, updates, windows = (state.critic, state.mixer), state.updates + 1, as_windows(batch)
     grads, metrics = jax.grad(lambda p: loss(m, p, state, windows), has_aux=True)(params)
     steps, opt = m.optimiser.update(grads, state.opt)
@@ -264,9 +268,9 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
-    """Behaviour model, then values; values alone with equal weights.
+    """A behaviour stage and a value stage; with equal weights, the value learner alone.
 
-    Raises InvalidSetting for impossible forms.
+    Raises InvalidSetting for settings that do not fit together.
     """
     if config.recurrent and config.window == 0:
         raise InvalidSetting(
