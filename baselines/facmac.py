@@ -1,13 +1,14 @@
 """FACMAC for continuous actions (Peng et al., NeurIPS 2021), on a fixed dataset as the baseline of
 Tian et al. (AAAI 2023), or online.
 
-Values Q_i(o_i, a_i) of each agent, mixed by non-negative weights that depend on the state to Q_tot
-(QMIX's mixer). y = r + gamma (1 - terminated) Q'_tot(s', Q'_i(o'_i, mu'_i(o'_i))), squared error
-over valid steps -> td_target, critic_loss. Centralised policy gradient: the actions of all agents
-come from their current policies at once, and only policies move -> actor_loss. Discrete actions are
-QMIX's part, and refused here. Differs from the released code: padding is outside the actor's loss
-too. By default the sizes, RMSprop and hard copies of Tian et al. (Table 11); `optimiser=adam` and
-`target_every=0` (slow copies by `polyak`) are the released code's.
+The values Q_i(o_i, a_i) of each agent are mixed to Q_tot by non-negative weights that depend on the
+state (QMIX's mixer). y = r + gamma (1 - terminated) Q'_tot(s', Q'_i(o'_i, mu'_i(o'_i))), squared
+error over valid steps -> td_target, critic_loss. Centralised policy gradient: the actions of all
+agents come from their current policies at once, and only the policies are updated -> actor_loss.
+Discrete actions are left to QMIX and refused here. Differs from the released code: padding is
+excluded from the actor's loss too. Defaults are the sizes, RMSprop and hard target copies of Tian
+et al. (Table 11); `optimiser=adam` and `target_every=0` (soft target updates by `polyak`) are the
+released code's.
 """
 
 from __future__ import annotations
@@ -37,32 +38,34 @@ ACTIONS = ("continuous",)
 
 @struct.dataclass
 class Config:
-    """Settings of Tian et al. (Table 11) where they print one; [code]: the released MAMuJoCo
-    settings.
+    """Settings of Tian et al. (Table 11) where they print one, else those of the released code on
+    MAMuJoCo.
     """
 
-    lr: float = 5e-4  # of the policies; code 1e-3
-    critic_lr: float = 5e-4  # of critic and mixer; code 1e-3
+    lr: float = 5e-4  # learning rate of the policies; released code: 1e-3
+    critic_lr: float = 5e-4  # learning rate of critic and mixer; released code: 1e-3
     gamma: float = 0.99
-    polyak: float = 0.001  # share of the online parameters in a soft update [code]
-    action_penalty: float = 1e-3  # on the mean square of actions [code]
-    max_grad_norm: float = 10.0  # of the policies, and of critic and mixer together; code .5
-    target_every: int = static(100)  # updates between hard copies; 0: soft updates [code]
-    optimiser: Literal["rmsprop", "adam"] = static("rmsprop")  # rmsprop | adam (eps .01) [code]
-    agent_id: bool = static(True)  # number of the agent in both inputs; code false
-    embed: int = static(32)  # width of the mixer; code 64
-    hyper: int = static(64)  # hidden width of its hypernets; 0: linear
-    critic_hidden: int = static(32)  # two layers; code 400
-    hidden: int = static(64)  # of the policies; code 400
+    polyak: float = 0.001  # share of the online parameters in a soft target update (released code)
+    action_penalty: float = 1e-3  # weight of the penalty on the mean squared action (released code)
+    # gradient-norm limit of the policies, and of critic and mixer together; released code: .5
+    max_grad_norm: float = 10.0
+    # updates between hard copies to the target networks; 0: soft updates (released code)
+    target_every: int = static(100)
+    optimiser: Literal["rmsprop", "adam"] = static("rmsprop")  # released code: adam, with eps .01
+    agent_id: bool = static(True)  # policies and critic take the agent's number; released code: false
+    embed: int = static(32)  # width of the mixer; released code: 64
+    hyper: int = static(64)  # hidden width of the mixer's hypernetworks; 0: linear
+    critic_hidden: int = static(32)  # width of the critic's two hidden layers; released code: 400
+    hidden: int = static(64)  # width of the policies' hidden layers; released code: 400
     recurrent: bool = static(False)  # GRU policies over the episode; needs window != 0
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)
-    window: int = static(-1)  # whole episodes; code 0, with 100 single steps
+    window: int = static(-1)  # -1: whole episodes; 0: single steps; released code: 0, with batches of 100
 
 
 class State(NamedTuple):
-    """What is trained, and the slow copies."""
+    """Trained parameters, target networks and optimiser states."""
 
     policy: Params
     critic: Params
@@ -87,7 +90,7 @@ class Method(NamedTuple):
 
 
 def init(m: Method, key: Key) -> State:
-    """Fresh nets; the slow copies are equal to them."""
+    """Fresh nets; the target networks start as copies of them."""
     policy_key, critic_key, mixer_key = jax.random.split(key, 3)
     spec = m.actors.spec
     width = spec.obs_size + spec.action_size + (spec.num_agents if m.config.agent_id else 0)
@@ -112,7 +115,7 @@ def agent_values(m: Method, critic: Params, obs: Array, actions: Array) -> Array
 
 
 def td_target(m: Method, state: State, batch: Transition) -> Array:
-    """r + gamma (1 - terminated) Q'_tot of the slow policies' actions at the next slot, [...]."""
+    """r + gamma (1 - terminated) Q'_tot of the target policies' next actions, [...]."""
     _, then = m.actors.outputs(state.target_policy, batch)
     values = agent_values(m, state.target_critic, batch.next_obs, then)
     total = m.mixer.apply(state.target_mixer, values, batch.next_state)
@@ -122,7 +125,7 @@ def td_target(m: Method, state: State, batch: Transition) -> Array:
 def critic_loss(
     m: Method, params: tuple[Params, Params], state: State, batch: Transition
 ) -> tuple[Array, dict[str, Array]]:
-    """Mean over valid steps of (y - Q_tot)^2 at the data's actions, and what is logged.
+    """Mean over valid steps of (y - Q_tot)^2 at the data's actions, and metrics.
 
     params: (critic, mixer).
     """
@@ -142,7 +145,7 @@ def actor_loss(
     m: Method, policy: Params, critic: Params, mixer: Params, batch: Transition
 ) -> tuple[Array, dict[str, Array]]:
     """-mean over valid steps of Q_tot(s, Q_i(o_i, mu_i(o_i))) of all current policies, plus the
-    penalty on their actions' size.
+    penalty on the size of their actions.
     """
     actions, _ = m.actors.outputs(policy, batch)
     total = m.mixer.apply(mixer, agent_values(m, critic, batch.obs, actions), batch.state)
@@ -153,7 +156,7 @@ def actor_loss(
 
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
-    """Critic and mixer, then the policies by the new values, then the slow nets."""
+    """One step of critic and mixer, then of the policies by the new values, then target updates."""
     bound, c = m.actors.spec.action_bound, m.config
     batch = batch._replace(actions=jnp.clip(batch.actions, -bound, bound))
     params, updates = (state.critic, state.mixer), state.updates + 1

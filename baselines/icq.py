@@ -1,16 +1,17 @@
-"""ICQ: implicit constraint Q-learning for many agents (Yang et al., 2021), which only asks for
-values of the data's own actions.
+"""ICQ: implicit constraint Q-learning for many agents (Yang et al., 2021), which only evaluates the
+data's own actions.
 
 Eq. 12, weights of the next values -> critic_target; Eq. 14, value and policy losses -> critic_loss,
-actor_loss. Discrete and continuous, with a linear mixer: Q_tot = sum_i w_i(s) Q_i + b(s). The
-MA-ICQ of Pan et al. (OMAR, 2022), for
-continuous actions and without a mixer, is a method of its own: maicq.py.
-Differs: padding is outside every softmax; a step whose next action the data do not hold (the last
-of a window, unless terminated) ends the lambda-return with its value and is no target (truncation).
-As the released code, not the paper, by default: temperature 1000 in the critic, advantages in the
-actor's weights (actor_weight). As the paper, not the
-code: lambda .8 (code .75), clip 10 (20), one step for all times (per_timestep), pure pi
-    (epsilon_start).
+actor_loss. Discrete and continuous actions, with a linear mixer: Q_tot = sum_i w_i(s) Q_i + b(s).
+The MA-ICQ of Pan et al. (OMAR, 2022), for continuous actions and without a mixer, is a method of
+its own: maicq.py.
+Differs: padding is excluded from every softmax; a step whose next action is not in the data (the
+last of a window, unless terminated) closes the lambda-return with its value and has no target of
+its own (`truncation`).
+By default as the released code, not the paper: temperature 1000 in the critic, advantages in the
+actor's weights (`actor_weight`). As the paper, not the code: lambda .8 (code .75), gradient-norm
+limit 10 (code 20), one critic step for all time steps (`per_timestep`), a policy without uniform
+actions (`epsilon_start`).
 """
 
 from __future__ import annotations
@@ -45,45 +46,49 @@ from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Transition
 
-BASELINE_SAMPLES = 4  # actions of the policy whose mean value is the baseline, if continuous
+BASELINE_SAMPLES = 4  # continuous: policy actions whose mean value is the baseline
 
 
 @struct.dataclass
 class Config:
     """Settings of Tian et al. (2023), Table 11, where they print one."""
 
-    lr: float = 5e-4  # of the policies; RMSprop
-    critic_lr: float = 1e-4  # of critic and mixer
+    lr: float = 5e-4  # learning rate of the policies (RMSprop)
+    critic_lr: float = 1e-4  # learning rate of critic and mixer (RMSprop)
     gamma: float = 0.99
-    trace: float = 0.8  # lambda
-    beta_critic: float = 1000.0  # temperature of the weights of next values; paper .1
+    trace: float = 0.8  # lambda of the lambda-return
+    beta_critic: float = 1000.0  # temperature of the weights on next values; paper .1
     beta_actor: float = 0.1  # temperature of the policy's weights
-    max_grad_norm: float = 10.0  # of the policies, and of critic and mixer together
-    # share of uniform actions in the policy that is trained (discrete); code .5
+    # gradient-norm limit of the policies, and of critic and mixer together
+    max_grad_norm: float = 10.0
+    # initial share of uniform actions in the trained policy (discrete actions); released code: .5
     epsilon_start: float = 0.0
-    epsilon_end: float = 0.0  # code .05
+    epsilon_end: float = 0.0  # final share of uniform actions in the trained policy; released code: .05
+    # weights of the policy loss come from advantages (released code) or values (paper)
     actor_weight: Literal["advantage", "value"] = static("advantage")
-    # value: of the last step; terminal: nothing beyond it; ours
+    # at the last step of an episode: bootstrap by its value, or treat it as terminal (ours)
     truncation: Literal["value", "terminal"] = static("value")
-    per_timestep: bool = static(False)  # a critic step for each time, as released
-    mask_before_softmax: bool = static(True)  # mix uniform actions in after the mask; code false
-    mixer_bias: bool = static(True)
-    target_every: int = static(100)  # critic steps between hard copies; code 600
-    epsilon_updates: int = static(5000)  # until epsilon_end
+    per_timestep: bool = static(False)  # one critic step per time step, as the released code
+    # mask unavailable actions before mixing in uniform ones; released code: false
+    mask_before_softmax: bool = static(True)
+    mixer_bias: bool = static(True)  # whether the mixer has the bias b(s)
+    # critic steps between hard copies to the target networks; released code: 600
+    target_every: int = static(100)
+    epsilon_updates: int = static(5000)  # updates until epsilon_end is reached
     embed: int = static(32)  # width of the mixer
-    critic_hidden: int = static(32)  # code 256
-    hidden: int = static(64)  # of the policies
-    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
+    critic_hidden: int = static(32)  # width of the critic's hidden layers; released code: 256
+    hidden: int = static(64)  # width of the policies' hidden layers
+    recurrent: bool = static(False)  # GRU policies over the episode; needs window != 0
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)
-    window: int = static(-1)  # whole episodes; targets need the action that follows
+    window: int = static(-1)  # -1: whole episodes; targets need the next action
 
 
 class State(NamedTuple):
-    """What is trained, and the slow copies."""
+    """Trained parameters, target networks and optimiser states."""
 
-    policy: Params  # logits' nets, or Gaussian
+    policy: Params  # nets that give logits, or a Gaussian
     critic: Params
     mixer: Params
     target_critic: Params
@@ -122,7 +127,7 @@ class Method(NamedTuple):
 
 
 def init(m: Method, key: Key) -> State:
-    """Fresh nets; the slow copies are equal to them."""
+    """Fresh nets; the target networks start as copies of them."""
     policy_key, critic_key, mixer_key = jax.random.split(key, 3)
     n, a, spec = m.spec.num_agents, m.spec.action_size, m.spec
     policy = m.actors.init(policy_key)
@@ -178,15 +183,15 @@ def data_values(m: Method, critic: Params, batch: Transition) -> Array:
 
 
 def usable(batch: Transition) -> Array:
-    """1 where a step has a target: its next action is in the window, or nothing lies beyond it; [B,
-    T].
+    """1 where a step has a target, since its next action is in the window or it is terminated;
+    [B, T].
     """
     return batch.valid * jnp.maximum(batch.terminated, ahead(batch.valid))
 
 
 def closed(batch: Transition) -> Transition:
-    """The batch [B, T, ...] of whole episodes with the last step of each as an end, also where it
-    was only cut.
+    """The batch [B, T, ...] of whole episodes with the last step of each marked as terminated, even
+    where it was only truncated.
     """
     return batch._replace(
         terminated=jnp.maximum(batch.terminated, batch.valid * (1.0 - ahead(batch.valid)))
@@ -194,13 +199,14 @@ def closed(batch: Transition) -> Transition:
 
 
 def critic_target(m: Method, state: State, batch: Transition) -> tuple[Array, Array]:
-    """lambda-return [B, T] over values rho_t Q_tot(s_t, a_t) of the slow nets, and the weights rho
-    [B, T] (Eq. 12).
+    """lambda-return [B, T] over the target networks' values rho_t Q_tot(s_t, a_t), and the weights
+    rho [B, T] (Eq. 12).
     """
     c, q = m.config, data_values(m, state.target_critic, batch)
     total = m.mixer.apply(state.target_mixer, q, batch.state)
     rho = batch_weight(total, batch.valid, c.beta_critic)
-    # A window that goes on is cut before its last step, whose value then stands for the rest.
+    # Where the episode continues after the window, the last step has no target; its value closes
+    # the return of the step before it.
     return lambda_return(
         batch.reward, batch.terminated, usable(batch), ahead(rho * total), c.gamma, c.trace
     ), rho
@@ -209,7 +215,7 @@ def critic_target(m: Method, state: State, batch: Transition) -> tuple[Array, Ar
 def critic_loss(
     m: Method, params: tuple[Params, Params], batch: Transition, target: Array, mask: Array
 ) -> Array:
-    """Eq. 14, values: mean of (target - Q_tot)^2 over mask; any leading axes.
+    """Eq. 14, value loss: mean of (target - Q_tot)^2 over mask; any leading axes.
 
     params: (critic, mixer).
     """
@@ -218,8 +224,8 @@ def critic_loss(
 
 
 def critic_step(m: Method, state: State, batch: Transition) -> tuple[State, dict[str, Array]]:
-    """One step of critic and mixer, or one for each time of the window that an episode reaches,
-    from the first to the last.
+    """One step of critic and mixer or, with `per_timestep`, one for each time of the window that an
+    episode reaches, in order.
     """
     (target, rho), mask = critic_target(m, state, batch), usable(batch)
     carry = ((state.critic, state.mixer), state.critic_opt)
@@ -229,7 +235,7 @@ def critic_step(m: Method, state: State, batch: Transition) -> tuple[State, dict
     ) -> tuple[tuple[Params, optax.OptState], Array]:
         loss, grads = jax.value_and_grad(lambda p: critic_loss(m, p, *part))(carry[0])
         changes, opt = m.critic_opt.update(grads, carry[1])
-        some = jnp.sum(part[-1]) > 0  # a time that no episode reaches is no step
+        some = jnp.sum(part[-1]) > 0  # no step for a time that no episode reaches
         return jax.tree.map(
             lambda new, old: jnp.where(some, new, old),
             (optax.apply_updates(carry[0], changes), opt),
@@ -262,12 +268,11 @@ def critic_step(m: Method, state: State, batch: Transition) -> tuple[State, dict
 def mixed_log_probs(
     logits: Array, avail: Array, epsilon: Array | float, *, mask_first: bool = True
 ) -> Array:
-    """Logarithm of a policy with a share of uniform actions: logits [..., A], not masked, -> [...,
-    A].
+    """Log probabilities [..., A] of a policy mixed with uniform actions; logits [..., A], unmasked.
 
-    mask_first: (1 - epsilon) pi + epsilon / number of available actions, pi a softmax over these.
-    Else, as released, the same over all actions, which then loses the unavailable ones and is
-    divided by what is left.
+    mask_first: (1 - epsilon) pi + epsilon / number of available actions, with pi a softmax over
+    these. Otherwise, as the released code, the same mixture over all actions; unavailable actions
+    are then removed and the rest renormalised.
     """
     counted = avail if mask_first else jnp.ones_like(avail)
     masked = lambda x: jnp.where(avail > 0, x, UNAVAILABLE)
@@ -278,7 +283,7 @@ def mixed_log_probs(
 
 
 def epsilon_at(config: Config, updates: Array) -> Array:
-    """From epsilon_start to epsilon_end on a line."""
+    """Linear interpolation from epsilon_start to epsilon_end."""
     share = jnp.minimum(updates / config.epsilon_updates, 1.0)
     return config.epsilon_start + share * (config.epsilon_end - config.epsilon_start)
 
@@ -286,11 +291,11 @@ def epsilon_at(config: Config, updates: Array) -> Array:
 def actor_loss(
     m: Method, policy: Params, state: State, batch: Transition, key: Key
 ) -> tuple[Array, dict[str, Array]]:
-    """Eq. 14, policy: -mean k_i(s) c_i log pi_i(a_i), c_i a softmax over the batch at each time and
-    agent.
+    """Eq. 14, policy loss: -mean k_i(s) c_i log pi_i(a_i), where c_i is a softmax over the batch at
+    each time and agent.
 
-    advantage: c of Q_i(a_i) - E_pi Q_i, and k_i = w_i(s), as released. value: c of w_i Q_i(a_i),
-        and k_i = 1, as printed.
+    advantage: c_i of Q_i(a_i) - E_pi Q_i, and k_i = w_i(s), as the released code. value: c_i of
+        w_i Q_i(a_i), and k_i = 1, as printed.
     """
     if m.spec.discrete:
         q = action_values(m, state.critic, batch)
@@ -333,7 +338,7 @@ def actor_loss(
 
 
 def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[str, Array]]:
-    """One step of the policies on loss_of(policy) -> (loss, told)."""
+    """One step of the policies on loss_of(policy) -> (loss, metrics)."""
     grads, metrics = jax.grad(loss_of, has_aux=True)(state.policy)
     changes, opt = m.policy_opt.update(grads, state.policy_opt)
     policy = optax.apply_updates(state.policy, changes)
@@ -343,8 +348,8 @@ def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[st
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """Critic and mixer, then the policies with the new values; slow nets are copied every
-    `target_every` critic steps.
+    """One update of critic and mixer, then of the policies by the new values; target networks are
+    copied every `target_every` critic steps.
     """
     batch = as_windows(batch)
     if m.config.truncation == "terminal":
@@ -354,7 +359,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
         m, state, lambda policy: actor_loss(m, policy, state, batch, key)
     )
     new, old = (state.critic, state.mixer), (state.target_critic, state.target_mixer)
-    # as released, looked at once a batch, however many steps it made
+    # checked once per batch, however many critic steps it made, as the released code
     due = state.critic_steps >= m.config.target_every
     critic, mixer = jax.tree.map(lambda x, y: jnp.where(due, x, y), new, old)
     since = jnp.where(due, 0, state.critic_steps)
@@ -368,7 +373,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises InvalidSetting for what a form can't do."""
+    """The nets that a config asks for. Raises InvalidSetting for contradictory settings."""
     if config.truncation == "terminal" and config.window != -1:
         raise InvalidSetting(
             "icq: field 'window': expected -1 (episodes) with truncation=terminal, found "

@@ -2,12 +2,12 @@
 
 Eq. 21, 22 -> behaviour stage: mu_i, and mu_i(a_-i | s, a_i) for the ratio. Eq. 23 -> draw_sample.
 Eq. 10, 24 -> critic_step. Eq. 13, 20, 25 -> actor_step. The formulas are in
-jaxoff/losses/in_sample.py. Algorithm 1 -> update: agents one after the other, each seeing the
-policies already stepped in this iteration. Decided here, since the paper prints no constants:
+jaxoff/losses/in_sample.py. Algorithm 1 -> update: agents are updated one after the other, each with
+the policies already updated in this iteration. Our choices, since the paper prints no constants:
 expectations over a' are exact sums; policy weights are divided by their mean (normalise); the ratio
 is a geometric mean over the n-1 teammates (ratio_power). Ablations: beta_start=0 (without entropy),
-spo=off_rho1 (no teammate tracking), spo=off_stale (teammates as they were at the start of the
-iteration).
+spo=off_rho1 (no teammate tracking), spo=off_stale (teammates' policies as they were at the start of
+the iteration).
 """
 
 from __future__ import annotations
@@ -50,42 +50,45 @@ ACTIONS = ("discrete",)
 
 @struct.dataclass
 class Config:
-    """Settings. Where the paper gives no number, the default is ours."""
+    """Settings. Where the paper gives no number, we chose the default."""
 
-    lr: float = 3e-4  # Adam, of every net
-    lr_alpha: float = 3e-4  # Adam, of alpha if automatic
+    lr: float = 3e-4  # learning rate of every net (Adam)
+    lr_alpha: float = 3e-4  # learning rate of alpha (Adam), with auto_alpha
     gamma: float = 0.99  # discount
     polyak: float = 0.005  # share of the online parameters in a target update
-    alpha: float = 0.1  # Eq. 9, weight of KL(pi | mu); the start if automatic
-    alpha_target: float = 0.2  # Eq. 25, nats per agent
-    # Eq. 9, weight of the entropy, decays exponentially; 0 is without entropy
+    alpha: float = 0.1  # weight of KL(pi | mu) (Eq. 9); its initial value with auto_alpha
+    alpha_target: float = 0.2  # target of KL(pi | mu) with auto_alpha (Eq. 25), nats per agent
+    # initial weight of the entropy (Eq. 9), decays exponentially; 0: no entropy
     beta_start: float = 0.1
     beta_end: float = 0.001  # weight of the entropy at the end of the stage
-    cql: float = 0.1  # Eq. 24, lambda
-    max_grad_norm: float = 10.0  # of each net
-    auto_alpha: bool = static(False)  # Eq. 25, alpha moves towards alpha_target
-    # in which agents take turns
+    cql: float = 0.1  # weight of the conservative term (Eq. 24, lambda)
+    max_grad_norm: float = 10.0  # gradient-norm limit of each net
+    auto_alpha: bool = static(False)  # adapt alpha so that KL(pi | mu) meets alpha_target (Eq. 25)
+    # order in which the agents are updated
     order: Literal["random", "fixed", "semi-greedy"] = static("random")
-    # which teammates the ratio of Eq. 23 sees; ablations
+    # teammates in the ratio of Eq. 23. on: updated; off_rho1: ratio 1; off_stale: before the update
     spo: Literal["on", "off_rho1", "off_stale"] = static("on")
-    resample: Literal["weights", "rows"] = static("weights")  # weights, rows (not if recurrent)
-    ratio_power: Literal["n-1", "n"] = static("n-1")  # n-1, n: the exponent is one over it
-    baseline: Literal["expected", "soft"] = static("expected")  # what advantages are relative to
+    # resampling as integer weights on rows, or by copying rows (not if recurrent)
+    resample: Literal["weights", "rows"] = static("weights")
+    ratio_power: Literal["n-1", "n"] = static("n-1")  # the teammates' ratio has the exponent 1 / this
+    # baseline of advantages: E_pi Q, or the regularised value (Eq. 10)
+    baseline: Literal["expected", "soft"] = static("expected")
     normalise: bool = static(True)  # divide policy weights by their mean
     start_from_behaviour: bool = static(True)  # policies start from the behaviour models
-    q_input: Literal["state", "obs", "both"] = static("state")  # what critics see
-    recurrent: bool = static(False)  # GRU-64 policies; needs window != 0
-    hidden: int = static(256)
-    patience: int = static(20)  # held-out checks without improvement, of 100
+    q_input: Literal["state", "obs", "both"] = static("state")  # input of the critics
+    recurrent: bool = static(False)  # GRU policies of width 64; needs window != 0
+    hidden: int = static(256)  # width of the hidden layers
+    # checks on held-out episodes without improvement (of 100) that end the behaviour fit
+    patience: int = static(20)
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
-    behaviour_steps: int = static(2000)  # updates of the first stage
+    behaviour_steps: int = static(2000)  # updates of the behaviour stage
     steps: int = static(5000)
     batch_size: int = static(256)
     window: int = static(0)
 
 
 class Own(NamedTuple):
-    """What one agent trains; in the state every tree has a leading axis [N]."""
+    """Parameters and optimiser states of one agent; in State every tree has a leading axis [N]."""
 
     policy: Params
     critic: Params
@@ -118,11 +121,11 @@ class Method(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What one agent learns from in one iteration; M rows."""
+    """The data of one agent's update in one iteration; M rows."""
 
     batch: Transition
     counts: Array  # [M] how often each row was resampled
-    log_mu: Array  # [M, A] of this agent
+    log_mu: Array  # [M, A] of this agent's behaviour model
     next_log_mu: Array  # [M, A]
 
 
@@ -157,7 +160,7 @@ def prepare(m: Method, behaviour: Behaviour, dataset: Dataset, key: Key) -> Stat
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """One iteration of Algorithm 1: a sweep over the agents on one batch."""
+    """One iteration of Algorithm 1: agents are updated in turn on one batch."""
     config, rows = m.config, flatten(batch)
     n, beta = m.spec.num_agents, beta_at(m.config, state.updates)
     log_softmax = lambda x: jax.nn.log_softmax(x.reshape(-1, *x.shape[-2:]))
@@ -184,7 +187,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
         )
         own, metrics = critic_step(m, own, agent, sample, beta)
         own, actor_metrics = actor_step(m, own, agent, sample, beta)
-        if config.spo != "off_stale":  # later agents see the policy that was just stepped
+        if config.spo != "off_stale":  # later agents see the policy that was just updated
             mine = m.actors.one(own.policy, agent, batch)[0].reshape(ratio.shape[0], -1)
             log_pi = log_pi.at[:, agent].set(log_prob(mine, rows.actions[:, agent]))
         everyone = jax.tree.map(lambda all_, new: all_.at[agent].set(new), everyone, own)
@@ -197,8 +200,8 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def draw_sample(config: Config, key: Key, sample: Sample) -> Sample:
-    """Importance resampling by `counts`: as integer weights on the rows, or as the drawn rows
-    themselves.
+    """Importance resampling in proportion to `counts`: as integer weights on the rows, or as the
+    drawn rows themselves.
     """
     drawn, counts = resample(key, sample.counts)
     if config.resample == "weights":
@@ -212,7 +215,7 @@ def draw_sample(config: Config, key: Key, sample: Sample) -> Sample:
 def critic_step(
     m: Method, own: Own, agent: Array, sample: Sample, beta: Array
 ) -> tuple[Own, dict[str, Array]]:
-    """Eq. 24, then the soft update of the target."""
+    """One step of the critic (Eq. 24), then the soft update of its target network."""
     rows, config = flatten(sample.batch), m.config
     next_logits = m.actors.one(own.policy, agent, sample.batch)[1]
     next_q = m.critic.apply(
@@ -242,7 +245,7 @@ def critic_step(
 def actor_step(
     m: Method, own: Own, agent: Array, sample: Sample, beta: Array
 ) -> tuple[Own, dict[str, Array]]:
-    """Eq. 20 on the same resampled rows, then Eq. 25 if alpha is automatic."""
+    """One step of the policy (Eq. 20) on the same resampled rows, then Eq. 25 with auto_alpha."""
     rows, config, alpha = flatten(sample.batch), m.config, jnp.exp(own.log_alpha)
     actions = rows.actions[:, agent]
     q = m.critic.apply(own.target_critic, critic_input(config, rows.state, rows.obs, agent))
@@ -317,7 +320,7 @@ def advantage_size(m: Method, state: State, batch: Transition) -> Array:
 
 
 def critic_input(config: Config, state: Array, obs: Array, agent: Array) -> Array:
-    """State [M, S], the agent's own of obs [M, N, O], or both."""
+    """Critic input: state [M, S], the agent's own observation in obs [M, N, O], or both."""
     parts = {"state": [state], "obs": [obs[:, agent]], "both": [state, obs[:, agent]]}
     return jnp.concatenate(parts[config.q_input], -1)
 

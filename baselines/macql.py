@@ -1,13 +1,13 @@
 """MACQL: conservative values with a linear mixer, the baseline of Tian et al. (AAAI 2023, Eq. 13),
 for discrete actions.
 
-Q_tot = sum_i w_i(s) Q_i + b(s). Values of available actions are held below those of the data's, per
-agent -> conservative_loss; n-step Tree Backup with the slow nets -> tree_backup, backup_target;
-both -> loss. Differs: Eq. 13 prints logsumexp(w_i Q_i + b) for each agent against one Q_tot, which
-leaves (N - 1) b as a reward for b -> -inf; we cancel b (`cql_literal`: as printed). One-step double
-Q is the fall-back (`cql_target=onestep_double`). Public code also has forms with sampled joint
-actions: not implemented, since under a linear mixer the logsumexp over an agent's own actions is
-    exact.
+Q_tot = sum_i w_i(s) Q_i + b(s). For each agent, values of available actions are held below those of
+the data's actions -> conservative_loss; n-step Tree Backup with the target networks -> tree_backup,
+backup_target; the sum of both -> loss. Differs: Eq. 13 prints logsumexp(w_i Q_i + b) for each agent
+against one Q_tot, which leaves (N - 1) b in the loss and so rewards b -> -inf; we cancel b
+(`cql_literal`: as printed). One-step double Q is the alternative target
+(`cql_target=onestep_double`). Public code also has forms with sampled joint actions; these are not
+implemented, since under a linear mixer the logsumexp over an agent's own actions is exact.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ ACTIONS = ("discrete",)
 
 @struct.dataclass
 class Config:
-    """Settings, of Tian et al. (Table 11) where they print one."""
+    """Settings of Tian et al. (Table 11) where they print one."""
 
-    lr: float = 5e-4  # RMSprop, of agents and mixer
+    lr: float = 5e-4  # learning rate (RMSprop) of values and mixer
     gamma: float = 0.99
-    cql: float = 2.0  # Eq. 13, beta_CQL
+    cql: float = 2.0  # weight of the conservative term (Eq. 13, beta_CQL)
     trace: float = 0.93  # lambda of Tree Backup
-    max_grad_norm: float = 10.0  # of agents and mixer together
-    n_step: int = static(5)  # of Tree Backup, within the window
-    # tree_backup, onestep_double
+    max_grad_norm: float = 10.0  # gradient-norm limit, of values and mixer together
+    n_step: int = static(5)  # steps of Tree Backup, within the window
+    # target of the values: n-step Tree Backup, or one-step double Q
     cql_target: Literal["tree_backup", "onestep_double"] = static("tree_backup")
-    # greedy, softmax: pi_i of Tree Backup
+    # policy pi_i that Tree Backup evaluates: greedy or softmax in the target values
     backup_policy: Literal["greedy", "softmax"] = static("greedy")
-    cql_literal: bool = static(False)
-    mixer_bias: bool = static(True)
-    target_every: int = static(100)  # updates between hard copies
+    cql_literal: bool = static(False)  # conservative term as printed in Eq. 13, with the mixer bias
+    mixer_bias: bool = static(True)  # whether the mixer has the bias b(s)
+    target_every: int = static(100)  # updates between hard copies to the target networks
     embed: int = static(32)  # width of the mixer
     hidden: int = static(64)
-    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
+    recurrent: bool = static(False)  # GRU nets over the episode; needs window != 0
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)
-    window: int = static(-1)  # whole episodes; 0: single steps, where n is 1
+    window: int = static(-1)  # -1: whole episodes; 0: single steps, where n is 1
 
 
 class State(NamedTuple):
-    """What is trained, and the slow copies."""
+    """Trained parameters, target networks and optimiser state."""
 
     critic: Params  # of all agents
     mixer: Params
@@ -82,7 +82,7 @@ class Method(NamedTuple):
 
 
 def init(m: Method, key: Key) -> State:
-    """Fresh nets; the slow copies are equal to them."""
+    """Fresh nets; the target networks start as copies of them."""
     critic_key, mixer_key = jax.random.split(key)
     critic, spec = m.actors.init(critic_key), m.actors.spec
     mixer = m.mixer.init(mixer_key, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_size))
@@ -115,9 +115,9 @@ def tree_backup(
     """
     ahead = lambda x, k: jnp.pad(x, ((0, 0), (0, k)))[:, k:]
     delta = jnp.where(valid > 0, reward + gamma * (1.0 - terminated) * next_value - q, 0.0)
-    # nothing follows an end, whatever the window holds there
+    # nothing follows a terminated step, whatever the window holds there
     follows = jnp.where(valid > 0, 1.0 - terminated, 0.0)
-    # from t to t + 1
+    # factor of the trace from t to t + 1
     link = jnp.where(ahead(valid, 1) > 0, gamma * trace * follows * ahead(match, 1), 0.0)
     total, weight = q, jnp.ones_like(q)
     for step in range(n):
@@ -127,7 +127,7 @@ def tree_backup(
 
 
 def backup_target(m: Method, state: State, batch: Transition) -> Array:
-    """Tree Backup with values and policy of the slow nets, windows [B, T, ...] -> [B, T].
+    """Tree Backup with values and policy of the target networks, windows [B, T, ...] -> [B, T].
 
     pi is a product over agents and the mixer is linear, so E_pi Q_tot = sum_i w_i E_pi_i Q_i + b.
     """
@@ -152,8 +152,8 @@ def backup_target(m: Method, state: State, batch: Transition) -> Array:
 
 
 def double_target(m: Method, state: State, batch: Transition, next_q: Array) -> Array:
-    """Double Q: the argmax of `next_q` [..., N, A] per agent, valued by the slow nets at the next
-    state -> [...].
+    """Double Q target [...]: the target networks value each agent's argmax of `next_q` [..., N, A]
+    at the next state.
     """
     _, slow = m.actors.outputs(state.target_critic, batch)
     value = m.mixer.apply(state.target_mixer, taken(slow, jnp.argmax(next_q, -1)), batch.next_state)
@@ -161,9 +161,7 @@ def double_target(m: Method, state: State, batch: Transition, next_q: Array) -> 
 
 
 def action_probs(kind: str, q: Array) -> Array:
-    """pi_i over available actions, q [..., A] -> [..., A]: all on the argmax, or softmax at
-    temperature 1.
-    """
+    """pi_i over available actions, q [..., A] -> [..., A]: greedy, or softmax at temperature 1."""
     return (
         jax.nn.one_hot(jnp.argmax(q, -1), q.shape[-1], dtype=q.dtype)
         if kind == "greedy"
@@ -185,7 +183,7 @@ def conservative_loss(m: Method, q: Array, weights: Array, bias: Array, batch: T
 def loss(
     m: Method, params: tuple[Params, Params], state: State, batch: Transition
 ) -> tuple[Array, dict[str, Array]]:
-    """Eq. 13 over valid steps, and what is logged.
+    """Eq. 13 over valid steps, and metrics.
 
     params: (critic, mixer); batch: windows [B, T, ...].
     """
@@ -208,7 +206,7 @@ def loss(
 
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
-    """One step of agents and mixer; the slow nets are copied every `target_every` updates."""
+    """One step of values and mixer; target networks are copied every `target_every` updates."""
     params, updates, windows = (state.critic, state.mixer), state.updates + 1, as_windows(batch)
     grads, metrics = jax.grad(lambda p: loss(m, p, state, windows), has_aux=True)(params)
     steps, opt = m.optimiser.update(grads, state.opt)

@@ -74,7 +74,7 @@ class Config:
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)
-    window: int = static(-1)  # whole episodes; 0: single steps
+    window: int = static(-1)  # -1: whole episodes; 0: single steps
 
 
 class State(NamedTuple):

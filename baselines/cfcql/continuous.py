@@ -88,7 +88,7 @@ class Config:
     truncated_ends: bool = static(False)  # episodes cut by the time limit count as terminated
     policy_every: int = static(5)  # critic updates per policy update
     vae_hidden: int = static(750)  # width of the VAE's hidden layers
-    # agents' weights: from the deviation, or uniform: equal, without a VAE
+    # how agents' penalties are weighted: by deviation, or equally and without a VAE
     weights: Literal["deviation", "uniform"] = static("deviation")
     hidden: int = static(64)  # width of the hidden layers of policies and critics
     recurrent: bool = static(False)  # GRU policies over the episode; needs window != 0

@@ -50,14 +50,14 @@ class Config:
     cql: float = 1.0  # weight of the conservative term; the code has .1 to 50 on SMAC
     # scale in the softmax of deviations over agents; 0: equal weights; 100: all on the largest
     tau: float = 0.5
-    max_grad_norm: float = 10.0  # gradient-norm limit, of values and mixer together
-    # agents' weights: from the KL deviation, from the policy ratio, or equal (no behaviour stage)
+    max_grad_norm: float = 10.0  # limit on the gradient norm of each update
+    # how agents' penalties are weighted: KL deviation, policy ratio, or equally (no behaviour stage)
     weights: Literal["deviation", "ratio", "uniform"] = static("deviation")
     target_every: int = static(25)  # updates between hard copies to the target networks
     embed: int = static(32)  # width of the mixer
     hyper: int = static(64)  # hidden width of the mixer's hypernetworks
     hidden: int = static(64)  # width of the agents' value nets and behaviour models
-    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
+    recurrent: bool = static(False)  # GRU nets over the episode; needs window != 0
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
     behaviour_steps: int = static(2000)  # updates of the behaviour stage
     # budget of the behaviour stage in filled slots, which then sets `behaviour_steps`; 0: none

@@ -5,11 +5,12 @@ of its own with CQL's penalty.
         + cql sum_k mean(T log sum_u exp((Q_k(o, u) - log p(u)) / T) - Q_k(o, a))  -> critic_loss
     y = r_i + gamma (1 - terminated) min_k Q'_k(o', pi'(o')), without smoothing noise
     -mean Q_1(o, pi(o)) + penalty mean pi(o)^2, by the critic just updated         -> actor_loss
-u are uniform actions and, with samples=policy, also noisy ones of the policies at o' and o, all of
-them valued at o. Not divided by the number of samples. `plain_density`: as the released code, which
-subtracts the density of a policy's sample where its logarithm belongs. Centralised: critics of the
-state and all actions; u is then a joint action. Differs: batches are drawn with replacement; agents
-are updated at once, which is the same, as none uses another's nets before all are done.
+u are uniform actions and, with samples=policy, also noisy policy actions at o' and o, all valued at
+o. The sum is not divided by the number of samples. With `plain_density`, as in the released code,
+the density of a policy's sample is subtracted where its logarithm belongs. With `centralised`,
+critics see the state and all actions, and u is a joint action. Differs: batches are drawn with
+replacement; all agents are updated at once, with the same result, since no agent uses another's
+updated nets within an update.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ NOISE = 0.2  # standard deviation of actions sampled near a policy
 
 
 class Method(NamedTuple):
-    """Nets of one config; any Config with the fields of the continuous form."""
+    """Nets and the Config, which may be any with the fields of the continuous form."""
 
     config: Any
     agents: Agents
@@ -41,7 +42,7 @@ class Method(NamedTuple):
 
 
 def conservative_loss(m: Method, critic: Net, mine: AgentBatch, values: Array, key: Key) -> Array:
-    """sum_k of the log-sum-exp of Q_k over sampled actions minus Q_k(o, a) = values [2, M];
+    """sum_k of the log-sum-exp of Q_k over sampled actions, minus Q_k(o, a) = values [2, M];
     unreduced [M].
     """
     c, rows, agents = m.config, mine.rows, m.agents
@@ -56,7 +57,7 @@ def conservative_loss(m: Method, critic: Net, mine: AgentBatch, values: Array, k
         centre = agents.played(mine.agent, mine.policies, obs, rows.valid)
         near, density = near_actions(near_key, centre, c.num_samples, NOISE, bound)
         kinds.append((near, jnp.exp(density) if c.plain_density else density))
-    # Each kind is a batch of its own to input normalisation.
+    # Input normalisation treats each kind of actions as a batch of its own.
     # [2, K, M]
     q = jnp.concatenate(
         [agents.values(critic, context, actions, rows.valid) for actions, _ in kinds], 1
@@ -72,7 +73,7 @@ def conservative_loss(m: Method, critic: Net, mine: AgentBatch, values: Array, k
 def critic_loss(
     m: Method, critic: Net, mine: AgentBatch, key: Key
 ) -> tuple[Array, dict[str, Array]]:
-    """`penalised_loss` with the next actions of the slow policies."""
+    """`penalised_loss` with the next actions of the target policies."""
     ahead = m.agents.played(mine.agent, mine.target_policies, mine.rows.next_obs, mine.rows.valid)
     return penalised_loss(m, critic, mine, ahead, key)
 
@@ -83,7 +84,7 @@ def penalised_loss(
     """Sum of the twins' mean squared errors plus `cql` times the conservative term, over valid rows
     of one agent.
 
-    ahead: next actions [M, D], of the agent or of all, as its critics are given them.
+    ahead: next actions [M, D] as the critics take them: the agent's own, or those of all agents.
     """
     rows, values = mine.rows, m.agents.data_values(critic, mine)
     target = m.agents.target(mine, ahead, m.config.gamma)
@@ -137,7 +138,7 @@ def actor_loss(
 def method_of(config: Any, spec: EnvSpec, name: str) -> Method:
     """Nets of the continuous form, for a method of this name.
 
-    Raises InvalidSetting for forms that can't be.
+    Raises InvalidSetting for settings that do not fit together.
     """
     c = config
     return Method(
@@ -155,7 +156,7 @@ def method_of(config: Any, spec: EnvSpec, name: str) -> Method:
 
 
 def passes_of(config: Any) -> tuple[str, ...]:
-    """What the policies are run on in an update, in order."""
+    """The observation fields on which the policies are evaluated in an update, in order."""
     return ("obs", "next_obs", "obs") if config.samples == "policy" else ("obs",)
 
 

@@ -7,13 +7,14 @@
         e ~ N(0, target_noise^2), the sum clipped to the bound
     mean_i [mimic (pi_i - a^_i)^2 - (1 - mimic) Q_1(s, a_-i, pi_i)]
         + penalty sum_i mean pi_i^2                                           -> actor_loss
-Q_1 of agent i is that of the data's joint action with pi_i in its place, and so is the search for
-a^_i. r_1 is the first agent's reward where agents have their own. An update takes a batch of 1 +
-critic_steps parts: critics, then policies by the new critics from the first part; then one step of
-the critics from each of the others; then soft updates of the slow nets.
+For agent i, Q_1 is evaluated at the data's joint action with pi_i in place of a_i; the search for
+a^_i does the same. r_1 is the first agent's reward where agents have their own. An update takes a
+batch of 1 + critic_steps parts: the first part trains the critics, then the policies by the new
+critics; each further part makes one step of the critics; then the target networks make a soft
+update.
 The paper's own centralised form, a critic for each agent (`centralised`), is in
-jaxoff/learners/actor_critic.py. Differs: the published code counts such an update as five; with
-samples=policy the logarithm of the density, as that code.
+jaxoff/learners/actor_critic.py. Differs: the published code counts such an update as five. As that
+code, samples=policy subtracts the logarithm of the density.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ Objective = Callable[..., tuple[Array, dict[str, Array]]]
 def critic_loss(
     m: Method, critic: Net, mine: AgentBatch, key: Key
 ) -> tuple[Array, dict[str, Array]]:
-    """Penalised TD error of the team's twin critics [2, ...], over valid rows; next actions are
-    noisy.
+    """Penalised TD error of the team's twin critics [2, ...] over valid rows, with noisy next
+    actions.
     """
     noise_key, key = jax.random.split(key)
     bound = m.agents.spec.action_bound
@@ -61,11 +62,11 @@ def critic_loss(
 def actor_loss(
     m: Method, objective: Objective, policy: Net, critic: Net, mine: AgentBatch, key: Key
 ) -> tuple[Array, dict[str, Array]]:
-    """The part of one agent: its objective over N, but for the penalty on its actions; over valid
-    rows.
+    """One agent's part of the loss over valid rows: its objective divided by N, except for the
+    penalty on its actions.
 
-    The gradient of the team's loss by a policy is that of its part, since others' actions are the
-    data's.
+    The gradient of the team's loss with respect to a policy is that of its own part, since the
+    other agents' actions are the data's.
     """
     rows, n = mine.rows, m.agents.spec.num_agents
     own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
@@ -86,7 +87,7 @@ def actor_loss(
 
 
 def init(m: Method, opts: tuple[Any, Any], key: Key) -> State:
-    """Policies [N, ...] and the team's twin critics [2, ...]; slow copies are equal to them."""
+    """Policies [N, ...], the team's twin critics [2, ...], and target networks equal to them."""
     policy, critics = m.agents.init(key)
     critic = jax.tree.map(lambda x: x[0], critics)
     states = jax.vmap(opts[0].init)(policy), opts[1].init(critic)
@@ -105,7 +106,7 @@ def init(m: Method, opts: tuple[Any, Any], key: Key) -> State:
 def critic_step(
     m: Method, opt: Any, state: State, rows: Transition, key: Key
 ) -> tuple[State, dict[str, Array]]:
-    """One step of the critics on some rows."""
+    """One gradient step of the critics on the given rows."""
     mine = AgentBatch(
         jnp.zeros((), jnp.int32), rows, state.policy, state.target_policy, state.target_critic
     )
@@ -121,8 +122,8 @@ def critic_step(
 def actor_step(
     m: Method, opt: Any, objective: Objective, state: State, rows: Transition, key: Key
 ) -> tuple[State, dict[str, Array]]:
-    """One step of every policy, by the critics as they are, which are given the rows of all agents
-    as one batch.
+    """One step of every policy with the critics fixed; the critics' input normalisation treats the
+    rows of all agents as one batch.
     """
     m = m._replace(agents=dataclasses.replace(m.agents, mapped="agents"))
 
@@ -151,8 +152,8 @@ def update(
     batch: Transition,
     key: Key,
 ) -> tuple[State, Out]:
-    """Critics and policies by the first part of a batch, then the critics by each of the others,
-    then the slow nets.
+    """Train critics and policies on the first part of a batch, then the critics on each further
+    part; then update the target networks.
     """
     count, keys = 1 + m.config.critic_steps, jax.random.split(key, 3)
     size = batch.valid.shape[0]
@@ -183,9 +184,9 @@ def update(
 
 
 def make(config: Any, spec: EnvSpec, name: str, objective: Objective) -> Learner:
-    """The learner of a method of this name, whose policies are trained by an objective.
+    """The learner of the method called `name`, whose policies minimise `objective`.
 
-    Raises InvalidSetting for forms that can't be.
+    Raises InvalidSetting for settings that do not fit together.
     """
     if config.plain_density:
         raise InvalidSetting(
