@@ -38,8 +38,8 @@ ACTIONS = ("continuous",)
 
 @struct.dataclass
 class Config:
-    """Settings of Tian et al. (Table 11) where they print one, else those of the released code on
-    MAMuJoCo.
+    """Settings of Tian et al. (Table 11) where they print one. "Released code" stands for its
+    MAMuJoCo settings.
     """
 
     lr: float = 5e-4  # learning rate of the policies; released code: 1e-3
@@ -52,7 +52,8 @@ class Config:
     # updates between hard copies to the target networks; 0: soft updates (released code)
     target_every: int = static(100)
     optimiser: Literal["rmsprop", "adam"] = static("rmsprop")  # released code: adam, with eps .01
-    agent_id: bool = static(True)  # policies and critic take the agent's number; released code: false
+    # policies and critic take the agent's number; released code: false
+    agent_id: bool = static(True)
     embed: int = static(32)  # width of the mixer; released code: 64
     hyper: int = static(64)  # hidden width of the mixer's hypernetworks; 0: linear
     critic_hidden: int = static(32)  # width of the critic's two hidden layers; released code: 400
@@ -61,7 +62,8 @@ class Config:
     layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)
-    window: int = static(-1)  # -1: whole episodes; 0: single steps; released code: 0, with batches of 100
+    # -1: whole episodes; 0: single steps; released code: 0, with batches of 100
+    window: int = static(-1)
 
 
 class State(NamedTuple):

@@ -63,7 +63,8 @@ class Config:
     max_grad_norm: float = 10.0
     # initial share of uniform actions in the trained policy (discrete actions); released code: .5
     epsilon_start: float = 0.0
-    epsilon_end: float = 0.0  # final share of uniform actions in the trained policy; released code: .05
+    # final share of uniform actions in the trained policy; released code: .05
+    epsilon_end: float = 0.0
     # weights of the policy loss come from advantages (released code) or values (paper)
     actor_weight: Literal["advantage", "value"] = static("advantage")
     # at the last step of an episode: bootstrap by its value, or treat it as terminal (ours)

@@ -70,7 +70,7 @@ class Config:
     spo: Literal["on", "off_rho1", "off_stale"] = static("on")
     # resampling as integer weights on rows, or by copying rows (not if recurrent)
     resample: Literal["weights", "rows"] = static("weights")
-    ratio_power: Literal["n-1", "n"] = static("n-1")  # the teammates' ratio has the exponent 1 / this
+    ratio_power: Literal["n-1", "n"] = static("n-1")  # exponent of the teammates' ratio: 1 / this
     # baseline of advantages: E_pi Q, or the regularised value (Eq. 10)
     baseline: Literal["expected", "soft"] = static("expected")
     normalise: bool = static(True)  # divide policy weights by their mean

@@ -51,7 +51,7 @@ class Config:
     # scale in the softmax of deviations over agents; 0: equal weights; 100: all on the largest
     tau: float = 0.5
     max_grad_norm: float = 10.0  # limit on the gradient norm of each update
-    # how agents' penalties are weighted: KL deviation, policy ratio, or equally (no behaviour stage)
+    # how agents' penalties are weighted: KL deviation, policy ratio or equal (no behaviour stage)
     weights: Literal["deviation", "ratio", "uniform"] = static("deviation")
     target_every: int = static(25)  # updates between hard copies to the target networks
     embed: int = static(32)  # width of the mixer
