@@ -1,5 +1,5 @@
-"""Views of a batch: its leading axes as rows or as windows, and the steps at which an agent has a
-choice.
+"""Views of a batch: its leading axes as rows or as windows, and the steps at which an agent has
+more than one available action.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def as_windows(batch: Transition) -> Transition:
 
 
 def choosing(batch: Transition) -> Array:
-    """1 at the real steps of each agent at which more than one action is available, [..., N]: the
-    dead have one at most.
+    """1 at the valid steps of each agent at which more than one action is available, [..., N]; a
+    dead agent has one at most.
     """
     return batch.valid[..., None] * (jnp.sum(batch.avail, -1) > 1)

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 
 from jaxoff.types import UNAVAILABLE, Array, Distribution, Key
 
-EDGE = 1.0 - 1e-7  # actions are kept this far inside the bound, where atanh is finite
+EDGE = 1.0 - 1e-7  # actions are clipped to this share of the bound, where atanh is finite
 
 
 @functools.cache
 def _distrax() -> ModuleType:
-    """The package. Its first import may fall into the tracing of a program, and none of its
-    constants may then be a part of that program.
+    """The distrax package. Its first import may happen while a program is traced, and its constants
+    must not become part of that program.
     """
     with jax.ensure_compile_time_eval():
         import distrax
@@ -32,7 +32,7 @@ def _distrax() -> ModuleType:
 def categorical(
     logits: Array | None = None, *, probs: Array | None = None, avail: Array | None = None
 ) -> Distribution:
-    """Over indices [..., N], from logits or probabilities [..., N, A], exactly one of the two.
+    """Categorical over indices [..., N], from either logits or probabilities [..., N, A].
 
     avail: [..., N, A], 0 where an action may not be taken; its logit is then UNAVAILABLE.
     """
@@ -56,7 +56,7 @@ def normal(mean: Array, log_std: Array) -> Distribution:
 
 
 def uniform(low: Array, high: Array) -> Distribution:
-    """Uniform between low and high, of equal shapes; a log density for each number."""
+    """Uniform between low and high, of equal shapes; one log density per dimension."""
     return _distrax().Uniform(low, high)
 
 
@@ -65,7 +65,7 @@ def uniform(low: Array, high: Array) -> Distribution:
 class TanhNormal:
     """bound * tanh(x), x normal with independent dimensions: mean, log_std [..., N, A].
 
-    Its mode is bound * tanh(mean), what is executed without noise; the density itself may be
+    Its mode is bound * tanh(mean), which is executed without noise; the density itself may be
     larger elsewhere.
     """
 
@@ -78,8 +78,8 @@ class TanhNormal:
         return self.bound * self._within_one().sample(seed=seed, sample_shape=sample_shape)
 
     def log_prob(self, value: Array) -> Array:
-        """Log density [..., N] of actions [..., N, A]; those at the bound or beyond count as just
-        inside it.
+        """Log density [..., N] of actions [..., N, A]; those at or beyond the bound are clipped to
+        just inside it.
         """
         scale = value.shape[-1] * math.log(self.bound)
         return self._within_one().log_prob(jnp.clip(value / self.bound, -EDGE, EDGE)) - scale

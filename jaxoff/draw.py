@@ -1,4 +1,4 @@
-"""Draws in proportion to weights, by a running total; safe in float32."""
+"""Random draws in proportion to weights, by a running total; safe in float32."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from jaxoff.types import Array, Key
 
 
 def running_total(weights: Array) -> Array:
-    """Running total of weights [M] >= 0 that rises only where there is weight.
+    """Running total of weights [M] >= 0 that rises only where a weight is positive.
 
-    A parallel float32 sum rounds neighbours differently, so it may fall, or rise at a weight of
-    zero.
+    A parallel float32 sum rounds neighbours differently, so by itself it may fall, or rise at a
+    weight of zero.
     """
-    # else XLA fuses what made them into each step of the sum
+    # without the barrier, XLA fuses the computation of the weights into each step of the sum
     weights = lax.optimization_barrier(weights)
     return lax.cummax(jnp.where(weights > 0, jnp.cumsum(weights), 0.0))
 

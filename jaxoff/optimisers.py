@@ -1,4 +1,4 @@
-"""Optimisers as the papers' code bases have them."""
+"""Optimisers with the constants of the papers' code bases."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def sonnet_rmsprop(lr: Array | float, max_grad_norm: Array | float) -> optax.Gra
 def adamw(
     lr: Array | float, max_grad_norm: Array | float, decay: Array | float
 ) -> optax.GradientTransformation:
-    """AdamW as GPT is trained, betas (0.9, 0.95), on gradients clipped by their global norm; only
-    weights of linear maps decay.
+    """AdamW with GPT's betas (0.9, 0.95), on gradients clipped by their global norm; only weights
+    of linear layers decay.
     """
     step = optax.adamw(lr, b1=0.9, b2=0.95, eps=1e-8, weight_decay=decay, mask=linear_weights)
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), step)

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 Params = Any
 State = Any
 Carry = Any
-# Of actions: sample(seed=, sample_shape=), log_prob(actions) and mode(); over indices also logits
-# and probs. `jaxoff/distributions.py` makes them.
+# A distribution over actions has sample(seed=, sample_shape=), log_prob(actions) and mode(); one
+# over indices also has logits and probs. `jaxoff/distributions.py` makes them.
 Distribution = Any
 
 
 def __getattr__(name: str) -> Any:
-    """`Array` and `Key`: JAX is imported when one of them is first asked for (PEP 562)."""
+    """`Array` and `Key`: JAX is imported when one of them is first used (PEP 562)."""
     if name not in ("Array", "Key"):
         raise AttributeError(f"module 'jaxoff.types' has no attribute '{name}'")
     import jax
@@ -39,12 +39,12 @@ class ReturnScale(NamedTuple):
 
     low: float
     high: float
-    source: str  # what the two are and where they come from
+    source: str  # what the two returns are and where they come from
 
 
 @dataclasses.dataclass(frozen=True)
 class EnvSpec:
-    """What a learner may know of an environment; static and hashable.
+    """What a learner may know about an environment; static and hashable.
 
     `payoff` is the reward of a joint action where that is known exactly (stateless games); a
     learner may use it as its critic, as Tilbury et al. (2024) do.
@@ -57,19 +57,19 @@ class EnvSpec:
     action_size: int
     discrete: bool
     horizon: int
-    obs_sizes: tuple[int, ...] = ()  # true sizes per agent, where padded
+    obs_sizes: tuple[int, ...] = ()  # true sizes per agent, where they are padded
     action_sizes: tuple[int, ...] = ()
     agent_types: tuple[int, ...] = ()  # equal numbers: same kind of agent
     action_bound: float = 1.0  # continuous actions lie in [-bound, bound]
     return_scale: ReturnScale | None = None
     payoff: Callable[[Array], Array] | None = dataclasses.field(default=None, compare=False)
-    # steps of the longest episode of the data that a learner is made for; 0 where there are none
+    # steps of the longest episode in the dataset that a learner is made for; 0 without a dataset
     longest: int = 0
 
     @property
     def max_steps(self) -> int:
-        """Steps that an episode may have: the limit of the environment, or more where the data have
-        longer ones.
+        """Largest number of steps of an episode: the environment's time limit, or more where the
+        data have longer episodes.
         """
         return max(self.horizon, self.longest)
 
@@ -79,21 +79,22 @@ class EnvSpec:
         return (self.num_agents,) if self.discrete else (self.num_agents, self.action_size)
 
 
-# Logit or value of an action that may not be taken: nothing that a net gives is below it.
+# Logit or value of an unavailable action: no output of a net is below it.
 # Differences of such numbers are finite, sums are not, so losses read them through `taken` and
 # `available_logsumexp` (jaxoff/losses).
 UNAVAILABLE = -(2.0**128 - 2.0**104)  # the least float32
 
 
 class TimeStep(NamedTuple):
-    """What is seen after a reset or a step. Leading axes are free.
+    """What agents observe after a reset or a step. Leading axes are free.
 
-    `terminated` means that the value beyond is zero; `truncated` that the clock ended the episode.
+    `terminated` means that the value beyond is zero; `truncated` that the time limit ended the
+    episode.
     """
 
     obs: Array  # [..., N, O]
     state: Array  # [..., S]
-    avail: Array  # [..., N, A] float, 1 where an action may be taken (all ones if continuous)
+    avail: Array  # [..., N, A] float, 1 where an action is available (all ones if continuous)
     reward: Array  # [...] team reward of the step just made; 0 after a reset
     terminated: Array  # [...] bool
     truncated: Array  # [...] bool
@@ -105,7 +106,7 @@ class TimeStep(NamedTuple):
 class Episodes(NamedTuple):
     """Episodes padded to the longest.
 
-    Slot t of a [T+1] field is seen before step t; slot L after the last.
+    Slot t of a [T+1] field is observed before step t; slot L after the last step.
 
     `filled` is 1 for the L real steps of an episode and 0 after them.
     """
@@ -127,7 +128,7 @@ class Transition(NamedTuple):
     """A batch of steps: leading axes [B] for single steps, [B, T] for windows and episodes.
 
     `valid` is 0 on padding, and every mean over a batch is a mean over valid steps. `steps_before`
-    counts the real steps before this one in its episode, `episode` is the number of that.
+    counts the real steps before this one in its episode; `episode` is the number of the episode.
     """
 
     obs: Array  # [..., N, O]
@@ -145,9 +146,9 @@ class Transition(NamedTuple):
     next_avail: Array  # [..., N, A]
     # [..., N] where agents have rewards of their own; `reward` is then their mean
     agent_reward: Array | None = None
-    # [...] int whose trajectory it is, where a sampler draws those of single agents
+    # [...] int, the agent whose trajectory it is, where a sampler draws single agents' trajectories
     agent: Array | None = None
-    weight: Array | None = None  # [..., N] of agents' steps in a loss, where a sampler gives some
+    weight: Array | None = None  # [..., N] of agents' steps in a loss, where a sampler weighs them
     # [..., N] int, -1 at the first step of an episode; or [..., N, A] float, 0 there
     last_actions: Array | None = None
 
@@ -165,8 +166,8 @@ class Policy(NamedTuple):
 
 
 class Out(NamedTuple):
-    """What an update tells: scalars to log, and a number per batch item for a sampler that wants
-    one.
+    """Output of an update: scalars to log, and one number per batch item for a sampler that uses
+    it.
     """
 
     metrics: dict[str, Array]
@@ -177,8 +178,8 @@ class Learner(NamedTuple):
     """A method, as a pair of functions and a view of its state.
 
     init(key) -> state; update(state, batch, key) -> (state, Out), one gradient step;
-    policy(state) -> Policy, what is evaluated; target_policy(state), the slow one where there is
-    one.
+    policy(state) -> Policy, which is evaluated; target_policy(state), that of the target network
+    where there is one.
     """
 
     init: Callable[[Key], State]
@@ -188,10 +189,10 @@ class Learner(NamedTuple):
 
 
 class Feedback(NamedTuple):
-    """What a sampler is told after an update."""
+    """What a sampler receives after an update."""
 
     items: Array  # [B] the items of the batch
-    signal: Array | None  # [B] Out.signal
+    signal: Array | None  # [B] the update's Out.signal
     policy: Policy  # after the update: the target policy where the learner has one
     updates: Array  # [] updates made, this one included
     key: Key
@@ -199,11 +200,11 @@ class Feedback(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """Which items of a dataset make a batch. Orthogonal to methods.
+    """The choice of the dataset items that make a batch; independent of the method.
 
     init(dataset) -> state; draw(state, dataset, key) -> items [B] int, or whatever its gather
     takes; gather(dataset, items) -> batch; feedback(state, dataset, Feedback) -> state, or None for
-    a sampler that never changes: its draws are then made for a whole chunk in one call.
+    a sampler whose state never changes: the draws of a whole chunk are then made in one call.
     """
 
     init: Callable[[Any], Any]
@@ -215,11 +216,11 @@ class Sampler(NamedTuple):
 class Stage(NamedTuple):
     """A part of training with its own learner. A method that pre-trains is a tuple of stages.
 
-    prepare(previous, dataset, key) -> state: what the learner starts from; `previous` is the final
-    state of the stage before. None stands for learner.init(key).
+    prepare(previous, dataset, key) -> state: the learner's initial state, where `previous` is the
+    final state of the stage before. None stands for learner.init(key).
     sampler(state) -> Sampler: the stage's own, which may use what `prepare` computed; None stands
-    for the sampler that the user chose. reports: how often a stage that is not the last tells its
-    metrics.
+    for the sampler that the user chose. reports: number of times that a stage before the last logs
+    its metrics.
     """
 
     name: str

@@ -1,3 +1,3 @@
-"""What trains but is no published method: parts that methods share, and the fit of rewards to
-agents.
+"""Learners that are no published method by themselves: parts that methods share, and the fit of
+agents' own rewards.
 """

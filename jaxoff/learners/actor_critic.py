@@ -1,11 +1,12 @@
-"""A deterministic policy and twin critics for every agent, and the learner that trains one through
-the other.
+"""A deterministic policy and twin critics for every agent, and the learner that trains them
+together.
 
-Nothing is shared between agents. Policies see the agent's own observation; critics see that and the
-agent's action or, centralised, the state and all actions. Input normalisation is that of
-`jaxoff.nets.normalised`: in training each call of a net uses the statistics of what it is given,
-    data and sampled actions apart; executed policies use running ones.
-A method brings the two losses; both are written for one agent and mapped over all.
+Nothing is shared between agents. Policies see the agent's own observation; critics see the agent's
+observation and action or, if centralised, the state and all actions. Input normalisation is that of
+`jaxoff.nets.normalised`: in training each call of a net uses the statistics of its own inputs, so
+that the data's and sampled actions are normalised separately; executed policies use running
+statistics.
+A method supplies the two losses; both are written for one agent and mapped over all.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ UNIT = Norm(1.0, 0.0)  # type: ignore[arg-type]
 
 
 class State(NamedTuple):
-    """What is trained, leading axis [N]; slow copies; statistics of the policies' inputs, [N, O]
-    each.
+    """Trained parameters with leading axis [N], target networks, and statistics of the policies'
+    inputs, [N, O] each.
     """
 
-    policy: Params  # a Net, or what the method makes of it
+    policy: Params  # a Net, or what the method makes of one (`start` of `learner`)
     critic: Net  # net [N, 2, ...], norm [N, F]
     target_policy: Params
     target_critic: Net
@@ -70,14 +71,14 @@ class State(NamedTuple):
 
 
 class AgentBatch(NamedTuple):
-    """What the losses of one agent are given, beside the parameters that they differentiate."""
+    """Inputs to the losses of one agent, besides the parameters that are differentiated."""
 
-    agent: Array  # its number
+    agent: Array  # the agent's number
     rows: Transition  # [M, ...], of all agents
     policies: Params  # of all agents, [N, ...], before this update
     target_policies: Params
-    target_critic: Net  # its own
-    extras: Any = None  # what `view` gives beside the rows, [M, ...]
+    target_critic: Net  # the agent's own
+    extras: Any = None  # what `view` returns with the rows, [M, ...]
 
 
 Losses = Callable[..., tuple[Array, dict[str, Array]]]
@@ -87,10 +88,10 @@ Losses = Callable[..., tuple[Array, dict[str, Array]]]
 class Agents:
     """The nets, for continuous actions of equal size, and how they see a batch.
 
-    own_batches: each agent learns from 1 / N of a batch, its own. truncated_ends: the clock's end
-        counts as terminal.
-    mapped: the name of the axis of vmap over agents, where the statistics of a critic's inputs are
-    those of all agents' rows together; None: of each agent's rows apart.
+    own_batches: each agent learns from its own 1 / N of a batch. truncated_ends: episodes cut by
+        the time limit count as terminated.
+    mapped: the name of the vmap axis over agents where the statistics of a critic's inputs are
+        taken over all agents' rows together; None: over each agent's rows separately.
     """
 
     spec: EnvSpec
@@ -144,12 +145,12 @@ class Agents:
         return self.spec.action_bound * jnp.tanh(self.actors.net().apply(policy.net, obs))
 
     def seen(self, agent: Array | int, obs: Array, state: Array) -> Array:
-        """What a critic is given beside actions: [M, N, O], [M, S] -> [M, F]."""
+        """Input of a critic besides actions: [M, N, O], [M, S] -> [M, F]."""
         return state if self.centralised else jnp.take(obs, agent, 1)
 
     def replaced(self, agent: Array | int, own: Array, actions: Array) -> Array:
-        """What a critic is given of actions: own [K, M, A], or all of [M, N, A] with the agent's
-        replaced by own -> [K, M, D].
+        """Action input of a critic: own [K, M, A] or, if centralised, all of [M, N, A] with the
+        agent's replaced by own -> [K, M, D].
         """
         if not self.centralised:
             return own
@@ -158,8 +159,8 @@ class Agents:
         return joint.reshape(*joint.shape[:2], -1)
 
     def played(self, agent: Array | int, policies: Net, obs: Array, valid: Array) -> Array:
-        """What policies [N, ...] do in training, as a critic is given it: own actions or all, [M,
-        N, O] -> [M, D].
+        """Actions of policies [N, ...] in training as a critic's input, the agent's own or all:
+        [M, N, O] -> [M, D].
         """
         if not self.centralised:
             return self.act(
@@ -169,8 +170,8 @@ class Agents:
         return joint.reshape(joint.shape[0], -1)
 
     def values(self, critic: Net, context: Array, actions: Array, valid: Array) -> Array:
-        """Values of K actions at each of M rows by each net of one agent's critic: [M, F], [K, M,
-        D] -> [2, K, M].
+        """Values of K actions at each of M rows by each twin of one agent's critic: [M, F],
+        [K, M, D] -> [2, K, M].
         """
         if self.input_norm == "batch":
             cut, weight = context.shape[-1], valid[:, None]
@@ -196,7 +197,7 @@ class Agents:
         )[:, 0]
 
     def first_values(self, critic: Net, mine: AgentBatch, own: Array) -> Array:
-        """Q_1 of actions of the agent, the others' those of the data: [K, M, A] -> [K, M]."""
+        """Q_1 of the agent's actions beside the data's for the others: [K, M, A] -> [K, M]."""
         rows, agent = mine.rows, mine.agent
         first = critic._replace(net=jax.tree.map(lambda x: x[:1], critic.net))
         return self.values(
@@ -209,7 +210,7 @@ class Agents:
     def target(self, mine: AgentBatch, actions: Array, gamma: Array | float) -> Array:
         """r_i + gamma (1 - terminated) min_k Q'_k of next actions [M, D]: [M], a constant.
 
-        r_i is the team's where agents have none.
+        r_i is the team's reward where agents have none of their own.
         """
         rows, agent = mine.rows, mine.agent
         context = self.seen(agent, rows.next_obs, rows.next_state)
@@ -219,7 +220,7 @@ class Agents:
         return own_return(agent, rows, value, gamma)
 
     def policy(self, policies: Net, stats: Stats) -> Policy:
-        """The executed policies, with running (or the dataset's) statistics."""
+        """The executed policies, normalised by running statistics (or the dataset's)."""
         plain = self.actors.policy(policies.net)
         if self.input_norm == "none":
             return plain
@@ -232,7 +233,7 @@ class Agents:
 
 
 def with_clock_ends(batch: Transition) -> Transition:
-    """The batch with the ends of the clock as terminal ones."""
+    """The batch with steps that end at the time limit marked as terminated."""
     return batch._replace(terminated=jnp.maximum(batch.terminated, batch.truncated))
 
 
@@ -258,8 +259,8 @@ def check_parts(size: int, num_agents: int) -> None:
 def split_by_agent(
     batch: Transition, num_agents: int, extras: Any = None
 ) -> tuple[Transition, Any]:
-    """A batch [B, ...] or [B, T, ...] dealt out: item b goes to agent b mod N, as rows [N, M, ...];
-    and what lies beside it.
+    """A batch [B, ...] or [B, T, ...] and its extras, split among agents: item b goes to agent
+    b mod N, as rows [N, M, ...].
     """
     size = batch.valid.shape[0]
     check_parts(size, num_agents)
@@ -270,7 +271,7 @@ def split_by_agent(
 
 
 def as_rows(batch: Transition, extras: Any = None) -> tuple[Transition, Any]:
-    """Leading axes [B] or [B, T] of a batch, and of what lies beside it, to rows [M]."""
+    """Leading axes [B] or [B, T] of a batch, and of its extras, to rows [M]."""
     axes = batch.valid.ndim
     return flatten(batch), jax.tree.map(lambda x: x.reshape(-1, *x.shape[axes:]), extras)
 
@@ -281,8 +282,8 @@ View = Callable[[Transition], tuple[Transition, Any]]
 def rows_of(
     agents: Agents, state: State, batch: Transition, view: View
 ) -> tuple[tuple[Transition, Any], int | None]:
-    """The rows of a batch with what `view` gives beside them, and the axis of their agents: 0 where
-    each agent has its own, None where all learn from the same.
+    """The rows of a batch with the extras of `view`, and the axis of their agents: 0 where each
+    agent has its own rows, None where all learn from the same rows.
     """
     if agents.input_norm == "dataset":
         standard = lambda x: normalised(UNIT, x, *state.stats)
@@ -316,7 +317,7 @@ def several_steps(
 
 
 def at_turn(updates: Array, every: int, after: Any, before: Any) -> Any:
-    """`after` in each `every`-th update, `before` in the others; updates: the number made before
+    """`after` in each `every`-th update, `before` in the others; `updates` counts those made before
     this one.
     """
     if every == 1:
@@ -339,15 +340,15 @@ def learner(
     passes: tuple[str, ...] = ("obs",),
     view: View = lambda batch: (batch, None),
 ) -> Learner:
-    """Of each agent: one step of the critics, then of the policy by the new critics; then soft
-    updates of all slow nets.
+    """For each agent: one step of the critics, then of the policy by the new critics; then soft
+    updates of all target networks.
 
-    critic_loss(critic, mine, key) and actor_loss(policy, critic, mine, key) give (loss, numbers to
-    log) of one agent. optimisers: of policy and critic. start: the policies' parameters from their
-    nets. passes: what of a batch the policies are run on in an update, in order; their running
-    statistics see each. policy_every: critic updates to one of the others.
-    policy_steps: of a policy in its turn, all on the same rows. view: what is made of a batch, and
-    what is given to the losses beside it.
+    critic_loss(critic, mine, key) and actor_loss(policy, critic, mine, key) return (loss, metrics)
+    of one agent. optimisers: of policy and critic. start: makes the policies' parameters from their
+    nets. passes: the observation fields on which an update evaluates the policies, in order; each
+    enters the policies' running statistics. policy_every: critic updates per update of policies and
+    target networks. policy_steps: steps of a policy in such an update, all on the same rows. view:
+    maps a batch to (batch, extras for the losses).
     """
     policy_opt, critic_opt = optimisers
     n = agents.spec.num_agents
@@ -362,7 +363,7 @@ def learner(
     def one(
         agent: Array, own: tuple[Any, ...], given: Any, key: Key, state: State
     ) -> tuple[tuple[Any, ...], dict[str, Array]]:
-        """One agent, with what is its own of the state; the rest as it was before the update."""
+        """Update one agent's part of the state; `state` is the whole before the update."""
         policy, critic, target_critic, stats, policy_state, critic_state = own
         (rows, extras), (critic_key, actor_key) = given, jax.random.split(key)
         mine = AgentBatch(agent, rows, state.policy, state.target_policy, target_critic, extras)
@@ -396,7 +397,7 @@ def learner(
         return state, Out({name: jnp.mean(value) for name, value in metrics.items()})
 
     executed = policy or (lambda state: agents.policy(state.policy, state.stats))
-    # Statistics are of observations, so they serve the slow policies as well.
+    # The statistics are those of observations, so they also serve the target policies.
     return Learner(
         init, update, executed, lambda state: executed(state._replace(policy=state.target_policy))
     )
@@ -406,7 +407,7 @@ def stages(agents: Agents, made: Learner, config: Any) -> Learner | tuple[Stage,
     """The learner; with input_norm=dataset, as a stage that starts from the moments of the
     dataset's observations.
 
-    Raises InvalidSetting for a batch that can't be dealt to the agents in equal parts.
+    Raises InvalidSetting for a batch that can't be split among the agents in equal parts.
     """
     if agents.own_batches:
         check_parts(config.batch_size, agents.spec.num_agents)

@@ -1,5 +1,5 @@
-"""The fit of behaviour models: each agent's own policy, and how its teammates act given the state
-and its action.
+"""The fit of behaviour models: each agent's own behaviour policy, and its teammates' actions given
+the state and its own action.
 
 InSPO (Liu et al., AAAI 2025), Eq. 21 and 22; the nets are in jaxoff/nets/behaviour.py.
 """
@@ -18,8 +18,8 @@ from jaxoff.nets.actors import Actors
 from jaxoff.nets.behaviour import TeammateModel
 from jaxoff.types import Array, Key, Learner, Out, Params, Transition
 
-HELD_OUT_EVERY = 20  # one episode in so many decides when fitting stops
-CHECKS = 100  # of the held-out likelihood in a stage
+HELD_OUT_EVERY = 20  # one episode in 20 is held out and decides when the fit stops
+CHECKS = 100  # number of checks of the held-out likelihood in a stage
 
 
 class Behaviour(NamedTuple):
@@ -30,8 +30,8 @@ class Behaviour(NamedTuple):
     opt: optax.OptState
     updates: Array
     held_out: Array  # [2] sum and number of held-out losses since the last check
-    best: Array
-    bad_checks: Array
+    best: Array  # lowest mean held-out loss so far
+    bad_checks: Array  # checks without improvement since then
 
 
 def behaviour_losses(
@@ -59,8 +59,8 @@ def behaviour_learner(
 ) -> Learner:
     """Fits both behaviour models at once (InSPO Eq. 21 and 22).
 
-    One episode in 20 is held out of the loss; once its likelihood has not improved for `patience`
-    checks, of 100 in the stage, parameters stay as they are.
+    One episode in 20 is held out of the loss. There are 100 checks of the held-out likelihood in
+    the stage; after `patience` checks without improvement, parameters no longer change.
     """
     check_every = max(steps // CHECKS, 1)
 
@@ -88,7 +88,7 @@ def behaviour_learner(
             keep, (optax.apply_updates(before, changes), opt), (before, state.opt)
         )
         sums = state.held_out + jnp.stack([jnp.sum(losses * held), jnp.sum(held)])
-        # a lucky draw later does not restart it
+        # once stopped, the fit stays stopped: a lucky draw later does not restart it
         check = ((state.updates + 1) % check_every == 0) & (sums[1] > 0) & going
         mean = sums[0] / jnp.maximum(sums[1], 1.0)
         bad = jnp.where(

@@ -1,9 +1,9 @@
-"""Who in the team was good: the team's reward is taken apart, and every agent of every episode is
-judged by its part.
+"""Credit assignment: the team's reward is decomposed into own rewards of agents, and every agent of
+every episode is judged by its own rewards.
 
-Needs nothing but the dataset. The fit is that of `jaxoff.learners.decomposition`; some episodes are
-held out of it, and tell how far it can be trusted. What an own reward is known up to: agents share
-a total, so credit can move between agents that always act together.
+Needs nothing but the dataset. The fit is that of `jaxoff.learners.decomposition`; held-out episodes
+measure how far it can be trusted. Own rewards are not unique: only their total is observed, so
+credit can move between agents that always act together.
 """
 
 from __future__ import annotations
@@ -32,45 +32,45 @@ from jaxoff.losses.credit import (
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import Array, EnvSpec, Episodes, Key, Transition
 
-REPORTS = 40  # parts of the fit
+REPORTS = 40  # number of times that the fit logs its metrics, at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the reward is taken apart; defaults are those of Tian et al. (2023), Table 10, but for
+    """Settings of the decomposition; defaults are those of Tian et al. (2023), Table 10, except for
     the batch: they draw episodes.
     """
 
     steps: int = 20000
     lr: float = 1e-4
-    batch_size: int = 512  # steps, whatever their episode: none is padding
-    members: int = 5
+    batch_size: int = 512  # single steps from any episodes, so that none is padding
+    members: int = 5  # nets in the ensemble
     hidden: int = 64
     kind: str = "attention"
     gamma: float = 0.99
-    alpha: float = 0.2  # temperature of the draws that are told
-    priority_max: float = 20.0
-    # share at either end of a type's priorities that has no say in their range
+    alpha: float = 0.2  # temperature of the reported sampling probabilities
+    priority_max: float = 20.0  # upper end of the range to which priorities are rescaled
+    # share of a type's priorities clipped at each end of their range before rescaling
     priority_trim: float = 0.0
-    held_out: float = 0.1  # share of the episodes
+    held_out: float = 0.1  # share of the episodes that is held out of the fit
 
 
 class Verdict(NamedTuple):
-    """What is found for E episodes of at most T steps and N agents, by M members. NumPy arrays."""
+    """The result for E episodes of at most T steps and N agents, by M members. NumPy arrays."""
 
     reward: np.ndarray  # [E, T, N] own rewards, mean over members; 0 on padding
-    spread: np.ndarray  # [E, T, N] their deviation over members
-    # [E, N] mean over the steps of an episode of the discounted own rewards to come
+    spread: np.ndarray  # [E, T, N] standard deviation of own rewards over members
+    # [E, N] mean over an episode's steps of the discounted own return to go
     priority: np.ndarray
-    uncertainty: np.ndarray  # [E, N] deviation of that over members
-    probability: np.ndarray  # [E, N] of being drawn among the trajectories of the type
-    member_means: np.ndarray  # [M, N] own reward a step, over all data
+    uncertainty: np.ndarray  # [E, N] standard deviation of the priority over members
+    probability: np.ndarray  # [E, N] of being drawn among the trajectories of the agent's type
+    member_means: np.ndarray  # [M, N] mean own reward per step, over all data
     lengths: np.ndarray  # [E] real steps
     held_out: np.ndarray  # [E] bool
-    r2: float  # of the team's reward on the episodes that were fitted
-    r2_held_out: float  # and on the others; NaN where there are none
-    steps: np.ndarray  # [K] updates
-    history: dict[str, np.ndarray]  # what was logged, [K] each
+    r2: float  # R^2 of the team's reward on the fitted episodes
+    r2_held_out: float  # R^2 of the team's reward on the held-out episodes; NaN without any
+    steps: np.ndarray  # [K] updates made at each log entry
+    history: dict[str, np.ndarray]  # logged metrics, [K] each
     types: tuple[int, ...]
 
 
@@ -85,8 +85,8 @@ def judge(
 ) -> Verdict:
     """Fit the decomposition on a dataset and judge each of its trajectories.
 
-    one_type: compare all agents with each other, not those of a type alone. progress(done, all,
-        metrics) is told of updates.
+    one_type: compare all agents with each other, not only agents of the same type.
+        progress(done, all, metrics) is called after each part of the fit.
     Raises InvalidSetting for settings out of range, InvalidEpisodes for bad data.
     """
     check_number("seed", seed)
@@ -153,7 +153,7 @@ def judge(
 
 
 def _held_out(episodes: Episodes, share: float, seed: int) -> np.ndarray:
-    """[E] bool: about so many episodes, all copies of one or none."""
+    """[E] bool: about this share of the episodes; all copies of an episode are held out or none."""
     groups = unique_groups(episodes)
     sizes = np.bincount(groups)
     order = np.random.default_rng(seed).permutation(len(sizes))
@@ -163,8 +163,8 @@ def _held_out(episodes: Episodes, share: float, seed: int) -> np.ndarray:
 def _fit(
     model: Decomposition, dataset: Dataset, rows: Array, settings: Settings, key: Key, progress: Any
 ) -> tuple[Any, dict[str, np.ndarray]]:
-    """Parameters after a fit to the steps at some rows, and what was logged: means over each of at
-    most REPORTS parts.
+    """Parameters after a fit to the steps at the given rows, and logged metrics: means over each of
+    at most REPORTS parts of the fit.
     """
     learner = decomposition_learner(model, rmsprop(settings.lr, 10.0))
     size = -(-settings.steps // REPORTS)
@@ -197,8 +197,8 @@ def _fit(
 def _judged(
     model: Decomposition, params: Any, batch: Transition, gamma: float
 ) -> tuple[Array, ...]:
-    """Of episodes [C, T]: own rewards and spread [C, T, N], priorities of members [C, M, N], sums
-    [C, M, N], squared errors [C].
+    """For episodes [C, T]: mean own rewards and their spread [C, T, N], each member's priorities
+    and sums of own rewards [C, M, N], squared errors [C].
     """
     own, totals = model.predict(params, batch)
     own = own * batch.valid[..., None]
@@ -211,17 +211,17 @@ def _judged(
 
 
 class AgentCredit(NamedTuple):
-    """One agent, over a whole dataset."""
+    """The verdict on one agent, over a whole dataset."""
 
     agent: int
     type: int
-    reward: float  # own, a step
-    reward_std: float  # over members
-    rank: int  # in its type by reward, 1 is best
+    reward: float  # mean own reward per step
+    reward_std: float  # standard deviation of that over members
+    rank: int  # rank in its type by own reward; 1 is best
     agreement: float  # share of members that give it this rank
     priority: float  # mean over episodes
-    drawn: float  # share of the draws of its type
-    data: float  # share of the trajectories of its type
+    drawn: float  # its share of the draws of its type
+    data: float  # its share of the trajectories of its type
 
 
 def by_agent(found: Verdict) -> list[AgentCredit]:
@@ -271,8 +271,8 @@ def by_level(found: Verdict, levels: np.ndarray) -> list[dict[str, float]]:
 
 
 def effective_draws(found: Verdict) -> list[tuple[int, float, int]]:
-    """(type, about how many trajectories the draws fall on, 1 / sum p^2, how many there are) of
-    each type.
+    """(type, effective number of trajectories drawn, 1 / sum p^2, number of trajectories) of each
+    type.
     """
     parts = [
         (found.types[members[0]], found.probability[:, members])

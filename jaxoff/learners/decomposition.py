@@ -1,9 +1,9 @@
-"""An ensemble of nets that share a team's reward out among its agents, its learner, and its verdict
-on a dataset.
+"""An ensemble of nets that decompose a team's reward into own rewards of agents, its learner, and
+its verdict on a dataset.
 
-r_tot(s, o, a) = sum_i lambda_i r(o_i, a_i), lambda a softmax over agents of how well each one's
-observation and action answer the state (Tian et al., AAAI 2023, Eq. 1-5). Needs nothing but the
-team's reward.
+r_tot(s, o, a) = sum_i lambda_i r(o_i, a_i), where lambda is a softmax over agents of the attention
+of the state on each agent's observation and action (Tian et al., AAAI 2023, Eq. 1-5). Needs nothing
+but the team's reward.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from jaxoff.nets.mlp import MLP
 from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Transition
 
 KINDS = ("attention", "sum", "monotonic")
-_STEPS_AT_ONCE = 2**15  # agents' steps in one part of a pass over a dataset
+_STEPS_AT_ONCE = 2**15  # steps times agents in one part of a pass over a dataset
 
 
 class RewardDecomposition(nn.Module):
-    """One member: state [..., S], what each agent saw and did [..., N, F] -> (own rewards [..., N],
-    their total [...]).
+    """One member: state [..., S], observation and action of each agent [..., N, F] -> (own rewards
+    [..., N], their total [...]).
 
     kind: "attention", own rewards are lambda_i r_i with lambda a softmax over agents; "sum", they
     are r_i; both add up to the total. "monotonic": the total is a monotone mixer of r_i (QMIX), so
-    r_i is known up to a monotone map only. scale: divide scores of the attention by sqrt(hidden).
-    present [..., N] bool: agents without reward and attention.
+    r_i is known up to a monotone map only. scale: divide attention scores by sqrt(hidden).
+    present [..., N] bool: agents where it is false have no reward and no attention.
     """
 
     hidden: int = 64
@@ -83,8 +83,8 @@ class Credit(NamedTuple):
     """The verdict on a dataset of E episodes of at most T steps; 0 on padding."""
 
     reward: Array  # [E, T, N] mean own reward over members
-    spread: Array  # [E, T, N] their standard deviation over members
-    # [E, N] mean over the steps of an episode of the discounted own rewards to come
+    spread: Array  # [E, T, N] standard deviation of own rewards over members
+    # [E, N] mean over an episode's steps of the discounted own return to go
     priority: Array
 
 
@@ -128,7 +128,7 @@ class Decomposition:
         return jax.vmap(lambda p: self.net().apply(p, batch.state, seen, present))(params)
 
     def credit(self, params: Params, dataset: Dataset, gamma: Array | float) -> Credit:
-        """One pass over a dataset, some episodes at once."""
+        """The verdict on a dataset, in one pass over parts of several episodes."""
 
         def judge(batch: Transition) -> Credit:
             mean, spread = (
@@ -155,7 +155,7 @@ def over_episodes(dataset: Dataset, function: Callable[[Transition], Any]) -> An
 
 
 def fit(model: Decomposition, params: Params, batch: Transition) -> tuple[Array, dict[str, Array]]:
-    """Eq. 3, the mean over the valid steps of a batch; and what is logged: R^2 of the mean total,
+    """The loss (Eq. 3), a mean over the valid steps of a batch, and metrics: R^2 of the mean total,
     mean own rewards.
     """
     rows = flatten(batch)
@@ -178,7 +178,7 @@ def fit(model: Decomposition, params: Params, batch: Transition) -> tuple[Array,
 
 
 def decomposition_learner(model: Decomposition, optimiser: optax.GradientTransformation) -> Learner:
-    """Fits all members to the same batches; they differ by their random start alone.
+    """Fits all members to the same batches; they differ only by their random initialisation.
 
     It has no policy.
     """

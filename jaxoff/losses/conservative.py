@@ -1,5 +1,5 @@
-"""Conservative terms: values of actions outside the data are held below those of the data's;
-unreduced.
+"""Conservative terms, which hold values of actions outside the data below those of the data's
+actions; unreduced.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from jaxoff.types import UNAVAILABLE, Array, Key
 
 
 def available_logsumexp(q: Array, avail: Array) -> Array:
-    """log sum over available actions of exp q: [..., A] -> [...]; 0 where none is available, on
-    padding or behind an end.
+    """log sum over available actions of exp q: [..., A] -> [...]; 0 where none is available
+    (padding or after a terminal step).
     """
     found = jax.nn.logsumexp(jnp.where(avail > 0, q, UNAVAILABLE), -1)
     return jnp.where(jnp.any(avail > 0, -1), found, 0.0)
@@ -41,15 +41,15 @@ def agent_weights(deviation: Array, tau: Array | float) -> Array:
     """lambda_i = softmax_i(tau D_i), a constant: [..., N] -> [..., N]; from tau = 100 on, 1 for the
     largest D_i alone.
 
-    The share of each agent's conservative term (CFCQL, Shao et al., 2023): more for one that leaves
-    its behaviour further.
+    These are the weights of the agents' conservative terms (CFCQL, Shao et al., 2023): larger for
+    an agent that deviates further from its behaviour policy.
     """
     largest = jax.nn.one_hot(jnp.argmax(deviation, -1), deviation.shape[-1], dtype=deviation.dtype)
     return lax.stop_gradient(jnp.where(tau >= 100.0, largest, jax.nn.softmax(tau * deviation)))
 
 
 def uniform_actions(key: Key, shape: tuple[int, ...], bound: float) -> tuple[Array, float]:
-    """Actions [..., A] of a shape, uniform in +-bound, and log p of each: -A log(2 bound)."""
+    """Actions of shape [..., A], uniform in +-bound, and log p of each: -A log(2 bound)."""
     return jax.random.uniform(key, shape, minval=-bound, maxval=bound), -shape[-1] * math.log(
         2.0 * bound
     )

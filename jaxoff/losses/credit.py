@@ -1,8 +1,8 @@
-"""Credit of single agents for a team's reward, and what follows from it for sampling (Tian et al.,
-AAAI 2023); unreduced.
+"""Credit of single agents for a team's reward, and the sampling probabilities that follow from it
+(Tian et al., AAAI 2023); unreduced.
 
-Arrays are [E, T, N] over the steps of whole episodes; a type is a set of agents that can do each
-other's work.
+Arrays are [E, T, N] over the steps of whole episodes; a type is a set of agents that can replace
+each other.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ def returns_to_go(reward: Array, valid: Array, gamma: Array | float) -> Array:
 def episode_means(x: Array, valid: Array) -> Array:
     """Mean over the real steps of each episode: [E, T, N], [E, T] -> [E, N].
 
-    Of returns to go: the priority of a trajectory.
+    The mean of returns to go is the priority of a trajectory.
     """
     chex.assert_equal_shape([x[..., 0], valid])
     return jnp.sum(x * valid[..., None], 1) / jnp.maximum(jnp.sum(valid, 1), 1.0)[:, None]
 
 
 def rescaled(x: Array, top: Array | float, trim: Array | float = 0.0) -> Array:
-    """x moved and stretched to [0, top]; all 0 where x does not vary.
+    """x shifted and scaled to [0, top]; all 0 where x does not vary.
 
-    trim: this share of the values at either end is moved to the ends of the range, so that a few
-        far ones don't set it.
+    trim: this share of the values is clipped at each end before rescaling, so that a few outliers
+        don't set the range.
     """
     low, high = jnp.quantile(x, trim), jnp.quantile(x, 1.0 - trim)
     spread = high - low
@@ -74,8 +74,9 @@ def trajectory_log_probs(
 ) -> Array:
     """log p of every trajectory among those of its type, Eq. 7: priority [E, N] -> [E, N].
 
-    exp adds up to 1 over all episodes and all agents of a type. Priorities of a type are first
-    rescaled to [0, top], without the share `trim` at either end; alpha = inf is a uniform choice.
+    p adds up to 1 over all episodes and all agents of a type. Priorities of a type are first
+    rescaled to [0, top], with the share `trim` clipped at each end; alpha = inf gives a uniform
+    choice.
     """
     out = jnp.zeros_like(priority)
     for members in members_of(types):
@@ -94,8 +95,8 @@ def certainty_weights(
 ) -> Array:
     """min(eta / max(u, u_floor), most) of Eq. 9 and 10: u [E, T, N] -> [E, T, N].
 
-    u_floor is the 5th percentile of u over the real steps of a type, and at least `floor`: u is
-    about 0 where all members agree, as on steps of dead units.
+    u is the spread over members. u_floor is its 5th percentile over the real steps of a type, and
+    at least `floor`: u is about 0 where all members agree, as on steps of dead units.
     """
     out = jnp.zeros_like(spread)
     for members in members_of(types):
@@ -114,7 +115,7 @@ def members_of(types: Sequence[int]) -> list[np.ndarray]:
 
 def effective_share(log_prob: Array, types: Sequence[int]) -> Array:
     """(1 / sum p^2) / count, mean over types: 1 for a uniform choice, 1/count where one trajectory
-    has all; [E, N] -> [].
+    has all the probability; [E, N] -> [].
     """
     parts = [log_prob[:, members] for members in members_of(types)]
     return jnp.mean(jnp.stack([jnp.exp(-jax.nn.logsumexp(2 * part)) / part.size for part in parts]))

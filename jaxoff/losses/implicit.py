@@ -1,6 +1,4 @@
-"""Weights for likelihoods and targets that only ask for values of the data's own actions;
-unreduced.
-"""
+"""Weights for likelihoods and targets that only evaluate the data's own actions; unreduced."""
 
 from __future__ import annotations
 
@@ -16,9 +14,9 @@ def batch_weight(x: Array, valid: Array, temperature: Array | float) -> Array:
     ...], a constant.
 
     The softmax runs over axis 0 at each position of the other axes, over entries with valid > 0
-    only; its mean over those is 1, and it is 0 elsewhere (ICQ, Yang et al., 2021, Eq. 12, as the
-    released code normalises). valid may have only the first axes of x, [B] or [B, T], and is then
-    the same along the others.
+    only; the result has mean 1 over those and is 0 elsewhere (ICQ, Yang et al., 2021, Eq. 12, as
+    the released code normalises). valid may have only the first axes of x, [B] or [B, T], and is
+    then the same along the others.
     """
     valid = jnp.broadcast_to(valid.reshape(*valid.shape, *[1] * (x.ndim - valid.ndim)), x.shape)
     logits = jnp.where(valid > 0, x / temperature, -jnp.inf)
@@ -29,8 +27,8 @@ def batch_weight(x: Array, valid: Array, temperature: Array | float) -> Array:
 
 
 def effective(weight: Array, valid: Array) -> Array:
-    """Mean over the softmaxes along axis 0 of (sum c)^2 / (n sum c^2): 1 if all weights are equal,
-    1/n if one has all.
+    """Mean over the softmaxes along axis 0 of (sum c)^2 / (n sum c^2): 1 if all weights c are
+    equal, 1/n if one entry has all the weight.
     """
     count = jnp.sum(valid, 0)
     share = jnp.square(jnp.sum(weight, 0)) / jnp.maximum(

@@ -1,9 +1,9 @@
 """Values and policies under implicit regularisation of a mixed value (OMIGA; Wang et al., NeurIPS
 2023); unreduced.
 
-Under sum_i w_i (Q_i - V_i) and a KL regulariser of weight alpha, the best local policy is mu_i
-exp(w_i (Q_i - V_i) / alpha): V_i is what normalises it, E_mu exp(w_i (Q_i - V_i) / alpha) = 1, and
-no action outside the data is ever valued.
+With the mixed value sum_i w_i (Q_i - V_i) and a KL regulariser of weight alpha, the best local
+policy is mu_i exp(w_i (Q_i - V_i) / alpha). V_i normalises it: E_mu exp(w_i (Q_i - V_i) / alpha)
+= 1. No action outside the data is ever evaluated.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from jax import lax
 
 from jaxoff.types import Array
 
-CLIP = 10.0  # of an exponent, as the released code has it
+CLIP = 10.0  # exponents are clipped to +-CLIP, as in the released code
 
 
 def exponent(q: Array, v: Array, weight: Array, alpha: Array | float) -> Array:
-    """z = w (Q - V) / alpha in [-10, 10], all [..., N]; q and weight are constants, and beyond the
-    bounds so is v.
+    """z = w (Q - V) / alpha clipped to [-10, 10], all [..., N]; no gradient reaches q and weight
+    or, where z is clipped, v.
     """
     chex.assert_equal_shape([q, v, weight])
     return jnp.clip(lax.stop_gradient(weight) * (lax.stop_gradient(q) - v) / alpha, -CLIP, CLIP)
@@ -34,16 +34,16 @@ def exponent_shift(z: Array, valid: Array) -> Array:
 def implicit_value_loss(
     z: Array, v: Array, weight: Array, alpha: Array | float, shift: Array
 ) -> Array:
-    """exp(-shift) (exp(z) + w V / alpha) [..., N], least where E exp(z) = 1; z from `exponent`,
-    shift [] for the scale only.
+    """exp(-shift) (exp(z) + w V / alpha) [..., N], minimal where E exp(z) = 1; z is from
+    `exponent`, and shift [] only scales the loss.
     """
     chex.assert_equal_shape([z, v, weight])
     return jnp.exp(z - shift) + jnp.exp(-shift) * lax.stop_gradient(weight) * v / alpha
 
 
 def implicit_policy_loss(z: Array, log_pi: Array) -> Array:
-    """-exp(z) log pi(a) [..., N]: likelihood of the data's actions, weighted by the ratio of the
-    best policy to the data's.
+    """-exp(z) log pi(a) [..., N]: log likelihood of the data's actions, weighted by the ratio of
+    the best policy to the behaviour policy.
     """
     chex.assert_equal_shape([z, log_pi])
     return -jnp.exp(lax.stop_gradient(z)) * log_pi

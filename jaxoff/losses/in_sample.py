@@ -27,8 +27,8 @@ def log_ratio(log_pi: Array, log_mates: Array, agent: Array | int, power: str = 
 
 
 def resample(key: Key, weight: Array) -> tuple[Array, Array]:
-    """Draw M rows with replacement, P proportional to weight [M] >= 0: (rows [M], how often each
-    came [M]).
+    """Draw M rows with replacement, P proportional to weight [M] >= 0: (rows [M], number of times
+    that each row was drawn [M]).
     """
     drawn = draw(running_total(weight), key, weight.shape[0])
     return drawn, jnp.zeros_like(weight).at[drawn].add(1.0)
@@ -40,7 +40,7 @@ def soft_value(logits: Array, q: Array, log_mu: Array, alpha: Array, beta: Array
     """
     log_pi = jax.nn.log_softmax(logits)
     gap = jnp.clip(log_pi - log_mu, -10.0, 10.0)
-    # times beta, a masked one would be infinite
+    # without this, beta times the log probability of a masked action would be infinite
     entropy = jnp.where(log_pi > 0.5 * UNAVAILABLE, log_pi, 0.0)
     return expectation(logits, q - alpha * gap - beta * entropy)
 
@@ -58,7 +58,7 @@ def conservative_value_loss(
 def policy_weight(advantage: Array, log_mu_taken: Array, alpha: Array, beta: Array) -> Array:
     """exp((A - beta log mu(a)) / (alpha + beta)) (InSPO Eq. 20), [M] -> [M], clipped.
 
-    Rare actions weigh more.
+    Actions that are rare in the data weigh more.
     """
     return jnp.minimum(
         jnp.exp(jnp.clip((advantage - beta * log_mu_taken) / (alpha + beta), -20.0, 5.0)), 100.0

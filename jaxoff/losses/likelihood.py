@@ -16,8 +16,8 @@ def masked_mean(x: Array, weight: Array) -> Array:
 
 
 def taken(values: Array, actions: Array) -> Array:
-    """values(a): [..., A] at actions [...] int -> [...]; 0 where a masked action is asked for, on
-    padding or behind an end.
+    """values(a): [..., A] at actions [...] int -> [...]; 0 where the action is masked (padding or
+    after a terminal step).
     """
     chex.assert_equal_shape([values[..., 0], actions])
     chex.assert_type(actions, int)

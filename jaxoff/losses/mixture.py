@@ -1,6 +1,4 @@
-"""Likelihoods of mixtures with a finite number of parts K, exactly; unreduced, over any leading
-axes.
-"""
+"""Exact likelihoods of mixtures with K components; unreduced, over any leading axes."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Optimisation over stationary distributions, one agent at a time (AlberDICE, Matsunaga et al.,
 2023); rows [M] of a flattened batch.
 
-The policy of an agent i and those of its teammates together visit some states and actions; the dual
-variable nu_i(s) says how much that distribution may still gain at s, and e_i(s, a_i) how much an
-action does. An episode that terminates goes on for ever in an absorbing state, whose nu is 0: see
-`dual_loss`.
+The policies of an agent i and its teammates together have a stationary distribution over states and
+actions; the dual variable nu_i(s) says how much that distribution can still gain at s, and
+e_i(s, a_i) how much an action gains. An episode that terminates goes on for ever in an absorbing
+state, whose nu is 0: see `dual_loss`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from jaxoff.losses.conservative import available_logsumexp
 from jaxoff.losses.likelihood import expectation, taken
 from jaxoff.types import Array, Key
 
-MAX_RATIO = 100.0  # of a ratio
-LEAST_LOG = -23.025851  # log 1e-10, the least logarithm of a probability
+MAX_RATIO = 100.0  # importance ratios are clipped to this
+LEAST_LOG = -23.025851  # log 1e-10; log probabilities are clipped to at least this
 
 
 def joint_ratio(log_pi: Array, log_mates: Array, agent: Array | int) -> Array:
     """min(prod_j pi_j(a_j) / mu_i(a_j | s, a_i, ...), 100) over the teammates j of an agent i, a
     constant.
 
-    log_pi, log_mates: logarithms at the data's actions [..., N]; those of the agent itself are not
-        used. -> [...].
+    log_pi, log_mates: log probabilities of the data's actions [..., N]; the agent's own entries are
+        not used. -> [...].
     """
     mates = jnp.arange(log_pi.shape[-1]) != agent
     total = jnp.sum(jnp.where(mates, log_pi - log_mates, 0.0), -1)
@@ -39,8 +39,8 @@ def joint_ratio(log_pi: Array, log_mates: Array, agent: Array | int) -> Array:
 def teammate_divergence(log_pi: Array, log_mates: Array, agent: Array | int) -> Array:
     """sum_j KL(pi_j || mu_i(. | s, a_i, ...)) over the teammates j of an agent i, a constant.
 
-    log_pi, log_mates: logarithms of all actions [..., N, A], those of the agent itself not used. ->
-        [...].
+    log_pi, log_mates: log probabilities of all actions [..., N, A]; the agent's own entries are not
+        used. -> [...].
     """
     mates = jnp.arange(log_pi.shape[-2]) != agent
     gap = jnp.maximum(log_pi, LEAST_LOG) - jnp.maximum(log_mates, LEAST_LOG)
@@ -77,11 +77,10 @@ def dual_advantage(
 
 
 def absorbing_steps(terminated: Array, valid: Array, steps_before: Array, limit: int) -> Array:
-    """How many steps in the absorbing state follow each step, so that its episode has `limit` of
-    them, [...].
+    """Number [...] of absorbing steps that follow each step, so that its episode has `limit` steps.
 
-    At least 1 where an episode terminates: without any, the dual of its last state has no lower
-    bound.
+    At least 1 where an episode terminates: without any, the dual is unbounded below in nu of its
+    last state.
     """
     left = jnp.maximum(limit - 1 - steps_before, 1).astype(valid.dtype)
     return jnp.where(valid > 0, terminated * left, 0.0)
@@ -95,12 +94,11 @@ def dual_loss(
     absorbing: Array,
     alpha: Array | float,
 ) -> Array:
-    """alpha log mean(ratio exp(e^ / alpha)): the part of the dual of nu that is a logarithm of a
-    mean, a scalar.
+    """alpha log mean(ratio exp(e^ / alpha)): the log-mean-exp part of the dual loss of nu; scalar.
 
-    advantage [M]; counts [M] say how often each row was resampled; mean_ratio [] that of the
-    `steps` [] real rows; absorbing [] the number of absorbing rows. Those have r = K = 0 and nu(s)
-    = nu(s') = 0, so their e^ is 0. Fixing nu there loses nothing: adding a constant to nu
+    advantage [M]; counts [M]: how often each row was resampled; mean_ratio []: mean ratio of the
+    `steps` [] real rows; absorbing []: number of absorbing rows. These have r = K = 0 and nu(s) =
+    nu(s') = 0, so their e^ is 0. Fixing nu there loses nothing: adding a constant c to nu
     everywhere adds (gamma - 1) c here and (1 - gamma) c to the other part, and so changes nothing.
     """
     weight = counts * steps * mean_ratio / jnp.maximum(jnp.sum(counts), 1.0)
@@ -138,7 +136,7 @@ def advantage_loss(
 
 
 def improvement_loss(logits: Array, e: Array, log_mu: Array, alpha: Array | float) -> Array:
-    """-E_pi e + alpha KL(pi || mu), least at pi ~ mu exp(e / alpha); [..., A] -> [...]."""
+    """-E_pi e + alpha KL(pi || mu), minimal at pi ~ mu exp(e / alpha); [..., A] -> [...]."""
     log_pi = jnp.maximum(jax.nn.log_softmax(logits), LEAST_LOG)
     return expectation(
         logits, alpha * (log_pi - jnp.maximum(log_mu, LEAST_LOG)) - lax.stop_gradient(e)

@@ -14,20 +14,20 @@ def one_step_target(
 ) -> Array:
     """r + gamma (1 - terminated) V(next), as a constant.
 
-    reward, terminated, next_value: [...] float. A truncated step is not terminated: the value of
-    its true next observation counts. Returns [...].
+    reward, terminated, next_value: [...] float. A truncated step is not terminated: it bootstraps
+    from the value of its true next observation. Returns [...].
     """
     chex.assert_equal_shape([reward, terminated, next_value])
     return jax.lax.stop_gradient(reward + gamma * (1.0 - terminated) * next_value)
 
 
 def ahead(x: Array) -> Array:
-    """x of the next slot of a window [B, T, ...]; 0 after the last."""
+    """x at the next slot of a window [B, T, ...]; 0 for the last slot."""
     return jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], 1)
 
 
 def squared_td_error(value: Array, target: Array) -> Array:
-    """Half the squared distance of values [...] to constant targets [...]."""
+    """Half the squared error of values [...] against constant targets [...]."""
     chex.assert_equal_shape([value, target])
     return 0.5 * jnp.square(jax.lax.stop_gradient(target) - value)
 
@@ -44,9 +44,9 @@ def lambda_return(
     2018, Eq. 12.20).
 
     G_t = r_t + gamma (1 - terminated_t) [(1 - trace) V_{t+1} + trace G_{t+1}], where G after the
-    last valid step of each window is V itself: padding is never looked at. reward, terminated and
-    valid [B, T] are broadcast over the further axes of next_value, the value of the slot after each
-    step. 0 where not valid.
+    last valid step of each window is V itself, so that padding is never used. reward, terminated
+    and valid [B, T] are broadcast over the further axes of next_value, the value of the slot after
+    each step. The result is 0 where not valid.
     """
     reward, terminated, valid = (
         x.reshape(*x.shape, *[1] * (next_value.ndim - x.ndim)) for x in (reward, terminated, valid)

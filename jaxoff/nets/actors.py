@@ -1,4 +1,4 @@
-"""Nets of all agents, for policies or action values: one for everybody or one each, feed-forward or
+"""Nets of all agents, for policies or action values: shared or one per agent, feed-forward or
 recurrent.
 
 The same object serves training (outputs for every slot of a batch) and execution (a `Policy`).
@@ -46,8 +46,8 @@ def greedy(policy: Policy) -> Policy:
 
 
 def init_by_type(init: Callable[[Key], Params], key: Key, types: Sequence[int]) -> Params:
-    """Parameters for each type of agent, a leading axis in order of first appearance; none where
-    all are of one type.
+    """Parameters for each type of agent, on a leading axis in order of first appearance; without
+    that axis where all agents are of one type.
     """
     count = len(set(types))
     return init(key) if count == 1 else jax.vmap(init)(jax.random.split(key, count))
@@ -56,8 +56,8 @@ def init_by_type(init: Callable[[Key], Params], key: Key, types: Sequence[int]) 
 def over_agents(
     function: Callable[..., Any], types: Sequence[int], out_axes: int = 0
 ) -> Callable[..., Any]:
-    """function(parameters, ...) of one agent -> the same of all: parameters of `init_by_type`,
-    other arguments [N, ...].
+    """Map function(parameters, ...) of one agent over all agents: parameters as `init_by_type`
+    makes them, other arguments [N, ...].
     """
     kinds = list(dict.fromkeys(types))
 
@@ -72,16 +72,16 @@ def over_agents(
 
 @dataclasses.dataclass(frozen=True)
 class Actors:
-    """Nets from what each agent sees to logits (discrete) or actions in the bound (continuous).
+    """Nets that map each agent's input to logits (discrete) or bounded actions (continuous).
 
     recurrent: a GRU over the episode that also sees the previous action, from zero memory. share:
     one set of weights, with the agent's number appended to its input; else parameters have a
     leading axis [N]. hidden: width of each layer; layers: hidden layers of the feed-forward net.
     types: with `share`, the type of each agent; weights are then shared within a type, and have a
     leading axis of types where there are several. head: where it is not 0, the weights of the last
-    layer of a feed-forward net start uniform in +-head. numbered: whether a shared net is given the
-    agent's number. last_action, activated: whether a recurrent net is given the previous action,
-    and whether a ReLU follows its GRU.
+    layer of a feed-forward net start uniform in +-head. numbered: whether a shared net takes the
+    agent's number. last_action, activated: whether a recurrent net takes the previous action, and
+    whether a ReLU follows its GRU.
     """
 
     spec: EnvSpec
@@ -121,7 +121,7 @@ class Actors:
     def outputs(
         self, params: Params, batch: Transition, *, masked: bool = True
     ) -> tuple[Array, Array]:
-        """Outputs [..., N, A] of all agents, now and at the next slot; logits if discrete, masked
+        """Outputs [..., N, A] of all agents at this and the next slot; logits if discrete, masked
         if `masked`.
 
         A recurrent net needs windows [B, T, ...] and starts each with empty memory.
@@ -132,14 +132,14 @@ class Actors:
     def one(
         self, params: Params, agent: Array | int, batch: Transition, *, masked: bool = True
     ) -> tuple[Array, Array]:
-        """Outputs [..., A] of one agent from its own parameters, now and at the next slot."""
+        """Outputs [..., A] of one agent from its own parameters, at this and the next slot."""
         obs, next_obs = (self._seen(x, agent) for x in (batch.obs, batch.next_obs))
         avail, next_avail = (
             jnp.take(x, agent, -2) if masked else jnp.ones(())
             for x in (batch.avail, batch.next_avail)
         )
         if not self.recurrent:
-            # Apart, so that the half that a caller does not use costs nothing.
+            # In two calls, so that the half that a caller does not use costs nothing.
             now, then = self.net().apply(params, obs), self.net().apply(params, next_obs)
             return self._finish(now, avail), self._finish(then, next_avail)
         encoded = lambda actions: self._encode(
@@ -159,11 +159,11 @@ class Actors:
         return self._finish(out[..., :-1, :], avail), self._finish(out[..., 1:, :], next_avail)
 
     def unroll(self, params: Params, memory: Carry, seen: TimeStep, reset: Array) -> Array:
-        """Outputs [B, T, N, A] over windows of what was seen [B, T, ...], from a given memory;
-        masked logits if discrete.
+        """Outputs [B, T, N, A] over windows of time steps [B, T, ...], from a given memory; masked
+        logits if discrete.
 
         memory: as `policy` carries it at the first step. reset [B, T]: where an episode begins and
-            memory restarts.
+            the memory restarts.
         """
 
         def one(params: Params, agent: Array) -> Array:
@@ -231,7 +231,7 @@ class Actors:
         )
 
     def _encode(self, actions: Array) -> Array:
-        # of -1: zeros
+        # the one-hot of -1 (no previous action) is zero
         return jax.nn.one_hot(actions, self.spec.action_size) if self.spec.discrete else actions
 
     def _finish(self, out: Array, avail: Array) -> Array:

@@ -1,5 +1,5 @@
-"""Behaviour models: how each agent acts, how its teammates act given the state and its own action,
-and joint densities.
+"""Behaviour models of a dataset: the teammates' actions given the state and an agent's own action,
+and densities of joint continuous actions.
 
 mu_i(a_j | s, a_i, earlier teammates) of AlberDICE (Matsunaga et al., 2023) and InSPO: one net per
 anchor agent i, used for each teammate j. Its input is the one-hot of j, the state, the one-hot of
@@ -22,8 +22,8 @@ from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Params
 
-KL_WEIGHT = 0.5  # of a VAE; the variance of its decoder is a quarter of it
-DENSITY_SAMPLES = 20  # of the latent, in an estimate of log mu_i
+KL_WEIGHT = 0.5  # KL weight of a VAE; the variance of its decoder is a quarter of it
+DENSITY_SAMPLES = 20  # latent samples in an estimate of log mu_i
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,15 +73,15 @@ class TeammateModel:
     def log_probs(
         self, params: Params, anchor: Array | int, state: Array, actions: Array, avail: Array
     ) -> Array:
-        """The same of all actions of agent j, given the data's action of the anchor and of
+        """`log_prob` for all actions of agent j, given the data's actions of the anchor and of the
         teammates before j: [M, N, A].
         """
         n, a = self.spec.num_agents, self.spec.action_size
         rows, one_hot = actions.shape[0], jax.nn.one_hot(actions, a)  # [M, N, A]
         # teammates of each anchor
         table = np.array([[j for j in range(n) if j != i] for i in range(n)])
-        mates = jnp.asarray(table)[anchor]  # [n-1], what is predicted
-        # slot k holds the k-th teammate, if it comes before the one predicted
+        mates = jnp.asarray(table)[anchor]  # [n-1], whose actions are predicted
+        # slot k holds the k-th teammate's action, if it comes before the predicted teammate
         slots = mates[: n - 2]
         before = (slots[None] < mates[:, None]).astype(jnp.float32)  # [n-1, n-2]
         shown = jnp.take(one_hot, slots, 1)[:, None] * before[None, :, :, None]  # [M, n-1, n-2, A]
@@ -101,8 +101,8 @@ class TeammateModel:
 
 @dataclasses.dataclass(frozen=True)
 class JointVAE:
-    """VAE of joint continuous actions given a state [..., width] (after Wu et al., 2022); its
-    latent has twice their dimensions.
+    """VAE of joint continuous actions given a state [..., width] (after Wu et al., 2022); the
+    latent has twice the dimensions of a joint action.
     """
 
     spec: EnvSpec
@@ -128,15 +128,13 @@ class JointVAE:
         }
 
     def encode(self, params: Params, state: Array, joint: Array) -> tuple[Array, Array]:
-        """Mean and log standard deviation of the latent, of joint actions [M, N, A] -> [M, L]
-        each.
-        """
+        """Mean and log standard deviation [M, L] of the latent, from joint actions [M, N, A]."""
         x = jnp.concatenate([state, joint.reshape(joint.shape[0], -1)], -1)
         mean, log_std = jnp.split(self.net(4 * self.size).apply(params["encoder"], x), 2, -1)
         return mean, jnp.clip(log_std, -4.0, 15.0)
 
     def decode(self, params: Params, state: Array, latent: Array) -> Array:
-        """Joint actions [..., N, A] of latents [..., L]."""
+        """Joint actions [..., N, A] decoded from latents [..., L]."""
         x = jnp.concatenate(
             [jnp.broadcast_to(state, (*latent.shape[:-1], state.shape[-1])), latent], -1
         )
@@ -144,8 +142,8 @@ class JointVAE:
         return out.reshape(*latent.shape[:-1], self.spec.num_agents, self.spec.action_size)
 
     def loss(self, params: Params, state: Array, joint: Array, key: Key) -> Array:
-        """Squared error, mean over dimensions, plus .5 times the mean divergence of the latent's:
-        [M, N, A] -> [M].
+        """Squared error, mean over dimensions, plus .5 times the latent's KL divergence from the
+        prior, also a mean over dimensions: [M, N, A] -> [M].
         """
         mean, log_std = self.encode(params, state, joint)
         found = self.decode(
@@ -156,7 +154,7 @@ class JointVAE:
 
     def log_prob(self, params: Params, state: Array, joint: Array, key: Key) -> Array:
         """log mu_i(a_i | s) of joint actions [M, N, A] -> [M, N], estimated by importance sampling
-        of the latent, which agents share.
+        of the latent, which the agents share.
         """
         mean, log_std = self.encode(params, state, joint)
         noise = jax.random.normal(key, (DENSITY_SAMPLES, *mean.shape))

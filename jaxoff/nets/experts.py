@@ -1,8 +1,8 @@
-"""A mixture of experts over discrete actions: a gate with fixed prototypes, and experts that point
-at actions.
+"""A mixture of experts over discrete actions: a gate with fixed prototypes, and experts whose
+vectors point at actions.
 
-As in MiCE (Tsai et al., ICLR 2021): everything lies on a unit sphere of width d and is compared by
-its cosine.
+As in MiCE (Tsai et al., ICLR 2021), all vectors lie on a unit sphere of width d and are compared by
+their cosine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Experts(nn.Module):
     """Features [..., H] to a Mixture of `count` experts on a sphere of `width`; prototypes are
     constants.
 
-    uniform: every expert weighs 1 / K, whatever is seen. The temperature is the gate's.
+    uniform: every expert has weight 1 / K, whatever the input. The temperature is the gate's.
     """
 
     count: int
@@ -43,7 +43,7 @@ class Experts(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, temperature: Array | float) -> Mixture:
-        """Gate and experts of each item."""
+        """Log gate and experts' cosines for each item."""
         count, width = self.count, self.width
         experts = nn.Dense(count * width, kernel_init=SMALL, name="experts")(x)
         table = self.param(
@@ -59,13 +59,13 @@ class Experts(nn.Module):
 
 
 def unit(x: Array) -> Array:
-    """x / |x| on the last axis; of zeros: zeros."""
+    """x / |x| on the last axis; zeros stay zeros."""
     return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-12))
 
 
 def prototypes(count: int, width: int, seed: int = 0) -> np.ndarray:
-    """Unit vectors [count, width] as far apart as can be: every pairwise cosine is -1 / (count -
-    1). For count = 1, zeros.
+    """Unit vectors [count, width] as far apart as possible: every pairwise cosine is
+    -1 / (count - 1). For count = 1, zeros.
     """
     if width < max(count - 1, 1):
         raise InvalidSetting(

@@ -14,9 +14,9 @@ class GraphAttention(nn.Module):
     """One head of a graph attention layer (Velickovic et al., 2018), for one node: [..., N, F],
     [..., F] -> [..., features].
 
-    h_n = W x_n; the node weighs every h_n, its own among them, by softmax_n LeakyReLU(a . [h_own;
-    h_n]) with slope 0.2 and adds them up; nothing is applied after that. attention: false gives
-    every node the same weight.
+    h_n = W x_n; the output is the sum of all h_n, the node's own included, weighted by softmax_n
+    LeakyReLU(a . [h_own; h_n]) with slope 0.2; nothing is applied after that. attention: false
+    gives every node the same weight.
     """
 
     features: int
@@ -31,7 +31,7 @@ class GraphAttention(nn.Module):
             self.of_own, self.of_node = half(), half()
 
     def weights(self, nodes: Array, own: Array) -> Array:
-        """[..., N], adding up to 1; `own` is the node that looks, and is among `nodes`."""
+        """Weights [..., N] that add up to 1; `own` is the attending node and is among `nodes`."""
         h = self.embed(nodes)
         if not self.attention:
             return jnp.full(h.shape[:-1], 1.0 / h.shape[-2])

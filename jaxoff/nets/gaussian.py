@@ -1,4 +1,4 @@
-"""Gaussian policies over real actions: nets for the means, one number for the spread of each
+"""Gaussian policies over continuous actions: nets for the means, one log standard deviation per
 dimension.
 """
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxoff import distributions
 from jaxoff.types import Array, Carry, Distribution, Params, Policy, TimeStep
 
-LOG_STD = (-3.0, 0.0)  # the parameter itself is kept inside
+LOG_STD = (-3.0, 0.0)  # range to which the parameter log_std is clipped
 LOG_STD_START = -0.5
 
 
@@ -23,8 +23,8 @@ class Gaussian(NamedTuple):
 
 
 def data_density(dist: Distribution, actions: Array, bound: float) -> Array:
-    """log density of the data's actions, clipped to the bound: not squashed, so finite at the
-    bound; [..., N, A] -> [..., N].
+    """Log density of the data's actions, clipped to the bound: [..., N, A] -> [..., N]. The policy
+    is not squashed, so the density is finite at the bound.
     """
     return dist.log_prob(jnp.clip(actions, -bound, bound))
 
@@ -35,7 +35,7 @@ def bounded_spread(policy: Gaussian) -> Gaussian:
 
 
 def gaussian_policy(means: Policy, log_std: Array) -> Policy:
-    """The policy around another one, whose modes are its means."""
+    """The Gaussian policy whose means are the modes of another policy."""
 
     def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
         memory, dist = means.distribution(memory, seen)

@@ -1,4 +1,4 @@
-"""How layers start: the one place that decides the initialiser of every linear layer and recurrent
+"""How layers start: the one place that sets the initialiser of every linear layer and recurrent
 cell.
 
 torch: weights and biases uniform in +-1 / sqrt(fan in); all of a GRU uniform in +-1 / sqrt(width)
@@ -7,9 +7,9 @@ xavier: weights uniform in +-sqrt(6 / (fan in + fan out)), biases as torch's.
 flax: weights normal with variance 1 / fan in, truncated at two deviations; biases 0; recurrent
     weights orthogonal.
 sonnet: weights normal with deviation 1 / sqrt(fan in) before truncation at two deviations; biases
-0; weights of a GRU uniform as xavier's, over all of its gates together.
-A method's Config has the word of its released code as the default of its field `layer_init`. A
-wrong start is not seen by tests that copy weights, and it decides some published outcomes
+    0; weights of a GRU uniform as xavier's, over all of its gates together.
+The field `layer_init` of a method's Config has its released code's initialiser as the default. A
+wrong one is not found by tests that copy weights, and it decides some published results
 (docs/methods/cfcql.md).
 """
 
@@ -26,7 +26,7 @@ from jaxoff.types import Array
 
 LayerInit = Literal["torch", "xavier", "flax", "sonnet"]
 Initialiser = Callable[..., Array]
-# of a standard normal that is truncated at two deviations
+# standard deviation of a standard normal that is truncated at two deviations
 TRUNCATED_DEVIATION = 0.87962566103423978
 
 
@@ -57,8 +57,8 @@ class Dense(nn.Module):
     """A linear layer that starts as `layer_init` says: [..., fan in] -> [..., features].
 
     head: where it is not 0, the weights start uniform in +-head. fan_in: where it is not 0, the
-    number of inputs that the start counts; for one of several layers whose outputs are added up, as
-    if their inputs were one.
+    number of inputs that the initialiser assumes; for one of several layers whose outputs are added
+    up, which then start like a single layer on all inputs.
     """
 
     features: int
@@ -86,8 +86,8 @@ class GRUStart:
     """Initialisers of a GRU's parameters: input weights [F, 3 W], recurrent weights [W, 3 W],
     biases [3 W] and [W].
 
-    Gates are in the order reset, update, candidate. PyTorch has two biases for each of the first
-    two gates, which are added up; here each is one number, which starts as the sum of two.
+    Gates are in the order reset, update, candidate. PyTorch adds two biases in each of the first
+    two gates; here each gate has one bias, which starts as the sum of two draws.
     """
 
     def __init__(self, layer_init: LayerInit, width: int) -> None:
@@ -116,14 +116,14 @@ class GRUStart:
         return start(key, shape, dtype)
 
     def bias(self, key: Array, shape: tuple[int], dtype: type = jnp.float32) -> Array:
-        """Biases beside the input weights."""
+        """Biases added to the input product."""
         if self.layer_init not in ("torch", "xavier"):
             return jnp.zeros(shape, dtype)
         first, second = within(self.width**-0.5)(key, (2, *shape), dtype)
         return jnp.where(jnp.arange(shape[0]) < 2 * self.width, first + second, first)
 
     def hidden_bias(self, key: Array, shape: tuple[int], dtype: type = jnp.float32) -> Array:
-        """Biases of the candidate's recurrent product."""
+        """Biases added to the candidate's recurrent product."""
         return (
             within(self.width**-0.5)(key, shape, dtype)
             if self.layer_init in ("torch", "xavier")

@@ -1,5 +1,5 @@
-"""Mixers: from a value per agent and the global state to a value of the team, monotone in every
-agent's.
+"""Mixers: from one value per agent and the global state to a team value, monotone in every agent's
+value.
 
 values [..., N], state [..., S] -> total [...]. Leading axes are free.
 """
@@ -56,7 +56,7 @@ class QMixer(nn.Module):
 class LinearMixer(nn.Module):
     """sum_i w_i(s) q_i + b(s), w >= 0 with sum_i w_i = 1 (ICQ; Yang et al., 2021).
 
-    bias: whether b(s) is there; the paper has it, the released code does not.
+    bias: whether b(s) is added; the paper has it, the released code does not.
     """
 
     embed: int = 32

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons, one for all or a stack with own weights for each agent."""
+"""Multi-layer perceptrons for policies, values and mixers, and a critic of many actions."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class MLP(nn.Module):
 class ActionCritic(nn.Module):
     """Values of many actions at each of some contexts: context [M, F], actions [K, M, A] -> [K, M].
 
-    An MLP of [context, action] with two hidden layers, whose product with the context is made once
-    for all K.
+    An MLP of [context, action] with two hidden layers; the first layer's product with the context
+    is computed once for all K actions.
     """
 
     hidden: int

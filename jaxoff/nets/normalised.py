@@ -1,7 +1,7 @@
-"""Inputs normalised by the statistics of the batch that a net is given, as batch normalisation has
-it, but in the open.
+"""Inputs normalised by the statistics of a net's batch, as in batch normalisation, but with
+explicit state.
 
-Training uses the batch's own statistics, execution the running ones; both are plain arrays of a
+Training uses the batch's own statistics, execution the running ones; both are plain arrays in a
 learner's state.
 """
 
@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxoff.types import Array, Params
 
-STATS_RATE = 0.1  # share of a batch in the running statistics
+STATS_RATE = 0.1  # weight of a new batch in the running statistics
 EPS = 1e-5
 
 
@@ -27,7 +27,7 @@ class Norm(NamedTuple):
 
 
 class Net(NamedTuple):
-    """A net and the normalisation of its input; norm is empty without one."""
+    """Parameters of a net and of its input normalisation; norm is empty without one."""
 
     net: Params
     norm: Any
@@ -53,10 +53,9 @@ def unit_stats(*shape: int) -> Stats:
 def moments(
     x: Array, weight: Array, axes: tuple[int, ...], mapped: str | None = None
 ) -> tuple[Array, Array]:
-    """Mean and variance of x over axes, with weights of its shape but for the last axis, which is
-    1.
+    """Mean and variance of x over axes; weight is shaped like x, except for a last axis of size 1.
 
-    mapped: the name of an axis of vmap that counts as one of the axes.
+    mapped: the name of a vmap axis over which to average too.
     """
 
     def summed(y: Array) -> Array:
@@ -70,13 +69,13 @@ def moments(
 
 
 def normalised(norm: Norm, x: Array, mean: Array, variance: Array) -> Array:
-    """x at mean 0 and variance 1, then scaled and shifted."""
+    """x standardised to mean 0 and variance 1, then scaled and shifted."""
     return norm.scale * (x - mean) * lax.rsqrt(variance + EPS) + norm.shift
 
 
 def running(stats: Stats, x: Array, weight: Array, axes: tuple[int, ...]) -> Stats:
-    """A tenth of the way to the statistics of x over axes, weights as in `moments`; the variance
-    that is kept is the unbiased one.
+    """Running statistics moved a tenth of the way to those of x over axes, weighted as in
+    `moments`; the variance is the unbiased one.
     """
     count = jnp.sum(weight, axes)
     mean, variance = (jnp.squeeze(m, axes) for m in moments(x, weight, axes))

@@ -1,5 +1,5 @@
-"""A gated recurrent net over sequences: input products for all steps at once, the scan keeps the
-recurrence.
+"""A gated recurrent net over sequences: input products are computed for all steps at once, and only
+the recurrence is scanned.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class GRU(nn.Module):
             3 * width, kernel_init=start.input, bias_init=start.bias, name="input"
         )(x)
         hidden = self.param("hidden", start.hidden, (width, 3 * width))
-        # Before: only the first two gates' products can be made from the memory alone.
+        # With "before", only the first two gates' products can be computed from the memory alone.
         early = hidden if after else hidden[:, : 2 * width]
         bias = self.param("hidden_bias", start.hidden_bias, (width,)) if after else 0.0
 
@@ -66,7 +66,7 @@ class RecurrentNet(nn.Module):
     """Linear - ReLU - GRU - linear, as the agent nets of PyMARL: (memory, x [..., T, F]) ->
     (memory, [..., T, out]).
 
-    activated: a ReLU after the GRU too, as the policies of OG-MARL.
+    activated: a ReLU after the GRU too, as in the policies of OG-MARL.
     """
 
     hidden: int

@@ -1,10 +1,10 @@
-"""A causal transformer over what each agent saw (GPT; Radford et al., 2018), and the memory that it
-needs in a rollout.
+"""A causal transformer over each agent's history (GPT; Radford et al., 2018), and the memory that
+it needs in a rollout.
 
-Every agent of every episode is a sequence of its own; weights are shared, and agents are told apart
-by their number in the input. A step is one to three tokens: return to go, observation, previous
-action. The action of a step is never its
-own input. Letters: C steps of context, H width, F = O + N inputs.
+Every agent of every episode is a sequence of its own; weights are shared, and agents are
+distinguished by their number in the input. A step is one to three tokens: return to go,
+observation, previous action. The action of a step is never an input at that step. Letters: C steps
+of context, H width, F = O + N inputs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Position l sees positions 0..l."""
+        """Position l attends to positions 0..l."""
         length, width = x.shape[-2:]
         split = (*x.shape[:-1], 3, self.heads, width // self.heads)
         query, key, value = jnp.moveaxis(
@@ -54,16 +54,16 @@ class Block(nn.Module):
 
 
 def norm() -> nn.LayerNorm:
-    """Layer norm as PyTorch has it."""
+    """Layer norm with PyTorch's epsilon."""
     return nn.LayerNorm(epsilon=1e-5)
 
 
 class StepTransformer(nn.Module):
     """Steps to features [..., T, H], read at the last token of each step, T <= context.
 
-    tokens: of a step, in order; obs, return and action are embedded as tanh(linear), tanh(linear),
-    tanh(table). Two learned tables, zero at first, are added: over token slots, and over absolute
-    time (0..horizon), shared by a step's tokens.
+    tokens: the tokens of a step, in order; obs, return and action are embedded as tanh(linear),
+    tanh(linear), tanh(table). Two learned tables, initialised to zero, are added: over token slots,
+    and over absolute time (0..horizon), shared by a step's tokens.
     """
 
     width: int
@@ -103,7 +103,7 @@ class StepTransformer(nn.Module):
         return norm()(x)[..., kinds - 1 :: kinds, :]
 
     def _encode(self, name: str, x: Array) -> Array:
-        """A linear layer; the released code leaves it as PyTorch starts it."""
+        """A linear layer with PyTorch's default initialiser, as in the released code."""
         return Dense(self.width, name=name)(x)
 
 
@@ -116,19 +116,20 @@ class Memory(NamedTuple):
     obs: Array  # [..., N, C, F]
     last_actions: Array  # [..., N, C] int
     to_go: Array  # [..., C]
-    left: Array  # [...] return still to be had
+    left: Array  # [...] desired return minus the rewards so far
     steps: Array  # [...] int, steps seen before this one
 
 
 @dataclasses.dataclass(frozen=True)
 class ContextNet:
-    """Features of every step, from windows in training and from a rolling context in a rollout,
-    which agree.
+    """Features of every step, from windows in training and from a rolling context in a rollout;
+    both agree.
 
     window: steps of context C; 0 is one step, negative the whole episode. agent_id: append the
         agent's number.
-    A slot's position is counted from the window's first step, so that a full context moves all of
-    it at each step and keys of the step before can't be kept: the last C steps are read anew.
+    A slot's position is counted from the window's first step, so every position in a full context
+    shifts at each step. Keys of earlier steps therefore can't be cached: the last C steps are
+    recomputed.
     """
 
     spec: EnvSpec
@@ -158,7 +159,7 @@ class ContextNet:
 
     @property
     def context(self) -> int:
-        """C."""
+        """Steps of context, C."""
         return self.spec.max_steps if self.window < 0 else max(self.window, 1)
 
     def net(self) -> StepTransformer:
@@ -175,7 +176,7 @@ class ContextNet:
         return StepTransformer(*sizes)
 
     def init(self, key: Key) -> Params:
-        """Parameters, of all agents together."""
+        """Parameters, shared by all agents."""
         none = jnp.zeros((self.spec.num_agents, 1), jnp.int32)
         return self.net().init(
             key,
@@ -197,7 +198,7 @@ class ContextNet:
     def features(self, params: Params, batch: Transition, to_go: Array) -> Array:
         """Windows [B, T, ...] and returns to go [B, T] -> [B, T, N, H].
 
-        Padding comes last, where no real step sees it.
+        Padding comes last, where no real step attends to it.
         """
         # [B, N, T, ...]
         assert batch.last_actions is not None
@@ -209,7 +210,7 @@ class ContextNet:
         return jnp.swapaxes(out, 1, 2)
 
     def initial(self, batch_shape: tuple[int, ...], target: Array | float) -> Memory:
-        """An empty context; target: the return that is asked for."""
+        """An empty context; target: the desired return."""
         n, c = self.spec.num_agents, self.context
         width = self.spec.obs_size + (n if self.agent_id else 0)
         obs, last = (
@@ -222,7 +223,7 @@ class ContextNet:
         )
 
     def step(self, params: Params, memory: Memory, seen: TimeStep) -> tuple[Memory, Array]:
-        """One more step: (memory, features [..., N, H] of it)."""
+        """Append one step: (memory, its features [..., N, H])."""
         c = self.context
         full, slot = memory.steps >= c, jnp.minimum(memory.steps, c - 1)
 
