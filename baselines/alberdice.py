@@ -73,7 +73,7 @@ class Config:
     penalty: float = 0.1  # weight of the gradient penalty on the dual variable nu
     # joint actions sampled to estimate the divergence; 0: exact sum; released code: 16
     samples: int = static(0)
-    # states in (1 - gamma) E nu. data: every state (code); first: initial states (paper)
+    # states in (1 - gamma) E nu. data: all states (released code); first: initial states (paper)
     initial: Literal["data", "first"] = static("data")
     limit: int = static(0)  # episode length with absorbing steps; 0: the environment's time limit
     hidden: int = static(128)

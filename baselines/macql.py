@@ -64,7 +64,7 @@ class Config:
 class State(NamedTuple):
     """Trained parameters, target networks and optimiser state."""
 
-    critic: Params  # of all agents
+    critic: Params  # value nets of all agents
     mixer: Params
     target_critic: Params
     target_mixer: Params

@@ -86,7 +86,7 @@ UNAVAILABLE = -(2.0**128 - 2.0**104)  # the least float32
 
 
 class TimeStep(NamedTuple):
-    """What agents observe after a reset or a step. Leading axes are free.
+    """Observations, state and reward after a reset or a step. Leading axes are free.
 
     `terminated` means that the value beyond is zero; `truncated` that the time limit ended the
     episode.

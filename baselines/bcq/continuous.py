@@ -88,7 +88,7 @@ class State(NamedTuple):
     target_mixer: Params
     behaviour_policy: Params  # the VAE
     policy_opt: optax.OptState
-    opt: optax.OptState  # of critic and mixer
+    opt: optax.OptState  # of critic and mixer together
     behaviour_opt: optax.OptState
     latents: Array  # [K, L]
     updates: Array
@@ -99,7 +99,7 @@ class Method(NamedTuple):
 
     config: Config
     spec: EnvSpec
-    vae: JointVAE  # of one agent's action
+    vae: JointVAE  # a VAE of one agent's action
     shift: MLP  # xi
     critic: MLP
     mixer: LinearMixer
@@ -202,7 +202,7 @@ def td_target(m: Method, state: State, batch: Transition, key: Key) -> Array:
 def critic_loss(
     m: Method, params: tuple[Params, Params], state: State, batch: Transition, key: Key
 ) -> tuple[Array, dict[str, Array]]:
-    """Sum of both twins' mean of (y - Q_tot,k)^2 over valid steps, and what is logged.
+    """Sum of both twins' mean of (y - Q_tot,k)^2 over valid steps, and metrics.
 
     params: (critic, mixer).
     """

@@ -80,7 +80,7 @@ class Behaviour(NamedTuple):
 class State(NamedTuple):
     """Trained parameters, target networks and optimiser states."""
 
-    critic: Params  # of all agents
+    critic: Params  # value nets of all agents
     mixer: Params
     target_critic: Params
     target_mixer: Params
@@ -108,8 +108,8 @@ def keep_mask(logits: Array, avail: Array, zeta: Array | float) -> Array:
         available, none is kept.
     """
     gap = logits - jnp.max(logits, -1, keepdims=True)
-    # In logarithms, so that a ratio that underflows is still above zeta = 0. The argmax is added
-    # for zeta = 1 only.
+    # In logarithms, so that a ratio that underflows is still above zeta = 0. The argmax term
+    # matters for zeta = 1 only.
     return (avail > 0) & ((gap > jnp.log(zeta)) | (gap == 0))
 
 

@@ -197,7 +197,7 @@ class Agents:
         )[:, 0]
 
     def first_values(self, critic: Net, mine: AgentBatch, own: Array) -> Array:
-        """Q_1 of the agent's actions beside the data's for the others: [K, M, A] -> [K, M]."""
+        """Q_1 of the agent's actions; the others take the data's: [K, M, A] -> [K, M]."""
         rows, agent = mine.rows, mine.agent
         first = critic._replace(net=jax.tree.map(lambda x: x[:1], critic.net))
         return self.values(

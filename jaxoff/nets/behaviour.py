@@ -4,7 +4,7 @@ and densities of joint continuous actions.
 mu_i(a_j | s, a_i, earlier teammates) of AlberDICE (Matsunaga et al., 2023) and InSPO: one net per
 anchor agent i, used for each teammate j. Its input is the one-hot of j, the state, the one-hot of
 a_i, and the one-hots of teammates before j (n - 2 slots, increasing index, zero until filled).
-Continuous actions: a VAE of the joint action given the state, as CFCQL (Shao et al., 2023) has it.
+Continuous actions: a VAE of the joint action given the state, as in CFCQL (Shao et al., 2023).
 """
 
 from __future__ import annotations
