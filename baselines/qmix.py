@@ -4,9 +4,10 @@
 Each agent has values of its own actions; a network with non-negative weights that depend on the
 state mixes the values of the chosen actions to Q_tot, so that the joint argmax is the argmax of
 each agent. One-step double Q target, hard target copies -> td_target. Squared error over valid
-steps -> loss. Differs: target copies are counted in updates, where PyMARL counts episodes played; the
-hypernetworks have one hidden layer as in later PyMARL (`hyper=0`: linear, as in the first release).
-Nothing keeps the values of actions outside the data low: that is the point of the comparison.
+steps -> loss. Differs: target copies are counted in updates, where PyMARL counts episodes played;
+the hypernetworks have one hidden layer as in later PyMARL (`hyper=0`: linear, as in the first
+release). Nothing keeps the values of actions outside the data low: that is the point of the
+comparison.
 """
 
 from __future__ import annotations
