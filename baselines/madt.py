@@ -85,7 +85,7 @@ class Config:
     heads: int = static(2)
     steps: int = static(10_000)
     batch_size: int = static(128)  # windows of all agents
-    window: int = static(1)  # C, length of the context; 0 is 1, -1 whole episodes
+    window: int = static(1)  # length C of the context; 0 is 1, -1 whole episodes
 
 
 class State(NamedTuple):

@@ -108,7 +108,7 @@ class Config:
     gat: Literal["attention", "mean", "none"] = static("attention")
     # quantity in the softmax of Eq. 10: Q_i, or its advantage, which is not in the paper
     actor_weight: Literal["value", "advantage"] = static("value")
-    # Z of Eq. 10 sums over the batch at each time step, or over all steps; not in the paper
+    # normaliser Z of Eq. 10: over the batch at each time step, or over all steps; not in the paper
     actor_norm: Literal["batch", "batch_time"] = static("batch")
     # mean: divide the weights eta / u by their mean in the batch; not in the paper
     weight_norm: Literal["none", "mean"] = static("none")

@@ -79,8 +79,8 @@ class Config:
     return_high: float = 20.0  # return of a perfect episode
     # initial return-to-go in evaluations; used by mode=rtg_state_action
     target_return: float = 20.0
-    experts: int = static(4)  # K, number of experts
-    width: int = static(64)  # d, dimension of the experts' sphere
+    experts: int = static(4)  # number K of experts
+    width: int = static(64)  # dimension d of the experts' sphere
     # weights of the experts in the mixture: those of the gate, or uniform
     mix: Literal["gate", "uniform"] = static("gate")
     soft: bool = static(True)  # soft assignment of data to good and poor; false: by thresholds
@@ -93,12 +93,12 @@ class Config:
     hidden: int = static(32)
     layers: int = static(2)
     heads: int = static(2)
-    support: int = static(1024)  # J, number of items, of all agents, that anchors are compared with
+    support: int = static(1024)  # number J of items, of all agents, that anchors are compared with
     # windows of the batch that are trained on; the others are support only
     anchors: int = static(128)
     steps: int = static(10_000)
     batch_size: int = static(384)  # windows of all agents, anchors included
-    window: int = static(1)  # C, length of the context; 0 is 1, -1 whole episodes
+    window: int = static(1)  # length C of the context; 0 is 1, -1 whole episodes
 
 
 class State(NamedTuple):
