@@ -52,7 +52,7 @@ class Config:
     beta_pi: float = 600.0  # temperature of the weights in the policy's loss
     alpha_w: float = 2.0  # divides the weights on next values, which are then clipped to [0, 1]
     polyak: float = 0.01  # share of the online parameters in a target update
-    max_grad_norm: float = 0.5  # gradient norm of each agent's policy and critic
+    max_grad_norm: float = 0.5  # largest gradient norm of each agent's policy and critic
     # normalise network inputs by statistics of the batch, or observations by those of the dataset
     input_norm: Literal["batch", "dataset", "none"] = static("batch")
     truncated_ends: bool = static(False)  # the end at the time limit counts as terminal

@@ -66,7 +66,7 @@ class Config:
     gamma: float = 0.99
     polyak: float = 0.005  # share of the online parameters in a target update
     alpha: float = 10.0  # weight of the regulariser
-    max_grad_norm: float = 1.0  # gradient norm of policy, Q with mixer, and V, each
+    max_grad_norm: float = 1.0  # largest gradient norm of policy, Q with mixer, and V, each
     mask_actor: bool = static(True)  # mask unavailable actions in training too
     rtg_reward: bool = static(False)  # rewards-to-go in place of rewards; needs whole episodes
     hidden: int = static(256)  # width of the two hidden layers

@@ -38,7 +38,7 @@ class Config:
 
     lr: float = 5e-4  # learning rate of agents and mixer (RMSprop)
     gamma: float = 0.99
-    max_grad_norm: float = 10.0  # gradient norm of agents and mixer together
+    max_grad_norm: float = 10.0  # largest gradient norm of agents and mixer together
     target_every: int = static(100)  # updates between hard copies into the target networks
     embed: int = static(32)  # width of the mixer
     hyper: int = static(64)  # hidden width of the mixer's hypernetworks; 0: linear

@@ -95,7 +95,7 @@ class Config:
     eta: float = 1.0  # losses are weighted by eta / u, u the reward's uncertainty (Eq. 9 and 10)
     u_floor: float = 1e-3  # lower bound of u in the weight eta / u; not in the paper
     weight_max: float = 100.0  # upper bound of the weight eta / u; not in the paper
-    max_grad_norm: float = 10.0  # gradient norm of each of the three optimisers
+    max_grad_norm: float = 10.0  # largest gradient norm of each of the three optimisers
     # how the team's reward is decomposed; none: every agent is paid the team's reward
     decomposition: Literal["attention", "sum", "monotonic", "none"] = static("attention")
     members: int = static(5)  # size of the ensemble; with 1 the weights eta / u are 1

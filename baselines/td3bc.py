@@ -41,7 +41,7 @@ class Config:
     gamma: float = 0.95
     alpha: float = 2.5  # weight of the normalised values against behaviour cloning
     polyak: float = 0.01  # share of the online parameters in a target update
-    max_grad_norm: float = 0.5  # gradient norm of each agent's policy and critic
+    max_grad_norm: float = 0.5  # largest gradient norm of each agent's policy and critic
     action_penalty: float = 1e-3  # weight of the policies' mean squared action
     target_noise: float = 0.0  # standard deviation of the noise on target actions; in TD3 .2
     noise_clip: float = 0.5  # bound on the noise on target actions

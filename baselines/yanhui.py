@@ -73,7 +73,7 @@ class Config:
     mu: float = 4.0  # margin of G: see eta and nu
     slope: float = 10.0  # slope of positivity over the share of the best return
     midpoint: float = 0.5  # share of the best return at which positivity is 1/2
-    # kernel width, times the median distance of an item to the nearest one of another episode
+    # kernel width, in median distances of an item to the nearest one of another episode
     bandwidth: float = 0.3
     return_low: float = 0.0  # return of doing nothing
     return_high: float = 20.0  # return of a perfect episode

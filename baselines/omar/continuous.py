@@ -49,7 +49,7 @@ class Config:
     cql: float = 5.0  # weight of the conservative term
     # the paper's tau: weight of the regression onto the best action against the policy gradient
     mimic: float = 0.5
-    max_grad_norm: float = 0.5  # gradient norm of each agent's policy and critic
+    max_grad_norm: float = 0.5  # largest gradient norm of each agent's policy and critic
     polyak: float = 0.01  # share of the online parameters in a target update
     action_penalty: float = 1e-3  # weight of the policies' mean squared action
     temperature: float = 1.0  # temperature of the conservative term's log-sum-exp

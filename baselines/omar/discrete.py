@@ -54,7 +54,7 @@ class Config:
     cql: float = 5.0  # weight of the conservative term
     # the paper's tau: weight of the regression onto the best action against the policy gradient
     mimic: float = 0.5
-    max_grad_norm: float = 10.0  # gradient norm of the actor and of the critic, each
+    max_grad_norm: float = 10.0  # largest gradient norm of the actor and of the critic, each
     target_every: int = static(25)  # updates between hard copies into the target networks
     mask_cql: bool = static(True)  # conservative term over available actions only
     mask_argmax: bool = static(True)  # best action among the available ones only
