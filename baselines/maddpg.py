@@ -79,7 +79,7 @@ class Config:
     noise: float = 0.3
     # weight of the policies' mean squared action; not used by a constant actor
     action_penalty: float = 1e-3
-    max_grad_norm: float = 0.0  # largest gradient norm of the actor and of the critic, each; 0: not clipped
+    max_grad_norm: float = 0.0  # largest gradient norm of actor and critic, each; 0: no clipping
     # auto: exact if the payoff is known, else learned
     critic: Literal["auto", "exact", "learned"] = static("auto")
     # auto: constant with the exact critic; else recurrent on windows, and an MLP on single steps
