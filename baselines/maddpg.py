@@ -1,20 +1,19 @@
 """MADDPG for continuous actions (Lowe et al., 2017), with the best response under data of Tilbury
 et al. (2024).
 
-Tilbury et al., Eq. 2 -> brud_joint_actions; Eq. 3 and 4 -> policy_values, whose gradient it is.
+Tilbury et al., Eq. 2 -> brud_joint_actions; Eq. 3 and 4 are the gradient of policy_values.
 Exact form (`critic="exact"`, `actor="constant"`): in a stateless game with known payoff the critic
 is the payoff, a policy is one number per agent and action dimension, and an update is one plain
 gradient step of size eta for all agents at once, from the old policies.
 Learned form: policies with tanh (MLP, or GRU over windows), twin critics on (state, joint action),
-slow copies.
-With `num_samples` it is MADDPG+CQL as in OG-MARL: the conservative term of Kumar et al. (2020,
-appendix F), in whose samples every agent's action is out of the data -> conservative_loss.
-`independent`: each agent's critics see its own observation, action and reward (independent DDPG;
-    TD3 without delay and noise with twins).
+target networks.
+With `num_samples` > 0 it is MADDPG+CQL as in OG-MARL: the conservative term of Kumar et al. (2020,
+appendix F), whose samples replace the actions of all agents -> conservative_loss.
+`independent`: each agent's critics see its own observation, action and reward. That is independent
+DDPG or, with twin critics, TD3 without delay and noise.
 Differs from Lowe et al.: twin critics (`critics=1`: one), whose minimum is the target and the
-actor's objective, and
-Polyak averaging after every step, as in OG-MARL. Every step has its own true successor, so the last
-of a window counts too.
+actor's objective, and Polyak averaging after every step, as in OG-MARL. Every step has its own true
+successor, so the last step of a window is trained on too.
 """
 
 from __future__ import annotations
@@ -62,49 +61,53 @@ ACTIONS = ("continuous",)
 class Config:
     """Floats are leaves and may be swept; the rest is static.
 
-    Rates, weights and `actor_hidden` of the learned form are those of the code submitted with PJAP
-    (og-marl, branch pjap). `hidden` is that of OG-MARL's other code; the submission's critics are
-    (256, 256), which the settings of the robots have, as they have its optimiser and batches.
+    Learning rates, weights and `actor_hidden` of the learned form are those of the code submitted
+    with PJAP (og-marl, branch pjap). `hidden` is that of OG-MARL's other code; the critics of the
+    submission are (256, 256). The settings of the robot tasks use these, and the submission's
+    optimiser and batch sizes.
     """
 
     eta: float = 0.02  # step size of a constant actor
-    start_0: float = -0.5  # first action of agents 0, 2, ... (constant actor)
-    start_1: float = 0.5  # first action of agents 1, 3, ...
-    actor_lr: float = 3e-4
-    critic_lr: float = 1e-3
+    start_0: float = -0.5  # initial action of agents 0, 2, ... (constant actor)
+    start_1: float = 0.5  # initial action of agents 1, 3, ... (constant actor)
+    actor_lr: float = 3e-4  # learning rate of the policies
+    critic_lr: float = 1e-3  # learning rate of the critics
     gamma: float = 0.99
     polyak: float = 0.005  # share of the online parameters in a target update
-    cql: float = 5.0  # weight of the conservative term; without effect where num_samples is 0
-    noise: float = 0.3  # of the term's actions near the policy, as a share of the action bound
-    action_penalty: float = 1e-3  # on the mean square of actions; not for a constant actor
-    max_grad_norm: float = 0.0  # of actor and critic, each; 0: not clipped
-    # auto: exact if the payoff is known
+    cql: float = 5.0  # weight of the conservative term; no effect where num_samples is 0
+    # noise of the conservative term's actions near the policy, as a share of the action bound
+    noise: float = 0.3
+    # weight of the policies' mean squared action; not used by a constant actor
+    action_penalty: float = 1e-3
+    max_grad_norm: float = 0.0  # largest gradient norm of actor and critic, each; 0: no clipping
+    # auto: exact if the payoff is known, else learned
     critic: Literal["auto", "exact", "learned"] = static("auto")
     # auto: constant with the exact critic; else recurrent on windows, and an MLP on single steps
     actor: Literal["auto", "constant", "mlp", "recurrent"] = static("auto")
-    independent: bool = static(False)  # critics of (o_i, a_i) and the agent's own reward
-    # one policy (and independent critic) for all agents, given their number
+    independent: bool = static(False)  # critics see (o_i, a_i) and learn the agent's own reward
+    # all agents share one policy (and independent critic), which sees the agent's number
     share: bool = static(False)
-    # data | policy: whose actions an agent responds to
+    # source of the other agents' actions in an agent's objective: the data, or their policies
     others: Literal["data", "policy"] = static("data")
-    critics: Literal[1, 2] = static(2)  # twins, or one
-    # actions of each of three kinds in the conservative term; 0: no term
+    critics: Literal[1, 2] = static(2)  # number of critics: 2 are twins
+    # sampled actions of each of three kinds in the conservative term; 0: no term
     num_samples: int = static(0)
-    optimiser: Literal["adam", "rmsprop"] = static("adam")  # adam | rmsprop (Sonnet's)
+    optimiser: Literal["adam", "rmsprop"] = static("adam")  # rmsprop is Sonnet's
     clip: bool = static(False)  # project a constant actor onto the action bound
-    hidden: tuple[int, ...] = static((128, 128))  # of the critics
-    actor_hidden: int = static(64)  # of the policies
-    layer_init: LayerInit = static("sonnet")  # how layers start: jaxoff/nets/layers.py
-    reset_gate: GRUReset = static("before")  # of a GRU: before or after the recurrent product
+    hidden: tuple[int, ...] = static((128, 128))  # widths of the critics' hidden layers
+    actor_hidden: int = static(64)  # width of the policies
+    layer_init: LayerInit = static("sonnet")  # initialisation of layers: jaxoff/nets/layers.py
+    # reset gate of a GRU acts before or after the recurrent product
+    reset_gate: GRUReset = static("before")
     steps: int = static(100)
     batch_size: int = static(32)
-    window: int = static(0)
+    window: int = static(0)  # 0: single steps; -1: whole episodes; else the length of a window
 
 
 class State(NamedTuple):
-    """Parameters of actors and critics (empty if exact), their slow copies and optimisers.
+    """Parameters of actors and critics (empty if exact), target networks and optimiser states.
 
-    A constant actor is [N, A].
+    A constant actor is an array of actions [N, A].
     """
 
     actor: Params
@@ -116,7 +119,7 @@ class State(NamedTuple):
 
 
 class Method(NamedTuple):
-    """Nets and optimisers of one config."""
+    """Networks and optimisers of one config."""
 
     config: Config
     spec: EnvSpec
@@ -130,7 +133,9 @@ class Method(NamedTuple):
 
 
 def init(m: Method, key: Key) -> State:
-    """Fresh nets, each twin with a key of its own; the slow copies are equal to them."""
+    """Freshly initialised networks, each twin critic from its own key; target networks are equal to
+    them.
+    """
     actor_key, critic_key = jax.random.split(key)
     c, n, a = m.config, m.spec.num_agents, m.spec.action_size
     if c.actor == "constant":
@@ -151,7 +156,7 @@ def init(m: Method, key: Key) -> State:
 
 
 def policy_actions(m: Method, actor: Params, batch: Transition) -> tuple[Array, Array]:
-    """Actions [..., N, A] of all agents, now and at the next slot."""
+    """Actions [..., N, A] of all agents, at this and at the next slot."""
     if m.config.actor == "constant":
         still = jnp.broadcast_to(actor, (*batch.obs.shape[:-1], m.spec.action_size))
         return still, still
@@ -159,10 +164,10 @@ def policy_actions(m: Method, actor: Params, batch: Transition) -> tuple[Array, 
 
 
 def joint_values(m: Method, critic: Params, obs: Array, state: Array, joint: Array) -> Array:
-    """Values of joint actions [..., N, A] -> [K, ..., V] of each critic: one of the team (V = 1),
-    or one of each agent.
+    """Values of joint actions [..., N, A] by each of K critics -> [K, ..., V]: one value for the
+    team (V = 1), or one for each agent (V = N).
 
-    obs [..., N, O] and state [..., S] may lack leading axes of the joint actions.
+    obs [..., N, O] and state [..., S] may lack leading axes that the joint actions have.
     """
     if m.config.critic == "exact":
         assert m.spec.payoff is not None
@@ -187,7 +192,7 @@ def joint_values(m: Method, critic: Params, obs: Array, state: Array, joint: Arr
 def brud_joint_actions(own: Array, data: Array) -> Array:
     """Best response under data, Eq. 2: [..., N, A] twice -> [..., N, N, A].
 
-    Entry i is the data's joint action with agent i's action replaced by its own, so a gradient with
+    Entry i is the data's joint action with agent i's action replaced by own[i], so a gradient with
     respect to own[i] passes through entry i alone.
     """
     own_slot = jnp.eye(own.shape[-2], dtype=bool)[..., None]  # [N, N, 1]
@@ -195,8 +200,8 @@ def brud_joint_actions(own: Array, data: Array) -> Array:
 
 
 def policy_values(m: Method, critic: Params, batch: Transition, own: Array) -> Array:
-    """Smaller value of each agent's own actions [..., N], while the others play the data's or their
-    policies'; its gradient is Eq. 3.
+    """Smaller of the critics' values of each agent's own action [..., N], while the other agents
+    play the data's actions or their policies'; its gradient is Eq. 3.
     """
     if m.config.independent:
         return joint_values(m, critic, batch.obs, batch.state, own).min(0)
@@ -211,8 +216,8 @@ def policy_values(m: Method, critic: Params, batch: Transition, own: Array) -> A
 def actor_loss(
     m: Method, actor: Params, critic: Params, batch: Transition
 ) -> tuple[Array, dict[str, Array]]:
-    """Minus the mean value over valid steps and agents, plus the action penalty; a constant actor's
-    is the plain sum over agents.
+    """Minus the mean value over valid steps and agents, plus the action penalty; for a constant
+    actor, minus the sum over agents without a penalty.
     """
     own, _ = policy_actions(m, actor, batch)  # [..., N, A]
     objective = masked_mean(policy_values(m, critic, batch, own).mean(-1), batch.valid)
@@ -226,8 +231,8 @@ def actor_loss(
 
 
 def td_target(m: Method, state: State, batch: Transition) -> Array:
-    """r + gamma (1 - terminated) min_k Q'_k(s', mu'(o')), [..., V]; the agent's own reward where
-    critics are independent.
+    """r + gamma (1 - terminated) min_k Q'_k(s', mu'(o')), [..., V]; r is the agent's own reward
+    where critics are independent.
     """
     _, then = policy_actions(m, state.target_actor, batch)
     value = joint_values(m, state.target_critic, batch.next_obs, batch.next_state, then).min(0)
@@ -246,9 +251,9 @@ def conservative_loss(
 
     values: Q_k(s, a) [K, ..., V].
 
-    u are joint actions of three kinds, all valued at s: uniform, and the policies' at o and at o'
-    with Gaussian noise, clipped to the bound; the density is that of the noise before clipping, and
-    of agent i's own action.
+    u are joint actions of three kinds, all evaluated at s: uniform ones, and those of the policies
+    at o and at o' with Gaussian noise, clipped to the bound. p is the density of agent i's own
+    action, by the noise before clipping.
     """
     bound, a, keys = m.spec.action_bound, m.spec.action_size, jax.random.split(key, 3)
     shape, scale = (
@@ -276,8 +281,8 @@ def conservative_loss(
 def critic_loss(
     m: Method, critic: Params, state: State, batch: Transition, key: Key
 ) -> tuple[Array, tuple[dict[str, Array], Array]]:
-    """Mean over critics of half the squared TD error plus `cql` times the conservative term; the
-    signal is |TD error| per item [B].
+    """Mean over critics of half the squared TD error plus `cql` times the conservative term; also
+    the signal for samplers, |TD error| per item [B].
     """
     target = td_target(m, state, batch)  # [..., V]
     values = joint_values(m, critic, batch.obs, batch.state, batch.actions)  # [K, ..., V]
@@ -302,11 +307,11 @@ def critic_loss(
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """One simultaneous step of every agent and of the critics, on a batch [B, ...] or [B, T,
-    ...].
+    """One simultaneous gradient step of every agent's policy and of the critics, on a batch
+    [B, ...] or [B, T, ...].
     """
     learned, bound = m.config.critic == "learned", m.spec.action_bound
-    if learned:  # critics are not asked about actions that no policy can play
+    if learned:  # critics are not evaluated at actions that no policy can play
         batch = batch._replace(actions=jnp.clip(batch.actions, -bound, bound))
     (_, metrics), grad = jax.value_and_grad(
         lambda p: actor_loss(m, p, state.critic, batch), has_aux=True
@@ -333,7 +338,9 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def resolved(config: Config, spec: EnvSpec) -> Config:
-    """The config without `auto`. Raises InvalidSetting for forms that can't be."""
+    """The config with every `auto` replaced by its choice. Raises InvalidSetting for impossible
+    combinations.
+    """
     if spec.discrete:
         raise InvalidSetting(
             f"maddpg: environment '{spec.name}': expected continuous actions, found "
@@ -362,7 +369,7 @@ def resolved(config: Config, spec: EnvSpec) -> Config:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises InvalidSetting as `resolved` does."""
+    """Networks of a config. Raises InvalidSetting as `resolved` does."""
     c = resolved(config, spec)
     nets: dict[str, Any] = {"layer_init": c.layer_init, "reset_gate": c.reset_gate}
     recurrent = c.actor == "recurrent"

@@ -3,13 +3,14 @@ offline stage.
 
 Every agent of every episode is a sequence; cross-entropy of a_t given a window of at most C steps
 -> cloning_loss. Modes: state_only (o_t; the released default, with C = 1), state_action (o_t,
-a_{t-1}), rtg_state_action (return to go, o_t, a_{t-1}); the net and its rolling context are in
+a_{t-1}), rtg_state_action (return to go, o_t, a_{t-1}); the network and its rolling context are in
 jaxoff/nets/transformer.py. Evaluate with --greedy. Differs: unavailable actions are masked in the
 loss too (mask_loss=false: as released); steps at which an agent has a single available action, as a
-dead unit has, are left out of the loss; a window never crosses an episode, and a short one is
-padded at its end; a window's first step is drawn uniformly. The critic and the online stage, which
-no offline result uses, are not here. Controls: weighting=filter drops episodes below half of the
-best return, weighting=return draws by positivity.
+dead unit has, are left out of the loss; a window never crosses the end of an episode, and windows
+of short episodes are padded at the end; a window's first step is drawn uniformly. The critic and
+the online stage, which no offline result uses, are not implemented. Controls: weighting=filter
+drops episodes below half of the best return, weighting=return draws steps by their episode's
+positivity.
 """
 
 from __future__ import annotations
@@ -61,31 +62,34 @@ ACTIONS = ("discrete",)
 
 @struct.dataclass
 class Config:
-    """Settings, of the released code where it has them."""
+    """Settings of the released code where it has them."""
 
-    lr: float = 5e-4  # constant
-    weight_decay: float = 0.1  # of linear weights
+    lr: float = 5e-4  # learning rate of AdamW, constant
+    weight_decay: float = 0.1  # weight decay of linear weights
     max_grad_norm: float = 0.5
-    target_return: float = 20.0  # asked for at the first step of an evaluation, with returns to go
-    return_low: float = 0.0  # of doing nothing, with weighting
-    return_high: float = 20.0  # of a perfect episode
-    slope: float = 10.0  # of positivity, with weighting=return
-    midpoint: float = 0.5
-    # state_only, state_action, rtg_state_action
+    # initial return-to-go in evaluations; used by mode=rtg_state_action
+    target_return: float = 20.0
+    return_low: float = 0.0  # return of doing nothing; used with weighting
+    return_high: float = 20.0  # return of a perfect episode; used with weighting
+    # slope of positivity over the share of the best return; used by weighting=return
+    slope: float = 10.0
+    midpoint: float = 0.5  # share of the best return at which positivity is 1/2
+    # inputs of the transformer, apart from the agent's number
     mode: Literal["state_only", "state_action", "rtg_state_action"] = static("state_only")
+    # draw steps uniformly, from all but poor episodes, or by their episode's positivity
     weighting: Literal["none", "filter", "return"] = static("none")
-    mask_loss: bool = static(True)
-    agent_id: bool = static(True)
+    mask_loss: bool = static(True)  # mask unavailable actions in the loss too
+    agent_id: bool = static(True)  # the agent's number is an input
     hidden: int = static(32)
     layers: int = static(2)
     heads: int = static(2)
     steps: int = static(10_000)
     batch_size: int = static(128)  # windows of all agents
-    window: int = static(1)  # C; 0 is 1, -1 whole episodes
+    window: int = static(1)  # length C of the context; 0 is 1, -1 whole episodes
 
 
 class State(NamedTuple):
-    """What is trained, and the dataset's returns."""
+    """Trained parameters, optimiser state, and the dataset's returns."""
 
     policy: Params  # {"trunk", "head"}
     opt: optax.OptState
@@ -93,7 +97,7 @@ class State(NamedTuple):
 
 
 class Method(NamedTuple):
-    """Nets and optimiser of one config."""
+    """Networks and optimiser of one config."""
 
     config: Config
     trunk: ContextNet
@@ -102,7 +106,7 @@ class Method(NamedTuple):
 
 
 def init(m: Method, returns: Returns, key: Key) -> State:
-    """Fresh nets."""
+    """Freshly initialised networks."""
     trunk_key, head_key = jax.random.split(key)
     params = {
         "trunk": m.trunk.init(trunk_key),
@@ -154,8 +158,8 @@ def policy_of(m: Method, state: State) -> Policy:
 
 
 def draw_weights(config: Config, dataset: Dataset) -> Array:
-    """How often each real step is drawn, [M]: 0 or 1 of poor and other episodes, or their
-    positivity.
+    """Weight with which each real step is drawn, [M]: 0 in poor and 1 in other episodes, or its
+    episode's positivity.
     """
     share = share_of_best(episode_returns(dataset), config.return_low, config.return_high)
     if config.weighting == "filter":
@@ -164,7 +168,7 @@ def draw_weights(config: Config, dataset: Dataset) -> Array:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for."""
+    """Networks of a config."""
     trunk = ContextNet(
         spec,
         config.hidden,
@@ -179,7 +183,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 
 
 def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
-    """One stage, which reads the dataset's returns first. For discrete actions."""
+    """One stage, which reads the dataset's returns first; for discrete actions."""
     m = method_of(config, spec)
 
     def prepare(before: None, dataset: Dataset, key: Key) -> State:

@@ -5,13 +5,13 @@ for each agent, continuous actions.
         w = clip(n softmax(min_k Q'_k(o', a') / beta_q) / alpha_w, 0, 1)      -> critic_loss
     -mean n softmax(A / beta_pi) log pi(a | o),
         A = r_i + gamma (1 - terminated) min_k Q_k(o', a') - min_k Q_k(o, a)  -> actor_loss
-a' is the data's next action, and the softmaxes run over the batch. pi is a Gaussian around a tanh
-net, whose log standard deviation, -6 + 6 sigmoid(p), is one number for each dimension. Evaluated by
-its mode it plays the mean. The authors of OMAR did not release theirs: nets, rates, batches and
-order of updates are those of their base, which MA-CQL and OMAR share
-(jaxoff/learners/actor_critic.py). Differs from the single-agent code: twin critics, whose minimum
-counts; no weight decay. A step whose next action the window does not hold is left out of
-everything, unless it terminates.
+a' is the data's next action, and the softmaxes run over the batch of n rows. pi is a Gaussian
+around the output of a tanh network, with a log standard deviation, -6 + 6 sigmoid(p), of one number
+for each action dimension; its mode is the mean. The authors of OMAR did not release their MA-ICQ:
+networks, learning rates, batches and order of updates are those of the base that their MA-CQL and
+OMAR share (jaxoff/learners/actor_critic.py). Differs from the single-agent code: twin critics,
+whose minimum is used; no weight decay. A step whose next action is not in the window is left out of
+all losses and statistics, unless it terminates.
 """
 
 from __future__ import annotations
@@ -41,45 +41,47 @@ ACTIONS = ("continuous",)
 
 @struct.dataclass
 class Config:
-    """Settings of the base that MA-CQL, OMAR and MA-TD3+BC share in particle games; MA-ICQ's own
-    were not released.
+    """Settings that MA-CQL, OMAR and MA-TD3+BC share in particle games; MA-ICQ's own were not
+    released.
     """
 
-    lr: float = 1e-2  # Adam, of the policies
-    critic_lr: float = 1e-2  # Adam
+    lr: float = 1e-2  # learning rate of the policies (Adam)
+    critic_lr: float = 1e-2  # learning rate of the critics (Adam)
     gamma: float = 0.95
-    beta_q: float = 600.0  # temperature of the next values' weights
-    beta_pi: float = 600.0  # temperature of the policy's weights
-    alpha_w: float = 2.0  # divisor of the next values' weights, then clipped to [0, 1]
+    beta_q: float = 600.0  # temperature of the weights on next values in the critics' targets
+    beta_pi: float = 600.0  # temperature of the weights in the policy's loss
+    alpha_w: float = 2.0  # divides the weights on next values, which are then clipped to [0, 1]
     polyak: float = 0.01  # share of the online parameters in a target update
-    max_grad_norm: float = 0.5  # of each agent's policy and critic
+    max_grad_norm: float = 0.5  # largest gradient norm of each agent's policy and critic
+    # normalise network inputs by statistics of the batch, or observations by those of the dataset
     input_norm: Literal["batch", "dataset", "none"] = static("batch")
-    truncated_ends: bool = static(False)  # the clock's end counts as terminal
-    own_batches: bool = static(True)  # each agent learns from 1 / N of the batch
-    hidden: int = static(64)  # of policies and critics
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    truncated_ends: bool = static(False)  # the end at the time limit counts as terminal
+    own_batches: bool = static(True)  # each agent learns from its own 1 / N of the batch
+    hidden: int = static(64)  # width of policies and critics
+    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
     steps: int = static(2001)
-    batch_size: int = static(3072)  # of all agents together
-    window: int = static(2)  # the first of the two steps has a next action
+    batch_size: int = static(3072)  # steps of all agents together
+    # steps of a window, at least 2: a target needs the next action; -1: whole episodes
+    window: int = static(2)
 
 
 class Gaussian(NamedTuple):
-    """Means' nets, and what log standard deviations are made of, [N, A]."""
+    """Networks of the means, and parameters p [N, A] of the log standard deviations."""
 
     mean: Net
     spread: Array
 
 
 class Method(NamedTuple):
-    """Nets of one config."""
+    """Networks of one config."""
 
     config: Any
     agents: Agents
 
 
 def with_next(batch: Transition) -> tuple[Transition, tuple[Array, Array]]:
-    """Windows whose `valid` is 0 where a step has no target; beside them next actions, and where
-    there are any.
+    """Windows whose `valid` is 0 where a step has no target; also the next actions, and a mask of
+    the steps that have one.
     """
     batch = as_windows(batch)
     follows = batch.valid * ahead(batch.valid)
@@ -88,7 +90,7 @@ def with_next(batch: Transition) -> tuple[Transition, tuple[Array, Array]]:
 
 
 def next_values(m: Method, critic: Net, mine: AgentBatch) -> Array:
-    """min_k Q_k(o', a') of the data's next actions, [M]; of no meaning where none follows."""
+    """min_k Q_k(o', a') of the data's next actions, [M]; meaningless where no action follows."""
     (actions, follows), rows = mine.extras, mine.rows
     own = jnp.take(actions, mine.agent, 1)
     return jnp.min(
@@ -146,7 +148,7 @@ def actor_loss(
 
 
 def policy_of(m: Method, state: State) -> Policy:
-    """Gaussians whose mode is the mean."""
+    """Gaussian policies whose mode is the mean."""
     return gaussian_policy(
         m.agents.policy(state.policy.mean, state.stats), log_std(state.policy.spread)
     )

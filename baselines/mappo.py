@@ -2,11 +2,11 @@
 
 Clipped surrogate (Schulman et al., 2017, Eq. 7) -> policy_loss; generalised advantages (Schulman et
 al., 2016, Eq. 16) -> advantages. One actor for all agents, with the agent's number; the critic maps
-the global state to a value for every agent (MAPPO), or each agent's observation to its own (IPPO,
-`central=False`). Differs: value targets are standardised by running moments instead of PopArt; the
-policy loss of an agent with a single available action (a dead unit) is left out; learning rate and
-entropy weight fall linearly to zero, the latter earlier, so that the last policies learn to do
-without exploring.
+the global state to a value for every agent (MAPPO), or each agent's observation to its own value
+(IPPO, `central=False`). Differs: value targets are standardised by running moments instead of
+PopArt; the policy loss of an agent with a single available action (a dead unit) is left out;
+learning rate and entropy weight fall linearly to zero, the latter earlier, so that the last
+policies learn to act without exploration.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ class Config:
     """Settings; floats are traced."""
 
     lr: float = 1e-3
-    clip: float = 0.2  # Eq. 7, epsilon
-    entropy: float = 0.01  # weight at the start
-    entropy_until: float = 0.6  # share of training after which it is zero
+    clip: float = 0.2  # epsilon of the clipped surrogate (Eq. 7)
+    entropy: float = 0.01  # initial weight of the entropy bonus
+    entropy_until: float = 0.6  # share of training after which the entropy weight is zero
     gamma: float = 0.99
-    trace: float = 0.95  # lambda of the advantages
-    log_std: float = -0.5  # of continuous actions, at the start
-    noise: float = 0.1  # standard deviation of continuous actions when evaluated and in datasets
-    temperature: float = 1.0  # of choices when evaluated and in datasets
-    central: bool = static(True)
-    recurrent: bool = static(True)
-    hidden: int = static(64)
-    critic_hidden: int = static(128)
-    layer_init: LayerInit = static("flax")  # how layers start: jaxoff/nets/layers.py
-    epochs: int = static(4)
-    minibatches: int = static(4)
-    num_envs: int = static(128)
-    segment: int = static(64)  # steps between updates
-    iterations: int = static(300)
-    snapshots: int = static(50)
+    trace: float = 0.95  # lambda of the generalised advantages
+    log_std: float = -0.5  # initial log standard deviation of continuous actions
+    noise: float = 0.1  # standard deviation of continuous actions in evaluations and datasets
+    temperature: float = 1.0  # temperature of discrete actions in evaluations and datasets
+    central: bool = static(True)  # the critic sees the global state (MAPPO); false: IPPO
+    recurrent: bool = static(True)  # actor with a GRU
+    hidden: int = static(64)  # width of the actor
+    critic_hidden: int = static(128)  # width of the critic's two hidden layers
+    layer_init: LayerInit = static("flax")  # initialisation of layers: jaxoff/nets/layers.py
+    epochs: int = static(4)  # passes over the segments in an iteration
+    minibatches: int = static(4)  # parts of the segments in a pass; a divisor of num_envs
+    num_envs: int = static(128)  # environments that are played side by side
+    segment: int = static(64)  # steps of each environment between updates
+    iterations: int = static(300)  # rounds of playing a segment and training on it
+    snapshots: int = static(50)  # policies that are kept in the course of training
 
 
 class Nets(NamedTuple):
@@ -63,8 +63,8 @@ class Nets(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Running mean and mean square of value targets, and the weight they have gathered (from
-    zero).
+    """Exponential averages of value targets and of their squares, and the total weight in them,
+    which grows from zero.
     """
 
     mean: Array
@@ -73,7 +73,7 @@ class Moments(NamedTuple):
 
 
 class State(NamedTuple):
-    """What training moves."""
+    """Everything that training updates."""
 
     nets: Nets
     optimiser: Any
@@ -82,28 +82,28 @@ class State(NamedTuple):
 
 
 def actors(config: Config, spec: EnvSpec) -> Actors:
-    """The actor net that a pool's parameters belong to."""
+    """The actor network that the parameters of a policy pool belong to."""
     return Actors(
         spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init
     )
 
 
 def cooled(actor: Params, temperature: Array | float) -> Params:
-    """An actor whose logits are divided by the temperature: its last layer is."""
+    """An actor whose logits, and so its last layer, are divided by the temperature."""
     layers = dict(actor["params"])
     head = max(name for name in layers if name.startswith("Dense_"))
     return {"params": layers | {head: jax.tree.map(lambda x: x / temperature, layers[head])}}
 
 
 def moved(moments: Moments, target: Array) -> Moments:
-    """The moments after another batch of targets, which weighs a tenth."""
+    """The moments after one more batch of targets, which has a weight of a tenth."""
     keep = 0.9
     fresh = Moments(target.mean(), jnp.square(target).mean(), jnp.ones(()))
     return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, moments, fresh)
 
 
 def scale(moments: Moments) -> tuple[Array, Array]:
-    """Mean and standard deviation that the moments tell; 0 and 1 before the first batch."""
+    """Mean and standard deviation by the moments; 0 and 1 before the first batch."""
     known = jnp.maximum(moments.weight, 1e-6)
     mean = moments.mean / known
     return mean, jnp.where(
@@ -127,8 +127,8 @@ def advantages(
 ) -> Array:
     """Generalised advantages [T, ...], Eq. 16, over segments in which episodes end.
 
-    The value beyond a terminated step is zero, beyond a truncated one it is next_values; the sum
-    over later steps stops at either.
+    The value after a terminated step is zero, after a truncated one it is next_values; the sum over
+    later steps stops at either.
     """
     delta = reward + gamma * (1 - terminated) * next_values - values
 
@@ -143,7 +143,7 @@ def advantages(
 def policy_loss(
     log_prob: Array, old_log_prob: Array, advantage: Array, clip: Array | float
 ) -> Array:
-    """Clipped surrogate, Eq. 7 of PPO with its sign turned; [...] unreduced."""
+    """Minus the clipped surrogate, Eq. 7 of PPO; [...] unreduced."""
     ratio = jnp.exp(log_prob - old_log_prob)
     return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
 
@@ -152,7 +152,7 @@ def policy_loss(
 
 
 class Method(NamedTuple):
-    """What a setting of the method and an environment make: nets and optimiser."""
+    """Networks and optimiser of one config for one environment."""
 
     config: Config
     spec: EnvSpec
@@ -193,13 +193,13 @@ def stochastic(m: Method, params: Params, log_std: Array) -> Policy:
 def loss_of(
     m: Method, nets: Nets, part: dict[str, Any], entropy: Array | float
 ) -> tuple[Array, dict[str, Array]]:
-    """Clipped surrogate, entropy bonus and value error of a part of the segments."""
+    """Clipped surrogate, entropy bonus and value error on a minibatch of the segments."""
     seg: Segments = part["segments"]
     out = m.actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset)
     dist = dist_of(m, out, nets.log_std)
     log_prob = dist.log_prob(seg.actions)  # [B, T, N]
     free = jnp.ones_like(log_prob)
-    if m.spec.discrete:  # A unit with one thing to do (a dead one) has no policy to improve.
+    if m.spec.discrete:  # a unit with a single available action is dead and has nothing to learn
         free = (seg.seen.avail.sum(-1) > 1).astype(jnp.float32)
     count = jnp.maximum(free.sum(), 1.0)
     mean = (part["advantage"] * free).sum() / count
@@ -232,7 +232,7 @@ def targets(m: Method, nets: Nets, moments: Moments, seg: Segments) -> tuple[Arr
 
 
 def update(m: Method, state: State, seg: Segments, key: Key) -> tuple[State, dict[str, Array]]:
-    """Some passes over the segments, in shuffled parts of environments."""
+    """`epochs` passes over the segments, in shuffled minibatches of environments."""
     nets, config = state.nets, m.config
     advantage, target = targets(m, nets, state.moments, seg)
     moments = moved(state.moments, target)
@@ -264,7 +264,7 @@ def update(m: Method, state: State, seg: Segments, key: Key) -> tuple[State, dic
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """Nets and optimiser; raises InvalidSetting where `minibatches` does not divide `num_envs`."""
+    """Networks and optimiser; raises InvalidSetting unless `minibatches` divides `num_envs`."""
     if config.num_envs % config.minibatches:
         raise InvalidSetting(
             "mappo: field 'minibatches': expected a divisor of num_envs = "

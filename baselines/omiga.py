@@ -2,15 +2,16 @@
 continuous actions.
 
 One mixer for both values: Q_tot = sum_i w_i(s) Q_i + b(s), V_tot = sum_i w_i(s) V_i + b(s), w >= 0.
-Q_tot towards r + gamma V_tot(next) -> critic_loss; V_i from E_mu exp(w_i (Q_i - V_i) / alpha) = 1
--> value_loss; pi_i by likelihood weighted with that exponential -> policy_loss. Formulas:
-jaxoff/losses/implicit_values.py. Differs from the released code: the mixer sees the global state,
-not all agents' copies of one; policies are masked to available actions in training too
-(`mask_actor=false`: at execution only); where steps end is what the data say (its StarCraft branch
-infers it from s' = s); rewards are rewards, where that branch regresses on rewards-to-go, which its
-file reader had put in their place (`rtg_reward=true`). Three optimisers step in the order policy, Q
-and mixer, V there; no loss reads what another one steps, so here they step at once, then the three
-slow nets move.
+Q_tot is regressed onto r + gamma V_tot(next) -> critic_loss; V_i solves
+E_mu exp(w_i (Q_i - V_i) / alpha) = 1 -> value_loss; pi_i maximises the likelihood weighted by that
+exponential -> policy_loss. Formulas: jaxoff/losses/implicit_values.py.
+Differs from the released code: the mixer sees the global state, not a copy of it for each agent;
+policies are masked to available actions in training too (`mask_actor=false`: at execution only);
+terminal steps are those that the data mark (the code's StarCraft branch infers them from s' = s);
+rewards are rewards, while that branch regresses on rewards-to-go, which its file reader puts in
+their place (`rtg_reward=true`). In the code the three optimisers step in the order policy, Q and
+mixer, V; no loss reads parameters that another optimiser has just updated, so here they step at
+once, and then the three target networks are updated.
 """
 
 from __future__ import annotations
@@ -53,31 +54,31 @@ from jaxoff.types import (
     Transition,
 )
 
-MEAN_BOUND = 9.0  # of the mean before tanh
+MEAN_BOUND = 9.0  # bound on the mean before tanh
 LOG_STD_RANGE = (-5.0, 2.0)
 
 
 @struct.dataclass
 class Config:
-    """Settings, of the released code."""
+    """Settings of the released code."""
 
-    lr: float = 5e-4  # Adam, of each of the three optimisers
+    lr: float = 5e-4  # learning rate of each of the three optimisers (Adam)
     gamma: float = 0.99
     polyak: float = 0.005  # share of the online parameters in a target update
     alpha: float = 10.0  # weight of the regulariser
-    max_grad_norm: float = 1.0  # of policy, Q with mixer, and V, each
-    mask_actor: bool = static(True)  # false: mask at execution only
-    rtg_reward: bool = static(False)  # true: rewards-to-go in place of rewards; whole episodes only
-    hidden: int = static(256)  # two layers
-    mixer_hidden: int = static(64)
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    max_grad_norm: float = 1.0  # largest gradient norm of policy, Q with mixer, and V, each
+    mask_actor: bool = static(True)  # mask unavailable actions in training too
+    rtg_reward: bool = static(False)  # rewards-to-go in place of rewards; needs whole episodes
+    hidden: int = static(256)  # width of the two hidden layers
+    mixer_hidden: int = static(64)  # width of the mixer
+    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
     steps: int = static(20000)
     batch_size: int = static(128)
-    window: int = static(0)  # 0 single steps, -1 whole episodes
+    window: int = static(0)  # 0: single steps; -1: whole episodes
 
 
 class State(NamedTuple):
-    """What is trained, and the slow copies."""
+    """Trained parameters, target networks and optimiser states."""
 
     policy: Params
     critic: Params  # Q_i
@@ -87,13 +88,13 @@ class State(NamedTuple):
     target_mixer: Params
     target_value: Params
     policy_opt: optax.OptState
-    critic_opt: optax.OptState  # of Q_i and mixer
+    critic_opt: optax.OptState  # optimises Q_i and mixer together
     value_opt: optax.OptState
 
 
 class Method(NamedTuple):
-    """Nets and optimiser of one config; every net but the mixer serves all agents, told which one
-    by a one-hot number.
+    """Networks and optimiser of one config; all agents share each network and are told apart by a
+    one-hot number in its input; the mixer mixes their values.
     """
 
     config: Config
@@ -106,7 +107,7 @@ class Method(NamedTuple):
 
 
 def init(m: Method, key: Key) -> State:
-    """Fresh nets; the slow copies are equal to them."""
+    """Freshly initialised networks; target networks are equal to them."""
     policy_key, critic_key, value_key, mixer_key = jax.random.split(key, 4)
     spec = m.spec
     seen = jnp.zeros(spec.obs_size + spec.num_agents)
@@ -136,14 +137,14 @@ def q_taken(m: Method, params: Params, obs: Array, actions: Array) -> Array:
     seen = with_number(obs)
     if m.spec.discrete:
         return taken(m.critic.apply(params, seen), actions)
-    bound = m.spec.action_bound  # public data hold actions beyond it
+    bound = m.spec.action_bound  # public datasets hold actions beyond the bound
     return m.critic.apply(params, jnp.concatenate([seen, jnp.clip(actions, -bound, bound)], -1))[
         ..., 0
     ]
 
 
 def normal_of(m: Method, out: Array) -> distributions.TanhNormal:
-    """The policy that the outputs [..., 2 A] of an actor stand for."""
+    """The policy with mean and log standard deviation from an actor's outputs [..., 2 A]."""
     mean, log_std = jnp.split(out, 2, -1)
     return distributions.TanhNormal(
         jnp.clip(mean, -MEAN_BOUND, MEAN_BOUND),
@@ -170,8 +171,8 @@ def policy_of(m: Method, params: Params) -> Policy:
 def critic_loss(
     m: Method, params: tuple[Params, Params], state: State, batch: Transition
 ) -> tuple[Array, dict[str, Array]]:
-    """Mean over valid steps of (Q_tot - r - gamma V_tot(next))^2, V_tot by the slow nets, and what
-    is logged. params: (critic, mixer).
+    """Mean over valid steps of (Q_tot - r - gamma V_tot(next))^2, with V_tot by the target
+    networks, and the metrics to log. params: (critic, mixer).
     """
     critic, mixer = params
     next_v = m.value.apply(state.target_value, with_number(batch.next_obs))[..., 0]
@@ -189,8 +190,8 @@ def critic_loss(
 def value_loss(
     m: Method, params: Params, state: State, batch: Transition
 ) -> tuple[Array, tuple[Array, dict[str, Array]]]:
-    """Mean over valid steps and agents of the loss of V_i, with slow Q_i and w_i; and z [..., N],
-    and what is logged.
+    """Mean over valid steps and agents of the loss of V_i, with Q_i and w_i of the target networks;
+    also the exponent z [..., N] and the metrics to log.
     """
     v = m.value.apply(params, with_number(batch.obs))[..., 0]
     q, alpha = q_taken(m, state.target_critic, batch.obs, batch.actions), m.config.alpha
@@ -225,14 +226,14 @@ def policy_loss(m: Method, params: Params, z: Array, batch: Transition) -> Array
 
 
 def with_rewards_to_go(batch: Transition) -> Transition:
-    """Whole episodes [B, T] whose rewards are the sums, not discounted, of those from a step to the
-    end.
+    """Whole episodes [B, T] in which each reward is replaced by the undiscounted sum of the rewards
+    from that step to the end.
     """
     return batch._replace(reward=lax.cumsum(batch.reward * batch.valid, axis=1, reverse=True))
 
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
-    """One step of each of the three optimisers, then of the slow nets."""
+    """One step of each of the three optimisers, then an update of the target networks."""
     if m.config.rtg_reward:
         batch = with_rewards_to_go(batch)
     value_grads, (z, metrics) = jax.grad(lambda p: value_loss(m, p, state, batch), has_aux=True)(
@@ -273,7 +274,7 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for."""
+    """Networks of a config."""
     layers = (config.hidden, config.hidden)
     net = lambda out: MLP((*layers, out), layer_init=config.layer_init)
     actor = net(spec.action_size if spec.discrete else 2 * spec.action_size)

@@ -1,14 +1,14 @@
 """Proximal joint-action prioritisation (Tilbury et al., 2024): draw the data that resemble the
 current joint policy.
 
-A sampler, and so orthogonal to the method: `--sampler pjap` works with every actor.
+It is a sampler, and so orthogonal to the method: `--sampler pjap` works with every actor.
 Eq. 6 -> priority_of; Eq. 7 (single steps) and Eq. 8 (windows) -> joint_distance.
 Differs from the paper: the distance is the mean over agents and action dimensions as in the
-authors' code (Eq. 7 writes the sum, which `distance="sum"` gives; in the toy game alpha for it is a
-quarter of alpha for the mean); for discrete actions, which the paper does not treat, it is the mean
-over agents of 1 - pi_i(a_i). No importance weights: the bias is the purpose. Windows of a recurrent
-policy: refresh=0 refreshes those of the training batch, as in the authors' code, which also ramps
-    the steepness up (`ramp`), without a word in the paper.
+authors' code (Eq. 7 writes the sum, which `distance="sum"` gives; in the toy game alpha for the sum
+is a quarter of alpha for the mean); for discrete actions, which the paper does not treat, it is the
+mean over agents of 1 - pi_i(a_i). There are no importance weights: the bias is the purpose. With
+windows of a recurrent policy, refresh=0 refreshes the priorities of the training batch, as in the
+authors' code, which also ramps the steepness up (`ramp`); the paper does not mention this ramp.
 Their later code refreshes 1,024 other windows instead, without the ramp (`refresh_from`).
 """
 
@@ -31,24 +31,25 @@ from jaxoff.types import Array, EnvSpec, Feedback, Policy, Sampler, TimeStep, Tr
 class Config:
     """Floats are leaves and may be swept; the rest is static."""
 
-    alpha: float = 16.0  # Eq. 6, sharpness; with the steepness s of the authors' code, alpha = s^2
-    eps: float = 1e-3  # Eq. 6, floor, which keeps every item reachable
+    # sharpness of the priorities (Eq. 6); with the steepness s of the authors' code, alpha = s^2
+    alpha: float = 16.0
+    eps: float = 1e-3  # lower bound of priorities (Eq. 6), which keeps every item reachable
     exponent: float = 1.0  # items are drawn in proportion to priority ** exponent
-    # updates over which the steepness sqrt(alpha) rises to its value, on a line; 0: there from the
-    # start
+    # updates over which the steepness sqrt(alpha) rises linearly from 0; 0: no ramp
     ramp: float = 0.0
-    refresh: int = static(128)  # items refreshed an update; 0: the training batch; -1: all
-    # Where refresh > 0, how its items are drawn: by their current priorities, or all alike.
+    # priorities refreshed in each update; 0: those of the training batch; -1: all
+    refresh: int = static(128)
+    # where refresh > 0, how its items are drawn: by their current priorities, or uniformly
     refresh_from: RefreshFrom = static("priorities")
-    # mean | sum, over agents and action dimensions
+    # reduction of the distance over agents and action dimensions
     distance: Literal["mean", "sum"] = static("mean")
-    clip_actions: bool = static(False)  # recorded actions to the action bound
-    # target | online: whose distance, where a learner has both
+    clip_actions: bool = static(False)  # clip recorded actions to the action bound
+    # policy whose distance from the data counts, where a learner has both
     policy: Literal["target", "online"] = static("target")
 
 
 def make(config: Config, batch_size: int, window: int) -> Sampler:
-    """window: 0 for single steps, else windows of that length.
+    """The sampler. window: 0 for single steps, else the length of the windows.
 
     Raises InvalidSetting for whole episodes (-1).
     """
@@ -85,7 +86,7 @@ def make(config: Config, batch_size: int, window: int) -> Sampler:
 
 
 def ramped(updates: Array, ramp: float | Array) -> Array:
-    """Share of the steepness after so many updates: min(1, updates / ramp), and 1 without a
+    """Share of the final steepness after `updates` updates: min(1, updates / ramp), and 1 without a
     ramp.
     """
     return jnp.where(ramp > 0, jnp.minimum(updates / jnp.maximum(ramp, 1.0), 1.0), 1.0)
@@ -103,8 +104,9 @@ def joint_distance(
     or windows [B, T, ...] (Eq. 8).
 
     kind: "mean" or "sum" over agents and action dimensions; over the steps of a window it is always
-    the mean of the valid ones. clip: recorded continuous actions to the action bound. A policy with
-    memory starts each window with an empty one, as it does in training. Carries no gradient.
+    the mean of the valid ones. clip: clip recorded continuous actions to the action bound. A policy
+    with memory starts each window with an empty memory, as in training. The result carries no
+    gradient.
     """
     if batch.reward.ndim == 1:  # single steps
         return _reduce(_gaps(policy, batch, spec, clip, None)[1], spec, kind)
@@ -157,12 +159,14 @@ def _gaps(
 
 
 def _no_action(actions: Array, spec: EnvSpec) -> Array:
-    """What stands for the last actions [B, N(, A)] after a reset."""
+    """The value of last actions [B, N(, A)] after a reset."""
     return jnp.full_like(actions, -1) if spec.discrete else jnp.zeros_like(actions)
 
 
 def _reduce(gaps: Array, spec: EnvSpec, kind: str) -> Array:
-    """[..., N] or [..., N, A] -> [...], over true (not padded) dimensions."""
+    """Mean or sum over agents and true (not padded) action dimensions: [..., N] or [..., N, A] ->
+    [...].
+    """
     if spec.discrete:
         return gaps.mean(-1) if kind == "mean" else gaps.sum(-1)
     sizes = jnp.array(spec.action_sizes or (spec.action_size,) * spec.num_agents)

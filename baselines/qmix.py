@@ -1,12 +1,13 @@
 """QMIX on a fixed dataset (Rashid et al., 2018), as the offline baseline of Tian et al. (AAAI
 2023).
 
-Each agent has values of its own actions; a net with non-negative weights that depend on the state
-mixes the values of the chosen actions to Q_tot, so that the joint argmax is the argmax of each
-agent. One-step double Q target, hard target copies -> td_target. Squared error over valid steps ->
-loss. Differs: updates count as such, where PyMARL counts episodes played; the hypernets have one
-hidden layer as in later PyMARL (`hyper=0`: linear, as in the first release). Nothing keeps the
-values of actions outside the data low: that is the point of the comparison.
+Each agent has values of its own actions; a network with non-negative weights that depend on the
+state mixes the values of the chosen actions to Q_tot, so that the joint argmax is the argmax of
+each agent. One-step double Q target, hard target copies -> td_target. Squared error over valid
+steps -> loss. Differs: target copies are counted in updates, where PyMARL counts episodes played;
+the hypernetworks have one hidden layer as in later PyMARL (`hyper=0`: linear, as in the first
+release). Nothing keeps the values of actions outside the data low: that is the point of the
+comparison.
 """
 
 from __future__ import annotations
@@ -33,26 +34,26 @@ ACTIONS = ("discrete",)
 
 @struct.dataclass
 class Config:
-    """Settings, of Tian et al. (Table 11) where they print one."""
+    """Settings of Tian et al. (Table 11) where they print one."""
 
-    lr: float = 5e-4  # RMSprop, of agents and mixer
+    lr: float = 5e-4  # learning rate of agents and mixer (RMSprop)
     gamma: float = 0.99
-    max_grad_norm: float = 10.0  # of agents and mixer together
-    target_every: int = static(100)  # updates between hard copies
+    max_grad_norm: float = 10.0  # largest gradient norm of agents and mixer together
+    target_every: int = static(100)  # updates between hard copies into the target networks
     embed: int = static(32)  # width of the mixer
-    hyper: int = static(64)  # hidden width of its hypernets; 0: linear
-    hidden: int = static(64)
-    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    hyper: int = static(64)  # hidden width of the mixer's hypernetworks; 0: linear
+    hidden: int = static(64)  # width of the agents' networks
+    recurrent: bool = static(False)  # agents with a GRU over the episode; needs window != 0
+    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)
-    window: int = static(-1)  # whole episodes; 0: single steps
+    window: int = static(-1)  # -1: whole episodes; 0: single steps
 
 
 class State(NamedTuple):
-    """What is trained, and the slow copies."""
+    """Trained parameters, target networks and optimiser states."""
 
-    critic: Params  # of all agents
+    critic: Params  # Q of all agents
     mixer: Params
     target_critic: Params
     target_mixer: Params
@@ -61,7 +62,7 @@ class State(NamedTuple):
 
 
 class Method(NamedTuple):
-    """Nets and optimiser of one config."""
+    """Networks and optimiser of one config."""
 
     config: Config
     actors: Actors
@@ -70,7 +71,7 @@ class Method(NamedTuple):
 
 
 def init(m: Method, key: Key) -> State:
-    """Fresh nets; the slow copies are equal to them."""
+    """Freshly initialised networks; target networks are equal to them."""
     critic_key, mixer_key = jax.random.split(key)
     critic, spec = m.actors.init(critic_key), m.actors.spec
     mixer = m.mixer.init(mixer_key, jnp.zeros(spec.num_agents), jnp.zeros(spec.state_size))
@@ -80,8 +81,8 @@ def init(m: Method, key: Key) -> State:
 
 
 def td_target(m: Method, state: State, batch: Transition, next_q: Array) -> Array:
-    """Double Q: the argmax of `next_q` [..., N, A] per agent, valued by the slow nets at the next
-    state -> [...].
+    """Double Q target: the argmax of `next_q` [..., N, A] per agent, evaluated by the target
+    networks at the next state -> [...].
     """
     _, slow = m.actors.outputs(state.target_critic, batch)
     value = m.mixer.apply(state.target_mixer, taken(slow, jnp.argmax(next_q, -1)), batch.next_state)
@@ -91,7 +92,7 @@ def td_target(m: Method, state: State, batch: Transition, next_q: Array) -> Arra
 def loss(
     m: Method, params: tuple[Params, Params], state: State, batch: Transition
 ) -> tuple[Array, dict[str, Array]]:
-    """Mean over valid steps of (y - Q_tot)^2, and what is logged. params: (critic, mixer)."""
+    """Mean over valid steps of (y - Q_tot)^2, and the metrics to log. params: (critic, mixer)."""
     critic, mixer = params
     q, next_q = m.actors.outputs(critic, batch)
     target = td_target(m, state, batch, next_q)
@@ -105,7 +106,9 @@ def loss(
 
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
-    """One step of agents and mixer; the slow nets are copied every `target_every` updates."""
+    """One gradient step of agents and mixer; the target networks are copied every `target_every`
+    updates.
+    """
     params, updates = (state.critic, state.mixer), state.updates + 1
     grads, metrics = jax.grad(lambda p: loss(m, p, state, batch), has_aux=True)(params)
     steps, opt = m.optimiser.update(grads, state.opt)
@@ -118,7 +121,7 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises InvalidSetting for what QMIX can't do."""
+    """Networks of a config. Raises InvalidSetting for what QMIX can't do."""
     if not spec.discrete:
         raise InvalidSetting(
             f"qmix on '{spec.name}': expected discrete actions, found continuous ones"

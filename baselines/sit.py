@@ -1,17 +1,18 @@
 """SIT: sharing individual trajectories (Tian et al., AAAI 2023), for discrete or continuous
 actions.
 
-I. An ensemble shares the team's reward out, Eq. 1-3 -> jaxoff/learners/decomposition.py. II. Own
-rewards, their uncertainty and the priority of every trajectory, Eq. 4-7 -> prepare,
-jaxoff/losses/credit.py; a replay for each type of agents is an index over the one dataset ->
-data/samplers.py, trajectories. III. Each agent i learns from trajectories of any agent j of its
-type, drawn for it alone: Eq. 8 -> Critic, Eq. 9 -> critic_target, critic_loss, Eq. 10 ->
-actor_loss.
-Differs: Eq. 10 ends in Q_i, whose gradient is zero; log pi_i stands there, as in what it cites. Eq.
-9 lacks the end of episodes; the data hold no action after the last step, so a truncated episode
-ends like a terminated one (truncation). Eq. 6 prints a discount that grows. 1/u is bounded
-(u_floor, weight_max). Z of Eq. 10 is taken at each time of the batch (actor_norm). An agent's own
-number is among its inputs, never that of the agent whose trajectory it learns from. Ablations:
+I. An ensemble decomposes the team's reward into rewards of the agents, Eq. 1-3 ->
+jaxoff/learners/decomposition.py. II. The agents' own rewards, their uncertainty u and the priority
+of every trajectory, Eq. 4-7 -> prepare, jaxoff/losses/credit.py; the replay buffer of each type of
+agents is an index into the one dataset -> data/samplers.py, trajectories. III. Each agent i learns
+from trajectories of any agent j of its type, drawn separately for each i: Eq. 8 -> Critic, Eq. 9 ->
+critic_target, critic_loss, Eq. 10 -> actor_loss.
+Differs: Eq. 10 as printed ends in Q_i, whose gradient is zero; here log pi_i stands in its place,
+as in the work that the paper cites. Eq. 9 leaves out how episodes end; the data hold no action
+after the last step, so a truncated episode ends like a terminated one (truncation). Eq. 6 is
+printed with a discount that grows. 1/u is bounded (u_floor, weight_max). The normaliser Z of Eq. 10
+is taken over the batch at each time step (actor_norm). A network's inputs include the number of the
+agent that learns, never that of the agent whose trajectory it learns from. Ablations:
 decomposition=none, decomposition=sum (without attention), members=1, gat=none, alpha=1e9 (without
 priority), decomposition=monotonic (MNC), critic_reward=team.
 """
@@ -75,77 +76,89 @@ from jaxoff.types import (
 )
 
 LOG_PROB_MIN = -20.0
-BASELINE_SAMPLES = 4  # actions of the policy whose mean value is the baseline, if continuous
+BASELINE_SAMPLES = 4  # continuous actions of the policy whose mean value is the baseline
 
 
 @struct.dataclass
 class Config:
-    """Settings of Tables 10 and 11; what the paper does not print is marked ours."""
+    """Settings of Tables 10 and 11; what the paper does not print is marked so."""
 
-    lr: float = 5e-4  # of the policies
-    critic_lr: float = 1e-4
-    decomposition_lr: float = 1e-4
+    lr: float = 5e-4  # learning rate of the policies
+    critic_lr: float = 1e-4  # learning rate of the critics
+    decomposition_lr: float = 1e-4  # learning rate of the reward decomposition
     gamma: float = 0.99
-    alpha: float = 0.2  # Eq. 7, temperature of the draws; 1e9 draws uniformly
-    priority_max: float = 20.0  # priorities of a type are rescaled to [0, this]
-    priority_trim: float = 0.0  # share at either end that has no say in that range; ours
-    beta: float = 0.1  # Eq. 10, temperature of the policy's weights
-    eta: float = 1.0  # Eq. 9 and 10, weight eta / u
-    u_floor: float = 1e-3  # least u; ours
-    weight_max: float = 100.0  # largest eta / u; ours
-    max_grad_norm: float = 10.0  # of each of the three optimisers
-    # attention, sum, monotonic, none
+    alpha: float = 0.2  # temperature of the trajectory draws (Eq. 7); 1e9 draws uniformly
+    priority_max: float = 20.0  # priorities of a type are rescaled to [0, priority_max]
+    # fraction of priorities clipped at each tail before rescaling; not in the paper
+    priority_trim: float = 0.0
+    beta: float = 0.1  # temperature of the policy's weights (Eq. 10)
+    eta: float = 1.0  # losses are weighted by eta / u, u the reward's uncertainty (Eq. 9 and 10)
+    u_floor: float = 1e-3  # lower bound of u in the weight eta / u; not in the paper
+    weight_max: float = 100.0  # upper bound of the weight eta / u; not in the paper
+    max_grad_norm: float = 10.0  # largest gradient norm of each of the three optimisers
+    # how the team's reward is decomposed; none: every agent is paid the team's reward
     decomposition: Literal["attention", "sum", "monotonic", "none"] = static("attention")
-    members: int = static(5)  # of the ensemble; with 1 the weights eta / u are 1
-    attention_scale: bool = static(False)  # scores over sqrt(width); ours
-    mask_dead: bool = static(False)  # agents that see nothing get no reward; ours
-    critic_reward: Literal["own", "team"] = static("own")  # own, team (without weights)
+    members: int = static(5)  # size of the ensemble; with 1 the weights eta / u are 1
+    # divide the decomposition's attention scores by sqrt(width); not in the paper
+    attention_scale: bool = static(False)
+    mask_dead: bool = static(False)  # agents that see nothing get no reward; not in the paper
+    # reward of the critic: the agent's own, or the team's with weights eta / u of 1
+    critic_reward: Literal["own", "team"] = static("own")
+    # how the critic aggregates the team's observations; none: it sees the agent's own only
     gat: Literal["attention", "mean", "none"] = static("attention")
-    actor_weight: Literal["value", "advantage"] = static("value")  # value, advantage (ours)
-    actor_norm: Literal["batch", "batch_time"] = static("batch")  # batch, batch_time; ours
-    weight_norm: Literal["none", "mean"] = static("none")  # none, mean; ours
-    # terminal, skip: no target there; ours
+    # quantity in the softmax of Eq. 10: Q_i, or its advantage, which is not in the paper
+    actor_weight: Literal["value", "advantage"] = static("value")
+    # normaliser Z of Eq. 10: over the batch at each time step, or over all steps; not in the paper
+    actor_norm: Literal["batch", "batch_time"] = static("batch")
+    # mean: divide the weights eta / u by their mean in the batch; not in the paper
+    weight_norm: Literal["none", "mean"] = static("none")
+    # last step of a truncated episode: terminal, or left out of the critic's loss; not in the paper
     truncation: Literal["terminal", "skip"] = static("terminal")
-    types: Literal["spec", "one"] = static("spec")  # spec, one: all agents are of one type
-    target_every: int = static(100)  # updates between hard copies
-    hidden: int = static(64)  # of the recurrent policies
-    critic_hidden: int = static(32)
-    decomposition_hidden: int = static(64)
-    decomposition_steps: int = static(20000)
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    # types of the agents: those of the environment, or one type for all
+    types: Literal["spec", "one"] = static("spec")
+    target_every: int = static(100)  # updates between hard copies into the target critic
+    hidden: int = static(64)  # width of the recurrent policies
+    critic_hidden: int = static(32)  # width of the critics
+    decomposition_hidden: int = static(64)  # width of the decomposition's networks
+    decomposition_steps: int = static(20000)  # updates of the reward decomposition
+    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
     steps: int = static(15000)
-    batch_size: int = static(32)  # episodes; in the last stage of each agent
-    decomposition_batch: int = static(0)  # steps, none of them padding; 0: whole episodes; ours
-    window: int = static(-1)  # whole episodes
+    batch_size: int = static(32)  # episodes; in the last stage, trajectories of each agent
+    # single real steps in a batch of the decomposition, not in the paper; 0: whole episodes
+    decomposition_batch: int = static(0)
+    window: int = static(-1)  # must be -1: whole episodes
 
 
 class Replay(NamedTuple):
-    """Individual trajectories by type: indices into the dataset, and what is known of each."""
+    """Replay buffer of individual trajectories: what is stored of each, by episode and agent."""
 
-    log_prob: Array  # [E, N] of being drawn, among its type
-    reward: Array  # [E, T, N] own rewards
+    log_prob: Array  # [E, N] log-probability of a trajectory's being drawn among those of its type
+    reward: Array  # [E, T, N] the agents' own rewards
     weight: Array  # [E, T, N] eta / u
     effective: Array  # [] effective share of the trajectories that are drawn
 
 
 class State(NamedTuple):
-    """State of the last stage; nets have an axis of types where there are several."""
+    """State of the last stage; parameters have an axis of types where there are several."""
 
-    policy: Params  # logits' nets, or Gaussian
+    policy: Params  # networks of the logits, or a Gaussian
     critic: Params
     target_critic: Params
     policy_opt: optax.OptState
     critic_opt: optax.OptState
     updates: Array
-    replay: Replay  # never changes
+    replay: Replay  # never changes in training
 
 
 class View(NamedTuple):
-    """What agent i learns from: B trajectories of agents j of its type, and what j's teams saw."""
+    """Batch of each agent i: B trajectories of agents j of its type, with the whole team's
+    observations.
+    """
 
     team: Array  # [N, B, T, N, O] observations of all agents of the episode
-    own: Array  # [N, B, T, O] those of j
-    before: Array  # [N, B, T] int, -1 at the start; or [N, B, T, A], 0 at the start
+    own: Array  # [N, B, T, O] observations of agent j
+    # previous action of j: [N, B, T] int, -1 at the start; or [N, B, T, A], 0 at the start
+    before: Array
     action: Array  # [N, B, T] int or [N, B, T, A]
     avail: Array  # [N, B, T, A]
     reward: Array  # [N, B, T]
@@ -155,8 +168,8 @@ class View(NamedTuple):
 
 
 class Critic(nn.Module):
-    """Q_i(o_j, a_j before, a_j, o_-j): an embedding of what j saw and did, one of what its team
-    saw, and their value.
+    """Q_i(o_j, previous a_j, a_j, o_-j), from an embedding of j's observation and actions and an
+    embedding of its team's observations.
     """
 
     hidden: int
@@ -180,7 +193,7 @@ class Critic(nn.Module):
 
 
 class Method(NamedTuple):
-    """Nets and optimisers of one config."""
+    """Networks and optimisers of one config."""
 
     config: Config
     spec: EnvSpec
@@ -196,7 +209,7 @@ class Method(NamedTuple):
 
 
 def prepare(m: Method, fitted: Decomposed | tuple[()], dataset: Dataset, key: Key) -> State:
-    """Stage II, and fresh nets for stage III."""
+    """Stage II, and freshly initialised networks for stage III."""
     policy_key, critic_key = jax.random.split(key)
     a, observation = m.spec.action_size, jnp.zeros(m.spec.obs_size)
     policy = m.actors.init(policy_key)
@@ -216,10 +229,10 @@ def prepare(m: Method, fitted: Decomposed | tuple[()], dataset: Dataset, key: Ke
 
 
 def replay_of(m: Method, fitted: Decomposed | tuple[()], dataset: Dataset) -> Replay:
-    """Eq. 4-7.
+    """The replay buffer, Eq. 4-7.
 
-    Without a decomposition every agent is paid the team's reward; own rewards alone have an
-    uncertainty.
+    Without a decomposition every agent is paid the team's reward. Only the agents' own rewards have
+    an uncertainty; with the team's reward all weights are 1.
     """
     c = m.config
     team, valid = over_episodes(dataset, lambda batch: (batch.reward, batch.valid))
@@ -239,8 +252,8 @@ def replay_of(m: Method, fitted: Decomposed | tuple[()], dataset: Dataset) -> Re
 
 
 def view_of(m: Method, batch: Transition) -> View:
-    """A batch [N * B, T, ...] as agent i's [N, B, T, ...], seen by the agent j whose trajectory
-    each is.
+    """A batch [N * B, T, ...] split by learning agent i, [N, B, T, ...], each item from the side of
+    the agent j whose trajectory it is.
     """
     agent = batch.agent
     assert agent is not None and batch.agent_reward is not None and batch.weight is not None
@@ -271,7 +284,9 @@ def view_of(m: Method, batch: Transition) -> View:
 
 
 def encode(m: Method, actions: Array) -> Array:
-    """One-hot numbers (of -1: zeros), or reals kept in the bound: [..., A]."""
+    """Actions as network inputs [..., A]: one-hot (zeros for -1), or real and clipped to the
+    bound.
+    """
     bound = m.spec.action_bound
     return (
         jax.nn.one_hot(actions, m.spec.action_size)
@@ -281,8 +296,8 @@ def encode(m: Method, actions: Array) -> Array:
 
 
 def values(m: Method, critic: Params, view: View, actions: Array | None = None) -> Array:
-    """Q_i of the trajectories' actions [N, B, T], or of K others [N, B, T, K, A] -> [N, B, T,
-    K].
+    """Q_i of the trajectories' actions [N, B, T], or of K given actions [N, B, T, K, A] -> [N, B,
+    T, K].
     """
     asked = encode(m, view.action)[..., None, :] if actions is None else actions
     q = over_agents(m.critic.apply, m.types)(
@@ -292,8 +307,8 @@ def values(m: Method, critic: Params, view: View, actions: Array | None = None) 
 
 
 def critic_target(m: Method, critic: Params, view: View) -> tuple[Array, Array]:
-    """y = r_j + gamma (1 - terminated) Q'_i at the trajectory's next action, and where it holds;
-    [N, B, T] each.
+    """y = r_j + gamma (1 - terminated) Q'_i at the trajectory's next action, and the mask of steps
+    that have a target; [N, B, T] each.
     """
     next_of = jax.vmap(ahead)
     follows = view.valid * next_of(view.valid)
@@ -308,7 +323,7 @@ def critic_target(m: Method, critic: Params, view: View) -> tuple[Array, Array]:
 def critic_loss(
     m: Method, critic: Params, view: View, target: Array, mask: Array
 ) -> tuple[Array, dict[str, Array]]:
-    """Eq. 9: mean over mask of eta / u (y - Q_i)^2, and what is logged."""
+    """Eq. 9: mean over the mask of eta / u (y - Q_i)^2, and the metrics to log."""
     q = values(m, critic, view)
     loss = masked_mean(view.weight * jnp.square(lax.stop_gradient(target) - q), mask)
     means = {"q": q, "target": target, "weight": view.weight}
@@ -319,12 +334,12 @@ def critic_loss(
 
 
 def outputs(m: Method, nets: Params, view: View) -> Array:
-    """What pi_i, told the number i, makes of the trajectories of agents j: [B, T, N, A]."""
+    """Outputs of pi_i, given the agent number i, on the trajectories of agents j: [B, T, N, A]."""
     own, avail, before, valid = (
         jnp.moveaxis(x, 0, 2) for x in (view.own, view.avail, view.before, view.valid)
     )
     nothing = jnp.zeros(valid.shape[:2], bool)
-    # the nets read what an agent sees, no more
+    # the policies read an agent's own observations and no global state
     seen = TimeStep(own, nothing, avail, nothing, nothing, nothing, before)
     return m.actors.unroll(nets, m.actors.policy(nets).initial(valid.shape[:1]), seen, nothing)
 
@@ -337,8 +352,8 @@ def spread(m: Method, log_std: Array) -> Array:
 def actor_loss(
     m: Method, policy: Params, critic: Params, view: View, key: Key
 ) -> tuple[Array, dict[str, Array]]:
-    """Eq. 10: -mean eta / u c log pi_i(a_j), c = n softmax(Q_i / beta) over the batch at each time;
-    of A_i, if so chosen.
+    """Eq. 10: -mean eta / u c log pi_i(a_j), c = n softmax(Q_i / beta) over the batch at each time
+    step; with actor_weight=advantage A_i takes the place of Q_i.
     """
     c, q = m.config, values(m, critic, view)
     back = lambda x: jnp.moveaxis(x, 0, 2)
@@ -377,8 +392,8 @@ def actor_loss(
 
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
-    """Critic, then policies with its new values; the slow critic is copied every `target_every`
-    updates.
+    """One step of the critics, then one of the policies by the new critics; the target critic is
+    copied every `target_every` updates.
     """
     view = view_of(m, batch)
     target, mask = critic_target(m, state.target_critic, view)
@@ -409,7 +424,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for. Raises InvalidSetting for a window other than -1."""
+    """Networks of a config. Raises InvalidSetting for a window other than -1."""
     if config.window != -1:
         raise InvalidSetting(
             "sit: field 'window': expected -1, since trajectories are drawn whole, found "
@@ -452,8 +467,8 @@ def policy_of(m: Method, policy: Params) -> Policy:
 
 
 def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
-    """Decomposition, and learning from individual trajectories; without a decomposition the second
-    alone.
+    """Two stages, reward decomposition and learning from individual trajectories; with
+    decomposition=none the second alone.
     """
     m = method_of(config, spec)
 

@@ -5,10 +5,11 @@
         y = r_i + gamma (1 - terminated) min_k Q'_k(o', pi'(o'))              -> critic_loss
     -lambda mean Q_1(o, pi(o)) + mean (pi(o) - a)^2 + penalty mean pi(o)^2,
         lambda = alpha / mean |Q_1(o, pi(o))|                                 -> actor_loss
-lambda is a constant. The authors of OMAR did not release theirs; nets, rates and order of updates
-are those of their base. Differs from TD3+BC: no smoothing noise and no delay (`target_noise`,
-`policy_every`), observations normalised by the batch (`input_norm=dataset`: standardised by the
-dataset, as there), a penalty on actions; all of it as in OMAR's base.
+lambda is a constant in the gradient. The authors of OMAR did not release their MA-TD3+BC; networks,
+learning rates and order of updates are those of OMAR's base (jaxoff/learners/actor_critic.py).
+Differs from TD3+BC, always as in OMAR's base: no smoothing noise and no delayed policy updates
+(`target_noise`, `policy_every`), observations normalised by the batch (`input_norm=dataset`:
+standardised by the dataset, as in TD3+BC), a penalty on actions.
 """
 
 from __future__ import annotations
@@ -35,29 +36,30 @@ ACTIONS = ("continuous",)
 class Config:
     """Settings of OMAR's particle games, and alpha of TD3+BC."""
 
-    lr: float = 1e-2  # Adam, of policies
-    critic_lr: float = 1e-2  # Adam
+    lr: float = 1e-2  # learning rate of the policies (Adam)
+    critic_lr: float = 1e-2  # learning rate of the critics (Adam)
     gamma: float = 0.95
-    alpha: float = 2.5  # weight of values against cloning
+    alpha: float = 2.5  # weight of the normalised values against behaviour cloning
     polyak: float = 0.01  # share of the online parameters in a target update
-    max_grad_norm: float = 0.5  # of each agent's policy and critic
-    action_penalty: float = 1e-3  # on squared actions of the policies
-    target_noise: float = 0.0  # standard deviation, of target actions; TD3 .2
-    noise_clip: float = 0.5  # of that noise
-    policy_every: int = static(1)  # critic updates to one of the policies; TD3 2
+    max_grad_norm: float = 0.5  # largest gradient norm of each agent's policy and critic
+    action_penalty: float = 1e-3  # weight of the policies' mean squared action
+    target_noise: float = 0.0  # standard deviation of the noise on target actions; in TD3 .2
+    noise_clip: float = 0.5  # bound on the noise on target actions
+    policy_every: int = static(1)  # critic updates for each update of the policies; in TD3 2
+    # normalise network inputs by statistics of the batch, or observations by those of the dataset
     input_norm: Literal["batch", "dataset", "none"] = static("batch")
-    centralised: bool = static(False)  # critics of the state and all actions
-    own_batches: bool = static(True)  # each agent learns from 1 / N of the batch
-    truncated_ends: bool = static(False)  # the clock's end counts as terminal
-    hidden: int = static(64)
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    centralised: bool = static(False)  # critics see the state and the actions of all agents
+    own_batches: bool = static(True)  # each agent learns from its own 1 / N of the batch
+    truncated_ends: bool = static(False)  # the end at the time limit counts as terminal
+    hidden: int = static(64)  # width of policies and critics
+    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
     steps: int = static(2001)
-    batch_size: int = static(3072)  # of all agents together
-    window: int = static(0)  # single steps
+    batch_size: int = static(3072)  # steps of all agents together
+    window: int = static(0)  # 0: single steps
 
 
 class Method(NamedTuple):
-    """Nets of one config."""
+    """Networks of one config."""
 
     config: Config
     agents: Agents
@@ -85,8 +87,8 @@ def critic_loss(
 def actor_loss(
     m: Method, policy: Net, critic: Net, mine: AgentBatch
 ) -> tuple[Array, dict[str, Array]]:
-    """Normalised values against cloning, over valid rows of one agent; squares are averaged over
-    action dimensions.
+    """Minus the normalised value, plus the behaviour cloning error and the action penalty, over
+    valid rows of one agent; squares are averaged over action dimensions.
     """
     c, rows = m.config, mine.rows
     own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
@@ -105,7 +107,7 @@ def actor_loss(
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner, for continuous actions; its policies are deterministic.
 
-    Raises InvalidSetting for forms that can't be.
+    Raises InvalidSetting for impossible combinations.
     """
     c = config
     agents = Agents(

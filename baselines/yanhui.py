@@ -1,12 +1,13 @@
-"""YANHUI: cloning with a mixture of experts, drawn to good data and away from poor (Meng et al.,
-ICASSP 2024).
+"""YANHUI: behaviour cloning with a mixture of experts, drawn to good data and away from poor data
+(Meng et al., ICASSP 2024).
 
-Eq. 2, resolved -> objective: E_n sum_k q_nk [contrast G_nk - cloning log p(a_n | n, k) - log p(k |
-o_n) + log q_nk], with q the exact posterior, held constant -> jaxoff/losses/mixture.py; G and its
-scores -> jaxoff/losses/contrast.py; gate and experts -> jaxoff/nets/experts.py; the trunk is
-MADT's, in the same modes. Evaluate with --greedy. Decided here, since the paper prints no code and
-no constants (docs/methods/yanhui.md): q is inside the expectation with the gate's likelihood,
-scores are distances, the gate weighs experts in the policy too (mix=uniform: as printed).
+Eq. 2, as we read it -> objective: E_n sum_k q_nk [contrast G_nk - cloning log p(a_n | n, k)
+- log p(k | o_n) + log q_nk], with q the exact posterior, held constant -> jaxoff/losses/mixture.py;
+G and its scores -> jaxoff/losses/contrast.py; gate and experts -> jaxoff/nets/experts.py; the trunk
+is MADT's transformer, with the same modes. Evaluate with --greedy. The paper prints no code and no
+constants, so these points were decided here (docs/methods/yanhui.md): q is inside the expectation
+together with the gate's likelihood, scores are distances, and the gate weighs the experts in the
+policy too (mix=uniform: as printed).
 Ablations: experts=1 (no mixture), soft=false (hard assignment), contrast=0 (no contrast), cloning=0
 (no cross-entropy).
 """
@@ -46,9 +47,9 @@ from jaxoff.types import (
     Transition,
 )
 
-# shares of the best return: from GOOD on an episode is an expert's, below POOR it is poor
+# shares of the best return: an episode is an expert's from GOOD on, and poor below POOR
 GOOD, POOR = 0.9, 0.5
-SAMPLE = 2048  # items that the bandwidth is measured on
+SAMPLE = 2048  # number of items from which the bandwidth is measured
 
 ACTIONS = ("discrete",)
 
@@ -57,48 +58,51 @@ ACTIONS = ("discrete",)
 class Config:
     """Settings; the paper prints none.
 
-    Trunk and optimiser are MADT's, the rest was chosen on a tabular problem, `bandwidth` on 3m.
+    Trunk and optimiser are MADT's; `bandwidth` was chosen on 3m, the rest on a tabular problem.
     """
 
     lr: float = 5e-4
-    weight_decay: float = 0.1
+    weight_decay: float = 0.1  # weight decay of AdamW
     max_grad_norm: float = 0.5
-    contrast: float = 20.0  # lambda_G
-    cloning: float = 1.0  # lambda_CE
-    gate_temperature: float = 1.0  # tau_g
-    action_temperature: float = 0.2  # tau_a
-    eta: float = 20.0  # G: positives are at rest below a score of mu / eta,
-    nu: float = 10.0  # negatives above mu / nu
-    mu: float = 4.0
-    slope: float = 10.0  # of positivity over the share of the best return
-    midpoint: float = 0.5
-    # of the kernel, times the median distance of an item to the nearest one of another episode
+    contrast: float = 20.0  # lambda_G, weight of the contrast term G
+    cloning: float = 1.0  # lambda_CE, weight of the cross-entropy
+    gate_temperature: float = 1.0  # tau_g, temperature of the gate
+    action_temperature: float = 0.2  # tau_a, temperature of the experts' softmax over actions
+    eta: float = 20.0  # slope of G for positives, which are at rest below a score of mu / eta
+    nu: float = 10.0  # slope of G for negatives, which are at rest above a score of mu / nu
+    mu: float = 4.0  # margin of G: see eta and nu
+    slope: float = 10.0  # slope of positivity over the share of the best return
+    midpoint: float = 0.5  # share of the best return at which positivity is 1/2
+    # kernel width, in median distances of an item to the nearest one of another episode
     bandwidth: float = 0.3
-    return_low: float = 0.0  # of doing nothing
-    return_high: float = 20.0  # of a perfect episode
-    target_return: float = 20.0  # asked for at the first step of an evaluation, with returns to go
-    experts: int = static(4)  # K
-    width: int = static(64)  # d
+    return_low: float = 0.0  # return of doing nothing
+    return_high: float = 20.0  # return of a perfect episode
+    # initial return-to-go in evaluations; used by mode=rtg_state_action
+    target_return: float = 20.0
+    experts: int = static(4)  # number K of experts
+    width: int = static(64)  # dimension d of the experts' sphere
+    # weights of the experts in the mixture: those of the gate, or uniform
     mix: Literal["gate", "uniform"] = static("gate")
-    soft: bool = static(True)
-    # none, rho: likelihood weighted by positivity
+    soft: bool = static(True)  # soft assignment of data to good and poor; false: by thresholds
+    # weight of the likelihood: none, or the episode's positivity rho
     ce_weight: Literal["none", "rho"] = static("none")
-    group_by_action: bool = static(True)  # the sum over actions of G
-    # as MADT's
+    group_by_action: bool = static(True)  # sum G over actions; false: one term for all actions
+    # inputs of the transformer, as in MADT
     mode: Literal["state_only", "state_action", "rtg_state_action"] = static("state_only")
-    agent_id: bool = static(True)
+    agent_id: bool = static(True)  # the agent's number is an input
     hidden: int = static(32)
     layers: int = static(2)
     heads: int = static(2)
-    support: int = static(1024)  # J, items of all agents that anchors are compared with
-    anchors: int = static(128)  # windows that are trained on; the further ones are support only
+    support: int = static(1024)  # number J of items, of all agents, that anchors are compared with
+    # windows of the batch that are trained on; the others are support only
+    anchors: int = static(128)
     steps: int = static(10_000)
     batch_size: int = static(384)  # windows of all agents, anchors included
-    window: int = static(1)  # C; 0 is 1, -1 whole episodes
+    window: int = static(1)  # length C of the context; 0 is 1, -1 whole episodes
 
 
 class State(NamedTuple):
-    """What is trained, and what is known of the dataset."""
+    """Trained parameters, optimiser state, and statistics of the dataset."""
 
     policy: Params  # {"trunk", "head"}
     opt: optax.OptState
@@ -107,7 +111,7 @@ class State(NamedTuple):
 
 
 class Method(NamedTuple):
-    """Nets and optimiser of one config."""
+    """Networks and optimiser of one config."""
 
     config: Config
     trunk: ContextNet
@@ -126,7 +130,7 @@ class Items(NamedTuple):
 
 
 def init(m: Method, returns: Returns, scale: Scale, key: Key) -> State:
-    """Fresh nets."""
+    """Freshly initialised networks."""
     trunk_key, head_key = jax.random.split(key)
     params = {
         "trunk": m.trunk.init(trunk_key),
@@ -136,7 +140,9 @@ def init(m: Method, returns: Returns, scale: Scale, key: Key) -> State:
 
 
 def prepare(m: Method, dataset: Dataset, key: Key) -> State:
-    """Fresh nets, the dataset's returns, and how its observations are compared."""
+    """Freshly initialised networks, the dataset's returns, and the scale by which its observations
+    are compared.
+    """
     init_key, sample_key = jax.random.split(key)
     batch = dataset.steps(dataset.step_row)
     items = items_of(batch, jnp.zeros(batch.valid.shape))
@@ -177,13 +183,13 @@ def log_parts(m: Method, mixture: Mixture, avail: Array) -> Array:
 def contrast_of(
     m: Method, cosine: Array, items: Items, support: Items, same: Array, scale: Scale
 ) -> tuple[Array, dict[str, Array]]:
-    """G [M, K] of anchors against support items; same [M, J] where both are one item, which is its
-    own neighbour.
+    """G [M, K] of anchors against support items. same [M, J]: anchor and support item are one and
+    the same, which is then its own neighbour.
     """
     c = m.config
     near = jnp.where(same, 1.0, proximity(items.obs, support.obs, scale)) * support.valid
     rho = positivity(support.share, c.slope, c.midpoint)
-    if not c.soft:  # episodes between the two thresholds are no part of the support
+    if not c.soft:  # episodes between the two thresholds are not in the support
         rho = (support.share >= GOOD).astype(jnp.float32)
         near = near * ((support.share >= GOOD) | (support.share <= POOR))
     pairs = pairs_of(near, rho, jnp.take(items.avail, support.actions, -1), c.soft)
@@ -200,7 +206,9 @@ def contrast_of(
 
 
 def overlap(near: Array, items: Items, support: Items) -> dict[str, Array]:
-    """Share of poor anchors that have an expert's item near them, and one of the same action."""
+    """Shares of poor anchors that have a nearby expert's item, and a nearby one with the same
+    action.
+    """
     poor = items.valid * (items.share < POOR)
     beside = (near >= NEAR) & (support.share >= GOOD)
     same = beside & (items.actions[:, None] == support.actions)
@@ -213,8 +221,8 @@ def overlap(near: Array, items: Items, support: Items) -> dict[str, Array]:
 def objective(
     m: Method, params: Params, state: State, batch: Transition, key: Key
 ) -> tuple[Array, dict[str, Array]]:
-    """The loss, a scalar, of windows [B, T, ...]: the first `anchors` of them are trained on, the
-    others compared with.
+    """Scalar loss of windows [B, T, ...]: the first `anchors` of them are trained on, the others
+    are only compared with.
     """
     c, count = m.config, min(m.config.anchors, batch.valid.shape[0])
     share = share_of_best(state.returns.whole(batch), c.return_low, c.return_high)
@@ -232,7 +240,7 @@ def objective(
         positivity(items.share, c.slope, c.midpoint)[:, None] if c.ce_weight == "rho" else 1.0
     )
     bound = masked_mean(bound_loss(q, mixture.log_gate, log_taken, cloning), items.valid)
-    # Anchors of G: all items that are trained on, or as many at random as there may be support.
+    # Anchors of G: all items that are trained on, or `support` of them at random if there are more.
     anchor_key, support_key = jax.random.split(key)
     chosen = some(anchor_key, items.valid, c.support)
     more = (
@@ -253,8 +261,8 @@ def objective(
 
 
 def mixture_metrics(q: Array, nll: Array, items: Items) -> dict[str, Array]:
-    """Likelihoods of the mixture on all, an expert's and poor items; entropy of q, and the share of
-    the most used expert.
+    """Negative log-likelihoods of the mixture on all items, on experts' and on poor ones; entropy
+    of q, and the share of the most used expert.
     """
     usage = jnp.sum(q * items.valid[:, None], 0) / jnp.maximum(jnp.sum(items.valid), 1.0)
     entropy = -jnp.sum(jax.scipy.special.xlogy(q, q), -1)
@@ -277,7 +285,7 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 
 def policy_of(m: Method, params: Params) -> Policy:
-    """sum_k p(k | o) p(a | n, k) over available actions; it knows no action and no return of the
+    """sum_k p(k | o) p(a | n, k) over available actions; it uses no action and no return of the
     data.
     """
 
@@ -291,9 +299,9 @@ def policy_of(m: Method, params: Params) -> Policy:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets that a config asks for.
+    """Networks of a config.
 
-    Raises InvalidSetting where the width is too small for the experts.
+    Raises InvalidSetting where the width is too small for the number of experts.
     """
     trunk = ContextNet(
         spec,
@@ -304,13 +312,13 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         config.window,
         config.agent_id,
     )
-    prototypes(config.experts, config.width)  # raises where the sphere is too small for them
+    prototypes(config.experts, config.width)  # raises where the sphere is too small
     head = Experts(config.experts, config.width, spec.action_size, config.mix == "uniform")
     return Method(config, trunk, head, adamw(config.lr, config.max_grad_norm, config.weight_decay))
 
 
 def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
-    """One stage, which looks at the whole dataset first. For discrete actions."""
+    """One stage, which begins with a pass over the whole dataset; for discrete actions."""
     m = method_of(config, spec)
     unknown = Scale(jnp.ones(spec.obs_size), jnp.ones(()))
     learner = Learner(

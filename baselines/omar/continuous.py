@@ -1,16 +1,16 @@
 """OMAR for continuous actions (Pan et al., ICML 2022): MA-CQL whose actors are also drawn to the
-best of a search over the critic.
+best action that a search over the critic finds.
 
-Critics are those of MA-CQL (baselines/cql/agents.py). The policy of each agent, by the critic just
-updated  -> actor_loss:
+Critics are those of MA-CQL (baselines/cql/agents.py). The policy loss of each agent, with the
+critic just updated -> actor_loss:
     mimic mean (pi(o) - a^)^2 - (1 - mimic) mean Q_1(o, pi(o)) + penalty mean pi(o)^2
 a^, a constant, is pi(o) where Q_1(o, pi(o)) >= Q_1(o, u), else u, the best sample that a search
-ends with  -> target_action. Searches: softmax (particle games), cem (HalfCheetah), random (an
-ablation)                             -> search As the released code: the spread of the softmax
-search is unweighted, around the new mean; u is the best of the last iteration's samples, neither
-the best of all nor the mean; Q is not divided by its size. Slides print the policy's loss with the
-wrong sign. mimic = 1 leaves no policy gradient. `mimic` is the paper's tau, which is no rate of
-slow nets.
+ends with -> target_action. Searches: softmax (particle games), cem (HalfCheetah), random (an
+ablation) -> search.
+As in the released code: the spread of the softmax search is unweighted, around the new mean; u is
+the best of the last iteration's samples, neither the best of all nor the mean; Q is not divided by
+its size. The authors' slides print the policy's loss with the wrong sign. mimic = 1 leaves no
+policy gradient. `mimic` is the paper's tau, which is not the rate of the target networks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from jaxoff.nets.normalised import Net
 from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Params, Stage
 
-SMALL = 1e-10  # added to a spread
+SMALL = 1e-10  # added to a standard deviation
 Value = Callable[[Array], Array]  # [K, M, A] -> [K, M]
 
 
@@ -47,42 +47,47 @@ class Config:
     critic_lr: float = 1e-2  # Adam, of the critics
     gamma: float = 0.95
     cql: float = 5.0  # weight of the conservative term
-    # the paper's tau: share of the regression onto the best action, the rest is the gradient's
+    # the paper's tau: weight of the regression onto the best action against the policy gradient
     mimic: float = 0.5
-    max_grad_norm: float = 0.5  # of each agent's policy and critic
+    max_grad_norm: float = 0.5  # largest gradient norm of each agent's policy and critic
     polyak: float = 0.01  # share of the online parameters in a target update
-    action_penalty: float = 1e-3  # on squared actions of the policies
-    temperature: float = 1.0  # of the conservative term's log-sum-exp
-    target_noise: float = 0.05  # standard deviation, of target actions with shared_team
-    search_mean: float = 0.0  # mean that a search starts with, in action bounds
-    search_spread: float = 2.0  # standard deviation that it starts with, in action bounds
+    action_penalty: float = 1e-3  # weight of the policies' mean squared action
+    temperature: float = 1.0  # temperature of the conservative term's log-sum-exp
+    # standard deviation of the noise on target actions; used with shared_team only
+    target_noise: float = 0.05
+    search_mean: float = 0.0  # initial mean of the action search, in action bounds
+    search_spread: float = 2.0  # initial standard deviation of the search, in action bounds
+    # method of the search for the best action
     search: Literal["softmax", "cem", "random"] = static("softmax")
-    search_iterations: int = static(3)  # 2 with cem
-    search_samples: int = static(10)  # of an iteration; 20 with cem
-    search_elites: int = static(5)  # of cem
-    # uniform; policy: also near the policy, next and now
+    search_iterations: int = static(3)  # iterations of the search; 2 with cem
+    search_samples: int = static(10)  # samples in an iteration of the search; 20 with cem
+    search_elites: int = static(5)  # number of elites of the cem search
+    # actions in the conservative term: uniform, or also near the policy at the next and this step
     samples: Literal["uniform", "policy"] = static("uniform")
-    num_samples: int = static(10)  # of each kind
-    plain_density: bool = static(False)  # of policy samples: p, not log p, as released
+    num_samples: int = static(10)  # sampled actions of each kind in the conservative term
+    # subtract the density p of policy samples in place of log p, as in the released code
+    plain_density: bool = static(False)
+    # normalise network inputs by statistics of the batch, or observations by those of the dataset
     input_norm: Literal["batch", "dataset", "none"] = static("batch")
-    centralised: bool = static(False)  # critics of the state and all actions
-    shared_team: bool = static(False)  # one centralised critic for the whole team
-    critic_steps: int = static(4)  # with shared_team: steps of the critic alone to one of all
-    own_batches: bool = static(True)  # each agent learns from 1 / N of the batch
-    truncated_ends: bool = static(False)  # the clock's end counts as terminal
-    hidden: int = static(64)  # of policies and critics
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    centralised: bool = static(False)  # critics see the state and the actions of all agents
+    shared_team: bool = static(False)  # a single centralised critic for the whole team
+    # with shared_team: steps of the critic alone that follow one step of critic and policies
+    critic_steps: int = static(4)
+    own_batches: bool = static(True)  # each agent learns from its own 1 / N of the batch
+    truncated_ends: bool = static(False)  # the end at the time limit counts as terminal
+    hidden: int = static(64)  # width of policies and critics
+    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
     steps: int = static(2001)
-    batch_size: int = static(3072)  # of all agents together
-    window: int = static(0)  # single steps
+    batch_size: int = static(3072)  # steps of all agents together
+    window: int = static(0)  # 0: single steps
 
 
 # --- search ---------------------------------------------------------------------------------------
 
 
 def softmax_update(samples: Array, q: Array) -> tuple[Array, Array]:
-    """Mean with weights softmax_k q, and unweighted spread around it: samples [K, M, A], q [K, M]
-    -> [M, A] each.
+    """Mean with weights softmax_k q, and unweighted standard deviation around it: samples
+    [K, M, A], q [K, M] -> [M, A] each.
     """
     chex.assert_equal_shape([samples[..., 0], q])
     mean = jnp.sum(jax.nn.softmax(q, 0)[..., None] * samples, 0)
@@ -92,8 +97,8 @@ def softmax_update(samples: Array, q: Array) -> tuple[Array, Array]:
 def cem_update(
     samples: Array, q: Array, elites: tuple[Array, Array]
 ) -> tuple[Array, Array, tuple[Array, Array]]:
-    """Mean and spread (over E - 1) of the E best of samples [K, M, A] and former elites ([E, M, A],
-    values [E, M]); and these.
+    """Mean and standard deviation (over E - 1) of the new elites, and the new elites: the E best of
+    the samples [K, M, A] and the former elites ([E, M, A], values [E, M]).
     """
     count = elites[1].shape[0]
     pool, values = jnp.concatenate([samples, elites[0]]), jnp.concatenate([q, elites[1]])
@@ -111,13 +116,13 @@ def best_of(samples: Array, q: Array) -> tuple[Array, Array]:
 def search(
     config: Config, value: Value, shape: tuple[int, ...], bound: float, key: Key
 ) -> tuple[Array, Array]:
-    """The sample that a search for a maximum of value ends with, and its value: [M, A], [M].
+    """The sample that a search for a maximum of `value` ends with, and its value: [M, A], [M].
 
     shape: (M, A).
 
-    Samples are clipped to +-bound before they are valued. softmax: the best of the last iteration.
-    cem: the best of the last samples and the elites before. random: the best of as many uniform
-        samples as the others draw in all.
+    Samples are clipped to +-bound before they are evaluated. softmax returns the best of the last
+    iteration's samples; cem the best of the last samples and the elites before them; random the
+    best of as many uniform samples as the other searches draw in all iterations.
     """
     draws, rounds = config.search_samples, config.search_iterations
     if config.search == "random":
@@ -148,8 +153,8 @@ def search(
 
 
 def target_action(own: Array, own_value: Array, found: Array, found_value: Array) -> Array:
-    """a^: own actions [M, A] where their values [M] are at least those of what a search found, else
-    that; a constant.
+    """a^: the policy's own actions [M, A] where their values [M] are at least those of the actions
+    that the search found, else the latter; a constant.
     """
     return lax.stop_gradient(jnp.where((own_value >= found_value)[:, None], own, found))
 
@@ -172,7 +177,7 @@ def rectified_loss(
 def objective(
     m: Method, own: Array, value: Value, penalty: Array | float, key: Key
 ) -> tuple[Array, dict[str, Array]]:
-    """`rectified_loss` of own actions [M, A] by a search over the value, unreduced [M]."""
+    """`rectified_loss` of the policy's actions [M, A], after a search over `value`; [M]."""
     q = value(own[None])[0]
     found = search(m.config, value, own.shape, m.agents.spec.action_bound, key)
     wanted = target_action(own, q, *found)
@@ -207,7 +212,7 @@ def actor_loss(
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """Nets of the continuous form. Raises InvalidSetting for sizes that can't be."""
+    """Networks of the continuous form. Raises InvalidSetting for sizes that can't be."""
     if config.search == "cem" and not 2 <= config.search_elites <= config.search_samples:
         raise InvalidSetting(
             "omar: field 'search_elites': expected 2 to "

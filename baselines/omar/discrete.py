@@ -1,15 +1,17 @@
 """OMAR for discrete actions, in the form of the CFCQL code base (Shao et al., NeurIPS 2023).
 
-The code of Pan et al. (ICML 2022) for them was not released. One actor serves all agents; twin
-critics see the state, the agent's own observation and its number, with TD(lambda) and a
-conservative term -> td_target, critic_loss; the actor follows a policy gradient and a regression
-onto the best action -> actor_loss. With A actions the search is exact: an argmax.
-Differs from that code: actions that are not available are left out of the conservative term and of
-the argmax, and padded steps out of the regression (`mask_cql`, `mask_argmax`, `mask_mse`; false: as
-there); one critic step on all steps of an episode (`per_timestep`: one for each, in order, as
-there); slow nets are copied after both steps, there before the actor's. Its search by Gaussians
-over action numbers is switched off there and not implemented. Nor is a MATD3 with Gumbel-softmax
-actions, the paper's own StarCraft study, for lack of a published form.
+Pan et al. (ICML 2022) did not release their code for discrete actions. One actor serves all agents;
+twin critics see the state, the agent's own observation and its number, and are trained by
+TD(lambda) with a conservative term -> td_target, critic_loss; the actor is trained by a policy
+gradient and a regression onto the best action -> actor_loss. Over A discrete actions the search for
+the best one is exact: an argmax.
+Differs from the CFCQL code: unavailable actions are left out of the conservative term and of the
+argmax, and padded steps out of the regression (`mask_cql`, `mask_argmax`, `mask_mse`; false: as in
+their code); the critic makes one step on all steps of an episode (`per_timestep`: one update for
+each step in order, as in their code); target networks are copied after the actor's step, their code
+copies them before it. Their search by Gaussians over action numbers is switched off in their code
+and not implemented here. The paper's own StarCraft study, a MATD3 with Gumbel-softmax actions, is
+not implemented either, since its form was not published.
 """
 
 from __future__ import annotations
@@ -38,39 +40,40 @@ from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params,
 
 SMALL = 1e-5  # added to a probability before its logarithm
 
-Held = tuple[Params, optax.OptState]  # of the critic
+Held = tuple[Params, optax.OptState]  # parameters and optimiser state of the critic
 
 
 @struct.dataclass
 class Config:
     """Settings of the CFCQL code base."""
 
-    lr: float = 1e-3  # Adam, of the actor
-    critic_lr: float = 1e-3  # Adam
+    lr: float = 1e-3  # learning rate of the actor (Adam)
+    critic_lr: float = 1e-3  # learning rate of the critics (Adam)
     gamma: float = 0.99
     trace: float = 0.6  # lambda of TD(lambda)
     cql: float = 5.0  # weight of the conservative term
-    # the paper's tau: share of the regression onto the best action, the rest is the gradient's
+    # the paper's tau: weight of the regression onto the best action against the policy gradient
     mimic: float = 0.5
-    max_grad_norm: float = 10.0  # of actor and critic, each
-    target_every: int = static(25)  # updates between hard copies
+    max_grad_norm: float = 10.0  # largest gradient norm of the actor and of the critic, each
+    target_every: int = static(25)  # updates between hard copies into the target networks
     mask_cql: bool = static(True)  # conservative term over available actions only
-    mask_argmax: bool = static(True)  # best action among available ones
-    mask_mse: bool = static(True)  # regression on real steps only
-    twin_share_head: bool = static(True)  # both critics end in the first one's heads
-    per_timestep: bool = static(False)  # a critic step for each step of the window
-    hidden: int = static(64)  # of the actor
-    critic_hidden: int = static(256)  # two layers
-    recurrent: bool = static(False)  # GRU over the episode; needs window != 0
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    mask_argmax: bool = static(True)  # best action among the available ones only
+    mask_mse: bool = static(True)  # regression onto the best action on real steps only
+    twin_share_head: bool = static(True)  # both twin critics share the output layers of the first
+    per_timestep: bool = static(False)  # one critic update for each step of the window
+    hidden: int = static(64)  # width of the actor
+    critic_hidden: int = static(256)  # width of the critics' two hidden layers
+    recurrent: bool = static(False)  # actor with a GRU over the episode; needs window != 0
+    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
     steps: int = static(20000)
-    slots: int = static(0)  # a budget from which `steps` follows: jaxoff/config.py, BUDGETS
+    # budget from which `steps` is computed, see BUDGETS in jaxoff/config.py; 0: none
+    slots: int = static(0)
     batch_size: int = static(128)
-    window: int = static(-1)  # whole episodes; 0: single steps
+    window: int = static(-1)  # -1: whole episodes; 0: single steps
 
 
 class State(NamedTuple):
-    """What is trained, and the slow copies."""
+    """Trained parameters, target networks and optimiser states."""
 
     policy: Params
     critic: Params
@@ -82,7 +85,7 @@ class State(NamedTuple):
 
 
 class Method(NamedTuple):
-    """Nets and optimisers of one config."""
+    """Networks and optimisers of one config."""
 
     config: Config
     actors: Actors
@@ -92,10 +95,10 @@ class Method(NamedTuple):
 
 
 class TwinCritic(nn.Module):
-    """Values of all actions by two nets, each with a head per action plus a head per state: [...,
-    F] -> [2, ..., A].
+    """Values of all actions by two networks, each with a head per action plus a head per state:
+    [..., F] -> [2, ..., A].
 
-    share_head: the second net has a trunk of its own only.
+    share_head: the second network has its own trunk, and the first one's heads.
     """
 
     actions: int
@@ -104,7 +107,7 @@ class TwinCritic(nn.Module):
     layer_init: LayerInit = "torch"
 
     def setup(self) -> None:
-        """Trunks and heads."""
+        """Make trunks and heads."""
         heads = 1 if self.share_head else 2
         self.trunks = [
             MLP((self.hidden, self.hidden), layer_init=self.layer_init) for _ in range(2)
@@ -136,7 +139,7 @@ def critic_input(state: Array, obs: Array) -> Array:
 
 
 def init(m: Method, key: Key) -> State:
-    """Fresh nets; the slow copies are equal to them."""
+    """Freshly initialised networks; target networks are equal to them."""
     policy_key, critic_key = jax.random.split(key)
     policy, spec = m.actors.init(policy_key), m.actors.spec
     critic = m.critic.init(critic_key, jnp.zeros(spec.state_size + spec.obs_size + spec.num_agents))
@@ -148,8 +151,8 @@ def init(m: Method, key: Key) -> State:
 
 
 def td_target(m: Method, state: State, batch: Transition) -> Array:
-    """TD(lambda) of both slow critics under the slow actor's best action, the smaller of the two:
-    [B, T, N], a constant.
+    """TD(lambda) return by each of the two target critics under the target actor's best action, the
+    smaller of the two: [B, T, N], a constant.
 
     Every agent is given the reward of the team.
     """
@@ -174,7 +177,7 @@ def td_target(m: Method, state: State, batch: Transition) -> Array:
 def critic_loss(
     m: Method, params: Params, target: Array, batch: Transition
 ) -> tuple[Array, dict[str, Array]]:
-    """Sum over both critics of the mean, over valid steps and agents, of (Q - y)^2 and `cql` times
+    """Sum over both critics of the mean, over valid steps and agents, of (Q - y)^2 plus `cql` times
     the conservative term.
     """
     both = m.critic.apply(params, critic_input(batch.state, batch.obs))
@@ -194,7 +197,7 @@ def critic_loss(
 def critic_step(
     m: Method, held: Held, target: Array, batch: Transition
 ) -> tuple[Held, dict[str, Array]]:
-    """One step of the twin critics."""
+    """One gradient step of the twin critics."""
     params, opt = held
     grads, metrics = jax.grad(lambda p: critic_loss(m, p, target, batch), has_aux=True)(params)
     steps, opt = m.critic_optimiser.update(grads, opt)
@@ -204,8 +207,8 @@ def critic_step(
 def critic_sweep(
     m: Method, held: Held, target: Array, batch: Transition
 ) -> tuple[Held, dict[str, Array]]:
-    """A step of the twin critics for each step of the window, in order, but none where all is
-    padding; means of the metrics.
+    """One gradient step of the twin critics for each time step of the window, in order, except
+    where all is padding; means of the metrics.
     """
 
     def one(
@@ -247,14 +250,14 @@ def regression_loss(logits: Array, q: Array, avail: Array) -> Array:
 def actor_loss(
     m: Method, params: Params, critic: Params, batch: Transition
 ) -> tuple[Array, dict[str, Array]]:
-    """(1 - mimic) gradient_loss + mimic regression_loss, each reduced over steps and agents, by the
-    first critic.
+    """(1 - mimic) gradient_loss + mimic regression_loss, each averaged over steps and agents, with
+    values of the first critic.
     """
     config = m.config
     if not config.mask_mse:
-        # As that code's padding is, with no action available: the policy is then constant, and the
-        # step only counts. The slot after the last step of an episode is real, and there the actor
-        # learns.
+        # Padding has no available action, as in the CFCQL code: the policy is then constant, so a
+        # padded step only counts in the mean. The slot after the last step of an episode is no
+        # padding in that code, and the actor learns from it.
         real = jnp.concatenate([jnp.ones_like(batch.valid[:, :1]), batch.valid[:, :-1]], 1)
         batch = batch._replace(avail=batch.avail * real[..., None, None])
     logits, _ = m.actors.outputs(params, batch)
@@ -274,7 +277,7 @@ def actor_loss(
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     """The critic's step or steps, then the actor's by the new critic; every `target_every` updates
-    the slow nets are copied.
+    the target networks are copied.
     """
     batch = as_windows(batch)
     target, steps_of = (
@@ -300,7 +303,7 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
 
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
-    """The nets of the discrete form.
+    """Networks of the discrete form.
 
     Raises InvalidSetting for a recurrent actor on single steps.
     """

@@ -1,6 +1,7 @@
-"""Our own worlds as environments of our contract: stacked arrays, end flags apart, no auto-reset.
+"""jaxoff's own environments behind the `Env` interface: stacked arrays, separate flags for the two
+ways an episode ends, no auto-reset.
 
-`from_jaxmarl` and `to_jaxmarl` make environments of JaxMARL's ours, and ours JaxMARL's.
+`from_jaxmarl` turns JaxMARL's environments into ours, `to_jaxmarl` turns ours into JaxMARL's.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ class GridPicture(NamedTuple):
 class ScenePicture(NamedTuple):
     """How an environment of K bodies in the plane is drawn, from an episode's global states [T, S].
 
-    bounds: (x0, y0, x1, y1) that are seen, or None to follow the bodies. radii [K]. kinds [K]:
-    agent, ally, enemy, prey, obstacle, food, forest, landmark or goal. positions(state) -> [T, K,
-    2], y upwards; health(state) -> [T, K] in 0..1, 0 if dead. walls: rectangles (x0, y0, x1, y1).
+    bounds: (x0, y0, x1, y1), the visible part of the plane, or None to follow the bodies. radii
+    [K]. kinds [K]: agent, ally, enemy, prey, obstacle, food, forest, landmark or goal.
+    positions(state) -> [T, K, 2], y upwards; health(state) -> [T, K] in 0..1, 0 if dead. walls:
+    rectangles (x0, y0, x1, y1).
     """
 
     bounds: tuple[float, float, float, float] | None
@@ -44,11 +46,11 @@ class ScenePicture(NamedTuple):
 
 
 class Game(abc.ABC):
-    """The rules of one of our worlds, as functions of its state. `GameEnv` makes an `Env` of it."""
+    """The rules of an environment as functions of its state. `GameEnv` makes an `Env` of it."""
 
     @abc.abstractmethod
     def start(self, key: Key) -> State:
-        """The first state."""
+        """The first state of an episode."""
 
     @abc.abstractmethod
     def move(self, key: Key, state: State, actions: Array) -> tuple[State, Array, Array, Array]:
@@ -65,17 +67,17 @@ class Game(abc.ABC):
         """Global state [S]."""
 
     def available(self, state: State) -> Array | None:
-        """Mask [N, A] of available actions, 1 or 0; None where all are, at all times."""
+        """Mask [N, A] of available actions, 1 or 0; None where all actions are always available."""
         return None
 
 
 class GameEnv:
     """A `Game` as an `Env`.
 
-    probe(policy): what is known exactly of a policy, computed in jit at each evaluation.
-    won(global state [..., S]) -> [...] bool: whether an episode that ended there was won, for
-    arrays of JAX and of NumPy. individual: agents have rewards of their own, and the team's is
-    their mean; else all are paid the team's.
+    probe(policy): exact quantities of a policy, such as its value, computed in jit at each
+    evaluation. won(global state [..., S]) -> [...] bool: whether an episode that ended in this
+    state was won, for arrays of JAX and of NumPy. individual: agents have rewards of their own, and
+    the team's reward is their mean; else all agents are paid the team's reward.
     """
 
     def __init__(

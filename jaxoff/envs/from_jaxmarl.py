@@ -1,4 +1,4 @@
-"""From an environment of JaxMARL's to one of ours. Nothing of JaxMARL's is imported here.
+"""JaxMARL's environments as ours. This module does not import JaxMARL.
 
 env = FromJaxMARL(jaxmarl.make("MPE_simple_spread_v3"))
 state, seen = env.reset(key)
@@ -23,11 +23,11 @@ from jaxoff.types import Array, EnvSpec, Key, State, TimeStep
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-    """For imports of JaxMARL: keeps back what it prints about absent sub-packages, and the note
-    that Brax is deprecated.
+    """Import JaxMARL without its printed notes about absent sub-packages and the warning that Brax
+    is deprecated.
 
-    Its module of MABrax points sys.stdout elsewhere and then at the original, which would lose a
-    redirection.
+    JaxMARL's MABrax module points sys.stdout elsewhere and then back at the original stream, which
+    would undo a redirection that was in place.
     """
     with (
         mock.patch("builtins.print"),
@@ -40,32 +40,33 @@ def quiet_import() -> Iterator[None]:
 
 
 class Played(NamedTuple):
-    """JaxMARL's state, and the steps made in this episode."""
+    """JaxMARL's state, and the number of steps made in this episode."""
 
     inner: Any
     time: Array
 
 
 class FromJaxMARL:
-    """An environment of JaxMARL's as an `Env`: a team of agents, all with discrete actions or all
-    with real ones.
+    """A JaxMARL environment as an `Env`: a team of agents, all with discrete actions or all with
+    real ones.
 
     Its `step_env` is used, never `step`, whose auto-reset loses the last observation (MABrax needs
     auto_reset=False, since it resets itself in `step_env` too). Observations and actions are padded
-    to the largest, with the true sizes in the spec; real actions between bounds that are not -b and
-    b, one b for all agents, are scaled to [-1, 1]. The global state is `world_state` of the
-    observations, else that of `get_world_state`, else all observations, one after the other. The
-    team's reward is the mean of the agents'.
+    to the largest size, with the true sizes in the spec. Real actions keep their bounds where these
+    are -b and b with one b for all agents; otherwise they are scaled to [-1, 1]. The global state
+    is `world_state` of the observations, else the result of `get_world_state`, else the
+    concatenation of all observations. The team's reward is the mean of the agents' rewards.
 
-    name: None is the environment's own. horizon: steps after which the clock ends an episode; None
-    is the environment's `max_steps` or `episode_length`. JaxMARL's particle worlds and SMAX count
-    from 0 and end one step later than that. individual: agents have rewards of their own, which
-    learners are shown beside the team's; False where they are all paid the same, which is then the
-    team's. terminated(JaxMARL's state) -> [] bool: whether an episode that ended there was ended
-    by the rules. None: what `info` tells (`terminated`, or Brax's `truncation`); where it tells
-    nothing, an end before the horizon is one by the rules, and one at the horizon is the clock's.
+    name: None takes the environment's own name. horizon: the time limit of an episode in steps;
+    None takes the environment's `max_steps` or `episode_length`. JaxMARL's particle worlds and SMAX
+    count from 0 and end one step later than that. individual: agents have rewards of their own,
+    which learners are given beside the team's; False where all agents are paid the same reward,
+    which is then the team's. terminated(JaxMARL's state) -> [] bool: whether an episode that ended
+    in this state was terminated by the rules and not by the time limit. None: `info` decides
+    (`terminated`, or Brax's `truncation`); where it has neither, an end before the horizon is a
+    termination, and an end at the horizon a truncation.
 
-    Raises ValueError for other spaces of actions and masks of other sizes, and where no horizon is
+    Raises ValueError for other action spaces, for masks of other sizes, and where no horizon is
     known.
     """
 
@@ -122,7 +123,7 @@ class FromJaxMARL:
         return Played(inner, time), self._timestep(obs, inner, own, *ends, actions)
 
     def _given(self, agent: int, action: Array) -> Array:
-        """What an agent's action is there."""
+        """An agent's action in the form that JaxMARL's environment takes."""
         if self.spec.discrete:
             return action
         action = action[: self.action_sizes[agent]]
@@ -184,18 +185,18 @@ def _flat(x: Any) -> Array:
 
 
 def _size(shapes: Any) -> int:
-    """How many numbers arrays of these shapes have."""
+    """The total number of elements of arrays of these shapes."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
 
 
 def _padded(x: Array, size: int) -> Array:
-    """[K] with zeros behind, [size]."""
+    """[K] padded with zeros at the end to [size]."""
     return jnp.pad(x, (0, size - x.shape[0]))
 
 
 def _is_discrete(name: str, spaces: dict[str, Any]) -> bool:
-    """Whether all actions are discrete; by what a space has and not by its class, since there are
-    several packages of them.
+    """Whether all actions are discrete, judged by the attributes of a space and not by its class,
+    since several packages define such classes.
     """
     kinds = {}
     for agent, space in spaces.items():
@@ -216,8 +217,8 @@ def _is_discrete(name: str, spaces: dict[str, Any]) -> bool:
 def _scale(
     name: str, spaces: list[Any]
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]] | None, float]:
-    """(bounds (low, high) [A_i] of each agent, between which actions in [-1, 1] are scaled, or None
-    where they are given as they are; the bound of the spec).
+    """(bounds (low, high) [A_i] of each agent, to which actions in [-1, 1] are scaled, or None
+    where actions are passed on unscaled; the action bound of the spec).
     """
     bounds = [
         (np.broadcast_to(np.float32(s.low), s.shape), np.broadcast_to(np.float32(s.high), s.shape))
@@ -244,7 +245,7 @@ def _masks(env: Any, state: Any) -> Callable[[State], dict[str, Array]] | None:
 
 
 def _check_masks(name: str, masks: Any, agents: tuple[str, ...], sizes: tuple[int, ...]) -> None:
-    """Raises ValueError unless masks (shapes by agent) have an entry for each action."""
+    """Raise ValueError unless the masks (shapes by agent) have an entry for each action."""
     for agent, size in zip(agents, sizes, strict=True):
         if masks[agent].shape != (size,):
             raise ValueError(
@@ -254,7 +255,7 @@ def _check_masks(name: str, masks: Any, agents: tuple[str, ...], sizes: tuple[in
 
 
 def _horizon(env: Any, name: str) -> int:
-    """Steps of an episode at most, as the environment says. Raises ValueError if it does not."""
+    """The environment's own time limit in steps. Raises ValueError if it states none."""
     for field in ("max_steps", "episode_length"):
         if hasattr(env, field):
             return int(getattr(env, field))
@@ -265,8 +266,8 @@ def _horizon(env: Any, name: str) -> int:
 
 
 def _types(env: Any, sizes: list[tuple[int, int]]) -> tuple[int, ...]:
-    """Agents of one class (where the environment has classes) and of equal sizes are of one type;
-    () where all are.
+    """The type of each agent: agents of one class (where the environment has classes) and of equal
+    sizes are of one type; () where all agents are.
     """
     try:
         classes = env.agent_classes

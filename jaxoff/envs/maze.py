@@ -5,9 +5,9 @@ The state and the observation are (x, y, vx, vy). As in D4RL x runs along the ro
 along its columns, and the centre of cell (r, c) is at (r - 0.2, c - 0.2), while starts and goals
 are at (r, c).
 
-Free flight is that of MuJoCo's Euler integrator, damping implicit. Walls differ: MuJoCo's soft
+Free motion is that of MuJoCo's Euler integrator with implicit damping. Walls differ: MuJoCo's soft
 contacts are not reproduced. Here the mass stops dead along the normal of a wall and slides without
-friction along it, so scores of the two agree roughly and trajectories along walls do not.
+friction along it, so returns agree with MuJoCo's roughly, and trajectories along walls do not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jaxoff.types import Array, Distribution, EnvSpec, Key, Policy, ReturnScale,
 DT, GEAR, DAMPING, RADIUS, TOP_SPEED = 0.01, 100.0, 1.0, 0.1, 5.0  # s, N, N s/m, m, m/s per axis
 MASS = 4 / 3 * np.pi * RADIUS**3 * 1000  # 4.18879 kg
 OFFSET = 0.2  # D4RL puts the body at 1.2 and the first wall at 1
-REACH = 0.5  # of the reward
+REACH = 0.5  # distance from the goal within which the reward is paid
 
 
 class Maze2D(NamedTuple):
@@ -44,7 +44,7 @@ class Maze2D(NamedTuple):
 
     @property
     def goal(self) -> np.ndarray:
-        """[2] float, where the goal is in the coordinates of the observation."""
+        """[2] float, position of the goal in the coordinates of the observation."""
         return np.argwhere(np.array([list(row) for row in self.rows]) == "G")[0].astype(np.float32)
 
 
@@ -93,12 +93,12 @@ class MazeState(NamedTuple):
 
 
 class PointMass(Game):
-    """maze: one of MAZES. One agent, two forces in [-1, 1]; never terminates."""
+    """A point mass in a maze, one of MAZES: one agent, two forces in [-1, 1]; never terminates."""
 
     def __init__(self, maze: Maze2D) -> None:
         self.maze = maze
         self.walls, self.goal = maze.walls, maze.goal
-        self.free = np.argwhere(~self.walls)  # [K, 2], the goal among them
+        self.free = np.argwhere(~self.walls)  # [K, 2] free cells, including the goal
 
     def start(self, key: Key) -> MazeState:
         """Near any free cell or the goal, moving slowly, as in D4RL."""
@@ -112,7 +112,7 @@ class PointMass(Game):
     def move(
         self, key: Key, state: MazeState, actions: Array
     ) -> tuple[MazeState, Array, Array, Array]:
-        """Clip, fly for one time step, slide along walls; 1 is paid near the goal."""
+        """Move for one time step and slide along walls; the reward is 1 near the goal, else 0."""
         velocity = fly(state.velocity, actions[0])
         position, velocity = slide(
             jnp.asarray(self.walls), state.position + DT * velocity, velocity
@@ -127,7 +127,7 @@ class PointMass(Game):
         )
 
     def observe(self, state: MazeState) -> Array:
-        """Everything is seen."""
+        """The whole state."""
         return self.global_state(state)[None]
 
     def global_state(self, state: MazeState) -> Array:
@@ -136,26 +136,25 @@ class PointMass(Game):
 
 
 def fly(velocity: Array, force: Array) -> Array:
-    """Velocity [2] after one step in the open: MuJoCo's Euler step, in which the damping is
-    implicit.
+    """Velocity [2] after one step without contact: MuJoCo's Euler step with implicit damping.
 
-    m (v' - v) / dt = gear u - damping v'; the old velocity is clipped first, u is clipped to [-1,
-    1].
+    m (v' - v) / dt = gear u - damping v'; the old velocity is clipped first, u is clipped to
+    [-1, 1].
     """
     velocity = jnp.clip(velocity, -TOP_SPEED, TOP_SPEED)
     return (MASS * velocity + DT * GEAR * jnp.clip(force, -1.0, 1.0)) / (MASS + DT * DAMPING)
 
 
 def slide(walls: Array, position: Array, velocity: Array) -> tuple[Array, Array]:
-    """Push a disc at position [2] out of walls [rows, columns], and take away its speed into them.
+    """Push a disc at position [2] out of walls [rows, columns], and remove its speed into them.
 
-    It moves less than its radius in a step, so its centre never gets into a wall: only the four
-    sides and the four corners of the cell that it is in matter.
+    The disc moves less than its radius in a step, so its centre never gets into a wall: only the
+    four sides and the four corners of the cell that it is in matter.
     """
     centre = jnp.round(position + OFFSET).astype(jnp.int32)
     beside = position - (centre - OFFSET)  # in [-0.5, 0.5]
     gap = 0.5 - RADIUS
-    # the border of a map is wall, so this never runs over
+    # the border of a map is wall, so this slice never leaves the map
     around = jax.lax.dynamic_slice(walls, tuple(centre - 1), (3, 3))
     for axis in range(2):
         for side in (-1, 1):
@@ -181,7 +180,8 @@ def make_maze(name: str) -> GameEnv:
     """'maze/umaze', 'maze/medium' or 'maze/large' as an `Env` of one agent, state [4] = (x, y, vx,
     vy).
 
-    The return scale is D4RL's of version 1; version 0 has other limits and other references.
+    The return scale is D4RL's of version 1; version 0 has other time limits and other reference
+    returns.
     """
     maze = MAZES.get(name.removeprefix("maze/"))
     if maze is None:
@@ -198,8 +198,8 @@ def make_maze(name: str) -> GameEnv:
 
 
 def _picture(maze: Maze2D) -> ScenePicture:
-    """The maze as its map is printed: columns (y) to the right, rows (x) downwards; the ring is
-    where the reward is.
+    """The maze drawn like its printed map: columns (y) to the right, rows (x) downwards; the ring
+    marks the area of the reward.
     """
     rows, columns = maze.walls.shape
 
@@ -213,7 +213,7 @@ def _picture(maze: Maze2D) -> ScenePicture:
 
     low, high = -0.5 - OFFSET, 0.5 - OFFSET  # edges of cell 0
     walls = np.array([(c + low, -r - high, c + high, -r - low) for r, c in np.argwhere(maze.walls)])
-    rim = 0.7  # of the outer walls that is not seen
+    rim = 0.7  # width of the outer walls that the picture cuts off
     bounds = (low + rim, rim - (rows - 1) - high, columns - 1 + high - rim, -low - rim)
     return ScenePicture(
         bounds, np.array([RADIUS, REACH]), ("agent", "goal"), positions, walls=walls
@@ -225,22 +225,22 @@ def _picture(maze: Maze2D) -> ScenePicture:
 
 
 class Route(NamedTuple):
-    """What the controller remembers, each [...]: target and waypoint are indices of free cells, -1
+    """The controller's memory, each field [...]: target and waypoint are indices of free cells, -1
     before the first step.
     """
 
     target: Array
     waypoint: Array
-    reached: Array  # targets reached so far
-    seed: Array  # uint32, of the sequence of targets
+    reached: Array  # number of targets reached so far
+    seed: Array  # uint32, seed of the sequence of targets
 
 
 def next_cells(walls: np.ndarray) -> np.ndarray:
-    """[K, K] int: from free cell i on a shortest way to free cell j, the next one; i itself where i
-    = j.
+    """The next cell on a shortest path from free cell i to free cell j, [K, K] int; i itself where
+    i = j.
 
-    Free cells are numbered row by row. Of equally short ways the first of up, left, right, down is
-    taken.
+    Free cells are numbered row by row. Of equally short paths the one that first goes up, left,
+    right or down, in this order, is taken.
     """
     free = np.argwhere(~walls)
     beside = np.abs(free[:, None] - free[None]).sum(-1) == 1
@@ -255,12 +255,13 @@ def next_cells(walls: np.ndarray) -> np.ndarray:
 def waypoint_policy(env: GameEnv, goal: str = "fixed") -> Policy:
     """D4RL's waypoint controller: force 10 (waypoint - position) - velocity, clipped to [-1, 1].
 
-    The waypoints are the centres of the cells on a shortest way, the last is the target itself; the
-    next one is taken up within 0.1 of a waypoint. goal "fixed": the target is the env's goal, where
-    it stays. goal "random": free cells one after the other, as D4RL collected its data; the k-th is
-    a hash of k and of the first position of the episode, never the cell it is in. Noise on actions
-    is the recorder's matter: D4RL's noisy data add 0.5 N(0, 1). It differs from theirs in that
-    waypoints are not jittered. Raises ValueError for another goal.
+    The waypoints are the centres of the cells on a shortest path, the last is the target itself;
+    the controller turns to the next one within 0.1 of a waypoint. goal "fixed": the target is the
+    environment's goal, where the mass stays. goal "random": the targets are free cells one after
+    the other, as D4RL collected its data; the k-th is a hash of k and of the first position of the
+    episode, never the cell that the mass is in. Noise on actions is left to the recorder of the
+    data: D4RL's noisy data add 0.5 N(0, 1). Differs from D4RL: waypoints are not jittered. Raises
+    ValueError for another goal.
     """
     if goal not in ("fixed", "random"):
         raise ValueError(f"goal: expected 'fixed' or 'random', found '{goal}'")

@@ -1,4 +1,4 @@
-"""Episodes played to their end inside jit: for evaluation, for datasets and for pictures."""
+"""Play whole episodes inside jit, for evaluation, datasets and pictures."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Trace(NamedTuple):
     Steps after the end have `alive` False.
     """
 
-    before: TimeStep  # what was seen when acting
+    before: TimeStep  # time step at which the action was chosen
     actions: Array
     after: TimeStep
     alive: Array  # [T, E] bool: the step is real
 
 
 def bounded(spec: EnvSpec, actions: Array) -> Array:
-    """Actions that an environment may be given: real ones clipped to the bound, choices as they
-    are.
+    """Actions within the environment's range: real ones clipped to the bound, discrete ones
+    unchanged.
     """
     return actions if spec.discrete else jnp.clip(actions, -spec.action_bound, spec.action_bound)
 
@@ -44,9 +44,9 @@ def play(
     """Play episodes side by side until all have ended, at most `spec.horizon` steps.
 
     act(memory, timestep, key) -> (memory, actions), all with a leading axis [E]. reset_keys: [E].
-    keys(t) -> (what act is given at step t, keys [E] of the environments). keep: what is kept of a
-    step. Returns the first timestep [E, ...], and what was kept, [T, E, ...] with zeros where no
-    step was made.
+    keys(t) -> (the key of `act` at step t, the keys [E] of the environments). keep(trace): the part
+    of a step to store. Returns the first timestep [E, ...], and the stored parts [T, E, ...], with
+    zeros where no step was made.
     """
     horizon = env.spec.horizon
 

@@ -1,4 +1,4 @@
-"""From an environment of ours to one of JaxMARL's, for its algorithms and wrappers.
+"""Our environments as JaxMARL's, for its algorithms and wrappers.
 
 Importing this module imports JaxMARL.
 """
@@ -18,11 +18,11 @@ with quiet_import():
 
 
 class Seen(NamedTuple):
-    """Our environment's state, what was seen last, and two fields that JaxMARL's states have."""
+    """Our environment's state, its last time step, and two fields that JaxMARL's states have."""
 
     inner: State
     seen: TimeStep
-    step: Array  # [] int, steps made in this episode
+    step: Array  # [] int, number of steps made in this episode
     done: Array  # [] bool
 
 
@@ -48,7 +48,7 @@ class InJaxMARL(MultiAgentEnv):
 
     @property
     def name(self) -> str:
-        """Our environment's; JaxMARL's wrappers know SMAX by it."""
+        """Our environment's name, by which JaxMARL's wrappers recognise SMAX."""
         return self.spec.name
 
     @property
@@ -106,10 +106,10 @@ class InJaxMARL(MultiAgentEnv):
 def as_jaxmarl(env: Env) -> Any:
     """Any of our environments as a JaxMARL `MultiAgentEnv`.
 
-    Agents are `agent_0`, `agent_1`, ..., each with its own true sizes. Everything is by agent, as
-    JaxMARL has it; `dones["__all__"]` ends an episode, and `step` then starts the next one. All
-    agents are paid the team's reward where they have none of their own. `info` holds `terminated`
-    and `truncated`, which JaxMARL's flag does not tell apart. The global state is
-    `obs["world_state"]`, as JaxMARL's SMAX has it, and `get_world_state(state)`.
+    Agents are `agent_0`, `agent_1`, ..., each with its own unpadded sizes. All quantities are
+    dictionaries by agent, as in JaxMARL; `dones["__all__"]` ends an episode, and `step` then starts
+    the next one. All agents are paid the team's reward where they have no rewards of their own.
+    `info` holds `terminated` and `truncated`, which JaxMARL's `done` flag does not distinguish. The
+    global state is `obs["world_state"]`, as in JaxMARL's SMAX, and `get_world_state(state)`.
     """
     return InJaxMARL(env)

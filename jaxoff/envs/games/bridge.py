@@ -1,8 +1,8 @@
 """Bridge: two agents on a 3 x 6 grid must cross one lane in opposite directions (Fu et al., 2022).
 
-Exact to the environment that collected the public AlberDICE buffers: agent 0 is resolved first and
-wins contested cells, a goal is entered without a collision test, and the step that ends an episode
-pays 0, in success and at the time limit, both of which are recorded as terminal.
+Exact to the environment that collected the public AlberDICE buffers: agent 0 moves first and wins
+contested cells, a goal is entered without a collision test, and the step that ends an episode
+pays 0, at success and at the time limit, both of which are recorded as terminal.
 
     G1 .  #  #  .  .        G0, G1: goals of agents 0 and 1
     .  .  S0 S1 .  .        S0, S1: starts (adjacent)
@@ -43,8 +43,8 @@ class BridgeState(NamedTuple):
 
 
 class Bridge(Game):
-    """horizon: time limit; start_adjacent: start on the bridge (all public data do), else beside
-    it.
+    """The game. horizon: time limit; start_adjacent: agents start on the bridge, as in all public
+    data, else beside it.
     """
 
     def __init__(self, horizon: int = 20, start_adjacent: bool = True) -> None:
@@ -66,14 +66,14 @@ class Bridge(Game):
         moving = jnp.any(wish != pos, -1)
         free_pass = done | jnp.all(wish == jnp.asarray(GOALS), -1)  # no collision test on these
 
-        # Agent 0 first. It stays if agent 1 stands still in its way, or if the two would swap.
+        # Agent 0 moves first. It stays if agent 1 stands still in its way, or if they would swap.
         into_1 = jnp.all(wish[0] == pos[1])
         swap = into_1 & jnp.all(wish[1] == pos[0]) & moving[1]
         meets = moving[0] & ~free_pass[0] & ~done[1]
         blocked_0 = meets & into_1 & (~moving[1] | swap)
         contested = meets & moving[1] & jnp.all(wish[0] == wish[1])
         new_0 = jnp.where(blocked_0, pos[0], wish[0])
-        # Agent 1 gives way on a contested cell and in a swap, else only to where agent 0 now is.
+        # Agent 1 stays on a contested cell and in a swap, else only if agent 0 is now in its way.
         forced = contested | (meets & swap)
         hits = moving[1] & ~free_pass[1] & ~done[0] & jnp.all(wish[1] == new_0)
         new_1 = jnp.where(forced | hits, pos[1], wish[1])
@@ -87,7 +87,7 @@ class Bridge(Game):
         return BridgeState(new, now_done, time), reward, ended, jnp.zeros((), bool)
 
     def observe(self, state: BridgeState) -> Array:
-        """Everybody sees the whole state."""
+        """Every agent observes the whole state."""
         return jnp.tile(self.global_state(state), (2, 1))
 
     def global_state(self, state: BridgeState) -> Array:

@@ -1,5 +1,5 @@
-"""Matrix games of any number of agents, from a payoff array; XOR and M-NE of InSPO (Liu et al.,
-2025).
+"""Matrix games of any number of agents, given a payoff array; the games XOR and M-NE of InSPO (Liu
+et al., 2025).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def mne(offdiag: float = 0.0) -> np.ndarray:
 
 
 class MatrixState(NamedTuple):
-    """Plays made so far."""
+    """Number of plays made so far in the episode."""
 
     time: Array
 
@@ -29,10 +29,9 @@ class MatrixState(NamedTuple):
 class MatrixGame(Game):
     """One joint action, one reward: payoff[a_0, ..., a_{N-1}].
 
-    payoff: [A] * N array. plays: the game is repeated so often in an episode, the last play
-        terminates.
-    state: the constant state [S] that every agent observes; default a single 1. The AlberDICE
-    buffers have [0, 1, 0, 1].
+    payoff: [A] * N array. plays: number of repetitions of the game in an episode; the last play
+    terminates. state: the constant state [S] that every agent observes, by default a single 1; the
+    AlberDICE buffers have [0, 1, 0, 1].
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class MatrixGame(Game):
         self.payoff, self.plays, self.constant = payoff, plays, np.asarray(state, np.float32)
 
     def start(self, key: Key) -> MatrixState:
-        """No play made."""
+        """The state before the first play."""
         return MatrixState(jnp.zeros((), jnp.int32))
 
     def move(
@@ -68,7 +67,7 @@ class MatrixGame(Game):
 
 
 def joint_probabilities(marginals: Array) -> Array:
-    """Product policy: marginals [N, A] -> [A] * N."""
+    """Joint probabilities of a product policy: marginals [N, A] -> [A] * N."""
     joint = marginals[0]
     for row in marginals[1:]:
         joint = joint[..., None] * row

@@ -55,7 +55,7 @@ def reward_of(coefficients: np.ndarray) -> Callable[[Array], Array]:
 
 
 class PolynomialState(NamedTuple):
-    """The joint action played, zeros before."""
+    """The joint action played, zeros before the play."""
 
     actions: Array
 
@@ -67,7 +67,7 @@ class PolynomialGame(Game):
         self.reward = reward_of(coefficients)
 
     def start(self, key: Key) -> PolynomialState:
-        """Nothing played."""
+        """The state before the play."""
         return PolynomialState(jnp.zeros((2, 1)))
 
     def move(
@@ -93,8 +93,8 @@ class PolynomialGame(Game):
 def make_polynomial(name: str, coefficients: np.ndarray) -> GameEnv:
     """A polynomial game as an `Env`; its probe gives the joint action and its exact reward.
 
-    The return scale is the uniformly random joint action in [-1, 1]^2, and the best one there (grid
-    of 401^2).
+    The return scale runs from the mean reward of uniformly random joint actions in [-1, 1]^2 to the
+    best reward there (on a grid of 401^2).
     """
     payoff = reward_of(coefficients)
     axis = np.linspace(-1, 1, 401, dtype=np.float32)

@@ -1,1 +1,1 @@
-"""Multi-agent MuJoCo (Peng et al., 2021): one body, its joints shared out among agents."""
+"""Multi-agent MuJoCo (Peng et al., 2021): one body whose joints are divided among agents."""

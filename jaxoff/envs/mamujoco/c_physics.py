@@ -13,12 +13,12 @@ from jaxoff.types import Array
 
 
 class CPhysics:
-    """(qpos [..., nq], qvel [..., nv], control [..., nu]) -> both after `frame_skip` simulation
-    steps under the same control.
+    """(qpos [..., nq], qvel [..., nv], control [..., nu]) -> qpos and qvel after `frame_skip`
+    simulation steps under the same control.
 
     The same input gives the same output to the last bit, whatever else is in the batch: the solver
-    starts anew in every call. Rows that are not finite come out as NaN. Batches of vmap are one
-    call, shared out among the cores.
+    starts afresh in every call. Rows with numbers that are not finite come out as NaN. A batch
+    under vmap is one call, divided among the cores.
     """
 
     def __init__(self, model: Any, frame_skip: int) -> None:
@@ -38,7 +38,7 @@ class CPhysics:
         self.rollout, self.lock = Rollout(nthread=threads), threading.Lock()
 
     def __call__(self, qpos: Array, qvel: Array, control: Array) -> tuple[Array, Array]:
-        """Advance; for use under jit and vmap."""
+        """Advance the simulation, under jit and vmap."""
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, np.float32) for x in (qpos, qvel))
         new: tuple[Array, Array] = jax.pure_callback(
             self.advance, shapes, qpos, qvel, control, vmap_method="broadcast_all"
@@ -46,7 +46,7 @@ class CPhysics:
         return new
 
     def advance(self, *arrays: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The same on the host."""
+        """Advance the simulation on the host, with NumPy arrays."""
         lead = np.shape(arrays[0])[:-1]
         qpos, qvel, control = (
             np.asarray(x, np.float64).reshape(-1, np.shape(x)[-1]) for x in arrays

@@ -1,21 +1,22 @@
-"""Who moves which joint, and who sees what: the observation layouts of the public multi-agent
-MuJoCo code bases.
+"""Observation layouts of the public multi-agent MuJoCo code bases: the joints that each agent
+drives, and the numbers that it observes.
 
-All are tables of indices into the simulator's `[qpos, qvel]`. The same numbers come in different
-orders:
+All layouts are tables of indices into the simulator's `[qpos, qvel]`. They show the same numbers in
+different orders:
 
     omar         own joints only, sorted by name (foot, shin, thigh), position and velocity of
                  each. OMAR (Pan et al., 2022), whose actions go straight onto the actuators
                  (thigh, shin, foot): the two orders differ
     og_marl      OG-MARL's own 2halfcheetah data, from multiagent_mujoco 1.1: as `omar`, then
-                 positions of the nearest joints of others, then velocities and positions of the
-                 root, x among them (its fix came later). Actions are in the order of the
-                 partition there: foot, shin, thigh
+                 positions of the nearest joints of other agents, then velocities and positions of
+                 the root, including x (a later version fixed this). Actions are in the order of
+                 that version's partition: foot, shin, thigh
     omiga        the whole state and a one-hot agent number, each vector standardised by its own
                  mean and standard deviation. OMIGA (Wang et al., 2023)
     gymnasium    gymnasium-robotics, agent_obsk=0: as `omar`, then positions and velocities of the
                  root without x
-    gymnasium-1  the same, agent_obsk=1: and positions of the nearest joints of others
+    gymnasium-1  gymnasium-robotics, agent_obsk=1: the same with positions of the nearest joints of
+                 other agents
 The functions here work on NumPy and JAX arrays alike, and import no simulator.
 """
 
@@ -33,15 +34,16 @@ LAYOUTS = ("omar", "og_marl", "omiga", "gymnasium", "gymnasium-1")
 
 
 class Body(NamedTuple):
-    """A robot. The last positions and velocities are its joints; what is before them is the root.
+    """A robot. The last positions and velocities are those of its joints, the ones before them are
+    those of the root.
 
-    `hidden` positions at the front are left out of the state; `clip` bounds the velocities in the
+    The first `hidden` positions are left out of the state; `clip` bounds the velocities in the
     state.
     """
 
     joints: tuple[str, ...]  # in the order of qpos
     actuators: tuple[str, ...]  # in the order of ctrl
-    links: tuple[tuple[str, ...], ...]  # joints that are neighbours
+    links: tuple[tuple[str, ...], ...]  # groups of neighbouring joints
     splits: dict[str, tuple[tuple[str, ...], ...]]
     nq: int
     nv: int
@@ -87,8 +89,8 @@ BODIES = {
         nv=6,
         clip=10.0,
     ),
-    # Contact forces, which are part of the ant's observation elsewhere, are not in [qpos, qvel] and
-    # are left out.
+    # Contact forces, which other code bases put into the ant's observation, are not in [qpos, qvel]
+    # and are left out.
     "ant": Body(
         _ANT,
         _ANT[6:] + _ANT[:6],
@@ -105,25 +107,25 @@ class Layout(NamedTuple):
     """Index tables of one body, split and layout; static and hashable. `make_layout` makes it."""
 
     body: str
-    sees: tuple[tuple[int, ...], ...]  # [N][O] into [qpos, qvel]; -1 is padding
-    obs_sizes: tuple[int, ...]  # true ones
-    actuators: tuple[tuple[int, ...], ...]  # [N][A] what an agent's actions drive
-    clip: float | None  # of the velocities
-    standardised: bool  # one-hot agent number at the end, and standardised
+    sees: tuple[tuple[int, ...], ...]  # [N][O] indices into [qpos, qvel]; -1 is padding
+    obs_sizes: tuple[int, ...]  # observation sizes without padding
+    actuators: tuple[tuple[int, ...], ...]  # [N][A] actuators that an agent's actions drive
+    clip: float | None  # bound on the velocities
+    standardised: bool  # observations end in a one-hot agent number and are standardised
 
     @property
     def num_agents(self) -> int:
-        """N."""
+        """Number of agents, N."""
         return len(self.sees)
 
     @property
     def obs_size(self) -> int:
-        """O, of the widest agent."""
+        """Observation size O, that of the agent with the longest observation."""
         return len(self.sees[0]) + self.num_agents * self.standardised
 
     @property
     def action_size(self) -> int:
-        """A, the same for each agent."""
+        """Action size A, the same for each agent."""
         return len(self.actuators[0])
 
 
@@ -160,7 +162,7 @@ def make_layout(body: str, split: str, name: str = "omar") -> Layout:
             if name != "gymnasium"
             else []
         )
-        if name == "og_marl":  # root joints are listed x, angle, z there
+        if name == "og_marl":  # its root joints are in the order x, angle, z
             return (*own, *near, *(robot.nq + i for i in (0, 2, 1)), 0, 2, 1)
         return (*own, *near, *range(robot.hidden, first_q), *range(robot.nq, robot.nq + root))
 
@@ -173,7 +175,7 @@ def make_layout(body: str, split: str, name: str = "omar") -> Layout:
         sees=tuple(r + (-1,) * (width - len(r)) for r in rows),
         obs_sizes=tuple(len(r) + len(rows) * (name == "omiga") for r in rows),
         actuators=tuple(tuple(robot.actuators.index(joint) for joint in part) for part in order),
-        # MaMuJoCo clips the hopper's only
+        # MaMuJoCo clips the velocities of the hopper only
         clip=robot.clip if body == "hopper" or name == "omiga" else None,
         standardised=name == "omiga",
     )
@@ -214,8 +216,8 @@ def observe(layout: Layout, state: Any) -> Any:
 
 
 def state_of(body: str, simulator: Any) -> Any:
-    """The global state from the simulator's [qpos, qvel] [..., nq+nv]: without hidden positions,
-    velocities clipped.
+    """The global state from the simulator's [qpos, qvel] [..., nq+nv]: hidden positions are left
+    out, velocities clipped.
     """
     robot = BODIES[body]
     state = simulator[..., robot.hidden :]
@@ -235,7 +237,7 @@ def to_actuators(layout: Layout, actions: Any) -> Any:
 def spec_of(name: str, horizon: int, layout: Layout, scale: ReturnScale | None = None) -> EnvSpec:
     """The spec of a body under a layout.
 
-    Each agent is a kind of its own: no two drive like joints.
+    Each agent has its own type, since no two drive the same kind of joints.
     """
     robot = BODIES[layout.body]
     return EnvSpec(
@@ -255,7 +257,7 @@ def spec_of(name: str, horizon: int, layout: Layout, scale: ReturnScale | None =
 def split_name(name: str, family: str) -> tuple[str, str]:
     """('halfcheetah', '2x3') of 'mamujoco/halfcheetah-2x3'.
 
-    Raises ValueError that lists what there is.
+    Raises a ValueError that lists the known names.
     """
     body, _, split = name.removeprefix(f"{family}/").partition("-")
     if body not in BODIES or split not in BODIES[body].splits:

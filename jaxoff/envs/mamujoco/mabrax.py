@@ -4,9 +4,9 @@ The dynamics are not MuJoCo's (and differ between backends, even on whether the 
 returns cannot be compared with those of D4RL, OMAR or SIT. Brax is no longer developed; `mjx` is
 its successor.
 
-Who sees what is `layouts`, and not JaxMARL's tables: its halfcheetah_6x1 reads one place too far
-(index 17 of 17 values, which JAX clips). The walker's velocities are clipped at 10 in Brax's
-observation, so here in every layout.
+Observations follow `layouts` and not JaxMARL's tables, of which halfcheetah_6x1 reads one place too
+far (index 17 of 17 values, which JAX clips). The walker's velocities are clipped at 10 in Brax's
+observation, and therefore in every layout here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class MABrax(Game):
                 episode_length=horizon,
                 auto_reset=False,
                 backend=backend,
-                # `observe` is ours
+                # no observations: `observe` makes them by our layout
                 agent_obs_mapping={agent: jnp.arange(0) for agent in self.agents},
                 agent_action_mapping={
                     agent: jnp.array(drives)
@@ -54,8 +54,8 @@ class MABrax(Game):
         return _strong(self.inner.reset(key)[1])
 
     def move(self, key: Key, state: Any, actions: Array) -> tuple[Any, Array, Array, Array]:
-        """Brax counts the steps, and says in `info` whether it was the clock that ended the
-        episode.
+        """One joint step; Brax counts the steps and reports in `info` whether the time limit ended
+        the episode.
         """
         by_agent = {agent: actions[i] for i, agent in enumerate(self.agents)}
         _, state, reward, dones, info = self.inner.step_env(key, state, by_agent)
@@ -63,25 +63,25 @@ class MABrax(Game):
         return _strong(state), reward["__all__"], dones["__all__"] & ~truncated, truncated
 
     def observe(self, state: Any) -> Array:
-        """By the layout, from Brax's observation."""
+        """Observations by the layout, from Brax's observation."""
         return layouts.observe(self.layout, state.obs)
 
     def global_state(self, state: Any) -> Array:
-        """Brax's observation: positions without x (the ant: and y), and velocities."""
+        """Brax's observation: positions without x (the ant's without x and y), and velocities."""
         return state.obs
 
 
 def _strong(state: Any) -> Any:
-    """The same arrays without JAX's weak types, of which Brax's first state has others than its
-    next: one compilation.
+    """The same arrays without JAX's weak types, which differ between Brax's first state and the
+    next ones: one compilation then serves both.
     """
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Known notes are kept back: those of JaxMARL's import, and MuJoCo's on its old model file,
-    also written to a log file.
+    """Suppress known notes: those of JaxMARL's import, and MuJoCo's on its old model file, which it
+    would also write to a log file.
     """
     import mujoco
 
@@ -101,7 +101,7 @@ def make_mabrax(
     """'mabrax/halfcheetah-2x3', -6x1, 'mabrax/walker2d-2x3', 'mabrax/hopper-3x1', 'mabrax/ant-2x4'
     as an `Env`.
 
-    layout: one of `layouts.LAYOUTS` but og_marl, whose x position is no part of Brax's observation.
+    layout: one of `layouts.LAYOUTS` except og_marl, since Brax's observation has no x position.
     backend: one of BACKENDS. State: 17 values (hopper 11, ant 27).
     """
     if backend not in BACKENDS:

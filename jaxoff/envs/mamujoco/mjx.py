@@ -1,12 +1,13 @@
 """Multi-agent MuJoCo inside jit: gymnasium's version-5 model files, stepped by MuJoCo's own MJX.
 
 Rules, rewards and starts are those of gymnasium's HalfCheetah-v5, Walker2d-v5 and Hopper-v5. One
-step from the same state agrees with MuJoCo in C to single precision; trajectories part after some
-fifty steps, since contact is chaotic, so recorded actions never replay recorded states. On a CPU
-the C simulator is some twenty times faster, and `physics="c"` calls it from inside jit
+step from the same state agrees with MuJoCo in C to single precision; trajectories diverge after
+some fifty steps, since contact is chaotic, so recorded actions never replay recorded states. On a
+CPU the C simulator is some twenty times faster, and `physics="c"` calls it from inside jit
 (`c_physics`).
 
-The ant is not here: its reward and observation hold contact forces that MJX does not give.
+The ant is not available: its reward and observation contain contact forces that MJX does not
+provide.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from jaxoff.envs.mamujoco import layouts
 from jaxoff.envs.mamujoco.c_physics import CPhysics
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
 
-# Names of SIT (Tian et al., 2023): the same bodies for 200 steps; its observations are not
-# published.
+# Names of SIT's tasks (Tian et al., 2023): the same bodies for 200 steps; the paper's observations
+# are not published.
 SIT = {"HalfCheetah_2l": "halfcheetah-2x3", "Walker_2l": "walker2d-2x3"}
 SIT_HORIZON = 200
 OMAR_SCALE = ReturnScale(
@@ -37,19 +38,20 @@ OMAR_SCALE = ReturnScale(
 class Task(NamedTuple):
     """gymnasium's constants of a body.
 
-    Unhealthy: height or angle out of range, or a huge state; it terminates.
+    A body is unhealthy, which terminates the episode, if its height or angle is out of range or a
+    state value is too large.
     """
 
     gymnasium: str  # id of the environment on the host
     file: str
     frame_skip: int
     control_cost: float
-    noise: float  # of the start
-    normal_speed: bool  # the start's velocities are normal, else uniform like the positions
+    noise: float  # scale of the noise on the start state
+    normal_speed: bool  # start velocities are normal, else uniform like the positions
     healthy: bool = False
     height: tuple[float, float] = (-jnp.inf, jnp.inf)
     angle: tuple[float, float] = (-jnp.inf, jnp.inf)
-    largest: float = jnp.inf  # of all state values but the first two
+    largest: float = jnp.inf  # bound on all state values but the first two
 
 
 TASKS = {
@@ -75,11 +77,11 @@ class MJXState(NamedTuple):
 
 
 class MJX(Game):
-    """The layout names the body, one of TASKS. iterations: of the solver, twice as many of its line
-    search; None: the model file's.
+    """One of TASKS, the body that the layout names. iterations: number of solver iterations, with
+    twice as many of its line search; None: those of the model file.
 
-    Four iterations agree with the file's hundred to the digits that single precision has, and are
-    faster. physics: "mjx", or "c" for the C simulator behind the same state.
+    Four iterations agree with the file's hundred to single precision, and are faster. physics:
+    "mjx", or "c" for the C simulator with the same state.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class MJX(Game):
         self.dt = self.host_model.opt.timestep * self.task.frame_skip
 
     def start(self, key: Key) -> MJXState:
-        """gymnasium's start: the file's pose with noise."""
+        """gymnasium's start: the model file's pose with noise."""
         q_key, v_key = jax.random.split(key)
         noise, nq, nv = self.task.noise, self.host_model.nq, self.host_model.nv
         qpos = jnp.asarray(self.host_model.qpos0, jnp.float32) + jax.random.uniform(
@@ -156,7 +158,7 @@ class MJX(Game):
         return upright & jnp.all(rest < self.task.largest)
 
     def observe(self, state: MJXState) -> Array:
-        """By the layout."""
+        """Observations [N, O] by the layout."""
         return layouts.observe(self.layout, jnp.concatenate([state.qpos, state.qvel]))
 
     def global_state(self, state: MJXState) -> Array:
@@ -174,7 +176,7 @@ def load_model(file: str) -> Any:
     )
     mass, spec.compiler.settotalmass = spec.compiler.settotalmass, -1
     model = spec.compile()
-    # by hand: as an attribute it is deprecated, and MuJoCo would write a log file about it
+    # set by hand: the attribute is deprecated, and MuJoCo would write a log file about it
     if mass > 0:
         mujoco.mj_setTotalmass(model, mass)
         mujoco.mj_setConst(model, mujoco.MjData(model))
@@ -207,10 +209,10 @@ def make_mamujoco(
 ) -> GameEnv:
     """'mamujoco/halfcheetah-2x3', -6x1, 'mamujoco/walker2d-2x3', 'mamujoco/hopper-3x1' as an `Env`.
 
-    'mamujoco/HalfCheetah_2l' and 'mamujoco/Walker_2l' are SIT's: 200 steps. layout: one of
-    `layouts.LAYOUTS`. State: qpos without x, and qvel (17; hopper 11). The return scale is OMAR's,
-    of an older MuJoCo, and holds for halfcheetah-2x3 with 1000 steps only. physics: "mjx" or "c";
-    None is C on a CPU and MJX on an accelerator.
+    'mamujoco/HalfCheetah_2l' and 'mamujoco/Walker_2l' are SIT's tasks, with 200 steps. layout: one
+    of `layouts.LAYOUTS`. State: qpos without x, and qvel (17; hopper 11). The return scale is
+    OMAR's, measured with an older MuJoCo, and holds for halfcheetah-2x3 with 1000 steps only.
+    physics: "mjx" or "c"; None is C on a CPU and MJX on an accelerator.
     """
     spec, table = resolve(name, layout, horizon)
     physics = physics or ("c" if jax.default_backend() == "cpu" else "mjx")

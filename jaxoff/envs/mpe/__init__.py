@@ -1,1 +1,1 @@
-"""Particle worlds: OMAR's spread, tag and world, and SIT's partially observable maps."""
+"""Particle environments: OMAR's spread, tag and world, and SIT's partially observable maps."""

@@ -1,10 +1,10 @@
 """OMAR's particle tasks (Pan et al., 2022): spread, tag and world, exact to the released code.
 
-That code differs from other copies of these environments: an acceleration is multiplied in twice
-(force 9 on a predator, 16 on the prey), spread pays for being near (1 / distance, at most 10), tag
-and world add the distances to the prey, and start ranges are its own. Rewards and observations are
-taken after the move, episodes have 25 steps, and time is never a terminal state. Actions are forces
-in [-1, 1] per axis; one outside is clipped in the step.
+That code differs from other copies of these environments: the acceleration is multiplied in twice
+(force 9 on a predator, 16 on the prey), spread pays for being near (1 / distance, at most 10), the
+rewards of tag and world contain the distances to the prey, and the ranges of start positions
+differ. Rewards and observations are taken after the move, episodes have 25 steps, and the time
+limit truncates and never terminates. Actions are forces in [-1, 1] per axis, clipped in the step.
 
 Global state: the trained agents' observations, one after the other.
 """
@@ -57,7 +57,7 @@ class Spread(Game):
         )
 
     def start(self, key: Key) -> ParticleState:
-        """Everything uniform in +-1 for up to three agents, in +-2 for more; at rest."""
+        """All positions uniform in +-1 for up to three agents, in +-2 for more; at rest."""
         bound = 1.0 if self.count <= 3 else 2.0
         positions = jax.random.uniform(key, (2 * self.count, self.dim), minval=-bound, maxval=bound)
         return ParticleState(positions, jnp.zeros((self.count, self.dim)), jnp.zeros((), jnp.int32))
@@ -78,8 +78,8 @@ class Spread(Game):
         return state, self.rewards(state), *is_over(state)
 
     def observe(self, state: ParticleState) -> Array:
-        """Own velocity, own position, offsets to landmarks and to the others, and the others'
-        silence (zeros).
+        """Own velocity, own position, offsets to landmarks and to the other agents, and zeros for
+        the others' messages, which are never sent.
         """
         agents = state.positions[: self.count]
         offsets = state.positions[None] - agents[:, None]
@@ -107,15 +107,15 @@ def make_spread(num_agents: int = 3, dim: int = 2, cooperative: bool = True) -> 
     """Cooperative navigation as an `Env`: cover all landmarks, do not collide.
 
     Reward of agent i: the sum over landmarks of min(1 / distance of the nearest agent, 10), minus 5
-    for each agent that it overlaps. TimeStep.agent_reward has it per agent; the team reward is the
-    mean, and an episode's score at most 25 * 10 * N.
-    num_agents: 1 to 5. dim: 1 is the motivating example's line (the authors did not release theirs:
-    this is the same task with one coordinate).
-    cooperative: False pays agent i min(1 / distance to landmark i, 10) only, no penalty; bodies
-        still push.
+    for each agent that it overlaps. TimeStep.agent_reward holds the rewards of the agents; the team
+    reward is their mean, and the return of an episode is at most 25 * 10 * N.
+    num_agents: 1 to 5. dim: 1 is the line of the paper's motivating example (the authors did not
+    release theirs; this is the same task with one coordinate).
+    cooperative: False pays agent i min(1 / distance to landmark i, 10) only, without the penalty;
+        bodies still push each other.
     Observation (3 * dim * N): velocity, position, offsets to landmarks 0..N-1, offsets to the
-    others in order, zeros (their messages). Named mpe/spread, -n2 and so on for other sizes, then
-    -1d, -own.
+    other agents in order, zeros (their messages). The name is mpe/spread, with the suffix -n2 and
+    so on for other numbers of agents, then -1d and -own.
     """
     if num_agents not in range(1, 6):
         raise ValueError(f"spread: num_agents: expected 1 to 5, found {num_agents}")
@@ -153,11 +153,11 @@ _PREDATORS, _PREY, _MOVERS = slice(0, 3), 3, 4
 
 
 class Chase:
-    """The world of tag and world: three predators (0-2), one prey (3), then landmarks, and both
-    sides' rewards.
+    """Bodies and rewards of both sides in the tasks tag and world: three predators (0-2), one prey
+    (3), then landmarks.
 
-    World's landmarks are an obstacle, two pieces of food, two forests; its forests hide nobody, as
-    in the released code, where every body counts as a leader and leaders see all.
+    The landmarks of the task world are an obstacle, two pieces of food and two forests; its forests
+    hide nobody, as in the released code, where every body counts as a leader and leaders see all.
     """
 
     def __init__(self, name: str) -> None:
@@ -170,12 +170,12 @@ class Chase:
             gain=np.array([9.0, 9.0, 9.0, 16.0]),  # acceleration 3 and 4, multiplied in twice
             max_speed=np.array([1.0, 1.0, 1.0, 1.3]),
         )
-        # what a contact pays the predators, and costs the prey
+        # reward of the predators, and cost of the prey, for each contact
         self.catch = 5.0 if self.world else 10.0
         self.prey_obs_size = 22 if self.world else 14
 
     def start(self, key: Key) -> ParticleState:
-        """Movers uniform in +-1, landmarks in +-0.9, all at rest."""
+        """Predators and prey uniform in +-1, landmarks in +-0.9, all at rest."""
         bound = np.repeat([1.0, 0.9], [_MOVERS, len(self.bodies.size) - _MOVERS])[:, None].astype(
             np.float32
         )
@@ -183,7 +183,7 @@ class Chase:
         return ParticleState(positions, jnp.zeros((_MOVERS, 2)), jnp.zeros((), jnp.int32))
 
     def touches(self, state: ParticleState, bodies: slice) -> Array:
-        """Which movers overlap which of some bodies, [4, K] bool."""
+        """Whether each predator and the prey overlap each of K given bodies, [4, K] bool."""
         return overlaps(
             state.positions[:_MOVERS],
             self.bodies.size[:_MOVERS],
@@ -204,8 +204,8 @@ class Chase:
         return self.catch * self.catches(state) - 0.1 * self.gap(state).sum()
 
     def prey_reward(self, state: ParticleState) -> Array:
-        """The prey's reward: far from predators, inside of the unit square, and in world near
-        food.
+        """The prey's reward for being far from predators, within +-1 on both axes and, in the task
+        world, near food.
         """
         x = jnp.abs(state.positions[_PREY])
         bound = jnp.where(
@@ -218,7 +218,7 @@ class Chase:
             return reward - bound
         food = slice(5, 7)
         nearest = distances(state.positions[_PREY, None], state.positions[food]).min()
-        # The sign of the last term is odd, and the released code's.
+        # The sign of the last term looks wrong; it is that of the released code.
         return reward - 2.0 * bound + 2.0 * self.touches(state, food)[_PREY].sum() + 0.05 * nearest
 
     def observe_all(self, state: ParticleState) -> tuple[Array, Array]:
@@ -239,7 +239,7 @@ class Chase:
 
 
 class Predators(Game):
-    """A `Chase` in which the predators are the agents; prey(key, its observation) -> its action."""
+    """A `Chase` whose agents are the predators; prey(key, prey's observation) -> prey's action."""
 
     def __init__(self, chase: Chase, prey: preys.Act) -> None:
         self.chase, self.prey = chase, prey
@@ -275,9 +275,7 @@ class Predators(Game):
 
 
 class Prey(Game):
-    """A `Chase` in which the prey is the only agent; predators(their observations [3, O]) -> their
-    actions [3, 2].
-    """
+    """A `Chase` whose only agent is the prey; predators(observations [3, O]) -> actions [3, 2]."""
 
     def __init__(self, chase: Chase, predators: Callable[[Array], Array]) -> None:
         self.chase, self.predators = chase, predators
@@ -306,14 +304,13 @@ class Prey(Game):
 def make_tag(prey: str = "learned") -> GameEnv:
     """Predator-prey as an `Env`: three predators, a faster prey, two obstacles.
 
-    Team reward: 10 for each predator in contact with the prey, minus 0.1 x the predators' distances
-    to it.
+    Team reward: 10 for each predator in contact with the prey, minus 0.1 x the sum of the
+    predators' distances to the prey.
     Observation (16): velocity, position, offsets to the obstacles, to the other predators, to the
     prey, velocity of the prey.
     prey: "learned" (the network that is shipped), "flee" (a rule, see `jaxoff.envs.mpe.prey.flee`),
-    "random" (uniform), "still", or the path of a prey network, .npz in our format or .pt as OMAR
-    published
-    it. It is read once: another network needs another path.
+    "random" (uniform), "still", or the path of a prey network, .npz in our format or .pt as
+    published with OMAR. The file is read once: another network needs another path.
     Raises FileNotFoundError, InvalidPrey, or ValueError for another word.
     """
     return _make_chase("tag", str(prey))
@@ -324,8 +321,8 @@ def make_world(prey: str = "learned") -> GameEnv:
     forests.
 
     Three predators and one prey, as in the released code; the paper's text has another number. Team
-    reward: 5 for each predator in contact with the prey, minus 0.1 x the predators' distances to
-        it.
+    reward: 5 for each predator in contact with the prey, minus 0.1 x the sum of the predators'
+    distances to the prey.
     Observation (24): velocity, position, offsets to obstacle, food 0 and 1, forest 0 and 1, to the
     other predators, to the prey, velocity of the prey, and for each forest 1 if the observer is in
     it, else -1. prey: as for `make_tag`.
@@ -334,12 +331,12 @@ def make_world(prey: str = "learned") -> GameEnv:
 
 
 def make_prey_env(world: str, predators: Callable[[Array], Array]) -> GameEnv:
-    """Tag or world seen from the prey, to train one: a single agent with the released code's prey
+    """Tag or world with the prey as the single agent, to train a prey by the released code's prey
     reward.
 
     world: "tag" or "world". predators(observations [3, 16 or 24]) -> actions [3, 2], jittable.
     Observation (14 or 22): velocity, position, offsets to landmarks and to the predators; in world
-    also the two forest flags. A new object each time, compared by identity.
+    also the two forest flags. Each call makes a new object, compared by identity.
     """
     if world not in ("tag", "world"):
         raise ValueError(f"prey environment: world: expected tag or world, found {world!r}")

@@ -1,8 +1,8 @@
 """Particle physics: discs on a plane without walls, pushed by forces and by soft contacts.
 
 The step is that of OpenAI's particle environments (Lowe et al., 2017), which OMAR and SIT share:
-damped velocity first, then position with the new velocity. Who is pushed how much is the caller's
-(`gain`), because OMAR's copy multiplies by the acceleration twice.
+the damped velocity first, then the position with the new velocity. The caller sets the force of a
+unit action (`gain`), because OMAR's copy multiplies by the acceleration twice.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from jaxoff.types import Array
 
 DT = 0.1
-DAMPING = 0.25  # share of the velocity that is lost in a step
+DAMPING = 0.25  # share of the velocity lost in a step
 CONTACT_FORCE = 100.0
 CONTACT_MARGIN = 1e-3  # softness of a contact
 HORIZON = 25
 
 
 class Bodies(NamedTuple):
-    """The bodies of a world, K of them: M that move, and then those that stay where they are.
+    """The K bodies of an environment: first the M that move, then those that are fixed.
 
     size [K]: radius; collide [K]: pushes and is pushed; gain [M]: force of a unit action;
-    max_speed [M]: infinity where there is no cap.
+    max_speed [M]: infinity where speed is not limited.
     """
 
     size: np.ndarray
@@ -53,13 +53,13 @@ def overlaps(a: Array, size_a: np.ndarray, b: Array, size_b: np.ndarray) -> Arra
 
 
 def collisions(points: Array, size: np.ndarray) -> Array:
-    """How many others each of some discs overlaps, [A]."""
+    """Number of the other discs that each of A discs overlaps, [A]."""
     return (overlaps(points, size, points, size) & ~np.eye(len(size), dtype=bool)).sum(1)
 
 
 def contact_forces(bodies: Bodies, positions: Array) -> Array:
-    """Forces [M, D] of all contacts on the bodies that move; two bodies in one place do not push
-    each other.
+    """Forces [M, D] of all contacts on the bodies that move; two bodies at the same position do not
+    push each other.
     """
     movers = len(bodies.gain)
     pushes = (
@@ -98,7 +98,7 @@ def advance(bodies: Bodies, state: ParticleState, actions: Array) -> ParticleSta
 
 
 def is_over(state: ParticleState) -> tuple[Array, Array]:
-    """(terminated, truncated): only the clock ends an episode, at step 25."""
+    """(terminated, truncated): only the time limit ends an episode, at step 25."""
     return jnp.zeros((), bool), state.time >= HORIZON
 
 

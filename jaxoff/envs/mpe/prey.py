@@ -1,9 +1,8 @@
 """The prey of tag and world: rules, and frozen networks read from files.
 
-One format for networks: an input normalisation with fixed statistics, two ReLU layers, tanh.
-`PARAMS` says
-what it holds. Files: `.npz` in our format, or the `.pt` files published with OMAR (Pan et al.,
-2022), which are read without torch and without running anything in them.
+Networks have one format: an input normalisation with fixed statistics, two ReLU layers, tanh.
+`PARAMS` lists its arrays. Files: `.npz` in our format, or the `.pt` files published with OMAR (Pan
+et al., 2022), which are read without torch and without running any code in them.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from jaxoff.types import Array, Key
 
 Act = Callable[[Key, Array], Array]  # (key, the prey's observation [O]) -> action [2]
 
-# Array: its shape, with O inputs and H units. A layer is x @ w + b.
+# name of each array: its shape, with O inputs and H units; a layer is x @ w + b
 PARAMS = {
     "scale": "O",
     "shift": "O",
@@ -39,7 +38,7 @@ PARAMS = {
     "b3": "2",
 }
 WEIGHTS = Path(__file__).parent / "weights"
-EPSILON = 1e-5  # of the input normalisation
+EPSILON = 1e-5  # added to the variance in the input normalisation
 
 _PUBLISHED = {
     "scale": "in_fn.weight",
@@ -53,7 +52,7 @@ _PUBLISHED = {
     "w3": "fc3.weight",
     "b3": "fc3.bias",
 }
-_PREY_ENTRY = 3  # of the published list of agents; 0-2 are weak predators
+_PREY_ENTRY = 3  # index of the prey in the published list of agents; 0-2 are weak predators
 
 
 class InvalidPrey(JaxoffError, ValueError):
@@ -65,11 +64,11 @@ class InvalidPrey(JaxoffError, ValueError):
 
 
 def flee(key: Key, obs: Array) -> Array:
-    """Straight away from the nearest predator, at full force; bent towards the centre where |x| or
+    """Full force straight away from the nearest predator, bent towards the centre where |x| or
     |y| > 0.9.
 
-    The bend grows with the way beyond 0.9 and weighs as much as the flight at 1.0; without it a
-    prey, being faster, would leave for good.
+    The pull towards the centre grows with the distance beyond 0.9 and at 1.0 is as strong as the
+    flight; without it the prey, being faster, would leave for good.
     """
     # world's forest flags come last, after the predators' offsets
     flags = 2 if obs.shape[-1] == 22 else 0
@@ -106,8 +105,8 @@ def prey_policy(params: Mapping[str, np.ndarray]) -> Callable[[Array], Array]:
 
 
 def plain_prey(layers: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Parameters of a network without input normalisation, from its three layers (w [in, out], b
-    [out]).
+    """Parameters, in our format, of a network without input normalisation, from its three layers
+    (w [in, out], b [out]).
     """
     size = len(layers[0][0])
     zero, one = np.zeros(size, np.float32), np.ones(size, np.float32)
@@ -148,7 +147,7 @@ def make_prey(prey: str, world: str, obs_size: int) -> Act:
 
 
 def save_prey(path: str | Path, params: Mapping[str, np.ndarray]) -> Path:
-    """Write a prey network as .npz, whole or not at all; returns its path. Raises InvalidPrey."""
+    """Write a prey network as .npz, atomically; returns its path. Raises InvalidPrey."""
     if Path(path).suffix != ".npz":
         raise InvalidSetting(f"{path}: expected a path ending in .npz")
     checked: dict[str, Any] = {**_checked(path, params)}

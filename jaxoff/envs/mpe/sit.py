@@ -1,12 +1,12 @@
 """SIT's partially observable particle maps (Tian et al., 2023): CN_3ls3l, CN_4ls4l, PP_3p1p.
 
-SIT has no public code. Named in the paper are the maps and who sees how many others; the rest is
-ours: the particle physics of OpenAI's environments (acceleration once: 5 for seekers, 3 for
-predators, 4 for the prey; velocity first, then position), and rewards that fit the published range
-of returns.
+SIT has no public code. The paper names the maps and how many others each agent sees; we chose the
+rest: the particle physics of OpenAI's environments (acceleration multiplied in once: 5 for seekers,
+3 for predators, 4 for the prey; velocity first, then position), and rewards that fit the published
+range of returns.
 
-Global state: positions of those that move (controlled, then prey), their velocities, then
-landmarks.
+Global state: positions of the bodies that move (agents, then prey), their velocities, then the
+positions of landmarks.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ OBS_SIZE = 10
 
 
 class _Map(Game):
-    """What the maps share: 5 actions, 25 steps, one other agent seen, a team reward summed over
-    agents.
+    """Common part of the maps: 5 actions, 25 steps, each agent sees one other agent, a team reward
+    summed over agents.
     """
 
     def __init__(self, count: int, bodies: Bodies, visibility: str) -> None:
@@ -47,14 +47,14 @@ class _Map(Game):
         self.ring = (np.arange(count)[:, None] + np.arange(count)) % count  # row i: i, i + 1, ...
 
     def start(self, key: Key) -> ParticleState:
-        """Everything uniform in +-1, at rest."""
+        """All positions uniform in +-1, at rest."""
         positions = jax.random.uniform(key, (len(self.bodies.size), 2), minval=-1.0, maxval=1.0)
         return ParticleState(
             positions, jnp.zeros((len(self.bodies.gain), 2)), jnp.zeros((), jnp.int32)
         )
 
     def global_state(self, state: ParticleState) -> Array:
-        """Positions and velocities of those that move, positions of landmarks."""
+        """Positions and velocities of the bodies that move, positions of landmarks."""
         movers = len(self.bodies.gain)
         return jnp.concatenate(
             [
@@ -73,8 +73,9 @@ class _Map(Game):
     def see(self, agents: Array, points: Array, candidates: np.ndarray, how_many: int) -> Array:
         """Offsets to the points that each agent sees, [N, 2 * how_many].
 
-        candidates [N, C]: indices into points [P, 2]. The first ones are seen, or the nearest ones,
-        nearest first and in order of `candidates` where equally near.
+        candidates [N, C]: indices into points [P, 2]. An agent sees its first candidates
+        (visibility "fixed"), or its nearest ones, nearest first and in order of `candidates` where
+        equally near.
         """
         offsets = points[candidates] - agents[:, None]
         if self.nearest:
@@ -87,12 +88,12 @@ class _Map(Game):
         return self.see(agents, agents, others(self.count) if self.nearest else self.ring[:, 1:], 1)
 
     def collisions(self, state: ParticleState) -> Array:
-        """How many other agents each one overlaps, [N]."""
+        """Number of other agents that each agent overlaps, [N]."""
         return collisions(state.positions[: self.count], self.bodies.size[: self.count])
 
 
 class Navigation(_Map):
-    """Landmark seekers: N agents, N landmarks, each seen in part."""
+    """Cooperative navigation: N agents seek N landmarks and see only some of them."""
 
     def __init__(self, count: int, visibility: str) -> None:
         bodies = Bodies(
@@ -129,7 +130,7 @@ class Navigation(_Map):
 
 
 class Pursuit(_Map):
-    """Three predators and a prey that flees by rule."""
+    """Three predators and a prey that flees by a fixed rule."""
 
     def __init__(self, visibility: str, prey_speed: float, arena: float) -> None:
         bodies = Bodies(
@@ -152,7 +153,7 @@ class Pursuit(_Map):
             state,
             jnp.concatenate([jnp.asarray(FORCES)[actions], unit(prey - nearest)[None]]),
         )
-        # The arena's wall stops the prey, and what it had of speed towards the wall.
+        # The arena's wall stops the prey: its velocity along that axis becomes zero.
         inside = jnp.clip(state.positions[3], -self.arena, self.arena)
         velocity = jnp.where(inside == state.positions[3], state.velocities[3], 0.0)
         state = state._replace(
@@ -180,19 +181,19 @@ def make_sit(
 
     Actions: stay, -x, +x, -y, +y. Observation (10), offsets relative to the observer: velocity,
     position, then for CN two landmarks and one other agent, for PP one other predator, the prey,
-    and the prey's velocity. visibility: which ones are seen, which the paper shows in a figure
-    only: "nearest" (nearest first; our default), or "fixed" (landmarks i and i + 1, agent i + 1,
-        all modulo N).
+    and the prey's velocity. visibility: which landmarks and agents are seen, which the paper shows
+    in a figure only: "nearest" (nearest first; our default), or "fixed" (landmarks i and i + 1,
+    agent i + 1, all modulo N).
     Team reward, summed over agents. CN: minus the distance of each landmark to its nearest agent
-    (so N times), minus 1 for each other agent that one overlaps. PP: minus the distance to the
-    prey, minus 1 for each other predator that one overlaps.
-    prey_speed, arena: PP only: the prey's top speed, and the half width of the square that it
-        cannot leave.
-    Uniform actions return -157 and -242 in CN (the paper's pools: -174 to -37, -289 to -41), and
-    -109 in PP, where the paper has -307 to -55. A faster prey that flees straight gets away where
-    there are no walls, and even then uniform actions return no less than -173, whatever its speed,
-    so no setting spans that range. The default arena is where everything starts: in it a scripted
-    encirclement reaches -54, in one of 2 only -82.
+    (counted N times, once per agent), minus 1 for each other agent that an agent overlaps. PP:
+    minus the distance to the prey, minus 1 for each other predator that a predator overlaps.
+    prey_speed, arena: for PP only, the prey's top speed, and the half width of the square that it
+    cannot leave.
+    Uniform actions have a return of -157 and -242 in CN (the paper's pools: -174 to -37, -289 to
+    -41), and of -109 in PP, where the paper has -307 to -55. Without walls a faster prey that flees
+    straight gets away, and even then the return of uniform actions is no less than -173, whatever
+    the prey's speed, so no setting spans that range. The default arena is the square of the start
+    positions: in it a scripted encirclement reaches -54, in an arena of 2 only -82.
     """
     if name not in MAPS:
         raise ValueError(f"sit: map: expected {', '.join(MAPS)}, found {name!r}")

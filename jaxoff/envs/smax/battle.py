@@ -24,15 +24,16 @@ with quiet_import():
 
 
 class Battle(SMAX):
-    """JaxMARL's SMAX on one of our maps, both teams acting: the same values, computed on whole
-    arrays.
+    """JaxMARL's SMAX on one of our maps, with actions of both teams: the same values, computed on
+    whole arrays.
 
-    Every unit's type is fixed by the map, and per-unit numbers are constants here; U units, allies
-    first. What is ours: a unit of speed 0 is never pushed; walls that do not kill hold units back;
-    flying units collide with nobody. A medivac heals instead of shooting, 12.6 health per second
-    while its target is injured and in range, never above the target's maximum, and cannot heal
-    itself. For an ally medivac action 5 + j means "heal ally j"; an enemy medivac, whatever its
-    script does, heals the most injured of its team in range (the least health fraction).
+    Every unit's type is fixed by the map, so per-unit numbers are constants here; U units, allies
+    first. Differs from JaxMARL: a unit of speed 0 is never pushed; walls that do not kill hold
+    units back; flying units collide with nobody. A medivac heals instead of shooting, 12.6 health
+    per second while its target is injured and in range, never above the target's maximum, and
+    cannot heal itself. For an ally medivac action 5 + j means "heal ally j"; an enemy medivac,
+    whatever its script does, heals the most injured unit of its team in range (the one with the
+    lowest health fraction).
     """
 
     def __init__(self, battle: Map) -> None:
@@ -75,12 +76,12 @@ class Battle(SMAX):
         ).astype(np.float32)
         ground = ~np.array([unit.flies for unit in units])[types]
         radius = column("radius")[types]
-        # Distance [U, U] that ground units keep from each other.
+        # least distance [U, U] between ground units
         self.apart = np.where(ground[:, None] & ground, radius[:, None] + radius, 0.0).astype(
             np.float32
         )
         self.others = np.array(
-            [  # in the order in which a unit sees the others: its own team first
+            [  # the other units in the order of the observation: the unit's own team first
                 [j for j in range(self.num_agents)[:: 1 if i < self.num_allies else -1] if j != i]
                 for i in range(self.num_agents)
             ]
@@ -91,7 +92,7 @@ class Battle(SMAX):
         moves, attacks = self._decode_discrete_actions(actions)
         units = jnp.arange(self.num_agents)
         slot = attacks - self.num_movement_actions
-        # enemies count backwards
+        # the slots of enemies number their targets backwards
         target = jnp.where(self.is_ally, self.num_allies + slot, self.num_allies - 1 - slot)
         aims = (slot >= 0)[:, None] & (target[:, None] == units)  # [U, U] whom each unit shoots at
         healers = self.is_ally & (self.heal > 0)
@@ -100,7 +101,7 @@ class Battle(SMAX):
 
         def substep(carry: Any, jitter: Array) -> tuple[Any, None]:
             position, health, cooldown, alive = carry
-            # [U, U] who may act on whom
+            # [U, U] row unit is close enough to act on column unit, and both are alive
             reach = (_distances(position) < self.range[:, None]) & alive[:, None] & alive
             hits = aims & reach & (cooldown <= 0.0)[:, None] & (self.damage > 0.0)[:, None]
             fires = jnp.any(hits, 1)
@@ -142,7 +143,7 @@ class Battle(SMAX):
         )
 
     def _jitter(self, key: Key) -> Array:
-        """Random part of each shot's cooldown [substeps, U], in JaxMARL's order of keys."""
+        """Random part of each shot's cooldown [substeps, U], with keys split in JaxMARL's order."""
 
         def split(key: Key, _: None) -> tuple[Key, Key]:
             key, now = jax.random.split(key)
@@ -155,10 +156,10 @@ class Battle(SMAX):
         return jax.vmap(lambda key: jax.vmap(draw)(jax.random.split(key, self.num_agents)))(keys)
 
     def _healed(self, health: Array, reach: Array, tends: Array) -> Array:
-        """Health [U] after the medivacs' work of one substep; the dead stay dead."""
+        """Health [U] after the medivacs have healed for one substep; dead units stay dead."""
         other = ~np.eye(self.num_agents, dtype=bool)
         injured = (health > 0.0) & (health < self.max_health)
-        # [U, U] enemy medivacs' choice
+        # [U, U] units that an enemy medivac may heal
         own = (~self.is_ally & (self.heal > 0))[:, None] & ~self.is_ally & other & reach & injured
         worst = jnp.argmin(jnp.where(own, health / self.max_health, jnp.inf), 1)
         own = own & (worst[:, None] == jnp.arange(self.num_agents))
@@ -189,12 +190,12 @@ class Battle(SMAX):
         return jnp.where((alive & (self.speed > 0.0))[:, None], pushed, position)
 
     def _push_units_away(self, state: Any, firmness: float = 1.0) -> Any:
-        """As JaxMARL's `reset` calls it."""
+        """The method that JaxMARL's `reset` calls to separate the units."""
         return state.replace(unit_positions=self._pushed(state.unit_positions, state.unit_alive))
 
     def observe(self, state: Any, who: slice = slice(None)) -> Array:
-        """JaxMARL's `unit_list` observations of the units `who` [.., O]: the others in sight, then
-        oneself.
+        """JaxMARL's `unit_list` observations of the units `who` [.., O]: the other units in sight,
+        then the unit itself.
         """
         alive, position, others = state.unit_alive, state.unit_positions, self.others[who]
         health, cooldown = self.fractions(state)
@@ -222,14 +223,14 @@ class Battle(SMAX):
         return dict(zip(self.agents, self.observe(state), strict=True))
 
     def fractions(self, state: Any) -> tuple[Array, Array]:
-        """Health [U] and weapon cooldowns [U] as fractions of the most."""
+        """Health [U] and weapon cooldowns [U] as fractions of their maxima."""
         return state.unit_health / self.max_health, jnp.clip(
             state.unit_weapon_cooldowns / self.cooldown, 0.0, 1.0
         )
 
     def ally_actions(self, state: Any) -> Array:
-        """Mask [N, A] of the allies' actions: the dead may only stop; attack what lives in range,
-        or heal it.
+        """Mask [N, A] of the allies' actions: a living unit in range may be attacked, or healed by
+        a medivac; the dead may only stop.
         """
         n = self.num_allies
         alive = state.unit_alive
@@ -253,12 +254,12 @@ def _distances(position: Array) -> Array:
 
 
 class SMAXGame(Game):
-    """A battle seen by the allies, against JaxMARL's scripted enemies.
+    """A battle in which the allies are the agents, against JaxMARL's scripted enemies.
 
     The global state [S] has U units, allies first (`num_allies` of them), then enemies, and
     consists of U health fractions; U positions (x, y) as fractions of the map; U weapon cooldowns
     as fractions; U last moves (x, y); U last targets, scaled as in the observations; U one-hot unit
-    types. A dead unit is all zeros but for its type. reward: as `make_smax` has it.
+    types. A dead unit is all zeros but for its type. reward: as in `make_smax`.
     """
 
     def __init__(self, battle: Map, reward: str) -> None:
@@ -269,7 +270,7 @@ class SMAXGame(Game):
         self.script = heuristic_enemy.create_heuristic_policy(self.battle, 1)
 
     def start(self, key: Key) -> Any:
-        """JaxMARL's start: the battle, and what each enemy's script remembers."""
+        """JaxMARL's start: the battle, and the memory of each enemy's script."""
         _, start_key = jax.random.split(key)
         _, battle = self.battle.reset(start_key)
         fresh = [heuristic_enemy.get_heuristic_policy_initial_state()] * self.num_enemies
@@ -289,7 +290,7 @@ class SMAXGame(Game):
         return state, reward, terminated, truncated
 
     def enemy_actions(self, key: Key, state: Any) -> tuple[Array, Any]:
-        """What the script does: (actions of the enemies [E], its memory)."""
+        """Actions of the scripted enemies [E], and the scripts' memory."""
         seen = self.battle.observe(state.state, slice(self.num_allies, None))
         keys = jax.random.split(key, self.num_enemies)
         return jax.vmap(self.script)(keys, state.enemy_policy_state, seen)
@@ -298,7 +299,7 @@ class SMAXGame(Game):
         """The allies' reward [] for a step, from health [U] before and after (see `make_smax`)."""
         n, most = self.num_allies, self.battle.max_health[self.num_allies :]
         before, after = health_before[n:], health_after[n:]
-        lost = jnp.maximum(before - after, 0.0)  # an enemy that was healed pays nothing
+        lost = jnp.maximum(before - after, 0.0)  # no negative reward for a healed enemy
         won = jnp.all(after <= 0.0) & jnp.any(health_after[:n] > 0.0)
         if self.reward == "x10":
             return 10.0 * (jnp.sum(lost / most) / self.num_enemies + won)
@@ -307,15 +308,15 @@ class SMAXGame(Game):
         return scale * (jnp.sum(lost) + KILL * kills + WIN * won)
 
     def observe(self, state: Any) -> Array:
-        """JaxMARL's observations of the allies [N, O]."""
+        """JaxMARL's observations of the allies, [N, O]."""
         return self.battle.observe(state.state, slice(self.num_allies))
 
     def available(self, state: Any) -> Array:
-        """The allies' masks [N, A]."""
+        """The mask [N, A] of the allies' available actions."""
         return self.battle.ally_actions(state.state)
 
     def global_state(self, state: Any) -> Array:
-        """The global state [S], everything within [-1, 1]."""
+        """The global state [S], all numbers within [-1, 1]."""
         inner, game = self.battle, state.state
         health, cooldown = inner.fractions(game)
         target = game.prev_attack_actions / inner.last_slot

@@ -1,13 +1,13 @@
-"""SMAX (Rutherford et al., 2024) behind our contract: SMAC's battles without StarCraft.
+"""SMAX (Rutherford et al., 2024) behind our interface: battles like SMAC's, without StarCraft.
 
 Allies are the agents; enemies follow JaxMARL's script (shoot the closest in range, keep the target,
 else walk to a visible opponent). Actions of an ally: 0 up, 1 right, 2 down, 3 left, 4 stop, 5 + j
 attack enemy j. One step is half a second. Scores here cannot be compared with SMAC's, whose
 opponent differs.
 
-Differs from JaxMARL: an episode lasts SMAC's step limit exactly (JaxMARL's last one step more than
-they say), and rewards are scaled. On the extra maps also: a unit of speed 0 is never pushed, flying
-units collide with nobody and may be shot by all, and medivacs heal (see `Battle`).
+Differs from JaxMARL: SMAC's step limit is kept exactly (JaxMARL's episodes last one step longer
+than their limit), and rewards are scaled. On the extra maps also: a unit of speed 0 is never
+pushed, flying units collide with nobody and may be shot by all, and medivacs heal (see `Battle`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jaxoff.names import unknown
 from jaxoff.types import EnvSpec, ReturnScale
 
 REWARDS = ("x10", "smac")
-# around the map, for pictures
+# rectangles around the map, for pictures
 EDGE = np.array([(-1, -1, 33, 0), (-1, 32, 33, 33), (-1, 0, 0, 32), (32, 0, 33, 32)])
 
 
@@ -30,10 +30,11 @@ def make_smax(family: str, map_name: str, reward: str = "x10") -> GameEnv:
     """A battle as an `Env`; the same object for the same arguments.
 
     family: `smax` (JaxMARL's maps and numbers) or `smax-x` (four more maps). reward: `x10`, ten
-    times SMAX's own, that is 10 x the mean health fraction that enemies lost, and 10 for a win; or
-    `smac`, as SMAC pays: health points that enemies lost, 10 for a kill, 200 for a win, scaled.
-    Either way the best possible return is 20, save that health which an enemy medivac restored
-    (MMM2) may be taken, and paid, again. Raises UnknownName for an unknown family, map or reward.
+    times SMAX's own reward, that is 10 x the mean health fraction that enemies lost, and 10 for a
+    win; or `smac`, SMAC's reward: health points that enemies lost, 10 for a kill, 200 for a win,
+    scaled. With both the best possible return is 20, except that damage to health which an enemy
+    medivac had restored (MMM2) is paid again. Raises UnknownName for an unknown family, map or
+    reward.
     """
     _check_map(family, map_name)
     if reward not in REWARDS:
@@ -51,8 +52,8 @@ def smax_spec(family: str, map_name: str) -> EnvSpec:
     return EnvSpec(
         name=f"{family}/{map_name}",
         num_agents=len(battle.allies),
-        # of each other unit its health, offset, last move, target, cooldown and type; of oneself
-        # health, position, cooldown and type
+        # of each other unit its health, offset, last move, target, cooldown and type; of the unit
+        # itself its health, position, cooldown and type
         obs_size=(units - 1) * (7 + kinds) + 4 + kinds,
         state_size=units * (7 + kinds),
         action_size=5 + len(battle.enemies),

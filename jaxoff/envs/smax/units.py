@@ -2,14 +2,14 @@
 
 `MAPS` are JaxMARL's own, with JaxMARL's numbers (Rutherford et al., 2024) and SMAC's step limits
 (Samvelyan et al., 2019). `X_MAPS` are four SMAC maps that SMAX lacks, with a longer unit table;
-their scores stand for themselves, so that they are a family of their own.
+their scores stand for themselves, so they form a separate family.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-# SMAC's reward per kill and for a win, and the return they are scaled to
+# SMAC's rewards for a kill and for a win, and the best return, to which rewards are scaled
 KILL, WIN, BEST = 10.0, 200.0, 20.0
 
 
@@ -20,7 +20,7 @@ class Unit(NamedTuple):
     shorthand: str
     health: float
     damage: float  # per shot
-    range: float  # of its weapon, or of its healing
+    range: float  # range of its weapon, or of its healing
     sight: float
     speed: float  # map units per second
     radius: float
@@ -30,13 +30,13 @@ class Unit(NamedTuple):
 
 
 class Map(NamedTuple):
-    """Who fights whom, as indices into `units`, for how many steps of half a second."""
+    """The two teams as indices into `units`, and the time limit in steps of half a second."""
 
     allies: tuple[int, ...]
     enemies: tuple[int, ...]
     limit: int
     units: tuple[Unit, ...]
-    walls_kill: bool = True  # stock: touching the edge of the map is death
+    walls_kill: bool = True  # as in JaxMARL: a unit that touches the edge of the map dies
 
 
 UNITS = (
@@ -79,18 +79,18 @@ MAPS = {
 _STOCK = {unit.name: unit for unit in UNITS}
 X_UNITS = (
     _STOCK["marine"],
-    _STOCK["marauder"]._replace(speed=3.15),  # in the time unit of the others
+    _STOCK["marauder"]._replace(speed=3.15),  # in the same time unit as the other units
     _STOCK["stalker"],
-    _STOCK["zealot"]._replace(damage=16),  # both blows
-    # with 2, two ranks reach one zealot and corridor is never won
+    _STOCK["zealot"]._replace(damage=16),  # both blows of an attack
+    # with a range of 2, two ranks of zerglings reach one zealot and corridor is never won
     _STOCK["zergling"]._replace(range=1.2),
     _STOCK["hydralisk"],
     Unit("colossus", "c", 350, 20, 7, 10, 3.15, 1.0, 1.07),  # two beams of 10, no splash
     Unit("spine_crawler", "S", 300, 30, 7, 11, 0, 0.875, 1.32),
     Unit("medivac", "d", 150, 0, 4, 11, 3.5, 0.75, 1.0, heal=12.6, flies=True),
 )
-# Against the armoured spine crawler, a stalker's damage; its cooldown in the time unit of the
-# others.
+# A stalker's damage against the armoured spine crawler, and its cooldown in the same time unit as
+# the other units.
 _VS_ARMOUR = (*X_UNITS[:2], X_UNITS[2]._replace(damage=18, cooldown=1.34), *X_UNITS[3:])
 
 X_MAPS = {
