@@ -77,7 +77,7 @@ class Config:
     initial: Literal["data", "first"] = static("data")
     limit: int = static(0)  # episode length with absorbing steps; 0: the environment's time limit
     hidden: int = static(128)
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     # how layers of policies and behaviour models start: jaxoff/nets/layers.py
     policy_init: LayerInit = static("xavier")
     steps: int = static(20000)

@@ -31,7 +31,7 @@ class Config:
     max_grad_norm: float = 10.0
     hidden: int = static(256)
     recurrent: bool = static(False)  # one GRU net shared by all agents; needs window != 0
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(5000)
     slots: int = static(0)  # training budget in filled slots, which then sets `steps`; 0: none
     batch_size: int = static(256)

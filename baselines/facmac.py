@@ -59,7 +59,7 @@ class Config:
     critic_hidden: int = static(32)  # width of the critic's two hidden layers; released code: 400
     hidden: int = static(64)  # width of the policies' hidden layers; released code: 400
     recurrent: bool = static(False)  # GRU policies over the episode; needs window != 0
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)
     # -1: whole episodes; 0: single steps; released code: 0, with batches of 100

@@ -80,7 +80,7 @@ class Config:
     critic_hidden: int = static(32)  # width of the critic's hidden layers; released code: 256
     hidden: int = static(64)  # width of the policies' hidden layers
     recurrent: bool = static(False)  # GRU policies over the episode; needs window != 0
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)
     window: int = static(-1)  # -1: whole episodes; targets need the next action

@@ -80,7 +80,7 @@ class Config:
     hidden: int = static(256)  # width of the hidden layers
     # checks on held-out episodes without improvement (of 100) that end the behaviour fit
     patience: int = static(20)
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     behaviour_steps: int = static(2000)  # updates of the behaviour stage
     steps: int = static(5000)
     batch_size: int = static(256)

@@ -96,7 +96,7 @@ class Config:
     clip: bool = static(False)  # project a constant actor onto the action bound
     hidden: tuple[int, ...] = static((128, 128))  # widths of the critics' hidden layers
     actor_hidden: int = static(64)  # width of the policies
-    layer_init: LayerInit = static("sonnet")  # initialisation of layers: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("sonnet")  # initialisation of the layers: jaxoff/nets/layers.py
     # reset gate of a GRU acts before or after the recurrent product
     reset_gate: GRUReset = static("before")
     steps: int = static(100)

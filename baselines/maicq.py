@@ -55,10 +55,10 @@ class Config:
     max_grad_norm: float = 0.5  # largest gradient norm of each agent's policy and critic
     # normalise network inputs by statistics of the batch, or observations by those of the dataset
     input_norm: Literal["batch", "dataset", "none"] = static("batch")
-    truncated_ends: bool = static(False)  # the end at the time limit counts as terminal
+    truncated_ends: bool = static(False)  # episodes cut by the time limit count as terminated
     own_batches: bool = static(True)  # each agent learns from its own 1 / N of the batch
     hidden: int = static(64)  # width of policies and critics
-    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(2001)
     batch_size: int = static(3072)  # steps of all agents together
     # steps of a window, at least 2: a target needs the next action; -1: whole episodes

@@ -45,7 +45,7 @@ class Config:
     recurrent: bool = static(True)  # actor with a GRU
     hidden: int = static(64)  # width of the actor
     critic_hidden: int = static(128)  # width of the critic's two hidden layers
-    layer_init: LayerInit = static("flax")  # initialisation of layers: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("flax")  # initialisation of the layers: jaxoff/nets/layers.py
     epochs: int = static(4)  # passes over the segments in an iteration
     minibatches: int = static(4)  # parts of the segments in a pass; a divisor of num_envs
     num_envs: int = static(128)  # environments that are played side by side

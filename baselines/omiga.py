@@ -71,7 +71,7 @@ class Config:
     rtg_reward: bool = static(False)  # rewards-to-go in place of rewards; needs whole episodes
     hidden: int = static(256)  # width of the two hidden layers
     mixer_hidden: int = static(64)  # width of the mixer
-    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(20000)
     batch_size: int = static(128)
     window: int = static(0)  # 0: single steps; -1: whole episodes

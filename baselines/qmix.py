@@ -39,12 +39,12 @@ class Config:
     lr: float = 5e-4  # learning rate of agents and mixer (RMSprop)
     gamma: float = 0.99
     max_grad_norm: float = 10.0  # largest gradient norm of agents and mixer together
-    target_every: int = static(100)  # updates between hard copies into the target networks
+    target_every: int = static(100)  # updates between hard copies to the target networks
     embed: int = static(32)  # width of the mixer
     hyper: int = static(64)  # hidden width of the mixer's hypernetworks; 0: linear
     hidden: int = static(64)  # width of the agents' networks
     recurrent: bool = static(False)  # agents with a GRU over the episode; needs window != 0
-    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)
     window: int = static(-1)  # -1: whole episodes; 0: single steps

@@ -116,12 +116,12 @@ class Config:
     truncation: Literal["terminal", "skip"] = static("terminal")
     # types of the agents: those of the environment, or one type for all
     types: Literal["spec", "one"] = static("spec")
-    target_every: int = static(100)  # updates between hard copies into the target critic
+    target_every: int = static(100)  # updates between hard copies to the target critic
     hidden: int = static(64)  # width of the recurrent policies
     critic_hidden: int = static(32)  # width of the critics
     decomposition_hidden: int = static(64)  # width of the decomposition's networks
     decomposition_steps: int = static(20000)  # updates of the reward decomposition
-    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)  # episodes; in the last stage, trajectories of each agent
     # single real steps in a batch of the decomposition, not in the paper; 0: whole episodes

@@ -50,9 +50,9 @@ class Config:
     input_norm: Literal["batch", "dataset", "none"] = static("batch")
     centralised: bool = static(False)  # critics see the state and the actions of all agents
     own_batches: bool = static(True)  # each agent learns from its own 1 / N of the batch
-    truncated_ends: bool = static(False)  # the end at the time limit counts as terminal
+    truncated_ends: bool = static(False)  # episodes cut by the time limit count as terminated
     hidden: int = static(64)  # width of policies and critics
-    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(2001)
     batch_size: int = static(3072)  # steps of all agents together
     window: int = static(0)  # 0: single steps

@@ -554,7 +554,9 @@ def test_settings_tell_value_source_default_and_meaning(capsys):
         False,
     )
     assert found["search"]["words"] == ["softmax", "cem", "random"]
-    assert found["lr"]["sweeps"] and found["lr"]["meaning"] == "Adam, of the policies"
+    assert (
+        found["lr"]["sweeps"] and found["lr"]["meaning"] == "learning rate of the policies (Adam)"
+    )
     cli.main(["settings", "omar", "mpe/spread/random"])
     assert "settings.toml" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):

@@ -71,7 +71,7 @@ class Config:
     target_every: int = static(100)  # updates between hard copies to the target networks
     embed: int = static(32)  # width of the mixer
     hidden: int = static(64)  # width of the perturbation net's hidden layers
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)
     window: int = static(-1)  # -1: whole episodes; 0: single steps

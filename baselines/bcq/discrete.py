@@ -64,7 +64,7 @@ class Config:
     embed: int = static(32)  # width of the mixer
     hidden: int = static(64)
     recurrent: bool = static(False)  # GRU nets over the episode; needs window != 0
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(15000)
     batch_size: int = static(32)
     window: int = static(-1)  # -1: whole episodes; 0: single steps

@@ -92,7 +92,7 @@ class Config:
     weights: Literal["deviation", "uniform"] = static("deviation")
     hidden: int = static(64)  # width of the hidden layers of policies and critics
     recurrent: bool = static(False)  # GRU policies over the episode; needs window != 0
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     behaviour_steps: int = static(2000)  # updates of the behaviour stage
     steps: int = static(10005)
     batch_size: int = static(1024)

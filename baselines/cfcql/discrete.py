@@ -58,7 +58,7 @@ class Config:
     hyper: int = static(64)  # hidden width of the mixer's hypernetworks
     hidden: int = static(64)  # width of the agents' value nets and behaviour models
     recurrent: bool = static(False)  # GRU nets over the episode; needs window != 0
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     behaviour_steps: int = static(2000)  # updates of the behaviour stage
     # budget of the behaviour stage in filled slots, which then sets `behaviour_steps`; 0: none
     behaviour_slots: int = static(0)

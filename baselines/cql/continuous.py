@@ -43,7 +43,7 @@ class Config:
     own_batches: bool = static(True)  # each agent learns from its own 1 / N of the batch
     truncated_ends: bool = static(False)  # episodes cut by the time limit count as terminated
     hidden: int = static(64)  # width of the hidden layers of policies and critics
-    layer_init: LayerInit = static("torch")  # how layers start: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(2001)
     batch_size: int = static(3072)  # items of all agents together
     window: int = static(0)  # 0: single steps; -1: whole episodes

@@ -43,8 +43,8 @@ Value = Callable[[Array], Array]  # [K, M, A] -> [K, M]
 class Config:
     """Settings of the released code's particle games."""
 
-    lr: float = 1e-2  # Adam, of the policies
-    critic_lr: float = 1e-2  # Adam, of the critics
+    lr: float = 1e-2  # learning rate of the policies (Adam)
+    critic_lr: float = 1e-2  # learning rate of the critics (Adam)
     gamma: float = 0.95
     cql: float = 5.0  # weight of the conservative term
     # the paper's tau: weight of the regression onto the best action against the policy gradient
@@ -74,9 +74,9 @@ class Config:
     # with shared_team: steps of the critic alone that follow one step of critic and policies
     critic_steps: int = static(4)
     own_batches: bool = static(True)  # each agent learns from its own 1 / N of the batch
-    truncated_ends: bool = static(False)  # the end at the time limit counts as terminal
+    truncated_ends: bool = static(False)  # episodes cut by the time limit count as terminated
     hidden: int = static(64)  # width of policies and critics
-    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(2001)
     batch_size: int = static(3072)  # steps of all agents together
     window: int = static(0)  # 0: single steps

@@ -55,7 +55,7 @@ class Config:
     # the paper's tau: weight of the regression onto the best action against the policy gradient
     mimic: float = 0.5
     max_grad_norm: float = 10.0  # largest gradient norm of the actor and of the critic, each
-    target_every: int = static(25)  # updates between hard copies into the target networks
+    target_every: int = static(25)  # updates between hard copies to the target networks
     mask_cql: bool = static(True)  # conservative term over available actions only
     mask_argmax: bool = static(True)  # best action among the available ones only
     mask_mse: bool = static(True)  # regression onto the best action on real steps only
@@ -64,9 +64,9 @@ class Config:
     hidden: int = static(64)  # width of the actor
     critic_hidden: int = static(256)  # width of the critics' two hidden layers
     recurrent: bool = static(False)  # actor with a GRU over the episode; needs window != 0
-    layer_init: LayerInit = static("torch")  # initialisation of layers: jaxoff/nets/layers.py
+    layer_init: LayerInit = static("torch")  # initialisation of the layers: jaxoff/nets/layers.py
     steps: int = static(20000)
-    # budget from which `steps` is computed, see BUDGETS in jaxoff/config.py; 0: none
+    # training budget in filled slots, which then sets `steps`; 0: none
     slots: int = static(0)
     batch_size: int = static(128)
     window: int = static(-1)  # -1: whole episodes; 0: single steps
