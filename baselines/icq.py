@@ -67,7 +67,7 @@ class Config:
     epsilon_end: float = 0.0
     # weights of the policy loss come from advantages (released code) or values (paper)
     actor_weight: Literal["advantage", "value"] = static("advantage")
-    # at the last step of an episode: bootstrap by its value, or treat it as terminal (ours)
+    # last step of a truncated episode: bootstrap by its value, or (not in the paper) as terminal
     truncation: Literal["value", "terminal"] = static("value")
     per_timestep: bool = static(False)  # one critic step per time step, as the released code
     # mask unavailable actions before mixing in uniform ones; released code: false
