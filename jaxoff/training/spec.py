@@ -52,7 +52,8 @@ class TrainSpec:
     prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32"
     # precision of matrix products on an accelerator; "default" lets it use fewer bits
     precision: Literal["highest", "high", "default"] = "highest"
-    # how runs share a device: all at once (vmap), one after another (sequence), or by backend (auto)
+    # how runs share a device: all at once (vmap), one after another (sequence), or chosen by the
+    # backend (auto)
     mode: Literal["auto", "vmap", "sequence"] = "auto"
     variant: str = ""  # column label in tables; "" is the method's name
     checkpoint_s: float = 60.0  # minimum time between checkpoints, in seconds
