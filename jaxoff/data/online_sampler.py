@@ -73,8 +73,7 @@ class Online(NamedTuple):
 
 
 def make(config: Config, batch_size: int, window: int) -> Sampler:
-    """Always raises InvalidSetting: acting needs an environment and a learner, see `make_acting`.
-    """
+    """Raise InvalidSetting: acting needs an environment and a learner, see `make_acting`."""
     raise InvalidSetting("sampler 'online': expected an environment to act in, found a dataset")
 
 
