@@ -27,9 +27,9 @@ def static(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"pytree_node": False})
 
 
-# Pairs of fields of a Config: the budget of a stage in slots, and the number of updates that follows
-# from it once the dataset is known. Slots are counted like PyMARL's `t_max`: those of whole
-# episodes, each with its steps and one slot more. A budget of 0 stands for no budget.
+# Pairs of fields of a Config: the budget of a stage in slots, and the number of updates that
+# follows from it once the dataset is known. Slots are counted like PyMARL's `t_max`: filled slots
+# of whole episodes, each with its steps and one slot more. A budget of 0 stands for no budget.
 BUDGETS = {"slots": "steps", "behaviour_slots": "behaviour_steps"}
 
 

@@ -13,8 +13,7 @@ import numpy as np
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary file name beside `path`: it replaces `path` at the end, or is removed on errors.
-    """
+    """A temporary file beside `path` that replaces `path` at the end, or is removed on an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
