@@ -175,8 +175,8 @@ def _pool_info(task: Task, spec: EnvSpec, folder: Path | None) -> dict[str, Any]
 
 @data_app.command(name="fetch")
 def data_fetch(task: tyro.conf.Positional[str], /, data_dir: Path) -> None:
-    """Download the public data of a task's scenario, with all its qualities, to where its reader
-    looks.
+    """Download the public data of a task's scenario, with all its qualities, to the folder below
+    --data-dir where `jaxoff data make` and `jaxoff train` look for it.
 
     Args:
         task: source:family/scenario/quality, such as og_marl:smac_v1/3m/Good.
@@ -237,7 +237,7 @@ def data_prey(
     seed: int = 0,
     rounds: int = 3,
 ) -> None:
-    """Train a prey for mpe/tag or mpe/world, as the shipped ones were.
+    """Train a prey for mpe/tag or mpe/world, in the same way as the shipped ones.
 
     Args:
         world: tag or world.

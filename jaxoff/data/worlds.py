@@ -101,7 +101,7 @@ def _mpe() -> dict[str, World]:
         worlds[f"spread-n{n}"] = spread(n)
     for n in range(1, 6):
         worlds[f"spread-n{n}-1d" if n != 3 else "spread-1d"] = spread(n, 1)
-    for n in range(2, 6):  # an agent alone has a landmark of its own anyway
+    for n in range(2, 6):  # not n = 1, since a single agent has its own landmark anyway
         worlds[f"spread-n{n}-own" if n != 3 else "spread-own"] = spread(n, cooperative=False)
     particles = {
         "CN_3ls3l": ("50%[r r r]+50%[r r m]", "[r m e]"),

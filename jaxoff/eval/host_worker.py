@@ -161,7 +161,7 @@ def serve(connection: Connection) -> None:
         except (EOFError, OSError):
             break
     for env in getattr(simulators, "envs", ()):
-        env.close()  # StarCraft II is a program of its own
+        env.close()  # needed for StarCraft II, which is a separate program
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def by_config(runs: Iterable[Run]) -> list[Run]:
 
 
 def select(run: Run, keep: Sequence[int], variant: str) -> Run:
-    """Some of the runs of a folder, as a `Run` of its own."""
+    """A new `Run` with some of the runs of a folder."""
     numbers = {run.runs[i]["run"] for i in keep}
     axis = {name: 1 for name in run.arrays if name.startswith("history/")} | {"returns": 0}
     return dataclasses.replace(
