@@ -1,7 +1,6 @@
-"""Offline multi-agent reinforcement learning in JAX: every method on every dataset, many seeds in
-one program.
+"""Offline multi-agent reinforcement learning in JAX, with many seeds in one program.
 
-`import jaxoff` is cheap: what is named here is imported when it is first used.
+`import jaxoff` is cheap: the public names are imported when they are first used.
 
     spec = jaxoff.TrainSpec("inspo", "matrix/xor/c", seeds=range(10))
     results = jaxoff.train(spec, out=Path("results/xor"))
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Public name -> where it is, and what it is called there.
+# Public name -> (its module, its name in that module).
 _FACE = {
     "FromJaxMARL": ("jaxoff.envs.from_jaxmarl", "FromJaxMARL"),
     "JaxoffError": ("jaxoff.errors", "JaxoffError"),

@@ -1,6 +1,4 @@
-"""Configs of methods and samplers: their fields, and the values that a task and a user give
-them.
-"""
+"""Configs of methods and samplers: their fields, and how values of a task and a user fill them."""
 
 from __future__ import annotations
 
@@ -24,14 +22,14 @@ from jaxoff.names import Task, unknown
 def static(default: Any) -> Any:
     """A field of a Config that is fixed when a program is compiled: a size, a switch or a word.
 
-    Other fields are traced. The mark is that of `flax.struct.field(pytree_node=False)`.
+    Other fields are traced. The field is marked like one of `flax.struct.field(pytree_node=False)`.
     """
     return dataclasses.field(default=default, metadata={"pytree_node": False})
 
 
-# Fields of a Config: a budget of a stage in filled slots of whole episodes (their steps, and one
-# more each), as PyMARL's `t_max` counts, and the number of updates that follows from it once the
-# data are known. A budget of 0 is none.
+# Pairs of fields of a Config: the budget of a stage in slots, and the number of updates that
+# follows from it once the dataset is known. Slots are counted like PyMARL's `t_max`: filled slots
+# of whole episodes, each with its steps and one slot more. A budget of 0 stands for no budget.
 BUDGETS = {"slots": "steps", "behaviour_slots": "behaviour_steps"}
 
 
@@ -46,14 +44,14 @@ def is_leaf(field: dataclasses.Field[Any]) -> bool:
 
 
 class Setting(NamedTuple):
-    """A field of a Config, for a task."""
+    """A field of a Config, with its value for a task."""
 
     name: str
     value: Any
     default: Any
-    source: str  # default; settings.toml; you
-    sweeps: bool  # whether it may be swept by --grid
-    words: tuple[str, ...]  # that it may be, where it is a word
+    source: str  # where the value comes from: default, settings.toml, or you
+    sweeps: bool  # whether --grid may sweep it within one program
+    words: tuple[str, ...]  # the words that are allowed, for a field whose value is a word
     meaning: str
 
 
@@ -72,10 +70,10 @@ def settings_of(module: ModuleType, task: Task, overrides: Mapping[str, Any]) ->
         source = "you" if name in overrides else "settings.toml" if name in tuned else "default"
         words = tuple(map(str, get_args(hints[name]))) if get_origin(hints[name]) is Literal else ()
         value, default = getattr(config, name), getattr(defaults, name)
-        # A leaf is a float32 array by now, whose last digits nobody typed.
+        # A leaf is a float32 array here, so its last digits are rounding errors.
         plain = float(f"{float(value):.6g}") if is_leaf(field) else value
         if name in BUDGETS and source == "settings.toml" and not value:
-            source = "you"  # updates that were given took its place
+            source = "you"  # a number of updates that the user gave has replaced the budget
         found.append(
             Setting(name, plain, default, source, is_leaf(field), words, meanings.get(name, ""))
         )
@@ -83,7 +81,7 @@ def settings_of(module: ModuleType, task: Task, overrides: Mapping[str, Any]) ->
 
 
 def meanings_of(config_class: type) -> dict[str, str]:
-    """What each field means: the comment behind it, or the lines of comment above it."""
+    """The meaning of each field: the comment behind it, or else the comment lines above it."""
     found: dict[str, str] = {}
     above: list[str] = []
     for line in inspect.getsource(config_class).split("\n"):
@@ -101,16 +99,16 @@ def resolve_config(
 ) -> Any:
     """A Config: its defaults, then the module's settings for the task, then the user's overrides.
 
-    Settings are data: the file `settings.toml` beside the module, [method."task pattern"] tables;
-    later ones win. Every leaf becomes a float32 array. Raises UnknownName or WrongType naming the
-    field.
+    Settings are in the file `settings.toml` beside the module, in tables [method."task pattern"]; a
+    later table overrides earlier ones. Every leaf becomes a float32 array. Raises UnknownName or
+    WrongType naming the field.
     """
     import jax.numpy as jnp
 
     values = dict(_settings(module, task))
     for slots, updates in BUDGETS.items():
         if updates in overrides and slots not in overrides:
-            # a number of updates that a user gives takes the place of a budget in the settings
+            # A number of updates that the user gives replaces a budget in the settings.
             values.pop(slots, None)
     values.update(overrides)
     known = config_fields(module.Config)
@@ -145,11 +143,11 @@ _COUNTS = """
 _SHARES = """
     gamma trace polyak mimic zeta soft_min epsilon_start epsilon_end priority_trim entropy_until
 """
-# Least and largest value of a setting, by its name; of every other number: 0 and no bound.
+# Smallest and largest value of a setting, by its name; any other number may be 0 or larger.
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
-    "window": (-1, math.inf),  # whole episodes, single steps, or a length
-    "refresh": (-1, math.inf),  # all items, those of the training batch, or a number of them
+    "window": (-1, math.inf),  # -1: whole episodes, 0: single steps, else a length
+    "refresh": (-1, math.inf),  # -1: all items, 0: those of the training batch, else their number
     **dict.fromkeys(_ANY.split(), ANY),
     **dict.fromkeys(_COUNTS.split(), COUNT),
     **dict.fromkeys(_SHARES.split(), SHARE),
@@ -157,11 +155,10 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 def checked(config: Any, kind: str = "field") -> Any:
-    """The config, if each of its words is one that its field may have, and each number is finite
-    and within its range.
+    """Return the config if its words are allowed and its numbers are finite and in their ranges.
 
-    Raises InvalidSetting naming the field, what may be given, what was given, and for a word the
-    nearest one.
+    Raises InvalidSetting naming the field, what is allowed, what was found, and for a word the
+    nearest allowed one.
     """
     import jax
 
@@ -177,7 +174,7 @@ def checked(config: Any, kind: str = "field") -> Any:
 
 
 def check_word(name: str, value: Any, words: tuple[Any, ...], kind: str = "field") -> None:
-    """Raise InvalidSetting unless a value is one of some words."""
+    """Raise InvalidSetting unless a value is one of the given words."""
     if value not in words:
         near = difflib.get_close_matches(str(value), map(str, words), n=1)
         hint = f"; nearest: {near[0]}" if near else ""
@@ -187,8 +184,9 @@ def check_word(name: str, value: Any, words: tuple[Any, ...], kind: str = "field
 
 
 def check_number(name: str, value: Any, kind: str = "field") -> None:
-    """Raise InvalidSetting for a number that is not finite, not in its range (RANGES), or that
-    float32 makes zero of.
+    """Raise InvalidSetting for a number that is not finite, not in its range, or 0 in float32.
+
+    Ranges are in RANGES. A float that is not 0 but becomes 0 in float32 is refused.
     """
     import numpy as np
 
@@ -234,11 +232,12 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 def _settings(module: ModuleType, task: Task) -> dict[str, Any]:
-    """What `settings.toml` beside a method says of a task: [method."task pattern"] tables, later
-    ones over earlier ones.
+    """The settings of a method for a task, from the file `settings.toml` beside the method.
+
+    The file has tables [method."task pattern"]; a later table overrides earlier ones.
     """
     package, _, name = module.__name__.rpartition(".")
-    # a form of a method, whose name and settings are the package's
+    # A form of a method has the name and the settings of its package.
     if hasattr(sys.modules.get(package), "FORMS"):
         package, _, name = package.rpartition(".")
     file = resources.files(package) / "settings.toml" if package else None

@@ -14,7 +14,7 @@ class InvalidSetting(JaxoffError, ValueError):
 
 
 class WrongType(JaxoffError, TypeError):
-    """A setting whose value has another type than its field."""
+    """A setting whose value has a different type than its field."""
 
 
 class InvalidFile(JaxoffError, ValueError):
@@ -26,9 +26,7 @@ class InvalidEpisodes(JaxoffError, ValueError):
 
 
 class InvalidDataset(JaxoffError, ValueError):
-    """A dataset on disk is missing, damaged, or not of the expected form; the message names the
-    file.
-    """
+    """A dataset on disk is missing, damaged or of another form; the message names the file."""
 
 
 class BrokenResult(JaxoffError, ValueError):
@@ -40,6 +38,4 @@ class MissingProgram(JaxoffError, RuntimeError):
 
 
 class Interrupted(RuntimeError):
-    """A job was asked to stop; it has saved its state and continues when the same command is
-    given.
-    """
+    """A job was asked to stop; it saved its state, and the same command continues it."""

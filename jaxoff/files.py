@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import numpy as np
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; at the end it takes its place, on an error it is
-    removed.
-    """
+    """A temporary file beside `path` that replaces `path` at the end, or is removed on an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
@@ -27,14 +25,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file, whole or not at all; returns its path."""
+    """Write a text file, completely or not at all; returns its path."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: arrays become lists, and a number that is not finite becomes None."""
+    """A value in JSON's types: arrays become lists, and numbers that are not finite become None."""
     if isinstance(value, dict):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -27,9 +27,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """`[source:]family/scenario/quality`; source "" is our own environment with data from a
-    recipe.
-    """
+    """`[source:]family/scenario/quality`; source "" means jaxoff's own environment and recipe."""
 
     source: str
     family: str
@@ -59,7 +57,7 @@ class Task:
 
 
 class Sizes(NamedTuple):
-    """What is known of an environment without making it; the fields are those of an EnvSpec."""
+    """The sizes of an environment that are known without building it; fields as in EnvSpec."""
 
     num_agents: int
     obs_size: int
@@ -76,10 +74,11 @@ class Sizes(NamedTuple):
 class Family(NamedTuple):
     """A family of tasks, of one source.
 
-    tasks(): every named task string. env(task) -> Env. data(task, options) -> Episodes. Both raise
-    UnknownName for a scenario or quality that they do not have. `pattern` describes further task
-    strings that are accepted, if any. spec(task): the environment's, where that takes long to
-    build. sizes(task): its sizes, without importing a simulator. Both raise UnknownName too.
+    tasks(): every named task string. env(task) -> Env. data(task, options) -> Episodes. pattern:
+    describes further task strings that are accepted, if any. spec(task): the environment's
+    specification, given where the environment takes long to build. sizes(task): the environment's
+    sizes, without importing a simulator. env, data, spec and sizes raise UnknownName for a scenario
+    or quality that does not exist.
     """
 
     name: str
@@ -93,10 +92,10 @@ class Family(NamedTuple):
 
 
 class DataOptions(NamedTuple):
-    """What a dataset is made from: recipe seed and size, or the folder of public data.
+    """Options of a dataset: seed and size for a recipe, or the folder of public data.
 
-    pools: a folder of policy pools, looked in before the shipped ones. progress(done, all) is told
-        of episodes made.
+    pools: a folder of policy pools, searched before the shipped ones. progress(done, all) is called
+    with the number of episodes made so far and of all episodes.
     """
 
     seed: int = 0
@@ -107,7 +106,7 @@ class DataOptions(NamedTuple):
 
 
 def check_quality(task: Task, known: Iterable[str]) -> None:
-    """Raise UnknownName unless the task is among `known` task strings."""
+    """Raise UnknownName unless the task is one of the `known` task strings."""
     known = list(known)
     if str(task) not in known:
         raise unknown("task", str(task), known)

@@ -1,5 +1,6 @@
-"""What the source of a method says of its forms, read without running it: importing a method takes
-JAX and seconds.
+"""The forms of a method, read from its source without running it.
+
+Importing a method would need JAX and take seconds.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ class Outline(NamedTuple):
 
 
 def read(module: str, kinds: tuple[str, ...]) -> dict[str, Outline] | None:
-    """Kind of actions -> outline of a method's form, from its `FORMS`, or its `ACTIONS`, by default
-    `kinds`.
+    """Kind of actions -> outline of the form of a method for these actions.
 
-    None where the source does not tell, or where the module is imported already.
+    Read from the module's `FORMS`, or else its `ACTIONS`, which are by default `kinds`. None if the
+    source does not show them, or if the module is already imported.
     """
     if module in sys.modules:
         return None
@@ -72,7 +73,7 @@ def _parsed(module: str) -> tuple[ModuleSpec, ast.Module]:
 
 
 def _assigned(tree: ast.Module, name: str) -> ast.expr | None:
-    """What a module assigns to a name, last."""
+    """The expression that a module assigns to a name last, or None."""
     found = None
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign):

@@ -1,9 +1,10 @@
-"""Names to makers. Other packages add methods, samplers and task families through entry points.
+"""The registry of methods, samplers and task families, which other packages extend by entry points.
 
-Groups: `jaxoff.learners` (a module with `Config` and `make(config, spec)`, or a package of two: see
-`forms`), `jaxoff.samplers` (a module with `Config` and `make(config, batch_size, window)`),
-`jaxoff.families` (a `Family`, or a list of them). What the library brings itself is registered in
-the same way, so nothing here imports a method, a sampler or a simulator.
+Groups of entry points: `jaxoff.learners` (a module with `Config` and `make(config, spec)`, or a
+package of two such modules: see `forms`), `jaxoff.samplers` (a module with `Config` and
+`make(config, batch_size, window)`), `jaxoff.families` (a `Family`, or a list of them). The
+library's own methods, samplers and families are registered in the same way, so nothing here imports
+a method, a sampler or a simulator.
 """
 
 from __future__ import annotations
@@ -19,22 +20,21 @@ from jaxoff.names import DataOptions, Family, Sizes, Task, UnknownName, unknown
 from jaxoff.outlines import Outline
 from jaxoff.types import Env, EnvSpec, Episodes
 
-KINDS = ("discrete", "continuous")  # of actions
+KINDS = ("discrete", "continuous")  # kinds of actions
 
 
 def _entry(group: str) -> dict[str, metadata.EntryPoint]:
     return {point.name: point for point in metadata.entry_points(group=group)}
 
 
-_METHODS: dict[str, ModuleType] = {}  # registered in this process
+_METHODS: dict[str, ModuleType] = {}  # methods that `register` has added in this process
 
 
 def register(name: str, module: ModuleType) -> None:
-    """Add a method in this process, as an entry point of `jaxoff.learners` would: a module of the
-    form that `forms` tells.
+    """Add a method in this process, as an entry point of `jaxoff.learners` would.
 
-    Raises InvalidSetting for a name that is taken, or a module without `FORMS`, or `Config` and
-    `make`.
+    module: as `forms` describes it. Raises InvalidSetting for a name that is taken, or a module
+    that has neither `FORMS`, nor `Config` and `make`.
     """
     if name in learner_names() and _METHODS.get(name) is not module:
         raise InvalidSetting(f"method '{name}': expected a new name, found one that is registered")
@@ -47,16 +47,15 @@ def register(name: str, module: ModuleType) -> None:
 
 
 def learner_names() -> list[str]:
-    """Every registered method."""
+    """The names of all registered methods."""
     return sorted({*_entry("jaxoff.learners"), *_METHODS})
 
 
 def forms(name: str) -> dict[str, ModuleType]:
-    """Kind of actions, discrete or continuous -> the module of a method that has its `Config` and
-    `make` for these.
+    """Kind of actions, discrete or continuous -> the method's module with `Config` and `make`.
 
-    A method registers a module, for both kinds or for those in its `ACTIONS`; or a package with
-    `FORMS`, a module a kind.
+    A method registers one module, for both kinds or only for those in its `ACTIONS`; or a package
+    whose `FORMS` has a module for each kind.
     """
     module = _METHODS[name] if name in _METHODS else _load("jaxoff.learners", "method", name)
     found: dict[str, ModuleType] = getattr(module, "FORMS", None) or dict.fromkeys(
@@ -68,7 +67,7 @@ def forms(name: str) -> dict[str, ModuleType]:
 def outlines_of(name: str) -> dict[str, Outline]:
     """Kind of actions -> name and docstring of the module that `forms` has for it.
 
-    They are read from the source; a method whose source does not tell them is imported.
+    They are read from the source; a method whose source does not show them is imported.
     """
     point, found = _entry("jaxoff.learners").get(name), None
     if point is not None and name not in _METHODS and not point.attr:
@@ -79,10 +78,10 @@ def outlines_of(name: str) -> dict[str, Outline]:
 
 
 def form_for(name: str, task: str | Task) -> str:
-    """The kind of actions of a task, for which a method has a form; neither is imported.
+    """The kind of a task's actions, after a check that the method has a form for it.
 
-    Raises UnknownName where there is no such method or task, or where the method has no form for
-    the task's actions.
+    Neither the method nor the simulator is imported. Raises UnknownName where there is no such
+    method or task, or where the method has no form for the task's actions.
     """
     if name not in learner_names():
         raise unknown("method", name, learner_names())
@@ -105,12 +104,12 @@ def learner(name: str, task: str | Task) -> ModuleType:
 
 
 def online_learner(name: str) -> ModuleType:
-    """The module of an on-policy method: its `make` gives a training.on_policy.OnPolicy."""
+    """The module of an on-policy method, whose `make` returns a training.on_policy.OnPolicy."""
     return _load("jaxoff.online", "online method", name)
 
 
 def sampler_names() -> list[str]:
-    """Every registered sampler."""
+    """The names of all registered samplers."""
     return sorted(_entry("jaxoff.samplers"))
 
 
@@ -128,7 +127,7 @@ def _load(group: str, kind: str, name: str) -> ModuleType:
 
 @functools.cache
 def families() -> dict[tuple[str, str], Family]:
-    """(source, family) -> Family: every registered one.
+    """(source, family) -> Family, for every registered family.
 
     An entry point names a Family, or a list of them.
     """
@@ -154,7 +153,7 @@ def family_of(task: Task) -> Family:
 
 
 def tasks() -> list[str]:
-    """Every named task of every family."""
+    """The named tasks of all families."""
     return [name for family in families().values() for name in family.tasks()]
 
 
@@ -172,7 +171,7 @@ def make_spec(task: str | Task) -> EnvSpec:
 
 
 def sizes(task: str | Task) -> Sizes:
-    """Sizes of a task's environment: without importing a simulator, where its family knows them."""
+    """Sizes of a task's environment; no simulator is imported where the family knows them."""
     parsed = Task.parse(task) if isinstance(task, str) else task
     family = family_of(parsed)
     if family.sizes is not None:

@@ -1,4 +1,4 @@
-"""What must be set before JAX starts, and what describes the machine that a result came from."""
+"""Settings to make before JAX starts, and descriptions of the machine that made a result."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from pathlib import Path
 
 
 def setup(cpu_devices: int | None = None, cache: bool = True) -> None:
-    """Call once, before the first array: one host device per core, and the persistent compilation
-    cache.
+    """Set one host device per core, and the persistent compilation cache.
 
-    On a CPU, runs are sharded over host devices, so that each core trains its own (see
-    train.mapping). Once JAX has started it keeps the devices that it has.
-    cache: keep compiled programs in the user's cache folder.
+    Call it once, before the first array is made: once JAX has started, it keeps its devices. On a
+    CPU, runs are sharded over host devices, so that each core trains its own runs (see
+    training.mapping). cache: keep compiled programs in the user's cache folder.
     """
     import jax
 
-    with contextlib.suppress(RuntimeError):  # JAX has started
+    with contextlib.suppress(RuntimeError):  # raised if JAX has already started
         jax.config.update("jax_num_cpu_devices", cpu_devices or len(os.sched_getaffinity(0)))
     if cache:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -59,10 +58,10 @@ def command() -> str:
 
 @functools.cache
 def git_commit() -> str:
-    """Commit of jaxoff's own source tree, with `-dirty` if it was changed since.
+    """The commit of jaxoff's own source tree, with `-dirty` if files were changed since.
 
-    An installed jaxoff tells the commit that pip was asked for, or else its version: never the
-    commit of a repository that the environment happens to lie in.
+    For an installed jaxoff it is the commit that pip installed, or else the version, and never the
+    commit of a repository that happens to contain the Python environment.
     """
     root = Path(__file__).resolve().parent.parent
     if not ((root / ".git").exists() and (root / "pyproject.toml").exists()):
@@ -79,7 +78,7 @@ def git_commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
+    """Versions of the packages that results depend on."""
     return {
         name: metadata.version(name)
         for name in ("jaxoff", "jax", "jaxlib", "flax", "optax", "distrax", "jaxmarl", "flashbax")

@@ -1,7 +1,7 @@
-"""Files of torch.save, read without torch and without running anything in them.
+"""Reads files of torch.save without torch, and without running anything in them.
 
-Both formats: the zip archive, and the stream of pickles of versions before 1.6. Only a handful of
-inert names is resolved, none of them to the function of that name; any other is refused.
+Both formats are read: the zip archive, and the stream of pickles of versions before 1.6. Only a few
+harmless names are resolved, and none of them to the function of that name; all others are refused.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _DAMAGE = (
 
 
 class _Forbidden(Exception):
-    """A pickle asks for a name that is not inert."""
+    """A pickle asks for a name that is not among the harmless ones."""
 
 
 class _Dtype:
@@ -137,7 +137,7 @@ def _native(array: np.ndarray) -> np.ndarray:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves inert names only, each to a stand-in made for this one file."""
+    """Resolves only harmless names, each to a stand-in that is made for this one file."""
 
     def __init__(self, file: Any, storage: Callable[[Any], _Storage]) -> None:
         super().__init__(file, encoding="latin1")
@@ -171,11 +171,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torch(path: str | Path) -> Any:
-    """What is in a torch file: lists, tuples and dictionaries of numpy arrays (for tensors too) and
-    numbers.
+    """The content of a torch file: lists, tuples and dictionaries of numpy arrays and numbers.
 
-    Raises FileNotFoundError, or InvalidFile naming the file, for damage and for any global that is
-    not one of a few inert ones.
+    Tensors become numpy arrays. Raises FileNotFoundError, or InvalidFile naming the file, for
+    damage and for any global that is not one of a few harmless ones.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""The command line. Everything it does is one call of a documented function.
+"""The command line. Each command is one call of a documented function.
 
-Its modules import tyro, rich and the standard library; a command imports what else it needs when
-it runs.
+The modules here import tyro, rich and the standard library; a command imports everything else that
+it needs when it runs.
 """
 
 from jaxoff.cli.main import main

@@ -1,4 +1,4 @@
-"""What several commands share: the console that they print on, and options NAME=VALUE."""
+"""Helpers that several commands share: the console for output, and options NAME=VALUE."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Many = tyro.conf.UseAppendAction  # an option that may be given several times
 
 
 def pairs(items: tuple[str, ...], flag: str) -> dict[str, str]:
-    """NAME=VALUE texts of a flag, as a dictionary. Raises InvalidSetting naming the flag."""
+    """The NAME=VALUE texts of a flag, as a dictionary. Raises InvalidSetting naming the flag."""
     found: dict[str, str] = {}
     for item in items:
         name, equals, value = item.partition("=")

@@ -1,4 +1,4 @@
-"""The commands `jaxoff data ...`, but for those that make datasets out of datasets."""
+"""The commands `jaxoff data ...`, except those that make datasets out of datasets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def data_list(family: str = "", json: bool = False) -> None:
     """Every task, SCENARIO/QUALITY: made from a recipe, or read from public data.
 
     Args:
-        family: show only task strings that contain this.
+        family: show only tasks whose name contains this text.
         json: print JSON instead of a table.
     """
     from jaxoff.data import pools, worlds
@@ -67,7 +67,7 @@ def data_list(family: str = "", json: bool = False) -> None:
             )
         )
         return
-    # The names are what is looked for, so they are never cut.
+    # Readers look for the names, so these are never cut.
     names_fit = Column(
         "scenario, its qualities", min_width=max((len(row[0]) for row in rows), default=4)
     )
@@ -106,13 +106,13 @@ def data_make(
 
     Args:
         task: [source:]family/scenario/quality.
-        episodes: size of a recipe's dataset.
-        seed: seed of a recipe's dataset.
+        episodes: number of episodes in the dataset, for a task with a recipe.
+        seed: random seed of the dataset, for a task with a recipe.
         data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools written by `jaxoff data pool`, looked in before those that
+        pools: folder of policy pools written by `jaxoff data pool`, searched before the pools that
             come with the library.
-        out: where datasets go; the dataset is OUT/TASK.vlt/seed-SEED.
-        overwrite: replace what is there.
+        out: folder for datasets; this one is written to OUT/TASK.vlt/seed-SEED.
+        overwrite: replace a dataset that is already there.
     """
     import time
 
@@ -152,15 +152,13 @@ def data_make(
 def options_of(
     data_dir: Path | None, pools: Path | None, episodes: int | None = None, seed: int = 0
 ) -> DataOptions:
-    """The options of a command as those of the registry."""
+    """The options of a command, as the registry's DataOptions."""
     text = [None if folder is None else str(folder) for folder in (data_dir, pools)]
     return DataOptions(seed, episodes, data_dir=text[0], pools=text[1])
 
 
 def _pool_info(task: Task, spec: EnvSpec, folder: Path | None) -> dict[str, Any]:
-    """For the metadata of a dataset: the pool it is made of, by the hash of its file, and how that
-    was made.
-    """
+    """Metadata of the pool that a dataset is made of: its file's hash, and how it was made."""
     from jaxoff.data import pools, worlds
 
     if not worlds.needs_pool(task):
@@ -177,8 +175,8 @@ def _pool_info(task: Task, spec: EnvSpec, folder: Path | None) -> dict[str, Any]
 
 @data_app.command(name="fetch")
 def data_fetch(task: tyro.conf.Positional[str], /, data_dir: Path) -> None:
-    """Download the public data of a task's scenario, with all its qualities, to where its reader
-    looks.
+    """Download the public data of a task's scenario, with all its qualities, to the folder below
+    --data-dir where `jaxoff data make` and `jaxoff train` look for it.
 
     Args:
         task: source:family/scenario/quality, such as og_marl:smac_v1/3m/Good.
@@ -207,8 +205,8 @@ def data_pool(
         task: family/scenario, such as smax/3m.
         seed: seed of the training.
         set: NAME=VALUE sets a field of MAPPO's Config; may be given several times.
-        out: where pools go; the pool is OUT/FAMILY/SCENARIO.npz, and `jaxoff data make --pools OUT`
-            uses it.
+        out: folder for pools; this one is written to OUT/FAMILY/SCENARIO.npz, and `jaxoff data make
+            --pools OUT` uses it.
     """
     runtime.setup()
     from jaxoff.data import pools
@@ -239,13 +237,14 @@ def data_prey(
     seed: int = 0,
     rounds: int = 3,
 ) -> None:
-    """Train a prey for mpe/tag or mpe/world, as the shipped ones were.
+    """Train a prey for mpe/tag or mpe/world, in the same way as the shipped ones.
 
     Args:
         world: tag or world.
         out: the file to write, .npz.
         seed: seed of the training.
-        rounds: of predators against the prey, and then a prey against them.
+        rounds: number of rounds; each trains predators against the prey, and then a new prey
+            against these predators.
     """
     runtime.setup()
     from jaxoff.training.prey import train_prey
@@ -261,7 +260,7 @@ def data_prey(
 
 
 def _pool_table(pool: Any) -> Table:
-    """One line a member."""
+    """A table with one line per member of the pool."""
     table = Table(
         "steps of training",
         "level",
@@ -295,12 +294,12 @@ def data_inspect(
 
     Args:
         task: [source:]family/scenario/quality, or a dataset folder.
-        data: a dataset folder written by `jaxoff data make`, instead of the task's own data.
-        episodes: size of a recipe's dataset.
-        seed: seed of a recipe's dataset.
+        data: a dataset folder written by `jaxoff data make`, used instead of the task's own data.
+        episodes: number of episodes in the dataset, for a task with a recipe.
+        seed: random seed of the dataset, for a task with a recipe.
         data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, looked in before those that come with the library.
-        out: where the pictures go, .png and .svg.
+        pools: folder of policy pools, searched before the pools that come with the library.
+        out: folder for the pictures, .png and .svg.
     """
     runtime.setup()
     from jaxoff.data import inspect
@@ -333,24 +332,24 @@ def data_credit(
     pools: Path | None = None,
     out: Path = Path("results/data"),
 ) -> None:
-    """Who in the team was good: takes the team's reward apart, and judges every agent of every
-    episode by its part.
+    """Who in the team was good: decompose the team reward into a reward for each agent, and judge
+    the trajectory of every agent in every episode by it.
 
     Args:
         task: [source:]family/scenario/quality, or a dataset folder.
-        data: a dataset folder written by `jaxoff data make`, instead of the task's own data.
-        episodes: size of a recipe's dataset.
-        seed: seed of a recipe's dataset, and of the fit.
-        steps: updates of the fit.
-        lr: its learning rate.
-        members: of the ensemble, whose differences are the uncertainty.
-        held_out: share of the episodes that the fit does not see.
-        trim: share at either end of a type's priorities that has no say in the range that draws
-            depend on.
-        one_type: compare all agents with each other, not those of a type alone.
+        data: a dataset folder written by `jaxoff data make`, used instead of the task's own data.
+        episodes: number of episodes in the dataset, for a task with a recipe.
+        seed: random seed of the fit, and of the dataset for a task with a recipe.
+        steps: number of updates of the fit.
+        lr: learning rate of the fit.
+        members: number of models in the ensemble; their disagreement is the uncertainty.
+        held_out: fraction of the episodes that is held out of the fit.
+        trim: fraction of the priorities of each agent type that is clipped at each tail, before
+            priorities are rescaled and become sampling probabilities.
+        one_type: compare all agents with each other, instead of only agents of the same type.
         data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, looked in before those that come with the library.
-        out: where OUT/TASK-credit.csv, .png and .svg go.
+        pools: folder of policy pools, searched before the pools that come with the library.
+        out: folder for the files TASK-credit.csv, .png and .svg.
     """
     runtime.setup()
     from jaxoff.learners import credit
@@ -382,7 +381,7 @@ def data_credit(
 
 
 def _print_credit(found: Any, episodes: Episodes, title: str) -> None:
-    """What `learners.credit.judge` found: a line an agent, and what the draws would be."""
+    """Print what `learners.credit.judge` found: a line per agent, and the resulting draws."""
     import numpy as np
 
     from jaxoff.learners import credit
@@ -442,7 +441,7 @@ def _short(name: str, value: Any) -> str:
         )
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, list):  # a line for each agent
+    if isinstance(value, list):  # one line per agent
         return "\n".join(
             ", ".join(f"{item:,}" if isinstance(item, int) else f"{item:.3g}" for item in agent)
             for agent in value
@@ -466,18 +465,19 @@ def _histogram(values: np.ndarray, bins: int = 12) -> Table:
 
 
 class Found(NamedTuple):
-    """A dataset by its name."""
+    """A dataset that was found by its name."""
 
     episodes: Episodes
     spec: EnvSpec
-    slug: str  # as a file name
-    won: Any  # the environment's, where it is known and has one
-    origin: dict[str, Any]  # for the metadata of what is made from it
+    slug: str  # the dataset's name in the form of a file name
+    won: Any  # the environment's `won` function, or None where it is unknown or has none
+    origin: dict[str, Any]  # for the metadata of datasets that are made from this one
 
 
 def find_data(text: str, options: DataOptions, data: Path | None = None) -> Found:
-    """The dataset of a task, from the folder `data` if there is one; or that of a dataset folder,
-    of which less is known.
+    """The dataset of a task, or of a dataset folder, about which less is known.
+
+    data: a dataset folder that is read instead of the task's own data.
     """
     runtime.setup()
     from jaxoff.data import disk, edit
@@ -524,6 +524,6 @@ def find_data(text: str, options: DataOptions, data: Path | None = None) -> Foun
 
 
 def vacant(folder: Path, overwrite: bool) -> None:
-    """Raises FileExistsError where a dataset would be replaced without being asked to."""
+    """Raise FileExistsError if a dataset is already at `folder` and overwrite is not set."""
     if folder.exists() and not overwrite:
         raise FileExistsError(f"{folder}: expected no dataset there, found one; pass --overwrite")

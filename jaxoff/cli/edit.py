@@ -54,8 +54,8 @@ def data_combine(
         datasets: dataset folders, or tasks [source:]family/scenario/quality.
         out: the dataset folder to write.
         data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, looked in before those that come with the library.
-        overwrite: replace what is there.
+        pools: folder of policy pools, searched before the pools that come with the library.
+        overwrite: replace a dataset that is already there.
     """
     from jaxoff.data import edit
 
@@ -88,20 +88,20 @@ def data_subsample(
     pools: Path | None = None,
     overwrite: bool = False,
 ) -> None:
-    """A random part of a dataset: so many episodes, or episodes with so many steps together, at
-    most.
+    """A random part of a dataset, with at most a given number of episodes or of steps.
 
-    Copies of an episode are all in the part or none, so fewer may fit.
+    All copies of an episode are in the part, or none are; so the part may be smaller than the
+    limit.
 
     Args:
         dataset: a dataset folder, or a task [source:]family/scenario/quality.
         out: the dataset folder to write.
-        episodes: how many episodes.
-        steps: how many steps, instead.
-        seed: of the choice.
+        episodes: largest number of episodes in the part.
+        steps: largest number of steps in the part; give this or --episodes.
+        seed: random seed of the choice of episodes.
         data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, looked in before those that come with the library.
-        overwrite: replace what is there.
+        pools: folder of policy pools, searched before the pools that come with the library.
+        overwrite: replace a dataset that is already there.
     """
     from jaxoff.data import edit
 
@@ -125,16 +125,16 @@ def data_split(
 ) -> None:
     """A dataset in two parts, OUT/train and OUT/validation.
 
-    Copies of an episode are all in the same one.
+    All copies of an episode are in the same part.
 
     Args:
         dataset: a dataset folder, or a task [source:]family/scenario/quality.
-        out: the folder to write both to.
-        share: of the episodes in train, as near as the copies allow.
-        seed: of the choice.
+        out: the folder to write both parts to.
+        share: fraction of the episodes in OUT/train, as near as copies of episodes allow.
+        seed: random seed of the split.
         data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, looked in before those that come with the library.
-        overwrite: replace what is there.
+        pools: folder of policy pools, searched before the pools that come with the library.
+        overwrite: replace datasets that are already there.
     """
     from jaxoff.data import edit
 

@@ -26,7 +26,7 @@ def report(folder: tyro.conf.Positional[Path], /) -> None:
     """Tables, curves and an index.html from result folders, without training.
 
     Args:
-        folder: a job's folder, an experiment's, or all of results/.
+        folder: the folder of a job, of an experiment, or all of results/.
     """
     from jaxoff.report import report as build
 
@@ -34,7 +34,7 @@ def report(folder: tyro.conf.Positional[Path], /) -> None:
 
 
 def _modes(greedy: bool, sampled: bool, own: bool) -> bool:
-    """Whether actions are sampled: as asked for, else as in the job's own evaluations."""
+    """Whether actions are sampled: by the flags, else as in the job's own evaluations, `own`."""
     if greedy and sampled:
         raise InvalidSetting("--greedy and --sampled: expected one of the two, found both")
     return sampled or (own and not greedy)
@@ -52,18 +52,19 @@ def evaluate(
     processes: int | None = None,
     data_dir: Path | None = None,
 ) -> None:
-    """Play many episodes of trained policies, in jit or on the simulator of public data. What is
-    found is added to the folder's evaluations.json.
+    """Play many episodes of trained policies, in jit or on the simulator of public data. The
+    results are added to the folder's evaluations.json.
 
     Args:
-        folder: a job's folder.
-        runs: all of its runs, or their numbers with commas, as 0,3.
-        episodes: how many to play of each run.
-        seed: seed of the episodes.
-        greedy: take the modes of policies. Without it and --sampled: as the job's own evaluations.
-        sampled: draw actions from policies.
-        processes: of a simulator on the host; default one per core.
-        data_dir: folder of public data, for jobs of earlier versions.
+        folder: the folder of a training job.
+        runs: "all" for every run of the job, or numbers of runs with commas, such as 0,3.
+        episodes: number of episodes to play with the policy of each run.
+        seed: random seed of the episodes.
+        greedy: act by the mode of each policy. Without --greedy and --sampled, actions are chosen
+            as in the job's own evaluations.
+        sampled: draw actions from the policies.
+        processes: number of processes of a simulator on the host; by default one per core.
+        data_dir: folder of public data; needed only for jobs of earlier versions.
     """
     runtime.setup()
     from jaxoff.training.restore import evaluate_runs, restore
@@ -104,7 +105,7 @@ def evaluate(
 
 
 def _numbers(runs: str, count: int) -> list[int]:
-    """The runs of --runs."""
+    """The numbers of the runs that --runs names."""
     try:
         return list(range(count)) if runs == "all" else [int(part) for part in runs.split(",")]
     except ValueError:
@@ -128,13 +129,14 @@ def play(
     as a table.
 
     Args:
-        folder: a job's folder.
-        run: which of its runs.
-        seed: seed of the episode.
-        greedy: take the mode of the policy. Without it and --sampled: as the job's own evaluations.
+        folder: the folder of a training job.
+        run: number of the run whose policy plays.
+        seed: random seed of the episode.
+        greedy: act by the mode of the policy. Without --greedy and --sampled, actions are chosen as
+            in the job's own evaluations.
         sampled: draw actions from the policy.
-        data_dir: folder of public data, for jobs of earlier versions.
-        out: the GIF; default FOLDER/play-RUN.gif.
+        data_dir: folder of public data; needed only for jobs of earlier versions.
+        out: the GIF to write; by default FOLDER/play-RUN.gif.
     """
     runtime.setup()
     import numpy as np
@@ -167,8 +169,9 @@ def play(
 def main(args: list[str] | None = None) -> None:
     """Entry point of `jaxoff`.
 
-    An error that the user can mend ends it with one line and status 2; any other is a fault of the
-    program, and keeps its traceback. `--debug` before the command keeps every traceback.
+    An error that the user can mend is printed as one line, with exit status 2; any other error is a
+    fault of the program and keeps its traceback. `--debug` before the command keeps every
+    traceback.
     """
     args = sys.argv[1:] if args is None else args
     debug, args = args[:1] == ["--debug"], args[args[:1] == ["--debug"] :]

@@ -1,6 +1,4 @@
-"""The commands `jaxoff methods` and `jaxoff settings`: what can be trained, and what of it can be
-set.
-"""
+"""The commands `jaxoff methods` and `jaxoff settings`: all methods, and the settings of one."""
 
 from __future__ import annotations
 
@@ -16,12 +14,14 @@ from jaxoff.cli.common import Many, console, pairs
 from jaxoff.config import Setting, settings_of
 from jaxoff.names import Task
 
-PAGES = "docs/methods"  # in the repository: a page a method
+PAGES = "docs/methods"  # folder of the repository with one page per method
 
 
 def method_rows() -> list[dict[str, str]]:
-    """Every form of every method: its name, kinds of actions, module, what it is and where it was
-    published, its page.
+    """One row per form of each method.
+
+    A row has the method's name, its kinds of actions, a sentence on what it is and where it was
+    published, its module, and its page.
     """
     rows = []
     for name in registry.learner_names():
@@ -73,7 +73,8 @@ def settings(
     Args:
         method: a registered method, see `jaxoff methods`.
         task: [source:]family/scenario/quality, see `jaxoff data list`.
-        set: NAME=VALUE, as for `jaxoff train`; may be given several times.
+        set: NAME=VALUE sets a field of the method's Config, as for `jaxoff train`; may be given
+            several times.
         json: print JSON instead of a table.
     """
     parsed = Task.parse(task)
@@ -97,7 +98,7 @@ def settings(
 
 
 def _cells(setting: Setting) -> tuple[str, ...]:
-    """A row of the table; the default stands there only where it is not the value."""
+    """A row of the table; the default is shown only where a setting or the user overrides it."""
     own = setting.source != "default"
     words = f" [dim]({', '.join(setting.words)})[/dim]" if setting.words else ""
     shown = "" if not own else _text(setting.default)

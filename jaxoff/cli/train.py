@@ -1,4 +1,4 @@
-"""The command `jaxoff train`. Its options are the fields of a `TrainSpec`, and where results go."""
+"""The command `jaxoff train`, whose options are the fields of a `TrainSpec` and output folders."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 
 class _Option(NamedTuple):
-    """An option whose form on a command line is not that of its field of a TrainSpec."""
+    """An option that looks different on the command line than its field of a TrainSpec."""
 
     name: str
     type: Any
     default: Any
-    read: Callable[[Any], Any]  # the field's value from the option's
-    meaning: str = ""  # "" is the field's
+    read: Callable[[Any], Any]  # makes the field's value from the option's value
+    meaning: str = ""  # help text; "" stands for the comment of the field
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    """The seeds of --seeds: a number of them, or a list with commas."""
+    """The seeds that --seeds names: by a number of seeds, or by a list with commas."""
     try:
         numbers = tuple(int(part) for part in text.split(",") if part)
     except ValueError:
@@ -88,11 +88,11 @@ _OPTIONS = {  # field -> option
         "data_dir", Path | None, None, lambda folder: None if folder is None else str(folder)
     ),
 }
-_LIBRARY_ONLY = ("variant", "checkpoint_s")  # fields that are no options
+_LIBRARY_ONLY = ("variant", "checkpoint_s")  # fields without an option on the command line
 
 
 def _options() -> dict[str, tuple[_Option, bool]]:
-    """Field of a TrainSpec -> its option, and whether that is an argument without a flag."""
+    """Field of a TrainSpec -> (its option, whether the option is positional)."""
     hints, meanings = get_type_hints(TrainSpec), meanings_of(TrainSpec)
     found = {}
     for field in dataclasses.fields(TrainSpec):
@@ -105,7 +105,7 @@ def _options() -> dict[str, tuple[_Option, bool]]:
 
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that takes `**options` the options of a TrainSpec, in front of its own."""
+    """Put the options of a TrainSpec before the own options of a command with `**options`."""
     hints, parameters = get_type_hints(command, include_extras=True), []
     for option, positional in _options().values():
         kind = inspect.Parameter.POSITIONAL_ONLY if positional else inspect.Parameter.KEYWORD_ONLY
@@ -120,7 +120,7 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _spec(given: Mapping[str, Any]) -> TrainSpec:
-    """The TrainSpec of a command's options."""
+    """The TrainSpec that the options of a command describe."""
     return TrainSpec(
         **{field: option.read(given[option.name]) for field, (option, _) in _options().items()}
     )
@@ -142,11 +142,12 @@ def train(
     """Train a method on a task: every grid point times every seed, in one program.
 
     Args:
-        data: a dataset folder written by `jaxoff data make`, instead of the task's own data.
-        wandb: log to Weights & Biases: a group per experiment, a run per seed, and their mean.
-        experiment: folder below --results, and the group in W&B.
-        results: where result folders go.
-        out: the job's own folder; default RESULTS/EXPERIMENT/METHOD-TASK.
+        data: a dataset folder written by `jaxoff data make`, used instead of the task's own data.
+        wandb: log to Weights & Biases: a group per experiment, a W&B run per seed, and one for
+            their mean.
+        experiment: name of the folder below --results, and of the group in Weights & Biases.
+        results: folder for all results.
+        out: folder of this job; by default RESULTS/EXPERIMENT/METHOD-TASK.
     """
     spec = _spec({"method": method, "task": task, **options})
     registry.form_for(method, task)
@@ -155,7 +156,7 @@ def train(
     from jaxoff.training.spec import expanded, resolve
 
     jobs = expanded(spec)
-    for job in jobs:  # all of them are checked before the first one trains
+    for job in jobs:  # every job is checked before the first one trains
         resolve(job)
     episodes = None if data is None else disk.load(data)[0]
     whole, rows = out or results / experiment / f"{spec.label}-{Task.parse(task).slug}", []
@@ -176,9 +177,9 @@ def _train(
     experiment: str,
     episodes: Episodes | None,
 ) -> list[dict[str, Any]]:
-    """Train a job and draw its curves: a row for each of its runs.
+    """Train a job, draw its learning curves, and return a row for each of its runs.
 
-    point: the values of static settings that it is for.
+    point: the values of the static settings of the grid that this job trains with.
     """
     from jaxoff.logs import Progress, Sink, WandB
     from jaxoff.report import figures
@@ -206,7 +207,7 @@ def _train(
     done = run(spec, folder, sinks, data=episodes)
     try:
         figures.curves([load_run(folder)], "return_mean", folder / "curves")
-    except Exception as error:  # the results are there already, and other jobs are to come
+    except Exception as error:  # the results are already written, and other jobs may follow
         print(f"jaxoff: {folder / 'curves'}: not drawn: {error!r}", file=sys.stderr)
     seconds = (
         f"compiled in {done.timing['compile_s']:.1f} s, trained in {done.timing['train_s']:.1f} s"
@@ -219,7 +220,7 @@ def _train(
 
 
 def _summary(runs: list[dict[str, Any]]) -> Table:
-    """One line a grid point: mean and deviation over seeds."""
+    """A table with one line per grid point: mean and standard deviation over seeds."""
     import numpy as np
 
     table = Table(title="last evaluation: mean ± standard deviation over seeds")

@@ -1,4 +1,4 @@
-"""Datasets: recipes, samplers, disk, public data. `load` is the way in."""
+"""Datasets: recipes, samplers, storage on disk and public data. `load` is the entry point."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ def load(
     pools: str | None = None,
     **placing: Any,
 ) -> Any:
-    """The dataset of a task on the device, made or read without writing anything:
-    `load("smax/3m/medium")`.
+    """The dataset of a task on the device, such as `load("smax/3m/medium")`. Writes no files.
 
-    episodes, seed: of a recipe. data_dir: folder of public datasets. pools: folder of policy pools,
-    looked in before the shipped ones. placing: options of `data.dataset.place`, such as obs_dtype.
-    Returns a `data.dataset.Dataset`; raises UnknownName, InvalidEpisodes, DatasetTooLarge and what
-    readers raise.
+    episodes, seed: size and random seed of a dataset that is made from a recipe. data_dir: folder
+    of public datasets. pools: folder of policy pools, searched before the shipped ones. placing:
+    options of `data.dataset.place`, such as obs_dtype. Returns a `data.dataset.Dataset`. Raises
+    UnknownName, InvalidEpisodes, DatasetTooLarge, and the errors of the readers.
     """
     from jaxoff import registry
     from jaxoff.data.dataset import place

@@ -1,8 +1,8 @@
-"""Who plays what in a dataset: `50% [r r r] + 50% [r r m]`, as a small grammar.
+"""A small grammar for the behaviour policies in a dataset: `50% [r r r] + 50% [r r m]`.
 
-A composition is parts joined by `+`, each a share of the episodes and a bracket with a level for
-every agent: r random, m medium, e expert. A level may be repeated, `[r m*7]`. A single bracket
-needs no share.
+A composition is one or more parts joined by `+`. A part is a share of the episodes and a bracket
+with a level for every agent: r random, m medium, e expert. A level may be repeated, `[r m*7]`. A
+single part needs no share.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def parse(text: str, num_agents: int) -> list[Part]:
 
 
 def sizes(parts: list[Part], episodes: int) -> list[int]:
-    """Episodes of each part, adding up to `episodes`; rounded, the last part takes the rest."""
+    """Number of episodes of each part; shares are rounded, and the last part takes the rest."""
     counts = [round(part.share * episodes) for part in parts[:-1]]
     if min([*counts, episodes - sum(counts)]) < 1:
         raise InvalidSetting(

@@ -1,9 +1,8 @@
-"""The sampler `cyclic`: uniform, but the items of the first `period` updates come back again and
-again.
+"""The sampler `cyclic`: uniform for `period` updates, whose batches are then repeated forever.
 
-OMAR's released code reseeds the generator that draws its batches in each evaluation, ten updates
-apart, so that in particle games no other batches are ever seen. For comparison with such runs; not
-for use.
+OMAR's released code reseeds its batch generator at each evaluation, every ten updates, so in
+particle games its runs never see any other batches. This sampler is only for comparison with such
+runs.
 """
 
 from __future__ import annotations
@@ -22,14 +21,15 @@ from jaxoff.types import Array, Feedback, Key, Sampler
 
 @struct.dataclass
 class Config:
-    """period: updates until the items come back."""
+    """period: number of updates after which the same items are drawn again."""
 
     period: int = static(10)
 
 
 def make(config: Config, batch_size: int, window: int) -> Sampler:
-    """As `uniform_sampler.make`, in a cycle; state: the items [period, B], and the number of
-    updates.
+    """Like `uniform_sampler.make`, but items repeat with the period.
+
+    State: that of the uniform sampler, the items [period, B], and the number of updates so far.
     """
     if config.period < 1:
         raise InvalidSetting(f"cyclic: field 'period': expected at least 1, found {config.period}")

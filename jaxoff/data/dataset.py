@@ -1,7 +1,7 @@
 """A dataset on the device: every slot of every episode is one row, and a batch is one gather.
 
-Rows of an episode lie one after the other: its L steps, then the slot seen after the last step. So
-a step and its successor, a window, and a whole episode are all a run of consecutive rows, and the
+The rows of an episode are consecutive: its L steps, then the slot observed after the last step. So
+a step with its successor, a window and a whole episode are all runs of consecutive rows, and the
 next observation is never stored twice. Fields are packed side by side, one matrix per storage
 dtype.
 """
@@ -20,7 +20,7 @@ from jax import lax
 from jaxoff.errors import InvalidEpisodes, JaxoffError
 from jaxoff.types import Array, EnvSpec, Episodes, Transition
 
-_WIDE = ("obs", "state")  # what may be stored in fewer bits
+_WIDE = ("obs", "state")  # fields that may be stored in fewer bits
 
 
 class DatasetTooLarge(JaxoffError, ValueError):
@@ -31,8 +31,9 @@ class DatasetTooLarge(JaxoffError, ValueError):
 class Dataset:
     """Device-resident episodes. Build it with `place`.
 
-    rows: storage dtype -> [rows, width]; the last `horizon` rows are padding, so that any window
-    fits. step_row [M]: the row of each real step. episode_row [E], episode_length [E].
+    rows: storage dtype -> [rows, width]; the last `max_length` rows are padding, so that any window
+    fits. step_row [M]: the row of each real step. episode_row [E]: the first row of each episode.
+    episode_length [E]: its number of steps.
     """
 
     rows: dict[str, Array]
@@ -56,9 +57,10 @@ class Dataset:
     def window(self, first_row: Array, length: int) -> Transition:
         """`length` steps from each first row [B] -> fields [B, length, ...].
 
-        What lies beyond the end of the episode is there, but with `valid` 0.
+        Slots beyond the end of the episode have `valid` 0.
         """
-        # No more rows than the padding at the end allows: a slice beyond it would be moved back.
+        # Read no more rows than the padding at the end allows: JAX moves a slice that reaches
+        # beyond the array back into it.
         reach = min(length, self.max_length) + 1
 
         def read(matrix: Array) -> Array:
@@ -91,7 +93,7 @@ class Dataset:
         )
 
     def _last_actions(self, first_row: Array, actions: Array, before: Array) -> Array:
-        """The action before each step, that of a window's first step from the row before it."""
+        """The action before each step; for a window's first step, read from the row before it."""
         earlier = jax.tree.map(lambda matrix: matrix[jnp.maximum(first_row - 1, 0)], self.rows)
         last = jnp.concatenate([self._unpack(earlier)["actions"][:, None], actions[:, :-1]], 1)
         begins = (before == 0).reshape(*before.shape, *[1] * (last.ndim - 2))
@@ -102,9 +104,7 @@ class Dataset:
         return jax.tree.map(lambda x: x[:, 0], self.window(row, 1))
 
     def unpacked(self, *names: str) -> dict[str, Array]:
-        """Fields of all rows, [rows, ...]: those of every episode one after the other, then
-        padding.
-        """
+        """Fields of all rows, [rows, ...]: all episodes one after the other, then padding."""
         fields = self._unpack(self.rows)
         return {name: fields[name] for name in names}
 
@@ -145,9 +145,9 @@ class Dataset:
 def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> None:
     """Raise InvalidEpisodes, naming field, expected and found, where episodes break the contract.
 
-    Checked: shapes against the spec, `filled` a prefix of at least one step, end flags only on the
-    last step and never both, actions in range and available, also after an end that is not
-    terminal, every number finite.
+    These rules are checked: shapes agree with the spec; `filled` marks a prefix of at least one
+    step; end flags are only on the last step, and never both; actions are in range and available;
+    every agent has an available action after an end that is not terminal; every number is finite.
     """
     _check_shapes(episodes, spec, source)
     filled = np.asarray(episodes.filled, bool)
@@ -197,7 +197,7 @@ def _check_shapes(episodes: Episodes, spec: EnvSpec, source: str) -> None:
 
 
 def _check_ends(episodes: Episodes, lengths: np.ndarray, source: str) -> None:
-    """Refuse an end before an episode's last step, and one that is of both kinds."""
+    """Refuse an end flag before an episode's last step, and an end with both flags."""
     last = np.arange(episodes.filled.shape[1]) == lengths[:, None] - 1
     ends = {name: np.asarray(getattr(episodes, name), bool) for name in ("terminated", "truncated")}
     for name, flag in ends.items():
@@ -217,8 +217,8 @@ def _check_ends(episodes: Episodes, lengths: np.ndarray, source: str) -> None:
 def _check_numbers(
     episodes: Episodes, filled: np.ndarray, lengths: np.ndarray, source: str
 ) -> None:
-    """Refuse numbers that are not finite, outside of padding."""
-    seen = np.arange(filled.shape[1] + 1) <= lengths[:, None]  # the slot after the last step too
+    """Refuse numbers that are not finite, except in padding."""
+    seen = np.arange(filled.shape[1] + 1) <= lengths[:, None]  # includes the slot after the end
     masks = dict.fromkeys(("obs", "state", "avail"), seen)
     masks |= dict.fromkeys(("reward", "actions"), filled)
     if episodes.agent_reward is not None:
@@ -235,8 +235,9 @@ def _check_numbers(
 def _check_actions(
     episodes: Episodes, spec: EnvSpec, filled: np.ndarray, lengths: np.ndarray, source: str
 ) -> None:
-    """Refuse discrete actions out of range or unavailable, and agents without an action after an
-    end that is not terminal.
+    """Refuse discrete actions that are out of range or unavailable.
+
+    Also refuse an agent without an available action after an end that is not terminal.
     """
     avail, taken = np.asarray(episodes.avail), np.asarray(episodes.actions)[filled]
     if taken.min() < 0 or taken.max() >= spec.action_size:
@@ -303,10 +304,10 @@ def place(
     sharding: Any = None,
     source: str = "episodes",
 ) -> Dataset:
-    """Check episodes and put them on the device, once.
+    """Check episodes and copy them to the device.
 
-    obs_dtype: storage of obs and state, "float32" or "bfloat16"; they are read back as float32.
-    limit_bytes: refuse above this; None asks the device for its free memory (CPU: no limit).
+    obs_dtype: storage type of obs and state, "float32" or "bfloat16"; they are read as float32.
+    limit_bytes: refuse a larger dataset; None stands for the device's free memory (CPU: no limit).
     sharding: a jax sharding for the arrays, for several devices; None is the default device.
     Raises InvalidEpisodes, or DatasetTooLarge with the numbers.
     """
@@ -330,7 +331,7 @@ def place(
     packed = {dtype: np.zeros((total + longest, w), jnp.dtype(dtype)) for dtype, w in width.items()}
     for name, dtype, offset, shape in layout:
         value = np.asarray(getattr(episodes, name))
-        # a [T] field has nothing in the slot after the last step
+        # a field of T steps has no value in the slot after the last step
         if value.shape[1] != keep.shape[1]:
             value = np.concatenate([value, np.zeros_like(value[:, :1])], 1)
         value = value[keep].reshape(total, -1)
@@ -351,8 +352,10 @@ def place(
 def outline(
     spec: EnvSpec, obs_dtype: str, *, episodes: int, steps: int, longest: int, individual: bool
 ) -> Dataset:
-    """What `place` would give for so many episodes, steps in all and steps of the longest episode,
-    with shapes in the place of arrays; individual: whether agents have rewards of their own.
+    """The Dataset that `place` would return for data of this size, with shapes instead of arrays.
+
+    episodes, steps: their total numbers. longest: steps of the longest episode. individual: whether
+    agents have individual rewards.
     """
     layout, width = _layout(spec, obs_dtype, individual)
     shape: Any = jax.ShapeDtypeStruct

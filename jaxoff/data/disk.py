@@ -1,10 +1,10 @@
-"""Datasets on disk: a flashbax Vault in OG-MARL's layout, with what that layout lacks beside it.
+"""Datasets on disk: a flashbax Vault in OG-MARL's layout, and a second vault of final observations.
 
 A dataset is the folder of one vault, `.../<name>.vlt/<uid>`. Its main tree has every step of every
 episode, one after the other, and is read by flashbax and OG-MARL. That tree has no observation
-after the last step of an episode: those are in a second vault, the sub-folder `final`, one row an
-episode.
-`metadata.json` holds the specification, recipe, statistics, and a hash of every array.
+after the last step of an episode; these observations are in a second vault, the sub-folder `final`,
+with one row per episode. `metadata.json` holds the specification, recipe, statistics, and a hash of
+every array.
 
     observations (1, M, N, O)          actions (1, M, N) or (1, M, N, A)     rewards (1, M, N)
     terminals, truncations (1, M, N)   infos.state (1, M, S)
@@ -34,7 +34,7 @@ from jaxoff.types import EnvSpec, Episodes
 
 SCHEMA = 1
 _VAULT_VERSION = 1.2  # flashbax compares the integer part
-_TIME_LIMIT = 10**13  # the declared length of every array; `vault_index` has the true one
+_TIME_LIMIT = 10**13  # the declared length of every array; `vault_index` has the true length
 _CHUNK_BYTES = 2**20
 _NEEDED = {"n_agents", "action_type", "num_actions", "steps", "sha256", "sha256_final"}
 _DONE = "terminals: the value beyond is zero; truncations: the clock ended the episode; never both"
@@ -51,11 +51,11 @@ def save(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write episodes as the vault folder `path`, all of it or nothing.
+    """Write episodes as the vault folder `path`, completely or not at all.
 
-    info: JSON values kept in the metadata: env, scenario, recipe, seed, ... Padding is not kept.
-    Raises InvalidEpisodes, ValueError for an info key that the format uses itself, and
-    FileExistsError where something is there already, unless `overwrite`.
+    info: JSON values for the metadata: env, scenario, recipe, seed, ... Padding is not written.
+    overwrite: replace what is at `path` already. Raises InvalidEpisodes, ValueError for an info key
+    that the format uses itself, and FileExistsError where `path` exists and overwrite is not set.
     """
     path = Path(path).absolute()
     validate(episodes, spec, str(path))
@@ -96,8 +96,9 @@ def save(
 
 
 def statistics(episodes: Episodes) -> dict[str, float | int]:
-    """Episodes, transitions, and the mean, deviation, least and largest of the undiscounted
-    returns.
+    """Numbers of episodes and transitions; mean, deviation, minimum and maximum of the returns.
+
+    Returns are undiscounted.
     """
     filled, returns = np.asarray(episodes.filled, bool), returns_of(episodes)
     return {
@@ -111,7 +112,7 @@ def statistics(episodes: Episodes) -> dict[str, float | int]:
 
 
 def _split(episodes: Episodes, spec: EnvSpec) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Trees of the main and the final vault."""
+    """The trees of the main vault and of the final vault."""
     filled = np.asarray(episodes.filled, bool)
     lengths, n = filled.sum(1), spec.num_agents
     each = np.arange(len(lengths))
@@ -174,10 +175,11 @@ def _write_vault(folder: Path, tree: dict[str, Any], metadata: dict[str, Any]) -
 
 
 def _open(folder: Path, name: str, dtype: Any = None, shape: Any = None, chunks: Any = None) -> Any:
-    """The array `name` of a vault; made new where a shape is given."""
+    """Open the array `name` of a vault; create it where a shape is given."""
     import tensorstore
 
-    base = {"driver": "file", "path": f"{folder.resolve()}/"}  # no URL: folders have any name
+    # a path and not a URL, since a folder may have any name
+    base = {"driver": "file", "path": f"{folder.resolve()}/"}
     spec: dict[str, Any] = {
         "driver": "zarr",
         "kvstore": {"driver": "ocdbt", "base": base, "path": name},
@@ -194,12 +196,16 @@ def _open(folder: Path, name: str, dtype: Any = None, shape: Any = None, chunks:
 def load(path: str | Path) -> tuple[Episodes, dict[str, Any]]:
     """Episodes and metadata of the vault folder `path`.
 
-    A vault of ours comes back as it was saved, and every array is compared with its hash; slots
-    that are not filled are zero. In one of another writer the observation after the last step of an
-    episode is unknown: the last one seen is repeated, and the end is marked truncated unless it was
-    flagged terminal, as is an unfinished last episode. There, an episode ends where every agent is
-    terminal or truncated, the team reward is the mean over agents, states of single agents are
-    joined, and -inf padding becomes 0. Raises InvalidDataset naming the file or array.
+    A vault that jaxoff wrote is read as it was saved, and every array is compared with its hash;
+    slots that are not filled are zero.
+
+    Vaults of other writers lack the observation after the last step of an episode: the last
+    observation is repeated instead, and the end is marked truncated unless it was flagged terminal.
+    An unfinished last episode is treated in the same way. In these vaults an episode ends where
+    every agent is terminal or truncated, the team reward is the mean over agents, states of single
+    agents are joined, and -inf padding becomes 0.
+
+    Raises InvalidDataset naming the file or array.
     """
     path = Path(path).absolute()
     metadata = _metadata(path)
@@ -251,7 +257,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
 def _read_vault(
     folder: Path, metadata: dict[str, Any], hashes: dict[str, str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Leaves by dotted name, each [M, ...] without the leading axis of one."""
+    """The leaves of a vault by dotted name, each [M, ...], without the leading axis of size 1."""
     shapes = _flatten(metadata["structure_shape"])
     if hashes is not None and set(hashes) != set(shapes):
         raise InvalidDataset(
@@ -279,7 +285,7 @@ def _read(folder: Path, name: str, length: int | None = None) -> np.ndarray:
     try:
         store = _open(folder, name)
         return np.asarray((store if length is None else store[:, :length]).read().result())
-    except ValueError as error:  # what tensorstore raises, for damaged and for absent files
+    except ValueError as error:  # tensorstore raises it for damaged and for missing files
         raise InvalidDataset(
             f"{folder}: array '{name.rstrip('.')}': expected a readable array, found a "
             f"missing or damaged file ({error})"
@@ -325,9 +331,10 @@ def _pad(
     truncated: np.ndarray,
     level: np.ndarray,
 ) -> Episodes:
-    """Flat steps [M, ...] and final slots [E, ...] to padded episodes.
+    """Padded episodes from flat steps [M, ...] and final slots [E, ...].
 
-    rewards [M, N]: the team reward is their mean; where they differ, they are kept.
+    rewards [M, N]: the team reward is their mean over agents. Where agents' rewards differ, they
+    are kept as `agent_reward` too.
     """
     count, steps = filled.shape
     lengths = filled.sum(1)
@@ -359,7 +366,7 @@ def _pad(
 
 
 def _read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
-    """Episodes of a tree without our additions; see `load`."""
+    """Episodes of a vault that another program wrote; see `load`."""
     missing = {
         "observations",
         "actions",
@@ -411,7 +418,7 @@ def _read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries to dotted names."""
+    """Flatten nested dictionaries to one dictionary with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= (

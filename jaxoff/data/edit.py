@@ -1,10 +1,9 @@
-"""Datasets from datasets: several joined, a part of one, or one in two parts.
+"""Datasets from datasets: join several, take a part of one, or split one in two.
 
-Public data hold copies of the same episode (CFCQL's about eight of each), so parts are drawn by
-unique episode: all copies lie in the part or none, and what is learnt from one part is never tested
-on a copy.
-Every function takes and gives NumPy `Episodes`, keeps the order of episodes, and leaves its input
-as it is.
+Public data contain copies of the same episode (CFCQL's about eight of each), so parts are drawn by
+unique episode: a part has all copies of an episode or none, and a method that is trained on one
+part is never tested on a copy of its training data. Every function takes and returns NumPy
+`Episodes`, keeps the order of episodes, and leaves its input unchanged.
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ from jaxoff.errors import InvalidSetting
 from jaxoff.types import EnvSpec, Episodes
 
 _SLOTS = ("obs", "state", "avail")  # fields with a slot after the last step
-_KINDS = {"i": "discrete", "u": "discrete", "f": "continuous"}  # of actions, by dtype
+_KINDS = {"i": "discrete", "u": "discrete", "f": "continuous"}  # kind of dtype -> kind of actions
 
 
 def combine(parts: Sequence[Episodes], names: Sequence[str] = ()) -> Episodes:
-    """Datasets of one environment one after the other, padded to the longest episode.
+    """Concatenate datasets of one environment, padded to the longest episode.
 
-    names: of the parts, for errors. Where only some have rewards of single agents, the team's stand
-    for the others' (a dataset in which all agents are always paid alike is stored without). Raises
-    InvalidSetting naming the field in which a part differs from the first.
+    names: names of the parts for error messages. Where only some parts have individual rewards, the
+    team reward stands for them in the other parts (a dataset whose agents always get the same
+    reward is stored without individual rewards). Raises InvalidSetting naming the field in which a
+    part differs from the first.
     """
     if not parts:
         raise InvalidSetting("combine: expected at least one dataset, found none")
@@ -50,7 +50,7 @@ def combine(parts: Sequence[Episodes], names: Sequence[str] = ()) -> Episodes:
 
 
 def _form(episodes: Episodes) -> dict[str, Any]:
-    """What datasets that are joined have in common."""
+    """The properties that must be equal in datasets that are joined."""
     kind = _KINDS.get(np.asarray(episodes.actions).dtype.kind, "unknown")
     sizes = {name: tuple(getattr(episodes, name).shape[2:]) for name in (*_SLOTS, "actions")}
     return {
@@ -68,11 +68,11 @@ def _with_agent_reward(episodes: Episodes) -> Episodes:
 def subsample(
     data: Episodes, seed: int, episodes: int | None = None, steps: int | None = None
 ) -> Episodes:
-    """Unique episodes in random order, kept while they and their copies are at most so many
-    episodes, or steps.
+    """A random part of a dataset, with at most `episodes` episodes or `steps` steps.
 
-    So a number of episodes is met exactly where every episode is unique. Raises InvalidSetting
-    where not one fits.
+    Unique episodes are taken in random order, with all their copies, until the next one would
+    exceed the limit. A number of episodes is met exactly if every episode is unique. Raises
+    InvalidSetting where not even the first episode fits.
     """
     check_number("seed", seed)
     if (episodes is None) == (steps is None):
@@ -101,11 +101,10 @@ def subsample(
 
 
 def split(episodes: Episodes, share: float, seed: int) -> tuple[Episodes, Episodes]:
-    """Two parts, the first with about `share` of the episodes: as near as whole groups of copies
-    allow.
+    """Split a dataset in two parts, the first with about `share` of the episodes.
 
-    Both have at least one episode. Raises InvalidSetting for a share outside (0, 1), or fewer than
-    two unique episodes.
+    The share is met as nearly as whole groups of copies allow, and both parts have at least one
+    episode. Raises InvalidSetting for a share outside (0, 1), or fewer than two unique episodes.
     """
     check_number("seed", seed)
     if not 0 < share < 1:
@@ -128,11 +127,11 @@ def _part(episodes: Episodes, mask: np.ndarray) -> Episodes:
 
 
 def unique_groups(episodes: Episodes) -> np.ndarray:
-    """The number of each episode's group of copies, [E] int, in the order in which they first
-    appear.
+    """The number of each episode's group of copies, [E] int.
 
-    Two episodes are copies where every field has the same bytes in their real steps; padding and
-    behaviour levels, which no learner sees, do not count.
+    Groups are numbered in the order in which they first appear. Two episodes are copies if every
+    field has the same bytes in their real steps; padding and behaviour levels, which no learner
+    sees, are not compared.
     """
     fields = {
         name: np.asarray(value)
@@ -150,23 +149,20 @@ def unique_groups(episodes: Episodes) -> np.ndarray:
 
 
 def digest(episodes: Episodes) -> str:
-    """SHA-256 of all fields, padding included: the one that `config.json` of a training job
-    names.
-    """
+    """SHA-256 of all fields with their padding, as a training job records it in `config.json`."""
     sums = hashlib.sha256()
     for field in episodes:
         if field is not None:
-            for start in range(0, len(field), 256):  # in parts: a whole copy may be too large
+            for start in range(0, len(field), 256):  # in parts, as a copy of all may be too large
                 sums.update(field[start : start + 256].tobytes())
     return sums.hexdigest()
 
 
 def spec_of(episodes: Episodes, metadata: dict[str, Any]) -> EnvSpec:
-    """The specification of a dataset on disk, as far as it tells: sizes from its arrays, the rest
-    from its metadata.
+    """The specification of a dataset on disk: sizes from its arrays, the rest from its metadata.
 
-    A vault of another writer names no environment and no horizon: it is called "unknown", and its
-    longest episode counts.
+    A vault of another writer records no environment and no horizon: the environment is then called
+    "unknown", and the horizon is the length of the longest episode.
     """
     return EnvSpec(
         name=metadata.get("env", "unknown"),

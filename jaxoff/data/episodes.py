@@ -1,4 +1,4 @@
-"""Episodes as arrays: their lengths and returns, and datasets cut, joined and picked from.
+"""Episodes as arrays: lengths, returns, and functions that cut, join and select episodes.
 
 No simulator is needed.
 """
@@ -15,10 +15,11 @@ from jaxoff.types import Episodes
 
 
 def ends_of(terminals: np.ndarray, truncations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which steps [M] end an episode, and which of them terminate it, from flags [M, N] of agents.
+    """Which steps [M] end an episode, and which terminate it, from flags [M, N] of each agent.
 
-    A step ends the episode when every agent is terminal or truncated, each in its own way: one may
-    have died before, while another meets the clock. It terminates where all are terminal.
+    A step ends the episode when every agent is terminal or truncated: one agent may have died
+    earlier while another reaches the time limit. It terminates the episode when all agents are
+    terminal.
     """
     terminal, over = terminals != 0, (terminals != 0) | (truncations != 0)
     return over.all(1), terminal.all(1)
@@ -55,14 +56,12 @@ def _resize(episodes: Episodes, steps: int) -> Episodes:
 
 
 def trim(episodes: Episodes) -> Episodes:
-    """Without the padding that no episode needs."""
+    """The episodes without padding beyond the longest episode."""
     return _resize(episodes, int(lengths_of(episodes).max()))
 
 
 def cut(episodes: Episodes, steps: int) -> Episodes:
-    """At most the first `steps` steps of each episode; those that lose their end are marked
-    truncated.
-    """
+    """At most the first `steps` steps of each episode; shortened episodes are marked truncated."""
     if steps < 1:
         raise ValueError(f"cut: expected at least one step, found {steps}")
     lost = lengths_of(episodes) > steps
@@ -73,10 +72,10 @@ def cut(episodes: Episodes, steps: int) -> Episodes:
 
 
 def fill(whole: Episodes, first: int, part: Episodes) -> None:
-    """Put a part's episodes at `first` of larger arrays of zeros, slot by slot.
+    """Write the episodes of `part` into the larger zero arrays of `whole`, from index `first` on.
 
-    Padding is not written: memory that the system gave as zeros and nobody touched costs nothing,
-    so padded arrays need no more of it than their real slots.
+    Padding is not written: the operating system does not allocate zero pages before they are
+    written to, so padded arrays take no more memory than their real slots.
     """
     steps = np.asarray(part.filled, bool)
     slots = np.arange(steps.shape[1] + 1) <= steps.sum(1)[:, None]
@@ -90,7 +89,7 @@ def fill(whole: Episodes, first: int, part: Episodes) -> None:
 
 
 def concatenate(parts: Sequence[Episodes]) -> Episodes:
-    """Datasets one after the other, padded to the longest."""
+    """Concatenate datasets, padded to the longest."""
     steps = max(part.reward.shape[1] for part in parts)
     if len(parts) == 1:
         return _resize(parts[0], steps)
@@ -112,7 +111,7 @@ def concatenate(parts: Sequence[Episodes]) -> Episodes:
 
 
 def take(episodes: Episodes, index: np.ndarray) -> Episodes:
-    """The episodes of an index [K]."""
+    """The episodes with the numbers `index` [K], in that order."""
     return jax.tree.map(lambda x: np.asarray(x)[index], episodes)
 
 

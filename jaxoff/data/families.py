@@ -1,10 +1,10 @@
 """The task families that come with the library: matrix games, Bridge, polynomial games.
 
-Names of tasks are read and checked without JAX; environments and recipes are imported when one is
-made.
+Names of tasks are read and checked without JAX; environments and recipes are imported only when one
+is made.
 
-A Bridge quality may end in `-h<steps>`: its episodes are then cut to that many steps, and the cut
-ones are marked truncated (AlberDICE trains on 20 of 50 steps).
+A Bridge quality may end in `-h<steps>`: its episodes are then cut to that many steps, and those
+that were longer are marked truncated (AlberDICE trains on 20 of 50 steps).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _POLY_TASKS["twin_peaks"] += [
     "peak-s1",
 ]
 _CUT = re.compile(r"(.+)-h([1-9]\d*)")
-_PUBLIC = {  # task -> folder of the published buffer
+_PUBLIC = {  # task -> folder of the published dataset
     "alberdice:matrix/xor/a": "mmdp_game_1_from_start/buffer_02",
     "alberdice:matrix/xor/b": "mmdp_game_1_from_start/buffer_02_20",
     "alberdice:matrix/xor/c": "mmdp_game_1_from_start/buffer_00_02_20",
@@ -144,8 +144,7 @@ def _poly_data(task: Task, options: DataOptions) -> Episodes:
     return recipes.polynomial(task.scenario, task.quality, options.seed, options.episodes)
 
 
-# ---------------------------------------------------------------------------- published by
-# AlberDICE
+# --------------------------------------------------------------------- data published by AlberDICE
 
 
 def _public_tasks(family: str) -> list[str]:
@@ -196,7 +195,7 @@ def _public_data(task: Task, options: DataOptions) -> Episodes:
 
 
 def public_folder(task: str, data_dir: str | None) -> Path:
-    """The folder of a published AlberDICE buffer, below data_dir or data_dir/alberdice.
+    """The folder of a published AlberDICE dataset, below data_dir or data_dir/alberdice.
 
     Raises FileNotFoundError naming the folder that is expected.
     """
@@ -214,7 +213,7 @@ def public_folder(task: str, data_dir: str | None) -> Path:
     )
 
 
-# ---------------------------------------------------------------------------- on simulators
+# ----------------------------------------------------------------------------- tasks on simulators
 
 
 def _world_tasks(family: str) -> list[str]:

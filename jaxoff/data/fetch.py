@@ -1,6 +1,4 @@
-"""Downloads of OG-MARL's vaults: the archive of a scenario, unpacked where the readers look for
-it.
-"""
+"""Downloads of OG-MARL's vaults: the archive of a scenario, unpacked to where readers look."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from jaxoff.errors import JaxoffError
 from jaxoff.names import Task
 
 REPOSITORY = "InstaDeepAI/og-marl"
-LIMIT_BYTES = 64 * 2**30  # that an archive may unpack to; the largest known is well below
+LIMIT_BYTES = 64 * 2**30  # largest unpacked size of an archive; all known ones are far smaller
 
 
 class FetchError(JaxoffError, RuntimeError):
@@ -27,12 +25,12 @@ class FetchError(JaxoffError, RuntimeError):
 def fetch(
     task: Task | str, data_dir: str | Path, *, say: Callable[[str], None] = lambda text: None
 ) -> Path:
-    """Download the vault of a task's scenario, with all its qualities, to
-    DATA_DIR/<source>/<env>/<scenario>.vlt.
+    """Download the vault of a task's scenario, with all its qualities, and return its folder.
 
-    An interrupted download is taken up again. An archive that lies at DATA_DIR/downloads/<its name>
-    is unpacked without a download. say: told what is going on. Returns the folder of the vault;
-    where it is there already, nothing is done. Raises UnknownName, or FetchError.
+    The folder is DATA_DIR/<source>/<env>/<scenario>.vlt; if it is there already, nothing is done.
+    An interrupted download is continued. An archive that is already at DATA_DIR/downloads/<its
+    name> is unpacked without a download. say: called with progress messages. Raises UnknownName,
+    or FetchError.
     """
     task = Task.parse(task) if isinstance(task, str) else task
     public.make_env(task)
@@ -74,7 +72,7 @@ def _download(name: str, folder: Path, archive: Path, target: Path) -> None:
         huggingface_hub.hf_hub_download(
             repo_id=REPOSITORY, repo_type="dataset", filename=name, local_dir=folder
         )
-    except Exception as error:  # its errors are those of whichever HTTP client it uses
+    except Exception as error:  # huggingface_hub raises the errors of whichever HTTP client it uses
         raise FetchError(
             f"{name}: could not be downloaded from {REPOSITORY} ({type(error).__name__}); download "
             f"https://huggingface.co/datasets/{REPOSITORY}/resolve/main/{name} by hand, "
@@ -83,8 +81,9 @@ def _download(name: str, folder: Path, archive: Path, target: Path) -> None:
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """Unpack `<scenario>.vlt` of an archive to `target`, all of it or nothing; refuse what would
-    leave that folder.
+    """Unpack `<scenario>.vlt` of an archive to `target`, completely or not at all.
+
+    Archives with files that would be written outside of that folder are refused.
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -102,7 +101,7 @@ def _unpack(archive: Path, target: Path) -> None:
                 f"{archive}: expected the folder {target.name} with a vault in it, found none"
             )
         if target.is_dir():
-            target.rmdir()  # it is empty
+            target.rmdir()  # the folder is empty
         (temporary / target.name).replace(target)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise FetchError(

@@ -1,6 +1,4 @@
-"""Qualities of the games' datasets: XOR, MNE, Bridge and the polynomial games. No JAX is needed to
-name them.
-"""
+"""Qualities of the games' datasets: XOR, MNE, Bridge and the polynomial games; without JAX."""
 
 from __future__ import annotations
 
@@ -39,9 +37,8 @@ POLY_PATTERNS = {
 def parse_polynomial(game: str, quality: str) -> tuple[float, float] | None:
     """Mean and standard deviation of a Gaussian quality; None for `uniform`.
 
-    Raises InvalidSetting otherwise.
-
     Qualities: uniform, normal-m<mean>-s<sigma>, and for twin_peaks origin-s<sigma>, peak-s<sigma>.
+    Raises InvalidSetting for any other quality.
     """
     if game not in POLYNOMIALS:
         raise InvalidSetting(f"poly: expected one of {', '.join(POLYNOMIALS)}, found '{game}'")

@@ -1,4 +1,4 @@
-"""What is in a dataset: a table of numbers, and a page of plots."""
+"""The contents of a dataset: a table of numbers, and a page of plots."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from jaxoff.files import replacing
 from jaxoff.types import EnvSpec, Episodes
 
 _HASH_ROWS = 65536  # rows that are hashed at once, so that a large dataset needs little memory
-_DRAWN = 5000  # steps whose actions are drawn, at most
-# -1 (unknown), 0, 1, ...
+_DRAWN = 5000  # largest number of steps whose actions are plotted
+# colours of the behaviour levels -1 (unknown), 0, 1, ...
 _LEVEL_COLOURS = ("#bbbbbb", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 
-# ----------------------------------------------------------------------------------------------
-# numbers
+# ----------------------------------------------------------------------------------------- numbers
 
 
 def describe(
     episodes: Episodes, spec: EnvSpec, won: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """Numbers about a dataset.
+    """Statistics of a dataset, by name.
 
-    episodes, transitions, return_mean, return_std, return_min, return_max; length_mean, length_min,
-    length_max; win_rate, where `won` (an environment's) tells it from global states; joint_saco,
-    the share of distinct (state, joint action) rows among all, rounded to 4 decimals, as OG-MARL
-    counts them; unique_episodes, the share of episodes that are not copies of an earlier one;
-    share_terminated and share_truncated of episodes; device_mb, the size on a device with float32
-    observations, in 10^6 bytes; behaviour_levels, for each agent a dictionary level -> episodes;
-    and action_counts [N][A] where actions are discrete, else action_mean and action_std [N][A].
+    episodes, transitions: their numbers. return_mean, return_std, return_min, return_max;
+    length_mean, length_min, length_max: over episodes. win_rate: only with `won`, an environment's
+    function from global states to victories. joint_saco: the share of distinct (state, joint
+    action) rows among all rows, rounded to 4 decimals, as OG-MARL counts them. unique_episodes: the
+    share of episodes that are not copies of an earlier episode. share_terminated, share_truncated:
+    shares of episodes. device_mb: the size on a device with float32 observations, in 10^6 bytes.
+    behaviour_levels: for each agent a dictionary level -> number of episodes. action_counts [N][A]
+    for discrete actions, else action_mean and action_std [N][A].
     """
     filled = np.asarray(episodes.filled, bool)
     # [M, N] or [M, N, A]
@@ -75,7 +75,7 @@ def _count(values: np.ndarray) -> dict[int, int]:
 
 
 def win_rate(episodes: Episodes, won: Callable[[np.ndarray], np.ndarray]) -> float:
-    """The share of episodes that have ended in a global state that `won` calls a victory."""
+    """The share of episodes that ended in a global state that `won` counts as a victory."""
     lengths = lengths_of(episodes)
     each = np.arange(len(lengths))
     ended = (
@@ -86,8 +86,9 @@ def win_rate(episodes: Episodes, won: Callable[[np.ndarray], np.ndarray]) -> flo
 
 
 def joint_saco(episodes: Episodes) -> float:
-    """Distinct rows of (state, joint action), by 64-bit hashes of their 4-decimal roundings, over
-    all rows.
+    """The share of distinct (state, joint action) rows among all rows.
+
+    Rows are rounded to 4 decimals and compared by 64-bit hashes.
     """
     state, actions, filled = (
         np.asarray(episodes.state),
@@ -95,8 +96,8 @@ def joint_saco(episodes: Episodes) -> float:
         np.asarray(episodes.filled, bool),
     )
     width = state.shape[2] + int(np.prod(actions.shape[2:]))
-    # A random odd factor a column; sums wrap around, and two different rows meet with chance about
-    # 2^-60.
+    # The hash is a sum of columns times random odd factors, modulo 2^64; two different rows collide
+    # with probability about 2^-60.
     factors = np.random.default_rng(0).integers(2**63, size=width, dtype=np.uint64) * np.uint64(
         2
     ) + np.uint64(1)
@@ -115,17 +116,16 @@ def joint_saco(episodes: Episodes) -> float:
     return len(np.unique(flat)) / len(flat)
 
 
-# -----------------------------------------------------------------------------------------------
-# pictures
+# ---------------------------------------------------------------------------------------- pictures
 
 
 def plot(episodes: Episodes, spec: EnvSpec, path: str | Path) -> list[Path]:
-    """A page of plots, as a PNG and an SVG beside it: returns (histogram, violin), lengths of
-    episodes, actions.
+    """Write a page of plots, as a PNG and an SVG beside it, and return the two paths.
 
-    Actions: a heat map of joint actions where two agents choose among indices, a scatter plot where
-    each of two chooses one real number, else the use of each action by each agent. Where behaviour
-    levels are known: the share of episodes by level, for each agent.
+    The page shows returns (histogram and violin plot), lengths of episodes, and actions: a heat map
+    of joint actions for two agents with discrete actions, a scatter plot for two agents with one
+    real action each, else the use of each action by each agent. Where behaviour levels are known,
+    it also shows the share of episodes by level for each agent.
     """
     import matplotlib
     from matplotlib.figure import Figure

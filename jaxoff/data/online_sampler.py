@@ -1,10 +1,10 @@
-"""The built-in sampler `online`: instead of drawing from a dataset, the learner acts, and draws
-from what it has seen.
+"""The built-in sampler `online`: the learner acts, and draws from its own replay buffer.
 
-For any off-policy method of one stage, on any environment in jit: `--sampler online`. Its state
-holds the environments and a flashbax ring buffer, and so is saved, resumed and mapped over runs as
-that of every other sampler. Episodes that end restart, after their last observation is stored;
-`terminated` and `truncated` are stored apart.
+It replaces the dataset for any off-policy method of one stage, on any environment in jit:
+`--sampler online`. The sampler's state holds the environments and a flashbax replay buffer, so it
+is saved, resumed and mapped over runs like the state of every other sampler. An environment whose
+episode ends is reset after its last observation is stored; `terminated` and `truncated` are stored
+separately.
 """
 
 from __future__ import annotations
@@ -37,17 +37,21 @@ from jaxoff.types import (
 
 @struct.dataclass
 class Config:
-    """Floats are leaves, the rest is static."""
+    """Settings of the replay buffer and of exploration. Floats are leaves, the rest is static."""
 
-    # standard deviation of Gaussian exploration, as a share of the action bound; real actions
+    # continuous actions: standard deviation of Gaussian exploration noise, as a share of the action
+    # bound
     noise: float = 0.1
-    epsilon_start: float = 1.0  # share of uniformly random available actions of each agent; choices
-    epsilon_end: float = 0.05
-    epsilon_steps: float = 50_000.0  # joint steps until epsilon_end
-    num_envs: int = static(16)
-    collect: int = static(1)  # joint steps in each environment, before each update
-    warmup: int = static(1024)  # joint steps with random actions before the first update, at least
-    capacity: int = static(100_000)  # joint steps that are kept, at most
+    # discrete actions: initial share of an agent's actions that are uniformly random among the
+    # available ones
+    epsilon_start: float = 1.0
+    epsilon_end: float = 0.05  # final share of random actions
+    epsilon_steps: float = 50_000.0  # joint steps over which epsilon goes to epsilon_end
+    num_envs: int = static(16)  # number of environments that are stepped together
+    collect: int = static(1)  # joint steps in each environment before each update
+    # minimum number of joint steps with random actions before the first update
+    warmup: int = static(1024)
+    capacity: int = static(100_000)  # maximum number of joint steps in the replay buffer
 
 
 class Actors(NamedTuple):
@@ -56,8 +60,8 @@ class Actors(NamedTuple):
     env: State
     seen: TimeStep
     memory: Carry
-    steps_before: Array
-    episode: Array  # numbers that no other episode has
+    steps_before: Array  # steps made in the current episode
+    episode: Array  # unique number of the current episode
 
 
 class Online(NamedTuple):
@@ -65,23 +69,24 @@ class Online(NamedTuple):
 
     actors: Actors
     buffer: TrajectoryBufferState
-    steps: Array  # joint steps made
+    steps: Array  # number of joint steps made so far
 
 
 def make(config: Config, batch_size: int, window: int) -> Sampler:
-    """Refused: acting needs an environment and a learner, see `make_acting`."""
+    """Raise InvalidSetting: acting needs an environment and a learner, see `make_acting`."""
     raise InvalidSetting("sampler 'online': expected an environment to act in, found a dataset")
 
 
 def make_acting(
     config: Config, batch_size: int, window: int, env: Env, policy: Policy, key: Key
 ) -> Sampler:
-    """window: 0 for single steps, -1 for whole episodes, k > 0 for windows of k steps.
+    """The sampler for an environment and an initial policy.
 
-    policy: the first to act; key: of the start.
-
-    `items` of a draw are the batch itself, as the places of a ring are soon others'. Raises
-    InvalidSetting naming the field where nothing can be collected or a window does not fit.
+    window: 0 for single steps, -1 for whole episodes, k > 0 for windows of k steps. policy: the
+    policy that acts until the first update. key: random key for the first environments and steps.
+    The `items` of a draw are the batch itself, since slots of the replay buffer are soon
+    overwritten. Raises InvalidSetting naming the field if no data can be collected or a window does
+    not fit in the buffer.
     """
     if not hasattr(env, "step"):
         raise InvalidSetting(
@@ -136,8 +141,9 @@ def make_acting(
 
 
 def uniform_share(config: Config, env: Env, steps: Array) -> Array | float:
-    """Share of uniformly random actions after so many joint steps; real actions have noise
-    instead.
+    """Share of uniformly random actions after `steps` joint steps; 0 for continuous actions.
+
+    Continuous actions are explored by noise instead.
     """
     if not env.spec.discrete:
         return 0.0
@@ -147,11 +153,11 @@ def uniform_share(config: Config, env: Env, steps: Array) -> Array | float:
 
 
 def start(env: Env, policy: Policy, key: Key, num_envs: int) -> Actors:
-    """Every environment at the start of an episode."""
+    """Reset every environment to the start of an episode."""
     states, seen = jax.vmap(env.reset)(jax.random.split(key, num_envs))
     number = jnp.arange(num_envs)
     actors = Actors(states, seen, policy.initial((num_envs,)), jnp.zeros_like(number), number)
-    # Environments start from literals, whose types are weak; those of later steps are not.
+    # Environments start from literals with weak types, but arrays of later steps have strong types.
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), actors)
 
 
@@ -164,11 +170,12 @@ def act(
     noise: Array | float,
     uniform: Array | float,
 ) -> tuple[Actors, Transition]:
-    """`steps` joint steps in every environment: what they led to, and the steps [num_envs, steps,
-    ...].
+    """Make `steps` joint steps in every environment.
 
-    noise: of real actions, as a share of the bound; choices are sampled from the policy. uniform:
-    share of agents' actions that are uniformly random among the available ones.
+    Returns the environments after them, and the transitions [num_envs, steps, ...]. noise: standard
+    deviation of the noise on continuous actions, as a share of the action bound; discrete actions
+    are sampled from the policy. uniform: share of the agents' actions that are uniformly random
+    among the available ones.
     """
     after, rows = jax.lax.scan(
         lambda now, k: _step(env, policy, now, k, noise, uniform),
@@ -228,12 +235,12 @@ def _step(
 def sample(
     buffer: TrajectoryBufferState, key: Key, batch_size: int, length: int, whole: bool
 ) -> Transition:
-    """Windows [B, length, ...] that begin at steps drawn uniformly; whole: at the start of the
-    episode of such a step.
+    """Windows [B, length, ...] that begin at uniformly drawn steps of the replay buffer.
 
-    What lies beyond the end of the episode, or has not been seen yet, is there with `valid` 0: no
-    window runs from one episode into the next, or from the newest step to the oldest. The first
-    steps of an episode may be overwritten already; it then begins later.
+    whole: begin at the start of the drawn step's episode instead. Slots beyond the end of the
+    episode, or beyond the newest step, have `valid` 0: no window runs from one episode into the
+    next, or from the newest step to the oldest. If the first steps of an episode have already been
+    overwritten, it begins at its oldest step that is left.
     """
     rows = buffer.experience
     num_envs, capacity = rows.reward.shape

@@ -1,6 +1,4 @@
-"""Recipes of the datasets that the policies of a pool play in a world; see `worlds` for the
-qualities.
-"""
+"""Recipes of datasets that the policies of a pool play; see `worlds` for the qualities."""
 
 from __future__ import annotations
 
@@ -17,8 +15,8 @@ from jaxoff.errors import InvalidSetting
 from jaxoff.names import DataOptions, Task
 from jaxoff.types import Env, Episodes
 
-_ROUNDS = 40  # of playing all members, until a band has episodes enough
-_BAND_SIZE = 1_000  # episodes of a band, as many as YANHUI wants at least
+_ROUNDS = 40  # maximum number of rounds in which all members play to fill the bands of returns
+_BAND_SIZE = 1_000  # episodes of a band, the least that YANHUI asks for
 
 
 def make(task: Task, options: DataOptions) -> Episodes:
@@ -68,7 +66,7 @@ def make(task: Task, options: DataOptions) -> Episodes:
 
 
 def _size(world: World, quality: str) -> int:
-    """Episodes of a dataset whose size nobody chose."""
+    """Default number of episodes of a dataset."""
     if quality == "medium-replay":
         return world.replay_episodes or world.episodes
     if quality in BANDS:
@@ -77,7 +75,7 @@ def _size(world: World, quality: str) -> int:
 
 
 def _members(pool: pools.Pool, world: World, quality: str) -> tuple[list[int], list[int]]:
-    """Members that play one after the other in equal shares, and their levels for plots."""
+    """Members of the pool that play equal shares of the episodes in turn, and their levels."""
     medium, best = (
         pool.nearest(world.medium),
         int(np.argmax([member.return_mean for member in pool.members])),
@@ -99,8 +97,9 @@ def _played(
     seed: int,
     options: DataOptions,
 ) -> Episodes:
-    """`count` episodes in which all agents follow the same member: equal shares, in the order of
-    `use`.
+    """`count` episodes in each of which all agents follow the same member.
+
+    The members play equal shares of the episodes, in the order of `use`.
     """
     if count < len(use):
         raise InvalidSetting(
@@ -138,8 +137,9 @@ def _record(
 def _composed(
     env: Env, pool: pools.Pool, text: str, count: int, seed: int, options: DataOptions
 ) -> Episodes:
-    """Agent-wise levels: each agent of each episode follows a member of its level, drawn
-    independently.
+    """Episodes of a composition of levels per agent.
+
+    Each agent of each episode follows a member of its level, drawn independently.
     """
     parts = compositions.parse(text, env.spec.num_agents)
     # [count, N]
@@ -157,8 +157,10 @@ def _composed(
 def _banded(
     env: Env, pool: pools.Pool, wanted: dict[str, int], seed: int, options: DataOptions
 ) -> Episodes:
-    """So many episodes of each band of returns, from all members alike; the first found, so sets of
-    one seed are nested.
+    """The wanted number of episodes of each band of returns, played by all members equally often.
+
+    The first episodes found in a band are taken, so a smaller dataset of the same seed is part of a
+    larger one.
     """
     every = list(range(len(pool.members)))
     found: dict[str, list[Episodes]] = {band: [] for band in wanted}

@@ -1,26 +1,27 @@
-"""Everybody else's public offline MARL datasets as task families: what exists, and how it is found
-and checked.
+"""Public offline MARL datasets of other groups as task families: where they are and how checked.
 
-A task `source:env/scenario/quality` is read from the folder that `--data-dir` names, from whichever
-layout lies there, the vault first:
+A task `source:env/scenario/quality` is read from the folder that `--data-dir` names. Two layouts
+are looked for, the vault first:
 
 1. OG-MARL's vault (sources og_marl, omar, omiga, cfcql, alberdice):
    DIR/<source>/<env>/<scenario>.vlt/<quality>, DIR/<env>/<scenario>.vlt/<quality>,
    DIR/<scenario>.vlt/<quality>
 2. the authors' own files, in DIR or DIR/<source>:
    omar    simple_spread/medium-replay/seed_0_data, HalfCheetah-v2/expert/seed_0_data: folders of
-   .npy files cfcql   5m_vs_6m_medium_replay.h5
+           .npy files
+   cfcql   5m_vs_6m_medium_replay.h5
    omiga   Ant-v2-2x4-expert.hdf5; 6h_vs_8z/good: a folder of torch files
    d4rl    maze2d-umaze-sparse-v1.hdf5
    minari  pointmaze/umaze-v2/data/main_data.hdf5
 
-OMAR's data have five parts, one a training seed of the authors: `DataOptions.seed` names the part
-(a stream of the vault, or a seed_<s>_data folder). In its tag and world tasks the agents are the
-three predators. CFCQL's continuous data are OMAR's, and read as such. Datasets whose dimensions are
-not published (gymnasium_mamujoco, flatland, 2ant of og_marl) are left out.
-There is no simulator in jit for these tasks (but for simple_spread, which is ours exactly): their
-environment is a specification only, and where a simulator on the host fits, `jaxoff evaluate` uses
-it.
+OMAR's data have five parts, one per training seed of the authors: `DataOptions.seed` names the part
+(a stream of the vault, or a seed_<s>_data folder). In OMAR's tag and world tasks the agents are the
+three predators. CFCQL's continuous data are OMAR's, and are read as OMAR's. Datasets whose
+dimensions are not published (gymnasium_mamujoco, flatland, 2ant of og_marl) are left out.
+
+There is no simulator in jit for these tasks (except for simple_spread, which is exactly jaxoff's
+mpe/spread): their environment is only a specification. Where a simulator on the host fits,
+`jaxoff evaluate` uses it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ _STATISTICS = (
 
 
 class NoSimulator:
-    """An environment that is known by its specification only: policies cannot be evaluated in jit.
+    """An environment with only a specification, in which policies cannot be evaluated in jit.
 
     host: arguments of `eval.host.make_host` for a simulator on the host that fits, or empty.
     """
@@ -76,8 +77,7 @@ class NoSimulator:
         self.spec, self.host = spec, host
 
 
-# ------------------------------------------------------------------------------------------ the
-# table
+# --------------------------------------------------------------------------------------- the table
 
 
 def _table() -> dict[str, dict[str, Any]]:
@@ -96,8 +96,10 @@ def tasks(source: str, env: str) -> list[str]:
 
 
 def published(task: Task) -> tuple[float, ...]:
-    """Mean, deviation, least and largest return, transitions, episodes, joint SACo; empty where
-    nothing is published.
+    """The published statistics of a task, empty where there are none.
+
+    They are mean, standard deviation, minimum and maximum of the return, numbers of transitions and
+    of episodes, and joint SACo.
     """
     return tuple(_row(task)["datasets"][task.quality])
 
@@ -114,7 +116,7 @@ def sizes(task: Task) -> Sizes:
 
 @functools.cache
 def make_env(task: Task) -> Any:
-    """The environment of a public task: mostly a specification without steps.
+    """The environment of a public task: mostly a specification that cannot be stepped.
 
     Raises UnknownName.
     """
@@ -141,18 +143,17 @@ def make_env(task: Task) -> Any:
     return NoSimulator(spec, tuple(row.get("host", ())))
 
 
-# -------------------------------------------------------------------------------------------
-# reading
+# ----------------------------------------------------------------------------------------- reading
 
 
 def read(task: Task | str, options: DataOptions, *, verify: bool = True) -> Episodes:
-    """The episodes of a public task from `options.data_dir`; a seeded part of them where
-    `options.episodes` is set.
+    """The episodes of a public task, read from `options.data_dir`.
 
-    verify: compare the statistics with the published ones. Those are of the vaults, and of the
-    first of OMAR's five parts: a vault that differs is refused with InvalidEpisodes, files of the
-    same data are read with a warning. Raises UnknownName, FileNotFoundError, InvalidDataset,
-    InvalidEpisodes.
+    Where `options.episodes` is set, that number of episodes is drawn with the seed. verify: compare
+    the statistics with the published ones, which are those of the vaults, and for OMAR those of the
+    first of five parts. A vault that differs is refused with InvalidEpisodes; the authors' own
+    files that differ are read with a warning. Raises UnknownName, FileNotFoundError,
+    InvalidDataset, InvalidEpisodes.
     """
     from jaxoff.data.convert.common import pad, take
 
@@ -190,7 +191,7 @@ def read(task: Task | str, options: DataOptions, *, verify: bool = True) -> Epis
 
 
 def locate(task: Task, options: DataOptions) -> tuple[Path, bool]:
-    """Where the data of a task lie, and whether that is a vault; see the module.
+    """The path of a task's data, and whether it is a vault; see the module's docstring.
 
     Raises FileNotFoundError or InvalidDataset.
     """
@@ -237,7 +238,7 @@ def locate(task: Task, options: DataOptions) -> tuple[Path, bool]:
 
 
 def _files(task: Task, seed: int) -> str | None:
-    """The authors' own file or folder, below the data folder."""
+    """The path of the authors' own file or folder, below the data folder; None without one."""
     level = task.quality.lower()
     match task.source, task.family:
         case "omar", _:
@@ -257,7 +258,7 @@ def _files(task: Task, seed: int) -> str | None:
 
 
 def _read_vault(path: Path, task: Task, spec: EnvSpec, seed: int) -> tuple[Steps, bool]:
-    """The steps, and whether the published statistics are of these."""
+    """The steps, and whether the published statistics describe this part of the data."""
     from jaxoff.data.convert import og_marl
 
     stream = seed if task.source == "omar" else 0
@@ -280,7 +281,7 @@ def _read_files(
         case "cfcql", _:
             return cfcql.read(path, spec, seed=seed), True
         case "omiga", "mamujoco":
-            # without the last rows, which the published numbers count
+            # The reader leaves out last rows that the published numbers count.
             return omiga.read_mujoco(path, spec), False
         case "omiga", _:
             return omiga.read_smac(path, spec), True
@@ -289,17 +290,16 @@ def _read_files(
     return d4rl.read_minari(path, spec), False
 
 
-# -----------------------------------------------------------------------------------------
-# statistics
+# -------------------------------------------------------------------------------------- statistics
 
 
 def verify(task: Task | str, episodes: Episodes) -> list[str]:
-    """Where the statistics of all episodes of a task differ from the published ones: one sentence
-    each, or none.
+    """One sentence for each statistic of a task's episodes that differs from the published one.
 
-    Returns are compared to 0.01 (and a part in 10^5, as the published ones are sums in single
-    precision), counts exactly. An unfinished last episode counts for transitions only. Where agents
-    have rewards of their own, either the first agent's return or the mean may agree.
+    Returns are compared with an absolute tolerance of 0.01 and a relative one of 10^-5 (the
+    published ones are sums in single precision), counts exactly. An unfinished last episode counts
+    for transitions only. Where agents have individual rewards, it is enough that the first agent's
+    return or the mean over agents agrees.
     """
     task = Task.parse(task) if isinstance(task, str) else task
     make_env(task)
@@ -322,7 +322,7 @@ def _compare(
     wanted = published(task)
     if not wanted:
         return []
-    # only terminal ends are flagged in the public vaults
+    # The public vaults flag only ends that are terminal.
     unfinished = bool(terminated.any() and not terminated[-1])
     end = len(lengths) - unfinished
     counts = (float(lengths.sum()), float(end))
@@ -344,8 +344,7 @@ def _compare(
     return min(problems, key=len)
 
 
-# -------------------------------------------------------------------------------------------
-# families
+# ---------------------------------------------------------------------------------------- families
 
 
 def _env(task: Task) -> Env:

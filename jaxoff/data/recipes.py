@@ -1,9 +1,8 @@
-"""Datasets made from a recipe: our environments stepped in jit by random, scripted or given
-policies.
+"""Datasets made from a recipe: environments stepped in jit by random, scripted or given policies.
 
-`record` and `replay` turn any environment and any way to act into `Episodes`; the rest are the
-small datasets of the papers. Every result is a function of its seed. Slots that are not `filled`
-are zero.
+`record` plays a policy in any environment, `replay` plays given actions, and both return
+`Episodes`; the other functions make the small datasets of the papers. Every result depends only on
+its seed. Slots that are not `filled` are zero.
 """
 
 from __future__ import annotations
@@ -26,17 +25,16 @@ from jaxoff.envs.rolling import Trace, bounded, play
 from jaxoff.errors import InvalidSetting
 from jaxoff.types import Array, Carry, Distribution, Env, EnvSpec, Episodes, Key, Policy, TimeStep
 
-Progress = Callable[[int, int], None]  # (episodes done, of all)
+Progress = Callable[[int, int], None]  # called with (episodes done, all episodes)
 
-_CHUNK = 2048  # episodes that are rolled at once, at most
-_CHUNK_BYTES = 2**29  # of one chunk, about
+_CHUNK = 2048  # maximum number of episodes that are played at once
+_CHUNK_BYTES = 2**29  # approximate maximum size of their arrays
 
-BRIDGE_HORIZON = 50  # of data collection; evaluation has its own
-_OPPOSITE = np.array([0, 2, 1, 4, 3])  # of Bridge's stay, up, down, right, left
+BRIDGE_HORIZON = 50  # time limit in data collection; evaluation has another one
+_OPPOSITE = np.array([0, 2, 1, 4, 3])  # opposites of Bridge's stay, up, down, right, left
 
 
-# ------------------------------------------------------------------------------------- rolling an
-# env
+# ------------------------------------------------------------------------- playing an environment
 
 
 def record(
@@ -49,13 +47,14 @@ def record(
     noise: float | None = None,
     progress: Progress | None = None,
 ) -> Episodes:
-    """Play `count` episodes of a policy, at most `spec.horizon` steps each, as NumPy arrays no
-    longer than the longest.
+    """Play `count` episodes of a policy, of at most `spec.horizon` steps each.
 
-    memory: the policy's before the first step, a tree of [count, ...]; None asks policy.initial.
-    noise: actions are the policy's mode plus Gaussian noise of this share of the action bound,
-    clipped; None draws from the policy. progress(done, count) is called after each part. Every
-    episode has its own key, so its course does not depend on how many are played at once.
+    The result is in NumPy arrays, padded to the longest episode. memory: the policy's memory before
+    the first step, a tree of [count, ...]; None stands for policy.initial. noise: standard
+    deviation of Gaussian noise on the policy's mode, as a share of the action bound, with actions
+    clipped to the bound; None samples actions from the policy instead. progress(done, count) is
+    called after each chunk of episodes. Every episode has its own random key, so it does not depend
+    on how many episodes are played at once.
     """
     if count < 1:
         raise InvalidSetting(f"episodes: expected at least one, found {count}")
@@ -63,8 +62,8 @@ def record(
     keys, chunk = jax.random.split(key, count), _chunk(env.spec, count)
     whole: Any = None
     for first in range(0, count, chunk):
-        # A last part that is smaller is filled up with the first episodes again, and so is the same
-        # program.
+        # A smaller last chunk is filled up with the first episodes again, so that all chunks are of
+        # one size and use one compiled program.
         index = np.arange(first, first + chunk) % count
         played = _play(
             env,
@@ -86,8 +85,9 @@ def record(
 
 
 def replay(env: Env, actions: np.ndarray, key: Key) -> Episodes:
-    """Step `env` with given actions [E, T, N] or [E, T, N, A], until it or they end (then:
-    truncated).
+    """Step `env` with given actions [E, T, N] or [E, T, N, A].
+
+    An episode whose actions end before the environment ends it is marked truncated.
     """
     expected = env.spec.action_shape
     if actions.shape[2:] != expected:
@@ -116,7 +116,7 @@ _SCRIPT = Policy(lambda shape: (), _script_step)
 
 @functools.cache
 def random_policy(spec: EnvSpec) -> Policy:
-    """Uniformly random among available actions, or in [-bound, bound] where they are real."""
+    """The policy that is uniform over available actions, or over [-bound, bound] for real ones."""
 
     def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
         if spec.discrete:
@@ -128,16 +128,14 @@ def random_policy(spec: EnvSpec) -> Policy:
 
 
 def _chunk(spec: EnvSpec, count: int) -> int:
-    """Episodes to play at once, so that their padded arrays need about _CHUNK_BYTES."""
+    """Number of episodes to play at once, so that their padded arrays take about _CHUNK_BYTES."""
     slot = spec.num_agents * (spec.obs_size + 2 * spec.action_size + 1) + spec.state_size + 4
     return max(1, min(count, _CHUNK, _CHUNK_BYTES // (4 * slot * (spec.horizon + 1))))
 
 
 @functools.partial(jax.jit, static_argnames=("env", "distribution", "noise"))
 def _play(env: Env, distribution: Any, noise: float | None, keys: Key, memory: Carry) -> Episodes:
-    """Episodes of `horizon` slots, from a key and a memory of each; what comes after an end is
-    zero.
-    """
+    """Episodes of `horizon` slots, one per key and memory; slots after an end are zero."""
     spec = env.spec
     reset_keys, act_keys, step_keys = jnp.moveaxis(
         jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0
@@ -183,28 +181,23 @@ def _play(env: Env, distribution: Any, noise: float | None, keys: Key, memory: C
     obs, states, avail, actions, reward, terminated, truncated, filled, own = jax.tree.map(
         lambda x: jnp.moveaxis(x, 0, 1), rows
     )
-    # An environment that has not ended its episode by then leaves that to the clock.
+    # An episode that has not ended after `horizon` steps is ended by the time limit.
     ongoing = filled[:, -1] & ~terminated[:, -1]
     truncated = truncated.at[:, -1].set(ongoing)
     front = lambda a, b: jnp.concatenate([a[:, None], b], 1)
     slots = front(first.obs, obs), front(first.state, states), front(first.avail, avail)
     level = jnp.full((keys.shape[0], spec.num_agents), -1, jnp.int32)
     fields: Any = (*slots, actions, reward, terminated, truncated, filled, level, own)
-    return Episodes(*fields)  # arrays of the device until `_play` brings them to the host
+    return Episodes(*fields)  # device arrays, which `record` brings to the host
 
 
-# ---------------------------------------------------------------------------------- parts of a
-# dataset
-
-
-# ------------------------------------------------------------------------------- datasets of the
-# papers
+# -------------------------------------------------------------------------- datasets of the papers
 
 
 def xor(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
     """XOR of InSPO (Liu et al., 2025), table 1: each listed joint action equally often, shuffled.
 
-    episodes: default 1000, rounded down to a multiple of the number of joint actions.
+    episodes: by default 1000, rounded down to a multiple of the number of joint actions.
     """
     listed = np.array(XOR_ACTIONS[quality], np.int32)
     each = _count(episodes, 1000, at_least=len(listed)) // len(listed)
@@ -215,8 +208,9 @@ def xor(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
 def mne_samples(
     quality: str, offdiag: float = 0.0, seed: int = 0, episodes: int | None = None
 ) -> Episodes:
-    """M-NE of InSPO, table 2: independent draws of both agents from one marginal; default 10
-    000.
+    """M-NE of InSPO, table 2: both agents' actions are drawn independently from one marginal.
+
+    episodes: by default 10 000.
     """
     count = _count(episodes, 10_000)
     joint = (
@@ -230,16 +224,16 @@ def mne_samples(
 def bridge_script(count: int, seed: int) -> np.ndarray:
     """Actions [E, 8, 2] of the solutions of Bridge that the public `optimal` data hold.
 
-    Who crosses first is drawn uniformly, as is where the other one steps aside (the far cell, up or
-    down of its side column), and then which of the equally short ways. A finished agent acts at
-    random.
+    The agent that crosses first is drawn uniformly, as are the cell where the other one steps aside
+    (the far cell, up or down of its side column) and the route among the equally short ones. An
+    agent that has reached its goal acts at random.
     """
     rng = np.random.default_rng(seed)
     up, down, right, left = 1, 2, 3, 4
-    aside = rng.choice([left, up, down], count)  # agent 0 waits; turned round below for agent 1
-    # of each agent: its last two steps begin with the vertical one
+    aside = rng.choice([left, up, down], count)  # agent 0 steps aside; below, half are turned round
+    # for each agent: whether the vertical one of its last two steps comes first
     by_row = rng.random((2, count)) < 0.5
-    # not into the other's cell
+    # agent 1 must not walk into the cell of agent 0
     by_row[1] = np.where(aside == left, True, np.where(aside == up, False, by_row[1]))
     script = rng.integers(5, size=(count, 8, 2)).astype(np.int32)
     script[:, :6, 0] = np.stack(
@@ -248,17 +242,18 @@ def bridge_script(count: int, seed: int) -> np.ndarray:
     script[:, 6:, 0] = np.where(by_row[0][:, None], [down, right], [right, down])
     script[:, :2, 1] = left
     script[:, 2:4, 1] = np.where(by_row[1][:, None], [up, left], [left, up])
-    turn = rng.random(count) < 0.5  # the map turned by half a circle exchanges the agents
+    turn = rng.random(count) < 0.5  # turning the map by half a circle exchanges the agents
     script[turn] = _OPPOSITE[script[turn]][:, :, ::-1]
     return script
 
 
 def bridge(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
-    """Bridge of AlberDICE (Matsunaga et al., 2023), collected with 50 steps at most.
+    """Bridge of AlberDICE (Matsunaga et al., 2023), collected with a time limit of 50 steps.
 
-    optimal: 500 episodes of `bridge_script`, level 1. random: 500 of uniformly random actions,
-        level 0.
-    mixed: 1000, random ones and then optimal ones, half each. The time limit is terminal, as there.
+    optimal: 500 episodes of `bridge_script`, level 1.
+    random: 500 episodes of uniformly random actions, level 0.
+    mixed: 1000 episodes, first the random half and then the optimal half.
+    The time limit is terminal, as in AlberDICE's data.
     """
     if quality == "mixed":
         count = _count(episodes, 1000, at_least=2)
@@ -282,9 +277,9 @@ def bridge(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes
 def polynomial(game: str, quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
     """Polynomial games of Tilbury et al. (2024), sections 3 and 4: 512 joint actions of one step.
 
-    uniform: each action ~ U(-1, 1); for `sign` the sample is moved so that its mean is (-0.02,
-    0.04), as in their figure 3. Gaussian qualities are not clipped: that would change their
-    moments.
+    uniform: each action ~ U(-1, 1); for `sign` the sample is shifted so that its mean is (-0.02,
+    0.04), as in their figure 3. Actions of Gaussian qualities are not clipped, because clipping
+    would change their moments.
     """
     rng, count = np.random.default_rng(seed), _count(episodes, 512)
     moments = parse_polynomial(game, quality)

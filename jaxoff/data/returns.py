@@ -1,6 +1,4 @@
-"""Returns of a dataset's episodes, and shares of the best return: what tells good data from
-poor.
-"""
+"""Returns of a dataset's episodes, and shares of the best return, to tell good data from poor."""
 
 from __future__ import annotations
 
@@ -15,19 +13,19 @@ from jaxoff.types import Array, Transition
 
 
 class Returns(NamedTuple):
-    """Undiscounted team returns on the whole episode, for the steps of any batch."""
+    """Undiscounted team returns of a dataset's episodes, for the steps of any batch."""
 
-    to_go: Array  # [rows] from each row to the end of its episode
-    first_row: Array  # [E]
+    to_go: Array  # [rows] return from each row to the end of its episode
+    first_row: Array  # [E] first row of each episode
 
     def ahead(self, batch: Transition) -> Array:
-        """From each step on, its own reward included; [...], 0 beyond the end."""
+        """Return from each step on, including the step's reward; [...], 0 beyond the end."""
         return jnp.where(
             batch.valid > 0, self.to_go[self.first_row[batch.episode] + batch.steps_before], 0.0
         )
 
     def whole(self, batch: Transition) -> Array:
-        """Of the episode that each step belongs to, [...]."""
+        """Return of the whole episode that each step belongs to, [...]."""
         return self.to_go[self.first_row[batch.episode]]
 
 
@@ -47,7 +45,7 @@ def returns_of(dataset: Dataset) -> Returns:
 
 
 def no_returns() -> Returns:
-    """Of one episode that pays nothing, for a learner that has seen no dataset."""
+    """The returns of one episode without reward, for a learner that has seen no dataset."""
     return Returns(jnp.zeros(1), jnp.zeros(1, jnp.int32))
 
 
@@ -60,14 +58,15 @@ def episode_returns(dataset: Dataset) -> Array:
 def share_of_best(returns: Array, low: Array | float, high: Array | float) -> Array:
     """Returns on a scale of 0 at `low` and 1 at `high`, clipped; [...] -> [...].
 
-    Both ends belong to the task, never to the data: a dataset of nothing but poor episodes has no
-    good ones.
+    Both ends are properties of the task, not of the dataset: in a dataset of only poor episodes no
+    episode is good.
     """
     return jnp.clip((returns - low) / (high - low), 0.0, 1.0)
 
 
 def positivity(share: Array, slope: Array | float, midpoint: Array | float) -> Array:
-    """How good an episode is, softly: sigmoid(slope (share - midpoint)), and one minus it how poor;
-    [...] -> [...].
+    """A soft score for how good an episode is: sigmoid(slope (share - midpoint)); [...] -> [...].
+
+    One minus the score says how poor the episode is.
     """
     return jax.nn.sigmoid(slope * (share - midpoint))

@@ -1,7 +1,7 @@
-"""Samplers: which steps, windows or episodes make a batch.
+"""Samplers: they choose the steps, windows or episodes of each batch.
 
-Items are numbers of steps, windows or episodes. Draws are with replacement. A sampler whose
-`feedback` is None never changes, so a training chunk makes all its draws in one call.
+An item is the number of a step, window or episode. Draws are with replacement. A sampler whose
+`feedback` is None never changes its state, so a chunk of updates makes all its draws in one call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RefreshFrom = Literal["priorities", "uniform"]
 
 
 def uniform(batch_size: int) -> Sampler:
-    """Single steps, uniformly over the real ones: batches [B, ...]."""
+    """Single steps, drawn uniformly from all real steps: batches [B, ...]."""
     return Sampler(
         init=lambda dataset: (),
         draw=lambda state, dataset, key: jax.random.randint(
@@ -33,11 +33,10 @@ def uniform(batch_size: int) -> Sampler:
 
 
 def weighted(batch_size: int, weights: Callable[[Dataset], Array], window: int = 0) -> Sampler:
-    """Items with fixed priorities weights(dataset) [M] >= 0, by their first step; a zero is never
-    drawn.
+    """Items drawn in proportion to fixed weights(dataset) [M] >= 0 of their first steps.
 
-    window: 0 for single steps, a length, or -1 for whole episodes. Where every weight is zero, all
-        are alike.
+    An item of weight zero is never drawn; if every weight is zero, all items are equally likely.
+    window: 0 for single steps, a length, or -1 for whole episodes.
     """
 
     def init(dataset: Dataset) -> Array:
@@ -58,7 +57,7 @@ def weighted(batch_size: int, weights: Callable[[Dataset], Array], window: int =
 
 
 def episodes(batch_size: int) -> Sampler:
-    """Whole episodes, padded to the longest of the dataset: batches [B, T, ...]."""
+    """Whole episodes, padded to the longest episode of the dataset: batches [B, T, ...]."""
     return Sampler(
         init=lambda dataset: (),
         draw=lambda state, dataset, key: jax.random.randint(
@@ -73,13 +72,13 @@ def episodes(batch_size: int) -> Sampler:
 def trajectories(
     batch_size: int, types: Sequence[int], log_prob: Array, reward: Array, weight: Array
 ) -> Sampler:
-    """For each agent, whole trajectories of agents of its type, with fixed probabilities
-    exp(log_prob) [E, N].
+    """For each agent, whole trajectories of agents of its type, with fixed probabilities.
 
-    Those add up to 1 over the episodes and agents of each type. Item k N + j is what agent j did in
-    episode k; a batch [N * batch_size, T, ...] has the draws of agent 0 first, and is of whole
-    joint episodes, with `agent` telling j. reward, weight [E, T, N], T of the longest episode: the
-    batch's `agent_reward` and `weight`. Nothing is copied but the batch.
+    The probabilities exp(log_prob) [E, N] add up to 1 over the episodes and agents of each type.
+    Item k N + j is the trajectory of agent j in episode k. A batch [N * batch_size, T, ...] has the
+    draws for agent 0 first; it holds whole joint episodes, and its field `agent` is j. reward,
+    weight [E, T, N], with T steps of the longest episode: they become the batch's `agent_reward`
+    and `weight`. Only the batch is copied, not the dataset.
     """
     agents, groups = len(types), members_of(types)
 
@@ -110,14 +109,14 @@ def trajectories(
 
 
 def windows(batch_size: int, length: int) -> Sampler:
-    """Windows of a fixed length, uniformly over window starts: batches [B, length, ...].
+    """Windows of a fixed length, drawn uniformly from all window starts: batches [B, length, ...].
 
     A window never crosses the end of an episode: an episode of L steps has max(1, L - length + 1)
-    starts, and one that is shorter than a window is padded.
+    starts, and an episode that is shorter than a window is padded.
     """
 
     def draw_window(counts: Array, dataset: Dataset, key: Key) -> Array:
-        # In integers, so that a million starts are equally likely, which float32 cannot tell apart.
+        # Drawn as integers: a million starts are equally likely, which float32 cannot tell apart.
         return jnp.searchsorted(
             counts, jax.random.randint(key, (batch_size,), 0, counts[-1]), side="right"
         )
@@ -144,10 +143,10 @@ def prioritised(
     priority(dataset, feedback, batch) -> [B] > 0, for the refreshed items.
     refresh: 0 refreshes the items of the training batch, k > 0 refreshes k drawn items, -1
     refreshes every item.
-    refresh_from: how those k are drawn: from the current priorities, or uniformly from all items,
-    so that one of low priority does not wait for a rare draw before it is judged again.
+    refresh_from: how these k items are drawn: by the current priorities, or uniformly from all
+    items, so that an item of low priority need not wait for a rare draw before it is refreshed.
     window: 0 for single steps, else windows of that length.
-    New items have priority 1, which a priority must not exceed, so that unseen data keep being
+    New items have priority 1, which no priority may exceed, so that data not yet seen are still
     drawn.
     """
 
@@ -174,7 +173,7 @@ def prioritised(
         else:
             items = outcome.items
         fresh = priority(dataset, outcome._replace(items=items), gather(dataset, items)) ** exponent
-        # An item that starts no window has priority zero, and keeps it.
+        # An item at which no window starts has priority zero, and keeps it.
         fresh = jnp.where(sum_tree.get_batch(tree, items) > 0, fresh, 0.0)
         return tree_of(fresh) if refresh < 0 else set_leaves(tree, items, fresh)
 
@@ -187,7 +186,7 @@ def prioritised(
 
 
 def tree_of(leaves: Array) -> sum_tree.SumTreeState:
-    """A flashbax sum tree with these leaves [M] >= 0, each inner node summed once."""
+    """A flashbax sum tree with the given leaves [M] >= 0; each inner node is summed once."""
     tree = sum_tree.init(max(leaves.shape[0], 2))
     level = jnp.zeros(2**tree.tree_depth).at[: leaves.shape[0]].set(leaves)
     levels = [level]
@@ -198,11 +197,11 @@ def tree_of(leaves: Array) -> sum_tree.SumTreeState:
 
 
 def set_leaves(tree: sum_tree.SumTreeState, items: Array, values: Array) -> sum_tree.SumTreeState:
-    """Set leaves items [B] to values [B], and sum every ancestor anew from its two children.
+    """Set the leaves `items` [B] to values [B], and sum every ancestor again from its children.
 
-    flashbax adds differences to the ancestors; those drift in float32 until empty items are drawn
-    (flashbax issue 52). Summing from the children cannot drift, and equal items need no special
-    care.
+    flashbax adds differences to the ancestors; these drift in float32 until items of priority zero
+    are drawn (flashbax issue 52). Sums over children cannot drift, and repeated items need no
+    special treatment.
     """
     nodes = tree.nodes.at[sum_tree.get_tree_index(tree.tree_depth, items)].set(values)
     for depth in range(tree.tree_depth - 1, -1, -1):
@@ -213,21 +212,19 @@ def set_leaves(tree: sum_tree.SumTreeState, items: Array, values: Array) -> sum_
 
 
 def draw_tree(tree: sum_tree.SumTreeState, key: Key, count: int) -> Array:
-    """Stratified draw of `count` items, proportional to their leaves; never an item of priority
-    zero.
-    """
+    """Stratified draw of `count` items in proportion to their leaves, none of priority zero."""
     items = sum_tree.stratified_sample(tree, count, key)
-    # Rounding in the descent can step just past the last item with mass: send it to one that has
-    # some.
+    # Rounding in the descent can end just past the last item with positive priority; such a draw
+    # is replaced by a drawn item with positive priority.
     mass = sum_tree.get_batch(tree, items)
     return jnp.where(mass > 0, items, items[jnp.argmax(mass)])
 
 
 def draw_starts(dataset: Dataset, window: int, key: Key, count: int) -> Array:
-    """`count` items, uniformly over all starts of windows (window 0: over all steps).
+    """Draw `count` items uniformly from all starts of windows (window 0: from all steps).
 
-    By the number of starts in each episode: a sampler that learns draws anew in every update, and a
-    pass over all items each time would cost more than the draws.
+    The draw uses the number of starts in each episode: a sampler with feedback draws again in every
+    update, and a pass over all items each time would cost more than the draw itself.
     """
     if not window:
         return jax.random.randint(key, (count,), 0, dataset.num_steps)
@@ -249,7 +246,7 @@ def _gather_steps(dataset: Dataset, items: Array) -> Transition:
 
 
 def _window_starts(dataset: Dataset, length: int) -> Array:
-    """[M] bool: where a window may start."""
+    """Whether a window may start at each step, [M] bool."""
     episode = dataset.episode_of(dataset.step_row)
     index = dataset.step_row - dataset.episode_row[episode]
     return index <= jnp.maximum(dataset.episode_length[episode] - length, 0)

@@ -1,4 +1,4 @@
-"""The scenarios that have an environment here, and their sizes, without importing a simulator."""
+"""The scenarios with an environment in jaxoff, and their sizes, without importing a simulator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxoff.names import Sizes, Task
 
 @functools.cache
 def table(name: str) -> dict[str, dict[str, Any]]:
-    """A file NAME.toml of this folder: `[source:]family/scenario` -> what it says of it."""
+    """The file NAME.toml of this folder: `[source:]family/scenario` -> row of the table."""
     return tomllib.loads((resources.files("jaxoff.data") / f"{name}.toml").read_text())
 
 
@@ -23,10 +23,10 @@ def names(family: str) -> list[str]:
 
 
 def sizes_of(row: Mapping[str, Any]) -> Sizes:
-    """Sizes as a row of a table has them."""
+    """The sizes in a row of a table."""
     return Sizes(row["agents"], row["obs"], row["actions"], row["discrete"], row["horizon"])
 
 
 def sizes(task: Task) -> Sizes:
-    """Sizes of the scenario of a task, which is one of the table."""
+    """The sizes of a task's scenario, which must be in the table."""
     return sizes_of(table("scenarios")[str(task).rpartition("/")[0]])

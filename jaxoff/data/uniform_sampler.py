@@ -10,11 +10,11 @@ from jaxoff.types import Sampler
 
 @struct.dataclass
 class Config:
-    """Nothing to set."""
+    """The sampler has no settings."""
 
 
 def make(config: Config, batch_size: int, window: int) -> Sampler:
-    """window: 0 for single steps, -1 for whole episodes, k > 0 for windows of k steps."""
+    """The sampler; window: 0 for single steps, -1 for whole episodes, k > 0 for k steps."""
     if window < 0:
         return samplers.episodes(batch_size)
     return samplers.windows(batch_size, window) if window else samplers.uniform(batch_size)

@@ -1,17 +1,17 @@
-"""Tasks on simulators: particle worlds, SMAX, MAMuJoCo, mazes. What exists is said here without
-importing a simulator; `pool_recipes` makes the datasets.
+"""Tasks on simulators: particle worlds, SMAX, MAMuJoCo and mazes, and the qualities of their data.
 
-A dataset is a pool of policies and a composition, played in jit. Its quality is one of
+This module lists them without importing a simulator; `pool_recipes` makes the datasets. A dataset
+is played in jit by policies of a pool, as its quality says:
 
     random, medium, expert       one policy: uniformly random, the pool's nearest to medium, its
                                  best (OMAR, InSPO)
-    medium-replay                training up to the medium level, as equal shares of its
-                                 snapshots, in order
+    medium-replay                snapshots from training up to the medium level, in order and in
+                                 equal shares
     mixed                        half medium, then half expert
     imbalanced-low, -medium      the agent-wise compositions of SIT, Tables 7-9; also extreme,
                                  balanced-*
-    mix=<composition>            any other, such as mix=50%[r r m]+50%[m*3]; each agent of each
-                                 episode follows a member of its level, drawn anew
+    mix=<composition>            any other composition, such as mix=50%[r r m]+50%[m*3]; for each
+                                 episode, each agent draws a policy of its level from the pool
     band-poor, -medium, -expert  episodes of all members whose return is in [0, 10), [10, 18),
                                  [18, 20] (YANHUI)
     wspm-p<P>-n<N>               N episodes, P percent of them poor, the others expert (YANHUI)
@@ -38,7 +38,7 @@ _OMAR = ("random", "medium-replay", "medium", "expert")
 _INSPO = ("random", "medium-replay", "medium", "expert", "mixed")
 SIT_QUALITIES = ("imbalanced-low", "imbalanced-medium")
 BALANCED = {"balanced-random": "r", "balanced-medium": "m", "balanced-expert": "e"}
-# quality -> returns, from and below
+# quality -> (lowest return, upper bound of returns)
 BANDS = {
     "band-poor": (-math.inf, 10.0),
     "band-medium": (10.0, 18.0),
@@ -53,21 +53,21 @@ class World(NamedTuple):
 
     env: Callable[[], Env]
     qualities: tuple[str, ...]
-    episodes: int  # default size
-    replay_episodes: int | None = None  # default size of medium-replay, where it differs
-    medium: float = 0.5  # share of [random, best] at which the medium policy lies
+    episodes: int  # default number of episodes in a dataset
+    replay_episodes: int | None = None  # the default for medium-replay, where it differs
+    medium: float = 0.5  # where on the scale [random, best] of returns the medium policy lies
     cuts: tuple[float, float] = _CUTS
     compositions: dict[str, str] = {}  # noqa: RUF012 (never changed)
-    spec: Callable[[], EnvSpec] | None = None  # where the environment takes long to build
+    spec: Callable[[], EnvSpec] | None = None  # given where the environment takes long to build
 
 
 # ------------------------------------------------------------------------------------------- worlds
 
 
 def _later(place: str, *args: Any, **named: Any) -> Callable[[], Any]:
-    """A call of a function of `jaxoff.envs`, "module:name", which is imported when it is made.
+    """A function that calls "module:name" of `jaxoff.envs`, and imports the module only then.
 
-    It raises MissingProgram where a simulator's package is not installed.
+    The call raises MissingProgram where a simulator's package is not installed.
     """
 
     def call() -> Any:
@@ -86,7 +86,7 @@ def _later(place: str, *args: Any, **named: Any) -> Callable[[], Any]:
 
 
 def _mpe() -> dict[str, World]:
-    # Medium: where OMAR's medium data lie between its random and expert data.
+    # The medium level is where OMAR's medium data lie between its random and expert data.
     worlds = {
         "spread": World(_later("mpe.omar:make_spread"), _OMAR, 40_000, 3_900, 0.306),
         "tag": World(_later("mpe.omar:make_tag"), _OMAR, 40_000, 2_500, 0.568),
@@ -101,7 +101,7 @@ def _mpe() -> dict[str, World]:
         worlds[f"spread-n{n}"] = spread(n)
     for n in range(1, 6):
         worlds[f"spread-n{n}-1d" if n != 3 else "spread-1d"] = spread(n, 1)
-    for n in range(2, 6):  # an agent alone has a landmark of its own anyway
+    for n in range(2, 6):  # not n = 1, since a single agent has its own landmark anyway
         worlds[f"spread-n{n}-own" if n != 3 else "spread-own"] = spread(n, cooperative=False)
     particles = {
         "CN_3ls3l": ("50%[r r r]+50%[r r m]", "[r m e]"),
@@ -135,8 +135,8 @@ def _smax(family: str) -> dict[str, World]:
         named = _sit(*texts) if texts else {}
         if name == "2s3z":
             named["extreme"] = "99.5%[r*5]+0.5%[m*5]"
-        # In SMAX a battle pays at most 10 if it is lost, and 20 if it is won: between is nothing
-        # but draws.
+        # In SMAX the return of a battle is at most 10 if it is lost, and 20 if it is won; only
+        # draws are in between.
         qualities = (*_INSPO, *named, *BALANCED, "band-poor", "band-expert", *_WSPM_LISTED)
         worlds[name] = World(
             _later("smax:make_smax", family, name),
@@ -148,7 +148,8 @@ def _smax(family: str) -> dict[str, World]:
     return worlds
 
 
-# Medium: where OMAR's medium data of HalfCheetah lie between its random and expert data.
+# The medium level is where OMAR's medium data of HalfCheetah lie between its random and expert
+# data.
 _MUJOCO: dict[str, Any] = {
     "qualities": _OMAR,
     "episodes": 1_000,
@@ -234,14 +235,14 @@ def spec_of(world: World) -> EnvSpec:
 
 
 def sizes(task: Task) -> Sizes:
-    """Sizes of a task's environment, which is made only where its scenario is not in the table."""
+    """Sizes of a task's environment, which is built only if its scenario is not in the table."""
     world = world_of(task)
     known = task.scenario in scenarios.names(task.family)
     return scenarios.sizes(task) if known else Sizes.of(spec_of(world))
 
 
 def check(task: Task) -> World:
-    """The scenario of a task whose quality exists.
+    """The scenario of a task, after a check that the task's quality exists.
 
     Raises UnknownName, or InvalidSetting for a wrong composition.
     """
@@ -256,5 +257,5 @@ def check(task: Task) -> World:
 
 
 def needs_pool(task: Task) -> bool:
-    """Whether the recipe of a task, of any family, plays the policies of a pool."""
+    """Whether the recipe of a task, of any family, plays policies of a pool."""
     return not task.source and task.family in WORLDS and task.quality not in ("random", "waypoint")

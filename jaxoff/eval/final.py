@@ -1,4 +1,4 @@
-"""Many episodes of a finished policy, on whatever simulator its task has."""
+"""Evaluation of a trained policy with many episodes, on whichever simulator its task has."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ def evaluate_policy(
     sampled: bool = False,
     processes: int | None = None,
 ) -> dict[str, Any]:
-    """Returns of `episodes` episodes, as plain numbers: in jit, or on the host where the env says
-    which simulator fits.
+    """Play `episodes` episodes of a policy, in jit or on a simulator on the host.
 
-    simulator, episodes, return_mean, return_std, return_sem; score and win_rate where they are
-    known; returns, a list. Raises InvalidSetting for a number out of
-    range, and where there is no simulator for the environment.
+    The host is used for an environment without steps whose field `host` names a simulator. sampled:
+    draw actions from the policy, else take its mode. Returns plain numbers: simulator, episodes,
+    return_mean, return_std, return_sem; score and win_rate where they are known; returns, a list.
+    Raises InvalidSetting for a number out of range, and where there is no simulator for the
+    environment.
     """
     check_number("seed", seed)
     check_number("episodes", episodes)
@@ -54,7 +55,7 @@ def evaluate_policy(
 
 
 def summary(env: Env, simulator: str, found: dict[str, Any]) -> dict[str, Any]:
-    """The plain numbers of the episodes [E] that a simulator played."""
+    """The result of `evaluate_policy` from the arrays [E] of the episodes that were played."""
     returns = np.asarray(found["returns"], np.float64)
     episodes = len(returns)
     out: dict[str, Any] = {

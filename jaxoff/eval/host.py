@@ -1,9 +1,8 @@
-"""Episodes on host simulators: MuJoCo in C, StarCraft II; many in parallel processes, the policy in
-one jit.
+"""Episodes on host simulators, MuJoCo in C and StarCraft II, with the policy in one jit.
 
-For policies trained on public data, whose simulators are on the host, and because on a CPU the C
-simulator is much faster than MJX. Simulators run in processes of their own that import no JAX; all
-episodes are played side by side, and the policy acts on all of them at once.
+They are needed for policies trained on public data, whose simulators are on the host; also, on a
+CPU the C simulator is much faster than MJX. Simulators run in parallel processes of their own that
+import no JAX; all episodes are played side by side, and the policy acts in all of them at once.
 """
 
 from __future__ import annotations
@@ -32,24 +31,24 @@ from jaxoff.envs.rolling import bounded
 from jaxoff.errors import InvalidSetting, MissingProgram
 from jaxoff.types import Array, EnvSpec, Policy, TimeStep
 
-# episodes side by side; results depend on it for sampled policies, and not on the number of
-# processes
+# Number of episodes that are played side by side. Results of sampled policies depend on it, but not
+# on the number of processes.
 WIDTH = 64
 
 
 class HostEnv(NamedTuple):
-    """A simulator on the host, and how it looks to a policy.
+    """A simulator on the host, and functions that translate between it and a policy.
 
-    `sim` [..., Q] is what is read from it.
+    `sim` [..., Q] are the numbers that are read from the simulator.
 
     observe(sim) -> [..., N, O]; state(sim) -> [..., S]; control(actions) -> [..., U]; avail(sim) ->
-    [..., N, A], or None where every action may be taken; won(sim after the last step) -> [...];
-    reward(sim after the step) -> [...], or None for the simulator's own; start(generator) -> sim
-    [Q] of an episode, or None for the simulator's own start. alone: a simulator is so large that
-    each process has one.
+    [..., N, A], or None where every action is available; won(sim after the last step) -> [...];
+    reward(sim after the step) -> [...], or None for the simulator's own reward; start(generator) ->
+    initial sim [Q] of an episode, or None for the simulator's own initial state. alone: the
+    simulator is so large that each process holds only one.
     """
 
-    # gymnasium's id, with its module before a colon where it is not gymnasium's own; or SMAC's map
+    # gymnasium's id, with "module:" before it for an environment of another package; or SMAC's map
     name: str
     kwargs: dict[str, Any]
     spec: EnvSpec
@@ -60,23 +59,24 @@ class HostEnv(NamedTuple):
     start: Callable[[np.random.Generator], np.ndarray] | None = None
     avail: Callable[[Array], Array] | None = None
     won: Callable[[np.ndarray], np.ndarray] | None = None
-    kind: str = "gymnasium"  # of host_worker.KINDS
+    kind: str = "gymnasium"  # a key of host_worker.KINDS
     alone: bool = False
 
 
 def make_host(
     name: str, layout: str = "omar", horizon: int | None = None, *, spec: EnvSpec | None = None
 ) -> HostEnv:
-    """'mamujoco/...' as in `make_mamujoco`; 'maze/umaze', 'maze/medium', 'maze/large'; or
-    'smac/<map>' with a spec.
+    """The host simulator of a name.
+
+    Names are 'mamujoco/...' as in `make_mamujoco`; 'maze/umaze', 'maze/medium', 'maze/large'; and
+    'smac/<map>', which needs a spec.
 
     MuJoCo bodies are gymnasium's own version-5 environments seen through `layouts`, which equals
-    gymnasium-robotics' factorisation (tested) and saves its dictionaries. Mazes are
-    gymnasium-robotics' PointMaze, turned into D4RL's coordinates, with D4RL's starts, goals, reward
-    and time limits: what is left of the difference to D4RL is the version of MuJoCo, and walls that
-    stand on the ground. SMAC is its authors'
-    StarCraft2Env with its default features, and the sizes of `spec`; it needs the game. Raises
-    ValueError.
+    gymnasium-robotics' factorisation (tested) and avoids its dictionaries. Mazes are
+    gymnasium-robotics' PointMaze in D4RL's coordinates, with D4RL's initial states, goals, reward
+    and time limits; they still differ from D4RL in the version of MuJoCo, and in walls that stand
+    on the ground. SMAC is its authors' StarCraft2Env with its default features and the sizes of
+    `spec`; it needs the game. Raises ValueError.
     """
     if name.startswith("maze/"):
         return _maze_host(name, horizon)
@@ -106,16 +106,15 @@ def evaluate_host(
     processes: int | None = None,
     sampled: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Undiscounted returns [E], lengths [E], and won [E] where it is known, of exactly `episodes`
-    episodes, each counted once.
+    """Play exactly `episodes` episodes of a policy, and return their statistics.
 
-    Episode e starts from a seed of its own, and is played to its end before the next WIDTH episodes
-    begin, so short ones are not over-represented and the number of processes (default: the
-    machine's cores) does not change a result. StarCraft II differs: a process has one game, which
-    has its seed from its start, so there the number of processes matters. sampled: draw actions,
-    else take the policy's mode. Raises
-    InvalidSetting for counts below one, MissingProgram where what a simulator needs is absent,
-    RuntimeError when its process fails.
+    These are undiscounted returns [E], lengths [E], and won [E] where it is known. Each episode has
+    its own seed, and WIDTH episodes are played to their ends before the next WIDTH begin; so short
+    episodes are not over-represented, and the number of processes (by default the machine's cores)
+    does not change a result. StarCraft II differs: each process has one game, which is seeded only
+    when it starts, so there the number of processes matters. sampled: draw actions from the policy,
+    else take its mode. Raises InvalidSetting for counts below one, MissingProgram where a program
+    that the simulator needs is missing, RuntimeError when a simulator process fails.
     """
     check_number("seed", seed)
     for what, count in (
@@ -147,8 +146,10 @@ def evaluate_host(
 
 
 def _acting(policy: Policy, host: HostEnv, sampled: bool) -> Callable[..., Any]:
-    """(memory, sim [W, Q], timestep parts, key) -> (memory, actions [W, N, A], control [W, U]),
-    jitted once.
+    """The policy as one jitted function.
+
+    It maps (memory, sim [W, Q], timestep parts, key) to (memory, actions [W, N, A], control [W,
+    U]).
     """
     spec = host.spec
 
@@ -180,7 +181,7 @@ def _play(
     key: Array,
     width: int,
 ) -> dict[str, np.ndarray]:
-    """One episode for each seed, at most `width`; unused places and ended episodes stand still."""
+    """Play one episode for each of at most `width` seeds; ended and unused ones are not stepped."""
     begin = [
         (int(s.generate_state(1)[0]), host.start(np.random.default_rng(s)) if host.start else None)
         for s in seeds
@@ -219,8 +220,8 @@ class Workers:
         for _ in range(count):
             ours, theirs = socket.socketpair()
             with theirs:
-                # A file and not a module: so nothing of this package, and no JAX, is imported
-                # there. MuJoCo writes its log into the current folder.
+                # The worker is run as a file and not as a module, so that it imports nothing of
+                # this package, and no JAX. MuJoCo writes its log into the current folder.
                 command = [
                     sys.executable,
                     str(Path(__file__).with_name("host_worker.py")),
@@ -245,7 +246,7 @@ class Workers:
             raise
 
     def reset(self, begin: list[tuple[int, np.ndarray | None]]) -> np.ndarray:
-        """Start environments 0.. with (seed, start or None) each: sim [K, Q]."""
+        """Reset environments 0..K-1 with (seed, initial sim or None) each; returns sim [K, Q]."""
         count = len(self.connections)
         content = [
             [(i // count, *begin[i]) for i in range(w, len(begin), count)] or None
@@ -257,8 +258,9 @@ class Workers:
         )[0]
 
     def step(self, index: np.ndarray, control: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Step environments `index` [K] with controls [K, U]: sim [K, Q], rewards, terminated and
-        truncated [K].
+        """Step environments `index` [K] with controls [K, U].
+
+        Returns sim [K, Q], and rewards, terminated and truncated, each [K].
         """
         count = len(self.connections)
         mine = [index % count == w for w in range(count)]
@@ -301,7 +303,7 @@ class Workers:
         return [answer for _, answer in answers]
 
     def close(self) -> None:
-        """Hang up, upon which they end."""
+        """Close the connections, upon which the processes end."""
         for connection in self.connections:
             connection.close()
         for process in self.processes:
@@ -352,8 +354,8 @@ def _maze_host(name: str, horizon: int | None) -> HostEnv:
     titles = {"umaze": "UMaze", "medium": "Medium", "large": "Large"}
 
     def state(sim: Any) -> Any:
-        # There, x runs along the columns and y against the rows, and (0, 0) is the middle of the
-        # map.
+        # In gymnasium-robotics, x runs along the columns and y against the rows, and (0, 0) is the
+        # middle of the map.
         row, column = (rows - 1) / 2 - sim[..., 1], sim[..., 0] + (columns - 1) / 2
         parts = (row - maze.OFFSET, column - maze.OFFSET, -sim[..., 3], sim[..., 2])
         return sim.__array_namespace__().stack(parts, -1)

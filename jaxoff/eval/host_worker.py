@@ -1,15 +1,14 @@
 """The process that steps simulators for `jaxoff.eval.host`.
 
-Run as a file; it imports neither JAX nor jaxoff.
+It is run as a file, and imports neither JAX nor jaxoff.
 
-Messages are pairs (what, content) over a pipe; each is answered by ("ok", content) or ("error",
-text).
+Messages are pairs (what, content) over a pipe. Each is answered by ("ok", content), by ("error",
+text), or by ("refused", text) for a problem that the user has to solve.
 
     make   (kind, name, keyword arguments, a seed for each environment)
-    reset  [(index, seed, start [Q] or None), ...]  -> [K, Q]: what can be read from each simulator
+    reset  [(index, seed, start [Q] or None), ...]  -> [K, Q]: the numbers read from each simulator
     step   (indices [K], controls [K, U])           -> [K, Q], rewards [K], terminated [K],
                                                        truncated [K]
-Or by ("refused", text), where the user has to do something about it.
 """
 
 from __future__ import annotations
@@ -23,25 +22,23 @@ import numpy as np
 
 
 class Refused(Exception):
-    """Something that the user has to install or choose otherwise; told in a sentence, without a
-    traceback.
-    """
+    """A problem that the user has to solve; its message is shown without a traceback."""
 
 
 class Robots:
-    """Several gymnasium environments on MuJoCo; what is read is [qpos, qvel]."""
+    """Several gymnasium environments on MuJoCo; [qpos, qvel] are read from each."""
 
     def __init__(self, name: str, kwargs: dict[str, Any], seeds: list[int]) -> None:
-        """Start them; 'module:id' imports the module first.
+        """Make one environment per seed; for a name 'module:id' the module is imported first.
 
-        Each episode brings a seed of its own.
+        The seeds themselves are not used, since `reset` has a seed for each episode.
         """
         import gymnasium
 
         self.envs = [gymnasium.make(name, disable_env_checker=True, **kwargs) for _ in seeds]
 
     def reset(self, content: list[tuple[int, int, np.ndarray | None]]) -> np.ndarray:
-        """Start an episode in some, at a given [qpos, qvel] if there is one."""
+        """Start an episode in some environments, at a given [qpos, qvel] if there is one."""
         for index, seed, start in content:
             self.envs[index].reset(seed=seed)
             if start is not None:
@@ -50,7 +47,7 @@ class Robots:
         return np.stack([self._state(index) for index, _, _ in content])
 
     def step(self, content: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, ...]:
-        """One step of some."""
+        """Make one step in the environments with the given indices."""
         rows = []
         for index, control in zip(*content, strict=True):
             _, reward, terminated, truncated, _ = self.envs[index].step(control)
@@ -67,14 +64,16 @@ class Robots:
 
 
 class Battles:
-    """Several games of SMAC on StarCraft II; what is read is [obs of each agent, state, avail of
-    each agent, won].
+    """Several games of SMAC on StarCraft II.
+
+    From each, [obs of each agent, state, avail of each agent, won] are read.
     """
 
     def __init__(self, name: str, kwargs: dict[str, Any], seeds: list[int]) -> None:
-        """Prepare them.
+        """Make one game per seed.
 
-        kwargs: SMAC's own, and `sizes`, what the policy expects of SMAC's get_env_info.
+        kwargs: arguments of SMAC, and `sizes`, the values of SMAC's get_env_info that the policy
+        expects.
         """
         try:
             from smac.env import StarCraft2Env
@@ -88,7 +87,7 @@ class Battles:
             ) from error
         kwargs = dict(kwargs)
         sizes = kwargs.pop("sizes")
-        # Without `continuing_episode` SMAC does not tell a time limit from an end.
+        # Without `continuing_episode`, SMAC does not tell a time limit from a terminal end.
         self.envs = [
             StarCraft2Env(map_name=name, seed=seed, continuing_episode=True, **kwargs)
             for seed in seeds
@@ -102,9 +101,9 @@ class Battles:
                 )
 
     def reset(self, content: list[tuple[int, int, np.ndarray | None]]) -> np.ndarray:
-        """Start a battle in some.
+        """Start a battle in some games.
 
-        The game has its seed from its start, so a battle's own is not used.
+        A game is seeded only when it starts, so the seed of the battle is not used.
         """
         try:
             for index, _, _ in content:
@@ -119,7 +118,7 @@ class Battles:
         return np.stack([self._state(index, False) for index, _, _ in content])
 
     def step(self, content: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, ...]:
-        """One step of some."""
+        """Make one step in the environments with the given indices."""
         rows = []
         for index, actions in zip(*content, strict=True):
             reward, ended, info = self.envs[index].step(actions.tolist())
@@ -157,12 +156,12 @@ def serve(connection: Connection) -> None:
                 connection.send(("ok", answer))
             except Refused as error:
                 connection.send(("refused", str(error)))
-            except Exception:  # told to the other side, which raises it there
+            except Exception:  # sent to the other process, which raises it
                 connection.send(("error", traceback.format_exc()))
         except (EOFError, OSError):
             break
     for env in getattr(simulators, "envs", ()):
-        env.close()  # StarCraft II is a program of its own
+        env.close()  # needed for StarCraft II, which is a separate program
 
 
 if __name__ == "__main__":

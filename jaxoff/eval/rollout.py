@@ -1,4 +1,4 @@
-"""Episodes of a policy inside jit: for evaluation, and step by step for pictures."""
+"""Episodes of a policy inside jit, for evaluation and, with all their steps, for pictures."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def rollout(
     sampled: bool,
     keep: Callable[[Trace], Any] = lambda trace: trace,
 ) -> Any:
-    """Play `episodes` episodes side by side, at most the env's horizon: a Trace, or what `keep`
-    makes of its steps.
+    """Play `episodes` episodes side by side, of at most the environment's horizon.
 
-    sampled: draw actions from the policy, else take its mode. Memory starts fresh in each episode.
+    Returns a Trace, or what `keep` makes of each of its steps. sampled: draw actions from the
+    policy, else take its mode. The policy's memory is reset for each episode.
     """
     reset_key, play_key = jax.random.split(key)
     step_keys = jax.random.split(play_key, env.spec.horizon)
@@ -47,8 +47,10 @@ def rollout(
 def evaluate(
     env: Env, policy: Policy, key: Key, episodes: int, *, sampled: bool
 ) -> dict[str, Array]:
-    """Undiscounted returns [E] and lengths [E] of `episodes` episodes, `won` [E] where the env can
-    tell, and its probe's outputs.
+    """Play `episodes` episodes: undiscounted returns [E], lengths [E], and more where known.
+
+    `won` [E] is added if the environment has a function `won`, and the outputs of its probe if it
+    has one.
     """
     won = getattr(env, "won", None)
 

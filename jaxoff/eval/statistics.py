@@ -27,7 +27,7 @@ SIGNIFICANCE = 0.05
 
 
 def finite(values: ArrayLike) -> np.ndarray:
-    """The values [n] that are numbers: a lost run is NaN, and is no part of any statistic."""
+    """The finite values [n]; a lost run is NaN, and no statistic includes it."""
     flat = np.asarray(values, np.float64).reshape(-1)
     return flat[np.isfinite(flat)]
 
@@ -117,10 +117,9 @@ def probability_of_improvement(ours: Tasks, theirs: Tasks) -> float:
 def profile(
     tasks: Tasks, thresholds: ArrayLike, resamples: int = RESAMPLES
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Performance profile: mean over tasks of the share of runs above each threshold [K], with its
-    interval.
+    """Performance profile: mean over tasks of the share of runs above each threshold [K].
 
-    Returns (share, low, high), each [K].
+    Returns (share, low, high), each [K], with the bootstrap interval of the share.
     """
     tau = np.asarray(thresholds, np.float64)
     kept = [finite(values) for values in tasks]
@@ -151,11 +150,11 @@ def welch(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def marks(table: Mapping[str, ArrayLike], higher: bool = True) -> dict[str, str]:
-    """For one row of a table: "best" for the best mean, "*" where Welch finds no difference from
-    it, else "".
+    """Marks for one row of a table: "best", "*" for no significant difference from it, or "".
 
-    table: method -> values per seed. A tie in the mean goes to the first method. No mark where
-    there is nothing to test, that is fewer than two values in either group.
+    table: method -> values per seed. The best mean is marked "best", or the first of equal means;
+    "*" marks methods that Welch's test does not tell from it. Where either group has fewer than two
+    values there is nothing to test, and no "*".
     """
     means = {name: mean(values) for name, values in table.items()}
     known = {

@@ -1,4 +1,4 @@
-"""Logs of training: one interface, and three places where records go."""
+"""Logs of training: one interface, and three destinations of records."""
 
 from jaxoff.logs.base import Guarded, Record, Sink
 from jaxoff.logs.dashboard import WandB

@@ -1,4 +1,4 @@
-"""What is logged, and what a log is. The training loop sees only this."""
+"""The records that are logged, and the interface of a log, which is all the training loop knows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Protocol
 class Record(NamedTuple):
     """One evaluation of every run.
 
-    step of total updates in the stage. rows: a dictionary per run, {"run": int, "seed": int, name:
-    number}; names are "return_mean", "return_std", "length_mean", "win_rate" and "exact_value"
-    (where known), "loss/...". A number that is NaN belongs to a lost run, and is logged as missing.
+    step, total: number of updates so far, and in the whole stage. rows: a dictionary per run,
+    {"run": int, "seed": int, name: number}; names are "return_mean", "return_std", "length_mean",
+    "win_rate" and "exact_value" (where known), "loss/...". A number that is NaN belongs to a lost
+    run, and is logged as missing.
     """
 
     stage: str
@@ -23,27 +24,27 @@ class Record(NamedTuple):
 
 
 class Sink(Protocol):
-    """Where records go: start once, any number of records, finish once."""
+    """A destination of records: start once, record any number of times, finish once."""
 
     def start(self, info: dict[str, Any]) -> None:
-        """Before training; info is what config.json holds."""
+        """Called before training; info is the content of config.json."""
         ...
 
     def record(self, rec: Record) -> None:
-        """After each evaluation."""
+        """Called after each evaluation."""
         ...
 
     def progress(self, rec: Record) -> None:
-        """After each chunk that ends no interval; `rec` has no rows."""
+        """Called after each chunk that does not end an interval; `rec` has no rows."""
         ...
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """After training; summary is what final.json holds, or empty if training was stopped."""
+        """Called after training with the content of final.json; empty if training was stopped."""
         ...
 
 
 class Guarded:
-    """A sink that can't end a training: at its first error it is named, and asked no more."""
+    """A sink whose errors can't end a training: the first one is printed and switches it off."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink: Sink | None = sink
@@ -63,11 +64,11 @@ class Guarded:
         self._try(lambda sink: sink.start(info))
 
     def record(self, rec: Record) -> None:
-        """Pass a record on."""
+        """Pass a record to the sink."""
         self._try(lambda sink: sink.record(rec))
 
     def progress(self, rec: Record) -> None:
-        """Pass progress on."""
+        """Pass progress to the sink."""
         self._try(lambda sink: sink.progress(rec))
 
     def finish(self, summary: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Weights & Biases: a group per experiment, a W&B run per run, and one with mean and std over
-seeds.
+"""Logs to Weights & Biases: a group per experiment, and a W&B run per run and per aggregate.
 
-wandb is imported only when switched on.
+An aggregate has mean and standard deviation over seeds. wandb is imported only when this log is
+switched on.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ Mode = Literal["disabled", "offline", "online"]
 class WandB:
     """Every run has its own curve; runs that differ only in their seed share an aggregate W&B run.
 
-    runs: one dictionary per run, {"run": int, "seed": int, "config": {leaf: value}}.
-    folder: where wandb keeps its files, and ids.json, by which a resumed training continues its
-        curves.
-    Metrics are named stage/name and drawn over stage/step.
+    runs: one dictionary per run, {"run": int, "seed": int, "config": {leaf: value}}. folder: holds
+    wandb's files, and ids.json, with which a resumed training continues its curves. Metrics are
+    named stage/name and drawn over stage/step.
     """
 
     def __init__(
@@ -110,10 +109,10 @@ class WandB:
             self._log(label, rec, aggregate(rows))
 
     def progress(self, rec: Record) -> None:
-        """Nothing: an evaluation is what is logged."""
+        """Do nothing, since only evaluations are logged."""
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write final numbers into each W&B run's summary, and close them all."""
+        """Write final numbers into each W&B run's summary, and close all W&B runs."""
         for row in summary.get("runs", []):
             run = self._open.get(f"run-{row['run']}")
             if run is not None:
@@ -156,7 +155,7 @@ class WandB:
 
 
 def aggregate(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Per name, the mean and std over the rows of runs that are not lost, and their number."""
+    """Mean and standard deviation of each name over `rows`, one per run, and the number of rows."""
     out: dict[str, float] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         kept = finite(np.array([row.get(name) for row in rows], np.float64))

@@ -16,9 +16,9 @@ class JsonLines:
     """Append rows {"stage", "stage_index", "step", "run", "seed", ...} to a file, flushed at each
     record.
 
-    resume_from: (stage_index, step, run) of the rows that are there at the checkpoint that training
-    continues from, in their order; later ones in the file are dropped at the start. None starts the
-    file anew.
+    resume_from: (stage_index, step, run) of the rows that had been written at the checkpoint from
+    which training continues, in order; `start` drops later rows of the file. None starts a new
+    file.
     """
 
     def __init__(
@@ -28,8 +28,9 @@ class JsonLines:
         self._file: TextIO | None = None
 
     def start(self, info: dict[str, Any]) -> None:
-        """Open the file; on resume, keep what the checkpoint knows. Raises BrokenResult where that
-        is not there.
+        """Open the file, and on resume keep only the rows of `resume_from`.
+
+        Raises BrokenResult where one of these rows is missing.
         """
         kept = [] if self.resume_from is None else _rows(self.path, self.resume_from)
         write_text(self.path, "".join(line + "\n" for line in kept))
@@ -45,7 +46,7 @@ class JsonLines:
         self._file.flush()
 
     def progress(self, rec: Record) -> None:
-        """Nothing: an evaluation is what is logged."""
+        """Do nothing, since only evaluations are logged."""
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Close the file."""
@@ -55,7 +56,7 @@ class JsonLines:
 
 
 def _rows(path: Path, wanted: Sequence[tuple[int, int, int]]) -> list[str]:
-    """The lines of these rows, with which the file must begin."""
+    """The lines of the wanted rows, with which the file must begin."""
     lines, kept = path.read_text().splitlines() if path.exists() else [], []
     for number, place in enumerate(wanted, 1):
         line = lines[number - 1] if number <= len(lines) else ""

@@ -1,4 +1,4 @@
-"""A live bar in a terminal; elsewhere one plain line for about every tenth of a stage."""
+"""A progress bar in a terminal; elsewhere one plain line for about every tenth of a stage."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rich.progress import Progress as Bar
 from jaxoff.eval.statistics import finite
 from jaxoff.logs.base import Record
 
-AT_ONCE = 1e-2  # seconds
+AT_ONCE = 1e-2  # seconds; records that are closer in time give no speed
 
 
 class Progress:
-    """Stage, share done, updates per second, time left, and the current return over runs.
+    """Shows stage, share done, updates per second, time left, and the current return over runs.
 
-    title: what stands before the bar. console: where it goes; default the error stream, so that
-    what a command prints as its result stays clean. unit: what a record's `step` counts.
+    title: text before the bar. console: by default the error stream, so that the standard output
+    has only a command's results. unit: the unit of a record's `step`.
     """
 
     def __init__(self, title: str, console: Console | None = None, unit: str = "updates") -> None:
@@ -30,7 +30,7 @@ class Progress:
         self._task: TaskID | None = None
         self._stage: int | None = None
         self._tenth = 0
-        self._last = (0, time.perf_counter())  # step and clock of the record before
+        self._last = (0, time.perf_counter())  # step and time of the previous record
 
     def start(self, info: dict[str, Any]) -> None:
         """Draw the bar."""
@@ -48,7 +48,7 @@ class Progress:
             self._task = self._bar.add_task(self.title, total=None, speed="compiling", score="")
 
     def record(self, rec: Record) -> None:
-        """Move the bar, or write a line where a further tenth of the stage is done."""
+        """Move the bar, or write a line if another tenth of the stage is done."""
         new_stage = rec.stage_index != self._stage
         speed = self._speed(rec, new_stage)
         label, score = f"{self.title} {rec.stage}", score_text(rec)
@@ -77,7 +77,7 @@ class Progress:
             self._bar.update(self._task, completed=rec.step)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Leave the bar as it is."""
+        """Stop the bar, and leave it on the screen as it is."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -86,8 +86,8 @@ class Progress:
         now = time.perf_counter()
         step, clock = (0, self._last[1]) if new_stage else self._last
         self._last = (rec.step, now)
-        # A first record has compilation in its time, and after a resume an unknown first step; what
-        # is read back comes at once.
+        # The time of a stage's first record includes compilation, and after a resume its first step
+        # is unknown; records that are read back come at once.
         if new_stage or now - clock < AT_ONCE or rec.step <= step:
             return ""
         per_s = (rec.step - step) / (now - clock)
@@ -96,8 +96,9 @@ class Progress:
 
 
 def score_text(rec: Record) -> str:
-    """Mean and standard deviation of the return over runs, and how many runs are lost, if any: they
-    met a number that is not finite.
+    """Mean and standard deviation of the return over runs, and the number of lost runs, if any.
+
+    A lost run has met a number that is not finite.
     """
     if not any("return_mean" in row for row in rec.rows):
         return ""

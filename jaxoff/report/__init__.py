@@ -1,4 +1,4 @@
-"""From result folders to tables, figures, GIFs and a page.
+"""Tables, figures, GIFs and a web page from result folders.
 
 Nothing here trains or needs a device.
 """

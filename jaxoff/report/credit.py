@@ -1,4 +1,4 @@
-"""What a decomposition of rewards found, drawn and written down: see `jaxoff.learners.credit`."""
+"""Figures and a CSV of the results of a reward decomposition, see `jaxoff.learners.credit`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def names_of(types: Sequence[int]) -> list[str]:
 def draw(
     found: Verdict, stem: str | Path, names: Sequence[str] = (), title: str = ""
 ) -> list[Path]:
-    """Own reward of each agent during the fit; priorities of its trajectories, a panel per type;
-    its share of draws and of data.
+    """Draw the results of a reward decomposition.
+
+    Panels: individual reward of each agent during the fit; priorities of the agents' trajectories,
+    one panel per type; each agent's share of the draws and of the data.
     """
     names, groups = list(names) or names_of(found.types), members_of(found.types)
     with style() as new_figure:
@@ -50,8 +52,9 @@ def draw(
 
 
 def reward_curves(panel: Any, found: Verdict, names: Sequence[str]) -> None:
-    """Mean own reward of each agent over the fit; bars at its end: two deviations over the members
-    to either side.
+    """Mean individual reward of each agent during the fit.
+
+    Error bars at the end are two standard deviations over the ensemble's members to either side.
     """
     for i, name in enumerate(names):
         panel.plot(
@@ -75,7 +78,7 @@ def reward_curves(panel: Any, found: Verdict, names: Sequence[str]) -> None:
 def priority_histogram(
     panel: Any, found: Verdict, members: np.ndarray, names: Sequence[str]
 ) -> None:
-    """Priorities of the trajectories of the agents of a type."""
+    """Histogram of the priorities of trajectories, for the agents of one type."""
     values = found.priority[:, members]
     edges = np.linspace(values.min(), values.max() + 1e-6, BINS + 1)
     for i in members.tolist():
@@ -105,8 +108,9 @@ def _shares(panel: Any, found: Verdict, names: Sequence[str]) -> None:
 
 
 def write_trajectories(found: Verdict, episodes: Episodes, path: str | Path) -> Path:
-    """A CSV with a line for every agent of every episode: what it earned, how sure that is, and how
-    often it would be drawn.
+    """Write a CSV with a line for every agent of every episode.
+
+    A line has the agent's individual return, its uncertainty, and the probability of being drawn.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -28,8 +28,9 @@ PANEL = (3.4, 2.6)  # inches
 
 @contextmanager
 def style() -> Iterator[Any]:
-    """Our look, for figures that are made inside the block; gives the `Figure` class, which needs
-    no display.
+    """The style of jaxoff's figures, for figures made inside the block.
+
+    Yields the `Figure` class, which needs no display.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -55,14 +56,14 @@ def style() -> Iterator[Any]:
         "axes.formatter.use_mathtext": True,
         "figure.constrained_layout.h_pad": 0.08,
         "svg.fonttype": "none",
-        "svg.hashsalt": "jaxoff",  # the same figure is the same file
+        "svg.hashsalt": "jaxoff",  # equal figures give equal files
     }
     with matplotlib.rc_context(settings):
         yield Figure
 
 
 def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and dash of each label, all different for up to 28 of them."""
+    """Colour and dash pattern of each label, all different for up to 28 labels."""
     pairs = itertools.cycle(itertools.product(DASHES, COLOURS))
     return {
         label: {"color": colour, "linestyle": dash}
@@ -71,7 +72,7 @@ def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def save(figure: Figure, stem: str | Path) -> list[Path]:
-    """Write a figure as stem.png and stem.svg, each under a temporary name first."""
+    """Write a figure as stem.png and stem.svg, each completely or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     stem = Path(stem)
@@ -86,9 +87,10 @@ def save(figure: Figure, stem: str | Path) -> list[Path]:
 
 
 def curve(runs: Sequence[Run], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """A metric of the logs of some folders: (updates [K], values [K, R]), NaN where a run has none.
+    """A metric in the logs of result folders: (updates [K], values [K, R]), NaN for missing values.
 
-    Stages that log the metric follow one another. Raises BrokenResult where nothing was logged.
+    Updates of all stages that log the metric are counted on from stage to stage. Raises
+    BrokenResult where the metric was never logged.
     """
     found: dict[tuple[int, int], dict[tuple[int, int], float]] = {}
     for index, run in enumerate(runs):
@@ -113,8 +115,9 @@ def curve(runs: Sequence[Run], metric: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def band_of(values: np.ndarray, band: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and band [K] over the runs of values [K, R]: "ci" is the bootstrap interval of the mean,
-    "std" one deviation.
+    """(mean, low, high), each [K], over the runs of values [K, R].
+
+    band: "ci" for the bootstrap interval of the mean, "std" for one standard deviation.
     """
     if band not in ("ci", "std"):
         raise ValueError(f"curves: field 'band': expected 'ci' or 'std', found '{band}'")
@@ -138,8 +141,8 @@ def curves(
 ) -> list[Path]:
     """Learning curves, a panel per task and a line per variant: mean over seeds, with a band.
 
-    tasks: task -> title, default all. label: of the vertical axis. reference: name -> a level,
-        drawn as a grey line.
+    tasks: task -> title of its panel, by default all tasks. label: label of the vertical axis.
+    reference: name -> a level that is drawn as a grey line.
     """
     runs = by_config(runs)
     tasks = tasks or {run.task: run.task for run in runs}
@@ -173,8 +176,9 @@ def curves(
 def profiles(
     scores: Mapping[str, statistics.Tasks], stem: str | Path, *, label: str = "normalised score τ"
 ) -> list[Path]:
-    """Performance profiles: share of runs above τ, with its 95% interval. scores: variant -> values
-    per task.
+    """Performance profiles: share of runs above τ, with its 95% interval.
+
+    scores: variant -> values per task.
     """
     look = looks(list(scores))
     kept = np.concatenate(
@@ -225,7 +229,7 @@ def bar_iqm(
                 panel.barh(
                     place, high - low, left=low, height=0.55, color=look[name]["color"], alpha=0.45
                 )
-                # An interval may have no width; the line through the estimate is always seen.
+                # An interval may have no width, but the line at the estimate is always visible.
                 panel.vlines(
                     measure(kept),
                     place - 0.36,
@@ -237,7 +241,7 @@ def bar_iqm(
             panel.set_ylim(len(names) - 0.4, -0.6)
             panel.grid(axis="y", visible=False)
             panel.set(title=title, xlabel=label)
-            panel.use_sticky_edges = False  # room beside a bar that reaches the least value
+            panel.use_sticky_edges = False  # leave room beside a bar at the smallest value
             panel.margins(x=0.08)
             panel.locator_params(axis="x", nbins=5)
         return save(figure, stem)
@@ -251,7 +255,7 @@ def heat_maps(
     agents: tuple[str, str] = ("agent 1", "agent 2"),
     label: str = "probability",
 ) -> list[Path]:
-    """Joint policies of two agents, a panel per label, with the numbers in the cells.
+    """Joint policies of two agents, a panel per label, with the probabilities in the cells.
 
     policies: label -> [A, A]; the first agent's actions are the rows. actions: their A names.
     """
@@ -310,7 +314,7 @@ def _panels(
 
 
 def _legend(figure: Figure, panels: Sequence[Any]) -> None:
-    """One legend for all panels, below them, and as much more room as it takes."""
+    """Add one legend for all panels below them, and enlarge the figure to make room for it."""
     handles: dict[str, Any] = {}
     for panel in panels:
         for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):

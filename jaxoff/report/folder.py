@@ -1,6 +1,4 @@
-"""`jaxoff report FOLDER`: tables, figures and a page for any folder with results, without
-training.
-"""
+"""`jaxoff report FOLDER`: tables, figures and a page for a folder of results, without training."""
 
 from __future__ import annotations
 
@@ -13,15 +11,15 @@ from jaxoff.errors import BrokenResult
 from jaxoff.report import figures, html, tables
 from jaxoff.report.load import Run, by_config, load_run, run_folders, unfinished
 
-MAX_CELLS = 12  # actions of a joint policy that is still drawn with numbers
+MAX_CELLS = 12  # largest number of actions per agent for which joint policies are drawn
 
 
 def report(folder: str | Path) -> Path:
     """Rebuild the tables, curves, profiles and heat maps of every experiment at or below a folder.
 
-    An experiment is a folder of result folders; what belongs to it is written into it, and
-    index.html into `folder`. Runs that have not ended are named on the page and left out. Raises
-    BrokenResult where nothing has ended, or naming a broken file.
+    An experiment is a folder of result folders. Its tables and figures are written into it, and
+    index.html into `folder`. Runs that have not ended are named on the page, and left out of tables
+    and figures. Raises BrokenResult if no run has ended, or naming a broken file.
     """
     folder = Path(folder)
     waiting = unfinished(folder)
@@ -49,7 +47,7 @@ def report(folder: str | Path) -> Path:
 
 
 def _experiment(runs: Sequence[Run], place: Path) -> list[Path]:
-    """Write what can be drawn from some runs into a folder; returns the stems."""
+    """Write all tables and figures of some runs into a folder; returns their stems."""
     parts = by_config(runs)
     stems = []
     several = len({run.task for run in parts}) > 1
@@ -79,14 +77,16 @@ def _curves(runs: Sequence[Run], place: Path) -> list[Path]:
     stems = []
     for task in dict.fromkeys(run.task for run in logged):
         stems.append(place / f"curves-{_slug(task)}")
-        # All runs are given, so that a variant has the same colour in every figure.
+        # All runs are passed, so that a variant has the same colour in every figure.
         figures.curves(logged, "return_mean", stems[-1], tasks={task: task})
     return stems
 
 
 def _scores(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
-    """Scores per variant and task: of the variants that were run on every task that has scores,
-    with a run left on each.
+    """Scores per variant and task.
+
+    Only variants are included that were run on every task with scores, and that have a run which
+    was not lost on each of these tasks.
     """
     having = [run for run in runs if run.has("score")]
     tasks = list(dict.fromkeys(run.task for run in having))
@@ -108,8 +108,9 @@ def _scores(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
 
 
 def _heat_maps(runs: Sequence[Run], place: Path) -> list[Path]:
-    """Final joint policies of two agents, the mean over the seeds that were not lost, a figure per
-    task.
+    """Draw final joint policies of two agents, a figure per task.
+
+    They are means over the seeds that were not lost.
     """
     stems = []
     for task in dict.fromkeys(run.task for run in runs):

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxoff.files import replacing
 
-CELL = 64  # pixels
-SCALE = 3  # drawn so much larger, then reduced, for smooth edges
-FOOT = 48  # pixels below, for two lines of text
+CELL = 64  # pixels per cell
+SCALE = 3  # pictures are drawn larger by this factor and then reduced, for smooth edges
+FOOT = 48  # pixels below the picture, for two lines of text
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 PAPER, INK, WALL, LINE = "#ffffff", "#222222", "#4a4a4a", "#d9d9d9"
 
@@ -28,13 +28,12 @@ def grid_gif(
     *,
     frame_s: float = 0.5,
 ) -> Path:
-    """Write an episode as a GIF: walls, goals (rings) and agents (discs), with step, reward and
-    return below.
+    """Write an episode on a grid as a GIF, with step, reward and return below.
 
-    positions: [T+1, N, 2] row and column, the first frame after the reset. walls: [H, W] bool.
-    goals: [N, 2], the goal of each agent, or [0, 2] for none. rewards: [T] of each step. frame_s:
-        seconds per frame.
-    Raises ValueError naming an array of a wrong shape.
+    Goals are drawn as rings and agents as discs. positions: [T+1, N, 2] row and column, the first
+    frame after the reset. walls: [H, W] bool. goals: [N, 2], the goal of each agent, or [0, 2] for
+    none. rewards: [T], the reward of each step. frame_s: seconds per frame. Raises ValueError
+    naming an array of a wrong shape.
     """
     positions, walls, goals = (
         np.asarray(positions),
@@ -77,8 +76,9 @@ def grid_gif(
 
 
 def save_gif(frames: list[Image.Image], path: str | Path, duration: int, last: int) -> Path:
-    """Write frames, whole or not at all, in a loop; each lasts `duration` ms, the last one `last`
-    ms.
+    """Write frames as a GIF that loops; each lasts `duration` ms, the last one `last` ms.
+
+    The file is written completely or not at all.
     """
     durations = [duration] * (len(frames) - 1) + [last]
     with replacing(path) as temporary:
@@ -95,7 +95,7 @@ def save_gif(frames: list[Image.Image], path: str | Path, duration: int, last: i
 
 
 def caption(step: int, rewards: Sequence[float] | np.ndarray | None, text: str) -> tuple[str, str]:
-    """Two lines below a frame: step, reward and return; text."""
+    """The two lines below a frame: one with step, reward and return, one with `text`."""
     line = f"step {step}"
     if rewards is not None and step:
         line += (
@@ -105,13 +105,13 @@ def caption(step: int, rewards: Sequence[float] | np.ndarray | None, text: str) 
 
 
 def write(draw: ImageDraw.ImageDraw, top: int, lines: tuple[str, str]) -> None:
-    """Write lines of text into the foot, which begins at `top`."""
+    """Write two lines of text into the area below the picture, which begins at `top`."""
     for line, text in enumerate(lines):
         draw.text((6 * SCALE, top + (6 + 21 * line) * SCALE), text, fill=INK, font=font(14))
 
 
 def _ground(walls: np.ndarray, goals: np.ndarray) -> Image.Image:
-    """The grid without agents, enlarged; room for two lines of text below."""
+    """The grid without agents, enlarged by SCALE, with room for two lines of text below."""
     rows, columns = walls.shape
     cell = CELL * SCALE
     image = Image.new("RGB", (columns * cell + 2 * SCALE, rows * cell + FOOT * SCALE), PAPER)
@@ -134,7 +134,7 @@ def _frame(
     cell = CELL * SCALE
     shifts = _shifts(path[-1])
     for agent, colour in enumerate(COLOURS[: path.shape[1]]):
-        # Trails are set apart by agent, so that two on one lane are both seen.
+        # Each agent's trail has its own offset, so that two trails on one lane are both visible.
         offset = (agent - (path.shape[1] - 1) / 2) * 0.1
         points = [
             ((column + 0.5 + offset) * cell, (row + 0.5 + offset) * cell)
@@ -157,7 +157,7 @@ def _frame(
 
 
 def _shifts(cells: np.ndarray) -> list[float]:
-    """Sideways shift of each agent, so that agents in one cell are beside each other."""
+    """Horizontal shift of each agent, so that agents in one cell are beside each other."""
     out = []
     for agent, cell in enumerate(cells):
         here = [other for other in range(len(cells)) if (cells[other] == cell).all()]
@@ -176,12 +176,12 @@ def _disc(
 
 
 def pale(colour: str) -> tuple[int, int, int]:
-    """Half way to paper, of a colour such as #0072B2."""
+    """A colour such as #0072B2, half way to white."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return (255 + red) // 2, (255 + green) // 2, (255 + blue) // 2
 
 
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Of a size in pixels of the finished picture."""
+    """The font of a size in pixels of the finished picture."""
     return ImageFont.load_default(size * SCALE)

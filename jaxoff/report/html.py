@@ -1,4 +1,4 @@
-"""index.html: one self-contained page of the tables and figures of a folder."""
+"""index.html: one page with the tables and figures of a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt  # a dependency of rich
 
 from jaxoff.files import write_text
 
-PICTURES = (".svg", ".gif", ".png")  # what is shown, the first that is there
+PICTURES = (".svg", ".gif", ".png")  # the first of these that exists is shown
 LINKS = (".md", ".tex", ".csv", ".svg", ".png", ".gif")
 IGNORED = {"checkpoint", "wandb"}
 
@@ -57,9 +57,9 @@ class Section(NamedTuple):
 def index(folder: str | Path, title: str, sections: Sequence[Section] | None = None) -> Path:
     """Write folder/index.html and return its path.
 
-    A stem shows its table (stem.md), else its picture, with links to every form it has. sections:
-    None shows every table and picture at or below the folder, a section per folder that has some.
-    Raises FileNotFoundError for a stem with neither.
+    For each stem the page shows its table (stem.md), or else its picture, with links to all its
+    files. sections: None shows every table and picture at or below the folder, with a section per
+    folder. Raises FileNotFoundError for a stem with neither.
     """
     folder = Path(folder)
     sections = scan(folder) if sections is None else sections
@@ -81,8 +81,9 @@ def index(folder: str | Path, title: str, sections: Sequence[Section] | None = N
 
 
 def scan(folder: str | Path) -> list[Section]:
-    """A section for every folder, at or below this one, with tables (.md beside .csv) or pictures:
-    tables first.
+    """A section for every folder at or below this one that has tables or pictures, tables first.
+
+    A table is an .md file beside a .csv file.
     """
     folder = Path(folder)
     found: dict[Path, tuple[list[Path], list[Path]]] = {}
@@ -110,7 +111,7 @@ def _section(folder: Path, number: int, section: Section) -> str:
 
 
 def _item(folder: Path, stem: Path) -> str:
-    # A stem may have dots of its own, so an ending is added and never replaced.
+    # A stem may contain dots, so an ending is added and never replaced.
     files = {
         ending: stem.with_name(stem.name + ending)
         for ending in LINKS
@@ -135,7 +136,7 @@ def _item(folder: Path, stem: Path) -> str:
 
 
 def _table(text: str) -> str:
-    """Our own markdown as HTML: its line breaks in cells are kept, any other markup is escaped."""
+    """A markdown table of jaxoff as HTML; line breaks in cells are kept, other HTML is escaped."""
     body, _, commands = text.partition("- Command:")
     page = _html(body)
     if commands:

@@ -1,4 +1,4 @@
-"""Reading result folders. Nothing else of the report looks at a run's files."""
+"""Reads result folders; no other module of the report reads a run's files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ CONFIG_FIELDS = ("method", "task", "command", "hardware", "git_commit")
 class Run:
     """One result folder: R runs of one method on one task.
 
-    config: config.json. rows: the lines of metrics.jsonl. runs: one dictionary per run, of
-        final.json.
-    timing: of final.json. arrays: final.npz, with "returns" [R, episodes], "steps" [K] and
-    "history/..." [K, R, ...].
+    config: the content of config.json. rows: the lines of metrics.jsonl. runs: one dictionary per
+    run, and timing: both from final.json. arrays: the arrays of final.npz, with "returns"
+    [R, episodes], "steps" [K] and "history/..." [K, R, ...].
     """
 
     path: Path
@@ -42,7 +41,7 @@ class Run:
 
     @property
     def seeds(self) -> list[int]:
-        """Seed of each run."""
+        """The seed of each run."""
         return [run["seed"] for run in self.runs]
 
     @property
@@ -51,13 +50,13 @@ class Run:
         return np.array([run.get("failed_at") is not None for run in self.runs], bool)
 
     def has(self, metric: str) -> bool:
-        """Whether some run has a number of this name in final.json."""
+        """Whether any run has a number of this name in final.json."""
         return any(run.get(metric) is not None for run in self.runs)
 
     def values(self, metric: str) -> np.ndarray:
-        """Final numbers [R] of this name; NaN for a lost run.
+        """The final numbers [R] of this name; NaN for a lost run.
 
-        Raises BrokenResult where it is not there.
+        Raises BrokenResult where no run has the name.
         """
         if not any(metric in run for run in self.runs):
             raise BrokenResult(
@@ -68,7 +67,7 @@ class Run:
         return np.where(self.lost, np.nan, values)
 
     def history(self, name: str) -> np.ndarray:
-        """The array history/name [K, R, ...]. Raises BrokenResult where it is not there."""
+        """The array history/name [K, R, ...]. Raises BrokenResult where it is missing."""
         if f"history/{name}" not in self.arrays:
             raise BrokenResult(
                 f"{self.path / 'final.npz'}: expected array 'history/{name}', found "
@@ -123,7 +122,7 @@ def unfinished(path: str | Path) -> list[Path]:
 def load_experiment(path: str | Path) -> list[Run]:
     """Read every result folder at or below a path.
 
-    Raises BrokenResult where there is none, or a broken one.
+    Raises BrokenResult where there is no result folder, or one is broken.
     """
     folders = run_folders(path)
     if not folders:
@@ -132,8 +131,9 @@ def load_experiment(path: str | Path) -> list[Run]:
 
 
 def by_config(runs: Iterable[Run]) -> list[Run]:
-    """Split every folder that holds a grid into one `Run` per grid point; the point is in its
-    variant's label.
+    """Split every folder that holds a grid into one `Run` per grid point.
+
+    The label of such a run's variant names the grid point.
     """
     out = []
     for run in runs:
@@ -155,7 +155,7 @@ def by_config(runs: Iterable[Run]) -> list[Run]:
 
 
 def select(run: Run, keep: Sequence[int], variant: str) -> Run:
-    """Some of the runs of a folder, as a `Run` of its own."""
+    """A new `Run` with some of the runs of a folder."""
     numbers = {run.runs[i]["run"] for i in keep}
     axis = {name: 1 for name in run.arrays if name.startswith("history/")} | {"returns": 0}
     return dataclasses.replace(

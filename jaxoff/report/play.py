@@ -38,7 +38,7 @@ def episode_of(env: Env, policy: Policy, seed: int, *, sampled: bool) -> Episode
 
 
 def write_gif(env: Env, episode: Episode, path: Path, text: str = "") -> Path | None:
-    """Draw an episode where the environment says how (`picture`), else return None."""
+    """Write an episode as a GIF; None if the environment has no `picture` that says how."""
     picture = getattr(env, "picture", None)
     state, reward = episode.state, episode.reward
     if isinstance(picture, GridPicture):
@@ -63,9 +63,8 @@ def write_gif(env: Env, episode: Episode, path: Path, text: str = "") -> Path | 
 def episode_gif(
     env: Env, policy: Policy, seed: int, path: str | Path, sampled: bool = True
 ) -> Path | None:
-    """Play one episode and draw it, with the environment's name; None where the environment has no
-    picture.
+    """Play one episode and write it as a GIF; None if the environment cannot be drawn.
 
-    sampled: draw actions from the policy, else take its mode.
+    The GIF shows the environment's name. sampled: draw actions from the policy, else take its mode.
     """
     return write_gif(env, episode_of(env, policy, seed, sampled=sampled), Path(path), env.spec.name)

@@ -25,10 +25,10 @@ from jaxoff.report.gif import (
 )
 
 SIDE = 560  # pixels of the longer side
-FRAMES = 200  # at most: a longer episode is thinned out
+FRAMES = 200  # maximum number of frames; of a longer episode, evenly spaced steps are shown
 FOREST, FOOD = "#b8e0d4", "#F0E442"
-# The i-th body of a kind has the i-th of these colours, in turn. What stands still is drawn below
-# what moves.
+# The i-th body of a kind has the i-th of these colours, in turn. Bodies that stand still are drawn
+# below those that move.
 MOVING = {"agent": COLOURS, "ally": COLOURS[:1], "enemy": COLOURS[1:2], "prey": (INK,)}
 STILL = {
     "forest": (FOREST,),
@@ -43,8 +43,9 @@ TRAILS = ("agent", "prey")
 
 
 class View(NamedTuple):
-    """What is seen of the plane: its left, top, width and height, and pixels (of the drawing,
-    before it is reduced) per unit.
+    """The visible part of the plane: its left, top, width and height, and its zoom.
+
+    zoom: pixels per unit, in the drawing before it is reduced by SCALE.
     """
 
     left: float
@@ -59,7 +60,7 @@ class View(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, whole ones after the reduction."""
+        """Width and height in pixels of the drawing, which are multiples of SCALE."""
         return round(self.width * self.zoom / SCALE) * SCALE, round(
             self.height * self.zoom / SCALE
         ) * SCALE
@@ -80,15 +81,13 @@ def scene_gif(
     """Write an episode as a GIF: discs that move, with step, reward and return below.
 
     positions: [T+1, K, 2] x and y (upwards) of K bodies, the first frame after the reset. kinds: K
-    names of `MOVING` and `STILL`; the latter are drawn where they are first, landmarks and goals as
-    rings (goal i in the colour of agent i). radii: [K], in units of the positions. rewards: [T] of
-    each
-    step. health: [T+1, K] in 0..1, the part of a disc that is not pale; a body with none is not
-    drawn.
-    walls: [M, 4] rectangles (x0, y0, x1, y1). bounds: (x0, y0, x1, y1), what is seen at least; by
-    default the living bodies of all frames. A long episode is thinned out to 200 frames, its first
-    and last among them, and all last about 10 s at most. Raises ValueError naming an argument of a
-    wrong shape or value.
+    names from `MOVING` and `STILL`; the latter are drawn at their first position, landmarks and
+    goals as rings (goal i in the colour of agent i). radii: [K], in units of the positions.
+    rewards: [T], the reward of each step. health: [T+1, K] in 0..1, the part of a disc that is not
+    pale; a body with health 0 is not drawn. walls: [M, 4] rectangles (x0, y0, x1, y1). bounds: (x0,
+    y0, x1, y1), the least that is visible; by default the living bodies of all frames. Of a long
+    episode 200 frames are shown, with its first and last among them, and a GIF lasts about 10 s at
+    most. Raises ValueError naming an argument of a wrong shape or value.
     """
     positions, radii = np.asarray(positions, float), np.asarray(radii, float)
     walls = np.asarray(() if walls is None else walls, float)
@@ -105,7 +104,7 @@ def scene_gif(
         _trails(ImageDraw.Draw(ground), view, positions[before : t + 1], kinds, order)
         frame = _frame(ground, view, positions[t], kinds, order, radii, life[t])
         draw = ImageDraw.Draw(frame)
-        # bodies that leave the bounds are not over the text
+        # cover bodies that leave the bounds, so that they are not drawn over the text
         draw.rectangle((0, height, width, frame.height), fill=PAPER)
         draw.rectangle((0, 0, width - 1, height), outline=LINE, width=SCALE)
         write(draw, height, caption(int(t), rewards, text))
@@ -175,7 +174,7 @@ def _view(
         low, high = low - 0.04 * (high - low).max(), high + 0.04 * (high - low).max()
     else:
         low, high = np.array(bounds[:2], float), np.array(bounds[2:], float)
-    # never so narrow that the text does not fit
+    # neither side is so short that the text does not fit
     span = np.maximum(high - low, 0.7 * (high - low).max())
     left, top = (low[0] + high[0] - span[0]) / 2, (low[1] + high[1] + span[1]) / 2
     return View(left, top, span[0], span[1], SIDE * SCALE / span.max())
@@ -189,7 +188,7 @@ def _ground(
     radii: np.ndarray,
     walls: np.ndarray,
 ) -> Image.Image:
-    """The scene without what moves, enlarged; room for two lines of text below."""
+    """The scene without moving bodies, enlarged by SCALE, with room for two lines of text below."""
     width, height = view.size
     image = Image.new("RGB", (width, height + FOOT * SCALE), PAPER)
     draw = ImageDraw.Draw(image)
@@ -218,7 +217,7 @@ def _trails(
     kinds: Sequence[str],
     order: list[int],
 ) -> None:
-    """Draw the way [t, K, 2] that was made since the frame before; the ground keeps it."""
+    """Draw the path [t, K, 2] since the previous frame; the ground keeps it for later frames."""
     for body in (body for body in range(len(kinds)) if kinds[body] in TRAILS and len(points) > 1):
         colours = MOVING[kinds[body]]
         draw.line(
@@ -239,7 +238,7 @@ def _frame(
 ) -> Image.Image:
     image = ground.copy()
     draw = ImageDraw.Draw(image)
-    for body in np.argsort(-radii, kind="stable"):  # the small are not hidden by the large
+    for body in np.argsort(-radii, kind="stable"):  # large bodies first, so none hides a small one
         if kinds[body] not in MOVING or health[body] <= 0:
             continue
         colours = MOVING[kinds[body]]
@@ -262,18 +261,20 @@ def _disc(
 
 
 def _pixels(view: View, radius: float) -> float:
-    """A radius in pixels, never too small to be seen."""
+    """A radius in pixels, but at least large enough to be visible."""
     return max(radius * view.zoom, 5 * SCALE)
 
 
 def _palette() -> Image.Image:
-    """One palette for all frames, so that no colour flickers, nor goes with the last of its kind:
-    inks in steps towards paper.
+    """One palette for all frames, with inks in steps towards white.
+
+    With one palette no colour flickers, or is lost once the last body of its kind is gone.
     """
     inks = np.array([ImageColor.getrgb(colour) for colour in (INK, WALL, FOOD, *COLOURS)])
     share = np.linspace(0, 1, 17)[1:, None, None]
     steps = (share * inks + (1 - share) * ImageColor.getrgb(PAPER)).round().reshape(-1, 3)
-    # No steps of pale colours: Pillow, which compares in steps of four, would take one for paper.
+    # Pale colours get no steps, because Pillow, which compares colours in steps of four, would
+    # take such a step for white.
     colours = np.concatenate(
         [[ImageColor.getrgb(colour) for colour in (PAPER, LINE, FOREST)], steps]
     ).astype(int)

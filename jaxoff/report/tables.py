@@ -30,11 +30,10 @@ PAPER_FIELDS = ("table", "row", "column", "value", "source")
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Final values per seed of one method, an array [n_t] per task (one, but for an average); NaN:
-    a lost run.
+    """Final values per seed of one method; NaN for a lost run.
 
-    mark: "best", "*" (no significant difference from the best) or "". paper: the number that was
-        printed.
+    tasks: an array [n_t] per task; one array, except in an average over tasks. mark: "best", "*"
+    (no significant difference from the best) or "". paper: the number that the paper prints.
     """
 
     tasks: tuple[np.ndarray, ...]
@@ -43,12 +42,12 @@ class Cell:
 
     @property
     def total(self) -> int:
-        """Runs made."""
+        """Number of runs, including lost ones."""
         return sum(values.size for values in self.tasks)
 
     @property
     def kept(self) -> int:
-        """Runs that were not lost."""
+        """Number of runs that were not lost."""
         return sum(statistics.finite(values).size for values in self.tasks)
 
     @property
@@ -73,10 +72,11 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """rows, columns: labels in order. cells: (row, column) -> Cell, absent where nothing was run.
+    """A table of results.
 
-    provenance: lines that say how the numbers came about. has_paper: whether printed numbers are
-        shown.
+    rows, columns: labels in order. cells: (row, column) -> Cell, absent where nothing was run.
+    provenance: lines on seeds, hardware, commits and updates of the runs. has_paper: whether
+    numbers that a paper prints are shown.
     """
 
     title: str
@@ -88,15 +88,14 @@ class Table:
     provenance: tuple[str, ...]
     commands: tuple[str, ...]
     has_paper: bool = False
-    standard_error: bool = False  # of the mean, instead of the deviation over seeds
+    standard_error: bool = False  # show the standard error of the mean, not the deviation
 
 
 def read_paper(file: str | Path, table: str) -> dict[tuple[str, str], str]:
-    """(row, column) -> printed value, "" where it could not be recovered, of one table of a
-    paper.csv.
+    """(row, column) -> printed value of one table in a paper.csv.
 
-    Columns of the file: table,row,column,value,source. Raises BrokenResult naming the file and
-    field.
+    A value is "" where it could not be recovered. Columns of the file:
+    table,row,column,value,source. Raises BrokenResult naming the file and field.
     """
     with Path(file).open(newline="") as stream:
         reader = csv.DictReader(stream)
@@ -124,13 +123,13 @@ def build(
     average: bool = False,
     standard_error: bool = False,
 ) -> Table:
-    """A table of final values; the larger is the better, but for SMALLER_IS_BETTER.
+    """A table of final values; larger values are better, except for SMALLER_IS_BETTER.
 
     rows: tasks, or task -> label; columns: variants, or variant -> label; None takes all, in order.
-    metric: a number of final.json's runs. paper: (row label, column label) -> printed number.
-    average: a further row, over tasks. standard_error: shown instead of the standard deviation.
-    Folders of the same task and variant are pooled.
-    Raises BrokenResult where a metric is missing, or two folders hold the same seed.
+    metric: name of a number of final.json's runs. paper: (row label, column label) -> printed
+    number. average: add a row with the average over tasks. standard_error: show the standard error
+    instead of the standard deviation. Folders of the same task and variant are pooled. Raises
+    BrokenResult where a metric is missing, or two such folders hold the same seed.
     """
     runs = by_config(runs)
     row_of = _labels(rows, dict.fromkeys(run.task for run in runs))
@@ -171,7 +170,7 @@ def build(
 
 
 def provenance(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Seeds, hardware and commits of some runs, a line each."""
+    """Lines with the seeds, hardware, commits and updates of some runs."""
     seeds = sorted({seed for run in runs for seed in run.seeds})
     span = (
         f"{seeds[0]}–{seeds[-1]}"
@@ -192,8 +191,9 @@ def provenance(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def updates_of(label: str, runs: Sequence[Run]) -> str:
-    """How long a column was trained: updates of the last stage, and the budget in slots that they
-    follow from, if there is one.
+    """How long the runs of a column were trained, as text.
+
+    It has the updates of the last stage, and the budget in slots from which they follow, if any.
     """
     configs = [run.config["config"] for run in runs]
     counts, budgets = ({config.get(name, 0) for config in configs} for name in ("steps", "slots"))
@@ -204,9 +204,7 @@ def updates_of(label: str, runs: Sequence[Run]) -> str:
 def cell_lines(
     cell: Cell | None, digits: int, has_paper: bool, standard_error: bool = False
 ) -> list[str]:
-    """What stands in a cell, line by line, without its marks; z in a format: no minus sign before a
-    zero.
-    """
+    """The lines of text in a cell, without marks; z in a format avoids a minus sign before zero."""
     if cell is None:
         return [NONE]
     width = cell.std / np.sqrt(cell.kept) if standard_error and cell.kept else cell.std
@@ -223,7 +221,7 @@ def cell_lines(
 
 
 def digits_of(table: Table, row: str) -> int:
-    """Decimals of a row: fewer for large numbers, and enough for small ones."""
+    """Number of decimals in a row: fewer for large numbers, more for small ones."""
     means = [
         abs(table.cells[row, name].mean) for name in table.columns if (row, name) in table.cells
     ]
@@ -232,7 +230,7 @@ def digits_of(table: Table, row: str) -> int:
 
 
 def legend(table: Table) -> str:
-    """What the numbers and marks mean."""
+    """The meaning of a table's numbers and marks, as text."""
     lost = any(cell.kept < cell.total for cell in table.cells.values())
     spread = "standard error" if table.standard_error else "standard deviation"
     return (
@@ -380,7 +378,7 @@ def comma_separated(table: Table) -> str:
 
 
 def write(table: Table, stem: str | Path) -> list[Path]:
-    """Write stem.md, stem.tex and stem.csv, each at once; returns their paths."""
+    """Write stem.md, stem.tex and stem.csv, each completely or not at all; returns their paths."""
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     texts = {".md": markdown(table), ".tex": latex(table), ".csv": comma_separated(table)}

@@ -1,4 +1,4 @@
-"""Training: `TrainSpec` says what, `train` does it."""
+"""Training: a `TrainSpec` describes a job, and `train` runs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Interrupted", "Results", "TrainSpec", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """What needs JAX is imported when it is first used (PEP 562)."""
+    """Names that need JAX are imported when they are first used (PEP 562)."""
     if name == "train":
         from jaxoff.training.loop import train
 

@@ -1,7 +1,8 @@
 """Checkpoints with orbax: the whole state of every run, so that a killed job resumes bit-exactly.
 
-State is kept as host arrays [R, ...] without padding, so a job may resume on another number of
-devices. Of several processes the first reads and writes, and tells the others what it read.
+The state is stored as host arrays [R, ...] without padding, so a job may resume on another number
+of devices. If there are several processes, the first one reads and writes, and sends the others
+what it has read.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from jaxoff.errors import BrokenResult
 
 
 class Checkpoints:
-    """The checkpoints of one job in a folder; the newest is kept.
+    """The checkpoints of one job in a folder, of which only the newest is kept.
 
-    Every process calls `meta` and `state`.
+    With several processes, every process must call `meta` and `state`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,7 +53,7 @@ class Checkpoints:
             )
 
     def meta(self) -> dict[str, Any] | None:
-        """Meta data of the newest complete checkpoint, or None."""
+        """The metadata of the newest complete checkpoint, or None."""
         found = None
         if self.manager is not None and self.manager.latest_step() is not None:
             found = self._read(ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
@@ -66,7 +67,7 @@ class Checkpoints:
         return json.loads(np.asarray(text).tobytes())
 
     def state(self, like: Any) -> Any:
-        """State of the newest complete checkpoint, in the structure of `like`."""
+        """The state in the newest complete checkpoint, with the structure of `like`."""
         if self.manager is not None:
             like = self._read(ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
         return (
@@ -78,7 +79,7 @@ class Checkpoints:
     def _read(self, args: Any) -> Any:
         """A part of the newest complete checkpoint.
 
-        Raises BrokenResult where it is damaged, or of a job of another form.
+        Raises BrokenResult where it is damaged, or its structure is that of another job.
         """
         assert self.manager is not None
         step = self.manager.latest_step()

@@ -1,8 +1,7 @@
-"""The training loop: stages, in each stage intervals that end with an evaluation, and in each
-interval chunks. A chunk is one compiled call, and lasts about ten seconds at most.
+"""The training loop: stages of intervals that end with an evaluation, and intervals of chunks.
 
-Between chunks Python saves and shows progress, after an interval it logs; nothing else leaves the
-device.
+A chunk is one compiled call of about ten seconds at most. Between chunks, Python shows progress and
+saves checkpoints; after an interval it also logs. Nothing else leaves the device.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ from jaxoff.training.results import Results
 from jaxoff.training.spec import Job, TrainSpec, evaluation_steps, fitted, resolve
 from jaxoff.types import Env, Episodes
 
-CHUNK_S = 10.0  # what a chunk lasts at most, so that a stop is answered and progress shown in time
-CHUNK_UPDATES = 256  # the most that it makes: their draws are made in one call, and kept
-# Fields of config.json in which two folders of one job may differ.
+CHUNK_S = 10.0  # longest duration of a chunk, so that it stops and shows progress in time
+CHUNK_UPDATES = 256  # most updates in a chunk, since their draws are made and stored together
+# Fields of config.json that may differ between two runs of one job.
 LOOSE = {"command", "hardware", "git_commit", "versions", "checkpoint_s", "mode", "data_dir"}
 
 
@@ -54,13 +53,14 @@ def train(
 ) -> Results:
     """Train every run of a job in one program per stage, and return its results.
 
-    out: the job's folder; with it the job logs, saves, resumes from its last checkpoint, and is
-    read back if it is already complete. data, env: instead of the task's own. Raises a JaxoffError
-    for a bad spec or dataset, Interrupted after SIGTERM or SIGINT.
+    out: the job's folder. If it is given, the job logs and saves there, resumes from its last
+    checkpoint, and a job that is already complete is only read. sinks: further logs. data, env:
+    episodes and environment that replace the task's own. Raises a JaxoffError for an invalid spec
+    or dataset, Interrupted after SIGTERM or SIGINT.
     """
     job = resolve(spec)
     env = registry.make_env(spec.task) if env is None else env
-    # what a method refuses, before data and folders are made
+    # A method refuses invalid settings here, before data and folders are made.
     job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
     if data is None and not job.acts:
         data = registry.make_data(
@@ -77,7 +77,7 @@ def train(
 
 
 def _describe(job: Job, data: Episodes | None) -> dict[str, Any]:
-    """config.json: what was run, on what, by which code."""
+    """The content of config.json: the job, its data and machine, and the version of the code."""
     spec = dataclasses.asdict(job.spec)
     config = {f.name: getattr(job.config, f.name) for f in dataclasses.fields(job.config)}
     return spec | {
@@ -109,23 +109,22 @@ def _describe(job: Job, data: Episodes | None) -> dict[str, Any]:
 
 
 def _typed(value: Any) -> Any:
-    """Numbers of float32 as they were typed: the shortest that are read as the same, .0003 and not
-    .0003000000142.
-    """
+    """Numbers of float32 in their shortest decimal form: .0003 and not .0003000000142."""
     found = np.asarray(value)
     return [float(str(x)) for x in found.ravel()] if found.ndim else float(str(found[()]))
 
 
 def _begin(out: Path, record: dict[str, Any]) -> Results | None:
-    """Claim the folder: the results if the same job is complete there, an error if it holds another
-    job.
+    """Claim the folder for this job, and return its results if it is already complete there.
+
+    Raises InvalidSetting if the folder holds another job.
     """
     file = out / "config.json"
     if file.exists():
         wanted_record = json.loads(json.dumps(plain(record)))
         held = results.read_json(file)
         for name, wanted, found in _differences(wanted_record, held):
-            # Folders of before say less of the data.
+            # Folders of earlier versions record less about the data.
             if found is None and name in ("data.longest", "data.individual"):
                 continue
             if name.partition(".")[0] not in LOOSE:
@@ -141,13 +140,13 @@ def _begin(out: Path, record: dict[str, Any]) -> Results | None:
 
 
 def identity(record: dict[str, Any]) -> str:
-    """SHA-256 of what makes a job this one: its config.json, less how and where it was run."""
+    """SHA-256 that identifies a job: of its config.json without how and where it was run."""
     kept = {name: value for name, value in record.items() if name not in LOOSE}
     return hashlib.sha256(json.dumps(plain(kept), sort_keys=True).encode()).hexdigest()
 
 
 def _check_owner(file: Path, found: Any, record: dict[str, Any]) -> None:
-    """Refuse what another job has written."""
+    """Raise InvalidSetting if `found`, the identity in a file, is that of another job."""
     if found != identity(record):
         raise InvalidSetting(
             f"{file}: expected what this job has written, found what another has; "
@@ -158,8 +157,9 @@ def _check_owner(file: Path, found: Any, record: dict[str, Any]) -> None:
 def _differences(
     wanted: dict[str, Any], found: dict[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """(field, wanted, found) where two records differ, in order; `config.lr` is a field of a
-    field.
+    """(field, wanted, found) for each field in which two records differ, in order.
+
+    Names of nested fields are joined by dots, such as `config.lr`.
     """
     for name, value in wanted.items():
         other = found.get(name)
@@ -170,7 +170,7 @@ def _differences(
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Whether two JSON values are equal, numbers as float32."""
+    """Whether two JSON values are equal; floats are compared as float32."""
     if isinstance(value, list) and isinstance(other, list):
         return len(value) == len(other) and all(map(_same, value, other))
     if isinstance(value, float) and isinstance(other, float):
@@ -179,7 +179,7 @@ def _same(value: Any, other: Any) -> bool:
 
 
 class _Loop:
-    """One job being trained."""
+    """The state of one job while it is trained."""
 
     def __init__(
         self,
@@ -216,8 +216,8 @@ class _Loop:
         self.last: dict[str, np.ndarray] = {}
         self.compile_s, self.elapsed_s, self.updates = 0.0, 0.0, 0
         self.saved_at = time.perf_counter()
-        self.chunk_s = 0.0  # of one update, as the last chunk was
-        self.sums: dict[str, Any] = {}  # of the metrics of this interval's updates, [R] float64
+        self.chunk_s = 0.0  # seconds per update in the last chunk
+        self.sums: dict[str, Any] = {}  # sums of metrics over this interval's updates, [R] float64
         self.stop = Stop()
 
     def run(self) -> Results:
@@ -226,7 +226,7 @@ class _Loop:
         meta = self.checkpoints.meta() if self.checkpoints else None
         if meta:
             assert self.out is not None
-            if "job" in meta:  # not in folders of before
+            if "job" in meta:  # folders of earlier versions lack it
                 _check_owner(self.out / "checkpoint", meta["job"], self.record)
             first_stage = meta["stage_index"]
             self.elapsed_s, self.compile_s, self.updates = (
@@ -251,12 +251,12 @@ class _Loop:
                     carried = self._stage(index, carried, at)
             return self._finish(carried)
         except BaseException:
-            for sink in self.sinks:  # a bar left open would spoil the terminal
+            for sink in self.sinks:  # a progress bar that stays open would spoil the terminal
                 sink.finish({})
             raise
 
     def _logged(self, meta: dict[str, Any]) -> list[tuple[int, int, int]]:
-        """(stage, step, run) of every row that metrics.jsonl has at a checkpoint."""
+        """(stage, step, run) of every row that metrics.jsonl must have at a checkpoint."""
         return [
             (index, step, run)
             for index in range(meta["stage_index"] + 1)
@@ -266,12 +266,12 @@ class _Loop:
         ]
 
     def _ends(self, index: int) -> list[int]:
-        """Updates after which a stage is reported on."""
+        """The numbers of updates after which a stage logs a report."""
         stage, last = self.stages[index], index == len(self.stages) - 1
         return evaluation_steps(stage.steps, self.spec.evaluations if last else stage.reports)
 
     def _stage(self, index: int, carried: Any, meta: dict[str, Any] | None) -> Carried:
-        """Train a stage. meta: of the checkpoint within it that training goes on from, if any."""
+        """Train a stage. meta: metadata of the checkpoint in this stage to resume from, if any."""
         last = index == len(self.stages) - 1
         ends = self._ends(index)
         starts = [0, *ends[:-1]]
@@ -295,7 +295,8 @@ class _Loop:
                 carried, metrics = self._timed(chunk, carried, count)
                 self.chunk_s = (time.perf_counter() - begin) / count
                 done, self.updates = done + count, self.updates + count
-                for name, value in metrics.items():  # as float64, in which chunks leave no trace
+                # sums in float64, so that means do not depend on the size of chunks
+                for name, value in metrics.items():
                     self.sums[name] = self.sums.get(name, 0.0) + value[:, :count].sum(1, float)
                 if done < end:
                     self._between(index, done, carried)
@@ -307,7 +308,7 @@ class _Loop:
         return carried
 
     def _chunk_size(self, most: int) -> int:
-        """Updates of the next chunk, by the time that one took: all processes make as many."""
+        """Updates in the next chunk, from the time per update; the same on all processes."""
         wanted = int(CHUNK_S / self.chunk_s) if self.chunk_s else 16
         return mapping.least(max(1, min(wanted, most)))
 
@@ -315,7 +316,7 @@ class _Loop:
         return jax.device_put(jnp.int32(value), NamedSharding(self.mesh, P()))
 
     def _timed(self, function: Any, carried: Carried, count: int) -> tuple[Carried, Any]:
-        """What a compiled function gives: what is carried on, and the rest on the host."""
+        """Call a compiled function: Carried stays on the device, other results go to the host."""
         begin, number = time.perf_counter(), self._number(count)
         with jax.transfer_guard("disallow"):
             carried, out = jax.block_until_ready(function(carried, (self.dataset, number)))
@@ -324,7 +325,7 @@ class _Loop:
         return carried, out
 
     def _between(self, index: int, done: int, carried: Carried) -> None:
-        """After a chunk that ends no interval: show progress; save and stop where it is time."""
+        """After a chunk within an interval: show progress, and save or stop if it is time to."""
         stage = self.stages[index]
         entry = Record(stage.name, index, done, stage.steps, [])
         for sink in self.sinks:
@@ -336,15 +337,13 @@ class _Loop:
             self._interrupt()
 
     def _wanted(self) -> tuple[bool, bool]:
-        """Whether to stop, and whether to save. Processes save together and stop together: what any
-        of them wants, all do.
-        """
+        """Whether to stop, and whether to save: all processes do so as soon as one wants to."""
         due = time.perf_counter() - self.saved_at > self.spec.checkpoint_s
         stopped, due = mapping.anywhere([self.stop.requested, due])
         return stopped, due
 
     def _restored(self, config: Any, program: Program, meta: dict[str, Any]) -> Carried:
-        """What a checkpoint holds, on the devices."""
+        """The state in a checkpoint, copied to the devices."""
         assert self.checkpoints is not None
         within = meta.get("within", False)
         like = state_like(self.job, self.env, self.dataset, program.index, within)
@@ -375,8 +374,10 @@ class _Loop:
         played: dict[str, Any],
         carried: Carried,
     ) -> None:
-        """Log an interval. Where training is to stop, its state is saved before other logs than our
-        own are asked, which may fail or take their time.
+        """Log an interval.
+
+        If training is to stop, its state is saved after metrics.jsonl is written but before other
+        sinks are called, since these may fail or be slow.
         """
         failed = mapping.to_host(carried.run.failed_at, self.job.num_runs)
         last = index == len(self.stages) - 1
@@ -406,7 +407,7 @@ class _Loop:
         for sink in self.sinks:
             if sink not in own:
                 sink.record(entry)
-        if stopped or self._wanted()[0]:  # in the meantime
+        if stopped or self._wanted()[0]:  # a stop may have been requested in the meantime
             if not saved:
                 self._save(index, done, carried, within=False)
             self._interrupt()
@@ -416,7 +417,7 @@ class _Loop:
     ) -> dict[str, np.ndarray]:
         """Add an evaluation to the history, and return its scalars [R] and probe arrays."""
         evaluation: dict[str, Any] = dict(played)
-        if not evaluation:  # no simulator in jit: nothing was played
+        if not evaluation:  # without a simulator in jit no episodes were played
             evaluation = {
                 name: np.full((self.job.num_runs, 1), np.nan) for name in ("returns", "lengths")
             }
@@ -443,7 +444,7 @@ class _Loop:
         return named
 
     def _save(self, index: int, step: int, carried: Carried, within: bool) -> None:
-        """Write a checkpoint; `within` an interval it holds what the interval needs too."""
+        """Write a checkpoint; `within` an interval, with the learner's state at its start."""
         if self.checkpoints is None:
             return
         assert self.out is not None
@@ -552,8 +553,10 @@ class _Loop:
 
 
 class Stop:
-    """Requests to stop, by SIGTERM or SIGINT: the chunk at work is finished and the state saved. A
-    second request stops at once.
+    """Requests to stop, by SIGTERM or SIGINT.
+
+    At the first request the current chunk is finished and the state is saved; a second request
+    stops at once.
     """
 
     def __init__(self) -> None:

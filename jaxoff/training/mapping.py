@@ -1,6 +1,4 @@
-"""The run axis: one function of one run becomes one program of many, on whatever devices there
-are.
-"""
+"""The run axis: a function of one run becomes a program of many runs, on all available devices."""
 
 from __future__ import annotations
 
@@ -17,10 +15,10 @@ AXIS = "runs"
 
 
 def choose_mode(platform: str) -> str:
-    """How runs of one device are mapped: "vmap" on an accelerator, "sequence" on a CPU.
+    """How the runs on one device are mapped: "vmap" on an accelerator, "sequence" on a CPU.
 
     On a CPU both are about as fast (experiments/bench/speed.md), and a sequence needs the memory of
-    one run; what doubles the speed there is one host device per core, see `runtime.setup`.
+    only one run. One host device per core doubles the speed on a CPU, see `runtime.setup`.
     """
     return "sequence" if platform == "cpu" else "vmap"
 
@@ -34,14 +32,15 @@ def run_mesh(num_runs: int, devices: list[Any] | None = None) -> Mesh:
 
 
 def padded(num_runs: int, mesh: Mesh) -> int:
-    """The number of runs made divisible by the number of devices."""
+    """The number of runs, rounded up to a multiple of the number of devices."""
     size = mesh.devices.size
     return -(-num_runs // size) * size
 
 
 def map_runs(function: Callable[..., Any], mesh: Mesh, mode: str) -> Callable[..., Any]:
-    """function(per_run, shared) of one run -> the same of per_run leaves [R, ...]; R divides over
-    the mesh.
+    """Map function(per_run, shared) of one run over the leading axis R of per_run's leaves.
+
+    R must be divisible by the number of devices of the mesh.
     """
 
     def local(per_run: Any, shared: Any) -> Any:
@@ -57,8 +56,9 @@ def map_runs(function: Callable[..., Any], mesh: Mesh, mode: str) -> Callable[..
 
 
 def to_devices(tree: Any, mesh: Mesh) -> Any:
-    """Host arrays [R, ...], equal on every process, to the mesh, padded by repeating the last
-    run.
+    """Copy host arrays [R, ...] to the mesh, padded by repeating the last run.
+
+    Every process must hold the same arrays.
     """
     sharding = NamedSharding(mesh, P(AXIS))
 
@@ -72,21 +72,21 @@ def to_devices(tree: Any, mesh: Mesh) -> Any:
 
 
 def to_host(tree: Any, num_runs: int) -> Any:
-    """The first num_runs of the run axis as NumPy arrays, on every process."""
+    """The first num_runs entries of the run axis, as NumPy arrays on every process."""
     if jax.process_count() > 1:
         tree = multihost_utils.process_allgather(tree, tiled=True)
     return jax.tree.map(lambda x: np.array(x)[:num_runs], jax.device_get(tree))
 
 
 def anywhere(flags: list[bool]) -> list[bool]:
-    """Each flag, true if it is so on any process."""
+    """Each flag, true if it is true on any process."""
     if jax.process_count() == 1:
         return flags
     return np.any(multihost_utils.process_allgather(np.asarray(flags)), 0).tolist()
 
 
 def least(number: int) -> int:
-    """The least of the processes' numbers."""
+    """The smallest of the numbers that the processes pass."""
     if jax.process_count() == 1:
         return number
     return int(np.min(multihost_utils.process_allgather(np.asarray(number))))

@@ -1,8 +1,7 @@
-"""Online on-policy training: act in many environments, learn from what was just seen, in one
-compiled scan.
+"""Online on-policy training: act in many environments and learn from those steps, in one program.
 
-This is how behaviour policies come about. Parameters are taken out at intervals, so that a training
-run gives policies of every level.
+It trains the behaviour policies of datasets. Snapshots of the policy are taken during training, so
+that a training run gives policies of every level.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from jaxoff.types import Array, Carry, Env, Key, Params, Policy, State, TimeStep
 
 
 class Segments(NamedTuple):
-    """Consecutive steps of many environments; leading axes [B, T]. Episodes begin and end inside.
+    """Consecutive steps of many environments; leading axes [B, T].
 
-    reset: the step is the first of its episode. memory [B, ...]: the policy's before the first
-        step.
+    Episodes may begin and end within a segment. reset: whether the step is the first of its
+    episode. memory [B, ...]: the policy's memory before the first step.
     """
 
     seen: TimeStep
-    actions: Array  # as the policy drew them
-    reward: Array  # [B, T, N] of each agent
+    actions: Array  # as drawn from the policy, before clipping to the action bound
+    reward: Array  # [B, T, N] reward of each agent
     terminated: Array
     truncated: Array
     reset: Array
@@ -43,11 +42,11 @@ class Segments(NamedTuple):
 
 
 class OnPolicy(NamedTuple):
-    """A method that learns from its own steps.
+    """An on-policy method.
 
-    init(key) -> state; behaviour(state) -> Policy, what collects; policy(state) -> Policy, what is
-    evaluated; update(state, segments, key) -> (state, metrics); actor(state) -> parameters of the
-    policy to be kept, and policy_of(parameters) -> Policy.
+    init(key) -> state; behaviour(state) -> the Policy that collects steps; policy(state) -> the
+    Policy that is evaluated; update(state, segments, key) -> (state, metrics); actor(state) -> the
+    parameters of the policy that are kept in a snapshot, and policy_of(parameters) -> Policy.
     """
 
     init: Callable[[Key], State]
@@ -67,9 +66,9 @@ class Collectors(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The policy at one time of training.
+    """The policy at one point of training.
 
-    metrics: means since the last snapshot; evaluation: "returns" [E], ...
+    metrics: means over the updates since the last snapshot. evaluation: "returns" [E], ...
     """
 
     env_steps: int
@@ -91,17 +90,17 @@ def start(learner: OnPolicy, env: Env, num_envs: int, key: Key) -> _Run:
     env_state, seen = jax.vmap(env.reset)(jax.random.split(env_key, num_envs))
     memory = learner.behaviour(state).initial((num_envs,))
     run = _Run(state, Collectors(env_state, seen, memory, jnp.ones(num_envs, bool)), key)
-    # Environments start from literals, whose types are weak; the next run's are not, and would
-    # compile all again.
+    # Environments start from literals with weak types, but arrays of later steps have strong types,
+    # for which everything would be compiled again.
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), run)
 
 
 def collect(
     env: Env, policy: Policy, collectors: Collectors, steps: int, key: Key
 ) -> tuple[Collectors, Segments]:
-    """`steps` steps in every environment.
+    """Make `steps` steps in every environment.
 
-    An ended episode restarts, after its last observation is kept.
+    An environment whose episode ends is reset, after its last observation is stored.
     """
     num_envs = collectors.reset.shape[0]
 
@@ -141,8 +140,10 @@ def collect(
 def _programs(
     learner: OnPolicy, env: Env, segment: int, eval_episodes: int
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Two compiled programs: so many iterations of a run, with their mean metrics; and a run's
-    policy with its evaluation.
+    """Two compiled programs: `count` iterations of training, and an evaluation.
+
+    The first returns the run and its mean metrics; the second the policy's parameters and its
+    evaluation.
     """
 
     def iteration(run: _Run) -> tuple[_Run, dict[str, Array]]:
@@ -169,8 +170,8 @@ def _programs(
     @jax.jit
     def evaluate_now(run: _Run) -> tuple[Params, dict[str, Array]]:
         actor = learner.actor(run.learner)
-        # The fourth child of the key: the first three are the next iteration's, and fold_in(key, 0)
-        # is the first of them.
+        # The fourth child of the key: the first three belong to the next iteration, and
+        # fold_in(key, 0) is the first of them.
         return actor, evaluate(
             env,
             learner.policy_of(actor),
@@ -194,15 +195,14 @@ def train_on_policy(
     eval_episodes: int,
     resume: Path | None = None,
 ) -> Iterator[Snapshot]:
-    """Train, and give the policy before training and at `snapshots` times after it, sampled in
-    evaluation.
+    """Train, and yield a snapshot of the policy before training and `snapshots` more during it.
 
-    The k-th of K snapshots is taken after (k / K)^2 of all iterations: early policies change
-    fastest. One compiled program makes all iterations between two snapshots. resume: a file that
-    everything is kept in after each snapshot; if it is there, its snapshots come first and training
-    goes on from it, bit for bit. Raises InvalidSetting for more snapshots than iterations,
-    and where training meets a number that is not finite; InvalidFile for a file of another
-    training.
+    The k-th of K snapshots is taken after (k / K)^2 of all iterations, since early policies change
+    fastest. Evaluations sample from the policy. One compiled program makes all iterations between
+    two snapshots. resume: a file to which the whole state is written after each snapshot; if it
+    exists, its snapshots are yielded first and training continues from it, bit for bit. Raises
+    InvalidSetting for more snapshots than iterations, and where a metric is not finite; InvalidFile
+    for a file of another training.
     """
     if not 1 <= snapshots <= iterations:
         raise InvalidSetting(
@@ -237,7 +237,7 @@ def train_on_policy(
 
 
 def _write(path: Path, run: _Run, done: list[Snapshot]) -> None:
-    """Everything that training goes on from, in one file, whole or not at all."""
+    """Write the whole state of training to one file, completely or not at all."""
     leaves = enumerate(jax.tree.leaves(run))
     arrays: dict[str, Any] = {f"run{i}": np.asarray(_plain(leaf)) for i, leaf in leaves}
     for k, snapshot in enumerate(done):
@@ -253,8 +253,10 @@ def _write(path: Path, run: _Run, done: list[Snapshot]) -> None:
 def _read(
     path: Path, run: _Run, actor: Params, env_steps_of: list[int]
 ) -> tuple[_Run, list[Snapshot]]:
-    """The inverse of `_write`, for a training with this start, untrained actor, and steps before
-    each snapshot.
+    """Read what `_write` wrote, and check that it is of this training.
+
+    run, actor: initial state and untrained actor of this training. env_steps_of: number of
+    environment steps before each of its snapshots.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -291,7 +293,7 @@ def _plain(leaf: Array) -> Array:
 
 
 def _as(value: np.ndarray, like: Any) -> Array:
-    """An array of a file as the leaf that it was. Raises ValueError for another shape."""
+    """An array of a file as a leaf like `like`. Raises ValueError for another shape or dtype."""
     leaf = (
         jax.random.wrap_key_data(jnp.asarray(value))
         if jnp.issubdtype(like.dtype, jax.dtypes.prng_key)

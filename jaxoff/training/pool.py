@@ -1,6 +1,4 @@
-"""From a training run to a pool: which snapshots are kept, what they return, and what they are
-called.
-"""
+"""From a training run to a pool: choose snapshots, measure their returns, and name their levels."""
 
 from __future__ import annotations
 
@@ -23,7 +21,8 @@ from jaxoff.names import Task
 from jaxoff.training.on_policy import OnPolicy, Snapshot, train_on_policy
 from jaxoff.types import Env
 
-MEASURED = 100_000  # steps that each kept policy is measured by, within 64 to 512 episodes
+# environment steps with which the return of each kept policy is measured, in 64 to 512 episodes
+MEASURED = 100_000
 
 
 def train_pool(
@@ -36,9 +35,9 @@ def train_pool(
 ) -> Pool:
     """Train the behaviour policies of `family/scenario` with MAPPO and write them as a pool file.
 
-    overrides: fields of the method's Config, over its settings for the task. tell(snapshot, all env
-    steps) is called after each snapshot. A training that was killed goes on from its last snapshot,
-    kept beside `path`.
+    overrides: values of fields of the method's Config, which replace its settings for the task.
+    tell(snapshot, total environment steps) is called after each snapshot. A training that was
+    killed continues from its last snapshot, which is kept beside `path`.
     """
     check_number("seed", seed)
     task = Task.parse(f"{name}/pool")
@@ -99,12 +98,13 @@ def build(
     replay: int = 8,
     tell: Callable[[Snapshot], None] | None = None,
 ) -> Pool:
-    """Train to the end of `snapshots`, choose, round to half precision, and measure what is kept.
+    """Build a pool: train to the end of `snapshots`, choose some, and measure their returns.
 
-    cuts: shares of [random, best] at which levels begin (SIT, Table 4-6: .3 and .7 for SMAC and
-    particle worlds, 1/3 and 2/3 for MAMuJoCo). medium: the share at which the medium policy of a
-    dataset lies, and training up to which is medium-replay. Raises InvalidSetting if training never
-    left the random policy.
+    Parameters are rounded to half precision before they are measured. cuts: shares of [random,
+    best] at which levels begin (SIT, Table 4-6: .3 and .7 for SMAC and particle worlds, 1/3 and 2/3
+    for MAMuJoCo). medium: the share of [random, best] at which the medium policy of a dataset lies;
+    training up to there makes medium-replay. Raises InvalidSetting if training never got above the
+    random policy's return.
     """
     taken = []
     for snapshot in snapshots:
@@ -152,11 +152,11 @@ def choose(
     per_level: int,
     replay: int,
 ) -> tuple[list[int], list[int]]:
-    """Snapshots to keep, in order of training, and those of them that are medium-replay.
+    """Numbers of the snapshots to keep, in order of training, and of those for medium-replay.
 
-    Of each level: `per_level` spread evenly over its snapshots, and the untrained one, the one
-    nearest to the share `medium` of [low, best], and the best. Medium-replay: `replay` of them,
-    spread evenly from the first one to the first that reaches that share.
+    Kept are: of each level `per_level` snapshots, spread evenly; the untrained one; the one nearest
+    to the share `medium` of [low, best]; the best; and those for medium-replay. Medium-replay uses
+    `replay` snapshots, spread evenly from the first one to the first that reaches that share.
     """
     high = max(returns)
     if high <= low:

@@ -1,6 +1,4 @@
-"""The prey of OMAR's tag and world: trained against predators, which are trained against it, in
-turns.
-"""
+"""Training of the prey of OMAR's tag and world, in turns with predators that hunt it."""
 
 from __future__ import annotations
 
@@ -34,9 +32,9 @@ def train_prey(
 ) -> Path:
     """Train a prey for `tag` or `world` with MAPPO and write it to `path` (.npz).
 
-    Each round trains new predators against the prey of the round before (at first: a random one),
-    and a new prey against them. tell(who, mean return) is called after each training. Raises
-    UnknownName, or InvalidSetting for a number out of range.
+    Each round trains new predators against the prey of the previous round (in the first round, a
+    random prey), and then a new prey against these predators. tell(who, mean return) is called
+    after each training. Raises UnknownName, or InvalidSetting for a number out of range.
     """
     if world not in _MAKERS:
         raise unknown("world", world, _MAKERS)
@@ -63,7 +61,7 @@ def train_prey(
 def _trained(
     env: Env, name: str, seed: int, overrides: Mapping[str, Any] | None
 ) -> tuple[tuple[Actors, Params], Snapshot]:
-    """The actor after a whole training, and its last evaluation."""
+    """Train with MAPPO: the actor with its parameters, and the last snapshot."""
     module = registry.online_learner("mappo")
     config = resolve_config(
         module, Task.parse(f"{name}/prey"), {"snapshots": 1, **(overrides or {})}
@@ -79,14 +77,15 @@ def _trained(
 
 
 def _predators(spec: EnvSpec, net: Actors, params: Params) -> Callable[[Array], Array]:
-    """Observations [3, O] to actions [3, 2], without noise."""
+    """The predators' policy as a function from observations [3, O] to actions [3, 2], no noise."""
     nothing: Any = None
     return lambda obs: net.policy(params).distribution((), TimeStep(obs, *[nothing] * 6))[1].mode()
 
 
 def _layers(actor: Params) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Weights and biases of a lone agent's net; its number, always one, goes into the first
-    bias.
+    """Weights and biases of the network of a single agent.
+
+    The agent's index is a constant input of one, whose weights are added to the first bias.
     """
     layers = [
         (np.asarray(layer["kernel"]), np.asarray(layer["bias"]))

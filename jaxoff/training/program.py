@@ -1,7 +1,8 @@
 """The compiled parts of training: prepare a stage, train a chunk of it, report on an interval.
 
 Each is written for one run and mapped over the run axis. All randomness comes from the run's key,
-the stage and the number of updates made, so results do not depend on chunks, devices or other runs.
+its purpose, the stage and the number of updates so far, so results do not depend on chunks, devices
+or other runs.
 """
 
 from __future__ import annotations
@@ -23,39 +24,38 @@ from jaxoff.training.mapping import map_runs
 from jaxoff.training.spec import Job
 from jaxoff.types import Array, Env, Feedback, Key, Learner, Out, Sampler, Transition
 
-PREPARE, DRAW, UPDATE, FEEDBACK, EVALUATE, COLLECT = range(6)  # what a key is for
+PREPARE, DRAW, UPDATE, FEEDBACK, EVALUATE, COLLECT = range(6)  # purposes of random keys
 
 
 class RunState(NamedTuple):
-    """All that a run carries.
+    """The whole state of a run.
 
-    `key` are raw key data and never change; the rest is what training moves.
+    `key` is raw key data that never changes; training changes the other fields.
     """
 
     key: Any  # [2] uint32
     learner: Any
     sampler: Any
-    updates: Array | np.ndarray  # in this stage
-    failed_at: Array | np.ndarray  # updates in this stage when it met a NaN, else -1
+    updates: Array | np.ndarray  # number of updates made in this stage
+    # number of updates in the stage before the interval with the first NaN, -1 for a healthy run
+    failed_at: Array | np.ndarray
 
 
 class Carried(NamedTuple):
-    """What goes from chunk to chunk: a run, and its state when the interval between two evaluations
-    began.
-    """
+    """The state between two chunks: a run, and its learner at the start of the interval."""
 
     config: Any
     run: RunState
-    finite: Any  # the learner's state then, which was finite
+    finite: Any  # the learner's state at the start of the interval, when it was finite
 
 
 class Program:
     """The functions of one stage, to be lowered and compiled once each.
 
-    `updates` is the most that a chunk makes, `mode` how runs share a device. `chunk` and `report`
-    take (carried, (dataset, number of updates)). `chunk` gives the metrics of every update
-    [updates], of which so many count; `report` gives an evaluation: "returns" [E], "lengths" [E]
-    and the env's probe.
+    `updates` is the largest number of updates in a chunk, `mode` how runs share a device. `chunk`
+    and `report` take (carried, (dataset, number of updates)). `chunk` returns metrics [updates], of
+    which only the first entries, one per update made, are valid. `report` returns an evaluation:
+    "returns" [E], "lengths" [E] and the outputs of the environment's probe.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Program:
         return jax.random.fold_in(jax.random.fold_in(key, self.index), purpose)
 
     def _prepare(self, per_run: tuple[Any, RunState], dataset: Dataset) -> Carried:
-        """The state that this stage starts from; `learner` is the state of the stage before."""
+        """The initial state of this stage; `run.learner` is that of the stage before."""
         config, run = per_run
         stage, learner = self._parts(config)
         key = self._key(run, PREPARE)
@@ -112,7 +112,7 @@ class Program:
     def _chunk(
         self, carried: Carried, shared: tuple[Dataset, Array]
     ) -> tuple[Carried, dict[str, Array]]:
-        """So many gradient steps, at most `updates`, and their metrics."""
+        """Make the given number of updates, at most `updates`, and return their metrics."""
         (config, run, finite), (dataset, count) = carried, shared
         stage, learner = self._parts(config)
         sampler = self.job.sampler(stage, run.learner, config, self.env, self._key(run, COLLECT))
@@ -142,7 +142,7 @@ class Program:
             metrics = {k: jnp.asarray(v, jnp.float32) for k, v in out.metrics.items()}
             return state, sampler_state, metrics
 
-        # Traced once: the loop needs to know beforehand which metrics there will be.
+        # The update is traced once beforehand, since the loop needs the names of its metrics.
         traced, shapes = jax.make_jaxpr(one, return_shape=True)(0, run.learner, run.sampler)
 
         def step(index: Array, carry: Any) -> Any:
@@ -161,9 +161,9 @@ class Program:
     def _report(
         self, carried: Carried, shared: tuple[Dataset, Array]
     ) -> tuple[Carried, dict[str, Array]]:
-        """An evaluation, at the end of an interval of so many updates.
+        """An evaluation at the end of an interval of `count` updates.
 
-        A run that is no longer finite keeps its last finite state.
+        A run with a number that is not finite goes back to its last finite state.
         """
         (config, run, finite), count = carried, shared[1]
         ok = _all_finite(run.learner) & (run.failed_at < 0)
@@ -192,7 +192,7 @@ class Program:
         return sampler.feedback(states[1], dataset, outcome)
 
     def _evaluation(self, learner: Learner, run: RunState) -> dict[str, Array]:
-        # public data may be of a simulator that is not in jit
+        # The simulator of public data may not run in jit.
         if not self.evaluates or not hasattr(self.env, "step"):
             return {}
         key = jax.random.fold_in(self._key(run, EVALUATE), run.updates)

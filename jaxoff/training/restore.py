@@ -1,4 +1,4 @@
-"""From the folder of a job back to its policies."""
+"""Restore the trained policies of a job from its folder."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ from jaxoff.types import Env, Episodes, Policy
 
 
 def state_like(job: Job, env: Env, dataset: Any, stage: int, within: bool) -> Any:
-    """Zeros [R, ...] in the structure of what a checkpoint of a stage holds, found by tracing the
-    stages up to there: a RunState; within an interval, all that is carried, less the config.
+    """Zeros [R, ...] in the structure of a checkpoint in a stage, found by tracing the stages.
+
+    That is a RunState, or for a checkpoint within an interval, Carried without its config.
     """
     mesh = mapping.run_mesh(1, jax.local_devices()[:1])
     carried = (job.config, empty_state(job))
@@ -40,7 +41,7 @@ def state_like(job: Job, env: Env, dataset: Any, stage: int, within: bool) -> An
 
 
 def load_dataset(job: Job, env: Env, data: Episodes | None, sharding: Any = None) -> Any:
-    """The data of a job on the device; nothing for a job that collects its own."""
+    """The dataset of a job on the device; () for a job that collects its own data."""
     if data is None:
         return ()
     return place(
@@ -62,8 +63,8 @@ class Restored(NamedTuple):
     env: Env
     job: Job
     stage: int
-    learner: Any  # state of the learner of that stage, of all runs [R, ...]
-    failed_at: np.ndarray  # [R], -1 where a run is not lost
+    learner: Any  # state of the stage's learner for all runs [R, ...]
+    failed_at: np.ndarray  # [R] updates after which a run was lost; -1 where it was not lost
     finished: bool
 
     def policy(self, config: Any, learner: Any) -> Policy:
@@ -71,7 +72,7 @@ class Restored(NamedTuple):
         return self.job.stages(config, self.env.spec)[self.stage].learner.policy(learner)
 
     def policy_of(self, run: int) -> Policy:
-        """The policy of a run, by its number. Raises InvalidSetting for one that is not there."""
+        """The policy of a run, by its number. Raises InvalidSetting if there is no such run."""
         if not 0 <= run < self.job.num_runs:
             raise InvalidSetting(f"field 'run': expected 0..{self.job.num_runs - 1}, found {run}")
         return self.policy(*jax.tree.map(lambda x: x[run], (self.job.config, self.learner)))
@@ -80,11 +81,11 @@ class Restored(NamedTuple):
 def restore_policy(
     folder: str | Path, run: int = 0, data_dir: str | None = None
 ) -> tuple[Env, Policy, TrainSpec]:
-    """The trained policy of one run of a job, its environment, and what was trained.
+    """The environment, the trained policy of one run, and the TrainSpec of a job.
 
-    Its data are not needed. data_dir: of public data, for a job whose folder was written before
-    that. Raises FileNotFoundError naming the file that is missing, BrokenResult one that is
-    damaged, or InvalidSetting for a run that is not there.
+    The job's dataset is not needed, except for folders of earlier versions: data_dir is the folder
+    of public datasets for these. Raises FileNotFoundError naming a missing file, BrokenResult
+    naming a damaged one, or InvalidSetting for a run that does not exist.
     """
     found = restore(folder, data_dir)
     return found.env, found.policy_of(run), found.job.spec
@@ -124,8 +125,10 @@ def evaluate_runs(
     sampled: bool,
     processes: int | None = None,
 ) -> list[dict[str, Any]]:
-    """What `eval.final.evaluate_policy` gives, of several runs of a job: in one program, or one
-    after the other on a simulator of the host. Every run plays from the same starts.
+    """The results of `eval.final.evaluate_policy` for several runs of a job.
+
+    All runs play in one program, or one after the other on a simulator on the host, and every run
+    plays from the same initial states.
     """
     policies = [found.policy_of(run) for run in runs]
     if not hasattr(found.env, "step"):
@@ -150,7 +153,7 @@ def evaluate_runs(
 
 
 def _spec_of(record: dict[str, Any], file: Path, data_dir: str | None) -> TrainSpec:
-    """What was trained, from a job's config.json."""
+    """The TrainSpec of a job, from its config.json."""
     known = {name: record[name] for name in TrainSpec.__dataclass_fields__ if name in record}
     fields = config_fields(registry.learner(record["method"], record["task"]).Config)
     strange = sorted(set(record["config"]) - set(fields))
@@ -167,7 +170,7 @@ def _spec_of(record: dict[str, Any], file: Path, data_dir: str | None) -> TrainS
         if isinstance(value, list)
         else value
         for name, value in record["config"].items()
-        # what follows from them is in the record too
+        # The numbers of updates that follow from budgets are in the record too.
         if name not in record["grid"] and name not in BUDGETS
     }
     return TrainSpec(
@@ -176,7 +179,7 @@ def _spec_of(record: dict[str, Any], file: Path, data_dir: str | None) -> TrainS
 
 
 def _without_data(job: Job, env: Env, record: dict[str, Any]) -> tuple[Job, Any]:
-    """The job as its data made it, and the shapes of these, from what config.json says of them."""
+    """The job as its dataset completes it, and the dataset's shapes, both from config.json."""
     about = record.get("data")
     if job.acts or about is None:
         return job, ()

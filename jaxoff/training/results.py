@@ -1,4 +1,4 @@
-"""The result of a job: what is in its folder, and how the folder is written."""
+"""The results of a job: the contents of its folder, and functions that read and write them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from jaxoff.files import plain, replacing, write_text
 class Results:
     """A finished job.
 
-    runs: one dictionary a run: seed, config leaves, return_mean, score, ... steps [K]: updates at
-    each evaluation, the first before training. history: name -> [K, R, ...]. returns [R, E]: every
-    episode of the last evaluation. path: its folder, or None.
+    runs: one dictionary per run: seed, config leaves, return_mean, score, ... steps [K]: number of
+    updates at each evaluation, the first before training. history: name -> [K, R, ...]. returns
+    [R, E]: the return of every episode of the last evaluation. path: the job's folder, or None.
     """
 
     runs: list[dict[str, Any]]
@@ -34,18 +34,18 @@ class Results:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON with NaN as null, whole or not at all."""
+    """Write JSON with NaN as null, completely or not at all."""
     write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
 def write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    """A compressed .npz, whole or not at all."""
+    """Write a compressed .npz, completely or not at all."""
     with replacing(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 
 def read_json(file: Path, names: Iterable[str] = ()) -> dict[str, Any]:
-    """A file with a JSON object that has these fields. Raises BrokenResult naming the file."""
+    """Read a JSON object that must have these fields. Raises BrokenResult naming the file."""
     try:
         found = json.loads(file.read_text())
     except ValueError as error:
@@ -73,7 +73,7 @@ def read_npz(file: Path) -> dict[str, np.ndarray]:
 
 
 def save(results: Results, folder: Path, job: str = "") -> None:
-    """Write final.json and final.npz. job: the digest of whose they are."""
+    """Write final.json and final.npz. job: the job's identity, see `training.loop.identity`."""
     arrays = {"returns": results.returns, "steps": results.steps} | {
         f"history/{name}": value for name, value in results.history.items()
     }

@@ -1,4 +1,4 @@
-"""What is to be trained: one record, from which the command line is derived."""
+"""The description of a training job: one record, from which the command line is derived."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class TrainSpec:
-    """A training job: every combination of grid values and seeds is a run, and all runs are one
-    program.
+    """A training job: every combination of grid values and seeds is a run of one program.
 
     The comments behind and above the fields are the help of `jaxoff train`.
     """
@@ -30,31 +29,34 @@ class TrainSpec:
     method: str  # a registered method, such as inspo
     task: str  # [source:]family/scenario/quality, see `jaxoff data list`
     seeds: Sequence[int] = (0,)  # distinct whole numbers in 0 .. 2**32 - 1
-    # values for fields of the method's Config
+    # values of fields of the method's Config
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    # numeric field of the method's Config -> its values
+    # numeric field of the method's Config -> the values that the grid sweeps
     grid: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
-    sampler: str = "uniform"  # uniform, or a registered one such as pjap
-    # values for fields of the sampler's Config
+    sampler: str = "uniform"  # uniform, or another registered sampler such as pjap
+    # values of fields of the sampler's Config
     sampler_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    # gradient steps of the last stage; default the method's own for the task
+    # gradient updates of the last stage; by default the method's own number for the task
     steps: int | None = None
-    evaluations: int = 10  # evaluations over training, beside the one before it
-    eval_episodes: int = 32  # episodes of each evaluation
-    sampled: bool = True  # evaluate by sampling from the policy, else by its mode
-    data_seed: int = 0  # seed of a recipe's dataset
-    data_episodes: int | None = None  # size of a recipe's dataset, in episodes
+    # number of evaluations during training, in addition to the one before the first update
+    evaluations: int = 10
+    eval_episodes: int = 32  # number of episodes in each evaluation
+    sampled: bool = True  # evaluate with actions sampled from the policy, else with its mode
+    data_seed: int = 0  # random seed of the dataset, for a task with a recipe
+    # number of episodes in the dataset, for a task with a recipe
+    data_episodes: int | None = None
     data_dir: str | None = None  # folder of public datasets, for a task with a source
-    # how observations are stored on the device
+    # storage type of observations and states on the device
     obs_dtype: Literal["float32", "bfloat16"] = "float32"
-    # the generator of random numbers; only threefry2x32 gives the same run alone and among others
+    # random number generator; only with threefry2x32 is a run the same alone and among other runs
     prng: Literal["threefry2x32", "rbg", "unsafe_rbg"] = "threefry2x32"
-    # of matrix products on an accelerator; "default" lets it use fewer bits
+    # precision of matrix products on an accelerator; "default" lets it use fewer bits
     precision: Literal["highest", "high", "default"] = "highest"
-    # how runs share a device: vmap, sequence, or auto by backend
+    # how runs share a device: all at once (vmap), one after another (sequence), or chosen by the
+    # backend (auto)
     mode: Literal["auto", "vmap", "sequence"] = "auto"
     variant: str = ""  # column label in tables; "" is the method's name
-    checkpoint_s: float = 60.0  # least seconds between checkpoints
+    checkpoint_s: float = 60.0  # minimum time between checkpoints, in seconds
 
     @property
     def label(self) -> str:
@@ -78,7 +80,7 @@ class Job:
     sampler_config: Any
     points: tuple[dict[str, float], ...]  # grid point of each run
     seeds: tuple[int, ...]  # seed of each run
-    longest: int = 0  # steps of the longest episode of the data, once they are known
+    longest: int = 0  # steps of the longest episode in the dataset, once the dataset is known
 
     @property
     def num_runs(self) -> int:
@@ -86,7 +88,7 @@ class Job:
         return len(self.seeds)
 
     def stages(self, config: Any, env_spec: EnvSpec) -> tuple[Stage, ...]:
-        """The stages of one run, from its config (leaves [])."""
+        """The training stages of one run, whose config has leaves of shape []."""
         made = self.module.make(config, dataclasses.replace(env_spec, longest=self.longest))
         return (
             tuple(made)
@@ -96,13 +98,13 @@ class Job:
 
     @property
     def acts(self) -> bool:
-        """Whether the sampler collects what it draws from: there is no dataset then."""
+        """Whether the sampler collects its own data by acting, so that there is no dataset."""
         return hasattr(self.sampler_module, "make_acting")
 
     def sampler(self, stage: Stage, state: Any, config: Any, env: Env, key: Key) -> Sampler:
-        """The sampler of a stage: its own, or the one that the user chose.
+        """The sampler of a stage: the stage's own, or else the one that the user chose.
 
-        key: of what it does before the first draw.
+        key: random key for what the sampler does before its first draw.
         """
         if stage.sampler is not None:
             return stage.sampler(state)
@@ -115,7 +117,7 @@ class Job:
 
 
 def _number(name: str, value: Any) -> float:
-    """A value of a grid's numeric field."""
+    """A value of a numeric field of the grid, as a number."""
     try:
         return float(value)
     except ValueError:
@@ -123,11 +125,11 @@ def _number(name: str, value: Any) -> float:
 
 
 def expanded(spec: TrainSpec) -> list[TrainSpec]:
-    """A job for each combination of values of the grid's static fields, which then are fixed; just
-    the job where there are none.
+    """One job for each combination of values of the grid's static fields, which it then fixes.
 
-    Values of numeric fields are read as numbers. Raises UnknownName for a field that there is not,
-    InvalidSetting for no number.
+    A grid without static fields gives a single job. Values of numeric fields are read as numbers.
+    Raises UnknownName for a field that does not exist, InvalidSetting for a value that is not a
+    number.
     """
     known = config_fields(registry.learner(spec.method, spec.task).Config)
     unknown_names = [name for name in spec.grid if name not in known]
@@ -159,15 +161,17 @@ def expanded(spec: TrainSpec) -> list[TrainSpec]:
 
 
 def fitted(job: Job, data: Episodes | None) -> Job:
-    """The job with what its data decide: the longest episode, and numbers of updates where the
-    settings are budgets in slots.
+    """The job, completed with what follows from its dataset.
+
+    That is the length of the longest episode, and the number of updates of each stage whose budget
+    is given in slots.
     """
     if data is None:
         return job
     import numpy as np
 
     lengths, config = np.asarray(data.filled).sum(1), job.config
-    # slots of an update: the one after the last step is filled too
+    # slots in the batch of one update; the slot after the last step of an episode counts too
     made = config.batch_size * (float(lengths.mean()) + 1.0)
     budgets = {updates: getattr(config, slots, 0) for slots, updates in BUDGETS.items()}
     counts = {updates: math.ceil(budget / made) for updates, budget in budgets.items() if budget}
@@ -175,7 +179,7 @@ def fitted(job: Job, data: Episodes | None) -> Job:
 
 
 def _check_budgets(method: str, config: Any, overrides: Mapping[str, Any]) -> None:
-    """Refuse budgets in slots that can't be counted, and those beside a number of updates."""
+    """Refuse a budget in slots without whole episodes, or together with a number of updates."""
     for slots, updates in BUDGETS.items():
         budget = getattr(config, slots, 0)
         if budget and updates in overrides:
@@ -190,7 +194,7 @@ def _check_budgets(method: str, config: Any, overrides: Mapping[str, Any]) -> No
 
 
 def _check_spec(spec: TrainSpec) -> None:
-    """Refuse what a TrainSpec can't be, naming the field, what may be given, and what was given."""
+    """Refuse an invalid value of a TrainSpec, naming the field, what is allowed and the value."""
     hints = get_type_hints(TrainSpec)
     for name, hint in hints.items():
         if get_origin(hint) is Literal:
@@ -283,8 +287,9 @@ def resolve(spec: TrainSpec) -> Job:
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:
-    """Updates after which a stage is evaluated: so many times, as evenly as whole numbers allow, at
-    last after all of its `steps`.
+    """Numbers of updates after which a stage is evaluated, `evaluations` of them at most.
+
+    They are spread as evenly as whole numbers allow, and the last one is `steps`.
     """
     count = min(evaluations, steps)
     return [round(steps * number / count) for number in range(1, count + 1)]

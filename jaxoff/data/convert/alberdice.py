@@ -1,7 +1,7 @@
 """Buffers published with AlberDICE (Matsunaga et al., 2023): a folder of .npy files and meta.json.
 
-With L real steps in an episode, slots 0..L are filled: 0..L-1 hold the steps, slot L what was seen
-after the last one, and an action there that was drawn but never executed.
+In an episode of L real steps, slots 0..L are filled: slots 0..L-1 hold the steps, and slot L holds
+the observation after the last step and an action that was drawn but never executed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _FIELDS = (
 def read(folder: str | Path, spec: EnvSpec) -> Episodes:
     """The buffer in `folder`, whose environment is described by `spec`.
 
-    The executed steps only, padded to the longest episode. Every end is terminal: the collector
-    recorded time limits so. Behaviour levels are unknown (-1). Raises FileNotFoundError or
-    InvalidEpisodes, naming the file, what was expected and what was found.
+    Only executed steps are kept, padded to the longest episode. Every end is terminal, because the
+    collector recorded time limits as terminal. Behaviour levels are unknown (-1). Raises
+    FileNotFoundError or InvalidEpisodes, naming the file, what was expected and what was found.
     """
     folder = Path(folder)
     arrays = {name: _load(folder / f"{name}.npy") for name in _FIELDS}
@@ -43,7 +43,7 @@ def read(folder: str | Path, spec: EnvSpec) -> Episodes:
     lengths = _check_marks(folder, filled, terminated)
     steps = int(lengths.max())
     _check_actions(folder, arrays, filled)
-    # A step is a filled slot, not the last, whose predecessor did not end the episode.
+    # A step is a filled slot, except the last, whose predecessor did not end the episode.
     valid = filled[:, :-1] & ~np.pad(terminated, ((0, 0), (1, 0)))[:, :-2]
     seen = np.arange(steps + 1) <= lengths[:, None]
 
@@ -106,8 +106,10 @@ def _check_shapes(folder: Path, arrays: dict[str, np.ndarray], spec: EnvSpec, co
 
 
 def _check_marks(folder: Path, filled: np.ndarray, terminated: np.ndarray) -> np.ndarray:
-    """Lengths [E] in steps; raises where `filled` is no prefix, or the end is not one slot before
-    its end.
+    """Number of steps of each episode, [E].
+
+    Raises InvalidEpisodes where `filled` is not a prefix, or the end flag is not on the slot before
+    the last filled one.
     """
     seen = filled.sum(1)
     wrong = (filled != (np.arange(filled.shape[1]) < seen[:, None])).any(1) | (seen < 2)

@@ -1,9 +1,9 @@
-"""Files published with CFCQL (Shao et al., 2023) for SMAC: one HDF5 file a map and quality, episode
-by episode.
+"""Files published with CFCQL (Shao et al., 2023) for SMAC: one HDF5 file per map and quality.
 
-With L real steps in an episode, slots 0..L are filled: 0..L-1 hold the steps, slot L what was seen
-after the last one. `terminated` is 1 in slot L-1, or nowhere where the time limit ended the
-episode. The continuous data of the same authors are in OMAR's layout: see `omar`.
+A file holds whole episodes. In an episode of L real steps, slots 0..L are filled: slots 0..L-1 hold
+the steps, and slot L the observation after the last step. `terminated` is 1 in slot L-1, or nowhere
+if the time limit ended the episode. The continuous data of the same authors are in OMAR's layout:
+see `omar`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from jaxoff.data.convert.common import Slots, Steps, check_actions, check_array,
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.types import EnvSpec
 
-EPISODES = 5000  # that the authors train on
-# `probs` is not read
+EPISODES = 5000  # number of episodes that the authors train on
+# datasets of the file; its dataset `probs` is not read
 _FIELDS = ("state", "obs", "actions", "avail_actions", "reward", "terminated", "filled")
 
 
 def read(file: str | Path, spec: EnvSpec, *, seed: int = 0) -> Steps:
-    """The episodes in `file`, or 5000 of them drawn without replacement from `seed` where there are
-    more.
+    """The episodes in `file`; of more than 5000, `seed` draws 5000 without replacement.
 
     Raises FileNotFoundError or InvalidEpisodes naming the file and dataset.
     """
@@ -74,8 +73,9 @@ def read(file: str | Path, spec: EnvSpec, *, seed: int = 0) -> Steps:
 
 
 def _lengths(file: Path, filled: np.ndarray, terminated: np.ndarray) -> np.ndarray:
-    """Steps of each episode [E]; raises where `filled` is no prefix, or an end is elsewhere than on
-    the last step.
+    """Number of steps of each episode, [E].
+
+    Raises InvalidEpisodes where `filled` is not a prefix, or an end flag is not on the last step.
     """
     seen = filled.sum(1)
     slot = np.arange(filled.shape[1])

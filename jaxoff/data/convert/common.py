@@ -1,6 +1,4 @@
-"""What the readers of public files share: rows of steps one after the other, their checks, and
-padding.
-"""
+"""Helpers of the readers of public files: consecutive rows of steps, checks, and padding."""
 
 from __future__ import annotations
 
@@ -15,22 +13,22 @@ from jaxoff.types import EnvSpec, Episodes
 
 
 class Slots(NamedTuple):
-    """What is seen before a step, or after the last one."""
+    """Observations, states and available actions before each step, or after the last step."""
 
     obs: np.ndarray  # [M, N, O]
     state: np.ndarray  # [M, S]
-    avail: np.ndarray | None = None  # [M, N, A]; None: every action may be taken
+    avail: np.ndarray | None = None  # [M, N, A]; None: every action is available
 
 
 class Steps(NamedTuple):
-    """Episodes one after the other, without padding: M steps, E episodes."""
+    """Consecutive episodes without padding: M steps, E episodes."""
 
     seen: Slots  # before each step, M rows
     final: Slots  # after the last step of each episode, E rows
     actions: np.ndarray  # [M, N] integers or [M, N, A]
     rewards: np.ndarray  # [M, N]
     lengths: np.ndarray  # [E]
-    terminated: np.ndarray  # [E] bool; the others are truncated
+    terminated: np.ndarray  # [E] bool; all other episodes are truncated
 
     @property
     def starts(self) -> np.ndarray:
@@ -39,8 +37,9 @@ class Steps(NamedTuple):
 
 
 def check_array(source: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The array, where its shape is `shape` (-1 is any size) and its numbers are finite; else
-    InvalidEpisodes.
+    """Return the array if it has the shape `shape` (-1 is any size) and finite numbers.
+
+    Raises InvalidEpisodes otherwise.
     """
     wanted = tuple(
         found if size == -1 else size for size, found in zip(shape, array.shape, strict=False)
@@ -63,10 +62,10 @@ def check_array(source: str, name: str, array: np.ndarray, shape: tuple[int, ...
 def check_actions(
     source: str, name: str, actions: np.ndarray, rows: int, spec: EnvSpec
 ) -> np.ndarray:
-    """Actions of M = `rows` steps as the contract has them: indices [M, N] in range, or reals [M,
-    N, A] clipped to the bound.
+    """Actions of M = `rows` steps in jaxoff's form: indices [M, N], or reals [M, N, A].
 
-    Indices may come with a trailing axis of one, and as whole floats.
+    Indices are checked to be in range; they may come with a trailing axis of size 1, and as whole
+    floats. Reals are clipped to the action bound.
     """
     if not spec.discrete:
         check_array(source, name, actions, (rows, *spec.action_shape))
@@ -83,8 +82,10 @@ def check_actions(
 
 
 def join_state(state: np.ndarray, spec: EnvSpec) -> np.ndarray:
-    """One state a row, from one for each agent [M, N, S']: side by side, or the first agent's where
-    one has all S.
+    """One state per row, from one state per agent [M, N, S'].
+
+    If the state of one agent already has all S numbers, the first agent's is taken; otherwise the
+    agents' states are put side by side.
     """
     if state.ndim == 3:
         state = state[:, 0] if state.shape[-1] == spec.state_size else state.reshape(len(state), -1)
@@ -92,7 +93,7 @@ def join_state(state: np.ndarray, spec: EnvSpec) -> np.ndarray:
 
 
 def pad(steps: Steps, spec: EnvSpec) -> Episodes:
-    """Episodes padded to the longest, float32. Behaviour levels are unknown (-1).
+    """Episodes in float32, padded to the longest. Behaviour levels are unknown (-1).
 
     The team reward is the mean over agents; `agent_reward` is set only where rewards differ.
     """
@@ -158,12 +159,12 @@ def take(steps: Steps, which: np.ndarray) -> Steps:
 def from_rows(
     source: str, rows: Mapping[str, np.ndarray], lengths: np.ndarray, terminated: np.ndarray
 ) -> Steps:
-    """Steps where the row after a step is what is seen next, and the last row of an episode is seen
-    only.
+    """Steps from files in which the row after a step holds its next observation.
 
-    rows: obs, state, actions, rewards, each [M + E, ...]. lengths [E]: rows of each episode, less
-        one.
-    An episode of a single row has no step and is left out; InvalidEpisodes where none is left.
+    The last row of an episode only supplies the next observation of the row before it; it is not a
+    step. rows: obs, state, actions, rewards, each [M + E, ...]. lengths [E]: number of rows of each
+    episode, minus one. An episode of a single row has no step and is left out. Raises
+    InvalidEpisodes where no episode is left.
     """
     last = np.cumsum(lengths + 1) - 1
     step = np.ones(len(rows["rewards"]), bool)
@@ -200,7 +201,7 @@ def read_hdf5(file: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
                     f"{', '.join(missing)}"
                 )
             return {name: np.asarray(source[name][()]) for name in names}
-    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for damaged files
+    except (OSError, RuntimeError, KeyError) as error:  # h5py raises these for damaged files
         raise InvalidEpisodes(
             f"{file}: expected a whole HDF5 file, found a damaged file ({error})"
         ) from error

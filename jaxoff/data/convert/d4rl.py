@@ -1,6 +1,4 @@
-"""Single-agent mazes: D4RL's Maze2D HDF5 files (Fu et al., 2020), and PointMaze as Minari stores
-it.
-"""
+"""Single-agent mazes: D4RL's Maze2D HDF5 files (Fu et al., 2020), and Minari's PointMaze files."""
 
 from __future__ import annotations
 
@@ -22,12 +20,13 @@ from jaxoff.types import EnvSpec
 
 
 def read_maze2d(file: str | Path, spec: EnvSpec, *, rows: int | None = None) -> Steps:
-    """The episodes of a `maze2d-*-sparse-v1.hdf5`, one agent; `rows` is how many the file must
-    have.
+    """The episodes of a `maze2d-*-sparse-v1.hdf5`, with one agent.
 
-    Mazes never terminate: `terminals` and `timeouts` both only cut. As D4RL's own reader does, the
-    row of a cut tells what follows the row before and is no step itself. Raises FileNotFoundError
-    or InvalidEpisodes naming the file and dataset; so for version 0, in which no end is marked.
+    rows: the number of rows that the file must have. Mazes never terminate: `terminals` and
+    `timeouts` both only cut the data into episodes. As in D4RL's own reader, the last row before a
+    cut only supplies the next observation of the row before it; it is not a step. Raises
+    FileNotFoundError or InvalidEpisodes naming the file and dataset, also for files of version 0,
+    in which no end is marked.
     """
     file = Path(file)
     arrays = read_hdf5(file, ("observations", "actions", "rewards", "terminals", "timeouts"))
@@ -59,12 +58,11 @@ def read_maze2d(file: str | Path, spec: EnvSpec, *, rows: int | None = None) -> 
 
 
 def read_minari(file: str | Path, spec: EnvSpec) -> Steps:
-    """The episodes of a PointMaze `main_data.hdf5`, one agent.
+    """The episodes of a PointMaze `main_data.hdf5`, with one agent.
 
-    Observation and state: position, velocity, goal.
-
-    An end is terminal where the last of `terminations` says so, else truncated. Raises
-    FileNotFoundError or InvalidEpisodes naming the file and dataset.
+    Observation and state are position, velocity and goal. An episode is terminated if the last of
+    its `terminations` is set, else truncated. Raises FileNotFoundError or InvalidEpisodes naming
+    the file and dataset.
     """
     import h5py
 
@@ -79,7 +77,7 @@ def read_minari(file: str | Path, spec: EnvSpec) -> Steps:
                     f"{file}: expected groups episode_0, episode_1, ..., found none"
                 )
             episodes = [_episode(file, source, f"episode_{i}", spec) for i in range(count)]
-    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for damaged files
+    except (OSError, RuntimeError, KeyError) as error:  # h5py raises these for damaged files
         raise InvalidEpisodes(
             f"{file}: expected a whole HDF5 file, found a damaged file ({error})"
         ) from error
@@ -100,8 +98,8 @@ def read_minari(file: str | Path, spec: EnvSpec) -> Steps:
 def _episode(
     file: Path, source: Any, name: str, spec: EnvSpec
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, bool]:
-    """Observations [L, 6], the final one [6], actions [L, A], rewards [L], whether the end is
-    terminal.
+    """One episode: observations [L, 6], final observation [6], actions [L, A], rewards [L], and
+    whether the end is terminal.
     """
 
     def array(part: str, *shape: int) -> np.ndarray:

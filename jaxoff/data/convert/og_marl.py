@@ -1,9 +1,8 @@
-"""Vaults of OG-MARL (Formanek et al., 2023): steps one after the other, read with their own rules
-made explicit.
+"""Vaults of OG-MARL (Formanek et al., 2023): consecutive steps, read by OG-MARL's own rules.
 
-Row t has the observation, action, reward, end flags, state and legal actions of step t. What is
-seen after the last step of an episode is not stored: the row before is repeated there. OMAR's
-vaults hold five streams, one for each of the authors' seeds.
+Row t has the observation, action, reward, end flags, state and legal actions of step t. The
+observation after the last step of an episode is not stored: the last row is repeated instead.
+OMAR's vaults hold five streams, one for each of the authors' seeds.
 """
 
 from __future__ import annotations
@@ -30,12 +29,15 @@ def read(
 ) -> Steps:
     """The episodes in the vault folder `path`.
 
-    stream: which one, where there are several. fixed_length: the steps of an episode where no end
-    is flagged at all. joined_obs: take the agents' observations, side by side, as the state; agents
-    beyond `spec.num_agents` (the prey of OMAR's tasks) are dropped. An episode ends where
-    every agent is terminal or truncated. -inf padding becomes 0, a state for each agent is joined,
-    actions lose a trailing axis of one, and reals are clipped to the bound. Legal actions count for
-    discrete actions only. Raises InvalidDataset or InvalidEpisodes naming the array.
+    stream: number of the stream to read, where there are several. fixed_length: the number of steps
+    of every episode, used where no end is flagged at all. joined_obs: take the agents'
+    observations, side by side, as the state, and drop agents beyond `spec.num_agents` (the prey of
+    OMAR's tasks).
+
+    An episode ends where every agent is terminal or truncated. -inf padding becomes 0, states of
+    single agents are joined, a trailing axis of size 1 of actions is dropped, and real actions are
+    clipped to the bound. Legal actions are read for discrete actions only. Raises InvalidDataset or
+    InvalidEpisodes naming the array.
     """
     path = Path(path).absolute()
     names, length = _checked(path, stream, joined_obs)
@@ -82,7 +84,7 @@ def read(
 
 
 def _checked(path: Path, stream: int, joined_obs: bool) -> tuple[set[str], int]:
-    """Names of a vault's arrays, and its number of steps; refuses one that lacks something."""
+    """Names of a vault's arrays and its number of steps; refuses a vault that lacks something."""
     metadata = disk._metadata(path)
     names = set(disk._flatten(metadata["structure_shape"]))
     needed = {"observations", "actions", "rewards", "terminals", "truncations"} | (
@@ -109,7 +111,7 @@ def _checked(path: Path, stream: int, joined_obs: bool) -> tuple[set[str], int]:
 def _store(path: Path, name: str) -> Any:
     try:
         return disk._open(path, name + ".")
-    except ValueError as error:  # what tensorstore raises, for damaged and for absent files
+    except ValueError as error:  # tensorstore raises it for damaged and for missing files
         raise _damaged(path, name, error) from error
 
 

@@ -1,9 +1,9 @@
-"""Files published with OMAR (Pan et al., 2022), and in its layout by CFCQL (Shao et al., 2023) for
-continuous control.
+"""Files published with OMAR (Pan et al., 2022), whose layout CFCQL's continuous data share.
 
 A folder `<env>/<level>/seed_<s>_data` has, for each agent i, obs_i, acs_i, rews_i, next_obs_i and
-dones_i (.npy; HalfCheetah also states_i and next_states_i), rows in time order, episodes of a fixed
-length back to back.
+dones_i (.npy; HalfCheetah also states_i and next_states_i). Rows are in time order, and consecutive
+episodes have a fixed length. CFCQL (Shao et al., 2023) published its data for continuous control in
+the same layout.
 """
 
 from __future__ import annotations
@@ -16,20 +16,18 @@ from jaxoff.data.convert.common import Slots, Steps, check_actions, check_array,
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.types import EnvSpec
 
-_TOLERANCE = 1e-3  # between what a row says of the next step and that step's row
-_STRAY = 0.01  # share of rows that may miss it
+_TOLERANCE = 1e-3  # between a row's next_obs and the obs of the next row
+_STRAY = 0.01  # share of rows that may differ by more
 
 
 def read(folder: str | Path, spec: EnvSpec, *, steps: int, states: bool) -> Steps:
-    """The dataset in `folder`: the first `spec.num_agents` agents; files of others (the prey) are
-    ignored.
+    """The dataset in `folder`, for the first `spec.num_agents` agents.
 
-    steps: of an episode (25 in the particle worlds, 1000 for HalfCheetah), which is where
-        boundaries come
-    from: `dones` are all zero in the particle worlds. An end is terminal where `dones` says so
-    (HalfCheetah's time limit, as in the released code), else truncated. What is seen after a last
-    step is its next_obs. states: the state is states_i of all agents side by side; otherwise it is
-    their observations.
+    Files of other agents (the prey) are ignored. steps: length of an episode (25 in the particle
+    worlds, 1000 for HalfCheetah); it gives the episode boundaries, since `dones` are all zero in
+    the particle worlds. An end is terminal where `dones` is set (HalfCheetah's time limit, as in
+    the released code), else truncated. The observation after a last step is its next_obs. states:
+    the state is states_i of all agents side by side; otherwise it is their observations.
     Raises FileNotFoundError or InvalidEpisodes naming the file.
     """
     folder = Path(folder)

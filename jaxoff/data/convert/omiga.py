@@ -1,9 +1,9 @@
-"""Files published with OMIGA (Wang et al., 2023): HDF5 for multi-agent MuJoCo, torch files for
-SMAC.
+"""Files published with OMIGA (Wang et al., 2023): HDF5 for multi-agent MuJoCo, torch for SMAC.
 
-MuJoCo: datasets s, o, a, r, d, flat in time, d = 1 on the last row of an episode. As in the
-released code, that row only tells what follows the row before, whose step does not bootstrap.
-SMAC: a folder with one file an episode: for each agent, for each step, [state, obs, [action],
+MuJoCo: datasets s, o, a, r, d, flat in time, with d = 1 on the last row of an episode. As in the
+released code, that row only supplies the next observation of the row before it, whose step does not
+bootstrap.
+SMAC: a folder with one file per episode: for each agent, for each step, [state, obs, [action],
 [reward], done, available actions].
 """
 
@@ -32,9 +32,8 @@ from jaxoff.types import EnvSpec
 def read_mujoco(file: str | Path, spec: EnvSpec) -> Steps:
     """The episodes of an HDF5 file.
 
-    The state is the first agent's: all agents have the same, up to their index.
-
-    Raises FileNotFoundError or InvalidEpisodes naming the file and dataset.
+    The state is that of the first agent: the states of all agents are equal up to the agent's
+    index. Raises FileNotFoundError or InvalidEpisodes naming the file and dataset.
     """
     file = Path(file)
     arrays = read_hdf5(file, "soard")
@@ -62,11 +61,10 @@ def read_mujoco(file: str | Path, spec: EnvSpec) -> Steps:
 def read_smac(folder: str | Path, spec: EnvSpec) -> Steps:
     """The episodes in `folder`, one file each, in the order of their names.
 
-    Rewards are those of the file (the released code writes returns-to-go over them), and an episode
-    ends with its file (the released code infers ends from repeated states): terminal where all
-    agents are done there, else truncated. What is seen after the last step is unknown: the last row
-    is repeated.
-    Raises FileNotFoundError or InvalidEpisodes naming the file.
+    Rewards are those of the file (the released code overwrites them with returns-to-go). An episode
+    ends with its file (the released code infers ends from repeated states); it is terminated if all
+    agents are done there, else truncated. The observation after the last step is unknown, so the
+    last row is repeated. Raises FileNotFoundError or InvalidEpisodes naming the file.
     """
     folder = Path(folder)
     files = sorted(
@@ -84,7 +82,9 @@ def read_smac(folder: str | Path, spec: EnvSpec) -> Steps:
 
 
 def _episode(file: Path, spec: EnvSpec) -> dict[str, np.ndarray]:
-    """obs [T, N, O], state [T, S], avail [T, N, A], actions [T, N], rewards [T, N], done [T]."""
+    """One episode: obs [T, N, O], state [T, S], avail [T, N, A], actions [T, N], rewards [T, N],
+    done [T].
+    """
     try:
         agents = read_torch(file)
     except InvalidFile as error:

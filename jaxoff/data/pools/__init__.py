@@ -1,8 +1,9 @@
-"""Pools: the policies of one training run, from untrained to best, of which datasets are made.
+"""Pools: the behaviour policies of one training run, from untrained to best, that make datasets.
 
-A pool is one small file, `pools/<family>/<scenario>.npz`: the actor's parameters of each member in
-half precision, and beside them how they were trained and what they return. Returns are those of the
-policy that makes data (after rounding to half precision, sampled), from `episodes` episodes each.
+A pool is one small file, `pools/<family>/<scenario>.npz`. It holds the actor's parameters of each
+member in half precision, how they were trained, and their returns. Returns are those of the policy
+that makes data (after rounding to half precision, with sampled actions), from `episodes` episodes
+for each member.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ SCHEMA = 1
 
 
 class InvalidPool(JaxoffError, ValueError):
-    """A pool file that is missing, damaged or of another environment; the message names it."""
+    """A pool file that is missing, damaged or for another environment; the message names it."""
 
 
 class Member(NamedTuple):
-    """One policy: where in training it comes from, its returns, and its level.
+    """One policy: when in training it was taken, its returns, and its level.
 
-    `replay`: part of medium-replay.
+    replay: whether the policy is one of those that make medium-replay data.
     """
 
     env_steps: int
@@ -52,17 +53,17 @@ class Pool:
 
     name: str  # family/scenario
     net: dict[str, Any]  # hidden, recurrent
-    noise: float  # of continuous actions in data, as a share of the bound
+    noise: float  # standard deviation of the noise on continuous actions, as a share of the bound
     params: Params
     members: tuple[Member, ...]
-    random_return: float  # of uniformly random available actions
+    random_return: float  # mean return of uniformly random available actions
     cuts: tuple[float, float]  # shares of [random, best] at which medium and expert begin
-    episodes: int  # that each return was measured with
+    episodes: int  # number of episodes with which each return was measured
     made: dict[str, Any]  # command, seed, method, config, commit, versions, hardware
 
     @property
     def best_return(self) -> float:
-        """The largest mean return of a member."""
+        """The largest mean return of any member."""
         return max(member.return_mean for member in self.members)
 
     def of_level(self, level: str) -> list[int]:
@@ -82,14 +83,17 @@ class Pool:
         return int(np.argmin([abs(member.return_mean - target) for member in self.members]))
 
     def replay(self) -> list[int]:
-        """The members that stand for the training buffer up to the medium level, in order of
-        training.
+        """The members that play medium-replay data, in order of training.
+
+        They stand for the replay buffer of a training run up to the medium level.
         """
         return [k for k, member in enumerate(self.members) if member.replay]
 
 
 def level_of(mean_return: float, low: float, high: float, cuts: tuple[float, float]) -> str:
-    """random, medium or expert: below the first cut of [low, high], below the second, or above."""
+    """The level of a return: random below the first cut of [low, high], medium below the second,
+    else expert.
+    """
     share = (mean_return - low) / (high - low)
     return LEVELS[int(share >= cuts[0]) + int(share >= cuts[1])]
 
@@ -103,7 +107,7 @@ def shipped() -> list[str]:
 
 
 def path_of(name: str, folder: str | Path | None = None) -> Path:
-    """The file of a pool: in `folder` if it is there, else the shipped one. Raises InvalidPool."""
+    """The file of a pool: in `folder` if present, else the shipped one. Raises InvalidPool."""
     if folder is not None and not Path(folder).is_dir():
         raise InvalidPool(f"{folder}: expected a folder of policy pools, found none")
     for base in ([Path(folder)] if folder else []) + [FOLDER]:
@@ -125,7 +129,7 @@ def has(name: str, folder: str | Path | None = None) -> bool:
 
 
 def save(path: str | Path, pool: Pool) -> None:
-    """Write a pool file, whole or not at all."""
+    """Write a pool file, completely or not at all."""
     import jax
 
     arrays: dict[str, Any] = {
@@ -192,7 +196,7 @@ def load(path: Path, spec: EnvSpec) -> Pool:
 
 
 def net_of(pool: Pool, spec: EnvSpec) -> Actors:
-    """The actor net of a pool's members: one for all agents."""
+    """The actor network of a pool's members, which all agents share."""
     from jaxoff.nets.actors import Actors
 
     return Actors(spec, pool.net["hidden"], recurrent=pool.net["recurrent"], share=True)
@@ -202,10 +206,9 @@ def net_of(pool: Pool, spec: EnvSpec) -> Actors:
 def mixture(pool: Pool, spec: EnvSpec, use: tuple[int, ...]) -> Policy:
     """The joint policy in which each agent of each episode follows one of the members `use`.
 
-    Its memory is what `choices` gives: whom each agent follows, and the memory of every member. An
-    agent keeps its own number and memory, as one that was trained beside others of its own kind.
-    The same object comes back for the same arguments, so that what is compiled for it is used
-    again.
+    Its memory is made by `choices`: which member each agent follows, and the memory of every
+    member. Each agent keeps its own index and memory, as if the other agents followed the same
+    member. Equal arguments return the same object, so that programs compiled for it are used again.
     """
     import jax
     import jax.numpy as jnp
@@ -237,7 +240,7 @@ def mixture(pool: Pool, spec: EnvSpec, use: tuple[int, ...]) -> Policy:
 
 
 def choices(pool: Pool, spec: EnvSpec, choice: np.ndarray, count: int) -> tuple[np.ndarray, Carry]:
-    """The first memory of `mixture` for a choice [..., N] among its `count` members."""
+    """The initial memory of `mixture` for a choice [..., N] among its `count` members."""
     import jax
 
     empty = net_of(pool, spec).policy(None).initial((*choice.shape[:-1], count))
