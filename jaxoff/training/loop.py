@@ -253,6 +253,8 @@ class _Loop:
         except BaseException:
             for sink in self.sinks:  # a progress bar that stays open would spoil the terminal
                 sink.finish({})
+            if self.checkpoints:  # a write that has begun is completed, not left to a later run
+                self.checkpoints.close()
             raise
 
     def _logged(self, meta: dict[str, Any]) -> list[tuple[int, int, int]]:
