@@ -36,7 +36,7 @@ def categorical(
 
     avail: [..., N, A], 0 where an action may not be taken; its logit is then UNAVAILABLE.
     """
-    if avail is not None:
+    if logits is not None and avail is not None:
         logits = jnp.where(avail > 0, logits, UNAVAILABLE)
     return _distrax().Categorical(logits=logits, probs=probs)
 

@@ -91,5 +91,5 @@ def _items(table: ast.expr) -> list[tuple[str, str]]:
     for key, value in zip(table.keys, table.values, strict=True):
         if not (isinstance(key, ast.Constant) and isinstance(value, ast.Name)):
             raise ValueError("expected constants and names")
-        found.append((key.value, value.id))
+        found.append((str(key.value), value.id))
     return found

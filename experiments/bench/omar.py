@@ -59,7 +59,8 @@ def peers(python: str, public: str | None, rounds: int) -> dict[str, dict[str, A
     told = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "data.npz"
-        np.savez(file, **data)
+        arrays: dict[str, Any] = {**data}
+        np.savez(file, **arrays)
         weights = [
             f"--cql={float(config.cql[0])}",
             f"--mimic={float(config.mimic[0])}",

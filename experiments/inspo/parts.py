@@ -7,6 +7,7 @@ Parts: table1, table2, table3, fig3, fig5 (games and Bridge; together: all), tab
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from jaxoff.experiments.inspo import figures, runs
 from jaxoff.experiments.inspo.tuning import tune
@@ -158,7 +159,7 @@ def battles(
     """Tables of win rate and return on SMAX tasks, and the learning curves."""
     done = trained(job, tasks, columns)
     stems = {"win_rate": name, "return_mean": f"{name}-return"}
-    shown = {"note": note + SMAX_NOTE, "average": average and len(tasks) > 1}
+    shown: dict[str, Any] = {"note": note + SMAX_NOTE, "average": average and len(tasks) > 1}
     made = job.metric_tables(stems, title, done, tasks, **shown)
     curves = job.out / f"{name}-curves"
     report_figures.curves(done, "win_rate", curves, tasks=tasks, label="win rate")

@@ -77,7 +77,8 @@ _SMOKE = {"hidden": 8, "critic_hidden": 8, "steps": 20, "batch_size": 32}
 _BEHAVIOUR = {name: {"behaviour_steps": 10} for name in ("inspo", "cfcql")}
 _MATRIX = {"hidden": 32, "critic_hidden": 32, "steps": 2000, "batch_size": 512, "lr": 1e-3}
 _GRID = {"hidden": 64, "critic_hidden": 64, "steps": 8000, "batch_size": 256, "lr": 1e-3}
-_EPISODES = {"window": -1, "batch_size": 16}  # about as many steps as 256 single ones
+# about as many steps as 256 single ones
+_EPISODES = {"window": -1, "batch_size": 16}
 SIZES: dict[str, dict[str, Size]] = {
     "matrix": {
         "smoke": Size(_SMOKE, _BEHAVIOUR, evaluations=2),
@@ -97,9 +98,9 @@ SIZES: dict[str, dict[str, Size]] = {
             {
                 "bc": {"steps": 4000},
                 "inspo": {"behaviour_steps": 2000, "polyak": 0.02, "alpha": 0.02, "window": 0},
-            }
-            | {"alberdice": {"window": 0}}
-            | dict.fromkeys(("omar", "cfcql", "qmix", "macql", "bcq", "icq"), _EPISODES),
+                "alberdice": {"window": 0},
+                **dict.fromkeys(("omar", "cfcql", "qmix", "macql", "bcq", "icq"), _EPISODES),
+            },
         ),
         "full": Size(),
     },

@@ -5,6 +5,7 @@ softmax search.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxoff.experiments.omar import runs
@@ -72,5 +73,5 @@ def scored(job: Job, stem: str, title: str, columns: Mapping[str, Column], note:
         label: float(statistics.normalised(runs.behaviour(job, task)[0], scale))
         for task, label in runs.CN.items()
     }
-    shown_as = {"metric": "score", "paper": stem, "note": note, "average": True}
+    shown_as: dict[str, Any] = {"metric": "score", "paper": stem, "note": note, "average": True}
     return job.table(stem, title, done, runs.CN, shown, data=data, **shown_as)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxoff.baselines.omar.continuous import rectified_loss, search, target_action
 
@@ -18,7 +19,7 @@ from jaxoff.types import Array, Key
 START, LOCAL, BEST = -0.6, -0.6, 0.4  # of the actor, and the two modes
 
 
-def bimodal(action: Array) -> Array:
+def bimodal(action: Array | np.ndarray) -> Array:
     """A narrow mode of .6 at -.6 and a wide one of 1 at .4."""
     return 0.6 * jnp.exp(-jnp.square(action + 0.6) / 0.02) + jnp.exp(
         -jnp.square(action - 0.4) / 0.15

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -169,9 +170,14 @@ def games(
     stands first.
     """
     done, ours = runs.trained(job, tasks, columns), references.read()
-    scale_of = lambda task, own: (
-        ours["/".join(task.split("/")[:2])] if own else registry.make_spec(task).return_scale
-    )
+
+    def scale_of(task: str, own: bool) -> ReturnScale:
+        if own:
+            return ours["/".join(task.split("/")[:2])]
+        published = registry.make_spec(task).return_scale
+        assert published is not None, task
+        return published
+
     data, about = {task: runs.behaviour(job, task)[0] for task in tasks}, runs.about(job.scale)
     own = {tasks[task]: value for task, value in data.items()}
     job.table(f"{stem}-return", f"{title}, mean return", done, tasks, data=own, note=about)
@@ -184,7 +190,7 @@ def games(
             tasks[task]: float(statistics.normalised(value, scale_of(task, measured)))
             for task, value in data.items()
         }
-        shown = {
+        shown: dict[str, Any] = {
             "metric": "score",
             "paper": "" if measured else "mpe",
             "note": f"0 is uniformly random play, 100 an expert: {scale}. {about}",

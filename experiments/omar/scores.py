@@ -102,9 +102,9 @@ def scores(
     own = {tasks[task]: value for task, value in behaviour.items()}
     job.table(f"{stem}-return", f"{title}, mean return", done, tasks, data=own, note=note)
     known = {
-        tasks[task]: float(statistics.normalised(value, scale[task]))
+        tasks[task]: float(statistics.normalised(value, known_scale))
         for task, value in behaviour.items()
-        if scale[task]
+        if (known_scale := scale[task])
     }
     shown = {"metric": "score", "paper": stem, "note": note}
     job.table(stem, f"{title}, normalised", done, tasks, data=known, **shown)

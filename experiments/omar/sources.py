@@ -88,7 +88,7 @@ def specs(
             )
             spec = size.spec(task, label, column, chosen)
             for part, seeds in parts(task, spec.seeds, data_dir).items():
-                own = {
+                own: dict[str, Any] = {
                     "seeds": seeds,
                     "data_seed": part,
                     "data_dir": None if task == row.own else data_dir,

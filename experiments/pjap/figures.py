@@ -5,7 +5,7 @@ Each returns a matplotlib figure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -141,7 +141,7 @@ def fig3(data: Episodes, paths: runs.Paths) -> Figure:
     return figure
 
 
-def fig4(panels: dict[str, tuple[Sequence[Episodes], runs.Paths]]) -> Figure:
+def fig4(panels: Mapping[str, tuple[Sequence[Episodes], runs.Paths]]) -> Figure:
     """Twin peaks, data around the origin and around a maximum: paths, predicted fixed points and
     data.
     """

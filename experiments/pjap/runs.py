@@ -100,7 +100,7 @@ def episodes_of(actions: np.ndarray, env: GameEnv) -> Episodes:
         state=np.ones((count, 2, 1), np.float32),
         avail=np.ones((count, 2, 2, 1), np.float32),
         actions=joint,
-        reward=np.asarray(reward_in(env)(joint)),
+        reward=np.asarray(reward_in(env)(jnp.asarray(joint))),
         terminated=np.ones((count, 1), bool),
         truncated=np.zeros((count, 1), bool),
         filled=np.ones((count, 1), bool),

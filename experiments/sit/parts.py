@@ -229,7 +229,7 @@ def fig7(job: Job) -> Section:
     """A monotone mixer in place of the attention."""
     tasks, title = imbalanced(job, "low"), "SIT Figure 7: monotone decomposition"
     stems = credits(job, tasks, "fig7b", "monotonic")
-    stems += compared(job, "fig7c", title, tasks, runs.MNC).stems
+    stems += map(str, compared(job, "fig7c", title, tasks, runs.MNC).stems)
     return Section(title, "A monotone mixer knows own rewards up to a monotone map only.", stems)
 
 
