@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda benchmark inspo pjap omar sit yanhui bench bench-omar datasets report test test-all test-oldest test-newest lint check clean
+.PHONY: help setup setup-cuda benchmark inspo pjap omar sit yanhui bench bench-omar drill datasets report test test-all test-oldest test-newest lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -53,6 +53,9 @@ bench: $(READY)           ## updates/s of each learner, tokens/s of transformers
 bench-omar: $(READY)      ## OMAR's rounds/s beside PyTorch; installs torch, or takes PEER_PYTHON=an interpreter that has it (PUBLIC=the authors' checkout)
 	test -n '$(PEER_PYTHON)' || $(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	$(BIN)/python -m jaxoff.experiments.bench.omar $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(if $(PUBLIC),--public $(PUBLIC))
+
+drill: $(READY)           ## kills, bad input, lost runs and other devices: what held, as a page in $(RESULTS)/drill; minutes
+	$(BIN)/python -m jaxoff.experiments.drill --out $(RESULTS)/drill
 
 datasets: $(READY)        ## every dataset that has a recipe, and a table of what they hold; hours   (what is there is kept)
 	$(BIN)/python -m jaxoff.experiments.datasets --out $(RESULTS)/datasets

@@ -116,15 +116,14 @@ def resolve_config(
         if name not in known:
             raise unknown(f"{kind} of {module.__name__}.Config", name, known)
     defaults = module.Config()
-    typed = {}
+    made = {}
     for name in known:
         default = getattr(defaults, name)
-        value = _typed(f"{module.__name__}.Config.{name}", values.get(name, default), default)
-        typed[name] = value
-    config = checked(module.Config(**typed), kind)
+        made[name] = typed(f"{module.__name__}.Config.{name}", values.get(name, default), default)
+    config = checked(module.Config(**made), kind)
     return config.replace(
         **{
-            name: jnp.asarray(typed[name], jnp.float32)
+            name: jnp.asarray(made[name], jnp.float32)
             for name, field in known.items()
             if is_leaf(field)
         }
@@ -132,20 +131,21 @@ def resolve_config(
 
 
 ANY = (-math.inf, math.inf)
-COUNT, SHARE = (1, math.inf), (0.0, 1.0)
+COUNT, SHARE = (1, math.inf), (0, 1)
+MAX_WHOLE = 2**31 - 1  # largest whole number of a setting
 _ANY = "start_0 start_1 search_mean log_std return_low return_high target_return"
 _COUNTS = """
     batch_size steps hidden critic_hidden actor_hidden vae_hidden mixer_hidden width
     decomposition_hidden embed layers heads experts members candidates n_step support anchors
     num_envs segment iterations epochs minibatches snapshots capacity collect rounds episodes
-    policy_every policy_steps search_iterations search_samples search_elites
+    policy_every policy_steps search_iterations search_samples search_elites period epsilon_steps
 """
 _SHARES = """
     gamma trace polyak mimic zeta soft_min epsilon_start epsilon_end priority_trim entropy_until
 """
 # Smallest and largest value of a setting, by its name; any other number may be 0 or larger.
 RANGES: dict[str, tuple[float, float]] = {
-    "seed": (0, 2**32 - 1),
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
     "window": (-1, math.inf),  # -1: whole episodes, 0: single steps, else a length
     "refresh": (-1, math.inf),  # -1: all items, 0: those of the training batch, else their number
     **dict.fromkeys(_ANY.split(), ANY),
@@ -184,34 +184,49 @@ def check_word(name: str, value: Any, words: tuple[Any, ...], kind: str = "field
 
 
 def check_number(name: str, value: Any, kind: str = "field") -> None:
-    """Raise InvalidSetting for a number that is not finite, not in its range, or 0 in float32.
+    """Raise InvalidSetting for a number that is not finite, not in its range, or of another size
+    than its type holds.
 
-    Ranges are in RANGES. A float that is not 0 but becomes 0 in float32 is refused.
+    Ranges are in RANGES. Whole numbers are below 2^31; a float that is not 0 but becomes 0 or
+    infinite in float32 is refused.
     """
-    import numpy as np
-
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     least, most = RANGES.get(name, (0, math.inf))
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         wanted = "a finite number"
     elif not least <= value <= most:
-        wanted = f"{least:g} to {most:g}" if math.isfinite(most) else f"at least {least:g}"
-    elif isinstance(value, float) and value != 0 and np.float32(value) == 0:
+        wanted = f"{least} to {most}" if math.isfinite(most) else f"at least {least}"
+    elif isinstance(value, int) and not math.isfinite(most) and value > MAX_WHOLE:
+        wanted = f"at most {MAX_WHOLE}"
+    elif isinstance(value, float) and value != 0 and abs(as_float32(value)) in (0.0, math.inf):
         wanted = "a number that float32 holds"
     else:
         return
-    raise InvalidSetting(f"{kind} '{name}': expected {wanted}, found {value:g}")
+    found = f"{value:g}" if isinstance(value, float) else str(value)
+    raise InvalidSetting(f"{kind} '{name}': expected {wanted}, found {found}")
 
 
-def _typed(name: str, value: Any, default: Any) -> Any:
+def as_float32(value: float) -> float:
+    """The float32 that is nearest to a number; it may be infinite."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def typed(name: str, value: Any, default: Any) -> Any:
+    """A value, which may be text, as the type of a field's default. Raises WrongType."""
     import jax
+    import numpy as np
 
     if isinstance(value, jax.Array):
         return value
+    if isinstance(value, np.generic):
+        value = value.item()
     wanted = type(default)
     if isinstance(value, str) and wanted is tuple and default:
-        return tuple(_typed(name, part, default[0]) for part in value.split(","))
+        return tuple(typed(name, part, default[0]) for part in value.split(","))
     if isinstance(value, str) and wanted in (int, float, bool):
         try:
             parsed = (
@@ -226,7 +241,8 @@ def _typed(name: str, value: Any, default: Any) -> Any:
         return parsed
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if default is not None and not isinstance(value, wanted):
+    fits = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+    if default is not None and not fits:
         raise WrongType(f"{name}: expected {wanted.__name__}, found {value!r}")
     return value
 

@@ -47,6 +47,23 @@ def hardware() -> str:
     return f"{kind}{len(os.sched_getaffinity(0))} cores of {processor}"
 
 
+def free_bytes() -> int | None:
+    """Bytes that a program may still allocate on the first device; None where nobody tells.
+
+    On a CPU, that is the machine's available memory, which all host devices share.
+    """
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+
+
 def command() -> str:
     """The command line as it was typed, without the machine's paths to programs."""
     module = getattr(sys.modules["__main__"], "__spec__", None)

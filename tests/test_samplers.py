@@ -362,3 +362,36 @@ def test_a_cyclic_sampler_repeats_its_first_batches_and_the_uniform_one_does_not
     assert len({tuple(row) for row in uniform}) == 9 and len({tuple(row) for row in cyclic}) == 3
     with pytest.raises(ValueError, match="cyclic: field 'period': expected at least 1, found 0"):
         module.make(module.Config(period=0), 8, 0)
+
+
+@pytest.mark.parametrize("priority", [np.nan, -1.0, 0.0, np.inf])
+@pytest.mark.parametrize(("window", "refresh"), [(0, 0), (0, -1), (3, 6), (3, -1)])
+def test_without_usable_priorities_items_are_drawn_uniformly(ds, priority, window, refresh):
+    # An odd priority is given to half of the refreshed items, and zero to all of them.
+    def odd(dataset, feedback, batch):
+        given = jnp.full(len(batch.reward), priority)
+        return given if priority == 0 else jnp.where(jnp.arange(len(given)) % 2, given, 0.5)
+
+    sampler = samplers.prioritised(256, odd, window=window, refresh=refresh)
+    every = np.arange(16) if refresh >= 0 else np.arange(4)
+    tree = after_feedback(sampler, sampler.init(ds), ds, every)[0]
+    if priority == 0 and refresh >= 0:
+        tree = samplers.tree_of(jnp.zeros(16))
+    draws = np.asarray(jax.jit(lambda tree: sampler.draw(tree, ds, KEY))(tree))
+    starts = [0, 3, 4, 5, 6, 7, 10, 12, 13] if window else list(range(16))
+    counts = np.bincount(draws, minlength=16)
+    assert np.flatnonzero(counts).tolist() == starts
+    assert chisquare(counts[starts]).pvalue > 1e-3
+    # A state that is not finite makes the run lost.
+    assert bool(jnp.isfinite(tree.nodes).all()) == (priority == 0)
+
+
+def test_a_priority_that_vanished_comes_back(ds):
+    """An item whose priority was zero gets the next one that is positive."""
+    for refresh in (0, -1):
+        sampler = samplers.prioritised(
+            4, lambda d, f, batch: jnp.full(len(batch.reward), f.signal), refresh=refresh
+        )
+        zero = sampler.feedback(sampler.init(ds), ds, told(jnp.arange(16), jnp.float32(0)))
+        back = sampler.feedback(zero, ds, told(jnp.arange(16), jnp.float32(0.5)))
+        np.testing.assert_array_equal(sum_tree.get_batch(back, jnp.arange(16)), np.full(16, 0.5))

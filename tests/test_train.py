@@ -21,6 +21,7 @@ import pytest
 from jaxoff import registry
 from jaxoff.data.dataset import place
 from jaxoff.envs.games.bridge import make_bridge
+from jaxoff.errors import InvalidSetting
 from jaxoff.eval.rollout import evaluate, rollout
 from jaxoff.names import DataOptions, UnknownName
 from jaxoff.training import Interrupted, TrainSpec, loop, mapping, train
@@ -266,6 +267,18 @@ def test_results_do_not_depend_on_where_chunks_end(toy, tmp_path, monkeypatch):
     chex.assert_trees_all_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
 
 
+def test_a_job_that_needs_more_memory_than_there_is_is_refused(toy, monkeypatch):
+    monkeypatch.setattr(mapping, "needed_bytes", lambda *_: 10**18)
+    with pytest.raises(
+        InvalidSetting, match=r"toy on matrix/xor/b: 1,000,000.* bytes .* for 2 runs"
+    ):
+        train(toy)
+    monkeypatch.undo()
+    huge = TrainSpec("bc", "matrix/xor/b", steps=1, config={"hidden": 2_000_000})
+    with pytest.raises(InvalidSetting, match="bytes of memory are needed for 1 runs, expected at"):
+        train(huge)
+
+
 def test_a_chunk_lasts_as_long_as_it_may(toy, monkeypatch):
     made = []
     size = loop._Loop._chunk_size
@@ -421,6 +434,35 @@ def test_a_folder_whose_data_have_changed_is_refused(toy, tmp_path):
         ({"seeds": (0, 0)}, ValueError, r"field 'seeds': .* found \[0, 0\]"),
         ({"seeds": (2**32,)}, ValueError, "field 'seeds'"),
         ({"seeds": (0.5,)}, ValueError, "field 'seeds'"),
+        ({"grid": {"lr": (1e-3, 1e-3 + 1e-12)}}, ValueError, "grid field 'lr': .* that differ"),
+        ({"grid": {"lr": (1e-3, float("nan"))}}, ValueError, "grid field 'lr': .* found nan"),
+        ({"grid": {"lr": (1e-3, True)}}, ValueError, "grid field 'lr': .* found True"),
+        ({"grid": {"lr": (1e39,)}}, ValueError, "grid field 'lr': .* float32 holds, found 1e.39"),
+        ({"config": {"batch_size": True}}, TypeError, "batch_size: expected int, found True"),
+        (
+            {"config": {"batch_size": 2**31}},
+            ValueError,
+            "'batch_size': expected at most 2147483647",
+        ),
+        ({"steps": 2**31}, ValueError, "field 'steps': expected at most 2147483647"),
+        ({"sampled": 1}, ValueError, "field 'sampled': expected true or false, found 1"),
+        ({"checkpoint_s": float("nan")}, ValueError, "field 'checkpoint_s': .* found nan"),
+        ({"checkpoint_s": -1}, ValueError, "field 'checkpoint_s': .* found -1"),
+        (
+            {"sampler": "pjap", "sampler_config": {"alpha": float("nan")}},
+            ValueError,
+            "field 'alpha': expected a finite number, found nan",
+        ),
+        (
+            {"sampler": "pjap", "sampler_config": {"eps": -1}},
+            ValueError,
+            "field 'eps': expected at least 0, found -1",
+        ),
+        (
+            {"sampler": "cyclic", "sampler_config": {"period": 0}},
+            ValueError,
+            "field 'period': expected at least 1, found 0",
+        ),
         ({"steps": 0}, ValueError, "field 'steps': expected a whole number of at least 1, found 0"),
         (
             {"steps": True},
@@ -446,11 +488,6 @@ def test_a_folder_whose_data_have_changed_is_refused(toy, tmp_path):
             {"config": {"lr": 0.1}, "grid": {"lr": [0.2]}},
             ValueError,
             "field 'lr': expected in --set, --steps or --grid, found in two",
-        ),
-        (
-            {"grid": {"lr": [1e-3, 1e-3]}},
-            ValueError,
-            "grid field 'lr': expected values that differ",
         ),
         (
             {"grid": {"lr": [1e-60]}},

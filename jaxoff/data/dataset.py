@@ -17,6 +17,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
+from jaxoff import runtime
 from jaxoff.errors import InvalidEpisodes, JaxoffError
 from jaxoff.types import Array, EnvSpec, Episodes, Transition
 
@@ -313,7 +314,7 @@ def place(
     """
     validate(episodes, spec, source)
     needed = estimate_bytes(episodes, spec, obs_dtype)
-    limit = _free_bytes() if limit_bytes is None else limit_bytes
+    limit = runtime.free_bytes() if limit_bytes is None else limit_bytes
     if limit is not None and needed > limit:
         fewer = estimate_bytes(episodes, spec, "bfloat16")
         raise DatasetTooLarge(
@@ -370,10 +371,3 @@ def outline(
         spec=spec,
         max_length=longest,
     )
-
-
-def _free_bytes() -> int | None:
-    stats = jax.local_devices()[0].memory_stats()
-    if not stats or "bytes_limit" not in stats:
-        return None
-    return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))

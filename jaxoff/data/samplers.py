@@ -147,8 +147,17 @@ def prioritised(
     items, so that an item of low priority need not wait for a rare draw before it is refreshed.
     window: 0 for single steps, else windows of that length.
     New items have priority 1, which no priority may exceed, so that data not yet seen are still
-    drawn.
+    drawn. A negative priority is kept as NaN. While the sum of all priorities is zero or not
+    finite, items are drawn uniformly.
     """
+
+    def draw_items(tree: sum_tree.SumTreeState, dataset: Dataset, key: Key, count: int) -> Array:
+        total = tree.nodes[0]
+        return jnp.where(
+            (total > 0) & jnp.isfinite(total),
+            draw_tree(tree, key, count),
+            draw_starts(dataset, window, key, count),
+        )
 
     def gather(dataset: Dataset, items: Array) -> Transition:
         return (
@@ -169,17 +178,18 @@ def prioritised(
         elif refresh > 0 and refresh_from == "uniform":
             items = draw_starts(dataset, window, outcome.key, refresh)
         elif refresh > 0:
-            items = draw_tree(tree, outcome.key, refresh)
+            items = draw_items(tree, dataset, outcome.key, refresh)
         else:
             items = outcome.items
         fresh = priority(dataset, outcome._replace(items=items), gather(dataset, items)) ** exponent
-        # An item at which no window starts has priority zero, and keeps it.
-        fresh = jnp.where(sum_tree.get_batch(tree, items) > 0, fresh, 0.0)
-        return tree_of(fresh) if refresh < 0 else set_leaves(tree, items, fresh)
+        fresh = jnp.where(fresh < 0, jnp.nan, fresh)
+        if refresh >= 0:  # drawn items are starts of windows
+            return set_leaves(tree, items, fresh)
+        return tree_of(jnp.where(_window_starts(dataset, window), fresh, 0.0) if window else fresh)
 
     return Sampler(
         init=init,
-        draw=lambda tree, dataset, key: draw_tree(tree, key, batch_size),
+        draw=lambda tree, dataset, key: draw_items(tree, dataset, key, batch_size),
         gather=gather,
         feedback=feedback,
     )

@@ -35,7 +35,7 @@ from jaxoff.training.checkpoint import Checkpoints
 from jaxoff.training.program import Carried, Program
 from jaxoff.training.restore import empty_state, load_dataset, state_like
 from jaxoff.training.results import Results
-from jaxoff.training.spec import Job, TrainSpec, evaluation_steps, fitted, resolve
+from jaxoff.training.spec import Job, TrainSpec, check_sampler, evaluation_steps, fitted, resolve
 from jaxoff.types import Env, Episodes
 
 CHUNK_S = 10.0  # longest duration of a chunk, so that it stops and shows progress in time
@@ -61,7 +61,7 @@ def train(
     job = resolve(spec)
     env = registry.make_env(spec.task) if env is None else env
     # A method refuses invalid settings here, before data and folders are made.
-    job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
+    check_sampler(job, job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))
     if data is None and not job.acts:
         data = registry.make_data(
             spec.task, DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
@@ -196,17 +196,6 @@ class _Loop:
         self.mode = mapping.choose_mode(platform) if self.spec.mode == "auto" else self.spec.mode
         self.dataset = load_dataset(job, env, data, NamedSharding(self.mesh, P()))
         self.stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
-        if job.acts and len(self.stages) > 1:
-            names = ", ".join(stage.name for stage in self.stages)
-            raise InvalidSetting(
-                f"sampler '{self.spec.sampler}': expected a method of one stage, found "
-                f"{self.spec.method} with {names}"
-            )
-        if self.spec.sampler != "uniform" and all(stage.sampler for stage in self.stages):
-            raise InvalidSetting(
-                f"field 'sampler': expected uniform, since {self.spec.method} draws by "
-                f"itself, found '{self.spec.sampler}'"
-            )
         self.checkpoints = Checkpoints(out / "checkpoint") if out else None
         self.data = data
         self.sinks: list[Sink] = [Guarded(sink) for sink in sinks]
@@ -359,6 +348,13 @@ class _Loop:
         begin = time.perf_counter()
         compiled = function.lower(*args).compile()
         self.compile_s += time.perf_counter() - begin
+        needed, free = mapping.needed_bytes(compiled, self.mesh), runtime.free_bytes()
+        if free is not None and needed > free:
+            raise InvalidSetting(
+                f"{self.spec.method} on {self.spec.task}: {needed:,} bytes of memory are needed "
+                f"for {self.job.num_runs} runs, expected at most {free:,}; use fewer runs, or "
+                "smaller batches or networks"
+            )
         return compiled
 
     def _compiled(self, function: Any, *args: Any) -> Any:

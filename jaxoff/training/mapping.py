@@ -90,3 +90,15 @@ def least(number: int) -> int:
     if jax.process_count() == 1:
         return number
     return int(np.min(multihost_utils.process_allgather(np.asarray(number))))
+
+
+def needed_bytes(compiled: Any, mesh: Mesh) -> int:
+    """Memory that a compiled function allocates when it is called, in bytes for each device.
+
+    On a CPU it is that of all host devices together. 0 where XLA does not tell.
+    """
+    planned, devices = compiled.memory_analysis(), mesh.local_devices
+    if planned is None:
+        return 0
+    new = planned.output_size_in_bytes - planned.alias_size_in_bytes + planned.temp_size_in_bytes
+    return int(new * (len(devices) if devices[0].platform == "cpu" else 1))

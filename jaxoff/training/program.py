@@ -166,7 +166,9 @@ class Program:
         A run with a number that is not finite goes back to its last finite state.
         """
         (config, run, finite), count = carried, shared[1]
-        ok = _all_finite(run.learner) & (run.failed_at < 0)
+        # The state of a sampler that acts holds environments, whose numbers are their own.
+        watched = run.learner if self.job.acts else (run.learner, run.sampler)
+        ok = _all_finite(watched) & (run.failed_at < 0)
         before = run.updates - count
         failed_at = jnp.where(ok | (run.failed_at >= 0), run.failed_at, before)
         state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), run.learner, finite)

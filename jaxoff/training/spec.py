@@ -10,7 +10,16 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxoff import registry
-from jaxoff.config import BUDGETS, check_number, check_word, config_fields, is_leaf, resolve_config
+from jaxoff.config import (
+    BUDGETS,
+    as_float32,
+    check_number,
+    check_word,
+    config_fields,
+    is_leaf,
+    resolve_config,
+    typed,
+)
 from jaxoff.errors import InvalidSetting
 from jaxoff.names import Task, unknown
 from jaxoff.types import EnvSpec, Stage
@@ -117,11 +126,15 @@ class Job:
 
 
 def _number(name: str, value: Any) -> float:
-    """A value of a numeric field of the grid, as a number."""
+    """A value of a numeric field of the grid, as a number that float32 holds."""
     try:
-        return float(value)
-    except ValueError:
-        raise InvalidSetting(f"grid field '{name}': expected numbers, found '{value}'") from None
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if number != number:
+        raise InvalidSetting(f"grid field '{name}': expected numbers, found {value!r}")
+    check_number(name, number, "grid field")
+    return number
 
 
 def expanded(spec: TrainSpec) -> list[TrainSpec]:
@@ -131,22 +144,23 @@ def expanded(spec: TrainSpec) -> list[TrainSpec]:
     Raises UnknownName for a field that does not exist, InvalidSetting for a value that is not a
     number.
     """
-    known = config_fields(registry.learner(spec.method, spec.task).Config)
+    config_class = registry.learner(spec.method, spec.task).Config
+    known, defaults = config_fields(config_class), config_class()
     unknown_names = [name for name in spec.grid if name not in known]
     if unknown_names:
         raise unknown(f"field of {spec.method}'s Config", unknown_names[0], known)
-    fixed = {name: values for name, values in spec.grid.items() if not is_leaf(known[name])}
+    fixed = {
+        name: [typed(f"grid field '{name}'", value, getattr(defaults, name)) for value in values]
+        for name, values in spec.grid.items()
+        if not is_leaf(known[name])
+    }
     swept = {
         name: [_number(name, value) for value in values]
         for name, values in spec.grid.items()
         if name not in fixed
     }
     for name, values in fixed.items():
-        if not len(values) or len(set(map(str, values))) < len(values):
-            raise InvalidSetting(
-                f"grid field '{name}': expected values that differ, found "
-                f"{', '.join(map(str, values)) or 'none'}"
-            )
+        _check_distinct(name, values, values)
     points = [
         dict(zip(fixed, values, strict=True)) for values in itertools.product(*fixed.values())
     ]
@@ -158,6 +172,16 @@ def expanded(spec: TrainSpec) -> list[TrainSpec]:
     return [
         dataclasses.replace(spec, config={**spec.config, **point}, grid=swept) for point in points
     ]
+
+
+def _check_distinct(name: str, values: Sequence[Any], held: Sequence[Any]) -> None:
+    """Refuse values of a grid's field that are none, or not distinct as the program holds them."""
+    if not len(values):
+        raise InvalidSetting(f"grid field '{name}': expected at least one value, found none")
+    if len(set(held)) < len(held):
+        raise InvalidSetting(
+            f"grid field '{name}': expected values that differ, found {', '.join(map(str, values))}"
+        )
 
 
 def fitted(job: Job, data: Episodes | None) -> Job:
@@ -208,6 +232,14 @@ def _check_spec(spec: TrainSpec) -> None:
             raise InvalidSetting(
                 f"field '{name}': expected a whole number of at least {least}, found {value!r}"
             )
+        check_number(name, int(value))
+    if not isinstance(spec.sampled, bool):
+        raise InvalidSetting(f"field 'sampled': expected true or false, found {spec.sampled!r}")
+    pause = spec.checkpoint_s
+    if isinstance(pause, bool) or not isinstance(pause, int | float) or not 0 <= pause < math.inf:
+        raise InvalidSetting(
+            f"field 'checkpoint_s': expected a number of seconds of at least 0, found {pause!r}"
+        )
     if spec.steps is not None and "steps" in spec.config:
         raise InvalidSetting(
             f"field 'steps': expected once, found {spec.steps} and, among the method's "
@@ -256,15 +288,7 @@ def resolve(spec: TrainSpec) -> Job:
                 "found a static one, "
                 "which `expanded` makes a job of for each value"
             )
-        if not len(values):
-            raise InvalidSetting(f"grid field '{name}': expected at least one value, found none")
-        for value in values:
-            check_number(name, float(value), "grid field")
-        if len(set(map(float, values))) < len(values):
-            raise InvalidSetting(
-                f"grid field '{name}': expected values that differ, found "
-                f"{', '.join(map(str, values))}"
-            )
+        _check_distinct(name, values, [as_float32(_number(name, value)) for value in values])
     points = [
         dict(zip(spec.grid, map(float, values), strict=True))
         for values in itertools.product(*spec.grid.values())
@@ -284,6 +308,24 @@ def resolve(spec: TrainSpec) -> Job:
         points=tuple(point for point, _ in runs),
         seeds=tuple(seed for _, seed in runs),
     )
+
+
+def check_sampler(job: Job, stages: Sequence[Stage]) -> None:
+    """Refuse a sampler that the stages of a job do not use, or that cannot feed all of them.
+
+    A sampler that acts does so with the policy of a single stage.
+    """
+    if job.acts and len(stages) > 1:
+        names = ", ".join(stage.name for stage in stages)
+        raise InvalidSetting(
+            f"sampler '{job.spec.sampler}': expected a method of one stage, found "
+            f"{job.spec.method} with {names}"
+        )
+    if job.spec.sampler != "uniform" and all(stage.sampler for stage in stages):
+        raise InvalidSetting(
+            f"field 'sampler': expected uniform, since {job.spec.method} draws by itself, found "
+            f"'{job.spec.sampler}'"
+        )
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:
