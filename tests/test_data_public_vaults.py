@@ -7,14 +7,13 @@ from __future__ import annotations
 import json
 import os
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxoff.data import disk, public
 from jaxoff.data.dataset import InvalidEpisodes, validate
 from jaxoff.names import DataOptions, Task, UnknownName
+from tests.toys import write_vault as write
 
 TASK = "og_marl:smac_v1/toy/Good"
 # rewards 1..7, terminal after rows 1 and 4, rows 5-6 unfinished: returns 1+2 = 3 and 3+4+5 = 12
@@ -63,30 +62,6 @@ def reals_tree(steps=7):
     tree = toy_tree(steps)
     tree["actions"] = np.linspace(-1, 1, steps * 4, dtype=np.float32).reshape(steps, 2, 2)
     return tree
-
-
-def write(folder, tree, uid="Good", buffer=10, streams=None):
-    """A vault written by flashbax, from a buffer that is longer than the data; `streams` trees side
-    by side.
-    """
-    from flashbax.buffers.trajectory_buffer import TrajectoryBufferState
-    from flashbax.vault import Vault
-
-    streams = streams or [tree]
-    length = len(tree["rewards"])
-    tree = jax.tree.map(lambda *x: np.stack(x), *streams)
-    tree = jax.tree.map(
-        lambda x: jnp.asarray(np.pad(x, [(0, 0), (0, buffer - length)] + [(0, 0)] * (x.ndim - 2))),
-        tree,
-    )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    vault = Vault(folder.name, tree, rel_dir=str(folder.parent), vault_uid=uid)
-    vault.write(
-        TrajectoryBufferState(
-            experience=tree, current_index=jnp.array(length), is_full=jnp.array(False)
-        )
-    )
-    return folder / uid
 
 
 def read(task, tmp_path, **options):
@@ -369,8 +344,8 @@ def test_an_unflagged_vault_of_unknown_length_is_refused(table, tmp_path, capsys
             r"'observations': expected shape \(7, 2, 3\), found \(7, 3, 3\)",
         ),
         ("actions", (7, 2, 2), r"'actions': expected shape \(7, 2\), found \(7, 2, 2\)"),
-        ("rewards", (7, 1), r"'rewards': expected shape \(7, 2\), found \(7, 1\)"),
-        ("terminals", (7, 2, 1), r"'terminals': expected shape \(7, any\), found \(7, 2, 1\)"),
+        ("rewards", (7, 3), r"'rewards': expected shape \(7, 2\), found \(7, 3\)"),
+        ("terminals", (7, 2, 2), r"'terminals': expected shape \(7, 2\), found \(7, 2, 2\)"),
         ("infos.state", (7, 5), r"'infos.state': expected shape \(7, 4\), found \(7, 5\)"),
         (
             "infos.legals",

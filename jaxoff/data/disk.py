@@ -200,18 +200,14 @@ def load(path: str | Path) -> tuple[Episodes, dict[str, Any]]:
     A vault that jaxoff wrote is read as it was saved, and every array is compared with its hash;
     slots that are not filled are zero.
 
-    Vaults of other writers lack the observation after the last step of an episode: the last
-    observation is repeated instead, and the end is marked truncated unless it was flagged terminal.
-    An unfinished last episode is treated in the same way. In these vaults an episode ends where
-    every agent is terminal or truncated, the team reward is the mean over agents, states of single
-    agents are joined, and -inf padding becomes 0.
+    Vaults of other writers are read by the rules of `foreign.read_foreign`.
 
-    Raises InvalidDataset naming the file or array.
+    Raises InvalidDataset or InvalidEpisodes naming the file or array.
     """
     path = Path(path).absolute()
     metadata = _metadata(path)
     if "jaxoff_schema" not in metadata:
-        return read_foreign(_read_vault(path, metadata), path), metadata
+        return read_foreign(path, _flatten(metadata["structure_shape"])), metadata
     if metadata["jaxoff_schema"] != SCHEMA:
         raise InvalidDataset(
             f"{path / 'metadata.json'}: field 'jaxoff_schema': expected {SCHEMA}, found "

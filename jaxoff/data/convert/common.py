@@ -59,6 +59,36 @@ def check_array(source: str, name: str, array: np.ndarray, shape: tuple[int, ...
     return array
 
 
+def per_agent(source: str, name: str, array: np.ndarray, agents: int) -> np.ndarray:
+    """Numbers of each step and agent, [M, N].
+
+    Numbers of the team, [M] or [M, 1], count for every agent; a further axis of size 1 is dropped.
+    Raises InvalidEpisodes for any other shape.
+    """
+    rows = len(array)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.shape in ((rows,), (rows, 1)):
+        array = np.broadcast_to(array.reshape(rows, 1), (rows, agents))
+    return check_array(source, name, array, (rows, agents))
+
+
+def check_flags(source: str, name: str, array: np.ndarray) -> np.ndarray:
+    """Flags as Booleans. Raises InvalidEpisodes for numbers other than 0 and 1.
+
+    A sum of flags in 8 bits may have wrapped, and a share or a probability is no flag.
+    """
+    if array.dtype.kind not in "fiub":
+        raise InvalidEpisodes(f"{source}: field '{name}': expected flags, found {array.dtype}")
+    wrong = (array != 0) & (array != 1)
+    if wrong.any():
+        raise InvalidEpisodes(
+            f"{source}: field '{name}': expected flags 0 and 1, found {array[wrong][0]} and "
+            f"{int(wrong.sum()) - 1} more that are neither"
+        )
+    return array == 1
+
+
 def check_actions(
     source: str, name: str, actions: np.ndarray, rows: int, spec: EnvSpec
 ) -> np.ndarray:
