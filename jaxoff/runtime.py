@@ -142,3 +142,23 @@ def check_memory(source: str, size_bytes: int, what: str = "a size of") -> None:
             f"{source}: expected {what} at most {free:,} bytes, the free memory, found a claim of "
             f"{size_bytes:,}"
         )
+
+
+def check_file(path: str | Path, kind: str) -> Path:
+    """The path of a file that exists. Raises FileNotFoundError, or InvalidFile for a folder."""
+    path = Path(path)
+    if path.is_dir():
+        raise InvalidFile(f"{path}: expected {kind}, found a folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected {kind}, found none")
+    return path
+
+
+def check_folder(path: str | Path, kind: str) -> Path:
+    """The path of a folder that exists. Raises FileNotFoundError, or InvalidFile for a file."""
+    path = Path(path)
+    if path.is_file():
+        raise InvalidFile(f"{path}: expected {kind}, found a file")
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: expected {kind}, found none")
+    return path

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxoff.data.dataset import InvalidEpisodes
+from jaxoff import numpy_file
+from jaxoff.errors import InvalidEpisodes, InvalidFile
+from jaxoff.runtime import check_file
 from jaxoff.types import EnvSpec, Episodes
 
 
@@ -212,38 +215,24 @@ def from_rows(
     )
 
 
-def read_hdf5(file: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Datasets of an HDF5 file by name.
-
-    Raises FileNotFoundError or InvalidEpisodes, naming the file.
-    """
-    import h5py
-
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: expected an HDF5 file, found none")
-    names = list(names)
-    try:
-        with h5py.File(file, "r") as source:
-            missing = [name for name in names if not isinstance(source.get(name), h5py.Dataset)]
-            if missing:
-                raise InvalidEpisodes(
-                    f"{file}: expected the datasets {', '.join(names)}, found no "
-                    f"{', '.join(missing)}"
-                )
-            return {name: np.asarray(source[name][()]) for name in names}
-    except (OSError, RuntimeError, KeyError) as error:  # h5py raises these for damaged files
-        raise InvalidEpisodes(
-            f"{file}: expected a whole HDF5 file, found a damaged file ({error})"
-        ) from error
-
-
 def read_npy(file: Path) -> np.ndarray:
     """The array of an .npy file. Raises FileNotFoundError or InvalidEpisodes, naming the file."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: expected a file of the dataset, found none")
     try:
-        return np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InvalidEpisodes(
-            f"{file}: expected a whole .npy array, found a damaged file ({error})"
-        ) from error
+        return numpy_file.read_npy(file)
+    except InvalidFile as error:
+        raise InvalidEpisodes(str(error)) from error
+
+
+def read_json(file: Path) -> Any:
+    """The value of a JSON file. Raises FileNotFoundError or InvalidEpisodes, naming the file."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        text = check_file(file, "a JSON file").read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=refuse)
+    except InvalidFile as error:
+        raise InvalidEpisodes(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidEpisodes(f"{file}: expected JSON, found a damaged file ({error})") from error

@@ -12,9 +12,10 @@ from jaxoff.data.convert.common import (
     Steps,
     check_actions,
     check_array,
+    check_flags,
     from_rows,
-    read_hdf5,
 )
+from jaxoff.data.convert.hdf5 import dataset, opened, read_hdf5
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.types import EnvSpec
 
@@ -33,15 +34,17 @@ def read_maze2d(file: str | Path, spec: EnvSpec, *, rows: int | None = None) -> 
     count = len(check_array(str(file), "rewards", arrays["rewards"], (-1,)))
     if rows is not None and count != rows:
         raise InvalidEpisodes(f"{file}: field 'rewards': expected {rows} rows, found {count}")
-    for name in ("terminals", "timeouts"):
-        check_array(str(file), name, arrays[name], (count,))
+    terminals, timeouts = (
+        check_flags(str(file), name, check_array(str(file), name, arrays[name], (count,)))
+        for name in ("terminals", "timeouts")
+    )
     obs = check_array(
         str(file), "observations", arrays["observations"], (count, spec.obs_size)
     ).astype(np.float32)
     actions = check_array(str(file), "actions", arrays["actions"], (count, spec.action_size))[
         :, None
     ]
-    ends = (arrays["terminals"] + arrays["timeouts"]).astype(bool)
+    ends = terminals | timeouts
     if not ends.any():
         raise InvalidEpisodes(
             f"{file}: field 'timeouts': expected the end of an episode, found none"
@@ -64,23 +67,12 @@ def read_minari(file: str | Path, spec: EnvSpec) -> Steps:
     its `terminations` is set, else truncated. Raises FileNotFoundError or InvalidEpisodes naming
     the file and dataset.
     """
-    import h5py
-
     file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: expected an HDF5 file, found none")
-    try:
-        with h5py.File(file, "r") as source:
-            count = sum(name.startswith("episode_") for name in source)
-            if count == 0:
-                raise InvalidEpisodes(
-                    f"{file}: expected groups episode_0, episode_1, ..., found none"
-                )
-            episodes = [_episode(file, source, f"episode_{i}", spec) for i in range(count)]
-    except (OSError, RuntimeError, KeyError) as error:  # h5py raises these for damaged files
-        raise InvalidEpisodes(
-            f"{file}: expected a whole HDF5 file, found a damaged file ({error})"
-        ) from error
+    with opened(file) as source:
+        count = sum(name.startswith("episode_") for name in source)
+        if count == 0:
+            raise InvalidEpisodes(f"{file}: expected groups episode_0, episode_1, ..., found none")
+        episodes = [_episode(file, source, f"episode_{i}", spec) for i in range(count)]
     seen, final, actions, rewards, terminated = zip(*episodes, strict=True)
     flat, after = np.concatenate(seen), np.stack(final)
     return Steps(
@@ -104,9 +96,9 @@ def _episode(
 
     def array(part: str, *shape: int) -> np.ndarray:
         key = f"{name}/{part}"
-        if key not in source:
+        if (found := dataset(source, key)) is None:
             raise InvalidEpisodes(f"{file}: expected the dataset '{key}', found none")
-        return check_array(str(file), key, np.asarray(source[key]), shape).astype(np.float32)
+        return check_array(str(file), key, found[()], shape).astype(np.float32)
 
     rewards = array("rewards", -1)
     length = len(rewards)
@@ -121,7 +113,7 @@ def _episode(
         ],
         1,
     )
-    terminations = array("terminations", length)
+    terminations = check_flags(str(file), f"{name}/terminations", array("terminations", length))
     return (
         seen[:-1],
         seen[-1],
