@@ -115,7 +115,7 @@ def install_line(package: str) -> str:
         wanted, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"](\w+)['\"]", line)
         if wanted and extra and extra[1] != "dev" and plain(wanted[0]) == plain(name):
             return f"pip install 'jaxoff[{extra[1]}]'"
-    return f"pip install {name}"
+    return f"pip install {plain(name)}"
 
 
 # Imported names that are not those of the packages that bring them.

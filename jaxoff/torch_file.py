@@ -229,6 +229,9 @@ class _CheckedUnpickler(_Names, pickle._Unpickler):  # type: ignore[name-defined
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore
 
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+
     def load_setitem(self) -> None:
         self._set([self.stack.pop(-2), self.stack.pop()])
 
@@ -254,7 +257,7 @@ def _plain_key(key: Any) -> Any:
     return key
 
 
-def _unpickler(file: io.BytesIO, storage: Callable[[Any], _Storage]) -> _Names:
+def _unpickler(file: io.BytesIO, storage: Callable[[Any], _Storage]) -> Any:
     """The unpickler for the pickle that begins where the file stands.
 
     Raises ValueError for opcodes that no version of torch or NumPy writes.

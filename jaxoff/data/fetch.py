@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from jaxoff.data import public
 from jaxoff.data.scenarios import table
@@ -76,7 +77,7 @@ def fetch(
     if target.is_dir() and any(target.iterdir()):
         say(f"already there: {target}")
         return target
-    name, known = archive_name(task), table("archives")
+    name, known = archive_name(task), _known()
     wanted = known["sha256"].get(name, "") or sha256.lower()
     _check_wanted(name, wanted, sha256.lower(), unverified)
     archive = root / "downloads" / name
@@ -98,6 +99,11 @@ def fetch(
         archive.unlink()
     say(f"ready: {target}")
     return target
+
+
+def _known() -> dict[str, Any]:
+    """The content of archives.toml."""
+    return table("archives")
 
 
 def _check_wanted(name: str, wanted: str, given: str, unverified: bool) -> None:
@@ -128,7 +134,7 @@ def _verify(archive: Path, wanted: str, say: Callable[[str], None]) -> None:
 
 
 def _page(name: str) -> str:
-    known = table("archives")
+    known = _known()
     return f"https://huggingface.co/datasets/{known['repository']}/blob/{known['revision']}/{name}"
 
 
@@ -142,7 +148,7 @@ def _download(name: str, folder: Path, target: Path) -> Path:
     with needs("jaxoff data fetch"):
         import huggingface_hub
 
-    known = table("archives")
+    known = _known()
     repository, revision = known["repository"], known["revision"]
     try:
         return Path(

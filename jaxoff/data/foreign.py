@@ -17,7 +17,7 @@ import numpy as np
 from jaxoff.data.convert.common import Slots, Steps, check_array, check_flags, pad, per_agent
 from jaxoff.data.episodes import ends_of
 from jaxoff.errors import InvalidDataset, InvalidEpisodes
-from jaxoff.runtime import check_memory, needs
+from jaxoff.runtime import check_memory
 from jaxoff.types import EnvSpec, Episodes
 
 NEEDED = ("observations", "actions", "rewards", "terminals", "truncations")
@@ -88,8 +88,7 @@ def open_vault(path: Path, names: Collection[str], needed: Collection[str] = NEE
 
 
 def _open(path: Path, name: str, shown: str) -> Any:
-    with needs(str(path)):
-        import tensorstore
+    import tensorstore
 
     # a path and not a URL, since a folder may have any name
     base = {"driver": "file", "path": f"{path.resolve()}/"}

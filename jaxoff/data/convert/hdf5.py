@@ -61,7 +61,8 @@ def dataset(source: Any, name: str) -> Any:
     Raises InvalidEpisodes naming the file and the dataset, or InvalidFile for what is larger than
     the free memory.
     """
-    import h5py
+    with needs(source.filename):
+        import h5py
 
     shown, node = f"{source.filename}: dataset '{name}'", source
     for part in name.split("/"):

@@ -54,7 +54,7 @@ def read(folder: str | Path, spec: EnvSpec, *, steps: int, states: bool) -> Step
     obs, next_obs = stack("obs", spec.obs_size), stack("next_obs", spec.obs_size)
     last = np.arange(steps - 1, rows, steps)
     _check_order(folder, obs, next_obs, last)
-    dones = check_flags(str(folder), "dones", stack("dones")).all(axis=1)
+    dones = np.asarray(check_flags(str(folder), "dones", stack("dones")).all(axis=1))
     stray = np.setdiff1d(np.flatnonzero(dones), last)
     if len(stray):
         raise InvalidEpisodes(

@@ -142,7 +142,7 @@ def _episode(file: Path, spec: EnvSpec) -> dict[str, np.ndarray]:
         "obs": field(1, "obs", spec.obs_size),
         "actions": check_actions(str(file), "action", field(2, "action", 1), length, spec),
         "rewards": field(3, "reward", 1)[..., 0],
-        "done": check_flags(str(file), "done", field(4, "done", 1)[..., 0]).all(axis=1),
+        "done": np.asarray(check_flags(str(file), "done", field(4, "done", 1)[..., 0]).all(axis=1)),
         "avail": field(5, "available", spec.action_size),
     }
 
