@@ -275,7 +275,8 @@ def _unpickler(file: io.BytesIO, storage: Callable[[Any], _Storage]) -> Any:
         elif code in (b"d", b"s", b"u"):
             dictionaries, at = True, at + 1
         elif not found:
-            raise ValueError(f"expected opcodes that torch writes, found {code!r} at byte {at}")
+            what = f"0x{code.hex()}" if code else "the end"
+            raise ValueError(f"expected opcodes that torch writes, found {what} at byte {at}")
 
 
 def read_torch(path: str | Path) -> Any:

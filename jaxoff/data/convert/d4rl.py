@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,7 @@ def read_minari(file: str | Path, spec: EnvSpec) -> Steps:
             raise InvalidEpisodes(f"{file}: expected groups episode_0, episode_1, ..., found none")
         episodes = [_episode(file, source, f"episode_{i}", spec) for i in range(count)]
     seen, final, actions, rewards, terminated = zip(*episodes, strict=True)
+    _warn_of_goals(file, seen, final)
     flat, after = np.concatenate(seen), np.stack(final)
     return Steps(
         seen=Slots(flat[:, None], flat),
@@ -85,6 +88,24 @@ def read_minari(file: str | Path, spec: EnvSpec) -> Steps:
         lengths=np.array([len(part) for part in rewards]),
         terminated=np.array(terminated),
     )
+
+
+def _warn_of_goals(file: Path, seen: Sequence[np.ndarray], final: Sequence[np.ndarray]) -> None:
+    """Warn where the first observation of episodes has the goal of the episode before.
+
+    PointMaze made it before it drew the new goal. Observations are [L, 6] and [6], the goal last.
+    """
+    stale = sum(
+        len(rows) > 1
+        and bool((rows[0, -2:] == last[-2:]).all() and (rows[0, -2:] != rows[1, -2:]).any())
+        for last, rows in zip(final[:-1], seen[1:], strict=True)
+    )
+    if stale:
+        warnings.warn(
+            f"{file}: in {stale} of {len(seen)} episodes the first observation has the goal of the "
+            "episode before; it is read as it is",
+            stacklevel=4,
+        )
 
 
 def _episode(

@@ -52,7 +52,8 @@ def read_hdf5(file: str | Path, names: Iterable[str]) -> dict[str, np.ndarray]:
             raise InvalidEpisodes(
                 f"{file}: expected the datasets {', '.join(names)}, found no {', '.join(missing)}"
             )
-        return {name: array[()] for name, array in found.items() if array is not None}
+        check_memory(str(file), sum(array.nbytes for array in found.values()))
+        return {name: array[()] for name, array in found.items()}
 
 
 def dataset(source: Any, name: str) -> Any:
