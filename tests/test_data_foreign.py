@@ -9,7 +9,7 @@ import pytest
 
 from jaxoff.data import disk
 from jaxoff.data.dataset import InvalidEpisodes, validate
-from jaxoff.errors import JaxoffError
+from jaxoff.errors import InvalidDataset, JaxoffError
 from jaxoff.types import EnvSpec
 from tests.toys import write_vault
 
@@ -175,7 +175,7 @@ def test_what_is_not_certain_is_refused_by_name(case, read):
 def test_a_tree_that_lacks_an_array_is_refused_by_name(read):
     tree = tree_of()
     del tree["truncations"]
-    with pytest.raises(disk.InvalidDataset, match="found no truncations"):
+    with pytest.raises(InvalidDataset, match="found no truncations"):
         read(tree)
 
 
@@ -203,7 +203,7 @@ def put(folder, name, value, rows=None):
 def test_an_index_beyond_what_is_stored_is_refused_at_once(index, tmp_path, capsys):
     folder = write_vault(tmp_path / "foreign.vlt", tree_of())
     put(folder, "vault_index", np.array([index], np.int32))
-    with pytest.raises(disk.InvalidDataset, match=r"'vault_index'.*found (-?\d|1 chunks)"):
+    with pytest.raises(InvalidDataset, match=r"'vault_index'.*found (-?\d|1 chunks)"):
         disk.load(folder)
 
 
@@ -219,9 +219,9 @@ def test_an_array_of_other_streams_or_with_less_chunks_is_refused_by_name(tmp_pa
     folder = write_vault(tmp_path / "foreign.vlt", tree_of())
     put(folder, "terminals.", np.zeros((2, 6, 2), np.float32))
     with pytest.raises(
-        disk.InvalidDataset, match=r"'terminals': expected shape \(1, steps, \.\.\.\)"
+        InvalidDataset, match=r"'terminals': expected shape \(1, steps, \.\.\.\)"
     ):
         disk.load(folder)
     put(folder, "terminals.", np.zeros((1, 6, 2), np.float32), rows=4)
-    with pytest.raises(disk.InvalidDataset, match=r"'terminals': .* in 6 chunks, found 4 chunks"):
+    with pytest.raises(InvalidDataset, match=r"'terminals': .* in 6 chunks, found 4 chunks"):
         disk.load(folder)

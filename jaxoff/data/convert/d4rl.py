@@ -27,9 +27,10 @@ def read_maze2d(file: str | Path, spec: EnvSpec, *, rows: int | None = None) -> 
 
     rows: the number of rows that the file must have. Mazes never terminate: `terminals` and
     `timeouts` both only cut the data into episodes. As in D4RL's own reader, the last row before a
-    cut only supplies the next observation of the row before it; it is not a step. Raises
-    FileNotFoundError or InvalidEpisodes naming the file and dataset, also for files of version 0,
-    in which no end is marked.
+    cut only supplies the next observation of the row before it; it is not a step. A row's reward
+    tells whether its own observation is at the goal, and not the next one as in the simulator; it
+    is read as it is. Raises FileNotFoundError or InvalidEpisodes naming the file and dataset, also
+    for files of version 0, in which no end is marked.
     """
     file = Path(file)
     arrays = read_hdf5(file, ("observations", "actions", "rewards", "terminals", "timeouts"))
