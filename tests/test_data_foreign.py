@@ -218,9 +218,7 @@ def test_a_vault_that_is_larger_than_the_memory_is_refused(tmp_path, capsys, mon
 def test_an_array_of_other_streams_or_with_less_chunks_is_refused_by_name(tmp_path, capsys):
     folder = write_vault(tmp_path / "foreign.vlt", tree_of())
     put(folder, "terminals.", np.zeros((2, 6, 2), np.float32))
-    with pytest.raises(
-        InvalidDataset, match=r"'terminals': expected shape \(1, steps, \.\.\.\)"
-    ):
+    with pytest.raises(InvalidDataset, match=r"'terminals': expected shape \(1, steps, \.\.\.\)"):
         disk.load(folder)
     put(folder, "terminals.", np.zeros((1, 6, 2), np.float32), rows=4)
     with pytest.raises(InvalidDataset, match=r"'terminals': .* in 6 chunks, found 4 chunks"):

@@ -161,7 +161,8 @@ def load_prey(path: str | Path) -> dict[str, np.ndarray]:
     try:
         params = read_npz(path)
     except InvalidFile as error:
-        raise InvalidPrey(f"{path}: not an .npz file of a prey network: {error}") from error
+        why = str(error).removeprefix(f"{path}: ")
+        raise InvalidPrey(f"{path}: not an .npz file of a prey network: {why}") from error
     return _checked(path, params)
 
 
