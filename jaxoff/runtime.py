@@ -93,17 +93,20 @@ def versions() -> dict[str, str]:
 def needs(user: str) -> Iterator[None]:
     """Imports of packages that may be missing: raises MissingProgram, which says how to get one.
 
-    user: what needs the package. An import of one of jaxoff's own modules that fails is a fault of
-    the program, and keeps its ModuleNotFoundError.
+    user: what needs the package. A package that lacks a name is another version than the one that
+    is needed. An import of one of jaxoff's own modules that fails is a fault of the program, and
+    keeps its ImportError.
     """
     try:
         yield
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         package = str(error.name).partition(".")[0]
         if package in ("None", "jaxoff"):
             raise
+        absent = isinstance(error, ModuleNotFoundError)
+        found = "none" if absent else f"another version ({error})"
         raise MissingProgram(
-            f"{user}: expected the package '{package}', found none; run {install_line(package)}"
+            f"{user}: expected the package '{package}', found {found}; run {install_line(package)}"
         ) from error
 
 

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from types import ModuleType
 from unittest import mock
 
 import pytest
@@ -89,6 +90,13 @@ def test_every_package_of_an_extra_is_tried():
     # `cuda` is a plug-in of JAX, which reports it by itself, and `dev` is for this repository.
     extras = {name for name, extra in needed().items() if extra not in ("", "cuda", "dev")}
     assert extras and extras <= {name for name, _ in USES.values()}
+
+
+def test_a_package_of_another_version_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", ModuleType("h5py"))
+    message = r"data: expected the package 'h5py', found another version .*; run pip install h5py"
+    with pytest.raises(MissingProgram, match=message), runtime.needs("data"):
+        from h5py import File  # noqa: F401
 
 
 def test_an_absent_module_of_jaxoff_is_a_fault_of_the_program():

@@ -167,7 +167,7 @@ class MJX(Game):
 
 def _mjx() -> ModuleType:
     with needs("mamujoco"):
-        from mujoco import mjx
+        import mujoco.mjx as mjx  # an absent one is told apart from a wrong one
     return mjx
 
 
