@@ -11,7 +11,7 @@ from jaxoff.data import disk
 from jaxoff.data.dataset import InvalidEpisodes, validate
 from jaxoff.errors import InvalidDataset, JaxoffError
 from jaxoff.types import EnvSpec
-from tests.toys import write_vault
+from tests.toys import put_array, write_vault
 
 
 def both(values):
@@ -182,27 +182,10 @@ def test_a_tree_that_lacks_an_array_is_refused_by_name(read):
 # ------------------------------------------------------------------------ sizes that are not true
 
 
-def put(folder, name, value, rows=None):
-    """Replace an array of a vault, of which only the first `rows` rows are written."""
-    import tensorstore
-
-    base = {"driver": "file", "path": f"{folder}/"}
-    spec = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": name}}
-    chunks = [1] * 2 + list(value.shape[2:])
-    store = tensorstore.open(
-        spec | {"metadata": {"chunks": chunks[-value.ndim :], "shape": value.shape}},
-        dtype=value.dtype.name,
-        create=True,
-        delete_existing=True,
-    ).result()
-    where = ... if rows is None else (slice(None), slice(rows))
-    store[where].write(value[where]).result()
-
-
 @pytest.mark.parametrize("index", [0, -3, 2**31 - 1, 200_000])
 def test_an_index_beyond_what_is_stored_is_refused_at_once(index, tmp_path, capsys):
     folder = write_vault(tmp_path / "foreign.vlt", tree_of())
-    put(folder, "vault_index", np.array([index], np.int32))
+    put_array(folder, "vault_index", np.array([index], np.int32))
     with pytest.raises(InvalidDataset, match=r"'vault_index'.*found (-?\d|1 chunks)"):
         disk.load(folder)
 
@@ -217,9 +200,9 @@ def test_a_vault_that_is_larger_than_the_memory_is_refused(tmp_path, capsys, mon
 
 def test_an_array_of_other_streams_or_with_less_chunks_is_refused_by_name(tmp_path, capsys):
     folder = write_vault(tmp_path / "foreign.vlt", tree_of())
-    put(folder, "terminals.", np.zeros((2, 6, 2), np.float32))
+    put_array(folder, "terminals.", np.zeros((2, 6, 2), np.float32))
     with pytest.raises(InvalidDataset, match=r"'terminals': expected shape \(1, steps, \.\.\.\)"):
         disk.load(folder)
-    put(folder, "terminals.", np.zeros((1, 6, 2), np.float32), rows=4)
+    put_array(folder, "terminals.", np.zeros((1, 6, 2), np.float32), rows=4)
     with pytest.raises(InvalidDataset, match=r"'terminals': .* in 6 chunks, found 4 chunks"):
         disk.load(folder)

@@ -12,7 +12,9 @@ import pytest
 
 from jaxoff.data import disk, public
 from jaxoff.data.dataset import InvalidEpisodes, validate
+from jaxoff.errors import InvalidDataset
 from jaxoff.names import DataOptions, Task, UnknownName
+from tests.toys import put_array
 from tests.toys import write_vault as write
 
 TASK = "og_marl:smac_v1/toy/Good"
@@ -222,6 +224,30 @@ def read_ends(folder, tree):
     write(folder / "toy.vlt", tree)
     episodes = read(TASK, folder)
     return episodes.filled.sum(1).tolist(), episodes.terminated.any(1).tolist()
+
+
+def test_rewards_and_flags_of_the_team_count_for_every_agent(table, tmp_path, capsys):
+    wanted, tree = toy_tree(), toy_tree()
+    tree["rewards"], tree["terminals"] = wanted["rewards"][:, 0], wanted["terminals"][:, :1]
+    write(tmp_path / "one" / "toy.vlt", wanted)
+    write(tmp_path / "two" / "toy.vlt", tree)
+    for found, value in zip(*(read(TASK, tmp_path / name) for name in ("one", "two")), strict=True):
+        np.testing.assert_array_equal(found, value)
+
+
+def test_flags_other_than_0_and_1_are_refused_by_array(table, tmp_path, capsys):
+    tree = toy_tree()
+    tree["truncations"] = np.full((7, 2), 255, np.uint8)
+    write(tmp_path / "toy.vlt", tree)
+    with pytest.raises(InvalidEpisodes, match="'truncations': expected flags 0 and 1, found 255"):
+        read(TASK, tmp_path)
+
+
+def test_an_index_beyond_what_is_stored_is_refused(table, tmp_path, capsys):
+    folder = write(tmp_path / "toy.vlt", toy_tree())
+    put_array(folder, "vault_index", np.array([2**31 - 1], np.int32))
+    with pytest.raises(InvalidDataset, match=r"'observations': expected the 2,147,483,647 steps"):
+        read(TASK, tmp_path)
 
 
 def test_states_of_single_agents_are_joined(table, tmp_path, capsys):

@@ -122,10 +122,7 @@ def test_a_process_of_its_own_ends_at_once_with_one_of_542_bytes(tmp_path):
     magic = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
     head = pickle.dumps({"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, 2)
     file.write_bytes(magic + head + pickle.dumps(twice([]), 2) + pickle.dumps([], 2))
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"
-        "from jaxoff.torch_file import read_torch; read_torch(sys.argv[1])"
-    )
+    code = "import sys; from jaxoff.torch_file import read_torch; read_torch(sys.argv[1])"
     command = [sys.executable, "-c", code, str(file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert file.stat().st_size < 600 and "InvalidFile: " in done.stderr.splitlines()[-1]
@@ -248,7 +245,7 @@ HDF5 = {
         lambda out, _: out.create_dataset("a", (10**10,), "u1", chunks=(10**9,)),
         "found a part of them",
     ),
-    "a thousand bytes for one": (compressed, "at most 250 bytes for each stored one, found 8,388"),
+    "a thousand bytes for one": (compressed, "at most 500 bytes for each stored one, found 8,388"),
     "texts of any length": (
         lambda out, _: out.create_dataset("a", data=["x"], dtype=h5py.string_dtype()),
         "expected an array of numbers, found object",

@@ -47,8 +47,11 @@ def touch(file):
 
 def without_brax(folder):
     """Make a robot with a JaxMARL that does nothing but import Brax, since the real one is slow."""
-    (folder / "jaxmarl" / "environments").mkdir(parents=True)
-    (folder / "jaxmarl" / "environments" / "mabrax.py").write_text("import brax")
+    inner = folder / "jaxmarl" / "environments"
+    inner.mkdir(parents=True)
+    touch(inner.parent / "__init__.py")
+    touch(inner / "__init__.py")
+    (inner / "mabrax.py").write_text("import brax")
     loaded = {name: sys.modules[name] for name in sys.modules if name.startswith("jaxmarl")}
     with mock.patch.dict(sys.modules), mock.patch.object(sys, "path", [str(folder), *sys.path]):
         for name in loaded:

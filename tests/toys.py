@@ -167,6 +167,23 @@ def write_vault(
     return folder / uid
 
 
+def put_array(folder: Path, name: str, value: np.ndarray, rows: int | None = None) -> None:
+    """Replace an array of a vault, of which only the first `rows` rows are written."""
+    import tensorstore
+
+    base = {"driver": "file", "path": f"{folder}/"}
+    spec = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": name}}
+    chunks = [1] * 2 + list(value.shape[2:])
+    store = tensorstore.open(
+        spec | {"metadata": {"chunks": chunks[-value.ndim :], "shape": value.shape}},
+        dtype=value.dtype.name,
+        create=True,
+        delete_existing=True,
+    ).result()
+    where = ... if rows is None else (slice(None), slice(rows))
+    store[where].write(value[where]).result()
+
+
 # ------------------------------------------------------------------------------------ parameters
 
 

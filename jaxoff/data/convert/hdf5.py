@@ -18,7 +18,7 @@ from jaxoff.errors import InvalidEpisodes, JaxoffError
 from jaxoff.runtime import check_file, check_memory, needs
 
 # A dataset of more bytes is refused where it is this many times as large as what is stored of it.
-_LARGE_BYTES, _LARGEST_RATIO = 2**28, 250
+_LARGE_BYTES, _LARGEST_RATIO = 2**28, 500
 
 
 @contextlib.contextmanager
