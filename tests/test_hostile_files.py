@@ -20,7 +20,7 @@ import pytest
 
 from jaxoff.data import fetch
 from jaxoff.data.convert import alberdice, cfcql, d4rl, hdf5, omar, omiga
-from jaxoff.data.convert.common import read_json
+from jaxoff.data.convert.common import Slots, Steps, pad, read_json
 from jaxoff.envs.mpe.prey import load_prey
 from jaxoff.errors import InvalidFile, JaxoffError
 from jaxoff.numpy_file import read_npy, read_npz
@@ -374,6 +374,15 @@ def test_a_folder_in_place_of_a_file_is_named(name, tmp_path):
 def test_a_file_in_place_of_a_folder_is_named(name, tmp_path):
     (tmp_path / "x").touch()
     refused(FOLDERS[name], tmp_path / "x", "expected a folder .*, found a file")
+
+
+def test_one_long_episode_among_a_million_short_ones_is_refused():
+    lengths = np.array([10**6] * 2 + [1] * 10**6)
+    rows, ends = np.zeros((int(lengths.sum()), 1), np.uint8), np.zeros((len(lengths), 1), np.uint8)
+    slots, last = Slots(rows[:, None], rows), Slots(ends[:, None], ends)
+    steps = Steps(slots, last, rows, rows, lengths, ends[:, 0] > 0)
+    with pytest.raises(InvalidFile, match="toy: 1,000,002 episodes that are padded to 1,000,000"):
+        pad(steps, SPEC)
 
 
 def test_errors_of_the_readers_are_those_that_a_user_can_mend():

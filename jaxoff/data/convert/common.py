@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxoff import numpy_file
 from jaxoff.errors import InvalidEpisodes, InvalidFile
-from jaxoff.runtime import check_file
+from jaxoff.runtime import check_file, check_memory
 from jaxoff.types import EnvSpec, Episodes
 
 
@@ -128,10 +128,15 @@ def join_state(state: np.ndarray, spec: EnvSpec) -> np.ndarray:
 def pad(steps: Steps, spec: EnvSpec) -> Episodes:
     """Episodes in float32, padded to the longest. Behaviour levels are unknown (-1).
 
-    The team reward is the mean over agents; `agent_reward` is set only where rewards differ.
+    The team reward is the mean over agents; `agent_reward` is set only where rewards differ. Raises
+    InvalidFile where one long episode among many short ones asks for more than the free memory.
     """
     lengths, count = steps.lengths, len(steps.lengths)
     longest = int(lengths.max())
+    # Padding itself takes no memory before it is written to; the marks of real steps do.
+    check_memory(
+        f"{spec.name}: {count:,} episodes that are padded to {longest:,} steps", count * longest
+    )
     filled = np.arange(longest) < lengths[:, None]
     last = np.arange(longest) == lengths[:, None] - 1
 
