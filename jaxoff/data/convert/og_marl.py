@@ -50,16 +50,16 @@ def read(
     """
     path = Path(path).absolute()
     names = set(disk._flatten(disk._metadata(path)["structure_shape"]))
-    vault = open_vault(path, names, NEEDED if joined_obs else (*NEEDED, "infos.state"))
-    if not 0 <= stream < vault.streams:
+    stored = open_vault(path, names, NEEDED if joined_obs else (*NEEDED, "infos.state"))
+    if not 0 <= stream < stored.streams:
         raise InvalidEpisodes(
-            f"{path}: field 'seed': expected one of its {vault.streams} streams, "
-            f"0..{vault.streams - 1}, found {stream}"
+            f"{path}: field 'seed': expected one of its {stored.streams} streams, "
+            f"0..{stored.streams - 1}, found {stream}"
         )
-    length = vault.length
+    length = stored.length
 
     def array(name: str) -> np.ndarray:
-        return vault.rows(name, stream)
+        return stored.rows(name, stream)
 
     def shaped(name: str, *tail: int) -> np.ndarray:
         return check_array(str(path), name, array(name), (length, *tail))
