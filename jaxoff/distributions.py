@@ -14,6 +14,7 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 
+from jaxoff.runtime import needs
 from jaxoff.types import UNAVAILABLE, Array, Distribution, Key
 
 EDGE = 1.0 - 1e-7  # actions are clipped to this share of the bound, where atanh is finite
@@ -24,7 +25,7 @@ def _distrax() -> ModuleType:
     """The distrax package. Its first import may happen while a program is traced, and its constants
     must not become part of that program.
     """
-    with jax.ensure_compile_time_eval():
+    with needs("jaxoff"), jax.ensure_compile_time_eval():
         import distrax
     return distrax
 

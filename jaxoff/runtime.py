@@ -7,10 +7,14 @@ import functools
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+
+from jaxoff.errors import InvalidFile, MissingProgram
 
 
 def setup(cpu_devices: int | None = None, cache: bool = True) -> None:
@@ -100,3 +104,81 @@ def versions() -> dict[str, str]:
         name: metadata.version(name)
         for name in ("jaxoff", "jax", "jaxlib", "flax", "optax", "distrax", "jaxmarl", "flashbax")
     }
+
+
+@contextlib.contextmanager
+def needs(user: str) -> Iterator[None]:
+    """Imports of packages that may be missing: raises MissingProgram, which says how to get one.
+
+    user: what needs the package. A package that lacks a name is another version than the one that
+    is needed. An import of one of jaxoff's own modules that fails is a fault of the program, and
+    keeps its ImportError.
+    """
+    try:
+        yield
+    except ImportError as error:
+        package = str(error.name).partition(".")[0]
+        if package in ("None", "jaxoff"):
+            raise
+        absent = isinstance(error, ModuleNotFoundError)
+        found = "none" if absent else f"another version ({error})"
+        raise MissingProgram(
+            f"{user}: expected the package '{package}', found {found}; run {install_line(package)}"
+        ) from error
+
+
+def install_line(package: str) -> str:
+    """The command that installs an imported package: by jaxoff's extra that brings it, if any."""
+    name = _DISTRIBUTIONS.get(package, package)
+    plain = lambda text: re.sub(r"[-_.]+", "-", text).lower()
+    for line in metadata.requires("jaxoff") or []:
+        wanted, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"](\w+)['\"]", line)
+        if wanted and extra and extra[1] != "dev" and plain(wanted[0]) == plain(name):
+            return f"pip install 'jaxoff[{extra[1]}]'"
+    return f"pip install {plain(name)}"
+
+
+# Imported names that are not those of the packages that bring them.
+_DISTRIBUTIONS = {"PIL": "pillow", "gymnasium": "gymnasium-robotics"}
+
+
+def free_memory_bytes() -> int | None:
+    """Memory that this process may still allocate without swapping; None where it is not known."""
+    free = []
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        free.append(1024 * int(line.split()[1]))
+    with contextlib.suppress(OSError, ValueError):  # the limit of a container
+        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(free, default=None)
+
+
+def check_memory(source: str, size_bytes: int, what: str = "a size of") -> None:
+    """Raise InvalidFile where `size_bytes` are more than the free memory. source: who claims it."""
+    free = free_memory_bytes()
+    if free is not None and size_bytes > free:
+        raise InvalidFile(
+            f"{source}: expected {what} at most {free:,} bytes, the free memory, found a claim of "
+            f"{size_bytes:,}"
+        )
+
+
+def check_file(path: str | Path, kind: str) -> Path:
+    """The path of a file that exists. Raises FileNotFoundError, or InvalidFile for a folder."""
+    path = Path(path)
+    if path.is_dir():
+        raise InvalidFile(f"{path}: expected {kind}, found a folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected {kind}, found none")
+    return path
+
+
+def check_folder(path: str | Path, kind: str) -> Path:
+    """The path of a folder that exists. Raises FileNotFoundError, or InvalidFile for a file."""
+    path = Path(path)
+    if path.is_file():
+        raise InvalidFile(f"{path}: expected {kind}, found a file")
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: expected {kind}, found none")
+    return path

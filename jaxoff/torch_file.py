@@ -2,6 +2,10 @@
 
 Both formats are read: the zip archive, and the stream of pickles of versions before 1.6. Only a few
 harmless names are resolved, and none of them to the function of that name; all others are refused.
+
+A small file can't ask for much time or memory either: its opcodes are looked at before they are
+run, keys of dictionaries are plain, and parts that a file shares stay shared and are counted as
+often as they are found.
 """
 
 from __future__ import annotations
@@ -9,16 +13,18 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxoff.errors import InvalidFile
+from jaxoff.runtime import check_file
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {
@@ -33,6 +39,26 @@ _STORAGES = {
     "BoolStorage": "?",
 }
 _PLAIN = {float, int, bool, str, type(None)}
+# What the parts of a file may add up to: items and bytes for each of its bytes, and at least.
+_EXPANSION, _LEAST = 100, 2**16
+# Opcodes with arguments of a fixed size, but for those of dictionaries. A memo's index is below
+# 2**24: the unpickler allocates memory for every smaller one.
+_FIXED = re.compile(
+    rb"(?:[(012NQRabetl\]})\x81\x85-\x89\x93\x94]|[Kqh\x80][\s\S]|M[\s\S]{2}|[Jj][\s\S]{4}"
+    rb"|r[\s\S]{3}\x00|[G\x95][\s\S]{8})+"
+)
+_SIZED = {
+    b"U": 1,
+    b"C": 1,
+    b"\x8c": 1,
+    b"\x8a": 1,
+    b"X": 4,
+    b"B": 4,
+    b"T": 4,
+    b"\x8b": 4,
+    b"\x8e": 8,
+}
+_GLOBAL = re.compile(rb"c[\w.]*\n[\w.]*\n")
 _DAMAGE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -99,6 +125,24 @@ class _Storage:
         self.data = data
 
 
+class _Storages(dict[str, _Storage]):
+    """The storages of a file by key, which have no more bytes than the file."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.left = size_bytes
+
+    def get_or_make(self, key: Any, dtype: str, count: int) -> tuple[_Storage, bool]:
+        """The storage of a key, and whether it is new."""
+        if _plain_key(key) in self:
+            return self[key], False
+        made = _Storage(dtype, count)
+        self.left -= count * made.dtype.itemsize
+        if count < 0 or self.left < 0:
+            raise ValueError(f"expected storages within the file, found one of {count:,} numbers")
+        self[key] = made
+        return made, True
+
+
 class _Tensor:
     """A view of a storage."""
 
@@ -136,18 +180,20 @@ def _native(array: np.ndarray) -> np.ndarray:
     return np.array(array, array.dtype.newbyteorder("="))
 
 
-class _Unpickler(pickle.Unpickler):
+class _Names:
     """Resolves only harmless names, each to a stand-in that is made for this one file."""
 
     def __init__(self, file: Any, storage: Callable[[Any], _Storage]) -> None:
-        super().__init__(file, encoding="latin1")
+        super().__init__(file, encoding="latin1")  # type: ignore[call-arg]
         self.storage = storage
         numpy = {
             "_reconstruct": lambda *args: _Array(),
             "scalar": lambda dtype, data: np.frombuffer(data, dtype.made())[0].item(),
         }
         self.known: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "OrderedDict"): lambda items=(): OrderedDict(
+                (_plain_key(key), value) for key, value in items
+            ),
             ("_codecs", "encode"): lambda text, encoding="latin1": text.encode("latin1"),
             ("numpy", "ndarray"): "ndarray",
             ("numpy", "dtype"): lambda code, *args: _Dtype(code),
@@ -170,18 +216,80 @@ class _Unpickler(pickle.Unpickler):
         return self.storage(pid)
 
 
+class _Unpickler(_Names, pickle.Unpickler):
+    """For pickles without dictionaries."""
+
+
+class _CheckedUnpickler(_Names, pickle._Unpickler):  # type: ignore[name-defined]
+    """For pickles with dictionaries, some ten times slower; their keys are checked.
+
+    The hash of a tuple that holds another one twice, which holds a third one twice, and so on,
+    would take forever.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+
+    def load_setitem(self) -> None:
+        self._set([self.stack.pop(-2), self.stack.pop()])
+
+    def load_setitems(self) -> None:
+        self._set(self.pop_mark())
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.stack.append({})
+        self._set(items)
+
+    def _set(self, items: list[Any]) -> None:
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][_plain_key(key)] = value
+
+    dispatch |= {pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
+    dispatch |= {pickle.DICT[0]: load_dict}
+
+
+def _plain_key(key: Any) -> Any:
+    if type(key) not in _PLAIN:
+        raise TypeError(f"expected keys that are texts or numbers, found {type(key).__name__}")
+    return key
+
+
+def _unpickler(file: io.BytesIO, storage: Callable[[Any], _Storage]) -> Any:
+    """The unpickler for the pickle that begins where the file stands.
+
+    Raises ValueError for opcodes that no version of torch or NumPy writes.
+    """
+    data, at, dictionaries = file.getbuffer(), file.tell(), False
+    while True:
+        if found := _FIXED.match(data, at) or _GLOBAL.match(data, at):
+            at = found.end()
+        code = bytes(data[at : at + 1])
+        if code == b".":
+            return (_CheckedUnpickler if dictionaries else _Unpickler)(file, storage)
+        if code in _SIZED:
+            start = at + 1 + _SIZED[code]
+            at = start + int.from_bytes(data[at + 1 : start], "little")
+        elif code in (b"d", b"s", b"u"):
+            dictionaries, at = True, at + 1
+        elif not found:
+            what = f"0x{code.hex()}" if code else "the end"
+            raise ValueError(f"expected opcodes that torch writes, found {what} at byte {at}")
+
+
 def read_torch(path: str | Path) -> Any:
     """The content of a torch file: lists, tuples and dictionaries of numpy arrays and numbers.
 
     Tensors become numpy arrays. Raises FileNotFoundError, or InvalidFile naming the file, for
     damage and for any global that is not one of a few harmless ones.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a torch file, found none")
+    path = check_file(path, "a torch file")
     try:
         with path.open("rb") as file:
-            return _made(_read_zip(path) if zipfile.is_zipfile(file) else _read_stream(path))
+            value = _read_zip(path) if zipfile.is_zipfile(file) else _read_stream(path)
+        return _Maker(path.stat().st_size).make(value)[0]
     except _Forbidden as error:
         raise InvalidFile(
             f"{path}: expected tensors, arrays, numbers and containers only, found the "
@@ -207,28 +315,32 @@ def _read_zip(path: Path) -> Any:
         ):
             raise ValueError("expected little-endian numbers")
 
+        storages = _Storages(path.stat().st_size)
+
         def storage(pid: Any) -> _Storage:
             _, dtype, key, _, count = pid
-            made = _Storage(dtype, count)
-            made.fill(archive.read(f"{folder}data/{key}"))
+            made, is_new = storages.get_or_make(key, dtype, count)
+            if is_new:
+                with archive.open(f"{folder}data/{key}") as file:
+                    made.fill(file.read(count * made.dtype.itemsize + 1))
             return made
 
-        return _Unpickler(io.BytesIO(archive.read(index[0])), storage).load()
+        return _unpickler(io.BytesIO(archive.read(index[0])), storage).load()
 
 
 def _read_stream(path: Path) -> Any:
-    storages: dict[str, _Storage] = {}
+    storages = _Storages(path.stat().st_size)
 
     def storage(pid: Any) -> _Storage:
         _, dtype, key, _, count, view = pid
         if view is not None:
             raise ValueError("expected storages that are not views")
-        return storages.setdefault(key, _Storage(dtype, count))
+        return storages.get_or_make(key, dtype, count)[0]
 
     file = io.BytesIO(path.read_bytes())
 
     def load() -> Any:
-        return _Unpickler(file, storage).load()
+        return _unpickler(file, storage).load()
 
     if load() != _MAGIC:
         raise ValueError("expected torch's first number")
@@ -244,18 +356,54 @@ def _read_stream(path: Path) -> Any:
     return value
 
 
-def _made(value: Any) -> Any:
-    """The value with stand-ins replaced by arrays."""
-    if isinstance(value, _Array | _Tensor):
-        return value.made()
-    if isinstance(value, list | tuple):
-        if set(map(type, value)) <= _PLAIN:  # long lists of numbers are common
-            return value
-        return type(value)(_made(item) for item in value)
-    if isinstance(value, dict):
-        return {_made(key): _made(item) for key, item in value.items()}
-    if type(value) not in _PLAIN:
-        raise TypeError(
-            f"expected tensors, arrays, numbers and containers, found {type(value).__name__}"
-        )
-    return value
+class _Maker:
+    """Replaces stand-ins by arrays; parts that are shared stay shared.
+
+    A reader of the result may go through a shared part as often as it is found, so the bytes and
+    items are counted that often. size_bytes: of the file, which they may exceed a hundred times.
+    """
+
+    def __init__(self, size_bytes: int) -> None:
+        self.limit, self.made_bytes = max(_EXPANSION * size_bytes, _LEAST), 0
+        self.done: dict[int, tuple[Any, int] | None] = {}  # by identity; None: not yet ready
+
+    def make(self, value: Any) -> tuple[Any, int]:
+        """The value, and its number of bytes and items."""
+        if type(value) in _PLAIN:
+            return value, 1
+        if id(value) not in self.done:
+            self.done[id(value)] = None
+            self.done[id(value)] = self._make(value)
+        if (made := self.done[id(value)]) is None:
+            raise ValueError("expected containers that do not hold themselves")
+        return made
+
+    def _make(self, value: Any) -> tuple[Any, int]:
+        made: Any
+        if isinstance(value, _Array | _Tensor):
+            made = value.made()
+            self.made_bytes += made.nbytes
+            self._checked(self.made_bytes)
+            size = 1 + made.nbytes
+        elif isinstance(value, list | tuple):
+            if set(map(type, value)) <= _PLAIN:  # long lists of numbers are common
+                return value, 1 + len(value)
+            parts = [self.make(item) for item in value]
+            made, size = type(value)(part for part, _ in parts), 1 + sum(size for _, size in parts)
+        elif isinstance(value, dict):
+            pairs = {_plain_key(key): self.make(item) for key, item in value.items()}
+            made = {key: part for key, (part, _) in pairs.items()}
+            size = 1 + sum(1 + size for _, size in pairs.values())
+        else:
+            raise TypeError(
+                f"expected tensors, arrays, numbers and containers, found {type(value).__name__}"
+            )
+        return made, self._checked(size)
+
+    def _checked(self, size: int) -> int:
+        if size > self.limit:
+            raise ValueError(
+                f"expected at most {self.limit:,} bytes and items, found shared parts that are "
+                "more where each is counted as often as it is found"
+            )
+        return size

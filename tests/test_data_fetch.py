@@ -4,17 +4,27 @@ network.
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import http.server
+import re
 import stat
+import threading
+import time
 import zipfile
 
 import huggingface_hub
 import pytest
 
 from jaxoff.data import fetch as module
-from jaxoff.data.fetch import FetchError, archive_name, fetch
+from jaxoff.data import public
+from jaxoff.data.fetch import FetchError, archive_name
+from jaxoff.data.scenarios import table
+from jaxoff.errors import InvalidSetting
 from jaxoff.names import Task, UnknownName
 
 TASK = "og_marl:smac_v1/3m/Good"
+fetch = functools.partial(module.fetch, unverified=True)
 
 
 def make_zip(
@@ -36,8 +46,8 @@ def hub(monkeypatch):
     calls = []
 
     def install(make):
-        def download(repo_id, repo_type, filename, local_dir):
-            calls.append((repo_id, repo_type, filename))
+        def download(repo_id, repo_type, filename, revision, local_dir):
+            calls.append((repo_id, repo_type, filename, revision))
             return str(make(local_dir / filename))
 
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
@@ -58,8 +68,8 @@ def test_a_vault_lands_where_the_readers_look(hub, tmp_path):
         f"og_marl/smac_v1/3m.vlt/{n}"
         for n in ("Good/d/0a1b", "Good/metadata.json", "Poor/metadata.json")
     ]
-    assert calls == [("InstaDeepAI/og-marl", "dataset", "core/smac_v1/3m.zip")]
-    assert [line.split()[0] for line in said] == ["downloading", "unpacking", "ready:"]
+    assert calls == [("InstaDeepAI/og-marl", "dataset", "core/smac_v1/3m.zip", "main")]
+    assert [line.split()[0] for line in said] == ["downloading", "sha256", "unpacking", "ready:"]
 
 
 def test_what_is_there_already_is_left_alone_and_said(hub, tmp_path):
@@ -153,7 +163,7 @@ def test_names_that_leave_the_vault_are_refused(hub, tmp_path, name, message):
     hub(lambda file: make_zip(file, ["3m.vlt/Good/metadata.json", name]))
     with pytest.raises(FetchError, match=message):
         fetch(TASK, tmp_path / "data")
-    assert below(tmp_path) == ["data/downloads/core/smac_v1/3m.zip"]
+    assert below(tmp_path) == []
 
 
 def test_links_are_refused(hub, tmp_path):
@@ -175,19 +185,17 @@ def test_links_are_refused(hub, tmp_path):
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(hub, tmp_path, monkeypatch):
     hub(make_zip)
-    monkeypatch.setattr(module, "LIMIT_BYTES", 299)
-    with pytest.raises(
-        FetchError,
-        match=r"expected at most 299 bytes when unpacked, found 300; nothing was unpacked",
-    ):
+    message = r"expected at most 299 bytes when unpacked, found 300; nothing was unpacked"
+    with monkeypatch.context() as patch, pytest.raises(FetchError, match=message):
+        patch.setattr(module, "LIMIT_BYTES", 299)
         fetch(TASK, tmp_path)
-    monkeypatch.undo()
     monkeypatch.setattr(
         module.shutil, "disk_usage", lambda path: module.shutil._ntuple_diskusage(0, 0, 10)
     )
     with pytest.raises(FetchError, match=r"expected 300 bytes of free disk for 3m\.zip, found 10"):
         fetch(TASK, tmp_path)
-    assert not (tmp_path / "og_marl" / "smac_v1" / "3m.vlt").exists()
+    # A good archive is kept, and is not downloaded again.
+    assert below(tmp_path) == ["downloads/partial/core/smac_v1/3m.zip"]
 
 
 @pytest.mark.parametrize("keep", [0, 50, 250])
@@ -206,7 +214,7 @@ def test_truncated_archives_are_refused_and_leave_nothing(hub, tmp_path, keep):
         ),
     ):
         fetch(TASK, tmp_path)
-    assert below(tmp_path) == ["downloads/core/smac_v1/3m.zip"]
+    assert below(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -220,7 +228,7 @@ def test_a_changed_byte_is_noticed(hub, tmp_path, kind):
     hub(make)
     with pytest.raises(FetchError, match=r"found a damaged one"):
         fetch(TASK, tmp_path)
-    assert below(tmp_path) == ["downloads/core/smac_v1/3m.zip"]
+    assert below(tmp_path) == []
 
 
 def test_an_archive_without_a_vault_is_refused(hub, tmp_path):
@@ -234,3 +242,109 @@ def test_an_archive_without_a_vault_is_refused(hub, tmp_path):
 def test_entries_that_a_mac_adds_are_ignored(hub, tmp_path):
     hub(lambda file: make_zip(file, ["3m.vlt/Good/metadata.json", "__MACOSX/._3m.vlt"]))
     assert below(fetch(TASK, tmp_path)) == ["Good/metadata.json"]
+
+
+# ---------------------------------------------------------------------------------------- checksums
+
+
+def test_without_a_known_checksum_nothing_is_downloaded_unless_asked_for(hub, tmp_path):
+    calls = hub(make_zip)
+    with pytest.raises(FetchError, match=r"3m\.zip: expected the sha256 .* or pass --unverified"):
+        module.fetch(TASK, tmp_path)
+    assert not calls and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_an_archive_needs_the_checksum_that_is_given(by_hand, hub, tmp_path):
+    calls, said = hub(make_zip), []
+    archive = make_zip(tmp_path / "3m.zip")
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if by_hand:
+        make_zip(tmp_path / "data" / "downloads" / "core" / "smac_v1" / "3m.zip")
+    with pytest.raises(FetchError, match=rf"expected sha256 {'0' * 64}, found {digest}; nothing"):
+        module.fetch(TASK, tmp_path / "data", sha256="0" * 64)
+    assert len(below(tmp_path / "data")) == by_hand  # what was put there is not removed
+    module.fetch(TASK, tmp_path / "data", sha256=digest.upper(), say=said.append)
+    assert f"sha256 {digest}, as expected" in said and len(calls) == 2 * (not by_hand)
+
+
+def test_a_known_checksum_and_revision_can_not_be_set_aside(hub, tmp_path, monkeypatch):
+    calls, name = hub(make_zip), "core/smac_v1/3m.zip"
+    known = {"repository": "some/where", "revision": "abc", "sha256": {name: "1" * 64}}
+    monkeypatch.setattr(module, "table", lambda _: known)
+    with pytest.raises(FetchError, match=f"expected sha256 {'1' * 64}"):
+        module.fetch(TASK, tmp_path)
+    assert calls == [("some/where", "dataset", name, "abc")]
+    with pytest.raises(InvalidSetting, match="--unverified: expected no checksum"):
+        fetch(TASK, tmp_path)
+    with pytest.raises(InvalidSetting, match=f"--sha256: expected {'1' * 64}"):
+        module.fetch(TASK, tmp_path, sha256="2" * 64)
+
+
+def test_a_checksum_of_another_form_is_refused(tmp_path):
+    with pytest.raises(InvalidSetting, match="--sha256: expected 64 hexadecimal digits"):
+        module.fetch(TASK, tmp_path, sha256="abc")
+
+
+def test_shipped_checksums_are_of_archives_that_can_be_fetched():
+    known = table("archives")
+    names = {
+        archive_name(Task.parse(task))
+        for source in public.VAULT_SOURCES
+        for env in public._FAMILIES[source]
+        for task in public.tasks(source, env)
+    }
+    assert set(known["sha256"]) <= names
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in known["sha256"].values())
+    assert not known["sha256"] or re.fullmatch("[0-9a-f]{40}", known["revision"])
+
+
+# --------------------------------------------------------------------------------- a local server
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """The hub's answers for one file, of which `sent` bytes arrive before the connection breaks."""
+
+    content, sent = b"", 0
+
+    def answer(self):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "c" * 40)
+        self.end_headers()
+
+    do_HEAD = answer
+
+    def do_GET(self):
+        self.answer()
+        self.wfile.write(self.content[: self.sent])
+        self.close_connection = True
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_download_that_is_cut_does_not_count_as_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(Hub, "content", make_zip(tmp_path / "3m.zip").read_bytes())
+    monkeypatch.setattr(Hub, "sent", 200)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    place = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", place)
+    template = place + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(
+        huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False
+    )
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    data = tmp_path / "data"
+    try:
+        with pytest.raises(FetchError, match="could not be downloaded"):
+            fetch(TASK, data)
+        assert not list(data.rglob("*.zip")) and not list(data.rglob("*.vlt"))
+        monkeypatch.setattr(Hub, "sent", len(Hub.content))
+        digest = hashlib.sha256(Hub.content).hexdigest()
+        assert below(module.fetch(TASK, data, sha256=digest))[0] == "Good/d/0a1b"
+    finally:
+        server.shutdown()
+        server.server_close()

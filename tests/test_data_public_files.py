@@ -785,6 +785,20 @@ def test_minari_episodes_have_the_goal_and_the_final_observation(tmp_path):
         d4rl.read_minari(file, POINT)
 
 
+def test_minari_a_goal_of_the_episode_before_is_told(tmp_path):
+    arrays = minari_arrays()
+    arrays["episode_1/observations/desired_goal"][0] = 9.0  # as in episode 0
+    with pytest.warns(UserWarning, match=r"m\.hdf5: in 1 of 2 episodes the first observation has"):
+        steps = d4rl.read_minari(write_hdf5(tmp_path / "m.hdf5", arrays), POINT)
+    np.testing.assert_array_equal(steps.seen.state[3, 4:], [9, 9])
+
+
+def test_maze_flags_that_wrapped_are_refused(tmp_path):
+    arrays = maze_arrays() | {"terminals": np.full(7, 255, np.uint8)}  # with a timeout it is 0
+    with pytest.raises(InvalidEpisodes, match="'terminals': expected flags 0 and 1, found 255"):
+        d4rl.read_maze2d(write_hdf5(tmp_path / "m.hdf5", arrays), MAZE)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -7,14 +7,15 @@ from __future__ import annotations
 import json
 import os
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxoff.data import disk, public
 from jaxoff.data.dataset import InvalidEpisodes, validate
+from jaxoff.errors import InvalidDataset
 from jaxoff.names import DataOptions, Task, UnknownName
+from tests.toys import put_array
+from tests.toys import write_vault as write
 
 TASK = "og_marl:smac_v1/toy/Good"
 # rewards 1..7, terminal after rows 1 and 4, rows 5-6 unfinished: returns 1+2 = 3 and 3+4+5 = 12
@@ -63,30 +64,6 @@ def reals_tree(steps=7):
     tree = toy_tree(steps)
     tree["actions"] = np.linspace(-1, 1, steps * 4, dtype=np.float32).reshape(steps, 2, 2)
     return tree
-
-
-def write(folder, tree, uid="Good", buffer=10, streams=None):
-    """A vault written by flashbax, from a buffer that is longer than the data; `streams` trees side
-    by side.
-    """
-    from flashbax.buffers.trajectory_buffer import TrajectoryBufferState
-    from flashbax.vault import Vault
-
-    streams = streams or [tree]
-    length = len(tree["rewards"])
-    tree = jax.tree.map(lambda *x: np.stack(x), *streams)
-    tree = jax.tree.map(
-        lambda x: jnp.asarray(np.pad(x, [(0, 0), (0, buffer - length)] + [(0, 0)] * (x.ndim - 2))),
-        tree,
-    )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    vault = Vault(folder.name, tree, rel_dir=str(folder.parent), vault_uid=uid)
-    vault.write(
-        TrajectoryBufferState(
-            experience=tree, current_index=jnp.array(length), is_full=jnp.array(False)
-        )
-    )
-    return folder / uid
 
 
 def read(task, tmp_path, **options):
@@ -249,6 +226,30 @@ def read_ends(folder, tree):
     return episodes.filled.sum(1).tolist(), episodes.terminated.any(1).tolist()
 
 
+def test_rewards_and_flags_of_the_team_count_for_every_agent(table, tmp_path, capsys):
+    wanted, tree = toy_tree(), toy_tree()
+    tree["rewards"], tree["terminals"] = wanted["rewards"][:, 0], wanted["terminals"][:, :1]
+    write(tmp_path / "one" / "toy.vlt", wanted)
+    write(tmp_path / "two" / "toy.vlt", tree)
+    for found, value in zip(*(read(TASK, tmp_path / name) for name in ("one", "two")), strict=True):
+        np.testing.assert_array_equal(found, value)
+
+
+def test_flags_other_than_0_and_1_are_refused_by_array(table, tmp_path, capsys):
+    tree = toy_tree()
+    tree["truncations"] = np.full((7, 2), 255, np.uint8)
+    write(tmp_path / "toy.vlt", tree)
+    with pytest.raises(InvalidEpisodes, match="'truncations': expected flags 0 and 1, found 255"):
+        read(TASK, tmp_path)
+
+
+def test_an_index_beyond_what_is_stored_is_refused(table, tmp_path, capsys):
+    folder = write(tmp_path / "toy.vlt", toy_tree())
+    put_array(folder, "vault_index", np.array([2**31 - 1], np.int32))
+    with pytest.raises(InvalidDataset, match=r"'observations': expected the 2,147,483,647 steps"):
+        read(TASK, tmp_path)
+
+
 def test_states_of_single_agents_are_joined(table, tmp_path, capsys):
     tree = toy_tree()
     tree["infos"]["state"] = tree["infos"]["state"].reshape(7, 2, 2)
@@ -369,8 +370,8 @@ def test_an_unflagged_vault_of_unknown_length_is_refused(table, tmp_path, capsys
             r"'observations': expected shape \(7, 2, 3\), found \(7, 3, 3\)",
         ),
         ("actions", (7, 2, 2), r"'actions': expected shape \(7, 2\), found \(7, 2, 2\)"),
-        ("rewards", (7, 1), r"'rewards': expected shape \(7, 2\), found \(7, 1\)"),
-        ("terminals", (7, 2, 1), r"'terminals': expected shape \(7, any\), found \(7, 2, 1\)"),
+        ("rewards", (7, 3), r"'rewards': expected shape \(7, 2\), found \(7, 3\)"),
+        ("terminals", (7, 2, 2), r"'terminals': expected shape \(7, 2\), found \(7, 2, 2\)"),
         ("infos.state", (7, 5), r"'infos.state': expected shape \(7, 4\), found \(7, 5\)"),
         (
             "infos.legals",

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -140,6 +141,47 @@ def arrays(batch: Transition) -> dict[str, np.ndarray]:
 def rows_of(batch: Transition) -> dict[str, np.ndarray]:
     """The fields of a batch of windows [B, T, ...] as rows [B T, ...]."""
     return {name: x.reshape(-1, *x.shape[2:]) for name, x in arrays(batch).items()}
+
+
+def write_vault(
+    folder: Path,
+    tree: dict[str, Any],
+    uid: str = "Good",
+    buffer: int = 10,
+    streams: Sequence[dict[str, Any]] = (),
+) -> Path:
+    """The vault folder/uid written by flashbax, from a buffer that is longer than the data.
+
+    tree: arrays [M, ...] of consecutive steps. streams: such trees side by side instead.
+    """
+    from flashbax.buffers.trajectory_buffer import TrajectoryBufferState
+    from flashbax.vault import Vault
+
+    length = len(jax.tree.leaves(tree)[0])
+    longer = lambda x: np.pad(x, [(0, 0), (0, buffer - length)] + [(0, 0)] * (x.ndim - 2))
+    tree = jax.tree.map(lambda *x: jnp.asarray(longer(np.stack(x))), *(streams or [tree]))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    vault = Vault(folder.name, tree, rel_dir=str(folder.parent), vault_uid=uid)
+    index, full = jnp.array(length), jnp.array(False)
+    vault.write(TrajectoryBufferState(experience=tree, current_index=index, is_full=full))
+    return folder / uid
+
+
+def put_array(folder: Path, name: str, value: np.ndarray, rows: int | None = None) -> None:
+    """Replace an array of a vault, of which only the first `rows` rows are written."""
+    import tensorstore
+
+    base = {"driver": "file", "path": f"{folder}/"}
+    spec = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": name}}
+    chunks = [1] * 2 + list(value.shape[2:])
+    store = tensorstore.open(
+        spec | {"metadata": {"chunks": chunks[-value.ndim :], "shape": value.shape}},
+        dtype=value.dtype.name,
+        create=True,
+        delete_existing=True,
+    ).result()
+    where = ... if rows is None else (slice(None), slice(rows))
+    store[where].write(value[where]).result()
 
 
 # ------------------------------------------------------------------------------------ parameters

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxoff import runtime
+from jaxoff.errors import MissingProgram
 
 TASK = "mpe/spread/medium"
 HERE = Path(__file__).parent
@@ -72,9 +73,10 @@ def peers(python: str, public: str | None, rounds: int) -> dict[str, dict[str, A
                 [python, script, *places, *weights], capture_output=True, text=True
             )
             if done.returncode:
-                raise RuntimeError(
-                    f"peer-python {python}: expected an interpreter that has torch and "
-                    f"numpy, found\n{done.stderr[-2000:]}"
+                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                raise MissingProgram(
+                    f"--peer-python {python}: expected an interpreter that has torch and numpy, "
+                    f"found {last}; run pip install torch"
                 )
             told[name] = json.loads(done.stdout.splitlines()[-1])
     return told

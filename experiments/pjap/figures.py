@@ -15,6 +15,7 @@ from jaxoff.experiments.pjap.online import OnlineResult
 
 from jaxoff.envs.games.polynomial import TWIN_PEAKS, peak
 from jaxoff.report.figures import style
+from jaxoff.runtime import needs
 from jaxoff.types import Episodes
 
 if TYPE_CHECKING:
@@ -388,7 +389,8 @@ def _bands(ax: Axes, values: np.ndarray, colour: str, **style: Any) -> None:
 
 
 def _legend(figure: Figure, entries: Sequence[tuple[str, str, str]]) -> None:
-    from matplotlib.lines import Line2D
+    with needs("figures"):
+        from matplotlib.lines import Line2D
 
     handles = [
         Line2D([], [], color=colour, lw=2)

@@ -174,19 +174,29 @@ def _pool_info(task: Task, spec: EnvSpec, folder: Path | None) -> dict[str, Any]
 
 
 @data_app.command(name="fetch")
-def data_fetch(task: tyro.conf.Positional[str], /, data_dir: Path) -> None:
+def data_fetch(
+    task: tyro.conf.Positional[str],
+    /,
+    data_dir: Path,
+    sha256: str = "",
+    unverified: bool = False,
+) -> None:
     """Download the public data of a task's scenario, with all its qualities, to the folder below
     --data-dir where `jaxoff data make` and `jaxoff train` look for it.
 
     Args:
         task: source:family/scenario/quality, such as og_marl:smac_v1/3m/Good.
         data_dir: folder of public datasets, the same as for `jaxoff data make`.
+        sha256: checksum of the archive, from its page, where jaxoff does not know it.
+        unverified: unpack the archive without a checksum; the one that it has is printed.
     """
     from jaxoff.data import fetch
 
     fetch.fetch(
         task,
         data_dir,
+        sha256=sha256,
+        unverified=unverified,
         say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
     )
 

@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from jaxoff.data.dataset import validate
-from jaxoff.data.episodes import ends_of, returns_of
+from jaxoff.data.episodes import returns_of
+from jaxoff.data.foreign import read_foreign
 from jaxoff.errors import InvalidDataset
 from jaxoff.types import EnvSpec, Episodes
 
@@ -199,18 +200,14 @@ def load(path: str | Path) -> tuple[Episodes, dict[str, Any]]:
     A vault that jaxoff wrote is read as it was saved, and every array is compared with its hash;
     slots that are not filled are zero.
 
-    Vaults of other writers lack the observation after the last step of an episode: the last
-    observation is repeated instead, and the end is marked truncated unless it was flagged terminal.
-    An unfinished last episode is treated in the same way. In these vaults an episode ends where
-    every agent is terminal or truncated, the team reward is the mean over agents, states of single
-    agents are joined, and -inf padding becomes 0.
+    Vaults of other writers are read by the rules of `foreign.read_foreign`.
 
-    Raises InvalidDataset naming the file or array.
+    Raises InvalidDataset or InvalidEpisodes naming the file or array.
     """
     path = Path(path).absolute()
     metadata = _metadata(path)
     if "jaxoff_schema" not in metadata:
-        return _read_foreign(_read_vault(path, metadata), path), metadata
+        return read_foreign(path, _flatten(metadata["structure_shape"])), metadata
     if metadata["jaxoff_schema"] != SCHEMA:
         raise InvalidDataset(
             f"{path / 'metadata.json'}: field 'jaxoff_schema': expected {SCHEMA}, found "
@@ -362,55 +359,6 @@ def _pad(
         filled=filled,
         behaviour_level=level.astype(np.int32),
         agent_reward=None if shared else spread(rewards, np.float32),
-    )
-
-
-def _read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
-    """Episodes of a vault that another program wrote; see `load`."""
-    missing = {
-        "observations",
-        "actions",
-        "rewards",
-        "terminals",
-        "truncations",
-        "infos.state",
-    } - set(leaves)
-    if missing:
-        raise InvalidDataset(
-            f"{path}: expected OG-MARL's arrays, found no {', '.join(sorted(missing))}"
-        )
-    total, n = leaves["rewards"].shape
-    if total == 0:
-        raise InvalidDataset(f"{path}: array 'vault_index': expected at least one step, found none")
-    actions, discrete = leaves["actions"], np.issubdtype(leaves["actions"].dtype, np.integer)
-    if discrete and actions.ndim == 3:
-        actions = actions[..., 0]
-    # Some public vaults of continuous actions carry legals that mean nothing.
-    every = np.ones((total, n, int(actions.max()) + 1)) if discrete else np.ones(actions.shape)
-    legals = leaves.get("infos.legals", every) if discrete else every
-    for name in ("terminals", "truncations"):
-        if leaves[name].shape != (total, n):
-            raise InvalidDataset(
-                f"{path}: array '{name}': expected shape {(total, n)}, as that of rewards, found "
-                f"{leaves[name].shape}"
-            )
-    end, terminal = ends_of(leaves["terminals"], leaves["truncations"])
-    end[-1] = True
-    lengths = np.diff(np.flatnonzero(end), prepend=-1)
-    clean = lambda x: np.where(np.isneginf(x), 0, x)
-    flat = {
-        "obs": clean(leaves["observations"]),
-        "state": clean(leaves["infos.state"].reshape(total, -1)),
-        "avail": legals,
-    }
-    return _pad(
-        np.arange(lengths.max()) < lengths[:, None],
-        {name: (value, value[end]) for name, value in flat.items()},
-        actions,
-        leaves["rewards"],
-        terminal,
-        end & ~terminal,
-        np.full((len(lengths), n), -1),
     )
 
 

@@ -13,6 +13,7 @@ from jaxoff.data.disk import statistics
 from jaxoff.data.edit import unique_groups
 from jaxoff.data.episodes import lengths_of, returns_of
 from jaxoff.files import replacing
+from jaxoff.runtime import needs
 from jaxoff.types import EnvSpec, Episodes
 
 _HASH_ROWS = 65536  # rows that are hashed at once, so that a large dataset needs little memory
@@ -127,8 +128,9 @@ def plot(episodes: Episodes, spec: EnvSpec, path: str | Path) -> list[Path]:
     real action each, else the use of each action by each agent. Where behaviour levels are known,
     it also shows the share of episodes by level for each agent.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
+    with needs("figures"):
+        import matplotlib
+        from matplotlib.figure import Figure
 
     path = Path(path)
     if path.suffix != ".png":

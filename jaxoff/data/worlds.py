@@ -28,8 +28,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxoff.data import compositions, scenarios
-from jaxoff.errors import MissingProgram
 from jaxoff.names import Sizes, Task, unknown
+from jaxoff.runtime import needs
 from jaxoff.types import Env, EnvSpec
 
 _CUTS = (0.3, 0.7)  # SIT, Tables 4-5: levels of SMAX and particle worlds
@@ -72,15 +72,8 @@ def _later(place: str, *args: Any, **named: Any) -> Callable[[], Any]:
 
     def call() -> Any:
         module, _, name = place.partition(":")
-        try:
+        with needs(module.partition(".")[0]):
             return getattr(importlib.import_module(f"jaxoff.envs.{module}"), name)(*args, **named)
-        except ModuleNotFoundError as error:
-            if str(error.name).startswith("jaxoff"):
-                raise
-            raise MissingProgram(
-                f"{module.partition('.')[0]}: expected the package '{error.name}', found none; "
-                "install jaxoff[mujoco]"
-            ) from error
 
     return call
 

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxoff.envs.from_jaxmarl import quiet_import
+from jaxoff.runtime import needs
 from jaxoff.types import Array, Env, Key, State, TimeStep
 
-with quiet_import():
+with needs("as_jaxmarl"), quiet_import():
     from jaxmarl.environments.multi_agent_env import MultiAgentEnv
     from jaxmarl.environments.spaces import Box, Discrete
 

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+GOES_ON = "Training needs no simulator: jobs on public data log their losses without it."
+
 
 class Refused(Exception):
     """A problem that the user has to solve; its message is shown without a traceback."""
@@ -33,9 +35,21 @@ class Robots:
 
         The seeds themselves are not used, since `reset` has a seed for each episode.
         """
-        import gymnasium
+        try:
+            import gymnasium
 
-        self.envs = [gymnasium.make(name, disable_env_checker=True, **kwargs) for _ in seeds]
+            self.envs = [gymnasium.make(name, disable_env_checker=True, **kwargs) for _ in seeds]
+        except Exception as error:
+            if isinstance(error, ModuleNotFoundError):
+                found = f"no package '{error.name}'"
+            elif type(error).__name__ == "DependencyNotInstalled":  # gymnasium's
+                found = str(error)
+            else:
+                raise
+            raise Refused(
+                f"{name}: expected gymnasium with MuJoCo and its robots, found {found}; run pip "
+                f"install 'jaxoff[mujoco]'. {GOES_ON}"
+            ) from error
 
     def reset(self, content: list[tuple[int, int, np.ndarray | None]]) -> np.ndarray:
         """Start an episode in some environments, at a given [qpos, qvel] if there is one."""
@@ -82,8 +96,9 @@ class Battles:
                 "smac: expected the package SMAC with its environment "
                 "smac.env.StarCraft2Env, found none "
                 f"({error}); install it from its authors' repository, "
-                "github.com/oxwhirl/smac, and StarCraft II with its maps. "
-                "The package called smac on the Python index is a different program."
+                "github.com/oxwhirl/smac, and StarCraft II with its maps into the folder that "
+                "SC2PATH names. The package called smac on the Python index is a different "
+                f"program. {GOES_ON}"
             ) from error
         kwargs = dict(kwargs)
         sizes = kwargs.pop("sizes")
@@ -109,11 +124,13 @@ class Battles:
             for index, _, _ in content:
                 self.envs[index].reset()
         except Exception as error:
-            if type(error).__name__ != "SC2LaunchError":
+            no_map = isinstance(error, ValueError) and "not found" in str(error)  # pysc2's words
+            if type(error).__name__ != "SC2LaunchError" and not no_map:
                 raise
+            kind = "of its maps" if no_map else "that starts"
             raise Refused(
                 "smac: expected StarCraft II in the folder that SC2PATH names, found none "
-                f"that starts ({error})"
+                f"{kind} ({error}); install it there with its maps. {GOES_ON}"
             ) from error
         return np.stack([self._state(index, False) for index, _, _ in content])
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxoff.eval.statistics import finite, mean, std
 from jaxoff.files import write_text
 from jaxoff.logs.base import Record
+from jaxoff.runtime import needs
 
 Mode = Literal["disabled", "offline", "online"]
 
@@ -42,6 +43,9 @@ class WandB:
             raise ValueError(
                 f"wandb: field 'mode': expected one of {', '.join(get_args(Mode))}, found '{mode}'"
             )
+        if mode != "disabled":
+            with needs("--wandb"):  # before the training, which an error in `start` does not end
+                import wandb  # noqa: F401
         self.mode, self.project, self.group, self.folder, self.resume = (
             mode,
             project,
@@ -64,7 +68,8 @@ class WandB:
         """Open every W&B run."""
         if self.mode == "disabled":
             return
-        import wandb
+        with needs("--wandb"):
+            import wandb
 
         self.folder.mkdir(parents=True, exist_ok=True)
         ids = self._ids()

@@ -16,6 +16,7 @@ from jaxoff.eval import statistics
 from jaxoff.files import replacing
 from jaxoff.report.load import Run, by_config
 from jaxoff.report.tables import METRICS
+from jaxoff.runtime import needs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,8 +33,9 @@ def style() -> Iterator[Any]:
 
     Yields the `Figure` class, which needs no display.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
+    with needs("figures"):
+        import matplotlib
+        from matplotlib.figure import Figure
 
     settings: dict[Any, Any] = {
         "figure.dpi": 100,
@@ -73,7 +75,8 @@ def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def save(figure: Figure, stem: str | Path) -> list[Path]:
     """Write a figure as stem.png and stem.svg, each completely or not at all."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    with needs("figures"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     stem = Path(stem)
     FigureCanvasAgg(figure)

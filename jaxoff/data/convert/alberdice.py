@@ -6,11 +6,11 @@ the observation after the last step and an action that was drawn but never execu
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from jaxoff.data.convert.common import check_flags, read_json, read_npy
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.types import EnvSpec, Episodes
 
@@ -34,11 +34,11 @@ def read(folder: str | Path, spec: EnvSpec) -> Episodes:
     FileNotFoundError or InvalidEpisodes, naming the file, what was expected and what was found.
     """
     folder = Path(folder)
-    arrays = {name: _load(folder / f"{name}.npy") for name in _FIELDS}
+    arrays = {name: read_npy(folder / f"{name}.npy") for name in _FIELDS}
     _check_shapes(folder, arrays, spec, _episodes_in(folder / "meta.json"))
     filled, terminated = (
-        arrays["filled"][..., 0].astype(bool),
-        arrays["terminated"][..., 0].astype(bool),
+        check_flags(str(folder / f"{name}.npy"), name, arrays[name][..., 0])
+        for name in ("filled", "terminated")
     )
     lengths = _check_marks(folder, filled, terminated)
     steps = int(lengths.max())
@@ -65,26 +65,14 @@ def read(folder: str | Path, spec: EnvSpec) -> Episodes:
     )
 
 
-def _load(file: Path) -> np.ndarray:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: expected a file of the buffer, found none")
-    try:
-        return np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InvalidEpisodes(
-            f"{file}: expected a whole .npy array, found a damaged file ({error})"
-        ) from error
-
-
 def _episodes_in(file: Path) -> int:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: expected a file of the buffer, found none")
-    try:
-        return int(json.loads(file.read_text())["episodes_in_buffer"])
-    except (ValueError, KeyError, TypeError) as error:
+    found = read_json(file)
+    count = found.get("episodes_in_buffer") if isinstance(found, dict) else None
+    if type(count) is not int:
         raise InvalidEpisodes(
-            f"{file}: expected JSON with an integer 'episodes_in_buffer', found {error!r}"
-        ) from error
+            f"{file}: expected JSON with an integer 'episodes_in_buffer', found {found!r:.100}"
+        )
+    return count
 
 
 def _check_shapes(folder: Path, arrays: dict[str, np.ndarray], spec: EnvSpec, count: int) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxoff.data.convert.common import Slots, Steps, check_actions, check_array, read_hdf5
+from jaxoff.data.convert.common import Slots, Steps, check_actions, check_array, check_flags
+from jaxoff.data.convert.hdf5 import read_hdf5
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.types import EnvSpec
 
@@ -47,8 +48,7 @@ def read(file: str | Path, spec: EnvSpec, *, seed: int = 0) -> Steps:
     for name, array in arrays.items():
         check_array(str(file), name, array, (count, slots, *tails.get(name, (1,))))
     filled, terminated = (
-        arrays["filled"][..., 0].astype(bool),
-        arrays["terminated"][..., 0].astype(bool),
+        check_flags(str(file), name, arrays[name][..., 0]) for name in ("filled", "terminated")
     )
     lengths = _lengths(file, filled, terminated)
     step = np.arange(slots) < lengths[:, None]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxoff.data.dataset import InvalidEpisodes
+from jaxoff import numpy_file
+from jaxoff.errors import InvalidEpisodes, InvalidFile
+from jaxoff.runtime import check_file, check_memory
 from jaxoff.types import EnvSpec, Episodes
 
 
@@ -59,6 +62,36 @@ def check_array(source: str, name: str, array: np.ndarray, shape: tuple[int, ...
     return array
 
 
+def per_agent(source: str, name: str, array: np.ndarray, agents: int) -> np.ndarray:
+    """Numbers of each step and agent, [M, N].
+
+    Numbers of the team, [M] or [M, 1], count for every agent; a further axis of size 1 is dropped.
+    Raises InvalidEpisodes for any other shape.
+    """
+    rows = len(array)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.shape in ((rows,), (rows, 1)):
+        array = np.broadcast_to(array.reshape(rows, 1), (rows, agents))
+    return check_array(source, name, array, (rows, agents))
+
+
+def check_flags(source: str, name: str, array: np.ndarray) -> np.ndarray:
+    """Flags as Booleans. Raises InvalidEpisodes for numbers other than 0 and 1.
+
+    A sum of flags in 8 bits may have wrapped, and a share or a probability is no flag.
+    """
+    if array.dtype.kind not in "fiub":
+        raise InvalidEpisodes(f"{source}: field '{name}': expected flags, found {array.dtype}")
+    wrong = (array != 0) & (array != 1)
+    if wrong.any():
+        raise InvalidEpisodes(
+            f"{source}: field '{name}': expected flags 0 and 1, found {array[wrong][0]} and "
+            f"{int(wrong.sum()) - 1} more that are neither"
+        )
+    return array == 1
+
+
 def check_actions(
     source: str, name: str, actions: np.ndarray, rows: int, spec: EnvSpec
 ) -> np.ndarray:
@@ -95,10 +128,15 @@ def join_state(state: np.ndarray, spec: EnvSpec) -> np.ndarray:
 def pad(steps: Steps, spec: EnvSpec) -> Episodes:
     """Episodes in float32, padded to the longest. Behaviour levels are unknown (-1).
 
-    The team reward is the mean over agents; `agent_reward` is set only where rewards differ.
+    The team reward is the mean over agents; `agent_reward` is set only where rewards differ. Raises
+    InvalidFile where one long episode among many short ones asks for more than the free memory.
     """
     lengths, count = steps.lengths, len(steps.lengths)
     longest = int(lengths.max())
+    # Padding itself takes no memory before it is written to; the marks of real steps do.
+    check_memory(
+        f"{spec.name}: {count:,} episodes that are padded to {longest:,} steps", count * longest
+    )
     filled = np.arange(longest) < lengths[:, None]
     last = np.arange(longest) == lengths[:, None] - 1
 
@@ -182,38 +220,24 @@ def from_rows(
     )
 
 
-def read_hdf5(file: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Datasets of an HDF5 file by name.
-
-    Raises FileNotFoundError or InvalidEpisodes, naming the file.
-    """
-    import h5py
-
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: expected an HDF5 file, found none")
-    names = list(names)
-    try:
-        with h5py.File(file, "r") as source:
-            missing = [name for name in names if not isinstance(source.get(name), h5py.Dataset)]
-            if missing:
-                raise InvalidEpisodes(
-                    f"{file}: expected the datasets {', '.join(names)}, found no "
-                    f"{', '.join(missing)}"
-                )
-            return {name: np.asarray(source[name][()]) for name in names}
-    except (OSError, RuntimeError, KeyError) as error:  # h5py raises these for damaged files
-        raise InvalidEpisodes(
-            f"{file}: expected a whole HDF5 file, found a damaged file ({error})"
-        ) from error
-
-
 def read_npy(file: Path) -> np.ndarray:
     """The array of an .npy file. Raises FileNotFoundError or InvalidEpisodes, naming the file."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: expected a file of the dataset, found none")
     try:
-        return np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InvalidEpisodes(
-            f"{file}: expected a whole .npy array, found a damaged file ({error})"
-        ) from error
+        return numpy_file.read_npy(file)
+    except InvalidFile as error:
+        raise InvalidEpisodes(str(error)) from error
+
+
+def read_json(file: Path) -> Any:
+    """The value of a JSON file. Raises FileNotFoundError or InvalidEpisodes, naming the file."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        text = check_file(file, "a JSON file").read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=refuse)
+    except InvalidFile as error:
+        raise InvalidEpisodes(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidEpisodes(f"{file}: expected JSON, found a damaged file ({error})") from error

@@ -8,14 +8,22 @@ OMAR's vaults hold five streams, one for each of the authors' seeds.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxoff.data import disk
-from jaxoff.data.convert.common import Slots, Steps, check_actions, check_array, join_state
+from jaxoff.data.convert.common import (
+    Slots,
+    Steps,
+    check_actions,
+    check_array,
+    check_flags,
+    join_state,
+    per_agent,
+)
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.data.episodes import ends_of
+from jaxoff.data.foreign import NEEDED, open_vault, without_padding
 from jaxoff.types import EnvSpec
 
 
@@ -34,32 +42,41 @@ def read(
     observations, side by side, as the state, and drop agents beyond `spec.num_agents` (the prey of
     OMAR's tasks).
 
-    An episode ends where every agent is terminal or truncated. -inf padding becomes 0, states of
-    single agents are joined, a trailing axis of size 1 of actions is dropped, and real actions are
-    clipped to the bound. Legal actions are read for discrete actions only. Raises InvalidDataset or
-    InvalidEpisodes naming the array.
+    An episode ends where every agent is terminal or truncated, each in its own way. Flags are 0 or
+    1, and flags and rewards [M], [M, 1] of the team count for every agent. -inf padding becomes 0,
+    states of single agents are joined, a trailing axis of size 1 of actions is dropped, and real
+    actions are clipped to the bound. Legal actions are read for discrete actions only. Raises
+    InvalidDataset or InvalidEpisodes naming the array.
     """
     path = Path(path).absolute()
-    names, length = _checked(path, stream, joined_obs)
+    names = set(disk._flatten(disk._metadata(path)["structure_shape"]))
+    stored = open_vault(path, names, NEEDED if joined_obs else (*NEEDED, "infos.state"))
+    if not 0 <= stream < stored.streams:
+        raise InvalidEpisodes(
+            f"{path}: field 'seed': expected one of its {stored.streams} streams, "
+            f"0..{stored.streams - 1}, found {stream}"
+        )
+    length = stored.length
 
     def array(name: str) -> np.ndarray:
-        return _rows(path, name, stream, length)
+        return stored.rows(name, stream)
 
     def shaped(name: str, *tail: int) -> np.ndarray:
         return check_array(str(path), name, array(name), (length, *tail))
 
     n = spec.num_agents
-    obs, rewards = array("observations"), array("rewards")
+    obs = array("observations")
+    everyone = obs.shape[1] if obs.ndim == 3 and joined_obs else n
+    rewards = per_agent(str(path), "rewards", array("rewards"), everyone)[:, :n]
     if joined_obs:
-        obs, rewards = obs[:, :n], rewards[:, :n]
-    obs = check_array(str(path), "observations", _without_padding(obs), (length, n, spec.obs_size))
+        obs = obs[:, :n]
+    obs = check_array(str(path), "observations", without_padding(obs), (length, n, spec.obs_size))
     state = (
         obs.reshape(length, -1)
         if joined_obs
-        else join_state(_without_padding(array("infos.state")), spec)
+        else join_state(without_padding(array("infos.state")), spec)
     )
     check_array(str(path), "infos.state", state, (length, spec.state_size))
-    check_array(str(path), "rewards", rewards, (length, n))
     actions = array("actions")[:, :n] if joined_obs else array("actions")
     actions = check_actions(str(path), "actions", actions, length, spec)
     avail = (
@@ -67,8 +84,11 @@ def read(
         if spec.discrete and "infos.legals" in names
         else None
     )
-    terminals = shaped("terminals", -1)
-    ends, terminal = ends_of(terminals, shaped("truncations", terminals.shape[1]))
+    terminals, truncations = (
+        check_flags(str(path), name, per_agent(str(path), name, array(name), everyone))
+        for name in ("terminals", "truncations")
+    )
+    ends, terminal = ends_of(terminals, truncations)
     if not ends.any():
         if fixed_length is None:
             raise InvalidEpisodes(
@@ -81,54 +101,3 @@ def read(
     seen = Slots(obs, state, avail)
     final = Slots(obs[last], state[last], None if avail is None else avail[last])
     return Steps(seen, final, actions, rewards, np.diff(last, prepend=-1), terminal[last])
-
-
-def _checked(path: Path, stream: int, joined_obs: bool) -> tuple[set[str], int]:
-    """Names of a vault's arrays and its number of steps; refuses a vault that lacks something."""
-    metadata = disk._metadata(path)
-    names = set(disk._flatten(metadata["structure_shape"]))
-    needed = {"observations", "actions", "rewards", "terminals", "truncations"} | (
-        set() if joined_obs else {"infos.state"}
-    )
-    if needed - names:
-        raise disk.InvalidDataset(
-            f"{path}: expected OG-MARL's arrays, found no {', '.join(sorted(needed - names))}"
-        )
-    streams = _store(path, "rewards").shape[0]
-    if not 0 <= stream < streams:
-        raise InvalidEpisodes(
-            f"{path}: field 'seed': expected one of its {streams} streams, "
-            f"0..{streams - 1}, found {stream}"
-        )
-    length = int(disk._read(path, "vault_index")[0])
-    if length < 1:
-        raise InvalidEpisodes(
-            f"{path}: field 'vault_index': expected at least one step, found {length}"
-        )
-    return names, length
-
-
-def _store(path: Path, name: str) -> Any:
-    try:
-        return disk._open(path, name + ".")
-    except ValueError as error:  # tensorstore raises it for damaged and for missing files
-        raise _damaged(path, name, error) from error
-
-
-def _rows(path: Path, name: str, stream: int, length: int) -> np.ndarray:
-    store = _store(path, name)
-    try:
-        return np.asarray(store[stream, :length].read().result())
-    except (ValueError, IndexError) as error:
-        raise _damaged(path, name, error) from error
-
-
-def _damaged(path: Path, name: str, error: Exception) -> disk.InvalidDataset:
-    return disk.InvalidDataset(
-        f"{path}: array '{name}': expected a readable array, found a missing or damaged "
-        f"file ({error})"
-    )
-
-
-def _without_padding(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isneginf(values), 0, values) if values.dtype.kind == "f" else values

@@ -12,8 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxoff.data.convert.common import Slots, Steps, check_actions, check_array, read_npy
+from jaxoff.data.convert.common import (
+    Slots,
+    Steps,
+    check_actions,
+    check_array,
+    check_flags,
+    read_npy,
+)
 from jaxoff.data.dataset import InvalidEpisodes
+from jaxoff.runtime import check_folder
 from jaxoff.types import EnvSpec
 
 _TOLERANCE = 1e-3  # between a row's next_obs and the obs of the next row
@@ -30,7 +38,7 @@ def read(folder: str | Path, spec: EnvSpec, *, steps: int, states: bool) -> Step
     the state is states_i of all agents side by side; otherwise it is their observations.
     Raises FileNotFoundError or InvalidEpisodes naming the file.
     """
-    folder = Path(folder)
+    folder = check_folder(folder, "a folder of .npy files")
     agents = range(spec.num_agents)
     rows = len(_array(folder, "rews_0", (-1,)))
     if rows == 0 or rows % steps:
@@ -46,7 +54,7 @@ def read(folder: str | Path, spec: EnvSpec, *, steps: int, states: bool) -> Step
     obs, next_obs = stack("obs", spec.obs_size), stack("next_obs", spec.obs_size)
     last = np.arange(steps - 1, rows, steps)
     _check_order(folder, obs, next_obs, last)
-    dones = np.asarray(stack("dones").astype(bool).all(axis=1))
+    dones = np.asarray(check_flags(str(folder), "dones", stack("dones")).all(axis=1))
     stray = np.setdiff1d(np.flatnonzero(dones), last)
     if len(stray):
         raise InvalidEpisodes(

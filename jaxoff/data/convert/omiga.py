@@ -19,12 +19,14 @@ from jaxoff.data.convert.common import (
     Steps,
     check_actions,
     check_array,
+    check_flags,
     from_rows,
     join_state,
-    read_hdf5,
 )
+from jaxoff.data.convert.hdf5 import read_hdf5
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.errors import InvalidFile
+from jaxoff.runtime import check_folder
 from jaxoff.torch_file import read_torch
 from jaxoff.types import EnvSpec
 
@@ -47,7 +49,7 @@ def read_mujoco(file: str | Path, spec: EnvSpec) -> Steps:
     check_array(str(file), "o", arrays["o"], (count, n, spec.obs_size))
     check_array(str(file), "s", arrays["s"], (count, n, spec.state_size))
     reward = check_array(str(file), "r", arrays["r"].reshape(-1), (count,))
-    done = arrays["d"][:, 0].astype(bool)
+    done = check_flags(str(file), "d", arrays["d"][:, 0])
     last = np.flatnonzero(done | (np.arange(count) == count - 1))
     rows = {
         "obs": arrays["o"].astype(np.float32),
@@ -66,7 +68,7 @@ def read_smac(folder: str | Path, spec: EnvSpec) -> Steps:
     agents are done there, else truncated. The observation after the last step is unknown, so the
     last row is repeated. Raises FileNotFoundError or InvalidEpisodes naming the file.
     """
-    folder = Path(folder)
+    folder = check_folder(folder, "a folder with one file an episode")
     files = sorted(
         file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")
     )
@@ -140,7 +142,7 @@ def _episode(file: Path, spec: EnvSpec) -> dict[str, np.ndarray]:
         "obs": field(1, "obs", spec.obs_size),
         "actions": check_actions(str(file), "action", field(2, "action", 1), length, spec),
         "rewards": field(3, "reward", 1)[..., 0],
-        "done": np.asarray(field(4, "done", 1)[..., 0].astype(bool).all(axis=1)),
+        "done": np.asarray(check_flags(str(file), "done", field(4, "done", 1)[..., 0]).all(axis=1)),
         "avail": field(5, "available", spec.action_size),
     }
 

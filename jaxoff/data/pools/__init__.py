@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxoff.errors import JaxoffError
 from jaxoff.files import replacing
+from jaxoff.numpy_file import read_npz
 from jaxoff.types import Carry, Distribution, EnvSpec, Params, Policy, TimeStep
 
 if TYPE_CHECKING:
@@ -155,8 +156,7 @@ def load(path: Path, spec: EnvSpec) -> Pool:
     import jax
 
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         meta = json.loads(str(arrays.pop("meta")))
         if meta.pop("schema") != SCHEMA:
             raise InvalidPool(f"{path}: field 'schema': expected {SCHEMA}")

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxoff.runtime import needs
 from jaxoff.types import Array
 
 
@@ -22,8 +23,9 @@ class CPhysics:
     """
 
     def __init__(self, model: Any, frame_skip: int) -> None:
-        import mujoco
-        from mujoco.rollout import Rollout
+        with needs("mamujoco"):
+            import mujoco
+            from mujoco.rollout import Rollout
 
         self.model, self.frame_skip = model, frame_skip
         self.sizes = (model.nq, model.nv)

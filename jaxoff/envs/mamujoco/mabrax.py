@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxoff.envs.base import Game, GameEnv
 from jaxoff.envs.from_jaxmarl import quiet_import
 from jaxoff.envs.mamujoco import layouts
+from jaxoff.runtime import needs
 from jaxoff.types import Array, Key
 
 BACKENDS = ("spring", "positional", "generalized", "mjx")
@@ -33,7 +34,7 @@ class MABrax(Game):
     def __init__(self, layout: layouts.Layout, backend: str, horizon: int) -> None:
         self.layout = layout
         self.agents = [f"agent_{i}" for i in range(layout.num_agents)]
-        with _quiet():
+        with needs("mabrax"), _quiet():
             from jaxmarl.environments.mabrax import MABraxEnv
 
             self.inner = MABraxEnv(
@@ -83,7 +84,8 @@ def _quiet() -> Iterator[None]:
     """Suppress known notes: those of JaxMARL's import, and MuJoCo's on its old model file, which it
     would also write to a log file.
     """
-    import mujoco
+    with needs("mabrax"):
+        import mujoco
 
     handler = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 from jaxoff.envs.base import Game, GameEnv
 from jaxoff.envs.mamujoco import layouts
 from jaxoff.envs.mamujoco.c_physics import CPhysics
+from jaxoff.runtime import needs
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
 
 # Names of SIT's tasks (Tian et al., 2023): the same bodies for 200 steps; the paper's observations
@@ -100,9 +102,7 @@ class MJX(Game):
             )
         self.in_c = CPhysics(self.host_model, self.task.frame_skip) if physics == "c" else None
         if self.in_c is None:
-            from mujoco import mjx
-
-            self.model = mjx.put_model(self.host_model)
+            self.model = _mjx().put_model(self.host_model)
         self.dt = self.host_model.opt.timestep * self.task.frame_skip
 
     def start(self, key: Key) -> MJXState:
@@ -139,8 +139,7 @@ class MJX(Game):
         if self.in_c is not None:
             qpos, qvel = self.in_c(state.qpos, state.qvel, control)
             return MJXState(qpos, qvel, state.acceleration, state.time + 1)
-        from mujoco import mjx
-
+        mjx = _mjx()
         data = mjx.make_data(self.model)
         data = data.replace(
             qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.acceleration, ctrl=control
@@ -166,10 +165,17 @@ class MJX(Game):
         return layouts.state_of(self.layout.body, jnp.concatenate([state.qpos, state.qvel]))
 
 
+def _mjx() -> ModuleType:
+    with needs("mamujoco"):
+        import mujoco.mjx as mjx  # an absent one is told apart from a wrong one
+    return mjx
+
+
 def load_model(file: str) -> Any:
     """A MuJoCo model file that ships with gymnasium, as `mujoco.MjModel`."""
-    import gymnasium
-    import mujoco
+    with needs("mamujoco"):
+        import gymnasium
+        import mujoco
 
     spec = mujoco.MjSpec.from_file(
         str(Path(gymnasium.__file__).parent / "envs/mujoco/assets" / file)

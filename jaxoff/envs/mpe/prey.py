@@ -7,7 +7,6 @@ et al., 2022), which are read without torch and without running any code in them
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 from jaxoff.envs.mpe.physics import unit
 from jaxoff.errors import InvalidFile, InvalidSetting, JaxoffError
 from jaxoff.files import replacing
+from jaxoff.numpy_file import read_npz
 from jaxoff.torch_file import read_torch
 from jaxoff.types import Array, Key
 
@@ -159,12 +159,10 @@ def save_prey(path: str | Path, params: Mapping[str, np.ndarray]) -> Path:
 def load_prey(path: str | Path) -> dict[str, np.ndarray]:
     """Parameters of a prey network in our format. Raises InvalidPrey, or FileNotFoundError."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            params = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise
-    except (AttributeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InvalidPrey(f"{path}: not an .npz file of a prey network: {error}") from error
+        params = read_npz(path)
+    except InvalidFile as error:
+        why = str(error).removeprefix(f"{path}: ")
+        raise InvalidPrey(f"{path}: not an .npz file of a prey network: {why}") from error
     return _checked(path, params)
 
 

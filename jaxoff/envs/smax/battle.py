@@ -15,9 +15,10 @@ import numpy as np
 from jaxoff.envs.base import Game
 from jaxoff.envs.from_jaxmarl import quiet_import
 from jaxoff.envs.smax.units import BEST, KILL, WIN, Map
+from jaxoff.runtime import needs
 from jaxoff.types import Array, Key
 
-with quiet_import():
+with needs("smax"), quiet_import():
     from jaxmarl.environments.smax import Scenario, heuristic_enemy
     from jaxmarl.environments.smax.heuristic_enemy_smax_env import State as EnemyState
     from jaxmarl.environments.smax.smax_env import SMAX
