@@ -30,7 +30,7 @@ class Drill(NamedTuple):
     tries: int
     held: int
     head: tuple[str, ...]  # of the table of tries
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def start(

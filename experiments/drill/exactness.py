@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxoff.experiments.drill import Drill, distance, finish, outcome, same, start
 
 from jaxoff.training.spec import TrainSpec
 
+MODES: tuple[Literal["sequence", "vmap"], ...] = ("sequence", "vmap")
 RUNS = 16
 ROUNDING = 1e-4  # relative difference that rounding may make in some hundred updates
 SPEC = TrainSpec(
@@ -27,7 +28,7 @@ SPEC = TrainSpec(
 def lost(out: Path) -> Drill:
     """A run that meets a NaN among healthy ones: it is lost, and the others do not notice."""
     rates, rows, held = [1e-3 * (1 + k) for k in range(RUNS - 1)], [], 0
-    for mode in ("sequence", "vmap"):
+    for mode in MODES:
         found = []
         for last in (1e30, 0.5):
             folder = out / f"lost-{mode}-{last:g}"
@@ -54,11 +55,11 @@ def lost(out: Path) -> Drill:
 def company(out: Path) -> Drill:
     """The same runs alone, among others, on four devices, and on two processes."""
     rows, whole = [], {}
-    for mode in ("sequence", "vmap"):
+    for mode in MODES:
         folder = out / f"among-{mode}"
         finish(start(folder, dataclasses.replace(SPEC, mode=mode)))
         whole[mode] = outcome(folder)
-    for mode in ("sequence", "vmap"):
+    for mode in MODES:
         folder = out / f"alone-{mode}"
         alone = dataclasses.replace(SPEC, seeds=(5,), mode=mode)
         finish(start(folder, alone))
