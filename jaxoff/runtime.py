@@ -61,11 +61,7 @@ def free_bytes() -> int | None:
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
+    return free_memory_bytes()
 
 
 def command() -> str:
