@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 
 from jaxoff.data.dataset import validate
-from jaxoff.data.episodes import ends_of, returns_of
+from jaxoff.data.episodes import padded, returns_of
+from jaxoff.data.foreign import read_foreign
 from jaxoff.errors import InvalidDataset
 from jaxoff.types import EnvSpec, Episodes
 
@@ -210,7 +211,7 @@ def load(path: str | Path) -> tuple[Episodes, dict[str, Any]]:
     path = Path(path).absolute()
     metadata = _metadata(path)
     if "jaxoff_schema" not in metadata:
-        return _read_foreign(_read_vault(path, metadata), path), metadata
+        return read_foreign(_read_vault(path, metadata), path), metadata
     if metadata["jaxoff_schema"] != SCHEMA:
         raise InvalidDataset(
             f"{path / 'metadata.json'}: field 'jaxoff_schema': expected {SCHEMA}, found "
@@ -308,7 +309,7 @@ def _join(
             np.ones((total, n, a), np.float32),
             np.ones((len(lengths), n, a), np.float32),
         )
-    return _pad(
+    return padded(
         filled,
         {name: (main[leaf], final[leaf]) for name, leaf in _SLOTS.items()},
         main["actions"],
@@ -320,98 +321,6 @@ def _join(
 
 
 _SLOTS = {"obs": "observations", "state": "infos.state", "avail": "infos.legals"}
-
-
-def _pad(
-    filled: np.ndarray,
-    slots: dict[str, tuple[np.ndarray, np.ndarray]],
-    actions: np.ndarray,
-    rewards: np.ndarray,
-    terminated: np.ndarray,
-    truncated: np.ndarray,
-    level: np.ndarray,
-) -> Episodes:
-    """Padded episodes from flat steps [M, ...] and final slots [E, ...].
-
-    rewards [M, N]: the team reward is their mean over agents. Where agents' rewards differ, they
-    are kept as `agent_reward` too.
-    """
-    count, steps = filled.shape
-    lengths = filled.sum(1)
-
-    def spread(flat: np.ndarray, dtype: Any) -> np.ndarray:
-        out = np.zeros((count, steps, *flat.shape[1:]), dtype)
-        out[filled] = flat
-        return out
-
-    def spread_slots(flat: np.ndarray, last: np.ndarray) -> np.ndarray:
-        out = np.zeros((count, steps + 1, *flat.shape[1:]), np.float32)
-        out[:, :steps][filled] = flat
-        out[np.arange(count), lengths] = last
-        return out
-
-    shared = bool((rewards == rewards[:, :1]).all())
-    return Episodes(
-        **{name: spread_slots(*pair) for name, pair in slots.items()},
-        actions=spread(
-            actions, np.int32 if np.issubdtype(actions.dtype, np.integer) else np.float32
-        ),
-        reward=spread(rewards[:, 0] if shared else rewards.mean(1), np.float32),
-        terminated=spread(terminated, bool),
-        truncated=spread(truncated, bool),
-        filled=filled,
-        behaviour_level=level.astype(np.int32),
-        agent_reward=None if shared else spread(rewards, np.float32),
-    )
-
-
-def _read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
-    """Episodes of a vault that another program wrote; see `load`."""
-    missing = {
-        "observations",
-        "actions",
-        "rewards",
-        "terminals",
-        "truncations",
-        "infos.state",
-    } - set(leaves)
-    if missing:
-        raise InvalidDataset(
-            f"{path}: expected OG-MARL's arrays, found no {', '.join(sorted(missing))}"
-        )
-    total, n = leaves["rewards"].shape
-    if total == 0:
-        raise InvalidDataset(f"{path}: array 'vault_index': expected at least one step, found none")
-    actions, discrete = leaves["actions"], np.issubdtype(leaves["actions"].dtype, np.integer)
-    if discrete and actions.ndim == 3:
-        actions = actions[..., 0]
-    # Some public vaults of continuous actions carry legals that mean nothing.
-    every = np.ones((total, n, int(actions.max()) + 1)) if discrete else np.ones(actions.shape)
-    legals = leaves.get("infos.legals", every) if discrete else every
-    for name in ("terminals", "truncations"):
-        if leaves[name].shape != (total, n):
-            raise InvalidDataset(
-                f"{path}: array '{name}': expected shape {(total, n)}, as that of rewards, found "
-                f"{leaves[name].shape}"
-            )
-    end, terminal = ends_of(leaves["terminals"], leaves["truncations"])
-    end[-1] = True
-    lengths = np.diff(np.flatnonzero(end), prepend=-1)
-    clean = lambda x: np.where(np.isneginf(x), 0, x)
-    flat = {
-        "obs": clean(leaves["observations"]),
-        "state": clean(leaves["infos.state"].reshape(total, -1)),
-        "avail": legals,
-    }
-    return _pad(
-        np.arange(lengths.max()) < lengths[:, None],
-        {name: (value, value[end]) for name, value in flat.items()},
-        actions,
-        leaves["rewards"],
-        terminal,
-        end & ~terminal,
-        np.full((len(lengths), n), -1),
-    )
 
 
 # ------------------------------------------------------------------------------------ trees, hashes

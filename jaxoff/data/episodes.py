@@ -118,3 +118,46 @@ def take(episodes: Episodes, index: np.ndarray) -> Episodes:
 def with_level(episodes: Episodes, level: int) -> Episodes:
     """Mark every agent of every episode with a behaviour level."""
     return episodes._replace(behaviour_level=np.full_like(episodes.behaviour_level, level))
+
+
+def padded(
+    filled: np.ndarray,
+    slots: dict[str, tuple[np.ndarray, np.ndarray]],
+    actions: np.ndarray,
+    rewards: np.ndarray,
+    terminated: np.ndarray,
+    truncated: np.ndarray,
+    level: np.ndarray,
+) -> Episodes:
+    """Padded episodes from flat steps [M, ...] and final slots [E, ...].
+
+    rewards [M, N]: the team reward is their mean over agents. Where agents' rewards differ, they
+    are kept as `agent_reward` too.
+    """
+    count, steps = filled.shape
+    lengths = filled.sum(1)
+
+    def spread(flat: np.ndarray, dtype: Any) -> np.ndarray:
+        out = np.zeros((count, steps, *flat.shape[1:]), dtype)
+        out[filled] = flat
+        return out
+
+    def spread_slots(flat: np.ndarray, last: np.ndarray) -> np.ndarray:
+        out = np.zeros((count, steps + 1, *flat.shape[1:]), np.float32)
+        out[:, :steps][filled] = flat
+        out[np.arange(count), lengths] = last
+        return out
+
+    shared = bool((rewards == rewards[:, :1]).all())
+    return Episodes(
+        **{name: spread_slots(*pair) for name, pair in slots.items()},
+        actions=spread(
+            actions, np.int32 if np.issubdtype(actions.dtype, np.integer) else np.float32
+        ),
+        reward=spread(rewards[:, 0] if shared else rewards.mean(1), np.float32),
+        terminated=spread(terminated, bool),
+        truncated=spread(truncated, bool),
+        filled=filled,
+        behaviour_level=level.astype(np.int32),
+        agent_reward=None if shared else spread(rewards, np.float32),
+    )
