@@ -29,6 +29,10 @@ class InvalidDataset(JaxoffError, ValueError):
     """A dataset on disk is missing, damaged or of another form; the message names the file."""
 
 
+class NotWritten(JaxoffError, OSError):
+    """A file or folder that could not be written: the disk is full, or something is in the way."""
+
+
 class BrokenResult(JaxoffError, ValueError):
     """A file of a results folder that is missing or damaged; the message names it."""
 

@@ -172,4 +172,5 @@ def spec_of(episodes: Episodes, metadata: dict[str, Any]) -> EnvSpec:
         action_size=episodes.avail.shape[3],
         discrete=_KINDS[np.asarray(episodes.actions).dtype.kind] == "discrete",
         horizon=metadata.get("horizon", int(lengths_of(episodes).max())),
+        action_bound=metadata.get("action_bound", 1.0),
     )

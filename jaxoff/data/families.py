@@ -260,6 +260,7 @@ _ON_SIMULATORS = [
         if name == "maze"
         else f"{name}/<scenario>/{_MIX}"
         + ("; wspm-p<percent poor>-n<episodes>" if "smax" in name else ""),
+        packages=worlds.SIMULATORS.get(name, ()),
     )
     for name in worlds.WORLDS
 ]

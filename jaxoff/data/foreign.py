@@ -1,4 +1,4 @@
-"""Episodes of vaults that other programs wrote."""
+"""Episodes of vaults in OG-MARL's layout that another program wrote."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxoff.data.episodes import ends_of, padded
+from jaxoff.data.convert.common import Slots, Steps, pad
+from jaxoff.data.episodes import ends_of
 from jaxoff.errors import InvalidDataset
-from jaxoff.types import Episodes
+from jaxoff.types import EnvSpec, Episodes
 
 
 def read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
@@ -42,19 +43,17 @@ def read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
             )
     end, terminal = ends_of(leaves["terminals"], leaves["truncations"])
     end[-1] = True
-    lengths = np.diff(np.flatnonzero(end), prepend=-1)
     clean = lambda x: np.where(np.isneginf(x), 0, x)
-    flat = {
-        "obs": clean(leaves["observations"]),
-        "state": clean(leaves["infos.state"].reshape(total, -1)),
-        "avail": legals,
-    }
-    return padded(
-        np.arange(lengths.max()) < lengths[:, None],
-        {name: (value, value[end]) for name, value in flat.items()},
-        actions,
-        leaves["rewards"],
-        terminal,
-        end & ~terminal,
-        np.full((len(lengths), n), -1),
+    obs, state = (
+        clean(leaves["observations"]),
+        clean(leaves["infos.state"].reshape(total, -1)),
     )
+    steps = Steps(
+        seen=Slots(obs, state, legals),
+        final=Slots(obs[end], state[end], legals[end]),
+        actions=actions,
+        rewards=leaves["rewards"],
+        lengths=np.diff(np.flatnonzero(end), prepend=-1),
+        terminated=terminal[end],
+    )
+    return pad(steps, EnvSpec("", n, obs.shape[-1], state.shape[-1], 1, discrete, 1))

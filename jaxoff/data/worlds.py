@@ -215,6 +215,14 @@ WORLDS: dict[str, Callable[[], dict[str, World]]] = {
     "maze": functools.cache(_maze),
 }
 
+# family -> packages of its simulator; the others are jaxoff's own
+SIMULATORS = {
+    "smax": ("jaxmarl",),
+    "smax-x": ("jaxmarl",),
+    "mamujoco": ("mujoco", "mujoco-mjx"),
+    "mabrax": ("jaxmarl", "brax", "mujoco", "mujoco-mjx"),
+}
+
 
 # -------------------------------------------------------------------------------------------- names
 

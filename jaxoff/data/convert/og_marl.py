@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxoff.data import disk
+from jaxoff.data import vault
 from jaxoff.data.convert.common import Slots, Steps, check_actions, check_array, join_state
 from jaxoff.data.dataset import InvalidEpisodes
 from jaxoff.data.episodes import ends_of
+from jaxoff.errors import InvalidDataset
 from jaxoff.types import EnvSpec
 
 
@@ -85,13 +86,13 @@ def read(
 
 def _checked(path: Path, stream: int, joined_obs: bool) -> tuple[set[str], int]:
     """Names of a vault's arrays and its number of steps; refuses a vault that lacks something."""
-    metadata = disk._metadata(path)
-    names = set(disk._flatten(metadata["structure_shape"]))
+    metadata = vault.read_metadata(path)
+    names = set(vault.flatten(metadata["structure_shape"]))
     needed = {"observations", "actions", "rewards", "terminals", "truncations"} | (
         set() if joined_obs else {"infos.state"}
     )
     if needed - names:
-        raise disk.InvalidDataset(
+        raise InvalidDataset(
             f"{path}: expected OG-MARL's arrays, found no {', '.join(sorted(needed - names))}"
         )
     streams = _store(path, "rewards").shape[0]
@@ -100,7 +101,7 @@ def _checked(path: Path, stream: int, joined_obs: bool) -> tuple[set[str], int]:
             f"{path}: field 'seed': expected one of its {streams} streams, "
             f"0..{streams - 1}, found {stream}"
         )
-    length = int(disk._read(path, "vault_index")[0])
+    length = int(vault.read_array(path, "vault_index")[0])
     if length < 1:
         raise InvalidEpisodes(
             f"{path}: field 'vault_index': expected at least one step, found {length}"
@@ -110,7 +111,7 @@ def _checked(path: Path, stream: int, joined_obs: bool) -> tuple[set[str], int]:
 
 def _store(path: Path, name: str) -> Any:
     try:
-        return disk._open(path, name + ".")
+        return vault.open_array(path, name + ".")
     except ValueError as error:  # tensorstore raises it for damaged and for missing files
         raise _damaged(path, name, error) from error
 
@@ -123,8 +124,8 @@ def _rows(path: Path, name: str, stream: int, length: int) -> np.ndarray:
         raise _damaged(path, name, error) from error
 
 
-def _damaged(path: Path, name: str, error: Exception) -> disk.InvalidDataset:
-    return disk.InvalidDataset(
+def _damaged(path: Path, name: str, error: Exception) -> InvalidDataset:
+    return InvalidDataset(
         f"{path}: array '{name}': expected a readable array, found a missing or damaged "
         f"file ({error})"
     )
