@@ -181,11 +181,22 @@ def check_writable(path: Path) -> None:
         if len(os.fsencode(path)) > _PATH_BYTES:
             raise OSError(errno.ENAMETOOLONG, f"the path is longer than {_PATH_BYTES} bytes")
         probe = _temporary(base / "probe")
-        probe.mkdir()
-        probe.rmdir()
+        try:
+            probe.mkdir()
+            probe.rmdir()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(base)) from error
         disk = shutil.disk_usage(base)
         if disk.total and disk.free < _LEAST_FREE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(base))
+
+
+def check_file(path: Path) -> None:
+    """Raise NotWritten unless a file could be written at `path`, where one may be already."""
+    with _about(path):
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, "a folder is where the file is to be", str(path))
+    check_writable(path)
 
 
 def _longest_name(folder: Path) -> int:

@@ -15,6 +15,8 @@ every array.
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,7 @@ def check_target(path: str | Path, overwrite: bool) -> None:
     anything, with overwrite what is no dataset; and NotWritten, where nothing can be written.
     """
     path = _place(path)
+    files.check_writable(path)
     files.recover(path)
     if path.exists():
         if not overwrite:
@@ -93,13 +96,12 @@ def check_target(path: str | Path, overwrite: bool) -> None:
                 f"{path}: expected a dataset to replace, found something else; remove it, or "
                 "choose another place"
             )
-    files.check_writable(path)
 
 
 def _place(path: str | Path) -> Path:
     """The absolute path of a dataset, or of the folder that a link at `path` points to."""
     path = Path(path).absolute()
-    return path.resolve() if path.is_symlink() else path
+    return path.resolve() if os.path.islink(path) else path
 
 
 def _is_empty(path: Path) -> bool:
@@ -109,13 +111,20 @@ def _is_empty(path: Path) -> bool:
 def _checked_info(
     path: Path, info: dict[str, Any], ours: dict[str, Any], spec: EnvSpec
 ) -> dict[str, Any]:
-    """The user's fields of the metadata. Raises InvalidSetting for one that the format uses."""
+    """The user's fields of the metadata.
+
+    Raises InvalidSetting for one that the format uses itself, and for values that JSON has not.
+    """
     taken = set(info) & {*ours, *own.RESERVED, "version", "structure_shape", "structure_dtype"}
     if taken:
         raise InvalidSetting(
             f"{path}: field 'info': expected keys that the format does not use, found "
             f"{sorted(taken)}"
         )
+    try:
+        json.dumps(files.plain(info), allow_nan=False)
+    except TypeError as error:
+        raise InvalidSetting(f"{path}: field 'info': expected values of JSON, {error}") from error
     return {"env": spec.name, **info}
 
 

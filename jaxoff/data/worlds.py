@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from jaxoff.data import compositions, scenarios
 from jaxoff.errors import MissingProgram
-from jaxoff.names import Sizes, Task, unknown
+from jaxoff.names import Sizes, Task, UnknownName, unknown
 from jaxoff.types import Env, EnvSpec
 
 _CUTS = (0.3, 0.7)  # SIT, Tables 4-5: levels of SMAX and particle worlds
@@ -262,6 +262,29 @@ def check(task: Task) -> World:
     ):
         raise unknown("quality", task.quality, world.qualities)
     return world
+
+
+def check_pooled(name: str) -> World:
+    """The scenario `family/scenario`, after a check that a pool plays some of its datasets.
+
+    Raises UnknownName, which tells the scenarios that have pools.
+    """
+    family, slash, scenario = name.partition("/")
+    pooled = [
+        known
+        for known, worlds in WORLDS.items()
+        if any(needs_pool(Task("", known, *pair)) for pair in _qualities(worlds()))
+    ]
+    if family in pooled and slash and "/" not in scenario:
+        return world_of(Task("", family, scenario, "pool"))
+    raise UnknownName(
+        f"'{name}': expected family/scenario with datasets that policies of a pool play; the "
+        f"families {', '.join(pooled)} have such scenarios, see `jaxoff data list`"
+    )
+
+
+def _qualities(worlds: dict[str, World]) -> list[tuple[str, str]]:
+    return [(name, quality) for name, world in worlds.items() for quality in world.qualities]
 
 
 def needs_pool(task: Task) -> bool:
