@@ -157,7 +157,9 @@ def _about(path: Path, codes: Collection[int] = ()) -> Iterator[None]:
 
 def not_written(path: Path, error: OSError) -> NotWritten:
     """The error for a file or folder that could not be written."""
-    where = f" ({error.filename})" if error.filename not in (None, str(path)) else ""
+    # Temporary names tell nothing; a folder on the way, or one of its names, does.
+    telling = error.filename in {*map(str, path.absolute().parents), *path.parts}
+    where = f" ({error.filename})" if telling else ""
     todo = "free some space" if error.errno in _FULL else "choose another place"
     reason = (error.strerror or str(error)).lower()
     return NotWritten(f"{path}: could not be written: {reason}{where}; {todo}")

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from jaxoff import registry, runtime
 from jaxoff.data import disk, vault
 from jaxoff.data.dataset import InvalidEpisodes, validate
+from jaxoff.errors import InvalidSetting
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
 _FIELDS = (
@@ -329,9 +332,51 @@ def test_saving_never_replaces_unasked_and_leaves_nothing_half_written(path, mon
     assert [p.name for p in path.parent.iterdir()] == ["mixed"]
 
 
+def test_only_a_dataset_is_replaced(tmp_path):
+    (tmp_path / "mine").mkdir()
+    disk.save(tmp_path / "mine", toy_episodes(), toy_spec(), {}, overwrite=True)  # it was empty
+    (tmp_path / "mine" / "metadata.json").rename(tmp_path / "mine" / "letters")
+    for place in ("mine", "mine/letters"):
+        with pytest.raises(FileExistsError, match="expected a dataset to replace, found something"):
+            disk.save(tmp_path / place, toy_episodes(), toy_spec(), {}, overwrite=True)
+    assert (tmp_path / "mine" / "letters").is_file()
+
+
+def test_a_dataset_behind_a_link_is_replaced_where_it_is(path, tmp_path):
+    (tmp_path / "link").symlink_to(path)
+    disk.save(tmp_path / "link", toy_episodes(seed=1), toy_spec(), {}, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert_equal(disk.load(path)[0], toy_episodes(seed=1))
+
+
+def test_a_dataset_that_a_killed_writer_had_moved_aside_is_read(path):
+    path.rename(path.with_name(f".old-{2**22 + 1}-0123abcd.{path.name}"))
+    assert_equal(disk.load(path)[0], toy_episodes())
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path):
+    code = (
+        "import resource, sys\n"
+        "from jaxoff.data import disk\n"
+        "from jaxoff.errors import NotWritten\n"
+        "from tests.reference.toy_episodes import toy_episodes, toy_spec\n"
+        "episodes = toy_episodes((5,) * 5000)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))\n"
+        "try:\n    disk.save(sys.argv[1], episodes, toy_spec(), {})\n"
+        "except NotWritten as error:\n    print(error)\n"
+    )
+    path = tmp_path / "data" / "x"
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    assert done.stdout == f"{path}: could not be written: file too large; free some space\n"
+    assert not list(path.parent.iterdir()) and "Traceback" not in done.stderr
+
+
 def test_info_may_not_replace_the_formats_own_fields(tmp_path):
-    with pytest.raises(ValueError, match=r"field 'info'.*'sha256'"):
+    with pytest.raises(InvalidSetting, match=r"field 'info'.*'sha256'"):
         disk.save(tmp_path / "x" / "y", toy_episodes(), toy_spec(), {"sha256": {}})
+    with pytest.raises(InvalidSetting, match=r"field 'info': expected values of JSON"):
+        disk.save(tmp_path / "x" / "y", toy_episodes(), toy_spec(), {"recipe": object()})
     assert not list(tmp_path.iterdir())
 
 

@@ -105,6 +105,7 @@ def data_subsample(
     """
     from jaxoff.data import disk, edit
 
+    edit.check_part(seed, episodes, steps)
     disk.check_target(out, overwrite)
     whole = find_data(dataset, options_of(data_dir, pools))
     made = edit.subsample(whole.episodes, seed, episodes, steps)
@@ -138,6 +139,7 @@ def data_split(
     """
     from jaxoff.data import disk, edit
 
+    edit.check_split(share, seed)
     names = ("train", "validation")
     for name in names:
         disk.check_target(out / name, overwrite)

@@ -99,10 +99,11 @@ def data_credit(
     from jaxoff.learners import credit
     from jaxoff.report import credit as report
 
-    whole = find_data(task, options_of(data_dir, pools, episodes, seed), data)
     settings = credit.Settings(
         steps=steps, lr=lr, members=members, held_out=held_out, priority_trim=trim
     )
+    credit.check_settings(settings, seed)
+    whole = find_data(task, options_of(data_dir, pools, episodes, seed), data)
     with shown(f"credit {task}", "updates") as progress:
 
         def tell(done: int, total: int, metrics: dict[str, float]) -> None:

@@ -28,7 +28,14 @@ from jaxoff.data.dataset import validate
 from jaxoff.data.edit import spec_of
 from jaxoff.data.episodes import returns_of
 from jaxoff.data.foreign import read_foreign
-from jaxoff.data.vault import hashes_of, read_metadata, read_vault, structure, write_vault
+from jaxoff.data.vault import (
+    flatten,
+    hashes_of,
+    read_metadata,
+    read_vault,
+    structure,
+    write_vault,
+)
 from jaxoff.errors import InvalidDataset, InvalidSetting
 from jaxoff.names import Task, UnknownName
 from jaxoff.types import EnvSpec, Episodes
@@ -201,11 +208,7 @@ def load(path: str | Path) -> tuple[Episodes, dict[str, Any]]:
     A vault that jaxoff wrote is read as it was saved; its metadata and every array are compared
     with their hashes, and slots that are not filled are zero.
 
-    Vaults of other writers lack the observation after the last step of an episode: the last
-    observation is repeated instead, and the end is marked truncated unless it was flagged terminal.
-    An unfinished last episode is treated in the same way. In these vaults an episode ends where
-    every agent is terminal or truncated, the team reward is the mean over agents, states of single
-    agents are joined, and -inf padding becomes 0.
+    Vaults of other writers are read by the rules of `foreign.read_foreign`.
 
     Raises InvalidDataset naming the file or array, or InvalidEpisodes.
     """
@@ -213,7 +216,7 @@ def load(path: str | Path) -> tuple[Episodes, dict[str, Any]]:
     files.recover(path)
     metadata = read_metadata(path)
     if own.is_foreign(metadata):
-        episodes = read_foreign(read_vault(path, metadata), path)
+        episodes = read_foreign(path, flatten(metadata["structure_shape"]))
     else:
         own.check(path / "metadata.json", metadata)
         episodes = _read_own(path, metadata)

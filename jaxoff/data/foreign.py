@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from jaxoff.data.convert.common import Slots, Steps, pad
 from jaxoff.data.episodes import ends_of
+from jaxoff.data.vault import read_metadata, read_vault
 from jaxoff.errors import InvalidDataset
 from jaxoff.types import EnvSpec, Episodes
 
 
-def read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
-    """Episodes of a vault that another program wrote; see `disk.load`."""
+def read_foreign(path: Path, names: Collection[str]) -> Episodes:
+    """Episodes of a vault that another program wrote, whose arrays have the dotted `names`.
+
+    The observation after the last step of an episode is not stored: the last one is repeated
+    instead, and the end is marked truncated unless it was flagged terminal. An unfinished last
+    episode is treated in the same way. An episode ends where every agent is terminal or truncated,
+    the team reward is the mean over agents, states of single agents are joined, and -inf padding
+    becomes 0.
+    """
+    leaves = read_vault(path, read_metadata(path))
     missing = {
         "observations",
         "actions",
@@ -21,7 +31,7 @@ def read_foreign(leaves: dict[str, np.ndarray], path: Path) -> Episodes:
         "terminals",
         "truncations",
         "infos.state",
-    } - set(leaves)
+    } - set(names)
     if missing:
         raise InvalidDataset(
             f"{path}: expected OG-MARL's arrays, found no {', '.join(sorted(missing))}"
