@@ -96,7 +96,7 @@ def check_target(path: str | Path, overwrite: bool) -> None:
     if path.exists():
         if not overwrite:
             raise FileExistsError(
-                f"{path}: expected no dataset there, found one; pass overwrite=True (--overwrite)"
+                f"{path}: expected no dataset there, found one; pass --overwrite (overwrite=True)"
             )
         if not (path / "metadata.json").is_file() and not _is_empty(path):
             raise FileExistsError(
