@@ -76,9 +76,11 @@ def replacing_folder(path: Path, overwrite: bool) -> Iterator[Path]:
 def _new(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """A new locked temporary file or folder beside `path`, which is removed at the end.
 
-    The left-overs of killed writers to `path` are removed first.
+    The left-overs of killed writers to `path` are removed first, and new folders above `path` if
+    nothing gets there.
     """
     temporary = _temporary(path)
+    missing = [folder for folder in path.parents if not os.path.lexists(folder)]
     _WRITING.add(temporary)
     try:
         with _about(path):
@@ -96,6 +98,9 @@ def _new(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     finally:
         _remove(temporary)
         _WRITING.discard(temporary)
+        with contextlib.suppress(OSError):  # a folder that is not empty stays
+            for folder in () if os.path.lexists(path) else missing:
+                folder.rmdir()
 
 
 def _put(temporary: Path, path: Path, overwrite: bool) -> None:

@@ -119,12 +119,16 @@ def test_every_data_command_takes_folders_of_any_name(name, tmp_path, monkeypatc
     run("data", "subsample", f"both/{name}", "--episodes", "20", "--out", f"{name}/part")
     run("data", "split", f"both/{name}", "--share", "0.5", "--out", f"{name}/split")
     run("data", "inspect", f"both/{name}", "--out", name)
+    few = ("--steps", 2, "--members", 1)
+    run("data", "credit", f"both/{name}", *few, "--out", f"{name}/credit.5")
     counts = {
         path: json.loads((tmp_path / path / "metadata.json").read_text())["statistics"]["episodes"]
         for path in (made, f"both/{name}", f"{name}/part")
     }
     assert list(counts.values()) == [30, 60, 20]
     assert (tmp_path / name / f"both-{name}.png").exists()
+    for ending in ("csv", "png", "svg"):
+        assert (tmp_path / name / "credit.5" / f"both-{name}-credit.{ending}").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["both", name])
 
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxoff
 from jaxoff.data import dataset as data
+from jaxoff.names import DataOptions
 from jaxoff.types import Transition
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
@@ -283,6 +285,19 @@ def test_observations_that_only_bfloat16_makes_infinite_are_refused_for_it():
     largest = changed("obs", (0, 1, 1, 2), np.float32(3.3895e38))
     rows = data.place(largest, toy_spec(), obs_dtype="bfloat16").rows["bfloat16"]
     assert jnp.isfinite(rows).all()
+
+
+def test_training_refuses_data_before_it_makes_a_folder(tmp_path):
+    made = jaxoff.make_data("matrix/xor/c", DataOptions(episodes=30))
+    actions = made.actions.astype(float)
+    actions[4, 0, 1] = 0.5
+    spec = jaxoff.TrainSpec("bc", "matrix/xor/c", steps=2)
+    with pytest.raises(
+        data.InvalidEpisodes,
+        match=r"^matrix/xor/c: field 'actions': expected whole .* the first 0\.5 at \[4, 0, 1\]$",
+    ):
+        jaxoff.train(spec, tmp_path / "job", data=made._replace(actions=actions))
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_valid_comes_back_in_storage_types_and_uncopied():

@@ -369,7 +369,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path):
     path = tmp_path / "data" / "x"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     assert done.stdout == f"{path}: could not be written: file too large; free some space\n"
-    assert not list(path.parent.iterdir()) and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir()) and "Traceback" not in done.stderr
 
 
 def test_info_may_not_replace_the_formats_own_fields(tmp_path):

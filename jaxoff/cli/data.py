@@ -309,7 +309,9 @@ def find_data(text: str, options: DataOptions, data: Path | None = None) -> Foun
     """
     runtime.setup()
     from jaxoff.data import disk, edit
+    from jaxoff.files import recover
 
+    recover(Path(text))
     if data is None and Path(text).is_dir():
         folder = Path(text).absolute()
         episodes, metadata = disk.load(folder)
