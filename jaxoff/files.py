@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxoff.errors import NotWritten
+from jaxoff.errors import AlreadyThere, JaxoffError, NotWritten
 
 _NAME_BYTES, _PATH_BYTES = 255, 4000  # longest name and path; Linux allows paths of 4095 bytes
 _KEPT_BYTES = 200  # most bytes of a target's name in a temporary one, which keeps its suffix
@@ -59,7 +59,7 @@ def replacing_folder(path: Path, overwrite: bool) -> Iterator[Path]:
     Where the file system can exchange two names, there is a folder at `path` at every moment.
     Elsewhere the old folder is moved aside for an instant; if the process is killed then,
     `recover(path)` moves it back. Raises NotWritten where the disk is full or no folder can be at
-    `path`, and FileExistsError where there is one and overwrite is not set.
+    `path`, and AlreadyThere where there is one and overwrite is not set.
     """
     recover(path)
     with _new(path, Path.mkdir) as temporary:
@@ -109,7 +109,7 @@ def _put(temporary: Path, path: Path, overwrite: bool) -> None:
         os.replace(temporary, path)
         return
     if not overwrite:
-        raise FileExistsError(errno.EEXIST, "written by another process in the meantime", str(path))
+        raise AlreadyThere(f"{path}: another process has written it in the meantime")
     try:
         _exchange(temporary, path)
     except OSError as error:
@@ -152,10 +152,8 @@ def _about(path: Path, codes: Collection[int] = ()) -> Iterator[None]:
     """
     try:
         yield
-    except FileExistsError:
-        raise
     except OSError as error:
-        if isinstance(error, NotWritten) or (codes and error.errno not in codes):
+        if isinstance(error, JaxoffError) or (codes and error.errno not in codes):
             raise
         raise not_written(path, error) from error
 

@@ -32,6 +32,7 @@ KINDS = {
     InvalidPool: ValueError,
     InvalidPrey: ValueError,
     UnknownName: ValueError,
+    errors.AlreadyThere: FileExistsError,
     errors.BrokenResult: ValueError,
     errors.InvalidFile: ValueError,
     errors.InvalidSetting: ValueError,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxoff import files
-from jaxoff.errors import NotWritten
+from jaxoff.errors import AlreadyThere, NotWritten
 from jaxoff.files import plain, recover, replacing, replacing_folder, write_text
 
 NO_PROCESS = 2**22 + 1  # above the largest number that Linux gives
@@ -55,7 +55,7 @@ def test_a_folder_is_replaced_whole_and_nothing_else_is_left(tmp_path, exchange,
     path = folder_with(tmp_path / "data", "old")
     overwrite(path)
     assert (path / "file").read_text() == "new" and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(FileExistsError), replacing_folder(path, overwrite=False) as temporary:
+    with pytest.raises(AlreadyThere), replacing_folder(path, overwrite=False) as temporary:
         (temporary / "file").write_text("newer")
     assert (path / "file").read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
@@ -163,6 +163,8 @@ def test_a_long_name_is_written_and_a_too_long_one_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [long]
     with pytest.raises(NotWritten, match="could not be written: file name too long"):
         write_text(tmp_path / ("a" * 256), "x")
+    with pytest.raises(NotWritten, match="could not be written: (file exists|not a directory)"):
+        write_text(tmp_path / long / "x", "x")
 
 
 # place below the folder `x`, which has the file `f` -> why nothing can be written there

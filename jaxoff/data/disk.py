@@ -36,7 +36,7 @@ from jaxoff.data.vault import (
     structure,
     write_vault,
 )
-from jaxoff.errors import InvalidDataset, InvalidSetting
+from jaxoff.errors import AlreadyThere, InvalidDataset, InvalidSetting
 from jaxoff.names import Task, UnknownName
 from jaxoff.types import EnvSpec, Episodes
 
@@ -87,7 +87,7 @@ def save(
 def check_target(path: str | Path, overwrite: bool) -> None:
     """Raise an error unless a dataset can be written at `path`.
 
-    These are FileExistsError, where something is there that may not be replaced: without overwrite
+    These are AlreadyThere, where something is there that may not be replaced: without overwrite
     anything, with overwrite what is no dataset; and NotWritten, where nothing can be written.
     """
     path = _place(path)
@@ -95,11 +95,11 @@ def check_target(path: str | Path, overwrite: bool) -> None:
     files.recover(path)
     if path.exists():
         if not overwrite:
-            raise FileExistsError(
+            raise AlreadyThere(
                 f"{path}: expected no dataset there, found one; pass --overwrite (overwrite=True)"
             )
         if not (path / "metadata.json").is_file() and not _is_empty(path):
-            raise FileExistsError(
+            raise AlreadyThere(
                 f"{path}: expected a dataset to replace, found something else; remove it, or "
                 "choose another place"
             )
