@@ -10,7 +10,7 @@ import os
 import pytest
 
 from jaxoff import cli, registry
-from jaxoff.data import disk, pool_recipes, recipes
+from jaxoff.data import disk, pool_recipes, pools, recipes
 from jaxoff.logs import Progress, making
 from jaxoff.names import DataOptions, Family
 from tests.test_pools import pool_of
@@ -130,6 +130,13 @@ def test_every_data_command_takes_folders_of_any_name(name, tmp_path, monkeypatc
     for ending in ("csv", "png", "svg"):
         assert (tmp_path / name / "credit.5" / f"both-{name}-credit.{ending}").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["both", name])
+
+
+def test_a_pool_may_be_in_a_folder_of_any_name(tmp_path):
+    folder = tmp_path / "50%[r m]+50%[m*3]" / "~ a#b?c|d \u00e9 $a$"
+    pools.save(folder / "toy" / "clock.npz", pool_of(CLOCK.spec))
+    file = pools.path_of("toy/clock", folder)
+    assert len(pools.load(file, CLOCK.spec).members) == 4
 
 
 # ------------------------------------------------------------------------------------- progress
