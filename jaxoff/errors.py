@@ -29,6 +29,14 @@ class InvalidDataset(JaxoffError, ValueError):
     """A dataset on disk is missing, damaged or of another form; the message names the file."""
 
 
+class NotWritten(JaxoffError, OSError):
+    """A file or folder that could not be written: the disk is full, or something is in the way."""
+
+
+class AlreadyThere(JaxoffError, FileExistsError):
+    """Something is at the path that is to be written, and it may not be replaced."""
+
+
 class BrokenResult(JaxoffError, ValueError):
     """A file of a results folder that is missing or damaged; the message names it."""
 

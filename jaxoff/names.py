@@ -77,8 +77,9 @@ class Family(NamedTuple):
     tasks(): every named task string. env(task) -> Env. data(task, options) -> Episodes. pattern:
     describes further task strings that are accepted, if any. spec(task): the environment's
     specification, given where the environment takes long to build. sizes(task): the environment's
-    sizes, without importing a simulator. env, data, spec and sizes raise UnknownName for a scenario
-    or quality that does not exist.
+    sizes, without importing a simulator. packages: names of the simulator's packages, whose
+    versions datasets record. env, data, spec and sizes raise UnknownName for a scenario or quality
+    that does not exist.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Family(NamedTuple):
     pattern: str = ""
     spec: Callable[[Task], EnvSpec] | None = None
     sizes: Callable[[Task], Sizes] | None = None
+    packages: tuple[str, ...] = ()
 
 
 class DataOptions(NamedTuple):

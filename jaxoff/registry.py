@@ -180,7 +180,13 @@ def sizes(task: str | Task) -> Sizes:
 
 
 def make_data(task: str | Task, options: DataOptions = DataOptions()) -> Episodes:  # noqa: B008 (immutable)
-    """The episodes of a task: from its recipe, or read from public data."""
+    """The episodes of a task: from its recipe, or read from public data.
+
+    `options.progress` is called with the number of all episodes at the end, if not before.
+    """
     check_number("seed", options.seed)
     parsed = Task.parse(task) if isinstance(task, str) else task
-    return family_of(parsed).data(parsed, options)
+    made = family_of(parsed).data(parsed, options)
+    if options.progress:
+        options.progress(len(made.filled), len(made.filled))
+    return made

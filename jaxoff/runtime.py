@@ -94,12 +94,16 @@ def git_commit() -> str:
     return commit + ("-dirty" if dirty else "")
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
-    return {
-        name: metadata.version(name)
-        for name in ("jaxoff", "jax", "jaxlib", "flax", "optax", "distrax", "jaxmarl", "flashbax")
-    }
+_PACKAGES = ("jaxoff", "jax", "jaxlib", "flax", "optax", "distrax", "jaxmarl", "flashbax")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of the named packages; by default of those that results depend on."""
+    found = {}
+    for name in packages or _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 @contextlib.contextmanager

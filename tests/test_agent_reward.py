@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxoff.batches import flatten
-from jaxoff.data import disk
+from jaxoff.data import disk, vault
 from jaxoff.data.dataset import InvalidEpisodes, estimate_bytes, place, validate
 from jaxoff.data.episodes import concatenate, cut, take, trim
 from tests.reference.toy_episodes import toy_episodes, toy_spec
@@ -88,7 +88,7 @@ def test_the_disk_keeps_it(tmp_path, discrete):
     path, episodes = tmp_path / "toy.vlt" / "apart", paid_apart(discrete)
     disk.save(path, episodes, toy_spec(discrete), {})
     equal(disk.load(path)[0], episodes)
-    rewards = disk._read(path, "rewards.", 9)
+    rewards = vault.read_array(path, "rewards.", 9)
     assert rewards.shape == (1, 9, 2)  # (1, M, N), as others read it
     np.testing.assert_array_equal(rewards[0], episodes.agent_reward[episodes.filled])
 
@@ -96,7 +96,7 @@ def test_the_disk_keeps_it(tmp_path, discrete):
 def test_a_shared_reward_comes_back_from_disk_as_none(tmp_path):
     disk.save(tmp_path / "toy.vlt" / "shared", toy_episodes(), toy_spec(), {})
     assert disk.load(tmp_path / "toy.vlt" / "shared")[0].agent_reward is None
-    assert (disk._read(tmp_path / "toy.vlt" / "shared", "rewards.", 9)[0].std(-1) == 0).all()
+    assert (vault.read_array(tmp_path / "toy.vlt" / "shared", "rewards.", 9)[0].std(-1) == 0).all()
 
 
 @pytest.mark.parametrize("apart", [True, False])
@@ -115,7 +115,7 @@ def test_a_vault_of_another_writer_has_their_mean_and_where_they_differ_each(tmp
         "truncations": np.zeros((1, 3, 2), np.float32),
         "infos": {"state": np.zeros((1, 3, 3), np.float32)},
     }
-    disk._write_vault(tmp_path / "other.vlt" / "x", tree, {})
+    vault.write_vault(tmp_path / "other.vlt" / "x", tree, {})
     found = disk.load(tmp_path / "other.vlt" / "x")[0]
     if apart:
         np.testing.assert_array_equal(found.reward, [[2, 3], [5, 0]])  # (1 + 3) / 2, (2 + 4) / 2; 5

@@ -436,9 +436,9 @@ def test_play_says_where_there_is_no_picture(job):
 def test_a_bad_input_ends_with_status_2_and_one_line_that_names_it(args, message, capsys, tmp_path):
     with pytest.raises(SystemExit) as stop:
         cli.main(args.split())
-    error = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert error.startswith("jaxoff: error: ") and error.count("\n") == 1 and message in error
+    *progress, error = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and all("%)" in line for line in progress)
+    assert error.startswith("jaxoff: error: ") and message in error
     assert not list(tmp_path.rglob("config.json"))
 
 

@@ -32,10 +32,12 @@ KINDS = {
     InvalidPool: ValueError,
     InvalidPrey: ValueError,
     UnknownName: ValueError,
+    errors.AlreadyThere: FileExistsError,
     errors.BrokenResult: ValueError,
     errors.InvalidFile: ValueError,
     errors.InvalidSetting: ValueError,
     errors.MissingProgram: RuntimeError,
+    errors.NotWritten: OSError,
     errors.WrongType: TypeError,
 }
 
@@ -89,6 +91,9 @@ def test_debug_keeps_every_traceback(failing):
         main(["--debug", *COMMAND])
 
 
+NO_POOL = ("nosuch/3m", "grid/bridge", "matrix/xor", "maze/umaze", "smax", "smax/3m/medium")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -102,8 +107,15 @@ def test_debug_keeps_every_traceback(failing):
         ("data make matrix/xor/b --seed -1 --out x", "field 'seed': expected 0 to"),
         ("data make matrix/xor/b --episodes 0 --out x", "episodes: expected at least 2, found 0"),
         ("data split poly/sign/uniform --seed -1 --out x", "field 'seed': expected 0 to"),
+        ("data split poly/sign/uniform --share 1 --out x", "field 'share': expected a number"),
+        ("data subsample poly/sign/uniform --steps 0 --out x", "field 'steps': expected at least"),
         ("data credit poly/sign/uniform --steps 0", "field 'steps': expected at least 1, found 0"),
-        ("data pool nosuch/3m", "unknown family with scenarios 'nosuch'"),
+        *(
+            (f"data pool {name}", "families mpe, smax, smax-x, mamujoco, mabrax")
+            for name in NO_POOL
+        ),
+        ("data pool smax/3mm", "unknown scenario of smax '3mm'; nearest: 3m"),
+        ("data prey spread --out x.npz", "unknown world 'spread'; known: tag, world"),
         ("data prey tag --rounds 0 --out x.npz", "field 'rounds': expected at least 1, found 0"),
     ],
 )

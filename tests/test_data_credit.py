@@ -112,7 +112,7 @@ def test_settings_out_of_range_are_refused(change, message):
 
 
 def test_the_command_reads_a_dataset_folder(tmp_path, capsys):
-    from jaxoff.cli.data import data_credit
+    from jaxoff.cli.look import data_credit
 
     disk.save(
         tmp_path / "data",

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxoff
 from jaxoff.data import dataset as data
+from jaxoff.names import DataOptions
 from jaxoff.types import Transition
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
@@ -194,11 +196,11 @@ BROKEN = {
     "infinite reward": (changed("reward", (2, 4), np.inf), "'reward': expected finite"),
     "action too large": (
         changed("actions", (0, 0, 1), 3),
-        r"'actions': expected 0\.\.2, found \d\.\.3",
+        r"'actions': expected 0\.\.2, found 1 that are not, the first 3 at \[0, 0, 1\]",
     ),
     "negative action": (
         changed("actions", (0, 0, 1), -1),
-        r"'actions': expected 0\.\.2, found -1\.\.",
+        r"'actions': expected 0\.\.2, found 1 that are not, the first -1 at \[0, 0, 1\]",
     ),
     "nothing to do beyond": (
         changed("avail", (2, 5, 1), 0)._replace(terminated=np.zeros((3, 5), bool)),
@@ -218,3 +220,94 @@ def test_invalid_episodes_are_refused_by_field(case):
 def test_numbers_in_padding_do_not_matter():
     data.validate(changed("obs", (1, 4), np.nan)._replace(), toy_spec())
     data.validate(changed("actions", (1, 3), 9), toy_spec())
+    kept = data.place(changed("obs", (1, 2), np.nan)._replace(), toy_spec())
+    assert np.isfinite(kept.rows["float32"]).all()
+
+
+def wide(name, index, value, dtype):
+    """A field of toy episodes in another type, with one number changed in it."""
+    field = np.asarray(getattr(toy_episodes(), name)).astype(dtype)
+    field[index] = value
+    return field
+
+
+# field, index, number, its type -> what is expected instead
+UNSTORABLE = [
+    ("actions", (2, 1, 0), 0.5, float, "whole numbers of 32 bits"),
+    ("actions", (2, 1, 0), 2.0**40, float, "whole numbers of 32 bits"),
+    ("obs", (0, 1, 1, 2), 1e300, float, "numbers of at most 3.40282e+38"),
+    ("state", (0, 1, 2), -1e39, float, "numbers of at most 3.40282e+38"),
+    ("reward", (2, 0), 1e39, float, "numbers of at most 3.40282e+38"),
+    ("avail", (0, 0, 1, 2), 0.5, float, "0 or 1"),
+    ("avail", (0, 0, 1, 2), -1.0, int, "0 or 1"),
+    ("terminated", (0, 2), 0.5, float, "0 or 1"),
+    ("filled", (0, 1), 2, int, "0 or 1"),
+    ("behaviour_level", (0, 1), 0.5, float, "whole numbers"),
+]
+
+
+@pytest.mark.parametrize(("name", "index", "value", "dtype", "expected"), UNSTORABLE)
+def test_a_number_that_its_storage_type_changes_is_refused(name, index, value, dtype, expected):
+    episodes = toy_episodes()._replace(**{name: wide(name, index, value, dtype)})
+    found = f"found 1 that are not, the first {value!r} at {list(index)}"
+    with pytest.raises(data.InvalidEpisodes) as error:
+        data.place(episodes, toy_spec(), source="here")
+    text = str(error.value)
+    assert text.startswith(f"here: field '{name}': expected {expected}") and text.endswith(found)
+
+
+@pytest.mark.parametrize("name", ["obs", "reward", "avail", "actions", "filled"])
+@pytest.mark.parametrize("dtype", [complex, object, "U8", "M8[s]"])
+def test_what_is_no_real_number_is_refused(name, dtype):
+    value = np.asarray(getattr(toy_episodes(), name)).astype(int).astype(dtype)
+    with pytest.raises(data.InvalidEpisodes, match=f"'{name}': expected real numbers, found the"):
+        data.validate(toy_episodes()._replace(**{name: value}), toy_spec())
+
+
+def test_continuous_actions_may_be_a_few_bounds_large_and_not_a_million():
+    episodes = toy_episodes(discrete=False)
+    actions = episodes.actions.copy()
+    actions[0, 0, 1, 2] = 20.0  # unclipped samples, as published data have them
+    data.validate(episodes._replace(actions=actions), toy_spec(False))
+    actions[0, 0, 1, 2] = -1e6
+    with pytest.raises(
+        data.InvalidEpisodes,
+        match=r"'actions': expected numbers in \[-100, 100\], .*the first -1000000.0 at",
+    ):
+        data.validate(episodes._replace(actions=actions), toy_spec(False))
+
+
+def test_observations_that_only_bfloat16_makes_infinite_are_refused_for_it():
+    episodes = changed("obs", (0, 1, 1, 2), np.float32(3.4e38))
+    data.place(episodes, toy_spec())
+    with pytest.raises(data.InvalidEpisodes, match=r"'obs': expected numbers of at most 3\.38953e"):
+        data.place(episodes, toy_spec(), obs_dtype="bfloat16")
+    largest = changed("obs", (0, 1, 1, 2), np.float32(3.3895e38))
+    rows = data.place(largest, toy_spec(), obs_dtype="bfloat16").rows["bfloat16"]
+    assert jnp.isfinite(rows).all()
+
+
+def test_training_refuses_data_before_it_makes_a_folder(tmp_path):
+    made = jaxoff.make_data("matrix/xor/c", DataOptions(episodes=30))
+    actions = made.actions.astype(float)
+    actions[4, 0, 1] = 0.5
+    spec = jaxoff.TrainSpec("bc", "matrix/xor/c", steps=2)
+    with pytest.raises(
+        data.InvalidEpisodes,
+        match=r"^matrix/xor/c: field 'actions': expected whole .* the first 0\.5 at \[4, 0, 1\]$",
+    ):
+        jaxoff.train(spec, tmp_path / "job", data=made._replace(actions=actions))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_valid_comes_back_in_storage_types_and_uncopied():
+    episodes = toy_episodes()
+    same = data.validate(episodes, toy_spec())
+    for name, value in episodes._asdict().items():
+        assert value is None or np.shares_memory(value, getattr(same, name)), name
+    other = episodes._replace(
+        actions=episodes.actions.astype(float), filled=episodes.filled.astype(np.int8)
+    )
+    cast = data.validate(other, toy_spec())
+    assert (cast.actions.dtype, cast.filled.dtype) == (np.int32, bool)
+    np.testing.assert_array_equal(cast.actions, episodes.actions)

@@ -521,7 +521,6 @@ def test_every_task_has_a_specification_and_a_whole_row():
 def test_sources_do_not_clash_with_the_built_in_families():
     from jaxoff.data.families import BUILT_IN
 
-    keys = [(f.source, f.name) for f in public.PUBLIC]
-    ours = [(f.source, f.name) for f in BUILT_IN if f not in public.PUBLIC]
-    assert len(set(keys)) == len(keys) and not set(keys) & set(ours)
+    keys = [(f.source, f.name) for f in BUILT_IN]
+    assert len(set(keys)) == len(keys) and {(f.source, f.name) for f in public.PUBLIC} < set(keys)
     assert Task.parse("d4rl:maze2d/umaze/v1").source == "d4rl"

@@ -1,14 +1,15 @@
-"""The commands `jaxoff data ...`, except those that make datasets out of datasets."""
+"""The commands `jaxoff data` list, make, fetch, pool and prey, and what all data commands share."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json as json_module
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
-from rich.bar import Bar
 from rich.box import SIMPLE
 from rich.table import Column, Table
 
@@ -17,8 +18,6 @@ from jaxoff.cli.common import Many, console, pairs
 from jaxoff.names import DataOptions, Task, UnknownName
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from jaxoff.types import EnvSpec, Episodes
 
 data_app = tyro.extras.SubcommandApp()
@@ -118,23 +117,16 @@ def data_make(
 
     runtime.setup()
     from jaxoff.data import disk
-    from jaxoff.logs import Progress
-    from jaxoff.logs.base import Record
 
     begin = time.perf_counter()
     parsed = Task.parse(task)
-    env = registry.make_env(parsed)
+    registry.sizes(parsed)  # refuses a task that does not exist
     folder = out / f"{parsed.slug}.vlt" / f"seed-{seed}"
-    vacant(folder, overwrite)
-    bar = Progress(task, unit="episodes")
-    options = options_of(data_dir, pools, episodes, seed)._replace(
-        progress=lambda done, total: bar.record(Record("", 0, done, total, []))
-    )
-    bar.start({})
-    try:
+    disk.check_target(folder, overwrite)
+    env = registry.make_env(parsed)
+    with shown(task) as progress:
+        options = options_of(data_dir, pools, episodes, seed)._replace(progress=progress)
         made = registry.make_data(parsed, options)
-    finally:
-        bar.finish({})
     info = {
         "env": f"{parsed.family}/{parsed.scenario}",
         "scenario": parsed.scenario,
@@ -147,6 +139,20 @@ def data_make(
     seconds = time.perf_counter() - begin
     console.print(f"{len(made.filled)} episodes, {int(made.filled.sum()):,} steps, {seconds:.1f} s")
     console.print(f"dataset: {folder}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def shown(title: str, unit: str = "episodes") -> Iterator[Callable[..., None]]:
+    """A progress bar. It gives a function of the number done, the number of all, and a text."""
+    from jaxoff.logs import Progress
+    from jaxoff.logs.base import Record
+
+    bar = Progress(title, unit=unit)
+    bar.start({})
+    try:
+        yield lambda done, total, text="": bar.record(Record(text, 0, done, total, []))
+    finally:
+        bar.finish({})
 
 
 def options_of(
@@ -218,10 +224,15 @@ def data_pool(
         out: folder for pools; this one is written to OUT/FAMILY/SCENARIO.npz, and `jaxoff data make
             --pools OUT` uses it.
     """
-    runtime.setup()
-    from jaxoff.data import pools
+    from jaxoff.data import pools, worlds
+    from jaxoff.files import check_writable_file
     from jaxoff.logs import Progress
     from jaxoff.logs.base import Record
+
+    worlds.check_pooled(task)
+    path = out / f"{task}.npz"
+    check_writable_file(path)
+    runtime.setup()
     from jaxoff.training.pool import train_pool
 
     bar = Progress(f"mappo {task}", unit="steps")
@@ -231,17 +242,17 @@ def data_pool(
         bar.record(Record("pool", 0, snapshot.env_steps, total, [row]))
 
     bar.start({})
-    pool = train_pool(
-        task, out / f"{task}.npz", seed=seed, overrides=pairs(set, "--set"), tell=tell
-    )
-    bar.finish({})
+    try:
+        pool = train_pool(task, path, seed=seed, overrides=pairs(set, "--set"), tell=tell)
+    finally:
+        bar.finish({})
     console.print(_pool_table(pool))
     console.print(f"pool: {pools.path_of(task, out)}", soft_wrap=True)
 
 
 @data_app.command(name="prey")
 def data_prey(
-    world: tyro.conf.Positional[Literal["tag", "world"]],
+    world: tyro.conf.Positional[str],
     /,
     out: Path,
     seed: int = 0,
@@ -250,12 +261,15 @@ def data_prey(
     """Train a prey for mpe/tag or mpe/world, in the same way as the shipped ones.
 
     Args:
-        world: tag or world.
+        world: tag or world; no other world has a prey that is trained.
         out: the file to write, .npz.
         seed: seed of the training.
         rounds: number of rounds; each trains predators against the prey, and then a new prey
             against these predators.
     """
+    from jaxoff.files import check_writable_file
+
+    check_writable_file(out)
     runtime.setup()
     from jaxoff.training.prey import train_prey
 
@@ -288,192 +302,6 @@ def _pool_table(pool: Any) -> Table:
     return table
 
 
-@data_app.command(name="inspect")
-def data_inspect(
-    task: tyro.conf.Positional[str],
-    /,
-    data: Path | None = None,
-    episodes: int | None = None,
-    seed: int = 0,
-    data_dir: Path | None = None,
-    pools: Path | None = None,
-    out: Path = Path("results/data"),
-) -> None:
-    """What is in a dataset: returns, wins, lengths, coverage, copies, behaviour, actions; as a
-    table and a picture.
-
-    Args:
-        task: [source:]family/scenario/quality, or a dataset folder.
-        data: a dataset folder written by `jaxoff data make`, used instead of the task's own data.
-        episodes: number of episodes in the dataset, for a task with a recipe.
-        seed: random seed of the dataset, for a task with a recipe.
-        data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, searched before the pools that come with the library.
-        out: folder for the pictures, .png and .svg.
-    """
-    runtime.setup()
-    from jaxoff.data import inspect
-    from jaxoff.data.episodes import returns_of
-
-    found = find_data(task, options_of(data_dir, pools, episodes, seed), data)
-    table = Table("", task)
-    for name, value in inspect.describe(found.episodes, found.spec, found.won).items():
-        table.add_row(name.replace("_", " "), _short(name, value))
-    console.print(table)
-    console.print(_histogram(returns_of(found.episodes)))
-    for path in inspect.plot(found.episodes, found.spec, out / f"{found.slug}.png"):
-        console.print(f"picture: {path}", soft_wrap=True)
-
-
-@data_app.command(name="credit")
-def data_credit(
-    task: tyro.conf.Positional[str],
-    /,
-    data: Path | None = None,
-    episodes: int | None = None,
-    seed: int = 0,
-    steps: int = 20000,
-    lr: float = 1e-4,
-    members: int = 5,
-    held_out: float = 0.1,
-    trim: float = 0.0,
-    one_type: bool = False,
-    data_dir: Path | None = None,
-    pools: Path | None = None,
-    out: Path = Path("results/data"),
-) -> None:
-    """Who in the team was good: decompose the team reward into a reward for each agent, and judge
-    the trajectory of every agent in every episode by it.
-
-    Args:
-        task: [source:]family/scenario/quality, or a dataset folder.
-        data: a dataset folder written by `jaxoff data make`, used instead of the task's own data.
-        episodes: number of episodes in the dataset, for a task with a recipe.
-        seed: random seed of the fit, and of the dataset for a task with a recipe.
-        steps: number of updates of the fit.
-        lr: learning rate of the fit.
-        members: number of models in the ensemble; their disagreement is the uncertainty.
-        held_out: fraction of the episodes that is held out of the fit.
-        trim: fraction of the priorities of each agent type that is clipped at each tail, before
-            priorities are rescaled and become sampling probabilities.
-        one_type: compare all agents with each other, instead of only agents of the same type.
-        data_dir: folder of public datasets, for a task with a source.
-        pools: folder of policy pools, searched before the pools that come with the library.
-        out: folder for the files TASK-credit.csv, .png and .svg.
-    """
-    runtime.setup()
-    from jaxoff.learners import credit
-    from jaxoff.logs import Progress
-    from jaxoff.logs.base import Record
-    from jaxoff.report import credit as report
-
-    whole = find_data(task, options_of(data_dir, pools, episodes, seed), data)
-    settings = credit.Settings(
-        steps=steps, lr=lr, members=members, held_out=held_out, priority_trim=trim
-    )
-    bar = Progress(f"credit {task}", unit="updates")
-
-    def tell(done: int, total: int, metrics: dict[str, float]) -> None:
-        bar.record(Record(f"R² {metrics['r2']:.3f}", 0, done * steps // total, steps, []))
-
-    bar.start({})
-    try:
-        found = credit.judge(
-            whole.episodes, whole.spec, settings, seed=seed, one_type=one_type, progress=tell
-        )
-    finally:
-        bar.finish({})
-    _print_credit(found, whole.episodes, task)
-    stem = out / f"{whole.slug}-credit"
-    report.write_trajectories(found, whole.episodes, stem.with_name(f"{stem.name}.csv"))
-    for path in [stem.with_name(f"{stem.name}.csv"), *report.draw(found, stem, title=task)]:
-        console.print(f"written: {path}", soft_wrap=True)
-
-
-def _print_credit(found: Any, episodes: Episodes, title: str) -> None:
-    """Print what `learners.credit.judge` found: a line per agent, and the resulting draws."""
-    import numpy as np
-
-    from jaxoff.learners import credit
-
-    table = Table(
-        "agent",
-        "type",
-        "own reward a step",
-        "rank in type",
-        "members agree",
-        "priority",
-        "share of draws",
-        "of data",
-        title=title,
-    )
-    for row in credit.by_agent(found):
-        reward = f"{row.reward:.4g} ± {row.reward_std:.2g}"
-        shares = f"{row.drawn:.1%}", f"{row.data:.1%}"
-        table.add_row(
-            str(row.agent),
-            str(row.type),
-            reward,
-            str(row.rank),
-            f"{row.agreement:.0%}",
-            f"{row.priority:.4g}",
-            *shares,
-        )
-    console.print(table)
-    for level in credit.by_level(found, np.asarray(episodes.behaviour_level)):
-        shares_of = (
-            f"{level['data']:.1%} of the trajectories, {level['drawn']:.1%} of the draws, "
-            f"priority {level['priority']:.4g}"
-        )
-        console.print(
-            f"type {level['type']:.0f}, behaviour level {level['level']:.0f}: {shares_of}",
-            highlight=False,
-        )
-    for kind, few, count in credit.effective_draws(found):
-        console.print(
-            f"type {kind}: draws fall on about {few:.0f} of {count:,} trajectories", highlight=False
-        )
-    console.print(
-        f"R² of the team's reward: {found.r2:.3f}; on {int(found.held_out.sum())} held-out "
-        f"episodes {found.r2_held_out:.3f}"
-    )
-
-
-def _short(name: str, value: Any) -> str:
-    if name == "behaviour_levels":
-        return "\n".join(
-            f"agent {agent}: "
-            + ", ".join(
-                f"{'unknown' if k < 0 else k} {v / sum(level.values()):.1%}"
-                for k, v in level.items()
-            )
-            for agent, level in enumerate(value)
-        )
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):  # one line per agent
-        return "\n".join(
-            ", ".join(f"{item:,}" if isinstance(item, int) else f"{item:.3g}" for item in agent)
-            for agent in value
-        )
-    return f"{value:,}"
-
-
-def _histogram(values: np.ndarray, bins: int = 12) -> Table:
-    """Counts of values as bars of block characters."""
-    import numpy as np
-
-    counts, edges = np.histogram(
-        np.round(values, 6), bins=bins if np.ptp(np.round(values, 6)) > 0 else 1
-    )
-    table = Table(Column("return", justify="right"), "", Column("episodes", justify="right"))
-    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-        table.add_row(
-            f"{low:.4g} to {high:.4g}", Bar(counts.max(), 0, count, width=40), f"{count:,}"
-        )
-    return table
-
-
 class Found(NamedTuple):
     """A dataset that was found by its name."""
 
@@ -491,7 +319,9 @@ def find_data(text: str, options: DataOptions, data: Path | None = None) -> Foun
     """
     runtime.setup()
     from jaxoff.data import disk, edit
+    from jaxoff.files import recover
 
+    recover(Path(text))
     if data is None and Path(text).is_dir():
         folder = Path(text).absolute()
         episodes, metadata = disk.load(folder)
@@ -517,7 +347,11 @@ def find_data(text: str, options: DataOptions, data: Path | None = None) -> Foun
         env = registry.make_env(task)
     except UnknownName as error:
         raise UnknownName(f"{text}: no dataset folder is there, and as a task: {error}") from None
-    episodes = registry.make_data(task, options) if data is None else disk.load(data)[0]
+    if data is None:
+        with shown(text) as progress:
+            episodes = registry.make_data(task, options._replace(progress=progress))
+    else:
+        episodes = disk.load(data)[0]
     pool = (
         _pool_info(task, env.spec, None if options.pools is None else Path(options.pools))
         if data is None
@@ -531,9 +365,3 @@ def find_data(text: str, options: DataOptions, data: Path | None = None) -> Foun
         **pool,
     }
     return Found(episodes, env.spec, task.slug, getattr(env, "won", None), origin)
-
-
-def vacant(folder: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if a dataset is already at `folder` and overwrite is not set."""
-    if folder.exists() and not overwrite:
-        raise FileExistsError(f"{folder}: expected no dataset there, found one; pass --overwrite")

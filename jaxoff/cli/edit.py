@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from jaxoff.cli.common import console
-from jaxoff.cli.data import Found, data_app, find_data, options_of, vacant
+from jaxoff.cli.data import Found, data_app, find_data, options_of
 from jaxoff.errors import InvalidSetting
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ def data_combine(
         pools: folder of policy pools, searched before the pools that come with the library.
         overwrite: replace a dataset that is already there.
     """
-    from jaxoff.data import edit
+    from jaxoff.data import disk, edit
 
-    vacant(out, overwrite)
+    disk.check_target(out, overwrite)
     parts = [find_data(text, options_of(data_dir, pools)) for text in datasets]
     names: dict[str, str] = {
         part.spec.name.rpartition(":")[2]: text
@@ -103,9 +103,10 @@ def data_subsample(
         pools: folder of policy pools, searched before the pools that come with the library.
         overwrite: replace a dataset that is already there.
     """
-    from jaxoff.data import edit
+    from jaxoff.data import disk, edit
 
-    vacant(out, overwrite)
+    edit.check_part(seed, episodes, steps)
+    disk.check_target(out, overwrite)
     whole = find_data(dataset, options_of(data_dir, pools))
     made = edit.subsample(whole.episodes, seed, episodes, steps)
     how = {"command": "subsample", "episodes": episodes, "steps": steps, "seed": seed}
@@ -136,11 +137,12 @@ def data_split(
         pools: folder of policy pools, searched before the pools that come with the library.
         overwrite: replace datasets that are already there.
     """
-    from jaxoff.data import edit
+    from jaxoff.data import disk, edit
 
+    edit.check_split(share, seed)
     names = ("train", "validation")
     for name in names:
-        vacant(out / name, overwrite)
+        disk.check_target(out / name, overwrite)
     whole = find_data(dataset, options_of(data_dir, pools))
     for name, part in zip(names, edit.split(whole.episodes, share, seed), strict=True):
         how = {"command": "split", "share": share, "seed": seed, "part": name}

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from jaxoff import runtime
 from jaxoff.cli import edit as _edit  # noqa: F401  registers its commands
+from jaxoff.cli import look as _look  # noqa: F401  registers its commands
 from jaxoff.cli.common import console
 from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings

@@ -18,7 +18,9 @@ from flax import struct
 from jax import lax
 
 from jaxoff import runtime
-from jaxoff.errors import InvalidEpisodes, JaxoffError
+from jaxoff.data.checks import validate
+from jaxoff.errors import InvalidEpisodes as InvalidEpisodes
+from jaxoff.errors import JaxoffError
 from jaxoff.types import Array, EnvSpec, Episodes, Transition
 
 _WIDE = ("obs", "state")  # fields that may be stored in fewer bits
@@ -143,125 +145,6 @@ class Dataset:
         return fields
 
 
-def validate(episodes: Episodes, spec: EnvSpec, source: str = "episodes") -> None:
-    """Raise InvalidEpisodes, naming field, expected and found, where episodes break the contract.
-
-    These rules are checked: shapes agree with the spec; `filled` marks a prefix of at least one
-    step; end flags are only on the last step, and never both; actions are in range and available;
-    every agent has an available action after an end that is not terminal; every number is finite.
-    """
-    _check_shapes(episodes, spec, source)
-    filled = np.asarray(episodes.filled, bool)
-    lengths = filled.sum(1)
-    if not (filled == (np.arange(filled.shape[1]) < lengths[:, None])).all() or (lengths < 1).any():
-        raise InvalidEpisodes(
-            f"{source}: field 'filled': expected ones, then zeros, and at least one step, "
-            "in every episode"
-        )
-    _check_ends(episodes, lengths, source)
-    _check_numbers(episodes, filled, lengths, source)
-    if spec.discrete:
-        _check_actions(episodes, spec, filled, lengths, source)
-
-
-def _check_shapes(episodes: Episodes, spec: EnvSpec, source: str) -> None:
-    """Refuse a field whose shape is not that of the spec, and a dataset without episodes."""
-    if episodes.filled.ndim != 2:
-        raise InvalidEpisodes(
-            f"{source}: field 'filled': expected shape (E, T), found {tuple(episodes.filled.shape)}"
-        )
-    count, steps = episodes.filled.shape
-    n, a = spec.num_agents, spec.action_size
-    expected = {
-        "obs": (count, steps + 1, n, spec.obs_size),
-        "state": (count, steps + 1, spec.state_size),
-        "avail": (count, steps + 1, n, a),
-        "actions": (count, steps, *spec.action_shape),
-        "reward": (count, steps),
-        "terminated": (count, steps),
-        "truncated": (count, steps),
-        "filled": (count, steps),
-        "behaviour_level": (count, n),
-    }
-    if episodes.agent_reward is not None:
-        expected["agent_reward"] = (count, steps, n)
-    for name, shape in expected.items():
-        found = tuple(getattr(episodes, name).shape)
-        if found != shape:
-            raise InvalidEpisodes(
-                f"{source}: field '{name}': expected shape {shape}, found {found}"
-            )
-    if count == 0:
-        raise InvalidEpisodes(
-            f"{source}: field 'filled': expected at least one episode, found none"
-        )
-
-
-def _check_ends(episodes: Episodes, lengths: np.ndarray, source: str) -> None:
-    """Refuse an end flag before an episode's last step, and an end with both flags."""
-    last = np.arange(episodes.filled.shape[1]) == lengths[:, None] - 1
-    ends = {name: np.asarray(getattr(episodes, name), bool) for name in ("terminated", "truncated")}
-    for name, flag in ends.items():
-        if (flag & ~last).any():
-            episode = int(np.argwhere(flag & ~last)[0][0])
-            raise InvalidEpisodes(
-                f"{source}: field '{name}': expected only on the last step, found earlier "
-                f"in episode {episode}"
-            )
-    if (ends["terminated"] & ends["truncated"]).any():
-        raise InvalidEpisodes(
-            f"{source}: fields 'terminated' and 'truncated': expected at most one of them, "
-            "found both"
-        )
-
-
-def _check_numbers(
-    episodes: Episodes, filled: np.ndarray, lengths: np.ndarray, source: str
-) -> None:
-    """Refuse numbers that are not finite, except in padding."""
-    seen = np.arange(filled.shape[1] + 1) <= lengths[:, None]  # includes the slot after the end
-    masks = dict.fromkeys(("obs", "state", "avail"), seen)
-    masks |= dict.fromkeys(("reward", "actions"), filled)
-    if episodes.agent_reward is not None:
-        masks["agent_reward"] = filled
-    for name, mask in masks.items():
-        values = np.asarray(getattr(episodes, name))[mask]
-        if not np.isfinite(values).all():
-            wrong = int((~np.isfinite(values)).sum())
-            raise InvalidEpisodes(
-                f"{source}: field '{name}': expected finite numbers, found {wrong} that are not"
-            )
-
-
-def _check_actions(
-    episodes: Episodes, spec: EnvSpec, filled: np.ndarray, lengths: np.ndarray, source: str
-) -> None:
-    """Refuse discrete actions that are out of range or unavailable.
-
-    Also refuse an agent without an available action after an end that is not terminal.
-    """
-    avail, taken = np.asarray(episodes.avail), np.asarray(episodes.actions)[filled]
-    if taken.min() < 0 or taken.max() >= spec.action_size:
-        raise InvalidEpisodes(
-            f"{source}: field 'actions': expected 0..{spec.action_size - 1}, found "
-            f"{taken.min()}..{taken.max()}"
-        )
-    allowed = np.take_along_axis(avail[:, :-1][filled], taken[..., None].astype(int), -1)
-    if (allowed == 0).any():
-        raise InvalidEpisodes(
-            f"{source}: field 'actions': expected available actions, found "
-            f"{int((allowed == 0).sum())} that are not"
-        )
-    after = avail[np.arange(len(lengths)), lengths].any(-1).all(-1)
-    beyond = after | np.asarray(episodes.terminated, bool)[np.arange(len(lengths)), lengths - 1]
-    if not beyond.all():
-        raise InvalidEpisodes(
-            f"{source}: field 'avail': expected an available action for every agent "
-            "after a last step that is not terminated, "
-            f"found none in episode {int(np.argmin(beyond))}"
-        )
-
-
 def _layout(
     spec: EnvSpec, obs_dtype: str, individual: bool
 ) -> tuple[tuple[tuple[str, str, int, tuple[int, ...]], ...], dict[str, int]]:
@@ -305,14 +188,14 @@ def place(
     sharding: Any = None,
     source: str = "episodes",
 ) -> Dataset:
-    """Check episodes and copy them to the device.
+    """Check episodes, as `checks.validate` does, and copy them to the device.
 
     obs_dtype: storage type of obs and state, "float32" or "bfloat16"; they are read as float32.
     limit_bytes: refuse a larger dataset; None stands for the device's free memory (CPU: no limit).
     sharding: a jax sharding for the arrays, for several devices; None is the default device.
     Raises InvalidEpisodes, or DatasetTooLarge with the numbers.
     """
-    validate(episodes, spec, source)
+    episodes = validate(episodes, spec, source, obs_dtype)
     needed = estimate_bytes(episodes, spec, obs_dtype)
     limit = runtime.free_bytes() if limit_bytes is None else limit_bytes
     if limit is not None and needed > limit:

@@ -15,29 +15,31 @@ every array.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
-import shutil
-import uuid
-from ast import literal_eval
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxoff import files, registry, runtime
+from jaxoff.data import metadata as own
 from jaxoff.data.dataset import validate
+from jaxoff.data.edit import spec_of
 from jaxoff.data.episodes import returns_of
 from jaxoff.data.foreign import read_foreign
-from jaxoff.errors import InvalidDataset
+from jaxoff.data.vault import (
+    flatten,
+    hashes_of,
+    read_metadata,
+    read_vault,
+    structure,
+    write_vault,
+)
+from jaxoff.errors import AlreadyThere, InvalidDataset, InvalidSetting
+from jaxoff.names import Task, UnknownName
 from jaxoff.types import EnvSpec, Episodes
 
-SCHEMA = 1
-_VAULT_VERSION = 1.2  # flashbax compares the integer part
-_TIME_LIMIT = 10**13  # the declared length of every array; `vault_index` has the true length
-_CHUNK_BYTES = 2**20
-_NEEDED = {"n_agents", "action_type", "num_actions", "steps", "sha256", "sha256_final"}
 _DONE = "terminals: the value beyond is zero; truncations: the clock ended the episode; never both"
 
 
@@ -55,45 +57,91 @@ def save(
     """Write episodes as the vault folder `path`, completely or not at all.
 
     info: JSON values for the metadata: env, scenario, recipe, seed, ... Padding is not written.
-    overwrite: replace what is at `path` already. Raises InvalidEpisodes, ValueError for an info key
-    that the format uses itself, and FileExistsError where `path` exists and overwrite is not set.
+    overwrite: replace the dataset that is at `path` already; there is one at every moment. Raises
+    InvalidEpisodes, InvalidSetting for an info key that the format uses itself, and what
+    `check_target` does.
     """
-    path = Path(path).absolute()
-    validate(episodes, spec, str(path))
+    path = _place(path)
+    check_target(path, overwrite)
+    episodes = validate(episodes, spec, str(path))
     main, final = _split(episodes, spec)
     ours = {
-        "jaxoff_schema": SCHEMA,
         "n_agents": spec.num_agents,
         "action_type": "discrete" if spec.discrete else "continuous",
         "num_actions": spec.action_size,
+        "action_bound": float(spec.action_bound),
         "horizon": spec.horizon,
         "steps": int(episodes.reward.shape[1]),
         "done_semantics": _DONE,
         "statistics": statistics(episodes),
-        "sha256": _hashes(main),
-        "sha256_final": _hashes(final),
+        "made_with": _made_with(spec),
+        "sha256": hashes_of(main),
+        "sha256_final": hashes_of(final),
     }
-    taken = set(info) & {*ours, "version", "structure_shape", "structure_dtype"}
+    metadata = own.seal(structure(main) | _checked_info(path, info, ours, spec) | ours)
+    with files.replacing_folder(path, overwrite) as temporary:
+        write_vault(temporary, main, metadata)
+        write_vault(temporary / "final", final, own.seal(structure(final)))
+
+
+def check_target(path: str | Path, overwrite: bool) -> None:
+    """Raise an error unless a dataset can be written at `path`.
+
+    These are AlreadyThere, where something is there that may not be replaced: without overwrite
+    anything, with overwrite what is no dataset; and NotWritten, where nothing can be written.
+    """
+    path = _place(path)
+    files.check_writable(path)
+    files.recover(path)
+    if path.exists():
+        if not overwrite:
+            raise AlreadyThere(
+                f"{path}: expected no dataset there, found one; pass --overwrite (overwrite=True)"
+            )
+        if not (path / "metadata.json").is_file() and not _is_empty(path):
+            raise AlreadyThere(
+                f"{path}: expected a dataset to replace, found something else; remove it, or "
+                "choose another place"
+            )
+
+
+def _place(path: str | Path) -> Path:
+    """The absolute path of a dataset, or of the folder that a link at `path` points to."""
+    path = Path(path).absolute()
+    return path.resolve() if os.path.islink(path) else path
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _checked_info(
+    path: Path, info: dict[str, Any], ours: dict[str, Any], spec: EnvSpec
+) -> dict[str, Any]:
+    """The user's fields of the metadata.
+
+    Raises InvalidSetting for one that the format uses itself, and for values that JSON has not.
+    """
+    taken = set(info) & {*ours, *own.RESERVED, "version", "structure_shape", "structure_dtype"}
     if taken:
-        raise ValueError(
+        raise InvalidSetting(
             f"{path}: field 'info': expected keys that the format does not use, found "
             f"{sorted(taken)}"
         )
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path}: expected no dataset there, found one; pass overwrite=True")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        _write_vault(temporary, main, {"env": spec.name, **info, **ours})
-        _write_vault(temporary / "final", final, {"jaxoff_schema": SCHEMA})
-        if path.exists():
-            old = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        json.dumps(files.plain(info), allow_nan=False)
+    except TypeError as error:
+        raise InvalidSetting(f"{path}: field 'info': expected values of JSON, {error}") from error
+    return {"env": spec.name, **info}
+
+
+def _made_with(spec: EnvSpec) -> dict[str, str]:
+    """jaxoff's commit, and the versions of what makes episodes of an environment."""
+    try:
+        packages = registry.family_of(Task.parse(f"{spec.name}/any")).packages
+    except UnknownName:  # an environment that is not registered
+        packages = ()
+    return runtime.versions("jaxoff", "jax", *packages) | {"commit": runtime.git_commit()}
 
 
 def statistics(episodes: Episodes) -> dict[str, float | int]:
@@ -151,243 +199,121 @@ def _split(episodes: Episodes, spec: EnvSpec) -> tuple[dict[str, Any], dict[str,
     return main, final
 
 
-def _write_vault(folder: Path, tree: dict[str, Any], metadata: dict[str, Any]) -> None:
-    leaves = _flatten(tree)
-    folder.mkdir(parents=True)
-    for name, value in leaves.items():
-        row = math.prod(value.shape[2:]) * value.itemsize
-        chunk = max(1, min(value.shape[1], _CHUNK_BYTES // row))
-        store = _open(
-            folder,
-            name + ".",
-            value.dtype,
-            (1, _TIME_LIMIT, *value.shape[2:]),
-            (1, chunk, *value.shape[2:]),
-        )
-        store[:, : value.shape[1]].write(value).result()
-    index = next(iter(leaves.values())).shape[1]
-    _open(folder, "vault_index", np.int32, (1,), (1,)).write(np.array([index], np.int32)).result()
-    structure = {
-        "version": _VAULT_VERSION,
-        "structure_shape": _map(lambda x: str(x.shape), tree),
-        "structure_dtype": _map(lambda x: x.dtype.name, tree),
-    }
-    (folder / "metadata.json").write_text(json.dumps({**structure, **metadata}, indent=1))
-
-
-def _open(folder: Path, name: str, dtype: Any = None, shape: Any = None, chunks: Any = None) -> Any:
-    """Open the array `name` of a vault; create it where a shape is given."""
-    import tensorstore
-
-    # a path and not a URL, since a folder may have any name
-    base = {"driver": "file", "path": f"{folder.resolve()}/"}
-    spec: dict[str, Any] = {
-        "driver": "zarr",
-        "kvstore": {"driver": "ocdbt", "base": base, "path": name},
-    }
-    if shape is None:
-        return tensorstore.open(spec, read=True).result()
-    spec["metadata"] = {"compressor": {"id": "gzip", "level": 5}, "chunks": list(chunks)}
-    return tensorstore.open(spec, dtype=np.dtype(dtype).name, shape=shape, create=True).result()
-
-
 # ------------------------------------------------------------------------------------------ reading
 
 
 def load(path: str | Path) -> tuple[Episodes, dict[str, Any]]:
     """Episodes and metadata of the vault folder `path`.
 
-    A vault that jaxoff wrote is read as it was saved, and every array is compared with its hash;
-    slots that are not filled are zero.
+    A vault that jaxoff wrote is read as it was saved; its metadata and every array are compared
+    with their hashes, and slots that are not filled are zero.
 
     Vaults of other writers are read by the rules of `foreign.read_foreign`.
 
-    Raises InvalidDataset or InvalidEpisodes naming the file or array.
+    Raises InvalidDataset naming the file or array, or InvalidEpisodes.
     """
     path = Path(path).absolute()
-    metadata = _metadata(path)
-    if "jaxoff_schema" not in metadata:
-        return read_foreign(path, _flatten(metadata["structure_shape"])), metadata
-    if metadata["jaxoff_schema"] != SCHEMA:
-        raise InvalidDataset(
-            f"{path / 'metadata.json'}: field 'jaxoff_schema': expected {SCHEMA}, found "
-            f"{metadata['jaxoff_schema']}"
-        )
-    missing = _NEEDED - set(metadata)
-    if missing:
-        raise InvalidDataset(
-            f"{path / 'metadata.json'}: expected the fields {sorted(_NEEDED)}, found no "
-            f"{sorted(missing)}"
-        )
-    main = _read_vault(path, metadata, metadata["sha256"])
-    final = _read_vault(path / "final", _metadata(path / "final"), metadata["sha256_final"])
-    return _join(main, final, metadata, path), metadata
+    files.recover(path)
+    metadata = read_metadata(path)
+    if own.is_foreign(metadata):
+        episodes = read_foreign(path, flatten(metadata["structure_shape"]))
+    else:
+        own.check(path / "metadata.json", metadata)
+        episodes = _read_own(path, metadata)
+    return validate(episodes, spec_of(episodes, metadata), str(path)), metadata
 
 
-def _metadata(folder: Path) -> dict[str, Any]:
-    file = folder / "metadata.json"
-    if not file.is_file():
-        beside = (
-            sorted(p.name for p in folder.parent.iterdir() if p.is_dir())
-            if folder.parent.is_dir()
-            else []
-        )
-        raise InvalidDataset(
-            f"{file}: expected the metadata of a vault, found no such file; folders beside "
-            f"it: {', '.join(beside) or 'none'}"
-        )
-    try:
-        metadata = json.loads(file.read_text())
-        version, _ = int(metadata["version"]), metadata["structure_shape"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidDataset(
-            f"{file}: expected the JSON metadata of a vault, found a damaged file ({error!r})"
-        ) from error
-    if version != int(_VAULT_VERSION):
-        raise InvalidDataset(
-            f"{file}: field 'version': expected {int(_VAULT_VERSION)}.x, found "
-            f"{metadata['version']}"
-        )
-    return metadata
+def _read_own(path: Path, metadata: dict[str, Any]) -> Episodes:
+    """Episodes of a vault that jaxoff wrote, whose metadata were checked."""
+    main = read_vault(path, metadata, metadata["sha256"])
+    about = read_metadata(path / "final")
+    own.check_seal(path / "final" / "metadata.json", about)
+    final = read_vault(path / "final", about, metadata["sha256_final"])
+    _check_arrays(path, main, final, metadata)
+    return _join(main, final, metadata)
 
 
-def _read_vault(
-    folder: Path, metadata: dict[str, Any], hashes: dict[str, str] | None = None
-) -> dict[str, np.ndarray]:
-    """The leaves of a vault by dotted name, each [M, ...], without the leading axis of size 1."""
-    shapes = _flatten(metadata["structure_shape"])
-    if hashes is not None and set(hashes) != set(shapes):
+def _check_arrays(
+    path: Path, main: dict[str, np.ndarray], final: dict[str, np.ndarray], metadata: dict[str, Any]
+) -> None:
+    """Refuse arrays that disagree with each other or with the metadata.
+
+    Datasets of schema 1, whose metadata have no hash, depend on this check.
+    """
+    n, a = metadata["n_agents"], metadata["num_actions"]
+    discrete = metadata["action_type"] == "discrete"
+    slots: dict[str, tuple[int | None, ...]] = {"observations": (n, None), "infos.state": (None,)}
+    if discrete:
+        slots["infos.legals"] = (n, a)
+    steps = {"rewards": (n,), "terminals": (n,), "truncations": (n,)}
+    wanted = {
+        path: slots | steps | {"actions": (n,) if discrete else (n, a)},
+        path / "final": slots | {"length": (), "behaviour_level": (n,)},
+    }
+    for (folder, shapes), arrays in zip(wanted.items(), (main, final), strict=True):
+        for name, shape in shapes.items():
+            found = arrays[name].shape[1:] if name in arrays else None
+            if (
+                found is None
+                or len(found) != len(shape)
+                or any(size not in (None, other) for size, other in zip(shape, found, strict=True))
+            ):
+                text = ", ".join("any" if size is None else str(size) for size in ("M", *shape))
+                raise InvalidDataset(
+                    f"{folder}: array '{name}': expected shape ({text}), as metadata.json has it, "
+                    f"found {'none' if found is None else arrays[name].shape}"
+                )
+    lengths, total = final["length"], len(main["rewards"])
+    if (lengths < 1).any() or lengths.sum() != total:
         raise InvalidDataset(
-            f"{folder / 'metadata.json'}: expected a hash for each of {sorted(shapes)}, "
-            f"found {sorted(hashes)}"
+            f"{path / 'final'}: array 'length': expected at least one step in each episode and a "
+            f"sum of {total} steps, found {lengths.min()} and {lengths.sum()}"
         )
-    length = int(_read(folder, "vault_index")[0])
-    leaves = {}
-    for name, text in shapes.items():
-        value = _read(folder, name + ".", length)
-        if value.shape[2:] != tuple(literal_eval(text))[2:] or value.shape[0] != 1:
-            raise InvalidDataset(
-                f"{folder}: array '{name}': expected shape {text}, found {value.shape}"
-            )
-        if hashes is not None and _sha256(value) != hashes[name]:
-            raise InvalidDataset(
-                f"{folder}: array '{name}': expected content of hash {hashes[name][:12]}, "
-                f"found {_sha256(value)[:12]}"
-            )
-        leaves[name] = value[0]
-    return leaves
-
-
-def _read(folder: Path, name: str, length: int | None = None) -> np.ndarray:
-    try:
-        store = _open(folder, name)
-        return np.asarray((store if length is None else store[:, :length]).read().result())
-    except ValueError as error:  # tensorstore raises it for damaged and for missing files
+    longest = int(lengths.max())
+    most = metadata["steps"] if own.is_sealed(metadata) else max(metadata["horizon"], longest)
+    if not longest <= metadata["steps"] <= most:
         raise InvalidDataset(
-            f"{folder}: array '{name.rstrip('.')}': expected a readable array, found a "
-            f"missing or damaged file ({error})"
-        ) from error
+            f"{path / 'metadata.json'}: field 'steps': expected {longest} to {most}, found "
+            f"{metadata['steps']}"
+        )
 
 
 def _join(
-    main: dict[str, np.ndarray], final: dict[str, np.ndarray], metadata: dict[str, Any], path: Path
+    main: dict[str, np.ndarray], final: dict[str, np.ndarray], metadata: dict[str, Any]
 ) -> Episodes:
-    lengths, steps, total = final["length"], metadata["steps"], len(main["rewards"])
-    if lengths.sum() != total:
-        raise InvalidDataset(
-            f"{path / 'final'}: array 'length': expected a sum of {total} steps, found "
-            f"{lengths.sum()}"
-        )
+    """Padded episodes from the trees of both vaults.
+
+    The team reward is the mean over agents; where agents' rewards differ, they are kept too.
+    """
+    lengths, steps = final["length"], metadata["steps"]
     filled = np.arange(steps) < lengths[:, None]
     if metadata["action_type"] == "continuous":
-        n, a = metadata["n_agents"], metadata["num_actions"]
-        main["infos.legals"], final["infos.legals"] = (
-            np.ones((total, n, a), np.float32),
-            np.ones((len(lengths), n, a), np.float32),
-        )
-    return _pad(
-        filled,
-        {name: (main[leaf], final[leaf]) for name, leaf in _SLOTS.items()},
-        main["actions"],
-        main["rewards"],
-        main["terminals"][:, 0],
-        main["truncations"][:, 0],
-        final["behaviour_level"],
-    )
+        shape = metadata["n_agents"], metadata["num_actions"]
+        main["infos.legals"] = np.ones((len(main["rewards"]), *shape), np.float32)
+        final["infos.legals"] = np.ones((len(lengths), *shape), np.float32)
 
-
-_SLOTS = {"obs": "observations", "state": "infos.state", "avail": "infos.legals"}
-
-
-def _pad(
-    filled: np.ndarray,
-    slots: dict[str, tuple[np.ndarray, np.ndarray]],
-    actions: np.ndarray,
-    rewards: np.ndarray,
-    terminated: np.ndarray,
-    truncated: np.ndarray,
-    level: np.ndarray,
-) -> Episodes:
-    """Padded episodes from flat steps [M, ...] and final slots [E, ...].
-
-    rewards [M, N]: the team reward is their mean over agents. Where agents' rewards differ, they
-    are kept as `agent_reward` too.
-    """
-    count, steps = filled.shape
-    lengths = filled.sum(1)
-
-    def spread(flat: np.ndarray, dtype: Any) -> np.ndarray:
-        out = np.zeros((count, steps, *flat.shape[1:]), dtype)
+    def spread(flat: np.ndarray) -> np.ndarray:
+        out = np.zeros((*filled.shape, *flat.shape[1:]), flat.dtype)
         out[filled] = flat
         return out
 
-    def spread_slots(flat: np.ndarray, last: np.ndarray) -> np.ndarray:
-        out = np.zeros((count, steps + 1, *flat.shape[1:]), np.float32)
-        out[:, :steps][filled] = flat
-        out[np.arange(count), lengths] = last
+    def spread_slots(name: str) -> np.ndarray:
+        out = np.zeros((len(lengths), steps + 1, *main[name].shape[1:]), np.float32)
+        out[:, :steps][filled] = main[name]
+        out[np.arange(len(lengths)), lengths] = final[name]
         return out
 
+    rewards = main["rewards"]
     shared = bool((rewards == rewards[:, :1]).all())
     return Episodes(
-        **{name: spread_slots(*pair) for name, pair in slots.items()},
-        actions=spread(
-            actions, np.int32 if np.issubdtype(actions.dtype, np.integer) else np.float32
-        ),
-        reward=spread(rewards[:, 0] if shared else rewards.mean(1), np.float32),
-        terminated=spread(terminated, bool),
-        truncated=spread(truncated, bool),
+        obs=spread_slots("observations"),
+        state=spread_slots("infos.state"),
+        avail=spread_slots("infos.legals"),
+        actions=spread(main["actions"]),
+        reward=spread(rewards[:, 0] if shared else rewards.mean(1)),
+        terminated=spread(main["terminals"][:, 0]),
+        truncated=spread(main["truncations"][:, 0]),
         filled=filled,
-        behaviour_level=level.astype(np.int32),
-        agent_reward=None if shared else spread(rewards, np.float32),
+        behaviour_level=final["behaviour_level"],
+        agent_reward=None if shared else spread(rewards),
     )
-
-
-# ------------------------------------------------------------------------------------ trees, hashes
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dictionaries to one dictionary with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= (
-            _flatten(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {prefix + name: value}
-        )
-    return flat
-
-
-def _map(function: Any, tree: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: _map(function, value) if isinstance(value, dict) else function(value)
-        for name, value in tree.items()
-    }
-
-
-def _hashes(tree: dict[str, Any]) -> dict[str, str]:
-    return {name: _sha256(value) for name, value in _flatten(tree).items()}
-
-
-def _sha256(value: np.ndarray) -> str:
-    head = f"{value.dtype.str} {value.shape} ".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(value).tobytes()).hexdigest()

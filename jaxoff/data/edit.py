@@ -74,16 +74,14 @@ def subsample(
     exceed the limit. A number of episodes is met exactly if every episode is unique. Raises
     InvalidSetting where not even the first episode fits.
     """
-    check_number("seed", seed)
-    if (episodes is None) == (steps is None):
-        raise InvalidSetting("subsample: expected either episodes or steps, found both or none")
+    check_part(seed, episodes, steps)
     lengths = lengths_of(data)
     field, limit, weights = (
         ("steps", steps, lengths)
         if episodes is None
         else ("episodes", episodes, np.ones_like(lengths))
     )
-    if limit is None or not 1 <= limit <= weights.sum():
+    if limit is None or limit > weights.sum():
         raise InvalidSetting(
             f"subsample: field '{field}': expected 1..{weights.sum()}, found {limit}"
         )
@@ -100,17 +98,23 @@ def subsample(
     return _part(data, np.isin(groups, kept))
 
 
+def check_part(seed: int, episodes: int | None, steps: int | None) -> None:
+    """Raise InvalidSetting for arguments of `subsample` that are wrong for every dataset."""
+    check_number("seed", seed)
+    if (episodes is None) == (steps is None):
+        raise InvalidSetting("subsample: expected either episodes or steps, found both or none")
+    field, limit = ("steps", steps) if episodes is None else ("episodes", episodes)
+    if limit is not None and limit < 1:
+        raise InvalidSetting(f"subsample: field '{field}': expected at least 1, found {limit}")
+
+
 def split(episodes: Episodes, share: float, seed: int) -> tuple[Episodes, Episodes]:
     """Split a dataset in two parts, the first with about `share` of the episodes.
 
     The share is met as nearly as whole groups of copies allow, and both parts have at least one
     episode. Raises InvalidSetting for a share outside (0, 1), or fewer than two unique episodes.
     """
-    check_number("seed", seed)
-    if not 0 < share < 1:
-        raise InvalidSetting(
-            f"split: field 'share': expected a number between 0 and 1, found {share}"
-        )
+    check_split(share, seed)
     groups = unique_groups(episodes)
     sizes = np.bincount(groups)
     if len(sizes) < 2:
@@ -120,6 +124,15 @@ def split(episodes: Episodes, share: float, seed: int) -> tuple[Episodes, Episod
     count = int(np.argmin(np.abs(cumulative - share * len(groups)))) + 1
     first = np.isin(groups, order[:count])
     return _part(episodes, first), _part(episodes, ~first)
+
+
+def check_split(share: float, seed: int) -> None:
+    """Raise InvalidSetting for arguments of `split` that are wrong for every dataset."""
+    check_number("seed", seed)
+    if not 0 < share < 1:
+        raise InvalidSetting(
+            f"split: field 'share': expected a number between 0 and 1, found {share}"
+        )
 
 
 def _part(episodes: Episodes, mask: np.ndarray) -> Episodes:
@@ -172,4 +185,5 @@ def spec_of(episodes: Episodes, metadata: dict[str, Any]) -> EnvSpec:
         action_size=episodes.avail.shape[3],
         discrete=_KINDS[np.asarray(episodes.actions).dtype.kind] == "discrete",
         horizon=metadata.get("horizon", int(lengths_of(episodes).max())),
+        action_bound=metadata.get("action_bound", 1.0),
     )

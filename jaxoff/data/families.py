@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
+from typing import Any
 
 from jaxoff.data import games, scenarios, worlds
 from jaxoff.data.public import PUBLIC
@@ -70,9 +71,14 @@ def _matrix_data(task: Task, options: DataOptions) -> Episodes:
     from jaxoff.data import recipes
 
     if task.scenario == "xor":
-        return recipes.xor(task.quality, options.seed, options.episodes)
+        return recipes.xor(task.quality, *_usual(options))
     reward = games.MNE_REWARDS[task.scenario]
-    return recipes.mne_samples(task.quality, reward, options.seed, options.episodes)
+    return recipes.mne_samples(task.quality, reward, *_usual(options))
+
+
+def _usual(options: DataOptions) -> tuple[Any, ...]:
+    """The options that every recipe of a game takes."""
+    return options.seed, options.episodes, options.progress
 
 
 # --------------------------------------------------------------------------------------------- grid
@@ -109,7 +115,7 @@ def _grid_data(task: Task, options: DataOptions) -> Episodes:
     from jaxoff.data import recipes
     from jaxoff.data.episodes import cut
 
-    episodes = recipes.bridge(whole.quality, options.seed, options.episodes)
+    episodes = recipes.bridge(whole.quality, *_usual(options))
     return cut(episodes, steps) if steps else episodes
 
 
@@ -141,7 +147,7 @@ def _poly_data(task: Task, options: DataOptions) -> Episodes:
     _poly_sizes(task)
     from jaxoff.data import recipes
 
-    return recipes.polynomial(task.scenario, task.quality, options.seed, options.episodes)
+    return recipes.polynomial(task.scenario, task.quality, *_usual(options))
 
 
 # --------------------------------------------------------------------- data published by AlberDICE
@@ -243,6 +249,17 @@ def _world_data(task: Task, options: DataOptions) -> Episodes:
     return make(task, options)
 
 
+def _checked(family: Family) -> Family:
+    """The family, whose data are read from files and checked as all datasets are."""
+
+    def data(task: Task, options: DataOptions) -> Episodes:
+        from jaxoff.data.checks import validate
+
+        return validate(family.data(task, options), family.env(task).spec, str(task))
+
+    return family._replace(data=data)
+
+
 _GRID_PATTERN = "grid/bridge/<quality>-h<steps>: episodes cut to so many steps"
 _POLY_PATTERN = (
     "poly/<game>/normal-m<mean>-s<sigma>; poly/twin_peaks/origin-s<sigma>, peak-s<sigma>"
@@ -260,13 +277,11 @@ _ON_SIMULATORS = [
         if name == "maze"
         else f"{name}/<scenario>/{_MIX}"
         + ("; wspm-p<percent poor>-n<episodes>" if "smax" in name else ""),
+        packages=worlds.SIMULATORS.get(name, ()),
     )
     for name in worlds.WORLDS
 ]
-BUILT_IN: list[Family] = [
-    Family("matrix", _matrix_tasks, _matrix_env, _matrix_data, sizes=_matrix_sizes),
-    Family("grid", _grid_tasks, _grid_env, _grid_data, pattern=_GRID_PATTERN, sizes=_grid_sizes),
-    Family("poly", _poly_tasks, _poly_env, _poly_data, pattern=_POLY_PATTERN, sizes=_poly_sizes),
+_ALBERDICE = [
     Family(
         "matrix",
         lambda: _public_tasks("matrix"),
@@ -284,6 +299,12 @@ BUILT_IN: list[Family] = [
         sizes=_public_sizes,
         pattern=f"alberdice:{_GRID_PATTERN}",
     ),
+]
+BUILT_IN: list[Family] = [
+    Family("matrix", _matrix_tasks, _matrix_env, _matrix_data, sizes=_matrix_sizes),
+    Family("grid", _grid_tasks, _grid_env, _grid_data, pattern=_GRID_PATTERN, sizes=_grid_sizes),
+    Family("poly", _poly_tasks, _poly_env, _poly_data, pattern=_POLY_PATTERN, sizes=_poly_sizes),
+    *map(_checked, _ALBERDICE),
     *_ON_SIMULATORS,
-    *PUBLIC,
+    *map(_checked, PUBLIC),
 ]

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxoff.data.convert.common import Slots, Steps, check_array, check_flags, pad, per_agent
 from jaxoff.data.episodes import ends_of
+from jaxoff.data.vault import open_array
 from jaxoff.errors import InvalidDataset, InvalidEpisodes
 from jaxoff.runtime import check_memory
 from jaxoff.types import EnvSpec, Episodes
@@ -88,13 +89,8 @@ def open_vault(path: Path, names: Collection[str], needed: Collection[str] = NEE
 
 
 def _open(path: Path, name: str, shown: str) -> Any:
-    import tensorstore
-
-    # a path and not a URL, since a folder may have any name
-    base = {"driver": "file", "path": f"{path.resolve()}/"}
-    spec = {"driver": "zarr", "kvstore": {"driver": "ocdbt", "base": base, "path": name}}
     try:
-        return tensorstore.open(spec, read=True).result()
+        return open_array(path, name)
     except ValueError as error:  # tensorstore raises it for damaged and for missing files
         raise _damaged(path, shown, error) from error
 

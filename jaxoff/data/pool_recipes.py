@@ -170,9 +170,9 @@ def _banded(
         rng = np.random.default_rng([seed, turn])
         who = rng.permutation(np.arange(each) % len(every))
         choice = np.broadcast_to(who[:, None], (each, env.spec.num_agents))
-        played = _record(
-            env, pool, every, choice, jax.random.fold_in(jax.random.key(seed), turn), options
-        )
+        key = jax.random.fold_in(jax.random.key(seed), turn)
+        # The progress is that of the bands; this part of the episodes is found or not.
+        played = _record(env, pool, every, choice, key, options._replace(progress=None))
         returns = returns_of(played)
         for band in wanted:
             low, high = BANDS[band]
@@ -183,6 +183,8 @@ def _banded(
                 level = list(BANDS).index(band)
                 found[band].append(with_level(take(played, inside), level))
             have[band] += len(inside)
+        if options.progress:
+            options.progress(sum(have.values()), sum(wanted.values()))
         if all(have[band] >= wanted[band] for band in wanted):
             return concatenate([part for parts in found.values() for part in parts])
     raise InvalidSetting(

@@ -84,7 +84,7 @@ def record(
     return trim(whole)
 
 
-def replay(env: Env, actions: np.ndarray, key: Key) -> Episodes:
+def replay(env: Env, actions: np.ndarray, key: Key, progress: Progress | None = None) -> Episodes:
     """Step `env` with given actions [E, T, N] or [E, T, N, A].
 
     An episode whose actions end before the environment ends it is marked truncated.
@@ -98,10 +98,9 @@ def replay(env: Env, actions: np.ndarray, key: Key) -> Episodes:
     steps = min(actions.shape[1], env.spec.horizon)
     padded = np.zeros((len(actions), env.spec.horizon, *expected), actions.dtype)
     padded[:, :steps] = actions[:, :steps]
-    return cut(
-        record(env, _SCRIPT, len(actions), key, memory=(np.zeros(len(actions), np.int32), padded)),
-        steps,
-    )
+    memory = np.zeros(len(actions), np.int32), padded
+    played = record(env, _SCRIPT, len(actions), key, memory=memory, progress=progress)
+    return cut(played, steps)
 
 
 def _script_step(
@@ -194,7 +193,9 @@ def _play(env: Env, distribution: Any, noise: float | None, keys: Key, memory: C
 # -------------------------------------------------------------------------- datasets of the papers
 
 
-def xor(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
+def xor(
+    quality: str, seed: int = 0, episodes: int | None = None, progress: Progress | None = None
+) -> Episodes:
     """XOR of InSPO (Liu et al., 2025), table 1: each listed joint action equally often, shuffled.
 
     episodes: by default 1000, rounded down to a multiple of the number of joint actions.
@@ -202,11 +203,16 @@ def xor(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
     listed = np.array(XOR_ACTIONS[quality], np.int32)
     each = _count(episodes, 1000, at_least=len(listed)) // len(listed)
     joint = np.random.default_rng(seed).permutation(np.repeat(listed, each, 0))
-    return with_level(replay(make_matrix("xor", XOR), joint[:, None], jax.random.key(seed)), 0)
+    env, key = make_matrix("xor", XOR), jax.random.key(seed)
+    return with_level(replay(env, joint[:, None], key, progress), 0)
 
 
 def mne_samples(
-    quality: str, offdiag: float = 0.0, seed: int = 0, episodes: int | None = None
+    quality: str,
+    offdiag: float = 0.0,
+    seed: int = 0,
+    episodes: int | None = None,
+    progress: Progress | None = None,
 ) -> Episodes:
     """M-NE of InSPO, table 2: both agents' actions are drawn independently from one marginal.
 
@@ -218,7 +224,8 @@ def mne_samples(
         .choice(3, size=(count, 1, 2), p=MNE_MARGINALS[quality])
         .astype(np.int32)
     )
-    return with_level(replay(make_matrix("mne", mne(offdiag)), joint, jax.random.key(seed)), 0)
+    env, key = make_matrix("mne", mne(offdiag)), jax.random.key(seed)
+    return with_level(replay(env, joint, key, progress), 0)
 
 
 def bridge_script(count: int, seed: int) -> np.ndarray:
@@ -247,7 +254,9 @@ def bridge_script(count: int, seed: int) -> np.ndarray:
     return script
 
 
-def bridge(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
+def bridge(
+    quality: str, seed: int = 0, episodes: int | None = None, progress: Progress | None = None
+) -> Episodes:
     """Bridge of AlberDICE (Matsunaga et al., 2023), collected with a time limit of 50 steps.
 
     optimal: 500 episodes of `bridge_script`, level 1.
@@ -257,24 +266,33 @@ def bridge(quality: str, seed: int = 0, episodes: int | None = None) -> Episodes
     """
     if quality == "mixed":
         count = _count(episodes, 1000, at_least=2)
-        return concatenate(
-            [bridge("random", seed, count - count // 2), bridge("optimal", seed, count // 2)]
-        )
+        sizes = {"random": count - count // 2, "optimal": count // 2}
+        parts, made = [], 0
+        for name, size in sizes.items():
+            parts.append(bridge(name, seed, size, _of_part(progress, made, count)))
+            made += size
+        return concatenate(parts)
     count, env, key = (
         _count(episodes, 500),
         make_bridge(horizon=BRIDGE_HORIZON),
         jax.random.key(seed),
     )
     if quality == "random":
-        return with_level(record(env, random_policy(env.spec), count, key), 0)
+        return with_level(record(env, random_policy(env.spec), count, key, progress=progress), 0)
     if quality != "optimal":
         raise InvalidSetting(
             f"bridge: expected one of {', '.join(BRIDGE_QUALITIES)}, found '{quality}'"
         )
-    return with_level(replay(env, bridge_script(count, seed), key), 1)
+    return with_level(replay(env, bridge_script(count, seed), key, progress), 1)
 
 
-def polynomial(game: str, quality: str, seed: int = 0, episodes: int | None = None) -> Episodes:
+def polynomial(
+    game: str,
+    quality: str,
+    seed: int = 0,
+    episodes: int | None = None,
+    progress: Progress | None = None,
+) -> Episodes:
     """Polynomial games of Tilbury et al. (2024), sections 3 and 4: 512 joint actions of one step.
 
     uniform: each action ~ U(-1, 1); for `sign` the sample is shifted so that its mean is (-0.02,
@@ -287,7 +305,13 @@ def polynomial(game: str, quality: str, seed: int = 0, episodes: int | None = No
     if game == "sign" and moments is None:
         joint += np.array([-0.02, 0.04]) - joint.mean(0)
     script = joint.astype(np.float32)[:, None, :, None]  # [E, 1, N, A]
-    return with_level(replay(make_polynomial(game, GAMES[game]), script, jax.random.key(seed)), 0)
+    env, key = make_polynomial(game, GAMES[game]), jax.random.key(seed)
+    return with_level(replay(env, script, key, progress), 0)
+
+
+def _of_part(progress: Progress | None, made: int, count: int) -> Progress | None:
+    """The progress of a part of `count` episodes, of which `made` were made before."""
+    return None if progress is None else lambda done, _: progress(made + done, count)
 
 
 def _count(episodes: int | None, default: int, at_least: int = 1) -> int:

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxoff.data import compositions, scenarios
-from jaxoff.names import Sizes, Task, unknown
+from jaxoff.names import Sizes, Task, UnknownName, unknown
 from jaxoff.runtime import needs
 from jaxoff.types import Env, EnvSpec
 
@@ -208,6 +208,14 @@ WORLDS: dict[str, Callable[[], dict[str, World]]] = {
     "maze": functools.cache(_maze),
 }
 
+# family -> packages of its simulator; the others are jaxoff's own
+SIMULATORS = {
+    "smax": ("jaxmarl",),
+    "smax-x": ("jaxmarl",),
+    "mamujoco": ("mujoco", "mujoco-mjx"),
+    "mabrax": ("jaxmarl", "brax", "mujoco", "mujoco-mjx"),
+}
+
 
 # -------------------------------------------------------------------------------------------- names
 
@@ -247,6 +255,29 @@ def check(task: Task) -> World:
     ):
         raise unknown("quality", task.quality, world.qualities)
     return world
+
+
+def check_pooled(name: str) -> World:
+    """The scenario `family/scenario`, after a check that a pool plays some of its datasets.
+
+    Raises UnknownName, which tells the scenarios that have pools.
+    """
+    family, slash, scenario = name.partition("/")
+    pooled = [
+        known
+        for known, worlds in WORLDS.items()
+        if any(needs_pool(Task("", known, *pair)) for pair in _qualities(worlds()))
+    ]
+    if family in pooled and slash and "/" not in scenario:
+        return world_of(Task("", family, scenario, "pool"))
+    raise UnknownName(
+        f"'{name}': expected family/scenario with datasets that policies of a pool play; the "
+        f"families {', '.join(pooled)} have such scenarios, see `jaxoff data list`"
+    )
+
+
+def _qualities(worlds: dict[str, World]) -> list[tuple[str, str]]:
+    return [(name, quality) for name, world in worlds.items() for quality in world.qualities]
 
 
 def needs_pool(task: Task) -> bool:

@@ -74,21 +74,8 @@ class Verdict(NamedTuple):
     types: tuple[int, ...]
 
 
-def judge(
-    episodes: Episodes,
-    spec: EnvSpec,
-    settings: Settings = Settings(),
-    *,
-    seed: int = 0,
-    one_type: bool = False,
-    progress: Callable[[int, int, dict[str, float]], None] | None = None,
-) -> Verdict:
-    """Fit the decomposition on a dataset and judge each of its trajectories.
-
-    one_type: compare all agents with each other, not only agents of the same type.
-        progress(done, all, metrics) is called after each part of the fit.
-    Raises InvalidSetting for settings out of range, InvalidEpisodes for bad data.
-    """
+def check_settings(settings: Settings, seed: int) -> None:
+    """Raise InvalidSetting for settings out of range."""
     check_number("seed", seed)
     for name, low in (("steps", 1), ("batch_size", 1), ("members", 1), ("hidden", 1)):
         if getattr(settings, name) < low:
@@ -104,6 +91,24 @@ def judge(
         raise InvalidSetting(
             f"credit: field 'held_out': expected a share in [0, 1), found {settings.held_out}"
         )
+
+
+def judge(
+    episodes: Episodes,
+    spec: EnvSpec,
+    settings: Settings = Settings(),
+    *,
+    seed: int = 0,
+    one_type: bool = False,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> Verdict:
+    """Fit the decomposition on a dataset and judge each of its trajectories.
+
+    one_type: compare all agents with each other, not only agents of the same type.
+        progress(done, all, metrics) is called after each part of the fit.
+    Raises InvalidSetting for settings out of range, InvalidEpisodes for bad data.
+    """
+    check_settings(settings, seed)
     model = Decomposition(spec, settings.members, settings.hidden, settings.kind)
     types = (0,) * spec.num_agents if one_type or not spec.agent_types else spec.agent_types
     held = _held_out(episodes, settings.held_out, seed)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 
 class Record(NamedTuple):
@@ -63,6 +64,10 @@ class Guarded:
         """Start the sink."""
         self._try(lambda sink: sink.start(info))
 
+    def data(self, done: int, total: int) -> None:
+        """Pass the progress of the dataset to a sink that shows it; see `making`."""
+        self._try(lambda sink: cast(Any, sink).data(done, total))
+
     def record(self, rec: Record) -> None:
         """Pass a record to the sink."""
         self._try(lambda sink: sink.record(rec))
@@ -74,3 +79,23 @@ class Guarded:
     def finish(self, summary: dict[str, Any]) -> None:
         """Finish the sink."""
         self._try(lambda sink: sink.finish(summary))
+
+
+@contextlib.contextmanager
+def making(sinks: Sequence[Sink]) -> Iterator[Callable[[int, int], None] | None]:
+    """The progress of a dataset that is made before training, as `DataOptions` takes it.
+
+    It is passed to the sinks that show it, which have a method `data(done, total)`; at the end
+    these are finished. None stands for no such sink. Their errors are printed, as Guarded does.
+    """
+    shown = [Guarded(sink) for sink in sinks if hasattr(sink, "data")]
+
+    def progress(done: int, total: int) -> None:
+        for guarded in shown:
+            guarded.data(done, total)
+
+    try:
+        yield progress if shown else None
+    finally:
+        for guarded in shown:
+            guarded.finish({})

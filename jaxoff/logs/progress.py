@@ -26,6 +26,7 @@ class Progress:
 
     def __init__(self, title: str, console: Console | None = None, unit: str = "updates") -> None:
         self.title, self.console, self.unit = title, console or Console(stderr=True), unit
+        self._data: Progress | None = None  # the bar of the dataset that is made before training
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._stage: int | None = None
@@ -76,8 +77,18 @@ class Progress:
         if self._bar is not None and self._task is not None and rec.stage_index == self._stage:
             self._bar.update(self._task, completed=rec.step)
 
+    def data(self, done: int, total: int) -> None:
+        """Show how many episodes of the dataset are made, before the training starts."""
+        if self._data is None:
+            self._data = Progress(f"{self.title} data", self.console, "episodes")
+            self._data.start({})
+        self._data.record(Record("", 0, done, total, []))
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Stop the bar, and leave it on the screen as it is."""
+        if self._data is not None:
+            self._data.finish({})
+            self._data = None
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -24,11 +24,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxoff import registry, runtime
+from jaxoff.data.checks import validate
 from jaxoff.data.edit import digest
 from jaxoff.errors import Interrupted, InvalidSetting
 from jaxoff.eval import statistics
 from jaxoff.files import plain
-from jaxoff.logs import Guarded, JsonLines, Record, Sink
+from jaxoff.logs import Guarded, JsonLines, Record, Sink, making
 from jaxoff.names import DataOptions
 from jaxoff.training import mapping, results
 from jaxoff.training.checkpoint import Checkpoints
@@ -63,9 +64,11 @@ def train(
     # A method refuses invalid settings here, before data and folders are made.
     check_sampler(job, job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))
     if data is None and not job.acts:
-        data = registry.make_data(
-            spec.task, DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
-        )
+        options = DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
+        with making(sinks) as progress:
+            data = registry.make_data(spec.task, options._replace(progress=progress))
+    if data is not None:  # refused before the folder is written
+        data = validate(data, env.spec, spec.task, spec.obs_dtype)
     job = fitted(job, data)
     record = _describe(job, data)
     if out is not None:

@@ -14,7 +14,7 @@ from jaxoff.config import check_number, config_fields, resolve_config
 from jaxoff.data import pools
 from jaxoff.data.pools import LEVELS, Member, Pool, level_of
 from jaxoff.data.recipes import random_policy
-from jaxoff.data.worlds import world_of
+from jaxoff.data.worlds import check_pooled
 from jaxoff.errors import InvalidSetting
 from jaxoff.eval.rollout import evaluate
 from jaxoff.names import Task
@@ -40,8 +40,8 @@ def train_pool(
     killed continues from its last snapshot, which is kept beside `path`.
     """
     check_number("seed", seed)
-    task = Task.parse(f"{name}/pool")
-    world, module = world_of(task), registry.online_learner("mappo")
+    world = check_pooled(name)
+    task, module = Task.parse(f"{name}/pool"), registry.online_learner("mappo")
     env, config = world.env(), resolve_config(module, task, overrides or {})
     learner, resume = module.make(config, env.spec), path.with_name(f".{path.stem}.unfinished.npz")
     options = {

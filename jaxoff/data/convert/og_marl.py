@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxoff.data import disk
+from jaxoff.data import vault
 from jaxoff.data.convert.common import (
     Slots,
     Steps,
@@ -49,7 +49,7 @@ def read(
     InvalidDataset or InvalidEpisodes naming the array.
     """
     path = Path(path).absolute()
-    names = set(disk._flatten(disk._metadata(path)["structure_shape"]))
+    names = set(vault.flatten(vault.read_metadata(path)["structure_shape"]))
     stored = open_vault(path, names, NEEDED if joined_obs else (*NEEDED, "infos.state"))
     if not 0 <= stream < stored.streams:
         raise InvalidEpisodes(
