@@ -57,18 +57,20 @@ class JsonLines:
 
 def _rows(path: Path, wanted: Sequence[tuple[int, int, int]]) -> list[str]:
     """The lines of the wanted rows, with which the file must begin."""
-    lines, kept = path.read_text().splitlines() if path.exists() else [], []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    lines, kept = text.splitlines(), []
     for number, place in enumerate(wanted, 1):
         line = lines[number - 1] if number <= len(lines) else ""
         try:
             row = json.loads(line)
             found = (row["stage_index"], row["step"], row["run"])
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, RecursionError, KeyError, TypeError):
             found = None
         if found != place:
             raise BrokenResult(
                 f"{path}: line {number}: expected the row of (stage, step, run) {place}, found "
-                f"{line[:80]!r}; training can't go on without what it has logged"
+                f"{line[:80]!r}; training can't go on without what it has logged: put back a copy "
+                "of the file, or train the job anew with --overwrite"
             )
         kept.append(line)
     return kept
