@@ -92,9 +92,14 @@ def load_run(path: str | Path) -> Run:
         )
     config = read_config(folder, CONFIG_FIELDS)
     rows = [row for _, row in read_rows(folder / "metrics.jsonl")]
-    if not rows:
-        raise broken(folder / "metrics.jsonl", "a row for each run", "none")
     final, arrays = read_final(folder)
+    end = arrays["steps"][-1] if len(arrays["steps"]) else 0
+    missing = {run["run"] for run in final["runs"]} - {
+        row["run"] for row in rows if row["step"] == end
+    }
+    if missing:
+        found = f"none of run {min(missing)}"
+        raise broken(folder / "metrics.jsonl", f"a row of every run after {end} updates", found)
     variant = config.get("variant") or config["method"]
     return Run(folder, config, rows, final["runs"], final["timing"], arrays, variant)
 

@@ -391,7 +391,8 @@ class _Loop:
         if self.checkpoints:
             self.checkpoints.close()
         hint = (
-            f"state saved in {self.out}; give the same command again to continue"
+            f"state saved in {self.out}; give the same command again to continue, without "
+            "--overwrite"
             if self.out
             else "no folder was given, so nothing was saved"
         )

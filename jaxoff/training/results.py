@@ -78,7 +78,7 @@ def check_fields(where: Path | str, found: Any, fields: Fields, some: Fields = N
         raise broken(where, "an object", type(found).__name__)
     for name in fields:
         if name not in found:
-            raise broken(where, f"field '{name}'", f"only {sorted(found)}")
+            raise broken(f"{where}: field '{name}'", "a value", f"only {sorted(found)}")
     for name, kind in {**some, **fields}.items():
         value = found.get(name)
         wrong = (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind)
