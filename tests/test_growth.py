@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxoff.errors import InvalidSetting
+from jaxoff.errors import BrokenResult, InvalidSetting
 from jaxoff.report import load_run
 from jaxoff.report.load import unfinished
 from jaxoff.training import Interrupted, TrainSpec, loop, results, train
@@ -208,6 +208,9 @@ def test_an_addition_that_was_killed_is_completed(moved, short, more, tmp_path, 
     with pytest.raises(Killed):
         train(MORE, folder, extend=True)
     monkeypatch.undo()
+    if moved:
+        with pytest.raises(BrokenResult, match="give the command with --extend again"):
+            restore(folder)
     train(MORE, folder, extend=True)
     assert_same(folder, more)
     assert not (folder / "added").exists() and not (folder / "merged").exists()

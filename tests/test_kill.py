@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -19,7 +20,16 @@ import pytest
 from orbax.checkpoint import CheckpointManager
 
 from jaxoff.errors import InvalidSetting
-from jaxoff.training import Interrupted, TrainSpec, folder, loop, restore, results, train
+from jaxoff.training import (
+    Interrupted,
+    TrainSpec,
+    checkpoint,
+    folder,
+    loop,
+    restore,
+    results,
+    train,
+)
 from jaxoff.training.checkpoint import Checkpoints
 from tests.learners import QUICK_ENV, StopAt, state_of
 
@@ -177,18 +187,23 @@ def test_a_file_system_without_locks_is_warned_of_once(tmp_path, monkeypatch, ca
     assert capsys.readouterr().err.count("can't be locked") == 1
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["before", "while it is written"])
 def test_results_are_there_when_the_disk_has_no_room_for_the_last_checkpoint(
-    undisturbed, tmp_path, monkeypatch
+    known, undisturbed, tmp_path, monkeypatch
 ):
-    save, place = CheckpointManager.save, tmp_path / "job"
+    save, place = (Checkpoints if known else CheckpointManager).save, tmp_path / "job"
 
     def full(self, step, *args, **kwargs):
-        if step == 4:
+        if step == 4 and not known:
             raise OSError(errno.ENOSPC, "No space left on device")
+        if step == 4:
+            usage = SimpleNamespace(free=2e5)
+            monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
         return save(self, step, *args, **kwargs)
 
-    monkeypatch.setattr(CheckpointManager, "save", full)
-    with pytest.raises(OSError, match=r"checkpoint: checkpoint not written: .*No space left"):
+    monkeypatch.setattr(Checkpoints if known else CheckpointManager, "save", full)
+    message = r"MB free on the disk, found 0\.2" if known else "No space left"
+    with pytest.raises(OSError, match=f"checkpoint: checkpoint not written: .*{message}"):
         train(TOY, place)
     np.testing.assert_array_equal(results.load(place).returns, results.load(undisturbed).returns)
     assert not restore.restore(place).finished  # its checkpoint is an older one
@@ -197,17 +212,29 @@ def test_results_are_there_when_the_disk_has_no_room_for_the_last_checkpoint(
     assert_same(place, undisturbed)
 
 
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(results.np, "savez_compressed", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*final\.npz"):
+        results.write_npz(tmp_path / "final.npz", {})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_that_is_lost_within_an_interval_is_evaluated_as_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(loop._Loop, "_chunk_size", lambda *_: 1)
     spec, save = dataclasses.replace(TOY, seeds=(0, 1, 2)), Checkpoints.save
 
     def spoiled(self, number, state, meta):
         """Run 1 has a NaN in what was learned since the start of the interval."""
+        if not meta["within"]:
+            return save(self, number, state, meta)
         run = state[0]
         learner = run.learner._replace(
             policy=_changed(run.learner.policy, lambda x: x.__setitem__(1, np.nan))
         )
-        save(self, number, (run._replace(learner=learner), *state[1:]), meta)
+        return save(self, number, (run._replace(learner=learner), *state[1:]), meta)
 
     monkeypatch.setattr(Checkpoints, "save", spoiled)
     with pytest.raises(Interrupted):

@@ -85,11 +85,6 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """Read one result folder. Raises BrokenResult, naming the file that is missing or broken."""
     folder = Path(path)
-    if (folder / MERGED).exists():
-        raise BrokenResult(
-            f"{folder / MERGED}: expected no addition of runs that is not complete, found one; "
-            "give the command with --extend again"
-        )
     config = read_config(folder, CONFIG_FIELDS)
     rows = [row for _, row in read_rows(folder / "metrics.jsonl")]
     final, arrays = read_final(folder)

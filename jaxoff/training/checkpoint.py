@@ -7,6 +7,8 @@ what it has read.
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,18 @@ from jax.experimental import multihost_utils
 from jaxoff.training.mapping import from_first
 from jaxoff.training.results import broken, check_fields
 
+ROOM = 2**20  # bytes that a checkpoint may need beyond its arrays
 META = dict.fromkeys(("stage_index", "step", "kept", "updates"), int) | dict.fromkeys(
     ("elapsed_s", "compile_s"), int | float
 )
+
+
+def _of_others(record: logging.LogRecord) -> bool:
+    """Whether a logged error is not orbax's own, which are raised here."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+logging.getLogger("absl").addFilter(_of_others)
 
 
 class Checkpoints:
@@ -55,6 +66,7 @@ class Checkpoints:
         """
         manager = self.manager
         if manager is not None and manager.latest_step() != number:
+            self._check_room(sum(np.asarray(x).nbytes for x in jax.tree.leaves(state)) + ROOM)
             args = ocp.args.Composite(
                 state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
             )
@@ -101,6 +113,14 @@ class Checkpoints:
         except Exception as error:
             reason = f"a damaged or different one ({' '.join(str(error).split())[:200]})"
             raise broken(self._newest(), "a checkpoint of this job", reason) from error
+
+    def _check_room(self, wanted: int) -> None:
+        """Raise OSError where the disk has not this many bytes, before orbax fails in threads."""
+        assert self.manager is not None
+        free = shutil.disk_usage(self.manager.directory).free
+        if free < wanted:
+            reason = f"expected {wanted / 1e6:.1f} MB free on the disk, found {free / 1e6:.1f}"
+            raise OSError(f"{self.manager.directory}: checkpoint not written: {reason}")
 
     def _written(self, write: Callable[[], object]) -> None:
         """Call a function that writes; its errors become an OSError of one line."""

@@ -99,7 +99,9 @@ def _in_folder(
     if plan.steps is not None:
         growth.check_schedules(here, plan.steps, env, data)
     mapping.from_first(lambda: folder.begin(out, plan, overwrite))
-    if not mapping.from_first(lambda: folder.complete(out, plan.record, last)):
+    if mapping.from_first(lambda: folder.complete(out, plan.record, last)):
+        mapping.from_first(lambda: (out / "history.npz").unlink(missing_ok=True))
+    else:
         done = _Loop(here, env, data, out, sinks, plan.record, plan.owners).run()
         if added is None:
             return done

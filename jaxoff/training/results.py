@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from jaxoff.errors import BrokenResult
+from jaxoff.errors import BrokenResult, naming
 from jaxoff.files import plain, replacing, write_text
 
 ADDED, MERGED = "added", "merged"  # folders of runs that are added to a job
@@ -48,12 +48,13 @@ class Results:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with NaN as null, completely or not at all."""
-    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+    with naming(path):
+        write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
 def write_npz(path: Path, arrays: dict[str, Any]) -> None:
     """Write a compressed .npz, completely or not at all."""
-    with replacing(path) as temporary:
+    with naming(path), replacing(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 
@@ -88,7 +89,15 @@ def check_fields(where: Path | str, found: Any, fields: Fields, some: Fields = N
 
 
 def read_config(folder: Path, names: Iterable[str] = ()) -> dict[str, Any]:
-    """The content of config.json, which must have the fields `names`, and has the right types."""
+    """The content of config.json, which must have the fields `names`, and has the right types.
+
+    Raises BrokenResult where it has not, or where an addition of runs has not been completed.
+    """
+    if (folder / MERGED).exists():
+        raise BrokenResult(
+            f"{folder / MERGED}: expected no addition of runs that is not complete, found one; "
+            "give the command with --extend again"
+        )
     found = read_json(folder / "config.json", {name: CONFIG.get(name, object) for name in names})
     check_fields(folder / "config.json", found, {}, CONFIG)
     return found
