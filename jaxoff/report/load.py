@@ -225,7 +225,7 @@ def by_config(runs: Iterable[Run]) -> list[Run]:
                 for name, value in point
             )
             keep = [i for i, other in enumerate(points) if other == point]
-            out.append(select(run, keep, f"{run.variant} ({label})") if label else run)
+            out.append(select(run, keep, _with(run.variant, label)) if label else run)
     return out
 
 
