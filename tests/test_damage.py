@@ -110,7 +110,6 @@ def test_a_damaged_file_is_named_with_what_to_do(file, ended, reader, damage, jo
         ("final.json", "runs", 5),
         ("final.json", "runs", []),
         ("final.json", "runs", [5, 6]),
-        ("final.json", "runs", [{"run": 0, "seed": 0}]),
         ("final.json", "runs", [{"run": 0, "seed": 0, "score": "high"}]),
         ("final.json", "timing", 3.0),
         ("evaluations.json", "evaluations", {}),
@@ -121,8 +120,26 @@ def test_a_field_of_a_wrong_type_is_named(file, field, value, jobs, tmp_path):
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps({**content, field: value}))
     for reader in READ[file][0]:
-        if (reader, field) not in {("train", "method"), ("play", "seeds"), ("evaluate", "seeds")}:
-            assert_named(reader, folder, file if field != "runs" else "final")
+        assert_named(reader, folder, file)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "readers"),
+    [
+        ("config", {"steps": "x"}, ("train", "play", "evaluate")),
+        ("config", {"lr": 3}, ("play",)),
+        ("seeds", ["x"], ("train",)),
+        ("order", [7], ("train", "play")),
+        ("parts", [3], ("play",)),
+    ],
+)
+def test_a_record_that_describes_no_job_is_named(field, value, readers, jobs, tmp_path):
+    folder = shutil.copytree(jobs[True], tmp_path / "job")
+    content = json.loads((folder / "config.json").read_text())
+    value = {**content[field], **value} if isinstance(value, dict) else value
+    (folder / "config.json").write_text(json.dumps({**content, field: value}))
+    for reader in readers:
+        assert_named(reader, folder, "config.json")
 
 
 @pytest.mark.parametrize("reader", ["train", "evaluate", "play"])
@@ -166,3 +183,11 @@ def test_a_folder_that_was_not_trained_in_may_be_used_by_another_job(jobs, tmp_p
     assert [(row["seed"], row["step"]) for row in rows] == [(5, 2), (5, 4)]
     assert json.loads((folder / "config.json").read_text())["seeds"] == [5]
     assert not (folder / "history.npz").exists()
+
+
+def test_what_a_user_keeps_in_a_folder_stays(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    for name in ("checkpoint/notes.txt", "metrics.txt"):
+        (tmp_path / name).write_text("mine")
+    train(TOY, tmp_path)
+    assert (tmp_path / "checkpoint" / "notes.txt").read_text() == "mine"

@@ -175,6 +175,14 @@ def test_a_lock_ends_with_its_process(tmp_path):
         assert certain
 
 
+def test_a_finished_job_is_read_where_nothing_can_be_written(undisturbed, monkeypatch):
+    monkeypatch.setattr(folder.os, "access", lambda *_: False)
+    monkeypatch.setattr(folder.os, "open", None)  # a lock would fail
+    before = {path.name: path.stat().st_mtime_ns for path in undisturbed.iterdir()}
+    assert len(train(TOY, undisturbed).runs) == 2
+    assert {path.name: path.stat().st_mtime_ns for path in undisturbed.iterdir()} == before
+
+
 def test_a_file_system_without_locks_is_warned_of_once(tmp_path, monkeypatch, capsys):
     def refuse(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

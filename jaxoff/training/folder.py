@@ -139,7 +139,9 @@ def plan(out: Path, wanted: dict[str, Any], extend: bool = False, fresh: bool = 
         return new if identity(held) != mine else new._replace(record=held, writes=False)
     runs, there = _runs(file, wanted), _runs(file, held)
     steps, had = (record["config"].get("steps") or 0 for record in (wanted, held))
-    longer = isinstance(had, int) and steps > had
+    if not isinstance(had, int):
+        raise results.broken(f"{file}: field 'config'", "a whole number of steps", repr(had))
+    longer = steps > had
     _check_same(file, wanted, held, {"evaluations"} if longer else set())
     missing = [run for run in runs if run not in there]
     if missing or longer or set(runs) != set(there) or steps != had:
@@ -181,7 +183,7 @@ def _longer(wanted: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
 
 def _told(record: dict[str, Any], runs: list[tuple[Any, int]]) -> str:
     grid = [
-        f"{name}={','.join(f'{value:g}' for value in values)}"
+        f"{name}={','.join(f'{float(value):g}' for value in values)}"
         for name, values in record["grid"].items()
     ]
     seeds = ", ".join(map(str, record["seeds"]))
@@ -283,7 +285,7 @@ def begin(out: Path, made: Plan, fresh: bool = False) -> None:
     """Make a folder that of a plan's job."""
     if not made.writes:
         return
-    if fresh or not _trained(out):
+    if fresh or ((out / "config.json").exists() and not _trained(out)):
         for name in (*FILES, "evaluations.json"):
             (out / name).unlink(missing_ok=True)
         for name in ("checkpoint", ADDED, MERGED):
@@ -316,14 +318,13 @@ def clean(out: Path, certain: bool) -> None:
     Temporary files are named after their process, and stay while it lives. certain: whether this
     process has the lock of the folder, so that no other writes checkpoints.
     """
-    for place in (out, out / ADDED):
+    for place in (out, out / ADDED) if certain else ():
         for path in place.glob(".[0-9]*"):
             found = re.match(r"\.(\d+)\.", path.name)
             if found and path.is_file() and not _lives(int(found[1])):
                 path.unlink(missing_ok=True)
         for path in (place / "checkpoint").glob("*.orbax-checkpoint-tmp*"):
-            if certain:
-                shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
     complete_addition(out)
 
 
@@ -363,11 +364,14 @@ def locked(out: Path) -> Iterator[bool]:
     """Keep other processes from writing in a folder; gives whether that is certain.
 
     The kernel releases the lock when this process ends in any way. Where the file system has no
-    locks, a warning is printed once, and the value is False. Raises InvalidSetting while another
-    process holds the lock.
+    locks, a warning is printed once, and the value is False, as it is for a folder that can only be
+    read. Raises InvalidSetting while another process holds the lock.
     """
     global _warned
     out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        yield False
+        return
     file, certain = out / ".lock", True
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)

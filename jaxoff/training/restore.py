@@ -15,7 +15,7 @@ import numpy as np
 from jaxoff import registry
 from jaxoff.config import BUDGETS, check_number, config_fields, is_leaf
 from jaxoff.data.dataset import outline, place
-from jaxoff.errors import InvalidSetting
+from jaxoff.errors import InvalidSetting, JaxoffError, WrongType
 from jaxoff.eval.final import evaluate_policy, summary
 from jaxoff.eval.rollout import evaluate
 from jaxoff.names import DataOptions
@@ -101,13 +101,13 @@ def restore(folder: str | Path, data_dir: str | None = None) -> Restored:
             f"{file}: expected the folder of a training job, found no config.json"
         )
     record = read_config(folder, ("method", "task", "config", "grid", "git_commit", "data_dir"))
-    spec = _spec_of(record, file, data_dir)
-    env, saved = registry.make_env(spec.task), folder / "checkpoint"
+    job = _job_of(record, file, data_dir)
+    env, saved = registry.make_env(job.spec.task), folder / "checkpoint"
     checkpoints = Checkpoints(saved) if saved.exists() else None
     meta = checkpoints.meta() if checkpoints else None
     if checkpoints is None or meta is None:
         raise FileNotFoundError(f"{saved}: expected a complete checkpoint, found none")
-    job, dataset = _without_data(_job_of(spec, record, file), env, record)
+    job, dataset = _without_data(job, env, record)
     within, stage = meta.get("within", False), meta["stage_index"]
     held = checkpoints.state(state_like(job, env, dataset, stage, within))
     checkpoints.close()
@@ -141,15 +141,17 @@ def _finite(job: Job, env: Env, meta: dict[str, Any], run: RunState, finite: Any
     return run._replace(learner=jax.tree.map(chosen, run.learner, finite), failed_at=failed_at)
 
 
-def _job_of(spec: TrainSpec, record: dict[str, Any], file: Path) -> Job:
+def _job_of(record: dict[str, Any], file: Path, data_dir: str | None) -> Job:
     """The job of a folder, with its runs in the order of the folder."""
-    job = resolve(spec)
     try:
+        job = resolve(_spec_of(record, file, data_dir))
         parts = tuple((int(steps), int(number)) for steps, number in record.get("parts", ()))
         job = dataclasses.replace(job, parts=parts)
         return job.select(record["order"]) if "order" in record else job
-    except (LookupError, TypeError, ValueError) as error:
-        raise broken(file, "parts, and an order of runs", error) from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, JaxoffError) and not isinstance(error, WrongType):
+            raise
+        raise broken(file, "the settings of a job", " ".join(str(error).split())) from error
 
 
 def evaluate_runs(
