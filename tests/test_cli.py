@@ -649,6 +649,7 @@ def test_a_job_is_extended_where_its_folder_is_and_is_named_after_its_updates(tm
     assert folder.name == "bc-matrix-xor-c-batch_size=8-hidden=4-steps=4"
     assert json.loads((folder / "config.json").read_text())["parts"] == [[2, 1]]
     more = [*command, "--steps", "4", "--seeds", "2"]
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         run(*more)
     assert stop.value.code == 2
