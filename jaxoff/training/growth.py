@@ -62,7 +62,7 @@ def add(out: Path, record: dict[str, Any], jobs: tuple[Job, Job], env: Env, data
     ones. If the process is killed in between, the next command for the folder completes that.
     """
     first, places = jax.process_index() == 0, (out, out / results.ADDED)
-    new = out / results.ADDED / results.MERGED
+    new = out / results.ADDED / "all"  # not complete before it is moved
     if first:
         shutil.rmtree(new, ignore_errors=True)
     states, metas = zip(
