@@ -183,7 +183,7 @@ def _longer(wanted: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
 
 def _told(record: dict[str, Any], runs: list[tuple[Any, int]]) -> str:
     grid = [
-        f"{name}={','.join(f'{float(value):g}' for value in values)}"
+        f"{name}={','.join(f'{_number(value):g}' for value in values)}"
         for name, values in record["grid"].items()
     ]
     seeds = ", ".join(map(str, record["seeds"]))
@@ -195,13 +195,18 @@ def _runs(file: Path, record: dict[str, Any]) -> list[tuple[Any, int]]:
     try:
         names = list(record["grid"])
         points = [
-            tuple(sorted(zip(names, map(float, map(np.float32, point)), strict=True)))
+            tuple(sorted(zip(names, map(_number, point), strict=True)))
             for point in itertools.product(*record["grid"].values())
         ]
         every = [(point, int(seed)) for point in points for seed in record["seeds"]]
         return [every[run] for run in record.get("order", range(len(every)))]
     except (LookupError, TypeError, ValueError) as error:
         raise results.broken(file, "seeds, grid and order of a job", error) from error
+
+
+def _number(value: Any) -> float:
+    """A value of a grid as float32 has it; JSON has null for infinity."""
+    return float(np.float32(np.inf if value is None else value))
 
 
 def _check_same(file: Path, wanted: dict[str, Any], held: dict[str, Any], free: set[str]) -> None:
