@@ -4,6 +4,23 @@ Their messages name the field or file, what was expected and what was found. Eve
 but for those of the operating system, is a fault of the program and keeps its traceback.
 """
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add a file's name to an error of the operating system that has none, as a full disk's."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
 
 class JaxoffError(Exception):
     """Base of the errors that a user can mend: a wrong name, setting, file or dataset."""

@@ -27,6 +27,7 @@ from jaxoff.config import config_fields, meanings_of
 from jaxoff.names import Task
 from tests.learners import QUICK_ENV, state_of
 
+BRIDGE = "bc-grid-bridge-optimal-batch_size=8-hidden=16-data_episodes=4-steps=4"
 TINY = [
     "--seeds",
     "2",
@@ -91,7 +92,7 @@ def run(*args: str) -> str:
 
 def test_train_writes_its_folder_and_prints_a_summary(job):
     folder, printed = job
-    bridge = folder / "train" / "bc-grid-bridge-optimal"
+    bridge = folder / "train" / BRIDGE
     found = {path.name for path in bridge.iterdir()}
     assert {
         "config.json",
@@ -105,9 +106,7 @@ def test_train_writes_its_folder_and_prints_a_summary(job):
         0,
         1,
     ]
-    assert "updates/s over all runs" in printed and "bc-grid-bridge-optimal" in printed.replace(
-        "\n", ""
-    )
+    assert "updates/s over all runs" in printed and BRIDGE in printed.replace("\n", "")
 
 
 def test_a_grid_has_a_line_for_each_point(job):
@@ -342,7 +341,7 @@ def test_report_makes_a_page_from_folders(job):
 
 
 def test_play_writes_a_gif_of_bridge_and_a_table_of_steps(job, tmp_path):
-    bridge = job[0] / "train" / "bc-grid-bridge-optimal"
+    bridge = job[0] / "train" / BRIDGE
     text = run("play", bridge, "--run", "1", "--out", tmp_path / "episode.gif")
     assert "run 1: return -" in text and "animation:" in text
     with Image.open(tmp_path / "episode.gif") as picture:
@@ -624,3 +623,44 @@ def test_a_list_of_seeds_that_is_none_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["train", "bc", "matrix/xor/b", "--seeds", "many", "--out", str(tmp_path / "job")])
     assert "--seeds: expected a number of seeds, or seeds with commas" in capsys.readouterr().err
+
+
+SMALL = ["--set", "batch_size=8", "--evaluations", "1", "--eval-episodes", "2", "--seeds", "1"]
+
+
+def test_two_settings_have_two_folders_and_the_report_tells_them_apart(tmp_path):
+    for more in (["--set", "hidden=4"], ["--set", "hidden=8"], ["--label", "wide bc"]):
+        run("train", "bc", "matrix/xor/c", *SMALL, "--steps", "2", *more)
+    names = {path.name for path in (tmp_path / "results" / "train").iterdir()}
+    head = "bc-matrix-xor-c-batch_size=8"
+    assert {f"{head}-hidden=4-steps=2", f"{head}-hidden=8-steps=2"} < names
+    assert any(name.startswith("wide-bc-matrix-xor-c-") for name in names)
+    run("report", "results/train")
+    table = (tmp_path / "results" / "train" / "table-return_mean.md").read_text()
+    assert all(column in table for column in ("bc (hidden=4)", "bc (hidden=8)", "wide bc"))
+
+
+def test_a_job_is_extended_where_its_folder_is_and_is_named_after_its_updates(tmp_path, capsys):
+    place = tmp_path / "results" / "train"
+    command = ["train", "bc", "matrix/xor/c", *SMALL, "--set", "hidden=4"]
+    run(*command, "--steps", "2")
+    run(*command, "--steps", "4", "--extend")
+    (folder,) = place.iterdir()
+    assert folder.name == "bc-matrix-xor-c-batch_size=8-hidden=4-steps=4"
+    assert json.loads((folder / "config.json").read_text())["parts"] == [[2, 1]]
+    more = [*command, "--steps", "4", "--seeds", "2"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(*more)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "you asked for 4 updates, seeds 0, 1; the folder holds 4 updates, seeds 0;" in line
+    assert all(option in line for option in ("--extend", "--overwrite", "--label"))
+    run(*more, "--extend")
+    assert len(json.loads((folder / "final.json").read_text())["runs"]) == 2
+    run(*command, "--steps", "4", "--seeds", "3,", "--overwrite")
+    runs = json.loads((folder / "final.json").read_text())["runs"]
+    assert [each["seed"] for each in runs] == [3]
+    with pytest.raises(SystemExit, match="2"):
+        run(*more, "--extend", "--overwrite")
+    assert "--extend and --overwrite: expected one of the two" in capsys.readouterr().err

@@ -234,6 +234,12 @@ def test_a_resumed_dashboard_keeps_its_ids(tmp_path: Path):
     assert WandB("offline", "p", "g", RUNS, tmp_path)._ids() != ids
 
 
+def test_added_runs_keep_the_ids_of_the_others_and_have_an_aggregate_of_their_own(tmp_path: Path):
+    first = WandB("offline", "p", "g", [{"run": 0, "seed": 0}], tmp_path)._ids()
+    added = WandB("offline", "p", "g", [{"run": 1, "seed": 1}], tmp_path, resume=True)._ids()
+    assert added == {**first, **{name: added[name] for name in ("run-1", "from-1-seeds")}}
+
+
 def test_aggregate_is_mean_and_std_over_runs():
     # 1 and 3: mean 2, std sqrt(2); a value that is not known is left out
     rows = [{"return_mean": 1.0}, {"return_mean": 3.0, "score": float("nan")}]

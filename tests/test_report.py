@@ -14,7 +14,7 @@ from PIL import Image
 
 from jaxoff.report import BrokenResult, figures, html, load_experiment, load_run, report, tables
 from jaxoff.report.gif import grid_gif
-from jaxoff.report.load import by_config, unfinished
+from jaxoff.report.load import by_config, told_apart, unfinished
 
 STEPS = (0, 10, 20)
 
@@ -148,6 +148,29 @@ def test_a_grid_becomes_a_variant_per_point(tmp_path: Path):
     np.testing.assert_array_equal(high.values("return_mean"), [3.0, 4.0])
     np.testing.assert_array_equal(high.history("return_mean")[-1], [3.0, 4.0])
     assert {row["run"] for row in high.rows} == {2, 3}
+
+
+def test_folders_of_one_task_and_method_are_told_apart_by_what_differs(tmp_path: Path):
+    own = {"steps": 100, "lr": [0.1], "hidden": 8}
+    make(tmp_path / "a", "bc", "matrix/xor/a", [1.0], config=own)
+    make(tmp_path / "b", "bc", "matrix/xor/a", [2.0], config=own | {"lr": [0.2], "hidden": [4, 4]})
+    make(tmp_path / "c", "bc", "matrix/xor/a", [3.0], config=own, seeds=[1])
+    make(tmp_path / "d", "bc", "matrix/xor/b", [4.0], config=own | {"steps": 7})
+    make(tmp_path / "e", "omar", "matrix/xor/a", [5.0], config=own | {"lr": [0.3]})
+    grid = {"config": own | {"lr": [0.3, 0.4]}, "grid": {"lr": [0.3, 0.4]}}
+    points = [{"lr": 0.3}, {"lr": 0.4}]
+    make(tmp_path / "f", "bc", "matrix/xor/a", [6.0, 7.0], points=points, seeds=[0, 0], **grid)
+    names = [run.variant for run in by_config(told_apart(load_experiment(tmp_path)))]
+    same = "bc (lr=0.1, hidden=8)"
+    assert names == [
+        same,
+        "bc (lr=0.2, hidden=4x4)",
+        same,
+        same,
+        "omar",
+        "bc (hidden=8, lr=0.3)",
+        "bc (hidden=8, lr=0.4)",
+    ]
 
 
 # tables

@@ -353,8 +353,6 @@ def test_a_finished_folder_is_read_back_without_training(toy, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seeds": (0, 1, 2)}, r"'seeds': expected \[0, 1, 2\], found \[0, 1\]"),
-        ({"steps": 12}, "'config.steps': expected 12, found 6"),
         ({"config": {"bad_from": 1}}, "'config.bad_from': expected 1, found 0"),
         ({"task": "matrix/xor/c"}, "'task': expected 'matrix/xor/c', found 'matrix/xor/b'"),
         ({"grid": {"lr": [0.1, 0.2]}}, r"'config.lr': expected \[0.1.*, 0.2.*\], found \[0.1"),
@@ -363,14 +361,14 @@ def test_a_finished_folder_is_read_back_without_training(toy, tmp_path, monkeypa
     ],
 )
 def test_a_folder_with_another_job_is_refused_naming_the_field(toy, tmp_path, change, message):
-    loop._begin(tmp_path, loop._describe(resolve(toy), registry.make_data(toy.task)))
+    train(toy, tmp_path)
     with pytest.raises(ValueError, match=rf"config\.json: field {message}.*another job"):
         train(dataclasses.replace(toy, **change), tmp_path)
 
 
 def test_a_folder_whose_data_have_changed_is_refused(toy, tmp_path):
     data = registry.make_data(toy.task)
-    loop._begin(tmp_path, loop._describe(resolve(toy), data))
+    train(toy, tmp_path, data=data)
     with pytest.raises(ValueError, match=r"field 'data\.sha256'"):
         train(toy, tmp_path, data=data._replace(reward=np.asarray(data.reward) + 1))
 

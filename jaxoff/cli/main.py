@@ -69,10 +69,9 @@ def evaluate(
     """
     runtime.setup()
     from jaxoff.training.restore import evaluate_runs, restore
-    from jaxoff.training.results import read_json, write_json
+    from jaxoff.training.results import read_evaluations, write_json
 
-    file = folder / "evaluations.json"
-    before = read_json(file, ("evaluations",))["evaluations"] if file.exists() else []
+    file, before = folder / "evaluations.json", read_evaluations(folder)
     found = restore(folder, None if data_dir is None else str(data_dir))
     spec, chosen = found.job.spec, _numbers(runs, found.job.num_runs)
     if not found.finished:

@@ -16,7 +16,6 @@ from jaxoff import registry, runtime
 from jaxoff.cli.common import Many, console, pairs
 from jaxoff.config import meanings_of
 from jaxoff.errors import InvalidSetting
-from jaxoff.names import Task
 from jaxoff.training.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -84,11 +83,19 @@ _OPTIONS = {  # field -> option
         lambda greedy: not greedy,
         "evaluate the mode of the policy instead of samples from it",
     ),
+    "variant": _Option(
+        "label",
+        str,
+        "",
+        lambda label: label,
+        "name of the job in the columns of tables, and of its folder: LABEL-TASK; by default the "
+        "method's name",
+    ),
     "data_dir": _Option(
         "data_dir", Path | None, None, lambda folder: None if folder is None else str(folder)
     ),
 }
-_LIBRARY_ONLY = ("variant", "checkpoint_s")  # fields without an option on the command line
+_LIBRARY_ONLY = ("checkpoint_s",)  # fields without an option on the command line
 
 
 def _options() -> dict[str, tuple[_Option, bool]]:
@@ -137,6 +144,8 @@ def train(
     experiment: str = "train",
     results: Path = Path("results"),
     out: Path | None = None,
+    extend: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> None:
     """Train a method on a task: every grid point times every seed, in one program.
@@ -147,64 +156,66 @@ def train(
             their mean.
         experiment: name of the folder below --results, and of the group in Weights & Biases.
         results: folder for all results.
-        out: folder of this job; by default RESULTS/EXPERIMENT/METHOD-TASK.
+        out: folder of this job; by default RESULTS/EXPERIMENT/METHOD-TASK, followed by the settings
+            that are not the method's defaults.
+        extend: train what the job in the folder lacks: more updates (of which --evaluations are
+            evaluated), seeds or grid values. Without --out and --label, a job that differs only in
+            its --steps is continued and its folder renamed.
+        overwrite: replace what the folder holds.
     """
     spec = _spec({"method": method, "task": task, **options})
     registry.form_for(method, task)
     runtime.setup()
     from jaxoff.data import disk
+    from jaxoff.training.naming import folder_name, folder_to_extend
     from jaxoff.training.spec import expanded, resolve
 
+    if extend and overwrite:
+        raise InvalidSetting("--extend and --overwrite: expected one of the two, found both")
     jobs = expanded(spec)
     for job in jobs:  # every job is checked before the first one trains
         resolve(job)
     episodes = None if data is None else disk.load(data)[0]
-    whole, rows = out or results / experiment / f"{spec.label}-{Task.parse(task).slug}", []
+    place, name, rows = results / experiment, folder_name(spec), []
+    wanted = out or place / name
+    look = extend and out is None and not wanted.exists()
+    fewer = folder_to_extend(spec, place) if look else None
+    whole = wanted if fewer is None else fewer
     for job in jobs:
         point = {name: value for name, value in job.config.items() if name not in spec.config}
         name = ", ".join(f"{name}={value}" for name, value in point.items())
         folder = whole / name.replace(", ", "-").replace("=", "-") if point else whole
-        rows += _train(job, folder, name, wandb, experiment, episodes)
+        rows += _train(job, folder, name, (wandb, experiment), episodes, (extend, overwrite))
     console.print(_summary(rows))
-    console.print(f"results: {whole}", soft_wrap=True)
+    if whole != wanted:  # its name says how many updates it has
+        whole.rename(wanted)
+    console.print(f"results: {wanted}", soft_wrap=True, markup=False)
 
 
 def _train(
     spec: TrainSpec,
     folder: Path,
     point: str,
-    wandb: Any,
-    experiment: str,
+    dashboard: tuple[Any, str],
     episodes: Episodes | None,
+    how: tuple[bool, bool],
 ) -> list[dict[str, Any]]:
     """Train a job, draw its learning curves, and return a row for each of its runs.
 
-    point: the values of the static settings of the grid that this job trains with.
+    point: the values of the static settings of the grid that this job trains with. dashboard: mode
+    and group in Weights & Biases. how: whether to extend, and to overwrite, what the folder holds.
     """
     from jaxoff.logs import Progress, Sink, WandB
     from jaxoff.report import figures
     from jaxoff.report.load import load_run
     from jaxoff.training import train as run
-    from jaxoff.training.spec import resolve
 
-    job, title = resolve(spec), " ".join(filter(None, (spec.label, spec.task, point)))
-    runs = [
-        {"run": k, "seed": seed, "config": leaves}
-        for k, (seed, leaves) in enumerate(zip(job.seeds, job.points, strict=True))
-    ]
-    sinks: list[Sink] = [Progress(title)]
-    if wandb != "disabled":
-        sinks.append(
-            WandB(
-                wandb,
-                "jaxoff",
-                experiment,
-                runs,
-                folder / "wandb",
-                resume=(folder / "checkpoint").exists(),
-            )
-        )
-    done = run(spec, folder, sinks, data=episodes)
+    (mode, group), (extend, overwrite) = dashboard, how
+    sinks: list[Sink] = [Progress(" ".join(filter(None, (spec.label, spec.task, point))))]
+    if mode != "disabled":
+        resume = (folder / "checkpoint").exists() and not overwrite
+        sinks.append(WandB(mode, "jaxoff", group, (), folder / "wandb", resume=resume))
+    done = run(spec, folder, sinks, data=episodes, extend=extend, overwrite=overwrite)
     try:
         figures.curves([load_run(folder)], "return_mean", folder / "curves")
     except Exception as error:  # the results are already written, and other jobs may follow

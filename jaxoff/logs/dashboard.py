@@ -25,9 +25,10 @@ Mode = Literal["disabled", "offline", "online"]
 class WandB:
     """Every run has its own curve; runs that differ only in their seed share an aggregate W&B run.
 
-    runs: one dictionary per run, {"run": int, "seed": int, "config": {leaf: value}}. folder: holds
-    wandb's files, and ids.json, with which a resumed training continues its curves. Metrics are
-    named stage/name and drawn over stage/step.
+    runs: one dictionary per run, {"run": int, "seed": int, "config": {leaf: value}}; `info["runs"]`
+    of `start`, the runs that are trained, take their place. folder: holds wandb's files, and
+    ids.json, with which a resumed training continues its curves. Metrics are named stage/name and
+    drawn over stage/step. Runs that are added to a job have an aggregate of their own.
     """
 
     def __init__(
@@ -53,10 +54,15 @@ class WandB:
             Path(folder),
             resume,
         )
-        self.runs = list(runs)
         self._open: dict[str, Any] = {}  # label -> wandb run
-        self._label = {run["run"]: _aggregate_label(run, self.runs) for run in self.runs}
         self._stages: set[str] = set()
+        self._take(runs)
+
+    def _take(self, runs: Sequence[dict[str, Any]]) -> None:
+        self.runs = list(runs)
+        first = min((run["run"] for run in self.runs), default=0)
+        prefix = f"from-{first}-" if first else ""
+        self._label = {run["run"]: prefix + _aggregate_label(run, self.runs) for run in self.runs}
         self._not_curves = {
             "run",
             "seed",
@@ -71,6 +77,9 @@ class WandB:
         with needs("--wandb"):
             import wandb
 
+        if "runs" in info:
+            self._take(info["runs"])
+            info = {name: value for name, value in info.items() if name != "runs"}
         self.folder.mkdir(parents=True, exist_ok=True)
         ids = self._ids()
         info = json.loads(
@@ -152,9 +161,10 @@ class WandB:
 
     def _ids(self) -> dict[str, str]:
         file = self.folder / "ids.json"
-        if self.resume and file.exists():
-            return json.loads(file.read_text())
-        ids = {label: secrets.token_hex(4) for label, _, _ in self._wanted()}
+        known = json.loads(file.read_text()) if self.resume and file.exists() else {}
+        ids = known | {
+            label: secrets.token_hex(4) for label, _, _ in self._wanted() if label not in known
+        }
         write_text(file, json.dumps(ids, indent=1))
         return ids
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxoff.errors import BrokenResult
 from jaxoff.report import figures, html, tables
-from jaxoff.report.load import Run, by_config, load_run, run_folders, unfinished
+from jaxoff.report.load import Run, by_config, load_run, run_folders, told_apart, unfinished
 
 MAX_CELLS = 12  # largest number of actions per agent for which joint policies are drawn
 
@@ -19,11 +19,20 @@ def report(folder: str | Path) -> Path:
 
     An experiment is a folder of result folders. Its tables and figures are written into it, and
     index.html into `folder`. Runs that have not ended are named on the page, and left out of tables
-    and figures. Raises BrokenResult if no run has ended, or naming a broken file.
+    and figures. So are broken ones: once everything else is written, a BrokenResult names their
+    files. Raises BrokenResult, too, if no run has ended.
     """
     folder = Path(folder)
-    waiting = unfinished(folder)
-    done = [load_run(path) for path in run_folders(folder) if path not in waiting]
+    waiting, done, broken = unfinished(folder), [], {}
+    for path in run_folders(folder):
+        if path in waiting:
+            continue
+        try:
+            done.append(load_run(path))
+        except BrokenResult as error:
+            broken[path] = str(error)
+    if broken and not done:
+        raise BrokenResult(_told(folder, broken))
     if not done:
         held = f"found {len(waiting)} that have not ended" if waiting else "found none"
         raise BrokenResult(
@@ -36,19 +45,25 @@ def report(folder: str | Path) -> Path:
     for place, runs in groups.items():
         stems = [stem.relative_to(folder) for stem in _experiment(runs, place)]
         title = folder.resolve().name if place == folder else str(place.relative_to(folder))
-        missing = [path.name for path in waiting if path.parent == place]
         text = f"{len(runs)} result folders, {sum(len(run.runs) for run in runs)} runs."
-        sections.append(
-            html.Section(
-                title, text + (f" Not ended yet: {', '.join(missing)}." if missing else ""), stems
-            )
-        )
-    return html.index(folder, f"Results: {folder.resolve().name}", sections)
+        for words, paths in (("Not ended yet", waiting), ("Broken", broken)):
+            names = ", ".join(path.name for path in paths if path.parent == place)
+            text += f" {words}: {names}." if names else ""
+        sections.append(html.Section(title, text, stems))
+    page = html.index(folder, f"Results: {folder.resolve().name}", sections)
+    if broken:
+        raise BrokenResult(f"{page}: written without {_told(folder, broken)}")
+    return page
+
+
+def _told(folder: Path, broken: dict[Path, str]) -> str:
+    """What is wrong with the broken result folders below a folder."""
+    return f"{len(broken)} broken result folders below {folder}: " + " | ".join(broken.values())
 
 
 def _experiment(runs: Sequence[Run], place: Path) -> list[Path]:
     """Write all tables and figures of some runs into a folder; returns their stems."""
-    parts = by_config(runs)
+    parts = by_config(told_apart(runs))
     stems = []
     several = len({run.task for run in parts}) > 1
     for metric in tables.METRICS:

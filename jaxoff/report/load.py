@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,16 @@ from typing import Any
 import numpy as np
 
 from jaxoff.errors import BrokenResult
-from jaxoff.training.results import check_fields, read_json, read_npz
+from jaxoff.training.results import (
+    ADDED,
+    MERGED,
+    broken,
+    read_config,
+    read_final,
+    read_json,
+    read_rows,
+)
 
-FILES = ("config.json", "metrics.jsonl", "final.json", "final.npz")
 CONFIG_FIELDS = ("method", "task", "command", "hardware", "git_commit")
 
 
@@ -79,29 +85,18 @@ class Run:
 def load_run(path: str | Path) -> Run:
     """Read one result folder. Raises BrokenResult, naming the file that is missing or broken."""
     folder = Path(path)
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise BrokenResult(
-                f"{folder / name}: expected a file, found none; a run writes it when it ends"
-            )
-    config = read_json(folder / "config.json", CONFIG_FIELDS)
-    final = read_json(folder / "final.json", ("runs", "timing"))
-    if not final["runs"]:
-        raise BrokenResult(
-            f"{folder / 'final.json'}: field 'runs': expected at least one run, found none"
-        )
-    for run in final["runs"]:
-        check_fields(folder / "final.json", run, ("run", "seed"))
+    config = read_config(folder, CONFIG_FIELDS)
+    rows = [row for _, row in read_rows(folder / "metrics.jsonl")]
+    final, arrays = read_final(folder)
+    end = arrays["steps"][-1] if len(arrays["steps"]) else 0
+    missing = {run["run"] for run in final["runs"]} - {
+        row["run"] for row in rows if row["step"] == end
+    }
+    if missing:
+        found = f"none of run {min(missing)}"
+        raise broken(folder / "metrics.jsonl", f"a row of every run after {end} updates", found)
     variant = config.get("variant") or config["method"]
-    return Run(
-        folder,
-        config,
-        _json_lines(folder / "metrics.jsonl"),
-        final["runs"],
-        final["timing"],
-        read_npz(folder / "final.npz"),
-        variant,
-    )
+    return Run(folder, config, rows, final["runs"], final["timing"], arrays, variant)
 
 
 def run_folders(path: str | Path) -> list[Path]:
@@ -110,13 +105,24 @@ def run_folders(path: str | Path) -> list[Path]:
     return [
         file.parent
         for file in files
-        if not {"checkpoint", "wandb"} & set(file.relative_to(path).parts)
+        if not {"checkpoint", "wandb", ADDED, MERGED} & set(file.relative_to(path).parts)
     ]
 
 
 def unfinished(path: str | Path) -> list[Path]:
-    """The result folders below a path whose runs have not ended."""
-    return [folder for folder in run_folders(path) if not (folder / "final.json").exists()]
+    """The result folders below a path whose runs have not ended, or are being extended."""
+    return [folder for folder in run_folders(path) if not _ended(folder)]
+
+
+def _ended(folder: Path) -> bool:
+    """Whether a folder has results, be they damaged, that are not those of before an extension."""
+    try:
+        former = read_config(folder).get("grown_from")
+        return (folder / "final.json").exists() and not (
+            former and read_json(folder / "final.json").get("job") in former
+        )
+    except BrokenResult:
+        return True
 
 
 def load_experiment(path: str | Path) -> list[Run]:
@@ -128,6 +134,75 @@ def load_experiment(path: str | Path) -> list[Run]:
     if not folders:
         raise BrokenResult(f"{path}: expected result folders with a config.json, found none")
     return [load_run(folder) for folder in folders]
+
+
+def told_apart(runs: Iterable[Run]) -> list[Run]:
+    """The runs, whose variants name the settings in which folders of one task and variant differ.
+
+    Folders that differ only in seeds keep one variant. The values that a folder sweeps are left to
+    `by_config`.
+    """
+    runs = list(runs)
+    groups: dict[str, dict[str, list[Path]]] = {}  # variant -> task -> folders
+    told = {run.path: _settings_of(run.config) for run in runs}
+    for run in runs:
+        groups.setdefault(run.variant, {}).setdefault(run.task, []).append(run.path)
+    differ: dict[str, list[str]] = {}  # variant -> names of settings
+    for variant, tasks in groups.items():
+        names = dict.fromkeys(
+            name for each in tasks.values() for path in each for name in told[path]
+        )
+        differ[variant] = [
+            name
+            for name in names
+            if any(
+                len({repr(told[path].get(name)) for path in each}) > 1 for each in tasks.values()
+            )
+        ]
+    labels = {
+        run.path: ", ".join(
+            f"{name}={_short(told[run.path][name])}"
+            for name in differ[run.variant]
+            if name in told[run.path]
+        )
+        for run in runs
+    }
+    return [dataclasses.replace(run, variant=_with(run.variant, labels[run.path])) for run in runs]
+
+
+def _settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a job's config.json that may tell it from others, by name."""
+    own = {
+        name: value[0] if isinstance(value, list) and len(value) == 1 else value
+        for name, value in config["config"].items()
+        if name not in config.get("grid", {})
+    }
+    sampler = {f"sampler {name}": x for name, x in config.get("sampler_config", {}).items()}
+    rest = (
+        "method",
+        "sampler",
+        "data_seed",
+        "data_episodes",
+        "prng",
+        "precision",
+        "obs_dtype",
+        "sampled",
+    )
+    return own | sampler | {name: config[name] for name in rest if name in config}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "x".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _with(variant: str, text: str) -> str:
+    """A variant's label with settings in brackets, joined to those that it has."""
+    if not text:
+        return variant
+    joined = variant.endswith(")") and " (" in variant
+    return f"{variant[:-1]}, {text})" if joined else f"{variant} ({text})"
 
 
 def by_config(runs: Iterable[Run]) -> list[Run]:
@@ -150,7 +225,7 @@ def by_config(runs: Iterable[Run]) -> list[Run]:
                 for name, value in point
             )
             keep = [i for i, other in enumerate(points) if other == point]
-            out.append(select(run, keep, f"{run.variant} ({label})") if label else run)
+            out.append(select(run, keep, _with(run.variant, label)) if label else run)
     return out
 
 
@@ -168,19 +243,3 @@ def select(run: Run, keep: Sequence[int], variant: str) -> Run:
         },
         variant=variant,
     )
-
-
-def _json_lines(file: Path) -> list[dict[str, Any]]:
-    rows = []
-    try:
-        lines = file.read_text().splitlines()
-    except UnicodeDecodeError as error:
-        raise BrokenResult(f"{file}: expected text, found {error}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BrokenResult(f"{file}: line {number}: expected JSON, found {error}") from error
-        check_fields(f"{file}: line {number}", row, ("stage_index", "step", "run"))
-        rows.append(row)
-    return rows

@@ -7,7 +7,9 @@ what it has read.
 
 from __future__ import annotations
 
-import json
+import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from jaxoff.errors import BrokenResult
+from jaxoff.training.mapping import from_first
+from jaxoff.training.results import broken, check_fields
+
+ROOM = 2**20  # bytes that a checkpoint may need beyond its arrays
+META = dict.fromkeys(("stage_index", "step", "kept", "updates"), int) | dict.fromkeys(
+    ("elapsed_s", "compile_s"), int | float
+)
+
+
+def _of_others(record: logging.LogRecord) -> bool:
+    """Whether a logged error is not orbax's own, which are raised here."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
+
+
+logging.getLogger("absl").addFilter(_of_others)
 
 
 class Checkpoints:
@@ -29,6 +45,8 @@ class Checkpoints:
         self.manager: ocp.CheckpointManager | None = None
         if jax.process_index() > 0:
             return
+        if folder.exists() and not folder.is_dir():
+            raise broken(folder, "a folder of checkpoints", "a file")
         folder.mkdir(parents=True, exist_ok=True)
         several = jax.process_count() > 1
         alone = ocp.options.MultiprocessingOptions(
@@ -42,29 +60,32 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def save(self, number: int, state: Any, meta: dict[str, Any]) -> None:
-        """Start writing; returns before the file is complete. An unfinished write is never read."""
-        if self.manager is not None:
-            self.manager.save(
-                number,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
-                ),
-                force=True,
+        """Start writing; returns before the file is complete. An unfinished write is never read.
+
+        Raises OSError where it can't be written, as the write before this one.
+        """
+        manager = self.manager
+        if manager is not None and manager.latest_step() != number:
+            self._check_room(sum(np.asarray(x).nbytes for x in jax.tree.leaves(state)) + ROOM)
+            args = ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
             )
+            self._written(lambda: manager.save(number, args=args, force=True))
 
     def meta(self) -> dict[str, Any] | None:
-        """The metadata of the newest complete checkpoint, or None."""
-        found = None
-        if self.manager is not None and self.manager.latest_step() is not None:
+        """The metadata of the newest complete checkpoint, or None.
+
+        Raises BrokenResult where a field is missing or of a wrong type.
+        """
+
+        def read() -> dict[str, Any] | None:
+            if self.manager is None or self.manager.latest_step() is None:
+                return None
             found = self._read(ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        if jax.process_count() == 1:
+            check_fields(self._newest(), found, META, {"within": bool, "sums": dict, "job": str})
             return found
-        text = np.frombuffer(json.dumps(found).encode(), np.uint8)
-        size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-        text = multihost_utils.broadcast_one_to_all(
-            text if jax.process_index() == 0 else np.zeros(size, np.uint8)
-        )
-        return json.loads(np.asarray(text).tobytes())
+
+        return from_first(read)
 
     def state(self, like: Any) -> Any:
         """The state in the newest complete checkpoint, with the structure of `like`."""
@@ -76,23 +97,42 @@ class Checkpoints:
             else jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(like))
         )
 
+    def _newest(self) -> Path:
+        assert self.manager is not None
+        return Path(self.manager.directory) / str(self.manager.latest_step())
+
     def _read(self, args: Any) -> Any:
         """A part of the newest complete checkpoint.
 
-        Raises BrokenResult where it is damaged, or its structure is that of another job.
+        Raises BrokenResult where it is damaged, or its structure is that of another job. Orbax
+        raises errors of many kinds for damaged files.
         """
         assert self.manager is not None
-        step = self.manager.latest_step()
         try:
-            return self.manager.restore(step, args=args)
-        except (LookupError, TypeError, ValueError) as error:
-            raise BrokenResult(
-                f"{self.manager.directory / str(step)}: expected a checkpoint of this job, found a "
-                f"damaged or different one ({' '.join(str(error).split())[:200]})"
-            ) from error
+            return self.manager.restore(self.manager.latest_step(), args=args)
+        except Exception as error:
+            reason = f"a damaged or different one ({' '.join(str(error).split())[:200]})"
+            raise broken(self._newest(), "a checkpoint of this job", reason) from error
+
+    def _check_room(self, wanted: int) -> None:
+        """Raise OSError where the disk has not this many bytes, before orbax fails in threads."""
+        assert self.manager is not None
+        free = shutil.disk_usage(self.manager.directory).free
+        if free < wanted:
+            reason = f"expected {wanted / 1e6:.1f} MB free on the disk, found {free / 1e6:.1f}"
+            raise OSError(f"{self.manager.directory}: checkpoint not written: {reason}")
+
+    def _written(self, write: Callable[[], object]) -> None:
+        """Call a function that writes; its errors become an OSError of one line."""
+        assert self.manager is not None
+        try:
+            write()
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise OSError(f"{self.manager.directory}: checkpoint not written: {reason}") from error
 
     def close(self) -> None:
-        """Wait for unfinished writes."""
+        """Wait for unfinished writes. Raises OSError where one could not be completed."""
         if self.manager is not None:
-            self.manager.wait_until_finished()
+            self._written(self.manager.wait_until_finished)
             self.manager.close()

@@ -6,14 +6,9 @@ saves checkpoints; after an interval it also logs. Nothing else leaves the devic
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import os
-import signal
-import threading
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +20,21 @@ from jax.sharding import PartitionSpec as P
 
 from jaxoff import registry, runtime
 from jaxoff.data.checks import validate
-from jaxoff.data.edit import digest
 from jaxoff.errors import Interrupted, InvalidSetting
 from jaxoff.eval import statistics
-from jaxoff.files import plain
 from jaxoff.logs import Guarded, JsonLines, Record, Sink, making
 from jaxoff.names import DataOptions
-from jaxoff.training import mapping, results
+from jaxoff.training import folder, growth, mapping, results
 from jaxoff.training.checkpoint import Checkpoints
+from jaxoff.training.history import History
 from jaxoff.training.program import Carried, Program
 from jaxoff.training.restore import empty_state, load_dataset, state_like
 from jaxoff.training.results import Results
 from jaxoff.training.spec import Job, TrainSpec, check_sampler, evaluation_steps, fitted, resolve
+from jaxoff.training.stop import CHUNK_S, Stop
 from jaxoff.types import Env, Episodes
 
-CHUNK_S = 10.0  # longest duration of a chunk, so that it stops and shows progress in time
 CHUNK_UPDATES = 256  # most updates in a chunk, since their draws are made and stored together
-# Fields of config.json that may differ between two runs of one job.
-LOOSE = {"command", "hardware", "git_commit", "versions", "checkpoint_s", "mode", "data_dir"}
 
 
 def train(
@@ -51,14 +43,23 @@ def train(
     sinks: Sequence[Sink] = (),
     data: Episodes | None = None,
     env: Env | None = None,
+    *,
+    extend: bool = False,
+    overwrite: bool = False,
 ) -> Results:
     """Train every run of a job in one program per stage, and return its results.
 
     out: the job's folder. If it is given, the job logs and saves there, resumes from its last
     checkpoint, and a job that is already complete is only read. sinks: further logs. data, env:
-    episodes and environment that replace the task's own. Raises a JaxoffError for an invalid spec
-    or dataset, Interrupted after SIGTERM or SIGINT.
+    episodes and environment that replace the task's own. extend: a job in the folder that has fewer
+    updates, or fewer runs, is continued to those of the spec. overwrite: what is in the folder is
+    replaced. Raises a JaxoffError for an invalid spec or dataset, or a folder of another job;
+    Interrupted after SIGTERM or SIGINT; OSError where results can't be written.
     """
+    if extend and overwrite:
+        raise InvalidSetting("'extend' and 'overwrite': expected one of the two, found both")
+    if out is None and (extend or overwrite):
+        raise InvalidSetting("'extend' and 'overwrite': expected with a folder, found none")
     job = resolve(spec)
     env = registry.make_env(spec.task) if env is None else env
     # A method refuses invalid settings here, before data and folders are made.
@@ -70,115 +71,51 @@ def train(
     if data is not None:  # refused before the folder is written
         data = validate(data, env.spec, spec.task, spec.obs_dtype)
     job = fitted(job, data)
-    record = _describe(job, data)
-    if out is not None:
-        finished = _begin(Path(out), record)
-        if finished is not None:
-            return finished
     with jax.default_matmul_precision(spec.precision):
-        return _Loop(job, env, data, None if out is None else Path(out), sinks, record).run()
+        if out is None:
+            return _Loop(job, env, data, None, sinks, folder.describe(job, data), []).run()
+        only = jax.process_index() == 0
+        with folder.locked(Path(out)) if only else contextlib.nullcontext(False) as certain:
+            return _in_folder(job, env, data, Path(out), sinks, (extend, overwrite, certain))
 
 
-def _describe(job: Job, data: Episodes | None) -> dict[str, Any]:
-    """The content of config.json: the job, its data and machine, and the version of the code."""
-    spec = dataclasses.asdict(job.spec)
-    config = {f.name: getattr(job.config, f.name) for f in dataclasses.fields(job.config)}
-    return spec | {
-        "variant": job.spec.label,
-        "seeds": list(job.spec.seeds),
-        "config": {
-            name: _typed(np.unique(value)) if hasattr(value, "shape") else value
-            for name, value in config.items()
-        },
-        "sampler_config": {
-            name: _typed(value) if hasattr(value, "shape") else value
-            for name, value in vars(job.sampler_config).items()
-        },
-        "num_runs": job.num_runs,
-        "data": None
-        if data is None
-        else {
-            "sha256": digest(data),
-            "episodes": len(data.filled),
-            "steps": int(np.sum(data.filled)),
-            "longest": int(np.sum(data.filled, 1).max()),
-            "individual": data.agent_reward is not None,
-        },
-        "command": runtime.command(),
-        "hardware": runtime.hardware(),
-        "git_commit": runtime.git_commit(),
-        "versions": runtime.versions(),
-    }
+def _in_folder(
+    job: Job,
+    env: Env,
+    data: Episodes | None,
+    out: Path,
+    sinks: Sequence[Sink],
+    how: tuple[bool, bool, bool],
+) -> Results:
+    """Train what a folder lacks of a job; how: to extend, to overwrite, whether it is locked."""
+    extend, overwrite, certain = how
+    record = folder.describe(job, data)
+    stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
+    last = (len(stages) - 1) * folder.STAGE + stages[-1].steps
 
+    def planned() -> dict[str, Any]:
+        folder.clean(out, certain)
+        return folder.plan(out, record, extend, overwrite)._asdict()
 
-def _typed(value: Any) -> Any:
-    """Numbers of float32 in their shortest decimal form: .0003 and not .0003000000142."""
-    found = np.asarray(value)
-    return [float(str(x)) for x in found.ravel()] if found.ndim else float(str(found[()]))
-
-
-def _begin(out: Path, record: dict[str, Any]) -> Results | None:
-    """Claim the folder for this job, and return its results if it is already complete there.
-
-    Raises InvalidSetting if the folder holds another job.
-    """
-    file = out / "config.json"
-    if file.exists():
-        wanted_record = json.loads(json.dumps(plain(record)))
-        held = results.read_json(file)
-        for name, wanted, found in _differences(wanted_record, held):
-            # Folders of earlier versions record less about the data.
-            if found is None and name in ("data.longest", "data.individual"):
-                continue
-            if name.partition(".")[0] not in LOOSE:
-                raise InvalidSetting(
-                    f"{file}: field '{name}': expected {wanted!r}, found {found!r}; "
-                    "the folder holds another job: choose another, or remove it"
-                )
-    elif (out / "final.json").exists():  # config.json was lost
-        _check_owner(out / "final.json", results.read_json(out / "final.json").get("job"), record)
-    if not file.exists() and jax.process_index() == 0:
-        results.write_json(file, record)
-    return results.load(out) if (out / "final.json").exists() else None
-
-
-def identity(record: dict[str, Any]) -> str:
-    """SHA-256 that identifies a job: of its config.json without how and where it was run."""
-    kept = {name: value for name, value in record.items() if name not in LOOSE}
-    return hashlib.sha256(json.dumps(plain(kept), sort_keys=True).encode()).hexdigest()
-
-
-def _check_owner(file: Path, found: Any, record: dict[str, Any]) -> None:
-    """Raise InvalidSetting if `found`, the identity in a file, is that of another job."""
-    if found != identity(record):
-        raise InvalidSetting(
-            f"{file}: expected what this job has written, found what another has; "
-            "choose another folder, or remove it"
-        )
-
-
-def _differences(
-    wanted: dict[str, Any], found: dict[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-    """(field, wanted, found) for each field in which two records differ, in order.
-
-    Names of nested fields are joined by dots, such as `config.lr`.
-    """
-    for name, value in wanted.items():
-        other = found.get(name)
-        if isinstance(value, dict) and isinstance(other, dict):
-            yield from _differences(dict.fromkeys(other) | value, other, f"{prefix}{name}.")
-        elif not _same(value, other):
-            yield prefix + name, value, other
-
-
-def _same(value: Any, other: Any) -> bool:
-    """Whether two JSON values are equal; floats are compared as float32."""
-    if isinstance(value, list) and isinstance(other, list):
-        return len(value) == len(other) and all(map(_same, value, other))
-    if isinstance(value, float) and isinstance(other, float):
-        return bool(np.float32(value) == np.float32(other))
-    return bool(value == other)
+    plan = folder.Plan(**mapping.from_first(planned))
+    here, added = plan.jobs(job)
+    if plan.steps is not None:
+        growth.check_schedules(here, plan.steps, env, data)
+    mapping.from_first(lambda: folder.begin(out, plan, overwrite))
+    if mapping.from_first(lambda: folder.complete(out, plan.record, last)):
+        mapping.from_first(lambda: (out / "history.npz").unlink(missing_ok=True))
+    else:
+        done = _Loop(here, env, data, out, sinks, plan.record, plan.owners).run()
+        if added is None:
+            return done
+    if added is not None and plan.grown is not None:
+        grown, place = plan.grown, out / results.ADDED
+        mapping.from_first(lambda: folder.begin_added(out, grown, last))
+        if not mapping.from_first(lambda: folder.complete(place, grown, last)):
+            own = [folder.identity(grown)]
+            _Loop(added, env, data, place, sinks, grown, own).run()
+        growth.add(out, grown, (here, added), env, load_dataset(job, env, data))
+    return results.load(out)
 
 
 class _Loop:
@@ -192,7 +129,11 @@ class _Loop:
         out: Path | None,
         sinks: Sequence[Sink],
         record: dict[str, Any],
+        owners: list[str],
     ) -> None:
+        """record: the content of config.json. owners: the identities of jobs whose files are this
+        job's, in addition to its own.
+        """
         self.job, self.env, self.out, self.spec = job, env, out, job.spec
         self.mesh = mapping.run_mesh(job.num_runs)
         platform = self.mesh.devices.flat[0].platform
@@ -200,12 +141,10 @@ class _Loop:
         self.dataset = load_dataset(job, env, data, NamedSharding(self.mesh, P()))
         self.stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
         self.checkpoints = Checkpoints(out / "checkpoint") if out else None
-        self.data = data
         self.sinks: list[Sink] = [Guarded(sink) for sink in sinks]
-        self.record = record
-        self.history: dict[str, list[np.ndarray]] = {}
-        self.steps: list[int] = []
-        self.last: dict[str, np.ndarray] = {}
+        self.record, self.identity = record, folder.identity(record)
+        self.owners = [self.identity, *owners]
+        self.history = History(job.num_runs, data)
         self.compile_s, self.elapsed_s, self.updates = 0.0, 0.0, 0
         self.saved_at = time.perf_counter()
         self.chunk_s = 0.0  # seconds per update in the last chunk
@@ -219,7 +158,7 @@ class _Loop:
         if meta:
             assert self.out is not None
             if "job" in meta:  # folders of earlier versions lack it
-                _check_owner(self.out / "checkpoint", meta["job"], self.record)
+                folder.check_owner(self.out / "checkpoint", meta["job"], self.owners)
             first_stage = meta["stage_index"]
             self.elapsed_s, self.compile_s, self.updates = (
                 meta["elapsed_s"],
@@ -227,7 +166,7 @@ class _Loop:
                 meta["updates"],
             )
             self.sums = {name: np.asarray(value) for name, value in meta.get("sums", {}).items()}
-            self._restore_history(meta)
+            self.history.restore(self.out, meta["kept"], self.owners)
         if self.out is not None and jax.process_index() == 0:
             self.sinks.insert(
                 0,
@@ -237,7 +176,7 @@ class _Loop:
             with self.stop:
                 stages = [(stage.name, stage.steps) for stage in self.stages]
                 for sink in self.sinks:
-                    sink.start(self.record | {"stages": stages})
+                    sink.start(self.record | {"stages": stages, "runs": self.job.runs})
                 for index in range(first_stage, len(self.stages)):
                     at = meta if meta and index == first_stage else None
                     carried = self._stage(index, carried, at)
@@ -256,13 +195,15 @@ class _Loop:
             for index in range(meta["stage_index"] + 1)
             for step in self._ends(index)
             if (index, step) <= (meta["stage_index"], meta["step"])
-            for run in range(self.job.num_runs)
+            for run in range(self.job.first, self.job.first + self.job.num_runs)
         ]
 
     def _ends(self, index: int) -> list[int]:
         """The numbers of updates after which a stage logs a report."""
-        stage, last = self.stages[index], index == len(self.stages) - 1
-        return evaluation_steps(stage.steps, self.spec.evaluations if last else stage.reports)
+        stage = self.stages[index]
+        if index == len(self.stages) - 1:
+            return self.job.ends(stage.steps)
+        return evaluation_steps(stage.steps, stage.reports)
 
     def _stage(self, index: int, carried: Any, meta: dict[str, Any] | None) -> Carried:
         """Train a stage. meta: metadata of the checkpoint in this stage to resume from, if any."""
@@ -280,7 +221,7 @@ class _Loop:
         report = self._compile(program.report, carried, (self.dataset, self._number(0)))
         if last and meta is None:
             carried, first = self._timed(report, carried, 0)
-            self._keep(0, {}, first)
+            self.history.keep(0, {}, first)
         chunk = self._compile(program.chunk, carried, (self.dataset, self._number(0)))
         for start, end in zip(starts, ends, strict=True):
             while done < end:
@@ -384,13 +325,13 @@ class _Loop:
         last = index == len(self.stages) - 1
         scalars = {f"loss/{name}": value for name, value in metrics.items()}
         if last:
-            scalars |= self._keep(done, metrics, played)
+            scalars |= self.history.keep(done, metrics, played)
         rows = []
-        for run, (seed, point) in enumerate(zip(self.job.seeds, self.job.points, strict=True)):
-            row = {"run": run, "seed": seed, **point} | {
-                name: float(value[run]) for name, value in scalars.items() if value.ndim == 1
+        for k, about in enumerate(self.job.runs):
+            row = {"run": about["run"], "seed": about["seed"], **about["config"]} | {
+                name: float(value[k]) for name, value in scalars.items() if value.ndim == 1
             }
-            rows.append(row | ({"failed_at": int(failed[run])} if failed[run] >= 0 else {}))
+            rows.append(row | ({"failed_at": int(failed[k])} if failed[k] >= 0 else {}))
         entry = Record(
             stage=self.stages[index].name,
             stage_index=index,
@@ -402,7 +343,8 @@ class _Loop:
         for lines in own:
             lines.record(entry)
         stopped, due = self._wanted()
-        saved = stopped or due or (last and done == self.stages[index].steps)
+        # The last checkpoint is written after the results.
+        saved = stopped or (due and not (last and done == self.stages[index].steps))
         if saved:
             self._save(index, done, carried, within=False)
         for sink in self.sinks:
@@ -413,90 +355,34 @@ class _Loop:
                 self._save(index, done, carried, within=False)
             self._interrupt()
 
-    def _keep(
-        self, done: int, metrics: dict[str, np.ndarray], played: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """Add an evaluation to the history, and return its scalars [R] and probe arrays."""
-        evaluation: dict[str, Any] = dict(played)
-        if not evaluation:  # without a simulator in jit no episodes were played
-            evaluation = {
-                name: np.full((self.job.num_runs, 1), np.nan) for name in ("returns", "lengths")
-            }
-        returns, lengths = evaluation.pop("returns"), evaluation.pop("lengths")
-        named: dict[str, Any] = {
-            "return_mean": returns.mean(1),
-            "return_std": returns.std(1),
-            "length_mean": lengths.mean(1),
-        }
-        if "won" in evaluation:
-            named["win_rate"] = evaluation.pop("won").mean(1)
-        named |= evaluation
-        if "joint_policy" in evaluation and self.data is not None:
-            named["out_of_data"] = statistics.out_of_data(
-                evaluation["joint_policy"],
-                np.asarray(self.data.actions)[np.asarray(self.data.filled)],
-            )
-        self.steps.append(done)
-        self.last = {"returns": returns, **named}
-        for name, value in named.items():
-            self.history.setdefault(name, []).append(value)
-        for name, value in metrics.items():
-            self.history.setdefault(f"loss/{name}", []).append(value)
-        return named
-
     def _save(self, index: int, step: int, carried: Carried, within: bool) -> None:
         """Write a checkpoint; `within` an interval, with the learner's state at its start."""
         if self.checkpoints is None:
             return
         assert self.out is not None
+        if jax.process_index() == 0:
+            results.write_npz(self.out / "history.npz", self.history.arrays(self.identity))
+        self._save_state(index, step, carried, within)
+
+    def _save_state(self, index: int, step: int, carried: Carried, within: bool = False) -> None:
+        """Write a checkpoint without the history of evaluations that belongs to it."""
+        if self.checkpoints is None:
+            return
         held = carried[1:] if within else carried.run
         state = mapping.to_host(held, self.job.num_runs)
         meta = {
-            "job": identity(self.record),
+            "job": self.identity,
             "stage_index": index,
             "within": within,
             "step": step,
-            "kept": len(self.steps),
+            "kept": len(self.history.steps),
             "elapsed_s": self.elapsed_s,
             "compile_s": self.compile_s,
             "updates": self.updates,
             "sums": {name: np.asarray(value).tolist() for name, value in self.sums.items()},
         }
-        if jax.process_index() == 0:
-            arrays = {f"history/{name}": np.stack(values) for name, values in self.history.items()}
-            results.write_npz(
-                self.out / "history.npz",
-                arrays
-                | {
-                    "job": np.array(identity(self.record)),
-                    "steps": np.asarray(self.steps),
-                    **{f"last/{k}": v for k, v in self.last.items()},
-                },
-            )
-        self.checkpoints.save(index * 1_000_000_000 + step, state, meta)
+        self.checkpoints.save(index * folder.STAGE + step, state, meta)
         self.saved_at = time.perf_counter()
-
-    def _restore_history(self, meta: dict[str, Any]) -> None:
-        assert self.out is not None
-        file = self.out / "history.npz"
-        if not file.exists():
-            raise FileNotFoundError(f"{file}: expected beside the checkpoint, found none")
-        arrays = results.read_npz(file)
-        results.check_fields(file, arrays, ("steps",))
-        if "job" in arrays:
-            _check_owner(file, str(arrays["job"]), self.record)
-        # The file may be one evaluation ahead of a checkpoint whose write did not complete.
-        self.steps = arrays["steps"].tolist()[: meta["kept"]]
-        for name, value in arrays.items():
-            if name.startswith("history/"):
-                self.history[name.removeprefix("history/")] = list(value)[
-                    : len(value) - (len(arrays["steps"]) - meta["kept"])
-                ]
-        self.last = {
-            name.removeprefix("last/"): value
-            for name, value in arrays.items()
-            if name.startswith("last/")
-        }
 
     def _score(self, value: float) -> float:
         scale = self.env.spec.return_scale
@@ -506,26 +392,24 @@ class _Loop:
         if self.checkpoints:
             self.checkpoints.close()
         hint = (
-            f"state saved in {self.out}; give the same command again to continue"
+            f"state saved in {self.out}; give the same command again to continue, without "
+            "--overwrite"
             if self.out
             else "no folder was given, so nothing was saved"
         )
         raise Interrupted(f"stopped on request: {hint}")
 
     def _finish(self, carried: Carried) -> Results:
+        """Write the results, and then the last checkpoint, which may be large."""
         runs, failed = [], mapping.to_host(carried.run.failed_at, self.job.num_runs)
-        for run, (seed, point) in enumerate(zip(self.job.seeds, self.job.points, strict=True)):
-            values = {
-                name: float(value[run])
-                for name, value in self.last.items()
-                if name != "returns" and value.ndim == 1
-            }
+        for k, about in enumerate(self.job.runs):
+            values = self.history.final(k)
             runs.append(
-                {"run": run, "seed": seed, "config": point, **values}
+                {**about, **values}
                 | {"score": self._score(values["return_mean"]), "updates": self.stages[-1].steps}
                 | {
                     "wall_s": self.elapsed_s,
-                    "failed_at": int(failed[run]) if failed[run] >= 0 else None,
+                    "failed_at": int(failed[k]) if failed[k] >= 0 else None,
                 }
             )
         timing = {
@@ -533,14 +417,15 @@ class _Loop:
             "train_s": self.elapsed_s,
             "steps_per_s": self.updates * self.job.num_runs / max(self.elapsed_s, 1e-9),
         }
-        history = {name: np.stack(values) for name, values in self.history.items()}
-        done = Results(
-            runs, np.asarray(self.steps), history, self.last["returns"], timing, self.out
-        )
+        kept = self.history
+        steps = np.asarray(kept.steps)
+        done = Results(runs, steps, kept.stacked(), kept.returns, timing, self.out)
+        if self.out is not None and jax.process_index() == 0:
+            results.save(done, self.out, self.identity)
+        self._save_state(len(self.stages) - 1, self.stages[-1].steps, carried)
         if self.checkpoints:
             self.checkpoints.close()
         if self.out is not None and jax.process_index() == 0:
-            results.save(done, self.out, identity(self.record))
             (self.out / "history.npz").unlink(missing_ok=True)
         for sink in self.sinks:
             sink.finish(
@@ -551,32 +436,3 @@ class _Loop:
                 }
             )
         return done
-
-
-class Stop:
-    """Requests to stop, by SIGTERM or SIGINT.
-
-    At the first request the current chunk is finished and the state is saved; a second request
-    stops at once.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: object) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        text = f"saving after this chunk, at most {CHUNK_S + 2:.0f} s; again to stop now\n"
-        os.write(2, text.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from jaxoff.errors import InvalidSetting, JaxoffError
 
 AXIS = "runs"
 
@@ -102,3 +105,28 @@ def needed_bytes(compiled: Any, mesh: Mesh) -> int:
         return 0
     new = planned.output_size_in_bytes - planned.alias_size_in_bytes + planned.temp_size_in_bytes
     return int(new * (len(devices) if devices[0].platform == "cpu" else 1))
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """The JSON value that the first process makes, on every process.
+
+    An error that a user can mend is raised on every process.
+    """
+    if jax.process_count() == 1:
+        return make()
+    found: list[Any] = ["", None]
+    failed: JaxoffError | None = None
+    if jax.process_index() == 0:
+        try:
+            found[1] = make()
+        except JaxoffError as error:
+            failed, found[0] = error, str(error)
+    text = np.frombuffer(json.dumps(found).encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    text = multihost_utils.broadcast_one_to_all(
+        text if jax.process_index() == 0 else np.zeros(size, np.uint8)
+    )
+    message, value = json.loads(np.asarray(text).tobytes())
+    if message:
+        raise failed or InvalidSetting(message)
+    return value

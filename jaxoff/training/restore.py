@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxoff import registry
 from jaxoff.config import BUDGETS, check_number, config_fields, is_leaf
 from jaxoff.data.dataset import outline, place
-from jaxoff.errors import InvalidSetting
+from jaxoff.errors import InvalidSetting, JaxoffError, WrongType
 from jaxoff.eval.final import evaluate_policy, summary
 from jaxoff.eval.rollout import evaluate
 from jaxoff.names import DataOptions
 from jaxoff.training import mapping
 from jaxoff.training.checkpoint import Checkpoints
 from jaxoff.training.program import Program, RunState
-from jaxoff.training.results import read_json
-from jaxoff.training.spec import Job, TrainSpec, fitted, resolve
+from jaxoff.training.results import broken, read_config
+from jaxoff.training.spec import Job, TrainSpec, evaluation_steps, fitted, resolve
 from jaxoff.types import Env, Episodes, Policy
 
 
@@ -99,22 +100,58 @@ def restore(folder: str | Path, data_dir: str | None = None) -> Restored:
         raise FileNotFoundError(
             f"{file}: expected the folder of a training job, found no config.json"
         )
-    record = read_json(file, ("method", "task", "config", "grid", "git_commit", "data_dir"))
-    spec = _spec_of(record, file, data_dir)
-    job, env = resolve(spec), registry.make_env(spec.task)
-    checkpoints = Checkpoints(folder / "checkpoint")
-    meta = checkpoints.meta()
-    if meta is None:
-        raise FileNotFoundError(
-            f"{folder / 'checkpoint'}: expected a complete checkpoint, found none"
-        )
+    record = read_config(folder, ("method", "task", "config", "grid", "git_commit", "data_dir"))
+    job = _job_of(record, file, data_dir)
+    env, saved = registry.make_env(job.spec.task), folder / "checkpoint"
+    checkpoints = Checkpoints(saved) if saved.exists() else None
+    meta = checkpoints.meta() if checkpoints else None
+    if checkpoints is None or meta is None:
+        raise FileNotFoundError(f"{saved}: expected a complete checkpoint, found none")
     job, dataset = _without_data(job, env, record)
     within, stage = meta.get("within", False), meta["stage_index"]
     held = checkpoints.state(state_like(job, env, dataset, stage, within))
     checkpoints.close()
-    state = held[0] if within else held
-    finished = (folder / "final.json").exists()
+    state = _finite(job, env, meta, *held) if within else held
+    stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
+    ended = (stage, meta["step"]) == (len(stages) - 1, stages[-1].steps)
+    finished = ended and (folder / "final.json").exists()
     return Restored(env, job, stage, state.learner, np.asarray(state.failed_at), finished)
+
+
+def _finite(job: Job, env: Env, meta: dict[str, Any], run: RunState, finite: Any) -> RunState:
+    """The state of all runs within an interval, as if the interval ended there.
+
+    A run whose learner has a number that is not finite is lost: it has its learner of the start of
+    the interval. finite: learners at the start of the interval.
+    """
+    stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
+    stage, last = stages[meta["stage_index"]], meta["stage_index"] == len(stages) - 1
+    ends = job.ends(stage.steps) if last else evaluation_steps(stage.steps, stage.reports)
+    start = max([0, *(end for end in ends if end <= meta["step"])])
+    ok = np.ones(job.num_runs, bool)
+    for x in jax.tree.leaves(run.learner):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            ok &= np.isfinite(np.asarray(x, np.float64)).reshape(len(ok), -1).all(1)
+    failed_at = np.where(ok | (run.failed_at >= 0), run.failed_at, start)
+
+    def chosen(new: Any, old: Any) -> Any:
+        keep = (ok & (failed_at < 0)).reshape(-1, *(1,) * (new.ndim - 1))
+        return np.where(keep, new, old)
+
+    return run._replace(learner=jax.tree.map(chosen, run.learner, finite), failed_at=failed_at)
+
+
+def _job_of(record: dict[str, Any], file: Path, data_dir: str | None) -> Job:
+    """The job of a folder, with its runs in the order of the folder."""
+    try:
+        job = resolve(_spec_of(record, file, data_dir))
+        parts = tuple((int(steps), int(number)) for steps, number in record.get("parts", ()))
+        job = dataclasses.replace(job, parts=parts)
+        return job.select(record["order"]) if "order" in record else job
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, JaxoffError) and not isinstance(error, WrongType):
+            raise
+        raise broken(file, "the settings of a job", " ".join(str(error).split())) from error
 
 
 def evaluate_runs(

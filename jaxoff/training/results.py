@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, get_args
 
 import numpy as np
 
-from jaxoff.errors import BrokenResult
+from jaxoff.errors import BrokenResult, naming
 from jaxoff.files import plain, replacing, write_text
+
+ADDED, MERGED = "added", "merged"  # folders of runs that are added to a job
+MEND = "put back a copy of the file, or train the job anew with --overwrite"
+Fields = Mapping[str, Any]  # name of a field -> its type, or `object` for any
+NOTHING: Fields = {}
+_WORDS = ("method", "task", "command", "hardware", "git_commit", "sampler", "variant")
+CONFIG: Fields = {  # types of fields of config.json
+    **dict.fromkeys(_WORDS, str),
+    **dict.fromkeys(("config", "grid", "sampler_config", "versions"), dict),
+    **dict.fromkeys(("seeds", "parts", "order", "grown_from"), list),
+    **dict.fromkeys(("evaluations", "eval_episodes", "num_runs", "data_seed"), int),
+    "data": dict | None,
+    "data_dir": str | None,
+    "sampled": bool,
+}
 
 
 @dataclasses.dataclass
@@ -35,46 +48,163 @@ class Results:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with NaN as null, completely or not at all."""
-    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+    with naming(path):
+        write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
 def write_npz(path: Path, arrays: dict[str, Any]) -> None:
     """Write a compressed .npz, completely or not at all."""
-    with replacing(path) as temporary:
+    with naming(path), replacing(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 
-def read_json(file: Path, names: Iterable[str] = ()) -> dict[str, Any]:
+def broken(where: Path | str, expected: str, found: object) -> BrokenResult:
+    """The error for a damaged file of a results folder, which says what to do about it."""
+    return BrokenResult(f"{where}: expected {expected}, found {found}; {MEND}")
+
+
+def read_json(file: Path, fields: Fields = NOTHING) -> dict[str, Any]:
     """Read a JSON object that must have these fields. Raises BrokenResult naming the file."""
-    try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise BrokenResult(f"{file}: expected JSON, found {error}") from error
-    check_fields(file, found, names)
+    found = _parsed(file, _text(file))
+    check_fields(file, found, fields)
     return found
 
 
-def check_fields(where: Path | str, found: Any, names: Iterable[str]) -> None:
-    """Raise BrokenResult unless a JSON value is an object that has these fields."""
+def check_fields(where: Path | str, found: Any, fields: Fields, some: Fields = NOTHING) -> None:
+    """Raise BrokenResult unless a value is an object that has these fields, of these types.
+
+    some: types of fields that may be missing.
+    """
     if not isinstance(found, dict):
-        raise BrokenResult(f"{where}: expected an object, found {type(found).__name__}")
-    for name in names:
+        raise broken(where, "an object", type(found).__name__)
+    for name in fields:
         if name not in found:
-            raise BrokenResult(f"{where}: field '{name}': expected, found only {sorted(found)}")
+            raise broken(f"{where}: field '{name}'", "a value", f"only {sorted(found)}")
+    for name, kind in {**some, **fields}.items():
+        value = found.get(name)
+        wrong = (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind)
+        if name in found and kind is not object and wrong:
+            words = " or ".join(each.__name__ for each in get_args(kind) or (kind,))
+            raise broken(f"{where}: field '{name}'", words, repr(value)[:80])
 
 
-def read_npz(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz. Raises BrokenResult naming the file where it is missing or damaged."""
+def read_config(folder: Path, names: Iterable[str] = ()) -> dict[str, Any]:
+    """The content of config.json, which must have the fields `names`, and has the right types.
+
+    Raises BrokenResult where it has not, or where an addition of runs has not been completed.
+    """
+    if (folder / MERGED).exists():
+        raise BrokenResult(
+            f"{folder / MERGED}: expected no addition of runs that is not complete, found one; "
+            "give the command with --extend again"
+        )
+    found = read_json(folder / "config.json", {name: CONFIG.get(name, object) for name in names})
+    check_fields(folder / "config.json", found, {}, CONFIG)
+    return found
+
+
+def read_final(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The content of final.json and the arrays of final.npz, whose sizes fit each other."""
+    file = folder / "final.json"
+    final = read_json(file, {"runs": list, "timing": dict})
+    if not final["runs"]:
+        raise broken(f"{file}: field 'runs'", "at least one run", "none")
+    for run in final["runs"]:
+        check_fields(f"{file}: field 'runs'", run, {"run": int, "seed": int}, {"config": dict})
+        _check_numbers(f"{file}: field 'runs'", run, ("config",))
+    arrays = read_npz(folder / "final.npz", ("steps", "returns"))
+    _check_runs(folder / "final.npz", arrays, {"returns": 0}, len(final["runs"]))
+    return final, arrays
+
+
+def read_history(file: Path, runs: int, kept: int) -> dict[str, np.ndarray]:
+    """The arrays of history.npz or final.npz, of a number of runs and at least `kept` evaluations.
+
+    Histories of losses may have an evaluation less, since there is none before training.
+    """
+    arrays = read_npz(file, ("steps",))
+    if "last/returns" not in arrays and "returns" not in arrays:
+        raise broken(file, "array 'returns'", f"only {sorted(arrays)}")
+    _check_runs(file, arrays, {"returns": 0} if "returns" in arrays else {}, runs)
+    if len(arrays["steps"]) < kept:
+        raise broken(f"{file}: array 'steps'", f"{kept} evaluations", len(arrays["steps"]))
+    return arrays
+
+
+def _check_runs(
+    file: Path, arrays: Mapping[str, np.ndarray], axes: Mapping[str, int], runs: int
+) -> None:
+    """Raise BrokenResult unless the arrays have this many runs on their axis of runs."""
+    if arrays["steps"].ndim != 1:
+        raise broken(f"{file}: array 'steps'", "one axis", f"shape {arrays['steps'].shape}")
+    every = {name: 1 for name in arrays if name.startswith("history/")} | dict(axes)
+    for name, axis in every.items():
+        shape = arrays[name].shape
+        if len(shape) <= axis or shape[axis] != runs:
+            raise broken(f"{file}: array '{name}'", f"{runs} runs on axis {axis}", f"shape {shape}")
+
+
+def read_rows(file: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Each line of metrics.jsonl with the row that it holds. Raises BrokenResult."""
+    rows = []
+    for number, line in enumerate(_text(file).splitlines(), 1):
+        row = _parsed(f"{file}: line {number}", line)
+        check_fields(f"{file}: line {number}", row, {"stage_index": int, "step": int, "run": int})
+        _check_numbers(f"{file}: line {number}", row, ("stage",))
+        rows.append((line, row))
+    return rows
+
+
+def _check_numbers(where: str, row: dict[str, Any], other: tuple[str, ...]) -> None:
+    """Raise BrokenResult unless every value is a number or missing, but for those in `other`."""
+    for name, value in row.items():
+        if name not in other and not isinstance(value, int | float | None):
+            raise broken(f"{where}: field '{name}'", "a number", repr(value)[:80])
+
+
+def read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The evaluations in evaluations.json, none where there is no such file."""
+    file = folder / "evaluations.json"
+    return read_json(file, {"evaluations": list})["evaluations"] if file.exists() else []
+
+
+def read_npz(file: Path, names: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of a .npz, which must have the given names. Raises BrokenResult naming the file.
+
+    Damaged archives raise errors of many kinds in NumPy.
+    """
+    if not file.is_file():
+        raise broken(file, "a file", "a folder" if file.is_dir() else "none")
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, KeyError, BadZipFile, zlib.error) as error:
-        raise BrokenResult(f"{file}: expected arrays, found {error}") from error
+        found = np.load(file, allow_pickle=False)
+        arrays = {name: found[name] for name in found.files}
+    except Exception as error:
+        raise broken(file, "an archive of arrays", " ".join(str(error).split())) from error
+    for name in names:
+        if name not in arrays:
+            raise broken(file, f"array '{name}'", f"only {sorted(arrays)}")
+    return arrays
+
+
+def _text(file: Path) -> str:
+    if not file.is_file():
+        raise broken(file, "a file", "a folder" if file.is_dir() else "none")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise broken(file, "text in UTF-8", error) from error
+
+
+def _parsed(where: Path | str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise broken(where, "JSON", f"{text[:60]!r} ({error})") from error
 
 
 def save(results: Results, folder: Path, job: str = "") -> None:
-    """Write final.json and final.npz. job: the job's identity, see `training.loop.identity`."""
-    arrays = {"returns": results.returns, "steps": results.steps} | {
+    """Write final.npz and final.json. job: the job's identity, see `training.folder.identity`."""
+    arrays = {"returns": results.returns, "steps": results.steps, "job": np.array(job)} | {
         f"history/{name}": value for name, value in results.history.items()
     }
     write_npz(folder / "final.npz", arrays)
@@ -83,9 +213,7 @@ def save(results: Results, folder: Path, job: str = "") -> None:
 
 def load(folder: Path) -> Results:
     """Read back what `save` wrote. Raises BrokenResult naming a file that is damaged."""
-    final = read_json(folder / "final.json", ("runs", "timing"))
-    arrays = read_npz(folder / "final.npz")
-    check_fields(folder / "final.npz", arrays, ("steps", "returns"))
+    final, arrays = read_final(folder)
     history = {
         name.removeprefix("history/"): value
         for name, value in arrays.items()

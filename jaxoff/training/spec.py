@@ -90,11 +90,43 @@ class Job:
     points: tuple[dict[str, float], ...]  # grid point of each run
     seeds: tuple[int, ...]  # seed of each run
     longest: int = 0  # steps of the longest episode in the dataset, once the dataset is known
+    # number of updates and of evaluations of the last stage before each time that it was extended
+    parts: tuple[tuple[int, int], ...] = ()
+    first: int = 0  # number of the first run, where these are added to the runs of a folder
 
     @property
     def num_runs(self) -> int:
         """Number of runs, R."""
         return len(self.seeds)
+
+    def select(self, runs: Sequence[int], first: int = 0) -> Job:
+        """The job of some of the runs, in the given order; `first` is the number of the first."""
+        import jax
+        import numpy as np
+
+        return dataclasses.replace(
+            self,
+            config=jax.tree.map(lambda x: np.asarray(x)[np.array(runs)], self.config),
+            points=tuple(self.points[run] for run in runs),
+            seeds=tuple(self.seeds[run] for run in runs),
+            first=first,
+        )
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """Number, seed and grid point of every run."""
+        return [
+            {"run": self.first + k, "seed": seed, "config": dict(point)}
+            for k, (seed, point) in enumerate(zip(self.seeds, self.points, strict=True))
+        ]
+
+    def ends(self, steps: int) -> list[int]:
+        """The numbers of updates after which the last stage, of `steps` updates, is evaluated."""
+        start, found = 0, []
+        for end, evaluations in (*self.parts, (steps, self.spec.evaluations)):
+            found += [start + step for step in evaluation_steps(end - start, evaluations)]
+            start = end
+        return found
 
     def stages(self, config: Any, env_spec: EnvSpec) -> tuple[Stage, ...]:
         """The training stages of one run, whose config has leaves of shape []."""

@@ -1,0 +1,224 @@
+"""Jobs that grow: more updates, more seeds and more grid points end as if they had been asked for
+at once, bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from jaxoff.errors import BrokenResult, InvalidSetting
+from jaxoff.report import load_run
+from jaxoff.report.load import unfinished
+from jaxoff.training import Interrupted, TrainSpec, loop, results, train
+from jaxoff.training.restore import restore
+from tests.learners import FORMS, StopAt, state_of
+
+TOY = TrainSpec(
+    "bc",
+    "matrix/xor/c",
+    seeds=(0, 1),
+    steps=4,
+    evaluations=2,
+    eval_episodes=2,
+    config={"hidden": 16, "batch_size": 8},
+)
+LONG = dataclasses.replace(TOY, steps=8)
+MORE = dataclasses.replace(TOY, seeds=(0, 1, 2, 3))
+# Methods whose coefficients decay over the whole training.
+SCHEDULED = {"inspo", "alberdice"}
+KINDS = ("bc", "bc-pjap", "inspo", "sit")
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """The folder of the toy job."""
+    folder = tmp_path_factory.mktemp("short") / "job"
+    train(TOY, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def more(tmp_path_factory):
+    """The folder of the toy job with two seeds more, trained at once."""
+    return train(MORE, tmp_path_factory.mktemp("more") / "job").path
+
+
+def lines_of(folder) -> list[str]:
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+def assert_same(folder, other) -> None:
+    """Two folders have the same rows, results and states, apart from times."""
+    assert lines_of(folder) == lines_of(other)
+    chex.assert_trees_all_equal(state_of(folder), state_of(other))
+    one, two = (results.load(each) for each in (folder, other))
+    chex.assert_trees_all_equal(one.history, two.history)
+    np.testing.assert_array_equal(one.steps, two.steps)
+    np.testing.assert_array_equal(one.returns, two.returns)
+    assert [{**run, "wall_s": 0} for run in one.runs] == [{**run, "wall_s": 0} for run in two.runs]
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in FORMS]
+)
+def test_a_method_without_schedules_is_extended_and_others_refuse(name, tmp_path):
+    spec = dataclasses.replace(FORMS[name].spec, seeds=(0, 1), steps=2, evaluations=1)
+    config = {key: value for key, value in spec.config.items() if key != "steps"}
+    spec = dataclasses.replace(spec, config=config)
+    longer = dataclasses.replace(spec, steps=4)
+    train(spec, tmp_path / "job")
+    before = (tmp_path / "job" / "config.json").read_bytes()
+    if spec.method in SCHEDULED:
+        with pytest.raises(InvalidSetting, match="since a schedule depends on the number of"):
+            train(longer, tmp_path / "job", extend=True)
+        assert (tmp_path / "job" / "config.json").read_bytes() == before
+        return
+    train(longer, tmp_path / "job", extend=True)
+    train(dataclasses.replace(longer, evaluations=2), tmp_path / "once")
+    assert_same(tmp_path / "job", tmp_path / "once")
+
+
+@pytest.mark.parametrize("stop", [None, 2, 6])
+def test_more_updates_continue_a_job_that_has_ended_or_was_stopped(stop, short, tmp_path):
+    folder = tmp_path / "job"
+    if stop == 2:
+        with pytest.raises(Interrupted):
+            train(TOY, folder, sinks=[StopAt(0, 2)])
+    else:
+        shutil.copytree(short, folder)
+    if stop == 6:
+        with pytest.raises(Interrupted):
+            train(LONG, folder, sinks=[StopAt(0, 6)], extend=True)
+        assert unfinished(folder) == [folder]  # its results are those of before
+        assert not restore(folder).finished
+    train(LONG, folder, extend=stop != 6)
+    train(dataclasses.replace(LONG, evaluations=4), tmp_path / "once")
+    assert_same(folder, tmp_path / "once")
+    assert load_run(folder).config["parts"] == [[4, 2]]
+    assert restore(folder).finished
+    again = (folder / "final.json").stat().st_mtime_ns
+    train(LONG, folder, extend=True)
+    assert (folder / "final.json").stat().st_mtime_ns == again
+
+
+def test_more_seeds_train_alone_and_the_old_runs_stay(short, more, tmp_path, monkeypatch):
+    folder = shutil.copytree(short, tmp_path / "job")
+    trained, own = [], loop._Loop.run
+    noted = lambda self: trained.append(self.job.seeds) or own(self)
+    monkeypatch.setattr(loop._Loop, "run", noted)
+    train(MORE, folder, extend=True)
+    assert trained == [(2, 3)]
+    assert set(lines_of(short)) <= set(lines_of(folder))
+    assert_same(folder, more)
+    assert not (folder / "added").exists() and not (folder / "merged").exists()
+    train(MORE, folder)  # it is read back
+    assert trained == [(2, 3)]
+
+
+def test_more_seeds_in_any_order_and_then_more_updates(short, more, tmp_path):
+    folder = shutil.copytree(short, tmp_path / "job")
+    spec = dataclasses.replace(MORE, seeds=(3, 1, 2, 0))
+    done = train(spec, folder, extend=True)
+    assert [run["seed"] for run in done.runs] == [0, 1, 3, 2]
+    assert restore(folder).job.seeds == (0, 1, 3, 2)
+    train(MORE, folder)  # the order does not matter
+    train(dataclasses.replace(spec, steps=8), folder, extend=True)
+    train(dataclasses.replace(MORE, steps=8, evaluations=4), tmp_path / "once")
+    order = [0, 1, 3, 2]
+    once = jax.tree.map(lambda x: x[np.array(order)], state_of(tmp_path / "once"))
+    chex.assert_trees_all_equal(state_of(folder), once)
+    np.testing.assert_array_equal(
+        results.load(folder).returns, results.load(tmp_path / "once").returns[order]
+    )
+
+
+def test_more_grid_points_of_a_job_that_was_stopped(tmp_path):
+    spec = dataclasses.replace(TOY, grid={"lr": [1e-3, 1e-2]})
+    wider = dataclasses.replace(TOY, grid={"lr": [1e-2, 3e-2, 1e-3]})
+    with pytest.raises(Interrupted):
+        train(spec, tmp_path / "job", sinks=[StopAt(0, 2)])
+    done = train(wider, tmp_path / "job", extend=True)
+    once = train(wider, tmp_path / "once")
+    place = {(run["seed"], run["config"]["lr"]): run["run"] for run in once.runs}
+    order = [place[run["seed"], run["config"]["lr"]] for run in done.runs]
+    assert order == [4, 5, 0, 1, 2, 3] and [run["run"] for run in done.runs] == list(range(6))
+    np.testing.assert_array_equal(done.returns, once.returns[order])
+    ordered = jax.tree.map(lambda x: x[np.array(order)], state_of(tmp_path / "once"))
+    chex.assert_trees_all_equal(state_of(tmp_path / "job"), ordered)
+    found = restore(tmp_path / "job")
+    assert found.job.points == tuple(run["config"] for run in done.runs)
+
+
+@pytest.mark.parametrize(
+    ("change", "extend", "message"),
+    [
+        ({"steps": 8}, False, "asked for 8 updates, .*holds 4 updates.*add --extend.*--overwrite"),
+        ({"seeds": (0, 1, 2)}, False, r"seeds 0, 1, 2; the folder holds .*0, 1;.*--label NAME"),
+        ({"steps": 8, "seeds": (0, 1, 2)}, True, "more updates or more runs, found both"),
+        ({"steps": 2}, True, "the folder holds 4 updates.*ask for all that it holds"),
+        ({"seeds": (1, 2)}, True, "the folder holds .*seeds 0, 1.*ask for all that it holds"),
+        ({"evaluations": 1}, True, "'evaluations': expected 1, found 2"),
+        ({"grid": {"lr": [1e-3]}}, True, r"'config.lr': .*another job"),
+        ({"config": {"hidden": 8, "batch_size": 8}}, True, "'config.hidden': expected 8, found 16"),
+    ],
+)
+def test_what_a_folder_can_not_become_is_refused(change, extend, message, short):
+    before = {path.name: path.stat().st_mtime_ns for path in short.iterdir()}
+    with pytest.raises(InvalidSetting, match=message):
+        train(dataclasses.replace(TOY, **change), short, extend=extend)
+    assert {path.name: path.stat().st_mtime_ns for path in short.iterdir()} == before
+
+
+def test_overwrite_starts_anew(short, tmp_path):
+    folder = shutil.copytree(short, tmp_path / "job")
+    (folder / "notes.txt").write_text("mine")
+    other = dataclasses.replace(TOY, config={"hidden": 8, "batch_size": 8}, seeds=(3,))
+    train(other, folder, overwrite=True)
+    assert json.loads((folder / "config.json").read_text())["config"]["hidden"] == 8
+    assert len(lines_of(folder)) == 2 and (folder / "notes.txt").exists()
+    with pytest.raises(InvalidSetting, match="expected one of the two, found both"):
+        train(other, folder, overwrite=True, extend=True)
+    with pytest.raises(InvalidSetting, match="expected with a folder, found none"):
+        train(other, extend=True)
+
+
+@pytest.mark.parametrize("moved", range(6))
+def test_an_addition_that_was_killed_is_completed(moved, short, more, tmp_path, monkeypatch):
+    folder, left = shutil.copytree(short, tmp_path / "job"), [moved]
+    replace = type(folder).replace
+
+    class Killed(BaseException):
+        pass
+
+    def some(self, target):
+        if "merged" in (self.parent.name, self.name) and not self.name.startswith("."):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+        return replace(self, target)
+
+    monkeypatch.setattr(type(folder), "replace", some)
+    with pytest.raises(Killed):
+        train(MORE, folder, extend=True)
+    monkeypatch.undo()
+    if moved:
+        with pytest.raises(BrokenResult, match="give the command with --extend again"):
+            restore(folder)
+    train(MORE, folder, extend=True)
+    assert_same(folder, more)
+    assert not (folder / "added").exists() and not (folder / "merged").exists()
+
+
+def test_runs_are_added_only_to_a_job_that_has_its_checkpoint(short, tmp_path):
+    folder = shutil.copytree(short, tmp_path / "job", ignore=shutil.ignore_patterns("checkpoint"))
+    assert train(TOY, folder).path == folder  # a copy without its checkpoint is read back
+    with pytest.raises(ValueError, match="checkpoint: expected checkpoint 4 to add runs to"):
+        train(MORE, folder, extend=True)
+    assert not (folder / "added").exists()
