@@ -135,23 +135,23 @@ def test_progress_without_a_terminal_writes_a_line_per_tenth():
     )
 
 
-def test_progress_says_how_many_runs_are_lost():
+def test_progress_says_how_many_runs_failed():
     out = io.StringIO()
     sink = Progress("bc", Console(file=out, force_terminal=False, width=80))
     sink.start({})
-    # A lost run keeps its last finite state, whose return may be finite.
+    # A failed run keeps its last finite state, whose return may be finite.
     entry = record(5, value=-2.0)
     sink.record(entry._replace(rows=[entry.rows[0] | {"failed_at": 0}, entry.rows[1]]))
-    assert "return 3.000, 1 of 2 runs lost" in out.getvalue()
+    assert "return 3.000, 1 of 2 runs failed" in out.getvalue()
 
 
-def test_a_task_without_simulator_is_not_said_to_have_lost_runs():
+def test_a_task_without_simulator_is_not_said_to_have_failed_runs():
     out = io.StringIO()
     sink = Progress("bc", Console(file=out, force_terminal=False, width=80))
     sink.start({})
     rows = [{"run": run, "seed": run, "return_mean": float("nan")} for run in range(2)]
     sink.record(Record("train", 0, 5, 100, rows))
-    assert "no simulator" in out.getvalue() and "lost" not in out.getvalue()
+    assert "no simulator" in out.getvalue() and "failed" not in out.getvalue()
 
 
 def test_progress_in_a_terminal_shows_every_stage():
@@ -244,7 +244,7 @@ def test_aggregate_is_mean_and_std_over_runs():
     }
 
 
-def test_a_lost_run_is_no_part_of_the_mean(tmp_path, monkeypatch):
+def test_a_failed_run_is_no_part_of_the_mean(tmp_path, monkeypatch):
     sink, logged = WandB("offline", "p", "g", RUNS, tmp_path), {}
     sink._open = {"run": None}
     monkeypatch.setattr(sink, "_stages", {"train"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
@@ -14,8 +15,9 @@ from rich.table import Table
 
 from jaxoff import registry, runtime
 from jaxoff.cli.common import Many, console, pairs
+from jaxoff.cli.common import folder as existing
 from jaxoff.config import meanings_of
-from jaxoff.errors import InvalidSetting
+from jaxoff.errors import InvalidSetting, JaxoffError
 from jaxoff.names import Task
 from jaxoff.training.spec import TrainSpec
 
@@ -151,8 +153,10 @@ def train(
     """
     spec = _spec({"method": method, "task": task, **options})
     registry.form_for(method, task)
+    existing(out or results / experiment, "--results" if out is None else "--out")
     runtime.setup()
     from jaxoff.data import disk
+    from jaxoff.report.protocol import Protocol
     from jaxoff.training.spec import expanded, resolve
 
     jobs = expanded(spec)
@@ -165,7 +169,7 @@ def train(
         name = ", ".join(f"{name}={value}" for name, value in point.items())
         folder = whole / name.replace(", ", "-").replace("=", "-") if point else whole
         rows += _train(job, folder, name, wandb, experiment, episodes)
-    console.print(_summary(rows))
+    console.print(_summary(rows, Protocol(spec.sampled, spec.eval_episodes).of("return_mean")))
     console.print(f"results: {whole}", soft_wrap=True)
 
 
@@ -208,6 +212,8 @@ def _train(
     try:
         figures.curves([load_run(folder)], "return_mean", folder / "curves")
     except Exception as error:  # the results are already written, and other jobs may follow
+        if not isinstance(error, JaxoffError | OSError):
+            traceback.print_exc()
         print(f"jaxoff: {folder / 'curves'}: not drawn: {error!r}", file=sys.stderr)
     seconds = (
         f"compiled in {done.timing['compile_s']:.1f} s, trained in {done.timing['train_s']:.1f} s"
@@ -219,12 +225,15 @@ def _train(
     return [row | {"point": point} for row in done.runs]
 
 
-def _summary(runs: list[dict[str, Any]]) -> Table:
-    """A table with one line per grid point: mean and standard deviation over seeds."""
+def _summary(runs: list[dict[str, Any]], evaluation: str) -> Table:
+    """A table with one line per grid point: mean and standard deviation over seeds.
+
+    evaluation: how the policies were evaluated, as text.
+    """
     import numpy as np
 
-    table = Table(title="last evaluation: mean ± standard deviation over seeds")
-    for name in ("setting", "seeds", "return", "score", "win rate", "exact value", "lost"):
+    table = Table(title=f"mean ± standard deviation over seeds; {evaluation}")
+    for name in ("setting", "seeds", "return", "score", "win rate", "exact value", "failed runs"):
         table.add_column(name)
     points: dict[str, list[dict[str, Any]]] = {}
     for run in runs:

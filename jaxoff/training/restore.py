@@ -64,7 +64,7 @@ class Restored(NamedTuple):
     job: Job
     stage: int
     learner: Any  # state of the stage's learner for all runs [R, ...]
-    failed_at: np.ndarray  # [R] updates after which a run was lost; -1 where it was not lost
+    failed_at: np.ndarray  # [R] updates after which a run failed; -1 where it did not
     finished: bool
 
     def policy(self, config: Any, learner: Any) -> Policy:
