@@ -1,7 +1,8 @@
-"""A progress bar in a terminal; elsewhere one plain line for about every tenth of a stage."""
+"""A progress bar in a terminal or a notebook; elsewhere a plain line for every tenth of a stage."""
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from datetime import timedelta
 from typing import Any
@@ -35,7 +36,8 @@ class Progress:
     def start(self, info: dict[str, Any]) -> None:
         """Draw the bar."""
         self._last = (0, time.perf_counter())
-        if self.console.is_terminal:
+        widgets = self.console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        if self.console.is_terminal or widgets:
             columns = (
                 TextColumn("{task.description}", style="bold", markup=False),
                 BarColumn(bar_width=24),

@@ -1,6 +1,6 @@
 """Figures from results. Each function writes stem.png and stem.svg, and returns the two paths.
 
-Labels are shown as they are, never as mathematics. The last line of a figure says how the policies
+Labels are shown as they are, never as mathematics. A line below the panels tells how policies
 were evaluated.
 """
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", ":", "-.")
 PANEL = (3.4, 2.6)  # inches
-LONGEST = 60  # most letters in a line of a label
-NOTE = {"size": 7, "color": "#555555"}  # of the last line
+PER_INCH = 12  # letters of a label
+NOTE: dict[str, Any] = {"size": 7, "color": "#555555"}  # of the text on evaluations
 
 
 @contextmanager
@@ -79,9 +79,10 @@ def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def label_of(text: str) -> str:
-    """A user's text for a figure: without a meaning of $, and in lines of at most LONGEST."""
-    lines = [textwrap.wrap(line, LONGEST) or [""] for line in text.expandtabs(4).splitlines()]
+def label_of(text: str, inches: float = 5.0) -> str:
+    """A user's text for a figure: without a meaning of $, in lines of at most this length."""
+    most = max(1, int(inches * PER_INCH))
+    lines = [textwrap.wrap(line, most) or [""] for line in text.expandtabs(4).splitlines()]
     return "\n".join(part for line in lines for part in line).replace("$", r"\$")
 
 
@@ -180,13 +181,13 @@ def curves(
                 lines[name] = panel.axhline(
                     level, color="#777777", linestyle=(0, (4, 3)), linewidth=1
                 )
-            panel.set_title(label_of(title))
+            panel.set_title(label_of(title, PANEL[0]))
             panel.set_xlabel("gradient updates")
         for panel in panels[:: _columns(len(tasks))]:
             panel.set_ylabel(label or METRICS.get(metric, metric))
         places = {(tasks[run.task], run.variant): run for run in runs if run.task in tasks}
-        write_note(figure, protocol.told({k: v.training.along(metric) for k, v in places.items()}))
-        _legend(figure, lines)
+        note = protocol.told({k: v.training.along(metric) for k, v in places.items()})
+        _legend(figure, lines, note)
         return save(figure, stem)
 
 
@@ -217,8 +218,7 @@ def profiles(
             (lines[name],) = panel.plot(tau, share, **look[name])
             panel.fill_between(tau, low, high, color=look[name]["color"], alpha=0.15, linewidth=0)
         panel.set(xlabel=label, ylabel="share of runs above τ", ylim=(-0.02, 1.02))
-        write_note(figure, note)
-        _legend(figure, lines)
+        _legend(figure, lines, note)
         return save(figure, stem)
 
 
@@ -264,7 +264,7 @@ def bar_iqm(
                     color=look[name]["color"],
                     linewidth=2.2,
                 )
-            shown = [label_of(name) if panel is panels[0] else "" for name in names]
+            shown = [label_of(name, 2.5) if panel is panels[0] else "" for name in names]
             panel.set_yticks(range(len(names)), shown)
             panel.set_ylim(len(names) - 0.4, -0.6)
             panel.grid(axis="y", visible=False)
@@ -313,7 +313,7 @@ def heat_maps(
                 )
             panel.set_xticks(range(len(actions)), actions)
             panel.set_yticks(range(len(actions)), actions)
-            panel.set(title=label_of(name), xlabel=agents[1])
+            panel.set(title=label_of(name, side), xlabel=agents[1])
             if place % _columns(len(policies)) == 0:
                 panel.set_ylabel(agents[0])
             panel.grid(visible=False)
@@ -345,28 +345,36 @@ def _panels(
     return figure, panels[:count]
 
 
-def _legend(figure: Figure, lines: Mapping[str, Any]) -> None:
-    """Add a legend of these lines below the panels, and enlarge the figure to make room for it."""
+def _legend(figure: Figure, lines: Mapping[str, Any], note: str) -> None:
+    """Add a note and a legend of these lines below the panels, and enlarge the figure for them."""
     if not lines:
         return
+    note = _wrapped(figure, note)
     width, height = figure.get_size_inches()
-    names = [label_of(name) for name in lines]
+    names = [label_of(name, width - 0.6) for name in lines]
     longest = max(len(part) for name in names for part in name.split("\n"))
     columns = max(1, min(len(names), int(width / (0.55 + 0.075 * longest))))
-    rows = math.ceil(len(names) / columns) * max(name.count("\n") + 1 for name in names)
-    figure.set_size_inches(width, height + 0.1 + 0.2 * rows)
+    rows = sum(sorted((name.count("\n") + 1 for name in names), reverse=True)[::columns])
+    figure.set_size_inches(width, height + 0.2 + 0.2 * rows + 0.13 * (note.count("\n") + 1))
     # matplotlib leaves out names that begin with _, so they are set afterwards.
     numbers = list(map(str, range(len(names))))
     legend = figure.legend(lines.values(), numbers, loc="outside lower center", ncols=columns)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(name)
+    legend.set_title(note)
+    legend.get_title().set(**NOTE, multialignment="center")
 
 
 def write_note(figure: Figure, text: str) -> None:
     """Write a text below the panels, and enlarge the figure to make room for it."""
     if not text:
         return
+    text = _wrapped(figure, text)
     width, height = figure.get_size_inches()
-    lines = textwrap.wrap(text, int(width * 22))  # letters of this size in an inch
-    figure.set_size_inches(width, height + 0.1 + 0.13 * len(lines))
-    figure.supxlabel("\n".join(lines).replace("$", r"\$"), **NOTE)
+    figure.set_size_inches(width, height + 0.1 + 0.13 * (text.count("\n") + 1))
+    figure.supxlabel(text, **NOTE)
+
+
+def _wrapped(figure: Figure, text: str) -> str:
+    """A note in lines as long as the figure is wide."""
+    return label_of(text, figure.get_size_inches()[0] * 9 / NOTE["size"] * 1.3)

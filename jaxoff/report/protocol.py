@@ -160,6 +160,8 @@ def _entries(file: Path) -> list[tuple[Protocol, list[dict[str, Any]]]]:
     for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         where = f"{file}: evaluation {number}"
         check_fields(where, entry, ("episodes", "sampled", "finished", "runs"))
+        if not isinstance(entry["runs"], list):
+            raise BrokenResult(f"{where}: field 'runs': expected a list, found {entry['runs']!r}")
         for row in entry["runs"]:
             check_fields(where, row, ("run", "seed", "return_mean"))
         if entry["finished"]:

@@ -7,6 +7,7 @@ saves checkpoints; after an interval it also logs. Nothing else leaves the devic
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -33,7 +34,13 @@ from jaxoff.names import DataOptions
 from jaxoff.training import mapping, results
 from jaxoff.training.checkpoint import Checkpoints
 from jaxoff.training.program import Carried, Program
-from jaxoff.training.restore import empty_state, load_dataset, state_like
+from jaxoff.training.restore import (
+    Restored,
+    empty_state,
+    load_dataset,
+    restore_policy,
+    state_like,
+)
 from jaxoff.training.results import Results
 from jaxoff.training.spec import Job, TrainSpec, evaluation_steps, fitted, resolve
 from jaxoff.types import Env, Episodes
@@ -71,7 +78,8 @@ def train(
     if out is not None:
         finished = _begin(Path(out), record)
         if finished is not None:
-            return finished
+            policies = functools.partial(restore_policy, out)
+            return dataclasses.replace(finished, spec=spec, restore=policies)
     with jax.default_matmul_precision(spec.precision):
         return _Loop(job, env, data, None if out is None else Path(out), sinks, record).run()
 
@@ -535,8 +543,20 @@ class _Loop:
             "steps_per_s": self.updates * self.job.num_runs / max(self.elapsed_s, 1e-9),
         }
         history = {name: np.stack(values) for name, values in self.history.items()}
+        policies: Any = functools.partial(restore_policy, self.out or "")
+        if self.out is None:
+            last = len(self.stages) - 1
+            learner = mapping.to_host(carried.run.learner, self.job.num_runs)
+            policies = Restored(self.env, self.job, last, learner, failed, True).policy_and_job
         done = Results(
-            runs, np.asarray(self.steps), history, self.last["returns"], timing, self.out
+            runs,
+            np.asarray(self.steps),
+            history,
+            self.last["returns"],
+            timing,
+            self.out,
+            self.spec,
+            policies,
         )
         if self.checkpoints:
             self.checkpoints.close()
