@@ -234,10 +234,11 @@ def bar_iqm(
     scores: variant -> values per task. note: how they were found.
     """
     names = list(scores)
-    look = looks(names)
+    look, shown = looks(names), [label_of(name, 2.5) for name in names]
+    height = 0.75 + 0.32 * len(names) + 0.2 * sum(name.count("\n") for name in shown)
     measures = {"IQM": statistics.iqm, "mean": statistics.mean_of_task_means}
     with style() as new_figure:
-        figure, panels = _panels(new_figure, 2, (3.2, 0.75 + 0.32 * len(names)))
+        figure, panels = _panels(new_figure, 2, (3.2, height))
         for panel, (title, measure) in zip(panels, measures.items(), strict=True):
             for place, name in enumerate(names):
                 kept = [statistics.finite(values) for values in scores[name]]
@@ -264,8 +265,7 @@ def bar_iqm(
                     color=look[name]["color"],
                     linewidth=2.2,
                 )
-            shown = [label_of(name, 2.5) if panel is panels[0] else "" for name in names]
-            panel.set_yticks(range(len(names)), shown)
+            panel.set_yticks(range(len(names)), shown if panel is panels[0] else [""] * len(names))
             panel.set_ylim(len(names) - 0.4, -0.6)
             panel.grid(axis="y", visible=False)
             panel.set(title=title, xlabel=label)
@@ -297,9 +297,11 @@ def heat_maps(
                 f"found {np.shape(policy)}"
             )
     side = max(1.9, 0.55 * len(actions) + 0.8)
+    titles = [label_of(name, side) for name in policies]
+    above = 0.15 * max((title.count("\n") for title in titles), default=0)
     with style() as new_figure:
-        figure, panels = _panels(new_figure, len(policies), (side, side + 0.15))
-        for place, (panel, (name, policy)) in enumerate(zip(panels, policies.items(), strict=True)):
+        figure, panels = _panels(new_figure, len(policies), (side, side + 0.15 + above))
+        for place, (panel, policy) in enumerate(zip(panels, policies.values(), strict=True)):
             image = panel.imshow(policy, cmap="Blues", vmin=0, vmax=1)
             for i, j in np.ndindex(*np.shape(policy)):
                 panel.text(
@@ -313,7 +315,7 @@ def heat_maps(
                 )
             panel.set_xticks(range(len(actions)), actions)
             panel.set_yticks(range(len(actions)), actions)
-            panel.set(title=label_of(name, side), xlabel=agents[1])
+            panel.set(title=titles[place], xlabel=agents[1])
             if place % _columns(len(policies)) == 0:
                 panel.set_ylabel(agents[0])
             panel.grid(visible=False)

@@ -8,6 +8,8 @@ what it has read.
 from __future__ import annotations
 
 import json
+import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,16 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.manager: ocp.CheckpointManager | None = None
+        self.alias: tempfile.TemporaryDirectory[str] | None = None  # holds a link to the folder
         if jax.process_index() > 0:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = place = folder.resolve()
+        if not re.fullmatch(r"[\w./ -]*", str(place)):
+            # orbax reads [, * and \ in a path as patterns and the like, and would lose arrays
+            self.alias = tempfile.TemporaryDirectory(prefix="jaxoff-")
+            place = Path(self.alias.name) / "checkpoint"
+            place.symlink_to(self.folder)
         several = jax.process_count() > 1
         alone = ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxoff"
@@ -39,7 +48,7 @@ class Checkpoints:
             create=not several,
             multiprocessing_options=alone if several else ocp.options.MultiprocessingOptions(),
         )
-        self.manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        self.manager = ocp.CheckpointManager(place, options=options)
 
     def save(self, number: int, state: Any, meta: dict[str, Any]) -> None:
         """Start writing; returns before the file is complete. An unfinished write is never read."""
@@ -87,7 +96,7 @@ class Checkpoints:
             return self.manager.restore(step, args=args)
         except (LookupError, TypeError, ValueError) as error:
             raise BrokenResult(
-                f"{self.manager.directory / str(step)}: expected a checkpoint of this job, found a "
+                f"{self.folder / str(step)}: expected a checkpoint of this job, found a "
                 f"damaged or different one ({' '.join(str(error).split())[:200]})"
             ) from error
 
@@ -96,3 +105,5 @@ class Checkpoints:
         if self.manager is not None:
             self.manager.wait_until_finished()
             self.manager.close()
+        if self.alias is not None:
+            self.alias.cleanup()
