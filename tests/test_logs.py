@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -252,3 +253,28 @@ def test_a_failed_run_is_no_part_of_the_mean(tmp_path, monkeypatch):
     rows = [{"run": 0, "return_mean": -2.0, "failed_at": 0}, {"run": 1, "return_mean": 3.0}]
     sink.record(Record("train", 0, 10, 20, rows))
     assert logged["seeds-alpha=0.5"] == {"return_mean/mean": 3.0, "runs": 1.0}
+
+
+@pytest.mark.parametrize("place", ["start", "record", "finish"])
+def test_wandb_is_given_up_after_an_error(place, tmp_path, monkeypatch):
+    import wandb
+
+    def lost(*_, **__):
+        raise ConnectionResetError("Connection lost")
+
+    given_up = []
+    monkeypatch.setattr(wandb, "teardown", lambda exit_code: given_up.append(exit_code) or lost())
+    monkeypatch.setattr(wandb, "init", lost)
+    sink = WandB("offline", "p", "g", RUNS, tmp_path)
+    broken = SimpleNamespace(define_metric=lost, finish=lost)
+    sink._open = {} if place == "start" else {"run-0": broken}
+    calls = {
+        "start": lambda: sink.start({}),
+        "record": lambda: sink.record(record(1)),
+        "finish": lambda: sink.finish({}),
+    }
+    with pytest.raises(ConnectionResetError):
+        calls[place]()
+    assert given_up == [1] and not sink._open
+    calls["finish"]()  # nothing is left that could fail again
+    assert given_up == [1]
