@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from jaxoff.errors import BrokenResult
-from jaxoff.logs import JsonLines, Progress, Record, WandB
+from jaxoff.logs import Guarded, JsonLines, Progress, Record, WandB
 from jaxoff.logs.dashboard import aggregate
 
 RUNS = [
@@ -278,3 +279,14 @@ def test_wandb_is_given_up_after_an_error(place, tmp_path, monkeypatch):
     assert given_up == [1] and not sink._open
     calls["finish"]()  # nothing is left that could fail again
     assert given_up == [1]
+
+
+def test_the_traceback_of_a_loggers_error_is_there_for_who_asks(caplog, capsys):
+    class Broken(Progress):
+        def start(self, info):
+            raise OSError("no space left")
+
+    with caplog.at_level(logging.DEBUG, "jaxoff"):
+        Guarded(Broken("bc")).start({})
+    assert "Broken is switched off" in capsys.readouterr().err
+    assert "Traceback" in caplog.text and "no space left" in caplog.text
