@@ -54,11 +54,8 @@ def report(
         title = folder.resolve().name if place == folder else str(place.relative_to(folder))
         missing = [path.name for path in waiting if path.parent == place]
         text = f"{len(runs)} result folders, {sum(len(run.runs) for run in runs)} runs."
-        sections.append(
-            html.Section(
-                title, text + (f" Not ended yet: {', '.join(missing)}." if missing else ""), stems
-            )
-        )
+        text += f" Not ended yet: {', '.join(missing)}." if missing else ""
+        sections.append(html.Section(title, f"{text} {protocol.of_runs(by_config(runs))}", stems))
     return html.index(folder, f"Results: {folder.resolve().name}", sections)
 
 
