@@ -10,12 +10,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from matplotlib.text import Text
 
 from jaxoff import TrainSpec, cli, train
 from jaxoff.cli.common import console
 from jaxoff.report import figures, render
+from jaxoff.report.gif import grid_gif
 
 LABELS = {
     "rich's markup": "[red]x[/x] :smile: [/]",
@@ -96,6 +98,12 @@ def test_latex_takes_no_label_for_an_argument_or_a_comment():
 def test_a_figures_label_is_no_mathematics(label):
     shown, is_mathematics = Text()._preprocess_math(figures.label_of(label))
     assert not is_mathematics and tight(shown) == tight(label)
+
+
+@pytest.mark.parametrize("label", LABELS.values(), ids=LABELS)
+def test_a_gif_takes_any_label(label, tmp_path):
+    path = grid_gif(np.zeros((1, 1, 2)), np.zeros((1, 3)), [], tmp_path / "a.gif", text=label)
+    assert path.stat().st_size > 100
 
 
 def test_a_path_with_a_line_break_in_an_error_is_one_line(tmp_path, capsys):

@@ -78,6 +78,13 @@ def test_a_table_of_different_evaluations_names_them(tmp_path: Path, greedy, wan
     assert wanted in render.markdown(table)
 
 
+def test_folders_of_one_cell_that_differ_are_told():
+    cell = [(("a", "bc"), MODES), (("a", "bc"), SAMPLED), (("a", "omar"), SAMPLED)]
+    assert protocol.told(cell) == (
+        f"Evaluations differ. bc on a: {MODES}; {SAMPLED}. omar on a: {SAMPLED}."
+    )
+
+
 def test_an_exact_value_is_said_to_need_no_episodes():
     exact = "last evaluation of training, computed from the policies without episodes"
     assert Protocol(True, 32).of("exact_value") == exact

@@ -95,7 +95,7 @@ def tune(job: Job, tasks: Mapping[str, str] = TASKS) -> Section:
                 text = ", ".join(f"{name} {value:g}" for name, value in named.items())
                 shown = f"**{text}**" if named == best else text
                 lines.append(f"| {method} | {task} | {shown} | {mean:.4f} |")
-    evaluation = told({(run.task, run.variant): run.protocol.of(_metric(run)) for run in done})
+    evaluation = told(((run.task, run.variant), run.protocol.of(_metric(run))) for run in done)
     job.text("tuning", lines, below(done, evaluation=evaluation))
     head = (
         "# Chosen by `python -m jaxoff.experiments.inspo tune` on seeds 10 and 11; every value: "

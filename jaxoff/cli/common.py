@@ -14,7 +14,7 @@ console = Console(markup=False, emoji=False)
 Many = tyro.conf.UseAppendAction  # an option that may be given several times
 
 
-def folder(path: Path, option: str = "FOLDER") -> Path:
+def as_folder(path: Path, option: str = "FOLDER") -> Path:
     """The path, where a folder is or may be made. Raises InvalidSetting naming a file there."""
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():

@@ -12,8 +12,7 @@ from rich.table import Table
 
 from jaxoff import runtime
 from jaxoff.cli import edit as _edit  # noqa: F401  registers its commands
-from jaxoff.cli.common import console
-from jaxoff.cli.common import folder as existing
+from jaxoff.cli.common import as_folder, console
 from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings
 from jaxoff.cli.train import train
@@ -52,7 +51,7 @@ def report(
             f"{', '.join(useless)}: expected with --from evaluation only, found --from training"
         )
     drawn = _modes(greedy, sampled)
-    page = build(existing(folder), source, sampled=drawn, episodes=episodes)
+    page = build(as_folder(folder), source, sampled=drawn, episodes=episodes)
     console.print(f"page: {page}", soft_wrap=True)
 
 
@@ -90,7 +89,7 @@ def evaluate(
         data_dir: folder of public data; needed only for jobs of earlier versions.
     """
     asked = _modes(greedy, sampled)
-    existing(folder)
+    as_folder(folder)
     runtime.setup()
     from jaxoff.report.protocol import FILE, Protocol
     from jaxoff.training.restore import evaluate_runs, restore
@@ -164,7 +163,7 @@ def play(
         out: the GIF to write; by default FOLDER/play-RUN.gif.
     """
     asked = _modes(greedy, sampled)
-    existing(folder)
+    as_folder(folder)
     runtime.setup()
     import numpy as np
 
@@ -188,7 +187,7 @@ def play(
             f"{reward:.4f}",
         )
     console.print(table)
-    path = write_gif(env, episode, out or folder / f"play-{run}.gif", spec.label)
+    path = write_gif(env, episode, out or folder / f"play-{run}.gif", f"{spec.label}, {how}")
     console.print(
         f"animation: {path}" if path else f"{spec.task} has no picture to draw, so there is no GIF",
         soft_wrap=True,

@@ -14,8 +14,7 @@ import tyro
 from rich.table import Table
 
 from jaxoff import registry, runtime
-from jaxoff.cli.common import Many, console, pairs
-from jaxoff.cli.common import folder as existing
+from jaxoff.cli.common import Many, as_folder, console, pairs
 from jaxoff.config import meanings_of
 from jaxoff.errors import InvalidSetting, JaxoffError
 from jaxoff.names import Task
@@ -153,7 +152,7 @@ def train(
     """
     spec = _spec({"method": method, "task": task, **options})
     registry.form_for(method, task)
-    existing(out or results / experiment, "--results" if out is None else "--out")
+    as_folder(out or results / experiment, "--results" if out is None else "--out")
     runtime.setup()
     from jaxoff.data import disk
     from jaxoff.report.protocol import Protocol

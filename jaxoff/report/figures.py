@@ -185,8 +185,11 @@ def curves(
             panel.set_xlabel("gradient updates")
         for panel in panels[:: _columns(len(tasks))]:
             panel.set_ylabel(label or METRICS.get(metric, metric))
-        places = {(tasks[run.task], run.variant): run for run in runs if run.task in tasks}
-        note = protocol.told({k: v.training.along(metric) for k, v in places.items()})
+        note = protocol.told(
+            ((tasks[run.task], run.variant), run.training.along(metric))
+            for run in runs
+            if run.task in tasks
+        )
         _legend(figure, lines, note)
         return save(figure, stem)
 
@@ -247,7 +250,7 @@ def bar_iqm(
                     panel.text(
                         0,
                         place,
-                        " no run left",
+                        " every run failed",
                         va="center",
                         fontsize=8,
                         color="#777777",

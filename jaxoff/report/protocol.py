@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,13 +57,13 @@ class Protocol:
         return exact if metric in EXACT else f"each point {self.how}"
 
 
-def told(places: Mapping[tuple[str, str], str]) -> str:
+def told(places: Iterable[tuple[tuple[str, str], str]]) -> str:
     """A sentence on how the numbers of a table were found, or "" if that is not known.
 
-    places: (row, column) -> text of a cell. Where texts differ, the sentence names the rows, the
-    columns, or else the cells of each.
+    places: (row, column) and text of each number. Where texts differ, the sentence names the rows,
+    the columns, or else the cells of each.
     """
-    known = {place: text for place, text in places.items() if text}
+    known = [(place, text) for place, text in places if text]
     names = [
         lambda place: place[0],
         lambda place: place[1],
@@ -71,7 +71,7 @@ def told(places: Mapping[tuple[str, str], str]) -> str:
     ]
     for name in names:
         by_name: dict[str, set[str]] = {}
-        for place, text in known.items():
+        for place, text in known:
             by_name.setdefault(name(place), set()).add(text)
         if all(len(texts) == 1 for texts in by_name.values()):
             break
@@ -86,7 +86,7 @@ def told(places: Mapping[tuple[str, str], str]) -> str:
 
 def of_runs(runs: Iterable[Run], metric: str = "return_mean") -> str:
     """The sentence of `told` on the final numbers of some runs."""
-    return told({(run.task, run.variant): run.protocol.of(metric) for run in runs})
+    return told(((run.task, run.variant), run.protocol.of(metric)) for run in runs)
 
 
 def evaluated(

@@ -94,7 +94,7 @@ class Table:
     @property
     def evaluation(self) -> str:
         """A sentence on how the numbers were found, or "" where that is not known."""
-        return protocol.told({place: cell.evaluation for place, cell in self.cells.items()})
+        return protocol.told((place, cell.evaluation) for place, cell in self.cells.items())
 
 
 def read_paper(file: str | Path, table: str) -> dict[tuple[str, str], str]:
