@@ -25,7 +25,7 @@ from jaxoff.config import config_fields
 from jaxoff.files import write_text
 from jaxoff.logs import Progress
 from jaxoff.names import Task
-from jaxoff.report import tables
+from jaxoff.report import protocol, render, tables
 from jaxoff.report.html import Section, index
 from jaxoff.report.load import Run, load_run
 from jaxoff.training import TrainSpec, train
@@ -135,18 +135,28 @@ def trained(spec: TrainSpec, folder: Path, **given: Any) -> Run:
     return load_run(folder)
 
 
-def below(runs: Sequence[Run] = (), seeds: str = "none", updates: str = "none") -> list[str]:
-    """The lines below a table: seeds, hardware, commit, updates, and the command as it was typed.
+def below(
+    runs: Sequence[Run] = (),
+    seeds: str = "none",
+    updates: str = "none",
+    evaluation: str | None = None,
+) -> list[str]:
+    """The lines below a table: seeds, hardware, commit, updates, how the policies were evaluated,
+    and the command as it was typed.
 
-    runs: those that the table is made of; without any, the lines are of this very call.
+    runs: those that the table is made of; without any, the lines are of this very call. evaluation:
+    a sentence, by default on the returns of the runs' last evaluations; "" where nothing was
+    evaluated.
     """
+    evaluation = protocol.of_runs(runs) if evaluation is None else evaluation
     if runs:
         about, commands = tables.provenance(runs), [run.config["command"] for run in runs]
     else:
         machine = (f"Hardware: {runtime.hardware()}", f"Git commit: {runtime.git_commit()}")
         about = (f"Seeds: {seeds}", *machine, f"Updates: {updates}")
         commands = [runtime.command()]
-    return [*about, *(f"Command: `{command}`" for command in dict.fromkeys(commands))]
+    lines = [*about, *filter(None, [evaluation])]
+    return [*lines, *(f"Command: {render.code(command)}" for command in dict.fromkeys(commands))]
 
 
 def with_data(
@@ -220,7 +230,7 @@ class Job:
         built = tables.build(runs, rows, columns, title=title, paper=known, **shown)
         if data is not None:
             built = with_data(built, data, data_label, known or NOTHING)
-        tables.write(built, self.out / stem)
+        render.write(built, self.out / stem)
         return stem
 
     def metric_tables(

@@ -3,8 +3,8 @@
 `import jaxoff` is cheap: the public names are imported when they are first used.
 
     spec = jaxoff.TrainSpec("inspo", "matrix/xor/c", seeds=range(10))
-    results = jaxoff.train(spec, out=Path("results/xor"))
-    env, policy, spec = jaxoff.load_policy("results/xor", run=3)
+    results = jaxoff.train(spec, out="results/xor")
+    env, policy, spec = results.policy(run=3)
     evaluation = jaxoff.evaluate(env, policy, episodes=100)
 """
 
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from jaxoff.registry import make_env as make_env
     from jaxoff.registry import register as register
     from jaxoff.registry import tasks as tasks
+    from jaxoff.runtime import setup as setup
     from jaxoff.training import Results as Results
     from jaxoff.training import TrainSpec as TrainSpec
-    from jaxoff.training import train as train
     from jaxoff.training.restore import restore_policy as load_policy
+    from jaxoff.training.script import train as train
 
     __version__: str
 
@@ -45,8 +46,9 @@ _FACE = {
     "make_env": ("jaxoff.registry", "make_env"),
     "methods": ("jaxoff.registry", "learner_names"),
     "register": ("jaxoff.registry", "register"),
+    "setup": ("jaxoff.runtime", "setup"),
     "tasks": ("jaxoff.registry", "tasks"),
-    "train": ("jaxoff.training", "train"),
+    "train": ("jaxoff.training.script", "train"),
 }
 __all__ = [
     "FromJaxMARL",
@@ -62,6 +64,7 @@ __all__ = [
     "make_env",
     "methods",
     "register",
+    "setup",
     "tasks",
     "train",
 ]

@@ -13,25 +13,38 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from jaxoff.errors import InvalidFile, MissingProgram
 
 
-def setup(cpu_devices: int | None = None, cache: bool = True) -> None:
+def setup(cpu_devices: int | None = None, cache: bool = True) -> bool:
     """Set one host device per core, and the persistent compilation cache.
 
-    Call it once, before the first array is made: once JAX has started, it keeps its devices. On a
-    CPU, runs are sharded over host devices, so that each core trains its own runs (see
-    training.mapping). cache: keep compiled programs in the user's cache folder.
+    Call it before the first array is made: once JAX has started, it keeps its devices. On a CPU,
+    runs are sharded over host devices, so that each core trains its own runs (see
+    training.mapping). cpu_devices: number of host devices; by default one per core, or what the
+    user has told JAX. cache: keep compiled programs in the user's cache folder, or where the user
+    has told JAX to. Returns whether the devices are those that were asked for.
     """
     import jax
 
-    with contextlib.suppress(RuntimeError):  # raised if JAX has already started
-        jax.config.update("jax_num_cpu_devices", cpu_devices or len(os.sched_getaffinity(0)))
-    if cache:
+    told: Any = jax.config  # its settings are attributes that type checkers do not know
+    wanted, set_up = cpu_devices or len(os.sched_getaffinity(0)), True
+    flag = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if cpu_devices or not (flag or told.jax_num_cpu_devices >= 0):
+        try:
+            jax.config.update("jax_num_cpu_devices", wanted)
+        except RuntimeError:  # JAX has already started
+            set_up = jax.default_backend() != "cpu" or jax.local_device_count() >= wanted
+    if cache and told.jax_compilation_cache_dir is None:
+        from jax.experimental.compilation_cache import compilation_cache
+
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "jaxoff" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+        compilation_cache.reset_cache()  # JAX has no cache any more once it compiled without one
+    return set_up
 
 
 def hardware() -> str:

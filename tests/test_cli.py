@@ -342,8 +342,8 @@ def test_report_makes_a_page_from_folders(job):
 
 def test_play_writes_a_gif_of_bridge_and_a_table_of_steps(job, tmp_path):
     bridge = job[0] / "train" / BRIDGE
-    text = run("play", bridge, "--run", "1", "--out", tmp_path / "episode.gif")
-    assert "run 1: return -" in text and "animation:" in text
+    text = " ".join(run("play", bridge, "--run", "1", "--out", tmp_path / "episode.gif").split())
+    assert "run 1, sampled actions: return -" in text and "animation:" in text
     with Image.open(tmp_path / "episode.gif") as picture:
         assert picture.format == "GIF" and 2 <= picture.n_frames <= 21  # reset and at most 20 steps
 

@@ -95,6 +95,75 @@ NO_POOL = ("nosuch/3m", "grid/bridge", "matrix/xor", "maze/umaze", "smax", "smax
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate nowhere",
+        "play nowhere",
+        "report nowhere",
+        "settings nonsense matrix/xor/b",
+        "data make matrix/xor/nonsense --out x",
+        "data inspect nowhere",
+        "data combine nowhere --out x",
+    ],
+)
+def test_debug_keeps_the_traceback_of_every_command(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((jaxoff.JaxoffError, OSError)):
+        main(["--debug", *command.split()])
+    error_of(command.split(), capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("evaluate .", "jaxoff.training.restore.restore"),
+        ("play .", "jaxoff.training.restore.restore"),
+        ("report .", "jaxoff.report.report"),
+        ("data make matrix/xor/b --out x", "jaxoff.registry.make_data"),
+    ],
+)
+def test_a_fault_of_the_program_is_a_traceback_in_every_command(
+    command, place, tmp_path, monkeypatch
+):
+    def fail(*_, **__):
+        raise KeyError("axis")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(KeyError, match="axis"):
+        main(command.split())
+
+
+def test_a_figure_that_fails_after_training_shows_why(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise KeyError("axis")
+
+    monkeypatch.setattr("jaxoff.report.figures.curves", fail)
+    small = ["--seeds", "1", "--steps", "2", "--evaluations", "1", "--eval-episodes", "2"]
+    main([*COMMAND, *small, "--set", "hidden=4", "--set", "batch_size=8", "--out", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert "Traceback" in error and "curves: not drawn: KeyError('axis')" in error
+    assert (tmp_path / "final.json").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train bc matrix/xor/b --results file",
+        "train bc matrix/xor/b --out file",
+        "train bc matrix/xor/b --out file/job",
+        "report file",
+        "evaluate file",
+        "play file",
+    ],
+)
+def test_a_file_where_a_folder_is_wanted_is_named(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert "expected a folder, but file is a file" in error_of(command.split(), capsys)
+
+
+@pytest.mark.parametrize(
     ("args", "message"),
     [
         ("train nonsense matrix/xor/b", "unknown method 'nonsense'"),

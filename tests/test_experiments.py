@@ -101,7 +101,10 @@ def test_lines_below_a_table_tell_seeds_hardware_commit_updates_and_command(tmp_
     spec = runs.specs(["matrix/xor/b"], {"BC": runs.COLUMNS["BC"]}, "smoke")
     job = paper.Job("inspo", "smoke", tmp_path)
     done = job.run(spec)
-    assert [line.partition(":")[0] for line in paper.below(done)] == names
+    about = paper.below(done)
+    assert [line.partition(":")[0] for line in about] == [*names[:4], "Evaluation", "Command"]
+    assert f"{spec[0].eval_episodes} episodes per run, sampled actions" in about[4]
+    assert [line.partition(":")[0] for line in paper.below(done, evaluation="")] == names
     job.text("found", ["# Found"], paper.below(done))
     assert (tmp_path / "found.md").read_text().splitlines()[-1] == f"- {lines[-1]}"
 

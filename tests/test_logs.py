@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from jaxoff.errors import BrokenResult
-from jaxoff.logs import JsonLines, Progress, Record, WandB
+from jaxoff.logs import Guarded, JsonLines, Progress, Record, WandB
 from jaxoff.logs.dashboard import aggregate
 
 RUNS = [
@@ -135,23 +137,23 @@ def test_progress_without_a_terminal_writes_a_line_per_tenth():
     )
 
 
-def test_progress_says_how_many_runs_are_lost():
+def test_progress_says_how_many_runs_failed():
     out = io.StringIO()
     sink = Progress("bc", Console(file=out, force_terminal=False, width=80))
     sink.start({})
-    # A lost run keeps its last finite state, whose return may be finite.
+    # A failed run keeps its last finite state, whose return may be finite.
     entry = record(5, value=-2.0)
     sink.record(entry._replace(rows=[entry.rows[0] | {"failed_at": 0}, entry.rows[1]]))
-    assert "return 3.000, 1 of 2 runs lost" in out.getvalue()
+    assert "return 3.000, 1 of 2 runs failed" in out.getvalue()
 
 
-def test_a_task_without_simulator_is_not_said_to_have_lost_runs():
+def test_a_task_without_simulator_is_not_said_to_have_failed_runs():
     out = io.StringIO()
     sink = Progress("bc", Console(file=out, force_terminal=False, width=80))
     sink.start({})
     rows = [{"run": run, "seed": run, "return_mean": float("nan")} for run in range(2)]
     sink.record(Record("train", 0, 5, 100, rows))
-    assert "no simulator" in out.getvalue() and "lost" not in out.getvalue()
+    assert "no simulator" in out.getvalue() and "failed" not in out.getvalue()
 
 
 def test_progress_in_a_terminal_shows_every_stage():
@@ -250,7 +252,7 @@ def test_aggregate_is_mean_and_std_over_runs():
     }
 
 
-def test_a_lost_run_is_no_part_of_the_mean(tmp_path, monkeypatch):
+def test_a_failed_run_is_no_part_of_the_mean(tmp_path, monkeypatch):
     sink, logged = WandB("offline", "p", "g", RUNS, tmp_path), {}
     sink._open = {"run": None}
     monkeypatch.setattr(sink, "_stages", {"train"})
@@ -258,3 +260,39 @@ def test_a_lost_run_is_no_part_of_the_mean(tmp_path, monkeypatch):
     rows = [{"run": 0, "return_mean": -2.0, "failed_at": 0}, {"run": 1, "return_mean": 3.0}]
     sink.record(Record("train", 0, 10, 20, rows))
     assert logged["seeds-alpha=0.5"] == {"return_mean/mean": 3.0, "runs": 1.0}
+
+
+@pytest.mark.parametrize("place", ["start", "record", "finish"])
+def test_wandb_is_given_up_after_an_error(place, tmp_path, monkeypatch):
+    import wandb
+
+    def lost(*_, **__):
+        raise ConnectionResetError("Connection lost")
+
+    given_up = []
+    monkeypatch.setattr(wandb, "teardown", lambda exit_code: given_up.append(exit_code) or lost())
+    monkeypatch.setattr(wandb, "init", lost)
+    sink = WandB("offline", "p", "g", RUNS, tmp_path)
+    broken = SimpleNamespace(define_metric=lost, finish=lost)
+    sink._open = {} if place == "start" else {"run-0": broken}
+    calls = {
+        "start": lambda: sink.start({}),
+        "record": lambda: sink.record(record(1)),
+        "finish": lambda: sink.finish({}),
+    }
+    with pytest.raises(ConnectionResetError):
+        calls[place]()
+    assert given_up == [1] and not sink._open
+    calls["finish"]()  # nothing is left that could fail again
+    assert given_up == [1]
+
+
+def test_the_traceback_of_a_loggers_error_is_there_for_who_asks(caplog, capsys):
+    class Broken(Progress):
+        def start(self, info):
+            raise OSError("no space left")
+
+    with caplog.at_level(logging.DEBUG, "jaxoff"):
+        Guarded(Broken("bc")).start({})
+    assert "Broken is switched off" in capsys.readouterr().err
+    assert "Traceback" in caplog.text and "no space left" in caplog.text

@@ -22,7 +22,7 @@ from jaxoff.data import recipes, samplers
 from jaxoff.data.dataset import place
 from jaxoff.envs.games.matrix import XOR, make_matrix
 from jaxoff.names import Task
-from jaxoff.report.tables import write
+from jaxoff.report.render import write
 from jaxoff.types import EnvSpec, Feedback, Learner, Out, Policy, Transition
 from tests import toys
 

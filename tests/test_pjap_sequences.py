@@ -100,7 +100,7 @@ def test_the_smoke_scale_writes_a_table_and_curves_and_trains_once(tmp_path, mon
     assert (
         "## spread expert" in text
         and "Not part of the scale smoke: Good." in text
-        and "Seeds: 0–1" in text
+        and "Seeds: 0, 1" in text
     )
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("final.json")}
     assert len(before) == len(sequences.VARIANTS)

@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxoff.report import BrokenResult, figures, html, load_experiment, load_run, report, tables
+from jaxoff.report import (
+    BrokenResult,
+    figures,
+    html,
+    load_experiment,
+    load_run,
+    render,
+    report,
+    tables,
+)
 from jaxoff.report.gif import grid_gif
 from jaxoff.report.load import by_config, told_apart, unfinished
 
@@ -20,7 +29,7 @@ STEPS = (0, 10, 20)
 
 
 def make(folder: Path, method: str, task: str, finals: list[float | None], **extra: Any) -> Path:
-    """A result folder with final returns `finals`; None is a lost run.
+    """A result folder with final returns `finals`; None is a failed run.
 
     The curve is 0, half the final, the final.
     """
@@ -33,6 +42,8 @@ def make(folder: Path, method: str, task: str, finals: list[float | None], **ext
         "command": f"jaxoff train {method} {task}",
         "hardware": "2 cores of Example",
         "git_commit": "aaa111",
+        "sampled": True,
+        "eval_episodes": 32,
     }
     config = {"method": method, "variant": method, "task": task, **head, **extra}
     (folder / "config.json").write_text(json.dumps(config))
@@ -87,13 +98,13 @@ def experiment(tmp_path: Path) -> Path:
 # load
 
 
-def test_a_lost_run_is_nan_and_the_others_are_kept(experiment: Path):
+def test_a_failed_run_is_nan_and_the_others_are_kept(experiment: Path):
     np.testing.assert_array_equal(
         load_run(experiment / "bc-b").values("return_mean"), [0.5, np.nan, 0.7]
     )
 
 
-def test_a_run_marked_failed_is_lost_even_with_a_number(tmp_path: Path):
+def test_a_run_marked_failed_has_failed_even_with_a_number(tmp_path: Path):
     folder = make(tmp_path / "x", "bc", "matrix/xor/a", [1.0, 2.0])
     final = json.loads((folder / "final.json").read_text())
     final["runs"][0]["failed_at"] = 3
@@ -187,13 +198,13 @@ def test_cells_have_hand_computed_numbers_and_marks(experiment: Path):
     assert table.cells["matrix/xor/a", "bc"].mark == ""
 
 
-def test_markdown_shows_marks_losses_paper_and_provenance(experiment: Path):
+def test_markdown_shows_marks_failures_paper_and_provenance(experiment: Path):
     paper = {("matrix/xor/a", "bc"): "0.25"}
-    text = tables.markdown(tables.build(load_experiment(experiment), title="Table 1", paper=paper))
+    text = render.markdown(tables.build(load_experiment(experiment), title="Table 1", paper=paper))
     rows = [line for line in text.splitlines() if line.startswith("| matrix")]
     assert "**1.00 ± 0.00**<br>IQM 1.00 [1.00, 1.00]<br>paper —" in rows[0]
     assert "paper 0.25" in rows[0]
-    assert "0.600 ± 0.141 \\*" in rows[1] and "2/3 runs" in rows[1]
+    assert "0.600 ± 0.141 \\*" in rows[1] and "1 of 3 runs failed" in rows[1]
     assert (
         "- Git commits: aaa111, bbb222" in text
         and "- Seeds: 0–2" in text
@@ -207,7 +218,7 @@ def test_rows_and_columns_are_chosen_ordered_and_named(experiment: Path):
     table = tables.build(load_experiment(experiment), rows, columns)
     assert table.rows == ("XOR (b)",) and table.columns == ("InSPO", "BC", "OMAR")
     # what was not run is an empty cell, and the command of a row that is not shown is not listed
-    assert tables.markdown(table).splitlines()[4].endswith("| — |")
+    assert render.markdown(table).splitlines()[4].endswith("| — |")
     assert table.commands == ("jaxoff train bc matrix/xor/b", "jaxoff train inspo matrix/xor/b")
 
 
@@ -222,11 +233,11 @@ def test_the_average_row_weighs_tasks_equally(experiment: Path):
 def test_a_method_without_any_run_left_is_shown(tmp_path: Path):
     make(tmp_path / "a", "bc", "matrix/xor/a", [None, None])
     make(tmp_path / "b", "cql", "matrix/xor/a", [1.0, 1.0])
-    assert "| —<br>0/2 runs |" in tables.markdown(tables.build(load_experiment(tmp_path)))
+    assert "| —<br>2 of 2 runs failed |" in render.markdown(tables.build(load_experiment(tmp_path)))
 
 
 def test_a_number_that_rounds_to_zero_has_no_sign():
-    assert tables.cell_lines(tables.Cell((np.array([-0.0001]),)), 2, False)[0] == "0.00"
+    assert render.cell_lines(tables.Cell((np.array([-0.0001]),)), 2, False)[0] == "0.00"
 
 
 def test_folders_with_other_seeds_are_pooled_and_with_the_same_refused(tmp_path: Path):
@@ -246,7 +257,7 @@ def test_folders_with_other_seeds_are_pooled_and_with_the_same_refused(tmp_path:
 
 
 def test_write_makes_three_files_and_csv_has_every_seed(experiment: Path, tmp_path: Path):
-    paths = tables.write(
+    paths = render.write(
         tables.build(load_experiment(experiment), title="50% & more"), tmp_path / "out" / "t.1"
     )
     assert [path.name for path in paths] == ["t.1.md", "t.1.tex", "t.1.csv"]
@@ -281,7 +292,7 @@ def test_paper_numbers_are_read_by_table(tmp_path: Path):
 # figures
 
 
-def test_curve_joins_stages_and_keeps_lost_values_apart(experiment: Path):
+def test_curve_joins_stages_and_keeps_missing_values_apart(experiment: Path):
     file = experiment / "bc-b" / "metrics.jsonl"
     more = [
         {"stage": "second", "stage_index": 1, "step": 5, "run": 0, "seed": 0, "return_mean": 2.0}

@@ -12,8 +12,8 @@ from jaxoff.types import ReturnScale
 NAN = float("nan")
 
 
-def test_mean_and_std_leave_lost_runs_out():
-    # of 1, 3 (the NaN is lost): mean 2, squares (1 + 1) / (2 - 1) = 2
+def test_mean_and_std_leave_failed_runs_out():
+    # of 1, 3 (the NaN failed): mean 2, squares (1 + 1) / (2 - 1) = 2
     assert statistics.mean([1.0, NAN, 3.0]) == 2.0
     assert statistics.std([1.0, NAN, 3.0]) == pytest.approx(2**0.5)
 
@@ -143,9 +143,9 @@ def test_marks_name_the_best_and_what_is_not_different():
         "bc": [0.0, 0.1, 0.0, 0.1, 0.0],
         "near": [0.9, 1.0, 1.1, 1.0, 0.9],
         "ours": [1.0, 1.1, 0.9, 1.0, 1.1],
-        "lost": [NAN] * 5,
+        "failed": [NAN] * 5,
     }
-    assert statistics.marks(table) == {"bc": "", "near": "*", "ours": "best", "lost": ""}
+    assert statistics.marks(table) == {"bc": "", "near": "*", "ours": "best", "failed": ""}
 
 
 def test_marks_of_constant_rows_follow_both_zero_variance_rules():

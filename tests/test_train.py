@@ -1,4 +1,4 @@
-"""Training: every learner's seeds and traces; lost runs; the loop's promises; evaluation; errors.
+"""Training: every learner's seeds and traces; failed runs; the loop's promises; evaluation; errors.
 
 What an update of every learner does is in `test_invariants.py`.
 """
@@ -144,7 +144,7 @@ def test_update_is_traced_once_per_stage_over_all_chunks_and_runs(name, monkeypa
     assert traces == (["train"] if name == "bc" else ["behaviour", "train"])
 
 
-# ------------------------------------------------------------------------------------- lost runs
+# ----------------------------------------------------------------------------------- failed runs
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_run_with_nan_is_frozen_and_reported_and_the_others_are_as_without_it(
 ):
     # a rate of infinity is refused
     monkeypatch.setattr("jaxoff.training.spec.check_number", lambda *_: None)
-    # Of each chunk's 2 updates: with lr = inf, update 2 breaks, so chunk 2 is lost and the state is
+    # Of each chunk's 2 updates: with lr = inf, update 2 breaks, so chunk 2 fails and the state is
     # that after 2 updates.
     config = {"bad_from": 2}
     bad = train(

@@ -30,7 +30,10 @@ def learning_curves(runs: Sequence[Run], tasks: Mapping[str, str], stem: Path) -
 def joint_policies(runs: Sequence[Run], actions: Sequence[str], stem: Path) -> None:
     """Joint policies [A, A] of the first run of each result, at its last evaluation."""
     figures.heat_maps(
-        {run.variant: run.history("joint_policy")[-1, 0] for run in runs}, actions, stem
+        {run.variant: run.history("joint_policy")[-1, 0] for run in runs},
+        actions,
+        stem,
+        note="joint policies at the last evaluation of training",
     )
 
 

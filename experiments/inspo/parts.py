@@ -130,7 +130,7 @@ def table7(job: Job) -> Section:
     return Section(
         "InSPO Table 7: training time",
         "All seeds of a cell are one program; both stages of a method are counted.",
-        [job.text("table7", lines, below(done))],
+        [job.text("table7", lines, below(done, evaluation=""))],
     )
 
 

@@ -19,6 +19,7 @@ from jaxoff.files import write_text
 from jaxoff.names import Task
 from jaxoff.report.html import Section
 from jaxoff.report.load import Run
+from jaxoff.report.protocol import told
 
 SEEDS = (10, 11)
 Grid = Mapping[str, Sequence[float]]
@@ -58,15 +59,20 @@ GRIDS: dict[str, dict[str, Grid]] = {
 def best_point(run: Run) -> tuple[dict[str, float], dict[tuple[float, ...], float]]:
     """(the best point of a job's grid, the mean final value of every point).
 
-    A lost run counts as minus infinity.
+    A failed run counts as minus infinity.
     """
-    values = run.values("exact_value" if run.has("exact_value") else "return_mean")
+    values = run.values(_metric(run))
     names = list(run.config["grid"])
     points = list(itertools.product(*run.config["grid"].values()))
     means = np.where(np.isfinite(values), values, -np.inf).reshape(len(points), -1).mean(1)
     return dict(zip(names, points[int(np.argmax(means))], strict=True)), dict(
         zip(points, means.tolist(), strict=True)
     )
+
+
+def _metric(run: Run) -> str:
+    """The number by which points are chosen."""
+    return "exact_value" if run.has("exact_value") else "return_mean"
 
 
 def tune(job: Job, tasks: Mapping[str, str] = TASKS) -> Section:
@@ -89,7 +95,8 @@ def tune(job: Job, tasks: Mapping[str, str] = TASKS) -> Section:
                 text = ", ".join(f"{name} {value:g}" for name, value in named.items())
                 shown = f"**{text}**" if named == best else text
                 lines.append(f"| {method} | {task} | {shown} | {mean:.4f} |")
-    job.text("tuning", lines, below(done))
+    evaluation = told(((run.task, run.variant), run.protocol.of(_metric(run))) for run in done)
+    job.text("tuning", lines, below(done, evaluation=evaluation))
     head = (
         "# Chosen by `python -m jaxoff.experiments.inspo tune` on seeds 10 and 11; every value: "
         "experiments/reference/inspo/tuning.md.\n"

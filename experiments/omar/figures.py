@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxoff.experiments.omar.landscape import bimodal
 
-from jaxoff.report.figures import looks, save, style
+from jaxoff.report.figures import looks, save, style, write_note
 
 
 def landscape(paths: Mapping[str, np.ndarray], stem: Path) -> list[Path]:
@@ -42,10 +42,13 @@ def landscape(paths: Mapping[str, np.ndarray], stem: Path) -> list[Path]:
 
 
 def by_agents(
-    series: Mapping[str, Mapping[int, Sequence[float]]], titles: Mapping[str, str], stem: Path
+    series: Mapping[str, Mapping[int, Sequence[float]]],
+    titles: Mapping[str, str],
+    stem: Path,
+    note: str = "",
 ) -> list[Path]:
     """A panel per series: percent over the number of agents, mean and standard deviation over
-    seeds.
+    seeds. note: how the policies were evaluated.
     """
     with style() as new_figure:
         figure = new_figure(figsize=(4.0 * len(series), 3.0), layout="constrained")
@@ -57,4 +60,5 @@ def by_agents(
             panel.axhline(0.0, color="#555555", linewidth=1)
             panel.set_xticks(counts)
             panel.set(xlabel="agents", ylabel="%", title=titles[name])
+        write_note(figure, note)
         return save(figure, stem)

@@ -13,7 +13,7 @@ from jaxoff.experiments.paper import Job
 
 from jaxoff.eval import statistics
 from jaxoff.files import write_text
-from jaxoff.report.figures import looks, save, style
+from jaxoff.report.figures import looks, save, style, write_note
 from jaxoff.report.tables import NONE
 
 
@@ -30,7 +30,7 @@ class Gain(NamedTuple):
     @property
     def percent(self) -> float:
         """100 (mean ours - mean theirs) / |mean theirs|; NaN where that is 0, or where all runs of
-        one were lost.
+        one failed.
         """
         return float(_percent([statistics.finite(values) for values in self[2:]]))
 
@@ -137,10 +137,10 @@ def write(
     write_text(job.out / f"{stem}.csv", out.getvalue())
 
 
-def bars(gains: Sequence[Gain], stem: Path) -> list[Path]:
+def bars(gains: Sequence[Gain], stem: Path, note: str = "") -> list[Path]:
     """Groups of bars: a group a row, a bar a column, with intervals.
 
-    What is not known is left out.
+    What is not known is left out. note: how the policies were evaluated.
     """
     rows, columns = places(gains)
     look, width = looks(columns), 0.8 / len(columns)
@@ -162,4 +162,5 @@ def bars(gains: Sequence[Gain], stem: Path) -> list[Path]:
         panel.grid(axis="x", visible=False)
         panel.set_ylabel("gain, %")
         panel.legend()
+        write_note(figure, note)
         return save(figure, stem)

@@ -6,7 +6,7 @@ from jaxoff.experiments.omar import gains, runs
 from jaxoff.experiments.omar.gains import Gain
 from jaxoff.experiments.paper import Job, below
 
-from jaxoff.report import figures
+from jaxoff.report import figures, protocol
 from jaxoff.report.html import Section
 
 SIDES = {"offline": ("OMAR", "MA-CQL"), "online": ("MATD3+OMAR", "MATD3")}
@@ -45,7 +45,7 @@ def part(job: Job) -> Section:
     ]
     title = "OMAR: gain offline and online, alone and in a team"
     gains.write(job, "online-gains", found, title, about, below(done))
-    gains.bars(found, job.out / "online-gains")
+    gains.bars(found, job.out / "online-gains", protocol.of_runs(done))
     figures.curves(done, "return_mean", job.out / "online-curves", tasks=tasks, label="return")
     return Section(
         "OMAR: online and offline, one agent and three",

@@ -29,6 +29,7 @@ from scipy import stats
 from jaxoff import registry
 from jaxoff.eval import statistics
 from jaxoff.report import figures as report_figures
+from jaxoff.report import protocol
 from jaxoff.report.html import Section
 from jaxoff.report.load import Run
 from jaxoff.types import ReturnScale
@@ -137,7 +138,7 @@ def by_number(job: Job, stem: str, title: str, tasks: Mapping[str, int], about: 
         "OMAR": "OMAR over the data",
         "gain": "OMAR over MA-CQL",
     }
-    figures.by_agents(series, titles, job.out / f"{stem}-figure")
+    figures.by_agents(series, titles, job.out / f"{stem}-figure", protocol.of_runs(done))
     labels = {task: f"n = {n}" for task, n in tasks.items()}
     points = np.array([(n, gain) for n, gained in series["MA-CQL"].items() for gain in gained])
     rank = stats.spearmanr(*points[np.isfinite(points).all(1)].T)

@@ -19,9 +19,11 @@ from jaxoff.experiments.pjap.online import OnlineResult
 from jaxoff.eval import statistics
 from jaxoff.report.figures import save, style
 from jaxoff.report.html import Section
-from jaxoff.report.tables import Cell, Table, write
+from jaxoff.report.render import write
+from jaxoff.report.tables import Cell, Table
 
 METHODS = ("MADDPG", "MADDPG+PJAP")
+EXACT = "computed from the policies in training, without episodes"
 Values = Mapping[tuple[str, str], np.ndarray]  # (row, column) -> a number of each seed
 
 
@@ -46,7 +48,7 @@ def numbers(
     marks = {row: statistics.marks(of_row(row)) if marked else {} for row in rows}
     known = printed("pjap", stem)
     cells = {
-        (r, c): Cell((np.asarray(x, float),), marks[r].get(c, ""), known.get((r, c), ""))
+        (r, c): Cell((np.asarray(x, float),), marks[r].get(c, ""), known.get((r, c), ""), EXACT)
         for (r, c), x in values.items()
     }
     seeds = max(len(x) for x in values.values())

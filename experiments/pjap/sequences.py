@@ -30,9 +30,10 @@ from jaxoff.eval import statistics
 from jaxoff.eval.final import evaluate_policy
 from jaxoff.files import write_text
 from jaxoff.names import DataOptions
-from jaxoff.report.figures import band_of, looks, save, style
+from jaxoff.report.figures import band_of, looks, save, style, write_note
 from jaxoff.report.html import Section
 from jaxoff.report.load import Run
+from jaxoff.report.protocol import Protocol
 from jaxoff.training import TrainSpec
 from jaxoff.training.restore import restore_policy
 from jaxoff.types import Episodes, ReturnScale
@@ -188,7 +189,7 @@ def run_source(source: Source, scale: str, out: Path, data_dir: str | None) -> d
 
 def final_returns(run: Run, episodes: int, data_dir: str | None) -> np.ndarray:
     """Mean return [R] of each run's final policy: in jit, or on the simulator of the data; NaN for
-    a lost run.
+    a failed run.
     """
     file = run.path / "final-returns.csv"
     if not file.exists():
@@ -197,20 +198,20 @@ def final_returns(run: Run, episodes: int, data_dir: str | None) -> np.ndarray:
             env, policy, _ = restore_policy(run.path, index, data_dir)
             found.append(evaluate_policy(env, policy, episodes, seed=index)["return_mean"])
         write_text(file, "\n".join(map(repr, found)) + "\n")
-    return np.where(run.lost, np.nan, np.loadtxt(file, ndmin=1))
+    return np.where(run.failed, np.nan, np.loadtxt(file, ndmin=1))
 
 
 def late_distance(run: Run) -> np.ndarray:
     """Mean over the last tenth of the training of the distance of the batch to the policy, [R]."""
     curve = run.history("loss/distance")
-    return np.where(run.lost, np.nan, curve[-max(1, round(LATE * len(curve))) :].mean(0))
+    return np.where(run.failed, np.nan, curve[-max(1, round(LATE * len(curve))) :].mean(0))
 
 
 def interval(values: np.ndarray, statistic: Callable[[Any], Any]) -> str:
     """A statistic over seeds with its 95% bootstrap interval."""
     kept = [statistics.finite(values)]
     if not kept[0].size:
-        return "lost"
+        return "failed"
     low, high = statistics.bootstrap(kept, statistic)
     return f"{float(statistic(kept)):.3g} [{low:.3g}, {high:.3g}]"
 
@@ -365,9 +366,15 @@ def fig6(job: Job) -> Section:
         "Median over tasks: of one task, its mean. "
         f"Final returns: of {size.final_episodes} episodes a seed, without noise.",
     ]
-    stems = [job.text("fig6", lines, below([run for of in done.values() for run in of.values()]))]
+    evaluation = (
+        f"Evaluation: {Protocol(False, size.final_episodes, later=True).of('return_mean')}."
+    )
+    trained = [run for of in done.values() for run in of.values()]
+    stems = [job.text("fig6", lines, below(trained, evaluation=evaluation))]
     if done:
-        save(figure(done, returns, scales), job.out / "fig6-curves")
+        drawn = figure(done, returns, scales)
+        write_note(drawn, evaluation)
+        save(drawn, job.out / "fig6-curves")
         stems.append("fig6-curves")
     return Section(
         "PJAP Figure 6: sequences",

@@ -11,13 +11,21 @@ from pathlib import Path
 import numpy as np
 from jaxoff.experiments.yanhui.checks import Values
 
-from jaxoff.report.figures import looks, save, style
+from jaxoff.report.figures import looks, save, style, write_note
 
 
 def robustness(
-    values: Values, tasks: Mapping[int, str], columns: Sequence[str], label: str, stem: Path
+    values: Values,
+    tasks: Mapping[int, str],
+    columns: Sequence[str],
+    label: str,
+    stem: Path,
+    note: str = "",
 ) -> list[Path]:
-    """Mean over seeds with standard errors, a line per column; tasks: percent -> task."""
+    """Mean over seeds with standard errors, a line per column.
+
+    tasks: percent -> task. note: how the policies were evaluated.
+    """
     look = looks(columns)
     with style() as new_figure:
         figure = new_figure(figsize=(5.6, 3.6), layout="constrained")
@@ -37,4 +45,5 @@ def robustness(
             )
         panel.set(xlabel="poor episodes, percent", ylabel=label)
         figure.legend(loc="outside right upper")
+        write_note(figure, note)
         return save(figure, stem)

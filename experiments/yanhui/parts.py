@@ -12,6 +12,7 @@ from jaxoff.experiments.paper import Column, Job, Paper
 from jaxoff.experiments.yanhui import checks, figures, runs
 
 from jaxoff.report import figures as report_figures
+from jaxoff.report import protocol
 from jaxoff.report.html import Section
 from jaxoff.report.load import Run
 
@@ -126,7 +127,8 @@ def fig2(job: Job) -> Section:
     done = trained(job, tasks, columns, size.few / size.episodes)
     by_percent = dict(zip(size.percent, tasks, strict=True))
     found = shared_checks.values_of(done)
-    figures.robustness(found, by_percent, list(columns), "return", job.out / "fig2")
+    note = protocol.of_runs(done)
+    figures.robustness(found, by_percent, list(columns), "return", job.out / "fig2", note)
     stems = table(job, "fig2-table", "YANHUI Figure 2: proportion of poor data", done, tasks)
     listed = checks.robust(found, by_percent, list(columns))
     text = f"3m, {size.few} episodes in all; means over seeds with standard errors."

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import tyro
 from rich.console import Console
 
 from jaxoff.errors import InvalidSetting
 
-console = Console()
+# Texts are shown as they are: [red] and :smile: in a label or a path mean nothing.
+console = Console(markup=False, emoji=False)
 Many = tyro.conf.UseAppendAction  # an option that may be given several times
+
+
+def as_folder(path: Path, option: str = "FOLDER") -> Path:
+    """The path, where a folder is or may be made. Raises InvalidSetting naming a file there."""
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise InvalidSetting(f"{option} {path}: expected a folder, but {place} is a file")
+    return path
 
 
 def pairs(items: tuple[str, ...], flag: str) -> dict[str, str]:

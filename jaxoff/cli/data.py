@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 from rich.box import SIMPLE
 from rich.table import Column, Table
+from rich.text import Text
 
 from jaxoff import registry, runtime
 from jaxoff.cli.common import Many, console, pairs
@@ -83,11 +84,11 @@ def data_list(family: str = "", json: bool = False) -> None:
         padding=(0, 1, 0, 0),
     )
     for scenario, qualities, *rest in rows:
-        table.add_row(f"[bold]{scenario}[/bold]\n{qualities}", *rest)
+        table.add_row(Text.assemble((scenario, "bold"), f"\n{qualities}"), *rest)
     console.print(table)
     for known in registry.families().values():
         if known.pattern and family in known.pattern:
-            console.print(f"also {known.pattern}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"also {known.pattern}", highlight=False, soft_wrap=True)
 
 
 @data_app.command(name="make")
@@ -203,7 +204,7 @@ def data_fetch(
         data_dir,
         sha256=sha256,
         unverified=unverified,
-        say=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+        say=lambda text: console.print(text, highlight=False, soft_wrap=True),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 from rich.table import Table
@@ -11,7 +13,7 @@ from rich.table import Table
 from jaxoff import runtime
 from jaxoff.cli import edit as _edit  # noqa: F401  registers its commands
 from jaxoff.cli import look as _look  # noqa: F401  registers its commands
-from jaxoff.cli.common import console
+from jaxoff.cli.common import as_folder, console
 from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings
 from jaxoff.cli.train import train
@@ -23,22 +25,42 @@ for command in (methods, settings, train):
 
 
 @app.command
-def report(folder: tyro.conf.Positional[Path], /) -> None:
+def report(
+    folder: tyro.conf.Positional[Path],
+    /,
+    source: Annotated[Literal["training", "evaluation"], tyro.conf.arg(name="from")] = "training",
+    episodes: int | None = None,
+    greedy: bool = False,
+    sampled: bool = False,
+) -> None:
     """Tables, curves and an index.html from result folders, without training.
 
     Args:
         folder: the folder of a job, of an experiment, or all of results/.
+        source: the numbers of tables: of the last evaluation of training, or the latest of `jaxoff
+            evaluate` for each run.
+        episodes: with --from evaluation, only evaluations of this number of episodes.
+        greedy: with --from evaluation, only evaluations of the policies' modes.
+        sampled: with --from evaluation, only evaluations by sampled actions.
     """
     from jaxoff.report import report as build
 
-    console.print(f"page: {build(folder)}", soft_wrap=True)
+    given = {"--episodes": episodes is not None, "--greedy": greedy, "--sampled": sampled}
+    useless = [option for option, there in given.items() if there]
+    if source == "training" and useless:
+        raise InvalidSetting(
+            f"{', '.join(useless)}: expected with --from evaluation only, found --from training"
+        )
+    drawn = _modes(greedy, sampled)
+    page = build(as_folder(folder), source, sampled=drawn, episodes=episodes)
+    console.print(f"page: {page}", soft_wrap=True)
 
 
-def _modes(greedy: bool, sampled: bool, own: bool) -> bool:
-    """Whether actions are sampled: by the flags, else as in the job's own evaluations, `own`."""
+def _modes(greedy: bool, sampled: bool) -> bool | None:
+    """Whether the flags ask for sampled actions; None where neither is given."""
     if greedy and sampled:
         raise InvalidSetting("--greedy and --sampled: expected one of the two, found both")
-    return sampled or (own and not greedy)
+    return True if sampled else False if greedy else None
 
 
 @app.command
@@ -67,28 +89,30 @@ def evaluate(
         processes: number of processes of a simulator on the host; by default one per core.
         data_dir: folder of public data; needed only for jobs of earlier versions.
     """
+    asked = _modes(greedy, sampled)
+    as_folder(folder)
     runtime.setup()
+    from jaxoff.report.protocol import FILE, Protocol
     from jaxoff.training.restore import evaluate_runs, restore
     from jaxoff.training.results import read_evaluations, write_json
 
-    file, before = folder / "evaluations.json", read_evaluations(folder)
+    file, before = folder / FILE, read_evaluations(folder)
     found = restore(folder, None if data_dir is None else str(data_dir))
     spec, chosen = found.job.spec, _numbers(runs, found.job.num_runs)
     if not found.finished:
         unfinished = f"{folder}: this job has not ended; its last checkpoint plays"
         print(f"jaxoff: {unfinished}", file=sys.stderr)
-    drawn = _modes(greedy, sampled, spec.sampled)
+    drawn = spec.sampled if asked is None else asked
     played = evaluate_runs(found, chosen, episodes, seed, drawn, processes)
     numbers = [name for name, value in played[0].items() if isinstance(value, float)]
-    how = "sampled actions" if drawn else "modes of the policy"
     table = Table("run", "seed", *(name.replace("_", " ") for name in numbers))
-    table.title = f"{spec.label} on {spec.task}: {episodes} episodes, {how}"
+    table.title = f"{spec.label} on {spec.task}: {Protocol(drawn, episodes).how}"
     rows = []
     for run, row in zip(chosen, played, strict=True):
-        lost = int(found.failed_at[run])
+        failed = int(found.failed_at[run])
         about = {"run": run, "seed": found.job.seeds[run], "config": found.job.points[run]}
-        rows.append(about | ({"failed_at": lost} if lost >= 0 else {}) | row)
-        cells = ["lost" if lost >= 0 else f"{row[name]:.4g}" for name in numbers]
+        rows.append(about | ({"failed_at": failed} if failed >= 0 else {}) | row)
+        cells = ["failed" if failed >= 0 else f"{row[name]:.4g}" for name in numbers]
         table.add_row(str(run), str(about["seed"]), *cells)
     console.print(table)
     record = {
@@ -138,6 +162,8 @@ def play(
         data_dir: folder of public data; needed only for jobs of earlier versions.
         out: the GIF to write; by default FOLDER/play-RUN.gif.
     """
+    asked = _modes(greedy, sampled)
+    as_folder(folder)
     runtime.setup()
     import numpy as np
 
@@ -145,12 +171,14 @@ def play(
     from jaxoff.training.restore import restore_policy
 
     env, policy, spec = restore_policy(folder, run, None if data_dir is None else str(data_dir))
-    episode = episode_of(env, policy, seed, sampled=_modes(greedy, sampled, spec.sampled))
+    drawn = spec.sampled if asked is None else asked
+    episode = episode_of(env, policy, seed, sampled=drawn)
+    how = "sampled actions" if drawn else "modes of the policy"
     table = Table(
         "step",
         "actions",
         "reward",
-        title=f"{spec.label} on {spec.task}, run {run}: return {episode.reward.sum():.4f}",
+        title=f"{spec.label} on {spec.task}, run {run}, {how}: return {episode.reward.sum():.4f}",
     )
     for step, (actions, reward) in enumerate(zip(episode.actions, episode.reward, strict=True)):
         table.add_row(
@@ -159,7 +187,7 @@ def play(
             f"{reward:.4f}",
         )
     console.print(table)
-    path = write_gif(env, episode, out or folder / f"play-{run}.gif", spec.label)
+    path = write_gif(env, episode, out or folder / f"play-{run}.gif", f"{spec.label}, {how}")
     console.print(
         f"animation: {path}" if path else f"{spec.task} has no picture to draw, so there is no GIF",
         soft_wrap=True,
@@ -175,6 +203,9 @@ def main(args: list[str] | None = None) -> None:
     """
     args = sys.argv[1:] if args is None else args
     debug, args = args[:1] == ["--debug"], args[args[:1] == ["--debug"] :]
+    if debug:  # also of errors that do not end a command, such as those of loggers
+        logging.basicConfig()
+        logging.getLogger("jaxoff").setLevel(logging.DEBUG)
     try:
         _run(args)
     except Interrupted as stop:
@@ -186,8 +217,13 @@ def main(args: list[str] | None = None) -> None:
     except (JaxoffError, OSError) as error:
         if debug:
             raise
-        print(f"jaxoff: error: {error}", file=sys.stderr)
+        print(f"jaxoff: error: {_one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error; a line break or a tab of a path in it is written as in Python."""
+    return "".join(x if x == " " or not x.isspace() else repr(x)[1:-1] for x in str(error))
 
 
 def _run(args: list[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 from rich.box import SIMPLE
 from rich.table import Column, Table
+from rich.text import Text
 
 from jaxoff import registry
 from jaxoff.cli.common import Many, console, pairs
@@ -54,7 +55,7 @@ def methods(json: bool = False) -> None:
         show_edge=False,
     )
     for row in rows:
-        table.add_row(f"[bold]{row['method']}[/bold]", row["actions"], row["about"])
+        table.add_row(Text(row["method"], style="bold"), row["actions"], row["about"])
     console.print(table)
     console.print(
         "jaxoff settings METHOD TASK: what can be set; jaxoff train METHOD TASK: train it"
@@ -97,19 +98,19 @@ def settings(
     console.print(f"change one with: jaxoff train {method} {task} --set NAME=VALUE", soft_wrap=True)
 
 
-def _cells(setting: Setting) -> tuple[str, ...]:
+def _cells(setting: Setting) -> tuple[str | Text, ...]:
     """A row of the table; the default is shown only where a setting or the user overrides it."""
     own = setting.source != "default"
-    words = f" [dim]({', '.join(setting.words)})[/dim]" if setting.words else ""
+    words = Text(f" ({', '.join(setting.words)})" if setting.words else "", style="dim")
     shown = "" if not own else _text(setting.default)
-    name = f"[bold]{setting.name}[/bold]" if own else setting.name
+    name = Text(setting.name, style="bold" if own else "")
     return (
         name,
         _text(setting.value),
         setting.source,
         shown,
         "yes" if setting.sweeps else "",
-        setting.meaning + words,
+        Text(setting.meaning) + words,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
@@ -13,9 +14,9 @@ import tyro
 from rich.table import Table
 
 from jaxoff import registry, runtime
-from jaxoff.cli.common import Many, console, pairs
+from jaxoff.cli.common import Many, as_folder, console, pairs
 from jaxoff.config import meanings_of
-from jaxoff.errors import InvalidSetting
+from jaxoff.errors import InvalidSetting, JaxoffError
 from jaxoff.training.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -165,8 +166,10 @@ def train(
     """
     spec = _spec({"method": method, "task": task, **options})
     registry.form_for(method, task)
+    as_folder(out or results / experiment, "--results" if out is None else "--out")
     runtime.setup()
     from jaxoff.data import disk
+    from jaxoff.report.protocol import Protocol
     from jaxoff.training.naming import folder_name, folder_to_extend
     from jaxoff.training.spec import expanded, resolve
 
@@ -186,10 +189,10 @@ def train(
         name = ", ".join(f"{name}={value}" for name, value in point.items())
         folder = whole / name.replace(", ", "-").replace("=", "-") if point else whole
         rows += _train(job, folder, name, (wandb, experiment), episodes, (extend, overwrite))
-    console.print(_summary(rows))
+    console.print(_summary(rows, Protocol(spec.sampled, spec.eval_episodes).of("return_mean")))
     if whole != wanted:  # its name says how many updates it has
         whole.rename(wanted)
-    console.print(f"results: {wanted}", soft_wrap=True, markup=False)
+    console.print(f"results: {wanted}", soft_wrap=True)
 
 
 def _train(
@@ -219,6 +222,8 @@ def _train(
     try:
         figures.curves([load_run(folder)], "return_mean", folder / "curves")
     except Exception as error:  # the results are already written, and other jobs may follow
+        if not isinstance(error, JaxoffError | OSError):
+            traceback.print_exc()
         print(f"jaxoff: {folder / 'curves'}: not drawn: {error!r}", file=sys.stderr)
     seconds = (
         f"compiled in {done.timing['compile_s']:.1f} s, trained in {done.timing['train_s']:.1f} s"
@@ -230,12 +235,15 @@ def _train(
     return [row | {"point": point} for row in done.runs]
 
 
-def _summary(runs: list[dict[str, Any]]) -> Table:
-    """A table with one line per grid point: mean and standard deviation over seeds."""
+def _summary(runs: list[dict[str, Any]], evaluation: str) -> Table:
+    """A table with one line per grid point: mean and standard deviation over seeds.
+
+    evaluation: how the policies were evaluated, as text.
+    """
     import numpy as np
 
-    table = Table(title="last evaluation: mean ± standard deviation over seeds")
-    for name in ("setting", "seeds", "return", "score", "win rate", "exact value", "lost"):
+    table = Table(title=f"mean ± standard deviation over seeds; {evaluation}")
+    for name in ("setting", "seeds", "return", "score", "win rate", "exact value", "failed runs"):
         table.add_column(name)
     points: dict[str, list[dict[str, Any]]] = {}
     for run in runs:

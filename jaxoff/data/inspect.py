@@ -147,7 +147,9 @@ def plot(episodes: Episodes, spec: EnvSpec, path: str | Path) -> list[Path]:
         )
         axes["returns"].hist(returns, bins=40)
         axes["returns"].set(
-            xlabel="return", ylabel="episodes", title=f"{spec.name}: {len(returns):,} episodes"
+            xlabel="return",
+            ylabel="episodes",
+            title=f"{spec.name}: {len(returns):,} episodes".replace("$", r"\$"),
         )
         axes["violin"].violinplot(returns, showmeans=True)
         axes["violin"].set(ylabel="return", xticks=[])

@@ -27,13 +27,13 @@ SIGNIFICANCE = 0.05
 
 
 def finite(values: ArrayLike) -> np.ndarray:
-    """The finite values [n]; a lost run is NaN, and no statistic includes it."""
+    """The finite values [n]; a failed run is NaN, and no statistic includes it."""
     flat = np.asarray(values, np.float64).reshape(-1)
     return flat[np.isfinite(flat)]
 
 
 def mean(values: ArrayLike) -> float:
-    """Mean over the runs that were not lost; NaN where all were.
+    """Mean over the runs that did not fail; NaN where all failed.
 
     Equal values give that value exactly.
     """
@@ -44,7 +44,7 @@ def mean(values: ArrayLike) -> float:
 
 
 def std(values: ArrayLike) -> float:
-    """Sample standard deviation (ddof 1) over the runs that were not lost; NaN for fewer than
+    """Sample standard deviation (ddof 1) over the runs that did not fail; NaN for fewer than
     two.
     """
     kept = finite(values)
@@ -85,7 +85,7 @@ def bootstrap(
 ) -> tuple[Any, Any]:
     """Percentile interval of a statistic, from resampling seeds within each task (stratified).
 
-    tasks: lost (NaN) runs are dropped first. statistic: any function here on `Tasks`, or one that
+    tasks: failed (NaN) runs are dropped first. statistic: any function here on `Tasks`, or one that
     reduces the last axis of its arrays [resamples, n_t]. Returns (low, high), NaN where a task has
     no run.
     """
@@ -135,7 +135,7 @@ def welch(a: ArrayLike, b: ArrayLike) -> float:
     """Two-sided p-value of Welch's t-test (unequal variances, Welch-Satterthwaite degrees of
     freedom).
 
-    a, b: values of the two groups, lost runs dropped. Two groups without variance give 1 where
+    a, b: values of the two groups, failed runs dropped. Two groups without variance give 1 where
     their means are equal and 0 where they are not. NaN where a group has fewer than two values.
     """
     a, b = finite(a), finite(b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, cast
@@ -13,7 +14,7 @@ class Record(NamedTuple):
 
     step, total: number of updates so far, and in the whole stage. rows: a dictionary per run,
     {"run": int, "seed": int, name: number}; names are "return_mean", "return_std", "length_mean",
-    "win_rate" and "exact_value" (where known), "loss/...". A number that is NaN belongs to a lost
+    "win_rate" and "exact_value" (where known), "loss/...". A number that is NaN belongs to a failed
     run, and is logged as missing.
     """
 
@@ -59,6 +60,7 @@ class Guarded:
             name = type(self.sink).__name__
             self.sink = None
             print(f"jaxoff: {name} is switched off, training goes on: {error!r}", file=sys.stderr)
+            logging.getLogger("jaxoff").debug("error of %s", name, exc_info=error)
 
     def start(self, info: dict[str, Any]) -> None:
         """Start the sink."""

@@ -6,9 +6,11 @@ switched on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,6 +22,7 @@ from jaxoff.logs.base import Record
 from jaxoff.runtime import needs
 
 Mode = Literal["disabled", "offline", "online"]
+TEAR_DOWN_S = 2.0  # longest wait for W&B's clean-up after an error
 
 
 class WandB:
@@ -72,6 +75,37 @@ class WandB:
 
     def start(self, info: dict[str, Any]) -> None:
         """Open every W&B run."""
+        with self._abandoned_on_error():
+            self._start(info)
+
+    def record(self, rec: Record) -> None:
+        """Log every run, and the mean and std of each aggregate over runs that did not fail."""
+        with self._abandoned_on_error():
+            self._record(rec)
+
+    def progress(self, rec: Record) -> None:
+        """Do nothing, since only evaluations are logged."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write final numbers into each W&B run's summary, and close all W&B runs."""
+        with self._abandoned_on_error():
+            self._finish(summary)
+
+    @contextlib.contextmanager
+    def _abandoned_on_error(self) -> Iterator[None]:
+        """Give W&B up after an error. Its own clean-up at the end of the process would fail again,
+        with a traceback, where its service process is gone; or wait, hence the thread.
+        """
+        try:
+            yield
+        except Exception:
+            self._open = {}
+            giving_up = threading.Thread(target=_tear_down, daemon=True)
+            giving_up.start()
+            giving_up.join(TEAR_DOWN_S)
+            raise
+
+    def _start(self, info: dict[str, Any]) -> None:
         if self.mode == "disabled":
             return
         with needs("--wandb"):
@@ -103,8 +137,7 @@ class WandB:
                 settings=wandb.Settings(silent=True, console="off"),
             )
 
-    def record(self, rec: Record) -> None:
-        """Log every run, and the mean and std of each aggregate."""
+    def _record(self, rec: Record) -> None:
         if not self._open:
             return
         if rec.stage not in self._stages:
@@ -122,11 +155,7 @@ class WandB:
         for label, rows in groups.items():
             self._log(label, rec, aggregate(rows))
 
-    def progress(self, rec: Record) -> None:
-        """Do nothing, since only evaluations are logged."""
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Write final numbers into each W&B run's summary, and close all W&B runs."""
+    def _finish(self, summary: dict[str, Any]) -> None:
         for row in summary.get("runs", []):
             run = self._open.get(f"run-{row['run']}")
             if run is not None:
@@ -167,6 +196,14 @@ class WandB:
         }
         write_text(file, json.dumps(ids, indent=1))
         return ids
+
+
+def _tear_down() -> None:
+    """Close the connection to W&B's service process, whatever has become of it."""
+    with contextlib.suppress(Exception):
+        import wandb
+
+        wandb.teardown(exit_code=1)
 
 
 def aggregate(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

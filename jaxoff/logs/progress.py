@@ -1,7 +1,8 @@
-"""A progress bar in a terminal; elsewhere one plain line for about every tenth of a stage."""
+"""A progress bar in a terminal or a notebook; elsewhere a plain line for every tenth of a stage."""
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from datetime import timedelta
 from typing import Any
@@ -36,13 +37,14 @@ class Progress:
     def start(self, info: dict[str, Any]) -> None:
         """Draw the bar."""
         self._last = (0, time.perf_counter())
-        if self.console.is_terminal:
+        widgets = self.console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        if self.console.is_terminal or widgets:
             columns = (
-                TextColumn("[bold]{task.description}"),
+                TextColumn("{task.description}", style="bold", markup=False),
                 BarColumn(bar_width=24),
                 TaskProgressColumn(),
-                TextColumn("{task.fields[speed]}"),
-                TextColumn("{task.fields[score]}"),
+                TextColumn("{task.fields[speed]}", markup=False),
+                TextColumn("{task.fields[score]}", markup=False),
             )
             self._bar = Bar(*columns, console=self.console)
             self._bar.start()
@@ -68,7 +70,7 @@ class Progress:
         elif new_stage or _tenth(rec) > self._tenth:
             share = f"{rec.step}/{rec.total} ({100 * rec.step // max(rec.total, 1)}%)"
             line = "  ".join(part for part in (label, share, speed, score) if part)
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._tenth = _tenth(rec)
         self._stage = rec.stage_index
 
@@ -107,20 +109,20 @@ class Progress:
 
 
 def score_text(rec: Record) -> str:
-    """Mean and standard deviation of the return over runs, and the number of lost runs, if any.
+    """Mean and standard deviation of the return over runs, and the number of failed runs, if any.
 
-    A lost run has met a number that is not finite.
+    A failed run has met a number that is not finite.
     """
     if not any("return_mean" in row for row in rec.rows):
         return ""
     alive = [row for row in rec.rows if "failed_at" not in row]
     count = len(rec.rows) - len(alive)
-    lost = f", {count} of {len(rec.rows)} runs lost" if count else ""
+    failed = f", {count} of {len(rec.rows)} runs failed" if count else ""
     kept = finite(np.array([row["return_mean"] for row in alive], np.float64))
     if len(kept) == 0:
-        return f"{'no simulator' if alive else 'no return'}{lost}"
+        return f"{'no simulator' if alive else 'no return'}{failed}"
     spread = f" ± {kept.std(ddof=1):.3f}" if len(kept) > 1 else ""
-    return f"return {kept.mean():.3f}{spread}{lost}"
+    return f"return {kept.mean():.3f}{spread}{failed}"
 
 
 def _tenth(rec: Record) -> int:

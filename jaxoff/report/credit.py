@@ -14,7 +14,7 @@ from jaxoff.data.episodes import returns_of
 from jaxoff.files import write_text
 from jaxoff.learners.credit import Verdict, by_agent
 from jaxoff.losses.credit import members_of
-from jaxoff.report.figures import COLOURS, PANEL, save, style
+from jaxoff.report.figures import COLOURS, PANEL, label_of, save, style
 from jaxoff.types import Episodes
 
 BINS = 40
@@ -47,7 +47,7 @@ def draw(
         figure.legend(
             *first.get_legend_handles_labels(), loc="outside lower center", ncols=min(5, len(names))
         )
-        figure.suptitle(title)
+        figure.suptitle(label_of(title))
         return save(figure, stem)
 
 

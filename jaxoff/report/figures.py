@@ -1,9 +1,14 @@
-"""Figures from results. Each function writes stem.png and stem.svg, and returns the two paths."""
+"""Figures from results. Each function writes stem.png and stem.svg, and returns the two paths.
+
+Labels are shown as they are, never as mathematics. A line below the panels tells how policies
+were evaluated.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +19,7 @@ import numpy as np
 from jaxoff.errors import BrokenResult
 from jaxoff.eval import statistics
 from jaxoff.files import replacing
+from jaxoff.report import protocol
 from jaxoff.report.load import Run, by_config
 from jaxoff.report.tables import METRICS
 from jaxoff.runtime import needs
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", ":", "-.")
 PANEL = (3.4, 2.6)  # inches
+PER_INCH = 12  # letters of a label
+NOTE: dict[str, Any] = {"size": 7, "color": "#555555"}  # of the text on evaluations
 
 
 @contextmanager
@@ -71,6 +79,13 @@ def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
         label: {"color": colour, "linestyle": dash}
         for label, (dash, colour) in zip(labels, pairs, strict=False)
     }
+
+
+def label_of(text: str, inches: float = 5.0) -> str:
+    """A user's text for a figure: without a meaning of $, in lines of at most this length."""
+    most = max(1, int(inches * PER_INCH))
+    lines = [textwrap.wrap(line, most) or [""] for line in text.expandtabs(4).splitlines()]
+    return "\n".join(part for line in lines for part in line).replace("$", r"\$")
 
 
 def save(figure: Figure, stem: str | Path) -> list[Path]:
@@ -153,6 +168,7 @@ def curves(
     look = looks(variants)
     with style() as new_figure:
         figure, panels = _panels(new_figure, len(tasks), PANEL)
+        lines: dict[str, Any] = {}
         for panel, (task, title) in zip(panels, tasks.items(), strict=True):
             for variant in variants:
                 group = [run for run in runs if run.task == task and run.variant == variant]
@@ -160,28 +176,37 @@ def curves(
                     continue
                 x, values = curve(group, metric)
                 middle, low, high = band_of(values, band)
-                panel.plot(x, middle, label=variant, **look[variant])
+                (lines[variant],) = panel.plot(x, middle, **look[variant])
                 panel.fill_between(
                     x, low, high, color=look[variant]["color"], alpha=0.15, linewidth=0
                 )
             for name, level in (reference or {}).items():
-                panel.axhline(
-                    level, color="#777777", linestyle=(0, (4, 3)), linewidth=1, label=name
+                lines[name] = panel.axhline(
+                    level, color="#777777", linestyle=(0, (4, 3)), linewidth=1
                 )
-            panel.set_title(title)
+            panel.set_title(label_of(title, PANEL[0]))
             panel.set_xlabel("gradient updates")
         for panel in panels[:: _columns(len(tasks))]:
             panel.set_ylabel(label or METRICS.get(metric, metric))
-        _legend(figure, panels)
+        note = protocol.told(
+            ((tasks[run.task], run.variant), run.training.along(metric))
+            for run in runs
+            if run.task in tasks
+        )
+        _legend(figure, lines, note)
         return save(figure, stem)
 
 
 def profiles(
-    scores: Mapping[str, statistics.Tasks], stem: str | Path, *, label: str = "normalised score τ"
+    scores: Mapping[str, statistics.Tasks],
+    stem: str | Path,
+    *,
+    label: str = "normalised score τ",
+    note: str = "",
 ) -> list[Path]:
     """Performance profiles: share of runs above τ, with its 95% interval.
 
-    scores: variant -> values per task.
+    scores: variant -> values per task. note: how they were found.
     """
     look = looks(list(scores))
     kept = np.concatenate(
@@ -193,27 +218,33 @@ def profiles(
     tau = np.linspace(kept.min() - margin, kept.max() + margin, 201)
     with style() as new_figure:
         figure, (panel,) = _panels(new_figure, 1, (4.6, 3.2))
+        lines: dict[str, Any] = {}
         for name, tasks in scores.items():
             share, low, high = statistics.profile(tasks, tau)
-            panel.plot(tau, share, label=name, **look[name])
+            (lines[name],) = panel.plot(tau, share, **look[name])
             panel.fill_between(tau, low, high, color=look[name]["color"], alpha=0.15, linewidth=0)
         panel.set(xlabel=label, ylabel="share of runs above τ", ylim=(-0.02, 1.02))
-        _legend(figure, [panel])
+        _legend(figure, lines, note)
         return save(figure, stem)
 
 
 def bar_iqm(
-    scores: Mapping[str, statistics.Tasks], stem: str | Path, *, label: str = "normalised score"
+    scores: Mapping[str, statistics.Tasks],
+    stem: str | Path,
+    *,
+    label: str = "normalised score",
+    note: str = "",
 ) -> list[Path]:
     """Interquartile mean and mean with 95% intervals, a bar per variant.
 
-    scores: variant -> values per task.
+    scores: variant -> values per task. note: how they were found.
     """
     names = list(scores)
-    look = looks(names)
+    look, shown = looks(names), [label_of(name, 2.5) for name in names]
+    height = 0.75 + 0.32 * len(names) + 0.2 * sum(name.count("\n") for name in shown)
     measures = {"IQM": statistics.iqm, "mean": statistics.mean_of_task_means}
     with style() as new_figure:
-        figure, panels = _panels(new_figure, 2, (3.2, 0.75 + 0.32 * len(names)))
+        figure, panels = _panels(new_figure, 2, (3.2, height))
         for panel, (title, measure) in zip(panels, measures.items(), strict=True):
             for place, name in enumerate(names):
                 kept = [statistics.finite(values) for values in scores[name]]
@@ -222,7 +253,7 @@ def bar_iqm(
                     panel.text(
                         0,
                         place,
-                        " no run left",
+                        " every run failed",
                         va="center",
                         fontsize=8,
                         color="#777777",
@@ -240,13 +271,14 @@ def bar_iqm(
                     color=look[name]["color"],
                     linewidth=2.2,
                 )
-            panel.set_yticks(range(len(names)), names if panel is panels[0] else [""] * len(names))
+            panel.set_yticks(range(len(names)), shown if panel is panels[0] else [""] * len(names))
             panel.set_ylim(len(names) - 0.4, -0.6)
             panel.grid(axis="y", visible=False)
             panel.set(title=title, xlabel=label)
             panel.use_sticky_edges = False  # leave room beside a bar at the smallest value
             panel.margins(x=0.08)
             panel.locator_params(axis="x", nbins=5)
+        write_note(figure, note)
         return save(figure, stem)
 
 
@@ -257,10 +289,12 @@ def heat_maps(
     *,
     agents: tuple[str, str] = ("agent 1", "agent 2"),
     label: str = "probability",
+    note: str = "",
 ) -> list[Path]:
     """Joint policies of two agents, a panel per label, with the probabilities in the cells.
 
-    policies: label -> [A, A]; the first agent's actions are the rows. actions: their A names.
+    policies: label -> [A, A]; the first agent's actions are the rows. actions: their A names. note:
+    when the policies were taken.
     """
     for name, policy in policies.items():
         if np.shape(policy) != (len(actions), len(actions)):
@@ -269,9 +303,11 @@ def heat_maps(
                 f"found {np.shape(policy)}"
             )
     side = max(1.9, 0.55 * len(actions) + 0.8)
+    titles = [label_of(name, side) for name in policies]
+    above = 0.15 * max((title.count("\n") for title in titles), default=0)
     with style() as new_figure:
-        figure, panels = _panels(new_figure, len(policies), (side, side + 0.15))
-        for place, (panel, (name, policy)) in enumerate(zip(panels, policies.items(), strict=True)):
+        figure, panels = _panels(new_figure, len(policies), (side, side + 0.15 + above))
+        for place, (panel, policy) in enumerate(zip(panels, policies.values(), strict=True)):
             image = panel.imshow(policy, cmap="Blues", vmin=0, vmax=1)
             for i, j in np.ndindex(*np.shape(policy)):
                 panel.text(
@@ -285,7 +321,7 @@ def heat_maps(
                 )
             panel.set_xticks(range(len(actions)), actions)
             panel.set_yticks(range(len(actions)), actions)
-            panel.set(title=name, xlabel=agents[1])
+            panel.set(title=titles[place], xlabel=agents[1])
             if place % _columns(len(policies)) == 0:
                 panel.set_ylabel(agents[0])
             panel.grid(visible=False)
@@ -294,6 +330,7 @@ def heat_maps(
         figure.colorbar(
             image, ax=list(panels), shrink=0.85, label=label, aspect=25, pad=0.02
         ).outline.set_visible(False)
+        write_note(figure, note)
         return save(figure, stem)
 
 
@@ -316,16 +353,36 @@ def _panels(
     return figure, panels[:count]
 
 
-def _legend(figure: Figure, panels: Sequence[Any]) -> None:
-    """Add one legend for all panels below them, and enlarge the figure to make room for it."""
-    handles: dict[str, Any] = {}
-    for panel in panels:
-        for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
-            handles.setdefault(name, handle)
-    if not handles:
+def _legend(figure: Figure, lines: Mapping[str, Any], note: str) -> None:
+    """Add a note and a legend of these lines below the panels, and enlarge the figure for them."""
+    if not lines:
         return
+    note = _wrapped(figure, note)
     width, height = figure.get_size_inches()
-    longest = max(map(len, handles))
-    columns = max(1, min(len(handles), int(width / (0.55 + 0.075 * longest))))
-    figure.set_size_inches(width, height + 0.1 + 0.2 * math.ceil(len(handles) / columns))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
+    names = [label_of(name, width - 0.6) for name in lines]
+    longest = max(len(part) for name in names for part in name.split("\n"))
+    columns = max(1, min(len(names), int(width / (0.55 + 0.075 * longest))))
+    rows = sum(sorted((name.count("\n") + 1 for name in names), reverse=True)[::columns])
+    figure.set_size_inches(width, height + 0.2 + 0.2 * rows + 0.13 * (note.count("\n") + 1))
+    # matplotlib leaves out names that begin with _, so they are set afterwards.
+    numbers = list(map(str, range(len(names))))
+    legend = figure.legend(lines.values(), numbers, loc="outside lower center", ncols=columns)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)
+    legend.set_title(note)
+    legend.get_title().set(**NOTE, multialignment="center")
+
+
+def write_note(figure: Figure, text: str) -> None:
+    """Write a text below the panels, and enlarge the figure to make room for it."""
+    if not text:
+        return
+    text = _wrapped(figure, text)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.1 + 0.13 * (text.count("\n") + 1))
+    figure.supxlabel(text, **NOTE)
+
+
+def _wrapped(figure: Figure, text: str) -> str:
+    """A note in lines as long as the figure is wide."""
+    return label_of(text, figure.get_size_inches()[0] * 9 / NOTE["size"] * 1.3)

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from jaxoff.errors import BrokenResult
-from jaxoff.report import figures, html, tables
+from jaxoff.report import figures, html, protocol, render, tables
 from jaxoff.report.load import Run, by_config, load_run, run_folders, told_apart, unfinished
 
 MAX_CELLS = 12  # largest number of actions per agent for which joint policies are drawn
 
 
-def report(folder: str | Path) -> Path:
+def report(
+    folder: str | Path,
+    source: Literal["training", "evaluation"] = "training",
+    *,
+    sampled: bool | None = None,
+    episodes: int | None = None,
+) -> Path:
     """Rebuild the tables, curves, profiles and heat maps of every experiment at or below a folder.
 
     An experiment is a folder of result folders. Its tables and figures are written into it, and
     index.html into `folder`. Runs that have not ended are named on the page, and left out of tables
     and figures. So are broken ones: once everything else is written, a BrokenResult names their
-    files. Raises BrokenResult, too, if no run has ended.
+    files. source: tables have the numbers of the last evaluation of training, or those of `jaxoff
+    evaluate`, the latest of each run with these actions and this number of episodes where given
+    (see `protocol.evaluated`). Raises BrokenResult, too, if no run has ended, and InvalidSetting
+    where evaluations are missing or differ.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise BrokenResult(f"{folder}: expected a folder of results, found a file")
     waiting, done, broken = unfinished(folder), [], {}
     for path in run_folders(folder):
         if path in waiting:
@@ -41,6 +53,10 @@ def report(folder: str | Path) -> Path:
     groups: dict[Path, list[Run]] = {}
     for run in done:
         groups.setdefault(run.path if run.path == folder else run.path.parent, []).append(run)
+    if source == "evaluation":  # of all experiments, before a file is written
+        groups = {
+            place: protocol.evaluated(runs, sampled, episodes) for place, runs in groups.items()
+        }
     sections = []
     for place, runs in groups.items():
         stems = [stem.relative_to(folder) for stem in _experiment(runs, place)]
@@ -49,7 +65,7 @@ def report(folder: str | Path) -> Path:
         for words, paths in (("Not ended yet", waiting), ("Broken", broken)):
             names = ", ".join(path.name for path in paths if path.parent == place)
             text += f" {words}: {names}." if names else ""
-        sections.append(html.Section(title, text, stems))
+        sections.append(html.Section(title, f"{text} {protocol.of_runs(by_config(runs))}", stems))
     page = html.index(folder, f"Results: {folder.resolve().name}", sections)
     if broken:
         raise BrokenResult(f"{page}: written without {_told(folder, broken)}")
@@ -76,13 +92,14 @@ def _experiment(runs: Sequence[Run], place: Path) -> list[Path]:
             title=tables.METRICS[metric].capitalize(),
             average=several and metric == "score",
         )
-        tables.write(table, place / f"table-{metric}")
+        render.write(table, place / f"table-{metric}")
         stems.append(place / f"table-{metric}")
     stems += _curves(parts, place)
     scores = _scores(parts)
     if scores:
-        figures.profiles(scores, place / "profiles")
-        figures.bar_iqm(scores, place / "aggregate")
+        note = protocol.of_runs([run for run in parts if run.has("score")])
+        figures.profiles(scores, place / "profiles", note=note)
+        figures.bar_iqm(scores, place / "aggregate", note=note)
         stems += [place / "profiles", place / "aggregate"]
     return stems + _heat_maps(parts, place)
 
@@ -101,7 +118,7 @@ def _scores(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
     """Scores per variant and task.
 
     Only variants are included that were run on every task with scores, and that have a run which
-    was not lost on each of these tasks.
+    did not fail on each of these tasks.
     """
     having = [run for run in runs if run.has("score")]
     tasks = list(dict.fromkeys(run.task for run in having))
@@ -125,7 +142,7 @@ def _scores(runs: Sequence[Run]) -> dict[str, list[np.ndarray]]:
 def _heat_maps(runs: Sequence[Run], place: Path) -> list[Path]:
     """Draw final joint policies of two agents, a figure per task.
 
-    They are means over the seeds that were not lost.
+    They are means over the seeds that did not fail.
     """
     stems = []
     for task in dict.fromkeys(run.task for run in runs):
@@ -136,13 +153,14 @@ def _heat_maps(runs: Sequence[Run], place: Path) -> list[Path]:
                 run.task == task
                 and last.ndim == 3
                 and last.shape[-1] <= MAX_CELLS
-                and not run.lost.all()
+                and not run.failed.all()
             ):
-                policies[run.variant] = last[~run.lost].mean(0)
+                policies[run.variant] = last[~run.failed].mean(0)
         if policies:
             stems.append(place / f"policies-{_slug(task)}")
             actions = [str(action) for action in range(next(iter(policies.values())).shape[-1])]
-            figures.heat_maps(policies, actions, stems[-1])
+            note = "Means over seeds of the joint policies at the last evaluation of training."
+            figures.heat_maps(policies, actions, stems[-1], note=note)
     return stems
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from markdown_it import MarkdownIt  # a dependency of rich
@@ -137,8 +137,8 @@ def _item(folder: Path, stem: Path) -> str:
 
 def _table(text: str) -> str:
     """A markdown table of jaxoff as HTML; line breaks in cells are kept, other HTML is escaped."""
-    body, _, commands = text.partition("- Command:")
-    page = _html(body)
+    body, _, commands = text.partition("\n- Command:")
+    page = _html(body + "\n")
     if commands:
         page += (
             f"<details><summary>Commands</summary>\n{_html('- Command:' + commands)}</details>\n"
@@ -150,12 +150,15 @@ def _table(text: str) -> str:
 
 
 def _html(text: str) -> str:
-    return (
-        MarkdownIt("commonmark", {"html": False})
-        .enable("table")
-        .render(text)
-        .replace("&lt;br&gt;", "<br>")
-    )
+    reader = MarkdownIt("commonmark").enable("table").disable("html_block")
+    reader.add_render_rule("html_inline", _break_or_text)
+    return reader.render(text)
+
+
+def _break_or_text(_: Any, tokens: Sequence[Any], index: int, *__: Any) -> str:
+    """HTML within a text: a line break is one, anything else is shown as it is written."""
+    content = tokens[index].content
+    return content if content == "<br>" else html.escape(content)
 
 
 def _href(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxoff.errors import BrokenResult
+from jaxoff.report.protocol import Protocol
 from jaxoff.training.results import (
     ADDED,
     MERGED,
@@ -29,7 +30,8 @@ class Run:
 
     config: the content of config.json. rows: the lines of metrics.jsonl. runs: one dictionary per
     run, and timing: both from final.json. arrays: the arrays of final.npz, with "returns"
-    [R, episodes], "steps" [K] and "history/..." [K, R, ...].
+    [R, episodes], "steps" [K] and "history/..." [K, R, ...]. evaluated: how the numbers in `runs`
+    were found, where they are not those of training.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class Run:
     timing: dict[str, float]
     arrays: dict[str, np.ndarray]
     variant: str
+    evaluated: Protocol | None = None
 
     @property
     def task(self) -> str:
@@ -51,8 +54,18 @@ class Run:
         return [run["seed"] for run in self.runs]
 
     @property
-    def lost(self) -> np.ndarray:
-        """[R] bool: the runs that ended in NaN."""
+    def protocol(self) -> Protocol:
+        """How the numbers in `runs` were found."""
+        return self.evaluated or self.training
+
+    @property
+    def training(self) -> Protocol:
+        """How the evaluations during training were made."""
+        return Protocol(self.config.get("sampled"), self.config.get("eval_episodes"))
+
+    @property
+    def failed(self) -> np.ndarray:
+        """[R] bool: the runs that met a number that is not finite."""
         return np.array([run.get("failed_at") is not None for run in self.runs], bool)
 
     def has(self, metric: str) -> bool:
@@ -60,7 +73,7 @@ class Run:
         return any(run.get(metric) is not None for run in self.runs)
 
     def values(self, metric: str) -> np.ndarray:
-        """The final numbers [R] of this name; NaN for a lost run.
+        """The final numbers [R] of this name; NaN for a failed run.
 
         Raises BrokenResult where no run has the name.
         """
@@ -70,7 +83,7 @@ class Run:
                 f"{sorted(self.runs[0])}"
             )
         values = np.array([run.get(metric) for run in self.runs], np.float64)
-        return np.where(self.lost, np.nan, values)
+        return np.where(self.failed, np.nan, values)
 
     def history(self, name: str) -> np.ndarray:
         """The array history/name [K, R, ...]. Raises BrokenResult where it is missing."""

@@ -1,10 +1,9 @@
-"""Tables from result folders: tasks down, methods across; markdown, LaTeX and CSV."""
+"""Tables from result folders: tasks down, methods across. `report.render` writes them."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from jaxoff.errors import BrokenResult
 from jaxoff.eval import statistics
-from jaxoff.files import write_text
+from jaxoff.report import protocol
 from jaxoff.report.load import Run, by_config
 
 NONE = "—"
@@ -30,24 +29,26 @@ PAPER_FIELDS = ("table", "row", "column", "value", "source")
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Final values per seed of one method; NaN for a lost run.
+    """Final values per seed of one method; NaN for a failed run.
 
     tasks: an array [n_t] per task; one array, except in an average over tasks. mark: "best", "*"
     (no significant difference from the best) or "". paper: the number that the paper prints.
+    evaluation: how the values were found, as text.
     """
 
     tasks: tuple[np.ndarray, ...]
     mark: str = ""
     paper: str = ""
+    evaluation: str = ""
 
     @property
     def total(self) -> int:
-        """Number of runs, including lost ones."""
+        """Number of runs, including failed ones."""
         return sum(values.size for values in self.tasks)
 
     @property
     def kept(self) -> int:
-        """Number of runs that were not lost."""
+        """Number of runs that did not fail."""
         return sum(statistics.finite(values).size for values in self.tasks)
 
     @property
@@ -89,6 +90,11 @@ class Table:
     commands: tuple[str, ...]
     has_paper: bool = False
     standard_error: bool = False  # show the standard error of the mean, not the deviation
+
+    @property
+    def evaluation(self) -> str:
+        """A sentence on how the numbers were found, or "" where that is not known."""
+        return protocol.told((place, cell.evaluation) for place, cell in self.cells.items())
 
 
 def read_paper(file: str | Path, table: str) -> dict[tuple[str, str], str]:
@@ -150,7 +156,12 @@ def build(
         known = {name: values[row, name] for name in names if (row, name) in values}
         marks = statistics.marks(known, higher=metric not in SMALLER_IS_BETTER)
         for name, mark in marks.items():
-            cells[row, name] = Cell((values[row, name],), mark, (paper or {}).get((row, name), ""))
+            cells[row, name] = Cell(
+                (values[row, name],),
+                mark,
+                (paper or {}).get((row, name), ""),
+                "; ".join(dict.fromkeys(run.protocol.of(metric) for run in groups[row, name])),
+            )
     if average:
         cells |= _averages(values, labels, names, paper or {})
         labels = (*labels, AVERAGE)
@@ -201,190 +212,6 @@ def updates_of(label: str, runs: Sequence[Run]) -> str:
     return f"{label} {span}" + (f" ({max(budgets):,} slots)" if max(budgets) else "")
 
 
-def cell_lines(
-    cell: Cell | None, digits: int, has_paper: bool, standard_error: bool = False
-) -> list[str]:
-    """The lines of text in a cell, without marks; z in a format avoids a minus sign before zero."""
-    if cell is None:
-        return [NONE]
-    width = cell.std / np.sqrt(cell.kept) if standard_error and cell.kept else cell.std
-    spread = f" ± {width:z.{digits}f}" if np.isfinite(width) else ""
-    lines = [f"{cell.mean:z.{digits}f}{spread}" if np.isfinite(cell.mean) else NONE]
-    iqm, low, high = cell.iqm
-    if np.isfinite(iqm):
-        lines.append(f"IQM {iqm:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]")
-    if cell.kept < cell.total:
-        lines.append(f"{cell.kept}/{cell.total} runs")
-    if has_paper:
-        lines.append(f"paper {cell.paper or NONE}")
-    return lines
-
-
-def digits_of(table: Table, row: str) -> int:
-    """Number of decimals in a row: fewer for large numbers, more for small ones."""
-    means = [
-        abs(table.cells[row, name].mean) for name in table.columns if (row, name) in table.cells
-    ]
-    largest = max((value for value in means if np.isfinite(value)), default=0.0)
-    return 0 if largest >= 1000 else 1 if largest >= 100 else 2 if largest >= 1 else 3
-
-
-def legend(table: Table) -> str:
-    """The meaning of a table's numbers and marks, as text."""
-    lost = any(cell.kept < cell.total for cell in table.cells.values())
-    spread = "standard error" if table.standard_error else "standard deviation"
-    return (
-        f"{METRICS.get(table.metric, table.metric).capitalize()}: mean ± {spread} over "
-        "seeds, then the interquartile mean "
-        f"with its {statistics.LEVEL:.0%} stratified bootstrap interval "
-        f"({statistics.RESAMPLES} resamples). Bold: best mean. "
-        "*: no significant difference from it (two-sided Welch test, p ≥ "
-        f"{statistics.SIGNIFICANCE})."
-        + (" k/n runs: the others ended in NaN and are not in the mean." if lost else "")
-        + (
-            f" paper: the number that the paper prints, {NONE} where it is not known."
-            if table.has_paper
-            else ""
-        )
-    )
-
-
-def markdown(table: Table) -> str:
-    """The table as GitHub markdown, with its legend and provenance."""
-    safe = lambda text: text.replace("|", "\\|")
-    head = "| " + " | ".join(["task", *map(safe, table.columns)]) + " |"
-    lines = [f"# {table.title or 'Results'}", "", head, "|" + "---|" * (len(table.columns) + 1)]
-    for row in table.rows:
-        texts = [safe(row)]
-        for name in table.columns:
-            cell = table.cells.get((row, name))
-            first, *rest = cell_lines(
-                cell, digits_of(table, row), table.has_paper, table.standard_error
-            )
-            mark = cell.mark if cell else ""
-            texts.append(
-                "<br>".join(
-                    [
-                        f"**{first}**"
-                        if mark == "best"
-                        else f"{first} \\*"
-                        if mark == "*"
-                        else first,
-                        *rest,
-                    ]
-                )
-            )
-        lines.append("| " + " | ".join(texts) + " |")
-    lines += ["", legend(table).replace("*:", "\\*:"), ""]
-    lines += [table.note, ""] if table.note else []
-    lines += [f"- {line}" for line in table.provenance] + [
-        f"- Command: `{command}`" for command in table.commands
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def latex(table: Table) -> str:
-    """The table as a LaTeX table environment that needs booktabs; provenance in comments."""
-    head = [
-        f"% {line}"
-        for line in (*table.provenance, *(f"Command: {command}" for command in table.commands))
-    ]
-    body = []
-    for row in table.rows:
-        texts = [_tex(row)]
-        for name in table.columns:
-            cell = table.cells.get((row, name))
-            first, *rest = map(
-                _tex, cell_lines(cell, digits_of(table, row), table.has_paper, table.standard_error)
-            )
-            mark = cell.mark if cell else ""
-            first = (
-                rf"\textbf{{{first}}}"
-                if mark == "best"
-                else f"{first}$^*$"
-                if mark == "*"
-                else first
-            )
-            stacked = r" \\ ".join([first, *(rf"\scriptsize {line}" for line in rest)])
-            texts.append(rf"\shortstack{{{stacked}}}" if rest else first)
-        body.append(" & ".join(texts) + r" \\")
-    caption = " ".join(
-        part for part in (table.title and f"{table.title}.", legend(table), table.note) if part
-    )
-    return "\n".join(
-        [
-            *head,
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_tex(caption)}}}",
-            rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}",
-            r"\toprule",
-            " & ".join(["task", *map(_tex, table.columns)]) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def comma_separated(table: Table) -> str:
-    """The table as CSV, a line per cell, with every seed's value."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [
-            "row",
-            "column",
-            "metric",
-            "runs",
-            "kept",
-            "mean",
-            "std",
-            "iqm",
-            "iqm_low",
-            "iqm_high",
-            "mark",
-            "paper",
-            "values",
-        ]
-    )
-    for row in table.rows:
-        for name in table.columns:
-            cell = table.cells.get((row, name))
-            if cell is None:
-                continue
-            numbers = [
-                f"{value:.8g}" if np.isfinite(value) else ""
-                for value in (cell.mean, cell.std, *cell.iqm)
-            ]
-            values = " ".join(f"{value:.8g}" for values in cell.tasks for value in values)
-            writer.writerow(
-                [
-                    row,
-                    name,
-                    table.metric,
-                    cell.total,
-                    cell.kept,
-                    *numbers,
-                    cell.mark,
-                    cell.paper,
-                    values,
-                ]
-            )
-    return out.getvalue()
-
-
-def write(table: Table, stem: str | Path) -> list[Path]:
-    """Write stem.md, stem.tex and stem.csv, each completely or not at all; returns their paths."""
-    stem = Path(stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    texts = {".md": markdown(table), ".tex": latex(table), ".csv": comma_separated(table)}
-    return [write_text(stem.with_name(stem.name + ending), text) for ending, text in texts.items()]
-
-
 def _labels(
     wanted: Sequence[str] | Mapping[str, str] | None, found: Iterable[str]
 ) -> dict[str, str]:
@@ -430,18 +257,3 @@ def _text(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {item}" for name, item in value.items())
     return str(value or "unknown")
-
-
-_TEX = {letter: f"\\{letter}" for letter in "&%#_${}"} | {
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    "≥": r"$\geq$",
-    "—": "---",
-    "–": "--",
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in text)

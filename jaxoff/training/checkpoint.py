@@ -8,7 +8,9 @@ what it has read.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,11 +45,18 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.manager: ocp.CheckpointManager | None = None
+        self.alias: tempfile.TemporaryDirectory[str] | None = None  # holds a link to the folder
         if jax.process_index() > 0:
             return
         if folder.exists() and not folder.is_dir():
             raise broken(folder, "a folder of checkpoints", "a file")
         folder.mkdir(parents=True, exist_ok=True)
+        self.folder = place = folder.resolve()
+        if not re.fullmatch(r"[\w./ -]*", str(place)):
+            # orbax reads [, * and \ in a path as patterns and the like, and would lose arrays
+            self.alias = tempfile.TemporaryDirectory(prefix="jaxoff-")
+            place = Path(self.alias.name) / "checkpoint"
+            place.symlink_to(self.folder)
         several = jax.process_count() > 1
         alone = ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="jaxoff"
@@ -57,7 +66,7 @@ class Checkpoints:
             create=not several,
             multiprocessing_options=alone if several else ocp.options.MultiprocessingOptions(),
         )
-        self.manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        self.manager = ocp.CheckpointManager(place, options=options)
 
     def save(self, number: int, state: Any, meta: dict[str, Any]) -> None:
         """Start writing; returns before the file is complete. An unfinished write is never read.
@@ -136,3 +145,5 @@ class Checkpoints:
         if self.manager is not None:
             self._written(self.manager.wait_until_finished)
             self.manager.close()
+        if self.alias is not None:
+            self.alias.cleanup()

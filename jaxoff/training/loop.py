@@ -7,6 +7,8 @@ saves checkpoints; after an interval it also logs. Nothing else leaves the devic
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +30,13 @@ from jaxoff.training import folder, growth, mapping, results
 from jaxoff.training.checkpoint import Checkpoints
 from jaxoff.training.history import History
 from jaxoff.training.program import Carried, Program
-from jaxoff.training.restore import empty_state, load_dataset, state_like
+from jaxoff.training.restore import (
+    Restored,
+    empty_state,
+    load_dataset,
+    restore_policy,
+    state_like,
+)
 from jaxoff.training.results import Results
 from jaxoff.training.spec import Job, TrainSpec, check_sampler, evaluation_steps, fitted, resolve
 from jaxoff.training.stop import CHUNK_S, Stop
@@ -115,7 +123,8 @@ def _in_folder(
             own = [folder.identity(grown)]
             _Loop(added, env, data, place, sinks, grown, own).run()
         growth.add(out, grown, (here, added), env, load_dataset(job, env, data))
-    return results.load(out)
+    policies = functools.partial(restore_policy, out)
+    return dataclasses.replace(results.load(out), spec=job.spec, restore=policies)
 
 
 class _Loop:
@@ -418,8 +427,21 @@ class _Loop:
             "steps_per_s": self.updates * self.job.num_runs / max(self.elapsed_s, 1e-9),
         }
         kept = self.history
-        steps = np.asarray(kept.steps)
-        done = Results(runs, steps, kept.stacked(), kept.returns, timing, self.out)
+        policies: Any = functools.partial(restore_policy, self.out or "")
+        if self.out is None:
+            last = len(self.stages) - 1
+            learner = mapping.to_host(carried.run.learner, self.job.num_runs)
+            policies = Restored(self.env, self.job, last, learner, failed, True).policy_and_job
+        done = Results(
+            runs,
+            np.asarray(kept.steps),
+            kept.stacked(),
+            kept.returns,
+            timing,
+            self.out,
+            self.spec,
+            policies,
+        )
         if self.out is not None and jax.process_index() == 0:
             results.save(done, self.out, self.identity)
         self._save_state(len(self.stages) - 1, self.stages[-1].steps, carried)

@@ -65,7 +65,7 @@ class Restored(NamedTuple):
     job: Job
     stage: int
     learner: Any  # state of the stage's learner for all runs [R, ...]
-    failed_at: np.ndarray  # [R] updates after which a run was lost; -1 where it was not lost
+    failed_at: np.ndarray  # [R] updates after which a run failed; -1 where it did not
     finished: bool
 
     def policy(self, config: Any, learner: Any) -> Policy:
@@ -78,6 +78,10 @@ class Restored(NamedTuple):
             raise InvalidSetting(f"field 'run': expected 0..{self.job.num_runs - 1}, found {run}")
         return self.policy(*jax.tree.map(lambda x: x[run], (self.job.config, self.learner)))
 
+    def policy_and_job(self, run: int = 0) -> tuple[Env, Policy, TrainSpec]:
+        """The environment, the policy of a run, and the TrainSpec."""
+        return self.env, self.policy_of(run), self.job.spec
+
 
 def restore_policy(
     folder: str | Path, run: int = 0, data_dir: str | None = None
@@ -88,8 +92,7 @@ def restore_policy(
     of public datasets for these. Raises FileNotFoundError naming a missing file, BrokenResult
     naming a damaged one, or InvalidSetting for a run that does not exist.
     """
-    found = restore(folder, data_dir)
-    return found.env, found.policy_of(run), found.job.spec
+    return restore(folder, data_dir).policy_and_job(run)
 
 
 def restore(folder: str | Path, data_dir: str | None = None) -> Restored:

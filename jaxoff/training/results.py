@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from jaxoff.errors import BrokenResult, naming
+from jaxoff.errors import BrokenResult, InvalidSetting, MissingProgram
 from jaxoff.files import plain, replacing, write_text
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from jaxoff.training.spec import TrainSpec
+    from jaxoff.types import Env, Policy
+
+    Restore = Callable[[int], tuple[Env, Policy, TrainSpec]]
 
 ADDED, MERGED = "added", "merged"  # folders of runs that are added to a job
 MEND = "put back a copy of the file, or train the job anew with --overwrite"
@@ -29,13 +37,14 @@ CONFIG: Fields = {  # types of fields of config.json
 }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Results:
     """A finished job.
 
     runs: one dictionary per run: seed, config leaves, return_mean, score, ... steps [K]: number of
     updates at each evaluation, the first before training. history: name -> [K, R, ...]. returns
     [R, E]: the return of every episode of the last evaluation. path: the job's folder, or None.
+    spec: the job. restore: number of a run -> its environment, trained policy and TrainSpec.
     """
 
     runs: list[dict[str, Any]]
@@ -44,17 +53,67 @@ class Results:
     returns: np.ndarray
     timing: dict[str, float]
     path: Path | None = None
+    spec: TrainSpec | None = None
+    restore: Restore | None = None
+
+    def policy(self, run: int = 0) -> tuple[Env, Policy, TrainSpec]:
+        """The environment, the trained policy of one run, and the TrainSpec of the job.
+
+        It is what `jaxoff.load_policy` gives, also for a job without a folder. Raises
+        InvalidSetting for a run that does not exist, or results that no training has given.
+        """
+        if self.restore is None:
+            raise InvalidSetting("results.policy: expected results of a training, found numbers")
+        return self.restore(run)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat dictionary per run: method, task, run, seed, swept settings, final numbers."""
+        head = {}
+        if self.spec is not None:
+            head = {"method": self.spec.label, "task": self.spec.task}
+        return [
+            head
+            | {name: value for name, value in run.items() if name in ("run", "seed")}
+            | run.get("config", {})
+            | {name: value for name, value in run.items() if name not in ("run", "seed", "config")}
+            for run in self.runs
+        ]
+
+    def to_frame(self) -> DataFrame:
+        """The rows as a pandas DataFrame. Raises MissingProgram where pandas is not installed."""
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise MissingProgram(
+                "results.to_frame: pandas is not installed; install it by `pip install pandas`, or "
+                "take results.rows(), a list of dictionaries"
+            ) from error
+        return pandas.DataFrame(self.rows())
+
+    def __repr__(self) -> str:
+        """Method, task, runs, last return, failed runs and folder, in one line."""
+        job = "a job" if self.spec is None else f"{self.spec.label} on {self.spec.task}"
+        alive = [run.get("return_mean") for run in self.runs if run.get("failed_at") is None]
+        kept = np.array(alive, np.float64)
+        kept = kept[np.isfinite(kept)]
+        spread = f" ± {kept.std(ddof=1):.3f}" if kept.size > 1 else ""
+        parts = [
+            f"{job}: {len(self.runs)} run{'s' * (len(self.runs) != 1)}",
+            f"last return {kept.mean():.3f}{spread}" if kept.size else "no return",
+            f"{len(self.runs) - len(alive)} failed",
+            "in memory" if self.path is None else f"in {self.path}",
+        ]
+        return f"<Results of {', '.join(parts)}>"
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with NaN as null, completely or not at all."""
-    with naming(path):
-        write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
 def write_npz(path: Path, arrays: dict[str, Any]) -> None:
     """Write a compressed .npz, completely or not at all."""
-    with naming(path), replacing(path) as temporary:
+    with replacing(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 

@@ -1,0 +1,238 @@
+"""Tables as Markdown, LaTeX and CSV. Labels of users are shown as they are, never as markup."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+
+from jaxoff.eval import statistics
+from jaxoff.files import write_text
+from jaxoff.report.tables import METRICS, NONE, Cell, Table
+
+
+def cell_lines(
+    cell: Cell | None, digits: int, has_paper: bool, standard_error: bool = False
+) -> list[str]:
+    """The lines of text in a cell, without marks; z in a format avoids a minus sign before zero."""
+    if cell is None:
+        return [NONE]
+    width = cell.std / np.sqrt(cell.kept) if standard_error and cell.kept else cell.std
+    spread = f" ± {width:z.{digits}f}" if np.isfinite(width) else ""
+    lines = [f"{cell.mean:z.{digits}f}{spread}" if np.isfinite(cell.mean) else NONE]
+    iqm, low, high = cell.iqm
+    if np.isfinite(iqm):
+        lines.append(f"IQM {iqm:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]")
+    if cell.kept < cell.total:
+        lines.append(f"{cell.total - cell.kept} of {cell.total} runs failed")
+    if has_paper:
+        lines.append(f"paper {cell.paper or NONE}")
+    return lines
+
+
+def digits_of(table: Table, row: str) -> int:
+    """Number of decimals in a row: fewer for large numbers, more for small ones."""
+    means = [
+        abs(table.cells[row, name].mean) for name in table.columns if (row, name) in table.cells
+    ]
+    largest = max((value for value in means if np.isfinite(value)), default=0.0)
+    return 0 if largest >= 1000 else 1 if largest >= 100 else 2 if largest >= 1 else 3
+
+
+def legend(table: Table) -> str:
+    """The meaning of a table's numbers and marks, as text."""
+    failed = any(cell.kept < cell.total for cell in table.cells.values())
+    spread = "standard error" if table.standard_error else "standard deviation"
+    return (
+        f"{METRICS.get(table.metric, table.metric).capitalize()}: mean ± {spread} over "
+        "seeds, then the interquartile mean "
+        f"with its {statistics.LEVEL:.0%} stratified bootstrap interval "
+        f"({statistics.RESAMPLES} resamples). Bold: best mean. "
+        "*: no significant difference from it (two-sided Welch test, p ≥ "
+        f"{statistics.SIGNIFICANCE})."
+        + (" Failed runs met a number that is not finite; no statistic has them." if failed else "")
+        + (
+            f" paper: the number that the paper prints, {NONE} where it is not known."
+            if table.has_paper
+            else ""
+        )
+    )
+
+
+def escaped(text: str) -> str:
+    """A text that Markdown shows as it is, in one line; a line break becomes <br>."""
+    text = _MARKS.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), text.strip("\n"))
+    return "<br>".join(text.splitlines())
+
+
+def code(text: str) -> str:
+    """A code span of Markdown that holds any text; line breaks become spaces."""
+    text = " ".join(text.splitlines())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
+
+
+def markdown(table: Table) -> str:
+    """The table as GitHub markdown, with its legend and provenance."""
+    head = "| " + " | ".join(["task", *map(escaped, table.columns)]) + " |"
+    title = escaped(table.title or "Results")
+    lines = [f"# {title}", "", head, "|" + "---|" * (len(table.columns) + 1)]
+    for row in table.rows:
+        texts = [escaped(row)]
+        for name in table.columns:
+            cell = table.cells.get((row, name))
+            first, *rest = cell_lines(
+                cell, digits_of(table, row), table.has_paper, table.standard_error
+            )
+            mark = cell.mark if cell else ""
+            texts.append(
+                "<br>".join(
+                    [
+                        f"**{first}**"
+                        if mark == "best"
+                        else f"{first} \\*"
+                        if mark == "*"
+                        else first,
+                        *rest,
+                    ]
+                )
+            )
+        lines.append("| " + " | ".join(texts) + " |")
+    lines += ["", legend(table).replace("*:", "\\*:"), ""]
+    lines += [escaped(table.evaluation), ""] if table.evaluation else []
+    lines += [table.note, ""] if table.note else []
+    lines += [f"- {escaped(line)}" for line in table.provenance]
+    lines += [f"- Command: {code(command)}" for command in table.commands]
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: Table) -> str:
+    """The table as a LaTeX table environment that needs booktabs; provenance in comments."""
+    head = [
+        f"% {' '.join(line.splitlines())}"
+        for line in (*table.provenance, *(f"Command: {command}" for command in table.commands))
+    ]
+    body = []
+    for row in table.rows:
+        texts = [_tex(row)]
+        for name in table.columns:
+            cell = table.cells.get((row, name))
+            first, *rest = map(
+                _tex, cell_lines(cell, digits_of(table, row), table.has_paper, table.standard_error)
+            )
+            mark = cell.mark if cell else ""
+            first = (
+                rf"\textbf{{{first}}}"
+                if mark == "best"
+                else f"{first}$^*$"
+                if mark == "*"
+                else first
+            )
+            stacked = r" \\ ".join([first, *(rf"\scriptsize {line}" for line in rest)])
+            texts.append(rf"\shortstack{{{stacked}}}" if rest else first)
+        body.append(" & ".join(texts) + r" \\")
+    parts = (table.title and f"{table.title}.", legend(table), table.evaluation, table.note)
+    caption = " ".join(filter(None, parts))
+    return "\n".join(
+        [
+            *head,
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex(caption)}}}",
+            rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}",
+            r"\toprule",
+            " & ".join(["task", *map(_tex, table.columns)]) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def comma_separated(table: Table) -> str:
+    """The table as CSV, a line per cell, with every seed's value."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        [
+            "row",
+            "column",
+            "metric",
+            "runs",
+            "kept",
+            "mean",
+            "std",
+            "iqm",
+            "iqm_low",
+            "iqm_high",
+            "mark",
+            "paper",
+            "values",
+            "evaluation",
+        ]
+    )
+    for row in table.rows:
+        for name in table.columns:
+            cell = table.cells.get((row, name))
+            if cell is None:
+                continue
+            numbers = [
+                f"{value:.8g}" if np.isfinite(value) else ""
+                for value in (cell.mean, cell.std, *cell.iqm)
+            ]
+            values = " ".join(f"{value:.8g}" for values in cell.tasks for value in values)
+            writer.writerow(
+                [
+                    row,
+                    name,
+                    table.metric,
+                    cell.total,
+                    cell.kept,
+                    *numbers,
+                    cell.mark,
+                    cell.paper,
+                    values,
+                    cell.evaluation,
+                ]
+            )
+    return out.getvalue()
+
+
+def write(table: Table, stem: str | Path) -> list[Path]:
+    """Write stem.md, stem.tex and stem.csv, each completely or not at all; returns their paths."""
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    texts = {".md": markdown(table), ".tex": latex(table), ".csv": comma_separated(table)}
+    return [write_text(stem.with_name(stem.name + ending), text) for ending, text in texts.items()]
+
+
+_MARKS = re.compile(r"[\\`*\[\]<>&|$~]|(?<![^\W_])_|_(?![^\W_])")  # not the _ within a word
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+_TEX = {letter: f"\\{letter}" for letter in "&%#_${}"} | {
+    # after a line break of LaTeX, [ and * would be its argument
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "\n": " ",
+    "\t": " ",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "≥": r"$\geq$",
+    "—": "---",
+    "–": "--",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(letter, letter) for letter in text)
