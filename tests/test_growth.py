@@ -192,7 +192,7 @@ def test_overwrite_starts_anew(short, tmp_path):
 @pytest.mark.parametrize("moved", range(6))
 def test_an_addition_that_was_killed_is_completed(moved, short, more, tmp_path, monkeypatch):
     folder, left = shutil.copytree(short, tmp_path / "job"), [moved]
-    replace = type(folder).replace
+    replace, rmdir = type(folder).replace, type(folder).rmdir
 
     class Killed(BaseException):
         pass
@@ -204,7 +204,13 @@ def test_an_addition_that_was_killed_is_completed(moved, short, more, tmp_path, 
                 raise Killed
         return replace(self, target)
 
+    def emptied(self):
+        if self.name == "merged":
+            raise Killed
+        rmdir(self)
+
     monkeypatch.setattr(type(folder), "replace", some)
+    monkeypatch.setattr(type(folder), "rmdir", emptied)
     with pytest.raises(Killed):
         train(MORE, folder, extend=True)
     monkeypatch.undo()

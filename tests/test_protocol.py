@@ -157,7 +157,7 @@ def test_a_run_without_an_evaluation_is_refused(pair, entries, message):
     ("entry", "message"),
     [
         ([], "evaluation 0: expected an object, found list"),
-        (evaluation({0: 1.0}) | {"runs": 3}, "evaluation 0: field 'runs': expected a list"),
+        (evaluation({0: 1.0}) | {"runs": 3}, "evaluation 0: field 'runs': expected list"),
         ({"episodes": 3}, "evaluation 0: field 'sampled'"),
         (evaluation({}) | {"runs": [{"run": 0, "seed": 0}]}, "field 'return_mean'"),
         (
