@@ -6,13 +6,14 @@ On an accelerator there is a single block. Results equal those of a single block
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxoff.types import Array, Params
+from jaxoff.types import Array, Params, Transition
 
 BLOCK_BYTES = 2**19  # of the largest array of a block; a core's cache holds some such arrays
 
@@ -55,6 +56,29 @@ def summed(
     # A sum of zeros whose gradient is the one that was added up.
     zero = jax.tree.map(lambda g, p, c: jnp.sum(g * (p - c)), grads, params, constant)
     return loss + sum(jax.tree.leaves(zero)), jax.lax.stop_gradient(metrics)
+
+
+def averaged(
+    function: Callable[[Params, Transition], tuple[Array, Any]],
+    params: Params,
+    batch: Transition,
+    hidden: int,
+) -> tuple[Array, Any]:
+    """function(params, batch) -> (loss, metrics), for means over the valid steps of a batch.
+
+    batch: [B, ...] or windows [B, T, ...]; hidden: width of the networks that see each agent at
+    each step. As for `summed`, the loss may be differentiated by `params` alone.
+    """
+    count = count_of(len(batch.valid), 4 * math.prod(batch.obs.shape[1:-1]) * hidden)
+    if count == 1:
+        return function(params, batch)
+    total = jnp.maximum(jnp.sum(batch.valid), 1e-8)
+
+    def part(params: Params, block: Transition) -> tuple[Array, Any]:
+        share = jnp.sum(block.valid) / total
+        return jax.tree.map(lambda mean: share * mean, function(params, block))
+
+    return summed(part, params, (batch,), (0,), count)
 
 
 def mapped(

@@ -63,6 +63,9 @@ CUT = (
     "omar-continuous",
     "omar-centralised",
     "omar-team",
+    "qmix-recurrent",
+    "macql",
+    "cfcql-recurrent",
 )
 
 
