@@ -529,9 +529,8 @@ def test_samples_of_the_next_policy_are_valued_at_the_present_observation():
         lambda b: cql_agents.conservative_loss(
             m,
             toys.part(nets["critic"], 0),
-            mine_of(nets | {"policy": constant}, b, 0),
             jnp.zeros((2, M)),
-            jax.random.key(0),
+            cql_agents.sampled(m, mine_of(nets | {"policy": constant}, b, 0), jax.random.key(0)),
         )
     )
     batch = toys.steps_of(SPEC, M)

@@ -16,7 +16,8 @@ one batch), and the policies' running statistics are used in execution only.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from flax import struct
 
 from jaxoff import distributions
 from jaxoff.batches import as_windows, flatten
+from jaxoff.blocks import count_of, summed
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
 from jaxoff.errors import InvalidSetting
@@ -41,7 +43,16 @@ from jaxoff.nets.actors import Actors
 from jaxoff.nets.behaviour import JointVAE
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
-from jaxoff.nets.normalised import Net, Stats, moments, normalised, running, unit_norm, unit_stats
+from jaxoff.nets.normalised import (
+    Net,
+    Stats,
+    moments,
+    normalised,
+    running,
+    standardised,
+    unit_norm,
+    unit_stats,
+)
 from jaxoff.optimisers import adam
 from jaxoff.types import (
     Array,
@@ -142,32 +153,33 @@ def seen(m: Method, obs: Array, state: Array) -> Array:
     return state if m.config.critic_state == "state" else obs.reshape(*obs.shape[:-2], -1)
 
 
-def twin_values(m: Method, critic: Net, x: Array, weight: Array) -> Array:
-    """Twin values of inputs [K, M, F] -> [2, K, M]; batch statistics are over rows whose weight [M]
-    is above 0.
+def standard(m: Method, x: Array, weight: Array) -> Array:
+    """Inputs [..., M, F] of the critics, standardised over all axes but the last and over rows
+    whose weight [M] is above 0, where critics normalise them.
     """
+    if m.config.input_norm != "batch":
+        return x
+    wide = jnp.broadcast_to(weight[:, None], (*x.shape[:-1], 1))
+    return standardised(x, *moments(x, wide, tuple(range(x.ndim - 1))))
+
+
+def valued(m: Method, critic: Net, x: Array) -> Array:
+    """Twin values of standardised inputs [..., F] -> [2, ...]."""
     if m.config.input_norm == "batch":
-        x = normalised(
-            critic.norm,
-            x,
-            *moments(x, jnp.broadcast_to(weight[:, None], (*x.shape[:-1], 1)), (0, 1)),
-        )
+        x = critic.norm.scale * x + critic.norm.shift
     return jax.vmap(m.critic.apply, in_axes=(0, None))(critic.net, x)[..., 0]
 
 
-def counterfactual_values(
-    m: Method, critic: Net, state: Array, mates: Array, own: Array, weight: Array
-) -> Array:
-    """Q_k(s, a_-i, u): state [M, F], mates [M, N, A] and u = own [K, M, N, A] of every agent i ->
-    [2, M, N, K].
+def counterfactuals(m: Method, state: Array, mates: Array, own: Array, weight: Array) -> Array:
+    """Standardised inputs of the critics for (s, a_-i, u): state [M, F], mates [M, N, A] and
+    u = own [K, M, N, A] of every agent i -> [N, K, M, F'].
     """
     slot = jnp.eye(mates.shape[-2], dtype=bool)[:, None, None, :, None]
     joint = jnp.where(slot, own[None], mates[None, None])  # [N, K, M, N, A]
     joint = joint.reshape(*joint.shape[:-2], -1)
     x = jnp.concatenate([jnp.broadcast_to(state, (*joint.shape[:-1], state.shape[-1])), joint], -1)
     # all agents in one batch, so that they share its statistics
-    q = twin_values(m, critic, x.reshape(-1, *x.shape[2:]), weight)
-    return jnp.moveaxis(q.reshape(2, *x.shape[:3]), (1, 2, 3), (2, 3, 1))
+    return standard(m, x, weight)
 
 
 def policy_actions(m: Method, policy: Net, batch: Transition) -> tuple[Array, Array]:
@@ -250,24 +262,25 @@ def behaviour_weights(m: Method, state: State, rows: Transition, actions: Array,
     )
 
 
-def conservative_loss(
+class Sampled(NamedTuple):
+    """Actions that the conservative term holds down at each row, and log p of each."""
+
+    inputs: Array  # [N, K, M, F], standardised
+    log_density: Array  # [N, K, M]
+
+
+def sampled(
     m: Method,
-    critic: Net,
-    values: Array,
-    weight: Array,
     rows: Transition,
     near: tuple[Array, Array],
     ahead: tuple[Array, Array],
     key: Key,
-) -> Array:
-    """sum_k of sum_i lambda_i P_ik - Q_k(s, a), unreduced [M].
-
-    values: Q_k(s, a) [2, M]; weight: lambda [M, N].
+) -> list[Sampled]:
+    """The kinds of sampled actions, all valued at s: uniform ones and, with samples=policy, also
+    noisy policy actions at o and at o'; with those at o', teammates take the data's next actions.
 
     near: the policies' actions at this and the next step [M, N, A]; ahead: the data's next actions,
         and where these exist [M].
-    Samples are uniform actions and, with samples=policy, also noisy policy actions at o and at o'.
-    All are valued at s; with those at o', the teammates take the data's next actions.
     """
     keys, state, bound = (
         jax.random.split(key, 3),
@@ -275,19 +288,29 @@ def conservative_loss(
         m.spec.action_bound,
     )
     drawn, level = uniform_actions(keys[0], (m.config.num_samples, *rows.actions.shape), bound)
-    q = [counterfactual_values(m, critic, state, rows.actions, drawn, rows.valid)]
-    log_density = [jnp.full(q[0].shape[1:], level)]  # [M, N, K]
+    inputs = counterfactuals(m, state, rows.actions, drawn, rows.valid)
+    found = [Sampled(inputs, jnp.full(inputs.shape[:-1], level))]
     kinds = ((near[0], rows.actions, rows.valid), (near[1], ahead[0], rows.valid * ahead[1]))
     for (centre, mates, counts), sample_key in zip(
         kinds if m.config.samples == "policy" else (), keys[1:], strict=False
     ):
         drawn, density = near_actions(sample_key, centre, m.config.num_samples, NOISE, bound)
-        q.append(counterfactual_values(m, critic, state, mates, drawn, counts))
-        log_density.append(
-            jnp.where(counts[:, None, None] > 0, jnp.moveaxis(density, 0, -1), NEVER)
-        )
-    held = sampled_logsumexp(jnp.concatenate(q, -1), jnp.concatenate(log_density, -1))  # [2, M, N]
-    return jnp.sum(jnp.sum(weight * held, -1) - values, 0)
+        density = jnp.where(counts > 0, jnp.moveaxis(density, -1, 0), NEVER)
+        found.append(Sampled(counterfactuals(m, state, mates, drawn, counts), density))
+    return found
+
+
+def conservative_loss(
+    m: Method, critic: Net, values: Array, weight: Array, kinds: Sequence[Sampled]
+) -> Array:
+    """sum_k of sum_i lambda_i P_ik - Q_k(s, a), unreduced [M].
+
+    values: Q_k(s, a) [2, M]; weight: lambda [M, N].
+    """
+    q = jnp.concatenate([valued(m, critic, kind.inputs) for kind in kinds], 2)  # [2, N, K, M]
+    density = jnp.concatenate([kind.log_density for kind in kinds], 1)
+    held = sampled_logsumexp(jnp.moveaxis(q, 2, -1), jnp.moveaxis(density, 1, -1))  # [2, N, M]
+    return jnp.sum(jnp.sum(weight.T * held, 1) - values, 0)
 
 
 def reward_of(m: Method, rows: Transition) -> Array:
@@ -315,36 +338,45 @@ def critic_loss(
     slow = jnp.clip(
         slow + m.config.target_noise * jax.random.normal(noise_key, slow.shape), -bound, bound
     )
-    inputs = lambda obs, state, joint: jnp.concatenate(
-        [seen(m, obs, state), joint.reshape(joint.shape[0], -1)], -1
-    )[None]
-    next_value = jnp.min(
-        twin_values(
-            m, state.target_critic, inputs(rows.next_obs, rows.next_state, slow), rows.valid
-        )[:, 0],
-        0,
+    inputs = lambda obs, state, joint: standard(
+        m,
+        jnp.concatenate([seen(m, obs, state), joint.reshape(joint.shape[0], -1)], -1),
+        rows.valid,
     )
+    ahead = inputs(rows.next_obs, rows.next_state, slow)
+    next_value = jnp.min(valued(m, state.target_critic, ahead), 0)
     target = one_step_target(reward_of(m, rows), rows.terminated, next_value, m.config.gamma)
-    values = twin_values(m, critic, inputs(rows.obs, rows.state, rows.actions), rows.valid)[:, 0]
-    value = masked_mean(jnp.sum(jnp.square(values - target), 0), rows.valid)
     follows = jnp.pad(batch.valid, ((0, 0), (0, 1)))[:, 1:].reshape(-1)
     # the last slot has no next action and is masked
     next_actions = as_rows(jnp.concatenate([batch.actions[:, 1:], batch.actions[:, -1:]], 1))
     weight = behaviour_weights(m, state, rows, now, weight_key)
-    term = conservative_loss(
-        m, critic, values, weight, rows, (now, then), (next_actions, follows), sample_key
+    kinds = sampled(m, rows, (now, then), (next_actions, follows), sample_key)
+    share = rows.valid / jnp.maximum(jnp.sum(rows.valid), 1e-8)
+
+    def part(
+        critic: Net, data: Array, target: Array, weight: Array, share: Array, kinds: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        values = valued(m, critic, data)
+        mean = lambda x: jnp.sum(share * x)
+        value = mean(jnp.sum(jnp.square(values - target), 0))
+        conservative = mean(conservative_loss(m, critic, values, weight, kinds))
+        metrics = {
+            "value": value,
+            "conservative": conservative,
+            "q_total": mean(values[0]),
+            "target": mean(target),
+            "weight_max": mean(jnp.max(weight, -1)),
+        }
+        return value + m.config.cql * conservative, metrics
+
+    actions = len(kinds) * m.config.num_samples * m.spec.num_agents
+    return summed(
+        part,
+        critic,
+        (inputs(rows.obs, rows.state, rows.actions), target, weight, share, kinds),
+        (0, 0, 0, 0, 2),
+        count_of(len(share), 2 * 4 * m.config.hidden * actions),
     )
-    conservative = masked_mean(term, rows.valid)
-    metrics = {
-        "value": value,
-        "conservative": conservative,
-        "q_total": masked_mean(values[0], rows.valid),
-    }
-    metrics |= {
-        "target": masked_mean(target, rows.valid),
-        "weight_max": masked_mean(jnp.max(weight, -1), rows.valid),
-    }
-    return value + m.config.cql * conservative, metrics
 
 
 def policy_loss(m: Method, policy: Net, critic: Net, batch: Transition) -> Array:
@@ -352,9 +384,8 @@ def policy_loss(m: Method, policy: Net, critic: Net, batch: Transition) -> Array
     rows = flatten(batch)
     own = policy_actions(m, policy, batch)[0].reshape(rows.actions.shape)
     # [M, N]
-    q = counterfactual_values(
-        m, critic, seen(m, rows.obs, rows.state), rows.actions, own[None], rows.valid
-    )[0, ..., 0]
+    state = seen(m, rows.obs, rows.state)
+    q = valued(m, critic, counterfactuals(m, state, rows.actions, own[None], rows.valid))[0, :, 0].T
     size = jnp.sum(jnp.mean(jnp.square(own), -1), -1)
     return masked_mean(m.config.action_penalty * size - jnp.mean(q, -1), rows.valid)
 

@@ -25,6 +25,7 @@ from flax import struct
 from jax import lax
 
 from jaxoff.batches import as_windows
+from jaxoff.blocks import averaged
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
 from jaxoff.errors import InvalidSetting
@@ -239,7 +240,10 @@ def loss(
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     """One step of values and mixer; target networks are copied every `target_every` updates."""
     params, updates, windows = (state.critic, state.mixer), state.updates + 1, as_windows(batch)
-    grads, metrics = jax.grad(lambda p: loss(m, p, state, windows), has_aux=True)(params)
+    of_part = lambda p, part: loss(m, p, state, part)
+    grads, metrics = jax.grad(
+        lambda p: averaged(of_part, p, windows, m.config.hidden), has_aux=True
+    )(params)
     steps, opt = m.optimiser.update(grads, state.opt)
     critic, mixer = optax.apply_updates(params, steps)
     slow = (state.target_critic, state.target_mixer)

@@ -15,12 +15,13 @@ updated nets within an update.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxoff.blocks import summed
 from jaxoff.learners.actor_critic import AgentBatch, Agents, learner, stages
 from jaxoff.losses.conservative import near_actions, sampled_logsumexp, uniform_actions
 from jaxoff.losses.likelihood import masked_mean
@@ -41,13 +42,19 @@ class Method(NamedTuple):
 # --- critics --------------------------------------------------------------------------------------
 
 
-def conservative_loss(m: Method, critic: Net, mine: AgentBatch, values: Array, key: Key) -> Array:
-    """sum_k of the log-sum-exp of Q_k over sampled actions, minus Q_k(o, a) = values [2, M];
-    unreduced [M].
-    """
+class Sampled(NamedTuple):
+    """Actions that the conservative term holds down at each row, and log p of each."""
+
+    context: Array  # [1, M, F], standardised like the actions
+    actions: Array  # [K, M, D]
+    log_density: Array  # [K, M]
+
+
+def sampled(m: Method, mine: AgentBatch, key: Key) -> list[Sampled]:
+    """Each kind of sampled actions; input normalisation treats a kind as a batch of its own."""
     c, rows, agents = m.config, mine.rows, m.agents
     bound, keys = agents.spec.action_bound, jax.random.split(key, 3)
-    context = agents.seen(mine.agent, rows.obs, rows.state)
+    seen = agents.seen(mine.agent, rows.obs, rows.state)
     width = agents.spec.action_size * (agents.spec.num_agents if agents.centralised else 1)
     drawn, level = uniform_actions(keys[0], (c.num_samples, rows.valid.shape[0], width), bound)
     kinds = [(drawn, jnp.full(drawn.shape[:-1], level))]
@@ -57,15 +64,23 @@ def conservative_loss(m: Method, critic: Net, mine: AgentBatch, values: Array, k
         centre = agents.played(mine.agent, mine.policies, obs, rows.valid)
         near, density = near_actions(near_key, centre, c.num_samples, NOISE, bound)
         kinds.append((near, jnp.exp(density) if c.plain_density else density))
-    # Input normalisation treats each kind of actions as a batch of its own.
-    # [2, K, M]
-    q = jnp.concatenate(
-        [agents.values(critic, context, actions, rows.valid) for actions, _ in kinds], 1
-    )
+    found = []
+    for actions, density in kinds:
+        context, actions = agents.standard(seen, actions, rows.valid)
+        found.append(Sampled(context[None], actions, density))
+    return found
+
+
+def conservative_loss(m: Method, critic: Net, values: Array, kinds: Sequence[Sampled]) -> Array:
+    """sum_k of the log-sum-exp of Q_k over sampled actions, minus Q_k(o, a) = values [2, M];
+    unreduced [M].
+    """
+    q = [m.agents.valued(critic, kind.context[0], kind.actions) for kind in kinds]  # [2, K, M]
+    density = jnp.concatenate([kind.log_density for kind in kinds])
     held = sampled_logsumexp(
-        jnp.moveaxis(q, 1, -1),
-        jnp.moveaxis(jnp.concatenate([d for _, d in kinds]), 0, -1),
-        c.temperature,
+        jnp.moveaxis(jnp.concatenate(q, 1), 1, -1),
+        jnp.moveaxis(density, 0, -1),
+        m.config.temperature,
     )
     return jnp.sum(held - values, 0)
 
@@ -86,18 +101,28 @@ def penalised_loss(
 
     ahead: next actions [M, D] as the critics take them: the agent's own, or those of all agents.
     """
-    rows, values = mine.rows, m.agents.data_values(critic, mine)
-    target = m.agents.target(mine, ahead, m.config.gamma)
-    value = masked_mean(jnp.sum(jnp.square(values - target), 0), rows.valid)
-    conservative = masked_mean(conservative_loss(m, critic, mine, values, key), rows.valid)
-    metrics = {
-        "value": value,
-        "conservative": conservative,
-        "q": masked_mean(values[0], rows.valid),
-    }
-    return value + m.config.cql * conservative, metrics | {
-        "target": masked_mean(target, rows.valid)
-    }
+    rows, agents, kinds = mine.rows, m.agents, sampled(m, mine, key)
+    target = agents.target(mine, ahead, m.config.gamma)
+    context, actions = agents.standard(*agents.data_inputs(mine), rows.valid)
+    weight = rows.valid / jnp.maximum(jnp.sum(rows.valid), 1e-8)
+
+    def part(
+        critic: Net, context: Array, actions: Array, target: Array, weight: Array, kinds: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        values = agents.valued(critic, context, actions)[:, 0]  # [2, M]
+        value = jnp.sum(weight * jnp.sum(jnp.square(values - target), 0))
+        conservative = jnp.sum(weight * conservative_loss(m, critic, values, kinds))
+        metrics = {
+            "value": value,
+            "conservative": conservative,
+            "q": jnp.sum(weight * values[0]),
+            "target": jnp.sum(weight * target),
+        }
+        return value + m.config.cql * conservative, metrics
+
+    count = agents.blocks(len(weight), 2 * m.config.num_samples * len(kinds))
+    rows_of_all = context, actions, target, weight, kinds
+    return summed(part, critic, rows_of_all, (0, 1, 0, 0, 1), count)
 
 
 # --- policies -------------------------------------------------------------------------------------

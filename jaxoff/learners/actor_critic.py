@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxoff.batches import flatten
+from jaxoff.blocks import count_of, mapped
 from jaxoff.data.dataset import Dataset
 from jaxoff.errors import InvalidSetting
 from jaxoff.losses.td import one_step_target
@@ -33,6 +34,7 @@ from jaxoff.nets.normalised import (
     moments,
     normalised,
     running,
+    standardised,
     unit_norm,
     unit_stats,
 )
@@ -169,43 +171,63 @@ class Agents:
         joint = jax.vmap(self.act, in_axes=(0, 1, None), out_axes=1)(policies, obs, valid)
         return joint.reshape(joint.shape[0], -1)
 
-    def values(self, critic: Net, context: Array, actions: Array, valid: Array) -> Array:
-        """Values of K actions at each of M rows by each twin of one agent's critic: [M, F],
-        [K, M, D] -> [2, K, M].
+    def standard(self, context: Array, actions: Array, valid: Array) -> tuple[Array, Array]:
+        """Inputs of a critic, standardised over rows with valid > 0 where critics normalise them:
+        [M, F], [K, M, D], [M].
+        """
+        if self.input_norm != "batch":
+            return context, actions
+        weight = valid[:, None]
+        wide = jnp.broadcast_to(weight, (*actions.shape[:-1], 1))
+        return (
+            standardised(context, *moments(context, weight, (0,), self.mapped)),
+            standardised(actions, *moments(actions, wide, (0, 1), self.mapped)),
+        )
+
+    def valued(self, critic: Net, context: Array, actions: Array) -> Array:
+        """Values of standardised inputs by each twin of one agent's critic: [M, F], [K, M, D] ->
+        [2, K, M].
         """
         if self.input_norm == "batch":
-            cut, weight = context.shape[-1], valid[:, None]
-            of_context, of_actions = (
-                Norm(*(x[part] for x in critic.norm)) for part in (slice(cut), slice(cut, None))
-            )
-            context = normalised(of_context, context, *moments(context, weight, (0,), self.mapped))
-            wide = jnp.broadcast_to(weight, (*actions.shape[:-1], 1))
-            actions = normalised(of_actions, actions, *moments(actions, wide, (0, 1), self.mapped))
+            cut, (scale, shift) = context.shape[-1], critic.norm
+            context = scale[:cut] * context + shift[:cut]
+            actions = scale[cut:] * actions + shift[cut:]
         return jax.vmap(ActionCritic(self.hidden).apply, in_axes=(0, None, None))(
             critic.net, context, actions
         )
 
-    def data_values(self, critic: Net, mine: AgentBatch) -> Array:
-        """Twin values of the data's actions, [2, M]."""
+    def values(self, critic: Net, context: Array, actions: Array, valid: Array) -> Array:
+        """Values of K actions at each of M rows by each twin of one agent's critic: [M, F],
+        [K, M, D] -> [2, K, M].
+        """
+        return self.valued(critic, *self.standard(context, actions, valid))
+
+    def blocks(self, rows: int, actions: int) -> int:
+        """Number of blocks in which to value `actions` actions at each of `rows` rows."""
+        return count_of(rows, 4 * self.hidden * actions)
+
+    def data_inputs(self, mine: AgentBatch) -> tuple[Array, Array]:
+        """Inputs of a critic for the data's actions: [M, F], [1, M, D]."""
         rows, agent = mine.rows, mine.agent
         own = jnp.take(rows.actions, agent, 1)[None]
-        return self.values(
-            critic,
-            self.seen(agent, rows.obs, rows.state),
-            self.replaced(agent, own, rows.actions),
-            rows.valid,
-        )[:, 0]
+        return self.seen(agent, rows.obs, rows.state), self.replaced(agent, own, rows.actions)
+
+    def data_values(self, critic: Net, mine: AgentBatch) -> Array:
+        """Twin values of the data's actions, [2, M]."""
+        return self.values(critic, *self.data_inputs(mine), mine.rows.valid)[:, 0]
 
     def first_values(self, critic: Net, mine: AgentBatch, own: Array) -> Array:
         """Q_1 of the agent's actions; the others take the data's: [K, M, A] -> [K, M]."""
         rows, agent = mine.rows, mine.agent
         first = critic._replace(net=jax.tree.map(lambda x: x[:1], critic.net))
-        return self.values(
-            first,
-            self.seen(agent, rows.obs, rows.state),
-            self.replaced(agent, own, rows.actions),
-            rows.valid,
-        )[0]
+        seen = self.seen(agent, rows.obs, rows.state)
+        inputs = self.standard(seen, self.replaced(agent, own, rows.actions), rows.valid)
+        return mapped(
+            lambda context, actions: self.valued(first, context, actions)[0],
+            inputs,
+            (0, 1),
+            self.blocks(len(seen), len(own)),
+        )
 
     def target(self, mine: AgentBatch, actions: Array, gamma: Array | float) -> Array:
         """r_i + gamma (1 - terminated) min_k Q'_k of next actions [M, D]: [M], a constant.
@@ -385,9 +407,18 @@ def learner(
         given, axis = rows_of(agents, state, batch, view)
         nets = (state.policy, state.critic, state.target_critic, state.stats)
         own = (*nets, state.policy_opt, state.critic_opt)
-        new, metrics = jax.vmap(one, (0, 0, axis, 0, None))(
-            jnp.arange(n), own, given, jax.random.split(key, n), state
-        )
+        keys = jax.random.split(key, n)
+
+        def of_agent(i: Array) -> Any:
+            at = lambda tree: jax.tree.map(lambda x: x[i], tree)
+            return one(i, at(own), given if axis is None else at(given), keys[i], state)
+
+        if jax.default_backend() == "cpu":
+            # One agent after another, so that a core's cache holds the arrays of one.
+            new, metrics = jax.lax.map(of_agent, jnp.arange(n))
+        else:
+            axes = (0, 0, axis, 0, None)
+            new, metrics = jax.vmap(one, axes)(jnp.arange(n), own, given, keys, state)
         policy, critic, stats, policy_state, critic_state = new
         slow = state.target_policy, state.target_critic
         moved = optax.incremental_update((policy, critic), slow, polyak)

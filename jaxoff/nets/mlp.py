@@ -54,5 +54,7 @@ class ActionCritic(nn.Module):
                 actions
             )
         )
+        # Rows on one axis: the gradient of a product over two axes of rows copies both operands.
+        shape, x = x.shape[:-1], x.reshape(-1, self.hidden)
         x = jax.nn.relu(Dense(self.hidden, self.layer_init, name="inner")(x))
-        return Dense(1, self.layer_init, name="value")(x)[..., 0]
+        return Dense(1, self.layer_init, name="value")(x).reshape(shape)

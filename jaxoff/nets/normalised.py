@@ -68,9 +68,14 @@ def moments(
     return mean, variance
 
 
+def standardised(x: Array, mean: Array, variance: Array) -> Array:
+    """x with mean 0 and variance 1."""
+    return (x - mean) * lax.rsqrt(variance + EPS)
+
+
 def normalised(norm: Norm, x: Array, mean: Array, variance: Array) -> Array:
     """x standardised to mean 0 and variance 1, then scaled and shifted."""
-    return norm.scale * (x - mean) * lax.rsqrt(variance + EPS) + norm.shift
+    return norm.scale * standardised(x, mean, variance) + norm.shift
 
 
 def running(stats: Stats, x: Array, weight: Array, axes: tuple[int, ...]) -> Stats:

@@ -1,0 +1,84 @@
+"""Blocks: sums and maps over rows equal those in one piece, with their gradients."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxoff import blocks
+from jaxoff.training import train
+from tests.learners import FORMS
+
+KEY = jax.random.key(0)
+X, WEIGHT = jax.random.normal(KEY, (5, 12, 3)), jnp.arange(12.0)
+
+
+def loss(params, x, weight):
+    """A sum over rows, axis 1 of x [K, M, F] and axis 0 of weight [M]; (loss, metrics)."""
+    value = jax.nn.logsumexp(jnp.tanh(x @ params["w"])[..., 0] + params["b"], 0)
+    return jnp.sum(weight * value), {"count": jnp.sum(weight), "largest": jnp.sum(value)}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 12])
+def test_a_sum_in_blocks_has_the_value_and_gradient_of_the_whole(count):
+    params = {"w": jnp.ones((3, 1)), "b": jnp.float32(0.3)}
+    wanted = jax.value_and_grad(loss, has_aux=True)(params, X, WEIGHT)
+
+    def cut(params, scale):
+        found, metrics = blocks.summed(loss, params, (X, WEIGHT), (1, 0), count)
+        return scale * found, metrics
+
+    found = jax.jit(jax.value_and_grad(cut, has_aux=True))(params, 1.0)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-5)
+    # as a part of a larger expression, and mapped over runs
+    many = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), params)
+    twice = jax.vmap(jax.grad(lambda p: cut(p, 2.0)[0]))(many)
+    each = jax.vmap(jax.grad(lambda p: loss(p, X, WEIGHT)[0]))(many)
+    chex.assert_trees_all_close(twice, jax.tree.map(lambda x: 2 * x, each), rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_map_in_blocks_equals_the_whole(count):
+    found = blocks.mapped(lambda x, w: x.sum(-1) * w, (X, WEIGHT), (1, 0), count)
+    np.testing.assert_array_equal(found, X.sum(-1) * WEIGHT)
+
+
+def test_blocks_divide_the_rows_and_an_accelerator_has_one(monkeypatch):
+    assert blocks.count_of(1024, 4) == 1
+    size = blocks.BLOCK_BYTES // 100 + 1
+    assert blocks.count_of(1000, size) == 10
+    assert blocks.count_of(13, blocks.BLOCK_BYTES // 4) == 1  # 3 do not divide 13
+    assert blocks.count_of(16, 2 * blocks.BLOCK_BYTES) == 16
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert blocks.count_of(1000, size) == 1
+
+
+CUT = (
+    "cfcql-continuous",
+    "cfcql-samples",
+    "cql-continuous",
+    "omar-continuous",
+    "omar-centralised",
+    "omar-team",
+    "qmix-recurrent",
+    "macql",
+    "cfcql-recurrent",
+)
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_learner_in_blocks_equals_one_in_one_piece(name, monkeypatch, trained):
+    wanted, cut, counts = trained(name), blocks._cut, []
+
+    def noted(rows, axes, count):
+        counts.append(count)
+        return cut(rows, axes, count)
+
+    monkeypatch.setattr(blocks, "_cut", noted)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 200)
+    found = train(FORMS[name].spec)
+    assert counts and min(counts) > 1
+    chex.assert_trees_all_close(found.history, wanted.history, rtol=1e-4, atol=1e-5)
