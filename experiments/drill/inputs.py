@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxoff.experiments.drill import LIMIT_S, Drill
+from jaxoff.experiments.drill import Drill
 
+PROGRESS = "%)"  # how a line of progress ends, which may stand before an error
+REFUSED_S = 90  # longest time in which bad input must be refused
 TINY = "--seeds 2 --steps 4 --evaluations 2 --eval-episodes 2 --set hidden=4 --set batch_size=8"
 
 
@@ -77,7 +79,7 @@ KINDS = (
     Kind("unknown scenario", "train bc smax/4m/medium", "4m"),
     Kind("unknown quality", "train bc matrix/xor/q", "matrix/xor/q"),
     Kind("composition of too few agents", "train bc smax/3m/mix=[r]", "expected 3 agents"),
-    Kind("method without a form for the task", "train omiga matrix/xor/c", "omiga"),
+    Kind("method without a form for the task", "train cql matrix/xor/c", "cql"),
     Kind("unknown sampler", f"{XOR} --sampler nosuch", "unknown sampler 'nosuch'"),
     # settings
     Kind("unknown setting", f"{XOR} --set nosuch=1", "nosuch"),
@@ -111,8 +113,8 @@ KINDS = (
     Kind("metadata cut", DATA, "metadata.json", _cut("data/metadata.json")),
     Kind("metadata not text", DATA, "metadata.json", _write("data/metadata.json", b"\xff\xfe")),
     Kind("metadata a list", DATA, "metadata.json", _write("data/metadata.json", "[]")),
-    Kind("a word for a length", DATA, "steps", _field("data/metadata.json", "steps", "x")),
-    Kind("an absurd length", DATA, "steps", _field("data/metadata.json", "steps", 10**9)),
+    Kind("a word for a length", DATA, "metadata.json", _field("data/metadata.json", "steps", "x")),
+    Kind("an absurd length", DATA, "metadata.json", _field("data/metadata.json", "steps", 10**9)),
     Kind("arrays damaged", DATA, "data", _garbage("data/d")),
     Kind("data of another task", "train bc grid/bridge/mixed --data data", "expected"),
     Kind("dataset in the way", "data make matrix/xor/c --out made", "made"),
@@ -175,13 +177,18 @@ def _try(kind: Kind, base: Path, out: Path) -> tuple[bool, str]:
     if kind.damage is not None:
         kind.damage(folder)
     before = _files(folder)
-    done = _command(kind.args.split(), folder)
+    try:
+        done = _command(kind.args.split(), folder)
+    except subprocess.TimeoutExpired:
+        return False, f"no end within {REFUSED_S} s"
     lines, left = done.stderr.strip().splitlines(), _files(folder) - before
+    while len(lines) > 1 and lines[0].endswith(PROGRESS):
+        del lines[0]
     right = done.returncode == 2 and len(lines) == 1 and kind.says in lines[0] and not left
-    text = lines[-1] if lines else "nothing"
+    text = lines[-1].removeprefix("jaxoff: error: ") if lines else "nothing"
     if not right:
         text = f"status {done.returncode}, {len(lines)} lines, left {sorted(left)}: {text}"
-    return right, _short(text.removeprefix("jaxoff: error: ").replace(f"{folder}/", ""))
+    return right, _short(text.replace(f"{folder}/", ""))
 
 
 def _command(args: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -191,7 +198,7 @@ def _command(args: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
-        timeout=LIMIT_S,
+        timeout=REFUSED_S,
     )
 
 
