@@ -18,12 +18,17 @@ from jaxoff.types import Array, Params, Transition
 BLOCK_BYTES = 2**19  # of the largest array of a block; a core's cache holds some such arrays
 
 
+def fits_cache() -> bool:
+    """Whether a program is cut so that its arrays fit into a core's cache: on a CPU."""
+    return jax.default_backend() == "cpu"
+
+
 def count_of(rows: int, row_bytes: int) -> int:
     """Number of blocks into which to cut `rows` rows, each with `row_bytes` in the largest array.
 
     The number divides the rows. It is 1 on an accelerator.
     """
-    if jax.default_backend() != "cpu":
+    if not fits_cache():
         return 1
     wanted = max(1, min(rows, rows * row_bytes // BLOCK_BYTES))
     return next(count for count in range(wanted, 0, -1) if rows % count == 0)

@@ -56,16 +56,19 @@ def test_blocks_divide_the_rows_and_an_accelerator_has_one(monkeypatch):
     assert blocks.count_of(1000, size) == 1
 
 
-CUT = (
+SLOW = (
     "cfcql-continuous",
     "cfcql-samples",
     "cql-continuous",
-    "omar-continuous",
     "omar-centralised",
     "omar-team",
-    "qmix-recurrent",
     "macql",
     "cfcql-recurrent",
+)
+CUT = (
+    "omar-continuous",
+    "qmix-recurrent",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
 )
 
 

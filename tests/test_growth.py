@@ -33,7 +33,7 @@ LONG = dataclasses.replace(TOY, steps=8)
 MORE = dataclasses.replace(TOY, seeds=(0, 1, 2, 3))
 # Methods whose coefficients decay over the whole training.
 SCHEDULED = {"inspo", "alberdice"}
-KINDS = ("bc", "bc-pjap", "inspo", "sit")
+KINDS = ("bc", "inspo")
 
 
 @pytest.fixture(scope="module")

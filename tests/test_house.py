@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up. A module may import what stands on its own layer or below.
 LAYERS = (
     "errors types files runtime torch_file numpy_file",
-    "names batches draw optimisers distributions",
+    "names batches blocks draw optimisers distributions",
     "losses envs registry outlines config",
     "nets eval",
     "data logs",

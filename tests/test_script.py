@@ -118,6 +118,16 @@ def test_a_bar_of_the_users_own_stays_the_only_one(monkeypatch):
     assert jaxoff.train(SPEC, sinks=[bar]).runs
 
 
+def test_a_script_extends_a_job_and_starts_it_anew(tmp_path):
+    more = dataclasses.replace(SPEC, seeds=(*SPEC.seeds, 9))
+    jaxoff.train(SPEC, tmp_path / "job")
+    assert len(jaxoff.train(more, tmp_path / "job", extend=True).runs) == len(more.seeds)
+    other = dataclasses.replace(SPEC, seeds=(8,))
+    assert [run["seed"] for run in jaxoff.train(other, tmp_path / "job", overwrite=True).runs] == [
+        8
+    ]
+
+
 # --------------------------------------------------------------------------------------- results
 
 

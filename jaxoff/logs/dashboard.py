@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -201,9 +202,7 @@ class WandB:
 def _tear_down() -> None:
     """Close the connection to W&B's service process, whatever has become of it."""
     with contextlib.suppress(Exception):
-        import wandb
-
-        wandb.teardown(exit_code=1)
+        sys.modules["wandb"].teardown(exit_code=1)
 
 
 def aggregate(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from jaxoff.errors import BrokenResult, InvalidSetting, MissingProgram
+from jaxoff.errors import BrokenResult, InvalidSetting
 from jaxoff.files import plain, replacing, write_text
+from jaxoff.runtime import needs
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -81,13 +82,9 @@ class Results:
 
     def to_frame(self) -> DataFrame:
         """The rows as a pandas DataFrame. Raises MissingProgram where pandas is not installed."""
-        try:
+        with needs("results.to_frame"):
             import pandas
-        except ModuleNotFoundError as error:
-            raise MissingProgram(
-                "results.to_frame: pandas is not installed; install it by `pip install pandas`, or "
-                "take results.rows(), a list of dictionaries"
-            ) from error
+
         return pandas.DataFrame(self.rows())
 
     def __repr__(self) -> str:

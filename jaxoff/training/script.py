@@ -26,12 +26,15 @@ def train(
     data: Episodes | None = None,
     env: Env | None = None,
     *,
+    extend: bool = False,
+    overwrite: bool = False,
     progress: bool | None = None,
 ) -> Results:
     """Train every run of a job, as `training.loop.train` does, on every core and with a bar.
 
     Host devices and the compilation cache are set up first (see `runtime.setup`). A process in
-    which JAX has already started keeps its devices, which is said once. progress: show how far
+    which JAX has already started keeps its devices, which is said once. extend: train what the job
+    in `out` lacks. overwrite: replace what is in `out`. progress: show how far
     training is; by default where the error stream is a terminal, and in a notebook. Raises what
     `training.loop.train` does.
     """
@@ -45,7 +48,8 @@ def train(
         seen = console.is_terminal or console.is_jupyter
         progress = seen and not any(isinstance(sink, Progress) for sink in sinks)
     shown: list[Sink] = [Progress(f"{spec.label} {spec.task}")] if progress else []
-    return loop.train(spec, None if out is None else Path(out), [*shown, *sinks], data, env)
+    place = None if out is None else Path(out)
+    return loop.train(spec, place, [*shown, *sinks], data, env, extend=extend, overwrite=overwrite)
 
 
 @functools.cache
