@@ -16,11 +16,11 @@ MODES: tuple[Literal["sequence", "vmap"], ...] = ("sequence", "vmap")
 RUNS = 16
 ROUNDING = 1e-4  # relative difference that rounding may make in some hundred updates
 SPEC = TrainSpec(
-    "inspo",
+    "cfcql",
     "matrix/xor/c",
     seeds=tuple(range(RUNS)),
     steps=200,
-    config={"behaviour_steps": 50},
+    config={"behaviour_steps": 50, "window": 0},
     evaluations=4,
 )
 

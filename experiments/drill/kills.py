@@ -14,12 +14,12 @@ from jaxoff.training.spec import TrainSpec
 
 # Two stages in one, a sampler with a state in the other; both last some seconds.
 JOBS = {
-    "inspo": TrainSpec(
-        "inspo",
+    "cfcql": TrainSpec(
+        "cfcql",
         "matrix/xor/c",
         seeds=(0, 1, 2),
         steps=3000,
-        config={"behaviour_steps": 500},
+        config={"behaviour_steps": 1000, "window": 0},
         evaluations=6,
         checkpoint_s=0.3,
     ),
