@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxoff.experiments.drill import Drill, end_of, finish, outcome, same, start
@@ -18,8 +23,8 @@ JOBS = {
         "cfcql",
         "matrix/xor/c",
         seeds=(0, 1, 2),
-        steps=3000,
-        config={"behaviour_steps": 1000, "window": 0},
+        steps=800,
+        config={"behaviour_steps": 300, "window": 0},
         evaluations=6,
         checkpoint_s=0.3,
     ),
@@ -27,7 +32,7 @@ JOBS = {
         "bc",
         "matrix/xor/c",
         seeds=(0, 1, 2),
-        steps=6000,
+        steps=600,
         sampler="pjap",
         evaluations=6,
         checkpoint_s=0.3,
@@ -38,44 +43,57 @@ SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM}
 
 def drill(out: Path, tries: int, seed: int) -> Drill:
     """Kill each job in every way in turn, `tries` times in all, and let it end."""
-    rng, rows, held = np.random.default_rng(seed), [], 0
     ways = [(name, word, wandb) for wandb in (False, True) for word in SIGNALS for name in JOBS]
-    undisturbed = {}
-    for name, spec in JOBS.items():
-        folder = out / f"undisturbed-{name}"
-        process, begin = start(folder, spec), time.perf_counter()
-        _wait_for_record(folder, process)
-        began = time.perf_counter() - begin
-        finish(process)
-        undisturbed[name] = outcome(folder), time.perf_counter() - begin - began
-    for number in range(tries):
-        name, word, wandb = ways[number % len(ways)]
-        folder, spec = out / f"killed-{number}", JOBS[name]
-        whole, seconds = undisturbed[name]
-        delay = float(rng.uniform(0, seconds))
-        process = start(folder, spec, wandb=wandb)
-        _wait_for_record(folder, process)
-        time.sleep(delay)
-        process.send_signal(SIGNALS[word])
-        asked = time.perf_counter()
-        status, _ = end_of(process)
-        stopped, place = time.perf_counter() - asked, _place(folder)
-        finish(start(folder, spec, wandb=wandb))
-        equal = same(outcome(folder), whole)
-        held += equal
-        times = f"{delay:.2f}", f"{stopped:.2f}"
-        logger, answer = "W&B" if wandb else "none", "yes" if equal else "NO"
-        rows.append((name, word, logger, *times, str(status), place, answer))
+    undisturbed = {name: _undisturbed(out / f"undisturbed-{name}", JOBS[name]) for name in JOBS}
+    moments = np.random.default_rng(seed).uniform(size=tries)
+    plan = [
+        (out / f"killed-{number}", ways[number % len(ways)], float(moment))
+        for number, moment in enumerate(moments)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = list(pool.map(lambda each: _kill(*each, undisturbed), plan))
     head = ("job", "signal", "logger", "after s", "ended in s", "status", "continued from", "equal")
     asked_for = "a killed training that is started again ends bit for bit as an undisturbed one"
+    held = sum(row[-1] == "yes" for row in rows)
     return Drill("kills at random moments", asked_for, tries, held, head, rows)
 
 
-def _wait_for_record(folder: Path, process: object) -> None:
+def _undisturbed(folder: Path, spec: TrainSpec) -> tuple[dict[str, Any], float]:
+    """What a job leaves that is not disturbed, and for how many seconds it writes."""
+    process = start(folder, spec)
+    _wait_for_record(folder, process)
+    begin = time.perf_counter()
+    finish(process)
+    return outcome(folder), time.perf_counter() - begin
+
+
+def _kill(
+    folder: Path,
+    way: tuple[str, str, bool],
+    moment: float,
+    undisturbed: Mapping[str, tuple[dict[str, Any], float]],
+) -> tuple[str, ...]:
+    """Kill a job at a moment, a share of its time, and let it end; a row of the table."""
+    (name, word, wandb), spec = way, JOBS[way[0]]
+    whole, seconds = undisturbed[name]
+    process = start(folder, spec, wandb=wandb)
+    _wait_for_record(folder, process)
+    time.sleep(moment * seconds)
+    process.send_signal(SIGNALS[word])
+    asked = time.perf_counter()
+    status, _ = end_of(process)
+    times = f"{moment * seconds:.2f}", f"{time.perf_counter() - asked:.2f}"
+    place = _place(folder)
+    finish(start(folder, spec, wandb=wandb))
+    answer = "yes" if same(outcome(folder), whole) else "NO"
+    return name, word, "W&B" if wandb else "none", *times, str(status), place, answer
+
+
+def _wait_for_record(folder: Path, process: subprocess.Popen[str]) -> None:
     """Wait until the job has claimed its folder, which is its first file."""
     limit = time.perf_counter() + 120
     while not (folder / "config.json").exists():
-        if time.perf_counter() > limit or process.poll() is not None:  # type: ignore[attr-defined]
+        if time.perf_counter() > limit or process.poll() is not None:
             raise RuntimeError(f"{folder}: expected a training to begin, found none")
         time.sleep(0.01)
 
