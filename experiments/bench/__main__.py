@@ -1,4 +1,4 @@
-"""`python -m jaxoff.experiments.bench [learner ...]`: see speed.py; `tokens`: tokens.py."""
+"""`python -m jaxoff.experiments.bench [learner ...]`: see speed.py, tokens.py and blocks.py."""
 
 from jaxoff import runtime
 
@@ -8,33 +8,35 @@ if __name__ == "__main__":
     from pathlib import Path
 
     import jax
-    from jaxoff.experiments.bench import speed, tokens
+    from jaxoff.experiments.bench import blocks, speed, tokens
 
     parser = argparse.ArgumentParser(
         prog="python -m jaxoff.experiments.bench",
         description="Updates/s of each learner by number of runs.",
     )
-    names = [*speed.CASES, "tokens"]
+    pages = ("tokens", "blocks")
+    names = [*speed.CASES, *pages]
     parser.add_argument(
         "learner",
         nargs="*",
         choices=[[], *names],
         default=[],
-        help="or tokens: of transformers; default: every one",
+        help="or tokens: of transformers; or blocks: cut into blocks or not; default: every one",
     )
     parser.add_argument("--runs", nargs="*", type=int, help="numbers of runs to measure")
     parser.add_argument(
         "--out",
         type=Path,
         default=Path(__file__).parent,
-        help="where speed.csv, .md, .png, .svg and tokens.md go",
+        help="where speed.csv, .md, .png, .svg, tokens.md and blocks.md go",
     )
     chosen = parser.parse_args()
     counts = chosen.runs or (
         speed.RUNS if jax.default_backend() == "cpu" else speed.RUNS_ACCELERATOR
     )
     wanted = chosen.learner or names
-    learners = [name for name in wanted if name != "tokens"]
+    learners = [name for name in wanted if name not in pages]
     made = speed.run(chosen.out, learners, counts) if learners else []
     made += [tokens.run(chosen.out, chosen.runs or tokens.RUNS)] if "tokens" in wanted else []
+    made += [blocks.run(chosen.out)] if "blocks" in wanted else []
     print(*made, sep="\n")
