@@ -78,7 +78,8 @@ def measure(name: str) -> Row:
             seconds, (after[which], _) = _cpu(lambda: chunk(after[which], shared))  # noqa: B023
             spent[which].append(seconds / UPDATES)
         spent[2].append(_cpu(lambda: [product(matrix) for _ in range(10)])[0] / 10)
-    return Row(name, task, *(min(each) for each in spent), apart)
+    whole, cut_up, one = map(min, spent)
+    return Row(name, task, whole, cut_up, one, apart)
 
 
 def _cpu(call: Callable[[], Any]) -> tuple[float, Any]:

@@ -51,7 +51,7 @@ def drill(out: Path, tries: int, seed: int) -> Drill:
         for number, moment in enumerate(moments)
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(lambda each: _kill(*each, undisturbed), plan))
+        rows = list(pool.map(lambda each: _kill(each, undisturbed), plan))
     head = ("job", "signal", "logger", "after s", "ended in s", "status", "continued from", "equal")
     asked_for = "a killed training that is started again ends bit for bit as an undisturbed one"
     held = sum(row[-1] == "yes" for row in rows)
@@ -68,13 +68,15 @@ def _undisturbed(folder: Path, spec: TrainSpec) -> tuple[dict[str, Any], float]:
 
 
 def _kill(
-    folder: Path,
-    way: tuple[str, str, bool],
-    moment: float,
+    planned: tuple[Path, tuple[str, str, bool], float],
     undisturbed: Mapping[str, tuple[dict[str, Any], float]],
 ) -> tuple[str, ...]:
-    """Kill a job at a moment, a share of its time, and let it end; a row of the table."""
-    (name, word, wandb), spec = way, JOBS[way[0]]
+    """Kill a job at a moment, a share of its time, and let it end; a row of the table.
+
+    planned: the folder, the way to kill the job, and the moment.
+    """
+    folder, (name, word, wandb), moment = planned
+    spec = JOBS[name]
     whole, seconds = undisturbed[name]
     process = start(folder, spec, wandb=wandb)
     _wait_for_record(folder, process)
