@@ -172,7 +172,7 @@ def drill(out: Path) -> Drill:
 
 def _try(kind: Kind, base: Path, out: Path) -> tuple[bool, str]:
     """Whether a kind of bad input is refused as it must be, and what was said."""
-    folder = out / f"input-{KINDS.index(kind)}"
+    folder = out / f"input-{kind.name.replace(' ', '-')}"
     shutil.copytree(base, folder)
     if kind.damage is not None:
         kind.damage(folder)
