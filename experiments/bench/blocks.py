@@ -1,12 +1,13 @@
 """CPU-seconds per update in blocks that fit into a core's cache, beside updates in one piece.
 
-One run on one device: both programs start from the same state, draw the same batches, and are timed
+One run on one core: both programs start from the same state, draw the same batches, and are timed
 in turn, beside products of 1024 x 1024 matrices, so that figures of noisy machines compare. In one
 piece, agents of continuous tasks are trained together instead of one after the other.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,7 @@ def _apart(one: Any, other: Any) -> float:
 
 def run(out: Path) -> Path:
     """Measure every case, and write blocks.md, also after each."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # threads that wait would count too
     rows: list[Row] = []
     for name in track(CASES, "measuring", console=Console(stderr=True)):
         rows.append(measure(name))
