@@ -2,12 +2,12 @@
 
 One run on one core: both programs start from the same state, draw the same batches, and are timed
 in turn, beside products of 1024 x 1024 matrices, so that figures of noisy machines compare. In one
-piece, agents of continuous tasks are trained together instead of one after the other.
+piece, agents of continuous tasks are trained together instead of one after the other. The process
+is bound to its core from the start, since threads that wait for each other count as CPU time too.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,7 +98,6 @@ def _apart(one: Any, other: Any) -> float:
 
 def run(out: Path) -> Path:
     """Measure every case, and write blocks.md, also after each."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # threads that wait would count too
     rows: list[Row] = []
     for name in track(CASES, "measuring", console=Console(stderr=True)):
         rows.append(measure(name))
@@ -111,7 +110,7 @@ def markdown(rows: list[Row]) -> str:
     title, rest = (__doc__ or "").strip().split("\n", 1)
     about = (
         f"{runtime.hardware()}; jax {jax.__version__}; commit {runtime.git_commit()}; "
-        "command `python -m jaxoff.experiments.bench blocks`"
+        "command `taskset -c 0 python -m jaxoff.experiments.bench blocks`"
     )
     head = (
         "learner | task | in one piece, CPU ms | in blocks, CPU ms | ratio | product of matrices, "
