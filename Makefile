@@ -54,7 +54,7 @@ bench-omar: $(READY)      ## OMAR's rounds/s beside PyTorch; installs torch, or 
 	test -n '$(PEER_PYTHON)' || $(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	$(BIN)/python -m jaxoff.experiments.bench.omar $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(if $(PUBLIC),--public $(PUBLIC))
 
-drill: $(READY)           ## kills, bad input, lost runs and other devices: what held, as a page in $(RESULTS)/drill; minutes
+drill: $(READY)           ## kills, bad input, failed runs and other devices: what held, as a page in $(RESULTS)/drill; minutes
 	$(BIN)/python -m jaxoff.experiments.drill --out $(RESULTS)/drill
 
 datasets: $(READY)        ## every dataset that has a recipe, and a table of what they hold; hours   (what is there is kept)

@@ -29,6 +29,7 @@ _KEPT_BYTES = 200  # most bytes of a target's name in a temporary one, which kee
 _LEAST_FREE_BYTES = 2**20  # a disk with less free space counts as full
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+_TEMPORARY = r"\.\d+(?:-[0-9a-f]{8})?\."  # how a temporary name begins, in earlier versions too
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 _WRITING: set[Path] = set()  # the temporary files and folders of this process
 
@@ -222,6 +223,13 @@ def recover(path: Path) -> None:
         if _is_left(aside):
             os.replace(aside, path)
             return
+
+
+def clean(folder: Path) -> None:
+    """Remove the files that killed writers left in a folder; what a live process writes is kept."""
+    for found in folder.glob(".[0-9]*"):
+        if re.match(_TEMPORARY, found.name) and found.is_file() and _is_left(found):
+            _remove(found)
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import chex
 import distrax
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from flax import struct
 
 from jaxoff.config import static
 from jaxoff.logs import Record
-from jaxoff.training import TrainSpec
+from jaxoff.training import TrainSpec, results
 from jaxoff.training.checkpoint import Checkpoints
 from jaxoff.types import Learner, Out, Policy, Stage
 
@@ -460,18 +461,36 @@ FORMS: dict[str, Form] = {
 }
 
 
+# A job of the least size, for tests of what a job's folder holds.
+JOB = TrainSpec(
+    "bc",
+    "matrix/xor/c",
+    seeds=(0, 1),
+    steps=4,
+    evaluations=2,
+    eval_episodes=2,
+    config={"hidden": 16, "batch_size": 8},
+)
+
+
 def state_of(folder: Path) -> dict[str, Any]:
     """The newest checkpoint of a job, as nested dictionaries of arrays [R, ...]."""
-    import orbax.checkpoint as ocp
-
     checkpoints = Checkpoints(folder / "checkpoint")
-    manager = checkpoints.manager
-    assert manager is not None
-    state = manager.restore(
-        manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore())
-    )["state"]
+    state = checkpoints.state()
     checkpoints.close()
-    return jax.tree.map(np.asarray, state)
+    return state
+
+
+def assert_same_results(folder: Path, other: Path) -> None:
+    """Two folders have the same rows, results and states, apart from times."""
+    one, two = (results.load(each) for each in (folder, other))
+    rows = [(each / "metrics.jsonl").read_text().splitlines() for each in (folder, other)]
+    assert rows[0] == rows[1]
+    chex.assert_trees_all_equal(state_of(folder), state_of(other))
+    chex.assert_trees_all_equal(one.history, two.history)
+    np.testing.assert_array_equal(one.steps, two.steps)
+    np.testing.assert_array_equal(one.returns, two.returns)
+    assert [{**run, "wall_s": 0} for run in one.runs] == [{**run, "wall_s": 0} for run in two.runs]
 
 
 class StopAt:

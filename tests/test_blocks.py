@@ -46,6 +46,14 @@ def test_a_map_in_blocks_equals_the_whole(count):
     np.testing.assert_array_equal(found, X.sum(-1) * WEIGHT)
 
 
+def test_items_in_turn_are_those_at_once(monkeypatch):
+    function = lambda x, scale, shift: {"y": x * scale["a"] + shift}
+    given = (0, None, 0), X, {"a": 3.0}, jnp.arange(5.0)[:, None, None]
+    found = blocks.each_in_turn(function, *given)
+    monkeypatch.setattr(blocks, "fits_cache", lambda: False)
+    chex.assert_trees_all_close(found, blocks.each_in_turn(function, *given), rtol=1e-6)
+
+
 def test_blocks_divide_the_rows_and_an_accelerator_has_one(monkeypatch):
     assert blocks.count_of(1024, 4) == 1
     size = blocks.BLOCK_BYTES // 100 + 1

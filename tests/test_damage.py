@@ -13,19 +13,10 @@ import pytest
 from jaxoff import cli
 from jaxoff.errors import BrokenResult
 from jaxoff.report import report
-from jaxoff.training import Interrupted, TrainSpec, train
+from jaxoff.training import Interrupted, train
 from jaxoff.training.restore import restore
+from tests.learners import JOB as TOY
 from tests.learners import StopAt
-
-TOY = TrainSpec(
-    "bc",
-    "matrix/xor/c",
-    seeds=(0, 1),
-    steps=4,
-    evaluations=2,
-    eval_episodes=2,
-    config={"hidden": 16, "batch_size": 8},
-)
 
 
 def evaluate(folder: Path) -> None:

@@ -16,19 +16,11 @@ import pytest
 from jaxoff.errors import BrokenResult, InvalidSetting
 from jaxoff.report import load_run
 from jaxoff.report.load import unfinished
-from jaxoff.training import Interrupted, TrainSpec, loop, results, train
+from jaxoff.training import Interrupted, loop, results, train
 from jaxoff.training.restore import restore
-from tests.learners import FORMS, StopAt, state_of
+from tests.learners import FORMS, StopAt, assert_same_results, state_of
+from tests.learners import JOB as TOY
 
-TOY = TrainSpec(
-    "bc",
-    "matrix/xor/c",
-    seeds=(0, 1),
-    steps=4,
-    evaluations=2,
-    eval_episodes=2,
-    config={"hidden": 16, "batch_size": 8},
-)
 LONG = dataclasses.replace(TOY, steps=8)
 MORE = dataclasses.replace(TOY, seeds=(0, 1, 2, 3))
 # Methods whose coefficients decay over the whole training.
@@ -54,17 +46,6 @@ def lines_of(folder) -> list[str]:
     return (folder / "metrics.jsonl").read_text().splitlines()
 
 
-def assert_same(folder, other) -> None:
-    """Two folders have the same rows, results and states, apart from times."""
-    assert lines_of(folder) == lines_of(other)
-    chex.assert_trees_all_equal(state_of(folder), state_of(other))
-    one, two = (results.load(each) for each in (folder, other))
-    chex.assert_trees_all_equal(one.history, two.history)
-    np.testing.assert_array_equal(one.steps, two.steps)
-    np.testing.assert_array_equal(one.returns, two.returns)
-    assert [{**run, "wall_s": 0} for run in one.runs] == [{**run, "wall_s": 0} for run in two.runs]
-
-
 @pytest.mark.parametrize(
     "name", [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in FORMS]
 )
@@ -82,7 +63,7 @@ def test_a_method_without_schedules_is_extended_and_others_refuse(name, tmp_path
         return
     train(longer, tmp_path / "job", extend=True)
     train(dataclasses.replace(longer, evaluations=2), tmp_path / "once")
-    assert_same(tmp_path / "job", tmp_path / "once")
+    assert_same_results(tmp_path / "job", tmp_path / "once")
 
 
 @pytest.mark.parametrize("stop", [None, 2, 6])
@@ -100,7 +81,7 @@ def test_more_updates_continue_a_job_that_has_ended_or_was_stopped(stop, short, 
         assert not restore(folder).finished
     train(LONG, folder, extend=stop != 6)
     train(dataclasses.replace(LONG, evaluations=4), tmp_path / "once")
-    assert_same(folder, tmp_path / "once")
+    assert_same_results(folder, tmp_path / "once")
     assert load_run(folder).config["parts"] == [[4, 2]]
     assert restore(folder).finished
     again = (folder / "final.json").stat().st_mtime_ns
@@ -116,7 +97,7 @@ def test_more_seeds_train_alone_and_the_old_runs_stay(short, more, tmp_path, mon
     train(MORE, folder, extend=True)
     assert trained == [(2, 3)]
     assert set(lines_of(short)) <= set(lines_of(folder))
-    assert_same(folder, more)
+    assert_same_results(folder, more)
     assert not (folder / "added").exists() and not (folder / "merged").exists()
     train(MORE, folder)  # it is read back
     assert trained == [(2, 3)]
@@ -218,7 +199,7 @@ def test_an_addition_that_was_killed_is_completed(moved, short, more, tmp_path, 
         with pytest.raises(BrokenResult, match="give the command with --extend again"):
             restore(folder)
     train(MORE, folder, extend=True)
-    assert_same(folder, more)
+    assert_same_results(folder, more)
     assert not (folder / "added").exists() and not (folder / "merged").exists()
 
 

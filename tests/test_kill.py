@@ -13,16 +13,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import chex
 import jax
 import numpy as np
 import pytest
 from orbax.checkpoint import CheckpointManager
 
+from jaxoff import files
 from jaxoff.errors import InvalidSetting
 from jaxoff.training import (
     Interrupted,
-    TrainSpec,
     checkpoint,
     folder,
     loop,
@@ -31,18 +30,9 @@ from jaxoff.training import (
     train,
 )
 from jaxoff.training.checkpoint import Checkpoints
-from tests.learners import QUICK_ENV, StopAt, state_of
+from tests.learners import JOB, QUICK_ENV, StopAt, assert_same_results
 
-TOY = TrainSpec(
-    "bc",
-    "matrix/xor/c",
-    seeds=(0, 1),
-    steps=4,
-    evaluations=2,
-    eval_episodes=2,
-    config={"hidden": 16, "batch_size": 8},
-    checkpoint_s=0.0,
-)
+TOY = dataclasses.replace(JOB, checkpoint_s=0.0)
 # argv: folder, name of a module, of its function or method, and which call is the last. The process
 # ends there as by SIGKILL: nothing is closed, and no other thread goes on.
 CHILD = """
@@ -103,12 +93,7 @@ def killed(place: Path, *how: object) -> None:
 
 
 def assert_same(place: Path, other: Path) -> None:
-    assert (place / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
-    chex.assert_trees_all_equal(state_of(place), state_of(other))
-    one, two = results.load(place), results.load(other)
-    np.testing.assert_array_equal(one.returns, two.returns)
-    chex.assert_trees_all_equal(one.history, two.history)
-    assert [{**run, "wall_s": 0} for run in one.runs] == [{**run, "wall_s": 0} for run in two.runs]
+    assert_same_results(place, other)
     assert {path.name for path in place.iterdir()} == {path.name for path in other.iterdir()}
     assert {path.name for path in (place / "checkpoint").iterdir()} == {"4"}
 
@@ -116,26 +101,24 @@ def assert_same(place: Path, other: Path) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_a_job_that_was_killed_ends_like_an_undisturbed_one(place, undisturbed, tmp_path):
     killed(tmp_path / "job", *PLACES[place])
-    (tmp_path / "job" / f".{2**22 + 1}.final.npz").write_bytes(b"half")  # of a dead process
+    for dead in (f".{2**22 + 1}.final.npz", f".{2**22 + 1}-0123abcd.curves.png"):
+        (tmp_path / "job" / dead).write_bytes(b"half")  # of dead processes
     train(TOY, tmp_path / "job")
     assert_same(tmp_path / "job", undisturbed)
 
 
 def test_temporary_files_of_a_living_process_stay(tmp_path):
     place = tmp_path / "job"
-    place.mkdir()
-    for name in (f".{os.getpid()}.curves.png", f".{2**22 + 1}.curves.png", ".notes"):
-        (place / name).write_text("")
     half = place / "checkpoint" / "2.orbax-checkpoint-tmp"
     half.mkdir(parents=True)
-    folder.clean(place, certain=False)  # another process may be writing it
-    assert half.exists()
-    folder.clean(place, certain=True)
-    assert {path.name for path in place.iterdir()} == {
-        f".{os.getpid()}.curves.png",
-        ".notes",
-        "checkpoint",
-    }
+    (place / ".notes").write_text("")
+    for dead in (f".{2**22 + 1}.curves.png", f".{2**22 + 1}-0123abcd.final.npz"):
+        (place / dead).write_text("")
+    with files.replacing(place / "curves.png") as mine:
+        folder.clean(place, certain=False)  # another process may be writing checkpoints
+        assert half.exists()
+        folder.clean(place, certain=True)
+        assert {path.name for path in place.iterdir()} == {mine.name, ".notes", "checkpoint"}
     assert not half.exists()
 
 

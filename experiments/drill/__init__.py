@@ -1,4 +1,4 @@
-"""Drills: what a training keeps under kills, bad input and lost runs, and what it repeats exactly.
+"""Drills: what a training keeps under kills, bad input and failed runs, and what it repeats.
 
 Each drill starts the command or the library in processes of its own, as a user would, and returns
 a `Drill` for the page.
@@ -91,18 +91,12 @@ def outcome(folder: Path) -> dict[str, Any]:
 def state_of(folder: Path) -> dict[str, np.ndarray]:
     """The arrays of the last checkpoint of a job, by their places."""
     import jax
-    import orbax.checkpoint as ocp
 
     from jaxoff.training.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(folder / "checkpoint")
-    manager = checkpoints.manager
-    assert manager is not None
-    restored = manager.restore(
-        manager.latest_step(), args=ocp.args.Composite(state=ocp.args.StandardRestore())
-    )["state"]
+    leaves = jax.tree_util.tree_leaves_with_path(checkpoints.state())
     checkpoints.close()
-    leaves = jax.tree_util.tree_leaves_with_path(restored)
     return {jax.tree_util.keystr(where): np.asarray(leaf) for where, leaf in leaves}
 
 
@@ -118,8 +112,8 @@ def same(one: Any, other: Any) -> bool:
 
 
 def distance(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
-    """Largest relative difference of any number of two sets of arrays, relative to the largest
-    magnitude in its array.
+    """Largest difference between two sets of arrays, relative to the largest magnitude in its
+    array.
     """
     worst = 0.0
     for name, value in one.items():

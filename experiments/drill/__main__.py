@@ -13,7 +13,7 @@ from jaxoff.experiments.drill import Drill, exactness, inputs, kills
 from jaxoff import runtime
 from jaxoff.files import write_text
 
-PARTS = ("kills", "inputs", "lost", "company")
+PARTS = ("kills", "inputs", "failed", "company")
 
 
 def main() -> None:
@@ -36,7 +36,9 @@ def main() -> None:
             elif part == "inputs":
                 made.append(inputs.drill(folder))
             else:
-                made.append({"lost": exactness.lost, "company": exactness.company}[part](folder))
+                made.append(
+                    {"failed": exactness.one_failed, "company": exactness.company}[part](folder)
+                )
             print(f"{made[-1].name}: {made[-1].held} of {made[-1].tries}", flush=True)
             shutil.rmtree(folder, ignore_errors=True)
     command = f"python -m jaxoff.experiments.drill {' '.join(chosen.part)}".strip()
@@ -59,7 +61,12 @@ def markdown(drills: list[Drill], command: str) -> str:
         ),
     ]
     for each in drills:
-        lines += ["", f"## {each.name.capitalize()}", "", *_table(each.head, each.rows)]
+        lines += [
+            "",
+            f"## {each.name[0].upper()}{each.name[1:]}",
+            "",
+            *_table(each.head, each.rows),
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Exactness: a run alone and among others, beside a lost run, on more devices and processes."""
+"""Exactness: a run alone and among others, beside a failed run, on more devices and processes."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SPEC = TrainSpec(
 )
 
 
-def lost(out: Path) -> Drill:
-    """A run that meets a NaN among healthy ones: it is lost, and the others do not notice."""
+def one_failed(out: Path) -> Drill:
+    """A run that meets a NaN among healthy ones: it alone fails, and the others stay the same."""
     rates, rows, held = [1e-3 * (1 + k) for k in range(RUNS - 1)], [], 0
     for mode in MODES:
         found = []
         for last in (1e30, 0.5):
-            folder = out / f"lost-{mode}-{last:g}"
+            folder = out / f"failed-{mode}-{last:g}"
             grid = {"lr": [*rates, last]}
             finish(start(folder, dataclasses.replace(SPEC, seeds=(0,), grid=grid, mode=mode)))
             found.append(outcome(folder))
@@ -41,10 +41,10 @@ def lost(out: Path) -> Drill:
         equal = same(_some(bad, RUNS - 1), _some(good, RUNS - 1))
         held += right and equal
         rows.append((mode, str(failed[-1]), "yes" if right else "NO", "yes" if equal else "NO"))
-    head = ("mode", "lost at update", "only it is lost", "15 others equal")
+    head = ("mode", "failed at update", "only it failed", "15 others equal")
     return Drill(
         f"one run of {RUNS} meets a NaN",
-        "it alone is lost, and the others are bit for bit as without it",
+        "it alone fails, and the others are bit for bit as without it",
         len(rows),
         held,
         head,

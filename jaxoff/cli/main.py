@@ -92,11 +92,11 @@ def evaluate(
     asked = _modes(greedy, sampled)
     as_folder(folder)
     runtime.setup()
-    from jaxoff.report.protocol import FILE, Protocol
+    from jaxoff.report.protocol import Protocol
     from jaxoff.training.restore import evaluate_runs, restore
-    from jaxoff.training.results import read_evaluations, write_json
+    from jaxoff.training.results import EVALUATIONS, read_evaluations, write_json
 
-    file, before = folder / FILE, read_evaluations(folder)
+    file, before = folder / EVALUATIONS, read_evaluations(folder)
     found = restore(folder, None if data_dir is None else str(data_dir))
     spec, chosen = found.job.spec, _numbers(runs, found.job.num_runs)
     if not found.finished:

@@ -255,8 +255,9 @@ def _summary(runs: list[dict[str, Any]], evaluation: str) -> Table:
         for name in ("return_mean", "score", "win_rate", "exact_value"):
             known = [run[name] for run in alive if run.get(name) is not None]
             values = [value for value in known if np.isfinite(value)]
+            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
             cells.append(
-                f"{np.mean(values):.3f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.3f}"
+                f"{np.mean(values):.3f}{spread}"
                 if values
                 else ("no simulator" if known and name == "return_mean" else "-")
             )

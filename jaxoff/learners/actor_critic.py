@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxoff.batches import flatten
-from jaxoff.blocks import count_of, fits_cache, mapped
+from jaxoff.blocks import count_of, each_in_turn, mapped
 from jaxoff.data.dataset import Dataset
 from jaxoff.errors import InvalidSetting
 from jaxoff.losses.td import one_step_target
@@ -348,24 +348,6 @@ def at_turn(updates: Array, every: int, after: Any, before: Any) -> Any:
     return jax.tree.map(lambda x, y: jnp.where(turn, x, y), after, before)
 
 
-def over_agents(
-    function: Callable[[Array, Any], Any], count: int, given: Any, axis: int | None
-) -> Any:
-    """function(agent, given) for every agent, stacked on a new first axis.
-
-    given: what all agents are given, or what each is, on its first axis (axis 0). On a CPU, agents
-    come one after another, so that a core's cache holds the arrays of one.
-    """
-    numbers = jnp.arange(count)
-    if not fits_cache():
-        return jax.vmap(function, (0, axis))(numbers, given)
-    return jax.lax.map(lambda i: function(i, given if axis is None else _at(given, i)), numbers)
-
-
-def _at(tree: Any, index: Array) -> Any:
-    return jax.tree.map(lambda x: x[index], tree)
-
-
 def learner(
     agents: Agents,
     optimisers: tuple[optax.GradientTransformation, optax.GradientTransformation],
@@ -426,8 +408,9 @@ def learner(
         nets = (state.policy, state.critic, state.target_critic, state.stats)
         own = (*nets, state.policy_opt, state.critic_opt)
         keys = jax.random.split(key, n)
-        of_agent = lambda i, given: one(i, _at(own, i), given, keys[i], state)
-        new, metrics = over_agents(of_agent, n, given, axis)
+        new, metrics = each_in_turn(
+            one, (0, 0, axis, 0, None), jnp.arange(n), own, given, keys, state
+        )
         policy, critic, stats, policy_state, critic_state = new
         slow = state.target_policy, state.target_critic
         moved = optax.incremental_update((policy, critic), slow, polyak)

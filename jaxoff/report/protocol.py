@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxoff.errors import BrokenResult, InvalidSetting
-from jaxoff.training.results import Fields, check_fields, read_evaluations
+from jaxoff.training.results import EVALUATIONS, Fields, check_fields, read_evaluations
 
 if TYPE_CHECKING:
     from jaxoff.report.load import Run
 
 # Metrics that an environment computes from the policy itself.
 EXACT = {"exact_value", "out_of_data"}
-FILE = "evaluations.json"
 ENTRY: Fields = {"episodes": int, "sampled": bool, "finished": bool, "runs": list}
 ROW: Fields = {"run": int, "seed": int, "return_mean": object}
 
@@ -125,7 +124,7 @@ def _latest(
     run: Run, sampled: bool | None, episodes: int | None
 ) -> list[tuple[Protocol, dict[str, Any]]]:
     """The protocol and the numbers of the latest fitting evaluation of each run of a folder."""
-    file = run.path / FILE
+    file = run.path / EVALUATIONS
     latest: dict[int, tuple[Protocol, dict[str, Any]]] = {}
     for protocol, rows in _entries(file):
         if sampled in (None, protocol.sampled) and episodes in (None, protocol.episodes):

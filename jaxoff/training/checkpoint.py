@@ -96,8 +96,10 @@ class Checkpoints:
 
         return from_first(read)
 
-    def state(self, like: Any) -> Any:
-        """The state in the newest complete checkpoint, with the structure of `like`."""
+    def state(self, like: Any = None) -> Any:
+        """The state in the newest complete checkpoint, with the structure of `like`, by default as
+        nested dictionaries.
+        """
         if self.manager is not None:
             like = self._read(ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
         return (

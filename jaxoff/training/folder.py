@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -18,10 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxoff import runtime
+from jaxoff import files, runtime
 from jaxoff.data.edit import digest
 from jaxoff.errors import InvalidSetting
-from jaxoff.files import plain
 from jaxoff.training import results
 from jaxoff.training.results import ADDED, MERGED
 from jaxoff.training.spec import Job
@@ -85,7 +83,7 @@ def _typed(value: Any) -> Any:
 def identity(record: dict[str, Any]) -> str:
     """SHA-256 that identifies a job: of its config.json without how and where it was run."""
     kept = {name: value for name, value in record.items() if name not in LOOSE}
-    return hashlib.sha256(json.dumps(plain(kept), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(files.plain(kept), sort_keys=True).encode()).hexdigest()
 
 
 class Plan(NamedTuple):
@@ -123,7 +121,7 @@ def plan(out: Path, wanted: dict[str, Any], extend: bool = False, fresh: bool = 
     holds is replaced. Raises InvalidSetting if the folder holds another job, BrokenResult if its
     config.json is damaged.
     """
-    wanted = json.loads(json.dumps(plain(wanted)))
+    wanted = json.loads(json.dumps(files.plain(wanted)))
     file, mine, count = out / "config.json", identity(wanted), wanted["num_runs"]
     new = Plan(wanted, None, list(range(count)), count, [mine], None, True)
     if fresh:
@@ -320,14 +318,10 @@ def begin_added(out: Path, grown: dict[str, Any], last: int) -> None:
 def clean(out: Path, certain: bool) -> None:
     """Remove what killed processes have left, and complete the addition of runs to the folder.
 
-    Temporary files are named after their process, and stay while it lives. certain: whether this
-    process has the lock of the folder, so that no other writes checkpoints.
+    certain: whether this process has the lock of the folder, so that no other writes checkpoints.
     """
     for place in (out, out / ADDED) if certain else ():
-        for path in place.glob(".[0-9]*"):
-            found = re.match(r"\.(\d+)\.", path.name)
-            if found and path.is_file() and not _lives(int(found[1])):
-                path.unlink(missing_ok=True)
+        files.clean(place)
         for path in (place / "checkpoint").glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
     complete_addition(out)
@@ -349,16 +343,6 @@ def complete_addition(out: Path) -> None:
             mine, whole = (identity(results.read_config(file.parent)) for file in owned)
             if mine == whole:  # these runs are in the folder
                 shutil.rmtree(added)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # the process is another user's
-        return True
-    return True
 
 
 _warned = False

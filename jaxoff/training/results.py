@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     Restore = Callable[[int], tuple[Env, Policy, TrainSpec]]
 
 ADDED, MERGED = "added", "merged"  # folders of runs that are added to a job
+EVALUATIONS = "evaluations.json"
 MEND = "put back a copy of the file, or train the job anew with --overwrite"
+MEND_EVALUATIONS = "put back a copy of the file, or remove it and evaluate again"
 Fields = Mapping[str, Any]  # name of a field -> its type, or `object` for any
 NOTHING: Fields = {}
 _WORDS = ("method", "task", "command", "hardware", "git_commit", "sampler", "variant")
@@ -116,7 +118,8 @@ def write_npz(path: Path, arrays: dict[str, Any]) -> None:
 
 def broken(where: Path | str, expected: str, found: object) -> BrokenResult:
     """The error for a damaged file of a results folder, which says what to do about it."""
-    return BrokenResult(f"{where}: expected {expected}, found {found}; {MEND}")
+    mend = MEND_EVALUATIONS if EVALUATIONS in str(where) else MEND
+    return BrokenResult(f"{where}: expected {expected}, found {found}; {mend}")
 
 
 def read_json(file: Path, fields: Fields = NOTHING) -> dict[str, Any]:
@@ -220,7 +223,7 @@ def _check_numbers(where: str, row: dict[str, Any], other: tuple[str, ...]) -> N
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:
     """The evaluations in evaluations.json, none where there is no such file."""
-    file = folder / "evaluations.json"
+    file = folder / EVALUATIONS
     return read_json(file, {"evaluations": list})["evaluations"] if file.exists() else []
 
 
