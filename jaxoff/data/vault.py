@@ -137,15 +137,15 @@ def shape_of(text: str) -> tuple[int, ...]:
 
 
 def read_vault(
-    folder: Path, metadata: dict[str, Any], hashes: dict[str, str] | None = None
+    folder: Path, metadata: dict[str, Any], hashes: dict[str, str]
 ) -> dict[str, np.ndarray]:
     """The leaves of a vault by dotted name, each [M, ...], without the leading axis of size 1.
 
-    hashes: what every leaf must hash to; its length must then be the one in the metadata. Raises
+    hashes: what every leaf must hash to. Its length must be the one in the metadata. Raises
     InvalidDataset naming the array.
     """
     shapes = {name: shape_of(text) for name, text in flatten(metadata["structure_shape"]).items()}
-    if hashes is not None and set(hashes) != set(shapes):
+    if set(hashes) != set(shapes):
         raise InvalidDataset(
             f"{folder / 'metadata.json'}: expected a hash for each of {sorted(shapes)}, "
             f"found {sorted(hashes)}"
@@ -153,7 +153,7 @@ def read_vault(
     length = _length(folder)
     leaves = {}
     for name, shape in shapes.items():
-        if hashes is not None and length != shape[1]:
+        if length != shape[1]:
             raise InvalidDataset(
                 f"{folder}: array '{INDEX}': expected {shape[1]}, as metadata.json has for "
                 f"'{name}', found {length}"
@@ -163,7 +163,7 @@ def read_vault(
             raise InvalidDataset(
                 f"{folder}: array '{name}': expected shape {shape}, found {value.shape}"
             )
-        if hashes is not None and sha256(value) != hashes[name]:
+        if sha256(value) != hashes[name]:
             raise InvalidDataset(
                 f"{folder}: array '{name}': expected content of hash {hashes[name][:12]}, "
                 f"found {sha256(value)[:12]}"

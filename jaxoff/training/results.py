@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from jaxoff.errors import BrokenResult, InvalidSetting
+from jaxoff import numpy_file
+from jaxoff.errors import BrokenResult, InvalidFile, InvalidSetting
 from jaxoff.files import plain, replacing, write_text
 from jaxoff.runtime import needs
 
@@ -228,17 +229,12 @@ def read_evaluations(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_npz(file: Path, names: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """The arrays of a .npz, which must have the given names. Raises BrokenResult naming the file.
-
-    Damaged archives raise errors of many kinds in NumPy.
-    """
-    if not file.is_file():
-        raise broken(file, "a file", "a folder" if file.is_dir() else "none")
+    """The arrays of a .npz, which must have the given names. Raises BrokenResult with the file."""
     try:
-        found = np.load(file, allow_pickle=False)
-        arrays = {name: found[name] for name in found.files}
-    except Exception as error:
-        raise broken(file, "an archive of arrays", " ".join(str(error).split())) from error
+        arrays = numpy_file.read_npz(file)
+    except (InvalidFile, FileNotFoundError) as error:
+        found = str(error).rpartition("found ")[2]
+        raise broken(file, "an archive of arrays", found) from error
     for name in names:
         if name not in arrays:
             raise broken(file, f"array '{name}'", f"only {sorted(arrays)}")
