@@ -16,6 +16,7 @@ actions (`epsilon_start`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import flax.linen as nn
@@ -27,6 +28,7 @@ from jax import lax
 
 from jaxoff import distributions
 from jaxoff.batches import as_windows
+from jaxoff.blocks import averaged, by_length, of_each, widest
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
 from jaxoff.losses.implicit import batch_weight, effective
@@ -108,8 +110,8 @@ class Dueling(nn.Module):
     layer_init: LayerInit = "torch"
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Apply to the last axis."""
+    def __call__(self, x: Array | Sequence[Array]) -> Array:
+        """Apply to the last axis; the input may be given in parts, as for `Dense`."""
         for _ in range(2):
             x = jax.nn.relu(Dense(self.hidden, self.layer_init)(x))
         return Dense(1, self.layer_init)(x) + Dense(self.actions, self.layer_init)(x)
@@ -163,15 +165,10 @@ def action_values(
 
     actions may have axes before those of the batch.
     """
-    n, obs = m.spec.num_agents, batch.obs
-    state = jnp.broadcast_to(batch.state[..., None, :], (*obs.shape[:-1], batch.state.shape[-1]))
-    x = jnp.concatenate([state, obs, jnp.broadcast_to(jnp.eye(n), (*obs.shape[:-1], n))], -1)
+    seen = (batch.state[..., None, :], batch.obs, jnp.eye(m.spec.num_agents))
     if actions is None:
-        return m.critic.apply(critic, x)
-    return m.critic.apply(
-        critic,
-        jnp.concatenate([jnp.broadcast_to(x, (*actions.shape[:-1], x.shape[-1])), actions], -1),
-    )[..., 0]
+        return m.critic.apply(critic, seen)
+    return m.critic.apply(critic, (*seen, actions))[..., 0]
 
 
 def data_values(m: Method, critic: Params, batch: Transition) -> Array:
@@ -203,8 +200,14 @@ def critic_target(m: Method, state: State, batch: Transition) -> tuple[Array, Ar
     """lambda-return [B, T] over the target networks' values rho_t Q_tot(s_t, a_t), and the weights
     rho [B, T] (Eq. 12).
     """
-    c, q = m.config, data_values(m, state.target_critic, batch)
-    total = m.mixer.apply(state.target_mixer, q, batch.state)
+    c, slow = m.config, (state.target_critic, state.target_mixer)
+    total = of_each(
+        lambda p, batch: m.mixer.apply(p[1], data_values(m, p[0], batch), batch.state),
+        slow,
+        (batch,),
+        batch.valid,
+        widest(batch, c.critic_hidden),
+    )
     rho = batch_weight(total, batch.valid, c.beta_critic)
     # Where the episode continues after the window, the last step has no target; its value closes
     # the return of the step before it.
@@ -220,8 +223,15 @@ def critic_loss(
 
     params: (critic, mixer).
     """
-    total = m.mixer.apply(params[1], data_values(m, params[0], batch), batch.state)
-    return masked_mean(jnp.square(lax.stop_gradient(target) - total), mask)
+
+    def part(
+        params: tuple[Params, Params], batch: Transition, target: Array, mask: Array
+    ) -> tuple[Array, tuple[()]]:
+        total = m.mixer.apply(params[1], data_values(m, params[0], batch), batch.state)
+        return masked_mean(jnp.square(lax.stop_gradient(target) - total), mask), ()
+
+    size = widest(batch, m.config.critic_hidden)
+    return averaged(part, params, (batch, target, mask), mask, size)[0]
 
 
 def critic_step(m: Method, state: State, batch: Transition) -> tuple[State, dict[str, Array]]:
@@ -298,44 +308,81 @@ def actor_loss(
     advantage: c_i of Q_i(a_i) - E_pi Q_i, and k_i = w_i(s), as the released code. value: c_i of
         w_i Q_i(a_i), and k_i = 1, as printed.
     """
-    if m.spec.discrete:
-        q = action_values(m, state.critic, batch)
-        logits, epsilon = (
-            m.actors.outputs(policy, batch, masked=False)[0],
-            epsilon_at(m.config, state.updates),
-        )
-        log_pi = mixed_log_probs(
-            logits, batch.avail, epsilon, mask_first=m.config.mask_before_softmax
-        )
-        log_prob, mine, base = (
-            taken(log_pi, batch.actions),
-            taken(q, batch.actions),
-            jnp.sum(jnp.exp(log_pi) * q, -1),
-        )
-    else:
-        dist, bound = (
-            distributions.normal(m.actors.outputs(policy.net, batch)[0], policy.log_std),
-            m.spec.action_bound,
-        )
-        samples = jnp.clip(dist.sample(seed=key, sample_shape=BASELINE_SAMPLES), -bound, bound)
-        log_prob, mine = (
-            data_density(dist, batch.actions, bound),
-            action_values(m, state.critic, batch, batch.actions),
-        )
-        base = jnp.mean(action_values(m, state.critic, batch, samples), 0)
     share, _ = m.mixer.apply(state.mixer, batch.state, method="weights")
     printed = m.config.actor_weight == "value"
+    given = discrete_signal if m.spec.discrete else continuous_signal
+    mine, base, log_probs = given(m, policy, state, batch, key)
     weight = batch_weight(
         share * mine if printed else mine - base, batch.valid, m.config.beta_actor
     )
+    scale = lax.stop_gradient(weight if printed else share * weight)
+
+    def part(policy: Params, batch: Transition, scale: Array) -> tuple[Array, dict[str, Array]]:
+        log_prob = log_probs(policy, batch)
+        valid = jnp.broadcast_to(batch.valid[..., None], scale.shape)
+        loss = -masked_mean(scale * log_prob, valid)
+        return loss, {"policy": loss, "log_prob": masked_mean(log_prob, valid)}
+
+    size = widest(batch, m.config.hidden) if m.spec.discrete else 0
+    loss, metrics = averaged(part, policy, (batch, scale), batch.valid, size)
     valid = jnp.broadcast_to(batch.valid[..., None], weight.shape)
-    loss = -masked_mean(lax.stop_gradient(weight if printed else share * weight) * log_prob, valid)
-    metrics = {
-        "policy": loss,
-        "log_prob": masked_mean(log_prob, valid),
+    return loss, metrics | {
         "actor_effective": effective(weight, valid),
+        "advantage": masked_mean(mine - base, valid),
     }
-    return loss, metrics | {"advantage": masked_mean(mine - base, valid)}
+
+
+# Values of the data's actions, values of the policy's actions on average [B, T, N] each, and
+# log_probs(policy, batch) [B, T, N] of the data's actions.
+Signal = tuple[Array, Array, Callable[[Params, Transition], Array]]
+
+
+def discrete_signal(m: Method, policy: Params, state: State, batch: Transition, _: Key) -> Signal:
+    """What the policy's weights are made of, for discrete actions."""
+    epsilon = epsilon_at(m.config, state.updates)
+
+    def log_pi(policy: Params, batch: Transition) -> Array:
+        logits = m.actors.outputs(policy, batch, masked=False)[0]
+        return mixed_log_probs(
+            logits, batch.avail, epsilon, mask_first=m.config.mask_before_softmax
+        )
+
+    q = of_each(
+        lambda p, batch: action_values(m, p, batch),
+        state.critic,
+        (batch,),
+        batch.valid,
+        widest(batch, m.config.critic_hidden),
+    )
+    base = of_each(
+        lambda p, batch, q: jnp.sum(jnp.exp(log_pi(p, batch)) * q, -1),
+        policy,
+        (batch, q),
+        batch.valid,
+        widest(batch, m.config.hidden),
+    )
+    return (
+        taken(q, batch.actions),
+        base,
+        lambda policy, batch: taken(log_pi(policy, batch), batch.actions),
+    )
+
+
+def continuous_signal(
+    m: Method, policy: Params, state: State, batch: Transition, key: Key
+) -> Signal:
+    """What the policy's weights are made of, for continuous actions."""
+    bound = m.spec.action_bound
+    normal = lambda policy, batch: distributions.normal(
+        m.actors.outputs(policy.net, batch)[0], policy.log_std
+    )
+    sampled = normal(policy, batch).sample(seed=key, sample_shape=BASELINE_SAMPLES)
+    samples = jnp.clip(sampled, -bound, bound)
+    return (
+        action_values(m, state.critic, batch, batch.actions),
+        jnp.mean(action_values(m, state.critic, batch, samples), 0),
+        lambda policy, batch: data_density(normal(policy, batch), batch.actions, bound),
+    )
 
 
 def actor_step(m: Method, state: State, loss_of: Params) -> tuple[State, dict[str, Array]]:
@@ -353,6 +400,8 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     copied every `target_every` critic steps.
     """
     batch = as_windows(batch)
+    if m.spec.discrete:  # the samples of continuous actions depend on the order of the windows
+        batch = by_length(batch)
     if m.config.truncation == "terminal":
         batch = closed(batch)
     state, metrics = critic_step(m, state, batch)

@@ -12,6 +12,7 @@ the iteration).
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal, NamedTuple
 
@@ -22,6 +23,7 @@ from flax import struct
 from jax import lax
 
 from jaxoff.batches import flatten
+from jaxoff.blocks import averaged, length_order, of_each, widest
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
 from jaxoff.errors import InvalidSetting
@@ -121,12 +123,14 @@ class Method(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The data of one agent's update in one iteration; M rows."""
+    """The data of one agent's update in one iteration: single steps [B], or windows [B, T]."""
 
     batch: Transition
-    counts: Array  # [M] how often each row was resampled
-    log_mu: Array  # [M, A] of this agent's behaviour model
-    next_log_mu: Array  # [M, A]
+    counts: Array  # [B] or [B, T], how often each step was resampled
+    log_mu: Array  # [..., A] of this agent's behaviour model
+    next_log_mu: Array  # [..., A]
+    logits: Array  # [..., A] of this agent's policy before the update
+    next_logits: Array  # [..., A]
 
 
 # --- main stage -----------------------------------------------------------------------------------
@@ -161,81 +165,105 @@ def prepare(m: Method, behaviour: Behaviour, dataset: Dataset, key: Key) -> Stat
 
 def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State, Out]:
     """One iteration of Algorithm 1: agents are updated in turn on one batch."""
-    config, rows = m.config, flatten(batch)
-    n, beta = m.spec.num_agents, beta_at(m.config, state.updates)
-    log_softmax = lambda x: jax.nn.log_softmax(x.reshape(-1, *x.shape[-2:]))
-    log_mu, next_log_mu = (
-        jnp.maximum(log_softmax(x), MIN_LOG_MU)
-        for x in m.actors.outputs(state.behaviour_policy, batch)
+    config, n, beta = m.config, m.spec.num_agents, beta_at(m.config, state.updates)
+    order = length_order(batch.valid) if config.resample == "weights" else None
+    batch = batch if order is None else jax.tree.map(lambda x: x[order], batch)
+    each = functools.partial(of_each, rows=(batch,), valid=batch.valid)
+    behaviour = each(
+        lambda p, batch: tuple(
+            jnp.maximum(jax.nn.log_softmax(x), MIN_LOG_MU) for x in m.actors.outputs(p, batch)
+        ),
+        state.behaviour_policy,
+        row_bytes=widest(batch, m.actors.hidden),
     )
-    mates = lambda params, i: m.teammates.log_prob(params, i, rows.state, rows.actions, rows.avail)
-    log_mates = jax.vmap(mates)(state.teammates, jnp.arange(n))  # [anchor, M, N]
-    # [M, N]
-    log_pi = log_prob(log_softmax(m.actors.outputs(state.own.policy, batch)[0]), rows.actions)
+    mates_bytes = n * widest(batch, config.hidden)
+    log_mates = each(functools.partial(mates_log_prob, m), state.teammates, row_bytes=mates_bytes)
+    logits = each(m.actors.outputs, state.own.policy, row_bytes=widest(batch, m.actors.hidden))
     order_key, sweep_key = jax.random.split(key)
-    order = update_order(order_key, config.order, advantage_size(m, state, batch))
+    turns = update_order(order_key, config.order, advantage_size(m, state, batch))
 
     def one(
         carry: tuple[Own, Array], turn: tuple[Array, Key]
     ) -> tuple[tuple[Own, Array], dict[str, Array]]:
         (everyone, log_pi), (agent, key) = carry, turn
         own = jax.tree.map(lambda x: x[agent], everyone)
-        ratio = jnp.exp(log_ratio(log_pi, log_mates[agent], agent, config.ratio_power))
-        ratio = rows.valid * (jnp.ones_like(ratio) if config.spo == "off_rho1" else ratio)
-        sample = draw_sample(
-            config, key, Sample(batch, ratio, log_mu[:, agent], next_log_mu[:, agent])
-        )
+        ratio = jnp.exp(log_ratio(log_pi, log_mates[..., agent, :], agent, config.ratio_power))
+        ratio = batch.valid * (jnp.ones_like(ratio) if config.spo == "off_rho1" else ratio)
+        mine = (jnp.take(x, agent, -2) for x in (*behaviour, *logits))
+        sample = draw_sample(config, key, Sample(batch, ratio, *mine), order)
         own, metrics = critic_step(m, own, agent, sample, beta)
         own, actor_metrics = actor_step(m, own, agent, sample, beta)
         if config.spo != "off_stale":  # later agents see the policy that was just updated
-            mine = m.actors.one(own.policy, agent, batch)[0].reshape(ratio.shape[0], -1)
-            log_pi = log_pi.at[:, agent].set(log_prob(mine, rows.actions[:, agent]))
+            updated = each(
+                lambda p, batch: m.actors.one(p, agent, batch)[0],
+                own.policy,
+                row_bytes=widest(batch, m.actors.hidden) // n,
+            )
+            log_pi = log_pi.at[..., agent].set(log_prob(updated, batch.actions[..., agent]))
         everyone = jax.tree.map(lambda all_, new: all_.at[agent].set(new), everyone, own)
         effective = jnp.square(jnp.sum(ratio)) / jnp.maximum(jnp.sum(jnp.square(ratio)), 1e-8)
         return (everyone, log_pi), metrics | actor_metrics | {"effective_rows": effective}
 
-    (own, _), metrics = lax.scan(one, (state.own, log_pi), (order, jax.random.split(sweep_key, n)))
+    log_pi = log_prob(logits[0], batch.actions)  # [..., N]
+    (own, _), metrics = lax.scan(one, (state.own, log_pi), (turns, jax.random.split(sweep_key, n)))
     metrics = {name: jnp.mean(value) for name, value in metrics.items()} | {"beta": beta}
     return state._replace(own=own, updates=state.updates + 1), Out(metrics)
 
 
-def draw_sample(config: Config, key: Key, sample: Sample) -> Sample:
-    """Importance resampling in proportion to `counts`: as integer weights on the rows, or as the
-    drawn rows themselves.
+def mates_log_prob(m: Method, teammates: Params, batch: Transition) -> Array:
+    """log mu_i(a_j | s, a_i, ...) of every agent j by the model of each anchor i, [..., N, N]."""
+    rows, n = flatten(batch), m.spec.num_agents
+    of_anchor = lambda p, i: m.teammates.log_prob(p, i, rows.state, rows.actions, rows.avail)
+    found = jax.vmap(of_anchor, out_axes=1)(teammates, jnp.arange(n))
+    return found.reshape(*batch.valid.shape, n, n)
+
+
+def draw_sample(config: Config, key: Key, sample: Sample, order: Array | None = None) -> Sample:
+    """Importance resampling in proportion to `counts`: as integer weights on the steps, or as the
+    drawn steps themselves.
+
+    order: [B], see `length_order`, in which the windows are. They are drawn as they came, so that
+    draws are the same on every platform.
     """
-    drawn, counts = resample(key, sample.counts)
+    shape, weight = sample.counts.shape, sample.counts
+    if order is not None:
+        weight = jnp.zeros_like(weight).at[order].set(weight)
+    drawn, counts = resample(key, weight.reshape(-1))
     if config.resample == "weights":
-        return sample._replace(counts=counts)
-    batch, log_mu, next_log_mu = jax.tree.map(
-        lambda x: x[drawn], (flatten(sample.batch), sample.log_mu, sample.next_log_mu)
+        counts = counts.reshape(shape)
+        return sample._replace(counts=counts if order is None else counts[order])
+    rows = jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[len(shape) :])[drawn], sample._replace(counts=())
     )
-    return Sample(batch, jnp.ones_like(counts), log_mu, next_log_mu)
+    return rows._replace(counts=jnp.ones_like(counts))
 
 
 def critic_step(
     m: Method, own: Own, agent: Array, sample: Sample, beta: Array
 ) -> tuple[Own, dict[str, Array]]:
     """One step of the critic (Eq. 24), then the soft update of its target network."""
-    rows, config = flatten(sample.batch), m.config
-    next_logits = m.actors.one(own.policy, agent, sample.batch)[1]
-    next_q = m.critic.apply(
-        own.target_critic, critic_input(config, rows.next_state, rows.next_obs, agent)
-    )
-    next_value = soft_value(
-        next_logits.reshape(next_q.shape), next_q, sample.next_log_mu, jnp.exp(own.log_alpha), beta
-    )
-    target = one_step_target(rows.reward, rows.terminated, next_value, config.gamma)
+    batch, config, alpha = sample.batch, m.config, jnp.exp(own.log_alpha)
+    size = widest(batch, config.hidden) // m.spec.num_agents
 
-    def loss_of(params: Params) -> Array:
-        q = m.critic.apply(params, critic_input(config, rows.state, rows.obs, agent))
-        return masked_mean(
-            conservative_value_loss(
-                q, target, rows.actions[:, agent], rows.avail[:, agent], config.cql
-            ),
-            sample.counts,
-        )
+    def next_value(params: Params, batch: Transition, logits: Array, log_mu: Array) -> Array:
+        seen = critic_input(config, batch.next_state, batch.next_obs, agent)
+        return soft_value(logits, m.critic.apply(params, seen), log_mu, alpha, beta)
 
-    loss, grads = jax.value_and_grad(loss_of)(own.critic)
+    given = (batch, sample.next_logits, sample.next_log_mu)
+    value = of_each(next_value, own.target_critic, given, batch.valid, size)
+    target = one_step_target(batch.reward, batch.terminated, value, config.gamma)
+
+    def loss_of(
+        params: Params, batch: Transition, target: Array, counts: Array
+    ) -> tuple[Array, tuple[()]]:
+        q = m.critic.apply(params, critic_input(config, batch.state, batch.obs, agent))
+        actions, avail = batch.actions[..., agent], jnp.take(batch.avail, agent, -2)
+        loss = conservative_value_loss(q, target, actions, avail, config.cql)
+        return masked_mean(loss, counts), ()
+
+    counts = sample.counts
+    of_params = lambda p: averaged(loss_of, p, (batch, target, counts), counts, size)[0]
+    loss, grads = jax.value_and_grad(of_params)(own.critic)
     steps, opt = m.optimiser.update(grads, own.critic_opt)
     critic = optax.apply_updates(own.critic, steps)
     target_critic = optax.incremental_update(critic, own.target_critic, config.polyak)
@@ -246,27 +274,31 @@ def actor_step(
     m: Method, own: Own, agent: Array, sample: Sample, beta: Array
 ) -> tuple[Own, dict[str, Array]]:
     """One step of the policy (Eq. 20) on the same resampled rows, then Eq. 25 with auto_alpha."""
-    rows, config, alpha = flatten(sample.batch), m.config, jnp.exp(own.log_alpha)
-    actions = rows.actions[:, agent]
-    q = m.critic.apply(own.target_critic, critic_input(config, rows.state, rows.obs, agent))
+    batch, config, alpha = sample.batch, m.config, jnp.exp(own.log_alpha)
+    q = values(m, own.target_critic, agent, batch)
+    actions = batch.actions[..., agent]
+    value = (
+        expectation(sample.logits, q)
+        if config.baseline == "expected"
+        else soft_value(sample.logits, q, sample.log_mu, alpha, beta)
+    )
+    weight = policy_weight(taken(q, actions) - value, taken(sample.log_mu, actions), alpha, beta)
+    gap = jnp.clip(jax.nn.log_softmax(sample.logits) - sample.log_mu, -10.0, 10.0)
+    divergence = masked_mean(expectation(sample.logits, gap), sample.counts)
+    if config.normalise:
+        weight = weight / jnp.maximum(masked_mean(weight, sample.counts), 1e-8)
 
-    def loss_of(params: Params) -> tuple[Array, Array]:
-        logits = m.actors.one(params, agent, sample.batch)[0].reshape(q.shape)
-        fixed = lax.stop_gradient(logits)
-        value = (
-            expectation(fixed, q)
-            if config.baseline == "expected"
-            else soft_value(fixed, q, sample.log_mu, alpha, beta)
-        )
-        weight = policy_weight(
-            taken(q, actions) - value, taken(sample.log_mu, actions), alpha, beta
-        )
-        gap = jnp.clip(jax.nn.log_softmax(fixed) - sample.log_mu, -10.0, 10.0)
-        return weighted_policy_loss(
-            logits, actions, weight, sample.counts, config.normalise
-        ), masked_mean(expectation(fixed, gap), sample.counts)
+    def loss_of(
+        params: Params, batch: Transition, weight: Array, counts: Array
+    ) -> tuple[Array, tuple[()]]:
+        logits = m.actors.one(params, agent, batch)[0]
+        loss = weighted_policy_loss(logits, batch.actions[..., agent], weight, counts, False)
+        return loss, ()
 
-    (loss, divergence), grads = jax.value_and_grad(loss_of, has_aux=True)(own.policy)
+    given = (batch, weight, sample.counts)
+    size = widest(batch, m.actors.hidden) // m.spec.num_agents
+    of_params = lambda p: averaged(loss_of, p, given, sample.counts, size)[0]
+    loss, grads = jax.value_and_grad(of_params)(own.policy)
     steps, opt = m.optimiser.update(grads, own.policy_opt)
     own = own._replace(policy=optax.apply_updates(own.policy, steps), policy_opt=opt)
     if config.auto_alpha:  # a divergence above the target makes alpha grow
@@ -276,6 +308,17 @@ def actor_step(
             alpha_opt=alpha_opt,
         )
     return own, {"policy": loss, "divergence": divergence, "alpha": alpha}
+
+
+def values(m: Method, critic: Params, agent: Array, batch: Transition) -> Array:
+    """Q of one agent's actions at each step, [..., A], as a constant."""
+    return of_each(
+        lambda p, batch: m.critic.apply(p, critic_input(m.config, batch.state, batch.obs, agent)),
+        critic,
+        (batch,),
+        batch.valid,
+        widest(batch, m.config.hidden) // m.spec.num_agents,
+    )
 
 
 def beta_at(config: Config, updates: Array) -> Array:
@@ -308,21 +351,22 @@ def advantage_size(m: Method, state: State, batch: Transition) -> Array:
     """Mean |A_i| of the batch at the start of an iteration [N], for the semi-greedy order."""
     if m.config.order != "semi-greedy":
         return jnp.zeros(m.spec.num_agents)
-    rows = flatten(batch)
 
     def size(own: Own, agent: Array) -> Array:
-        q = m.critic.apply(own.target_critic, critic_input(m.config, rows.state, rows.obs, agent))
-        logits = m.actors.one(own.policy, agent, batch)[0].reshape(q.shape)
-        advantage = taken(q, rows.actions[:, agent]) - expectation(logits, q)
-        return masked_mean(jnp.abs(advantage), rows.valid)
+        q = m.critic.apply(own.target_critic, critic_input(m.config, batch.state, batch.obs, agent))
+        logits = m.actors.one(own.policy, agent, batch)[0]
+        advantage = taken(q, batch.actions[..., agent]) - expectation(logits, q)
+        return masked_mean(jnp.abs(advantage), batch.valid)
 
     return jax.vmap(size)(state.own, jnp.arange(m.spec.num_agents))
 
 
-def critic_input(config: Config, state: Array, obs: Array, agent: Array) -> Array:
-    """Critic input: state [M, S], the agent's own observation in obs [M, N, O], or both."""
-    parts = {"state": [state], "obs": [obs[:, agent]], "both": [state, obs[:, agent]]}
-    return jnp.concatenate(parts[config.q_input], -1)
+def critic_input(config: Config, state: Array, obs: Array, agent: Array) -> tuple[Array, ...]:
+    """Parts of the critic's input: state [..., S], the agent's own observation in obs [..., N, O],
+    or both.
+    """
+    own = jnp.take(obs, agent, -2)
+    return {"state": (state,), "obs": (own,), "both": (state, own)}[config.q_input]
 
 
 # --- make -----------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from flax import struct
 from jax import lax
 
 from jaxoff.batches import as_windows
-from jaxoff.blocks import averaged
+from jaxoff.blocks import averaged, by_length, widest
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
 from jaxoff.losses.conservative import conservative_term
@@ -208,10 +208,12 @@ def loss(
 
 def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     """One step of values and mixer; target networks are copied every `target_every` updates."""
-    params, updates, windows = (state.critic, state.mixer), state.updates + 1, as_windows(batch)
+    params, updates = (state.critic, state.mixer), state.updates + 1
+    batch = by_length(as_windows(batch))
     of_part = lambda p, part: loss(m, p, state, part)
+    size = widest(batch, m.config.hidden)
     grads, metrics = jax.grad(
-        lambda p: averaged(of_part, p, windows, m.config.hidden), has_aux=True
+        lambda p: averaged(of_part, p, (batch,), batch.valid, size), has_aux=True
     )(params)
     steps, opt = m.optimiser.update(grads, state.opt)
     critic, mixer = optax.apply_updates(params, steps)

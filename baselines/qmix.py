@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxoff.blocks import averaged
+from jaxoff.blocks import averaged, by_length, widest
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
 from jaxoff.losses.likelihood import masked_mean, taken
@@ -111,10 +111,12 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     updates.
     """
     params, updates = (state.critic, state.mixer), state.updates + 1
+    batch = by_length(batch)
     of_part = lambda p, part: loss(m, p, state, part)
-    grads, metrics = jax.grad(lambda p: averaged(of_part, p, batch, m.config.hidden), has_aux=True)(
-        params
-    )
+    size = widest(batch, m.config.hidden)
+    grads, metrics = jax.grad(
+        lambda p: averaged(of_part, p, (batch,), batch.valid, size), has_aux=True
+    )(params)
     steps, opt = m.optimiser.update(grads, state.opt)
     critic, mixer = optax.apply_updates(params, steps)
     slow = (state.target_critic, state.target_mixer)

@@ -19,6 +19,7 @@ priority), decomposition=monotonic (MNC), critic_reward=team.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -29,6 +30,7 @@ from flax import struct
 from jax import lax
 
 from jaxoff import distributions
+from jaxoff.blocks import averaged, by_length, of_each
 from jaxoff.config import static
 from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset
@@ -64,6 +66,7 @@ from jaxoff.nets.mlp import MLP
 from jaxoff.optimisers import rmsprop
 from jaxoff.types import (
     Array,
+    Distribution,
     EnvSpec,
     Key,
     Learner,
@@ -312,9 +315,9 @@ def critic_target(m: Method, critic: Params, view: View) -> tuple[Array, Array]:
     """
     next_of = jax.vmap(ahead)
     follows = view.valid * next_of(view.valid)
-    y = one_step_target(
-        view.reward, view.terminated, follows * next_of(values(m, critic, view)), m.config.gamma
-    )
+    size = team_bytes(m, view, m.config.critic_hidden)
+    q = of_each(functools.partial(values, m), critic, (view,), view.valid, size, axis=1)
+    y = one_step_target(view.reward, view.terminated, follows * next_of(q), m.config.gamma)
     return y, view.valid if m.config.truncation == "terminal" else view.valid * jnp.maximum(
         view.terminated, follows
     )
@@ -324,10 +327,27 @@ def critic_loss(
     m: Method, critic: Params, view: View, target: Array, mask: Array
 ) -> tuple[Array, dict[str, Array]]:
     """Eq. 9: mean over the mask of eta / u (y - Q_i)^2, and the metrics to log."""
-    q = values(m, critic, view)
-    loss = masked_mean(view.weight * jnp.square(lax.stop_gradient(target) - q), mask)
-    means = {"q": q, "target": target, "weight": view.weight}
-    return loss, {"critic": loss} | {name: masked_mean(x, view.valid) for name, x in means.items()}
+
+    def part(
+        critic: Params, view: View, target: Array, mask: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        q = values(m, critic, view)
+        loss = masked_mean(view.weight * jnp.square(lax.stop_gradient(target) - q), mask)
+        means = {"q": q, "target": target, "weight": view.weight}
+        return loss, {"critic": loss} | {
+            name: masked_mean(x, view.valid) for name, x in means.items()
+        }
+
+    # Without a target at truncations, the means are over two different masks: one block.
+    size = team_bytes(m, view, m.config.critic_hidden) if m.config.truncation == "terminal" else 0
+    return averaged(part, critic, (view, target, mask), mask, size, axis=1)
+
+
+def team_bytes(m: Method, view: View, hidden: int) -> int:
+    """Bytes of a hidden layer that sees, for each learning agent, the whole team at every step of
+    one trajectory.
+    """
+    return 4 * m.spec.num_agents**2 * view.valid.shape[-1] * hidden
 
 
 # --- policies -------------------------------------------------------------------------------------
@@ -355,37 +375,53 @@ def actor_loss(
     """Eq. 10: -mean eta / u c log pi_i(a_j), c = n softmax(Q_i / beta) over the batch at each time
     step; with actor_weight=advantage A_i takes the place of Q_i.
     """
-    c, q = m.config, values(m, critic, view)
+    c = m.config
     back = lambda x: jnp.moveaxis(x, 0, 2)
-    out = outputs(m, policy if m.spec.discrete else policy.net, view)
-    if m.spec.discrete:
-        log_pi, asked = log_prob(out, back(view.action)), jnp.eye(m.spec.action_size)
-    else:
-        dist = distributions.normal(out, spread(m, policy.log_std))
-        log_pi = data_density(dist, back(view.action), m.spec.action_bound)
-        asked = jnp.moveaxis(
-            encode(m, dist.sample(seed=key, sample_shape=BASELINE_SAMPLES)), (3, 0), (0, 3)
-        )
-    if c.actor_weight == "advantage":
-        each = values(m, critic, view, jnp.broadcast_to(asked, (*q.shape, *asked.shape[-2:])))
-        q = q - (
-            jnp.moveaxis(expectation(out, back(each)), 2, 0)
-            if m.spec.discrete
-            else jnp.mean(each, -1)
-        )
-    signal, valid = back(q), back(view.valid)
+    size = team_bytes(m, view, c.critic_hidden) if m.spec.discrete else 0
+    weighed = of_each(
+        lambda p, view: preference(m, *p, view, key), (policy, critic), (view,), view.valid, size, 1
+    )
+    signal, valid = back(weighed), back(view.valid)
     if c.actor_norm == "batch":
         share = batch_weight(signal, valid, c.beta)
     else:
         flat = lambda x: x.reshape(-1, x.shape[-1])
         share = batch_weight(flat(signal), flat(valid), c.beta).reshape(signal.shape)
-    log_pi = jnp.maximum(log_pi, LOG_PROB_MIN)
-    loss = -masked_mean(lax.stop_gradient(back(view.weight) * share) * log_pi, valid)
-    return loss, {
-        "policy": loss,
-        "log_prob": masked_mean(log_pi, valid),
-        "actor_effective": effective(share, valid),
-    }
+
+    def part(policy: Params, view: View, share: Array) -> tuple[Array, dict[str, Array]]:
+        valid = back(view.valid)
+        if m.spec.discrete:
+            log_pi = log_prob(outputs(m, policy, view), back(view.action))
+        else:
+            log_pi = data_density(gaussian(m, policy, view), back(view.action), m.spec.action_bound)
+        log_pi = jnp.maximum(log_pi, LOG_PROB_MIN)
+        loss = -masked_mean(lax.stop_gradient(back(view.weight) * back(share)) * log_pi, valid)
+        return loss, {"policy": loss, "log_prob": masked_mean(log_pi, valid)}
+
+    mine = jnp.moveaxis(share, 2, 0)
+    size = 4 * m.spec.num_agents * view.valid.shape[-1] * c.hidden
+    loss, metrics = averaged(part, policy, (view, mine), view.valid, size, axis=1)
+    return loss, metrics | {"actor_effective": effective(share, valid)}
+
+
+def gaussian(m: Method, policy: Params, view: View) -> Distribution:
+    """Distribution of continuous actions on the trajectories, [B, T, N, A]."""
+    return distributions.normal(outputs(m, policy.net, view), spread(m, policy.log_std))
+
+
+def preference(m: Method, policy: Params, critic: Params, view: View, key: Key) -> Array:
+    """The quantity in the softmax of Eq. 10, [N, B, T]: Q_i, or its advantage."""
+    q = values(m, critic, view)
+    if m.config.actor_weight == "value":
+        return q
+    of_actions = lambda asked: values(
+        m, critic, view, jnp.broadcast_to(asked, (*q.shape, *asked.shape[-2:]))
+    )
+    if m.spec.discrete:
+        each = jnp.moveaxis(of_actions(jnp.eye(m.spec.action_size)), 0, 2)
+        return q - jnp.moveaxis(expectation(outputs(m, policy, view), each), 2, 0)
+    samples = gaussian(m, policy, view).sample(seed=key, sample_shape=BASELINE_SAMPLES)
+    return q - jnp.mean(of_actions(jnp.moveaxis(encode(m, samples), (3, 0), (0, 3))), -1)
 
 
 # --- update ---------------------------------------------------------------------------------------
@@ -396,6 +432,8 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     copied every `target_every` updates.
     """
     view = view_of(m, batch)
+    if m.spec.discrete:  # the samples of continuous actions depend on the order of trajectories
+        view = by_length(view, axis=1)
     target, mask = critic_target(m, state.target_critic, view)
     grads, metrics = jax.grad(lambda p: critic_loss(m, p, view, target, mask), has_aux=True)(
         state.critic

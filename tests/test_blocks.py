@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,6 +13,7 @@ import pytest
 
 from jaxoff import blocks
 from jaxoff.training import train
+from jaxoff.types import Array
 from tests.learners import FORMS
 
 KEY = jax.random.key(0)
@@ -64,6 +68,91 @@ def test_blocks_divide_the_rows_and_an_accelerator_has_one(monkeypatch):
     assert blocks.count_of(1000, size) == 1
 
 
+LENGTHS = jnp.array([3, 9, 0, 12, 5, 5, 1, 8])
+WINDOWS = {
+    "x": jax.random.normal(KEY, (8, 12, 3)),
+    "valid": (jnp.arange(12) < LENGTHS[:, None]).astype(jnp.float32),
+}
+
+
+class Windows(NamedTuple):
+    """Windows [B, T, ...], as far as blocks look at them."""
+
+    x: Array
+    valid: Array
+
+
+def mean(params, batch, weight):
+    """A mean over valid steps, which depends on earlier steps of the same window."""
+    y = jnp.tanh(jnp.cumsum(batch.x @ params, 1))
+    total = jnp.maximum(jnp.sum(weight), 1e-8)
+    return jnp.sum(weight * y) / total, jnp.sum(weight * y**2) / total
+
+
+def steps_seen(monkeypatch):
+    """Lists the numbers of steps of the blocks that are traced."""
+    seen, cut = [], blocks._on_steps
+
+    def noted(axis, function, params, block):
+        def called(params, *block):
+            seen.append(block[0].shape[axis + 1])
+            return function(params, *block)
+
+        return cut(axis, called, params, block)
+
+    monkeypatch.setattr(blocks, "_on_steps", noted)
+    return seen
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("sort", [False, True])
+def test_means_over_windows_in_blocks_are_those_of_the_whole(alone, sort, monkeypatch):
+    seen, params = steps_seen(monkeypatch), jnp.array([0.5, -1.0, 2.0])
+    batch = Windows(**WINDOWS)
+    wanted = jax.value_and_grad(mean, has_aux=True)(params, batch, batch.valid)
+
+    def cut(params):
+        given = blocks.by_length(batch) if sort else batch
+        rows = (given, given.valid)
+        return blocks.averaged(mean, params, rows, given.valid, blocks.BLOCK_BYTES // 2)
+
+    with blocks.alone() if alone else contextlib.nullcontext():
+        found = jax.jit(jax.value_and_grad(cut, has_aux=True))(params)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-5)
+    # A block is a program for each of the static lengths only where one run is computed at a time.
+    assert set(seen) == (set(np.ceil(np.arange(1, 9) * 1.5)) if alone else {12})
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_arrays_of_windows_in_blocks_are_those_of_the_whole(axis):
+    function = lambda scale, batch: {"y": scale * jnp.cumsum(batch.x, -2)}
+    batch = Windows(**WINDOWS)
+    wanted = function(2.0, batch)["y"]
+    if axis:  # an axis before that of the windows, each of whose entries has an order of its own
+        batch = jax.tree.map(lambda x: jnp.stack([x, x[::-1]]), batch)
+        wanted = jnp.stack([wanted, wanted[::-1]])
+    given = blocks.by_length(batch, axis)
+    lengths = given.valid.sum(-1)
+    assert (jnp.diff(lengths) <= 0).all() and lengths.sum() == batch.valid.sum()
+    with blocks.alone():
+        found = jax.jit(
+            lambda given: blocks.of_each(
+                function, 2.0, (given,), given.valid, blocks.BLOCK_BYTES // 2, axis
+            )
+        )(given)["y"]
+    valid = given.valid[..., None]
+    order = blocks.length_order(batch.valid, axis)
+    picked = wanted[order] if not axis else jax.vmap(lambda x, o: x[o])(wanted, order)
+    np.testing.assert_allclose(found * valid, picked * valid, rtol=1e-6)
+    assert not (found == picked).all()  # steps that are padding in a whole block are left out
+
+
+def test_an_accelerator_keeps_the_order_of_windows(monkeypatch):
+    batch = Windows(**WINDOWS)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert blocks.by_length(batch) is batch and blocks.length_order(batch.valid) is None
+
+
 SLOW = (
     "cfcql-continuous",
     "cfcql-samples",
@@ -72,10 +161,16 @@ SLOW = (
     "omar-team",
     "macql",
     "cfcql-recurrent",
+    "omar-recurrent",
+    "omar",
+    "icq-recurrent",
+    "inspo",
 )
 CUT = (
     "omar-continuous",
     "qmix-recurrent",
+    "inspo-recurrent",
+    "sit",
     *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
 )
 
@@ -90,6 +185,7 @@ def test_a_learner_in_blocks_equals_one_in_one_piece(name, monkeypatch, trained)
 
     monkeypatch.setattr(blocks, "_cut", noted)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(blocks, "LENGTHS", 2)
     found = train(FORMS[name].spec)
     assert counts and min(counts) > 1
     chex.assert_trees_all_close(found.history, wanted.history, rtol=1e-4, atol=1e-5)

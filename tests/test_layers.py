@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,6 +144,19 @@ def test_a_gru_starts_as_its_librarys(start, reset_gate):
     else:
         check("input", weights["input"], 64, FLAX)
         np.testing.assert_allclose(weights["hidden"] @ weights["hidden"].T, np.eye(64), atol=1e-5)
+
+
+def test_an_input_in_parts_is_their_concatenation():
+    whole = jnp.arange(2.0 * 3 * 5).reshape(2, 3, 5)
+    shared, own, number = whole[:, :1, :2], whole[..., 2:4], jnp.eye(3)
+    joined = jnp.concatenate(
+        [jnp.broadcast_to(x, (2, 3, x.shape[-1])) for x in (shared, own, number)], -1
+    )
+    net = MLP((4, 2))
+    params = net.init(jax.random.key(0), joined)
+    parts = (shared, own, number)
+    chex.assert_trees_all_equal(params, net.init(jax.random.key(0), parts))
+    np.testing.assert_allclose(net.apply(params, parts), net.apply(params, joined), rtol=1e-5)
 
 
 def test_layers_whose_outputs_are_added_up_start_as_one():

@@ -16,6 +16,7 @@ not implemented either, since its form was not published.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -27,6 +28,7 @@ from flax import struct
 from jax import lax
 
 from jaxoff.batches import as_windows
+from jaxoff.blocks import averaged, by_length, of_each, widest
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
 from jaxoff.losses.conservative import conservative_term
@@ -115,8 +117,8 @@ class TwinCritic(nn.Module):
         self.of_action = [Dense(self.actions, self.layer_init) for _ in range(heads)]
         self.of_state = [Dense(1, self.layer_init) for _ in range(heads)]
 
-    def __call__(self, x: Array) -> Array:
-        """Both values of every action."""
+    def __call__(self, x: Sequence[Array]) -> Array:
+        """Both values of every action; the input may be given in parts, as for `Dense`."""
         features = [jax.nn.relu(trunk(x)) for trunk in self.trunks]
         heads = [0, 0] if self.share_head else [0, 1]
         return jnp.stack(
@@ -127,15 +129,11 @@ class TwinCritic(nn.Module):
         )
 
 
-def critic_input(state: Array, obs: Array) -> Array:
-    """State, own observation and one-hot number of each agent: [..., S], [..., N, O] -> [..., N, S
-    + O + N].
+def critic_input(state: Array, obs: Array) -> tuple[Array, Array, Array]:
+    """Parts of the critic's input: state [..., 1, S], own observation [..., N, O] and the one-hot
+    number of each agent [N, N].
     """
-    lead, n = obs.shape[:-1], obs.shape[-2]
-    whole = jnp.broadcast_to(state[..., None, :], (*lead, state.shape[-1]))
-    return jnp.concatenate(
-        [whole, obs, jnp.broadcast_to(jnp.eye(n, dtype=obs.dtype), (*lead, n))], -1
-    )
+    return state[..., None, :], obs, jnp.eye(obs.shape[-2], dtype=obs.dtype)
 
 
 def init(m: Method, key: Key) -> State:
@@ -156,20 +154,31 @@ def td_target(m: Method, state: State, batch: Transition) -> Array:
 
     Every agent is given the reward of the team.
     """
-    _, next_logits = m.actors.outputs(state.target_policy, batch)
-    # [2, B, T, N, A]
-    slow = m.critic.apply(state.target_critic, critic_input(batch.next_state, batch.next_obs))
-    chosen = jnp.argmax(next_logits, -1)
+
+    config = m.config
+    chosen = of_each(
+        lambda p, batch: jnp.argmax(m.actors.outputs(p, batch)[1], -1),
+        state.target_policy,
+        (batch,),
+        batch.valid,
+        widest(batch, config.hidden),
+    )
+    # [2, B, T, N]
+    both = of_each(
+        lambda p, batch, chosen: tuple(
+            taken(q, chosen)
+            for q in m.critic.apply(p, critic_input(batch.next_state, batch.next_obs))
+        ),
+        state.target_critic,
+        (batch, chosen),
+        batch.valid,
+        widest(batch, config.critic_hidden),
+    )
     returns = [
         lambda_return(
-            batch.reward,
-            batch.terminated,
-            batch.valid,
-            taken(q, chosen),
-            m.config.gamma,
-            m.config.trace,
+            batch.reward, batch.terminated, batch.valid, value, config.gamma, config.trace
         )
-        for q in slow
+        for value in both
     ]
     return jnp.minimum(*returns)
 
@@ -180,18 +189,25 @@ def critic_loss(
     """Sum over both critics of the mean, over valid steps and agents, of (Q - y)^2 plus `cql` times
     the conservative term.
     """
-    both = m.critic.apply(params, critic_input(batch.state, batch.obs))
-    valid = jnp.broadcast_to(batch.valid[..., None], target.shape)
-    avail = batch.avail if m.config.mask_cql else jnp.ones_like(batch.avail)
-    value: Any = sum(masked_mean(jnp.square(taken(q, batch.actions) - target), valid) for q in both)
-    terms = (masked_mean(conservative_term(q, batch.actions, avail), valid) for q in both)
-    conservative: Any = sum(terms)
-    metrics = {
-        "value": value,
-        "conservative": conservative,
-        "q": masked_mean(taken(both[0], batch.actions), valid),
-    }
-    return value + m.config.cql * conservative, metrics
+
+    def part(params: Params, target: Array, batch: Transition) -> tuple[Array, dict[str, Array]]:
+        both = m.critic.apply(params, critic_input(batch.state, batch.obs))
+        valid = jnp.broadcast_to(batch.valid[..., None], target.shape)
+        avail = batch.avail if m.config.mask_cql else jnp.ones_like(batch.avail)
+        value: Any = sum(
+            masked_mean(jnp.square(taken(q, batch.actions) - target), valid) for q in both
+        )
+        terms = (masked_mean(conservative_term(q, batch.actions, avail), valid) for q in both)
+        conservative: Any = sum(terms)
+        metrics = {
+            "value": value,
+            "conservative": conservative,
+            "q": masked_mean(taken(both[0], batch.actions), valid),
+        }
+        return value + m.config.cql * conservative, metrics
+
+    size = widest(batch, m.config.critic_hidden)
+    return averaged(part, params, (target, batch), batch.valid, size)
 
 
 def critic_step(
@@ -260,16 +276,29 @@ def actor_loss(
         # padding in that code, and the actor learns from it.
         real = jnp.concatenate([jnp.ones_like(batch.valid[:, :1]), batch.valid[:, :-1]], 1)
         batch = batch._replace(avail=batch.avail * real[..., None, None])
-    logits, _ = m.actors.outputs(params, batch)
-    q = m.critic.apply(critic, critic_input(batch.state, batch.obs))[0]
-    valid = jnp.broadcast_to(batch.valid[..., None], q.shape[:-1])
-    gradient = masked_mean(gradient_loss(logits, q, batch.actions), valid)
-    errors = regression_loss(
-        logits, q, batch.avail if config.mask_argmax else jnp.ones_like(batch.avail)
+    # [B, T, N, A]
+    q = of_each(
+        lambda p, batch: m.critic.apply(p, critic_input(batch.state, batch.obs))[0],
+        critic,
+        (batch,),
+        batch.valid,
+        widest(batch, config.critic_hidden),
     )
-    regression = masked_mean(errors, valid if config.mask_mse else jnp.ones_like(valid))
-    loss = (1 - config.mimic) * gradient + config.mimic * regression
-    return loss, {"policy": loss, "gradient": gradient, "regression": regression}
+
+    def part(params: Params, q: Array, batch: Transition) -> tuple[Array, dict[str, Array]]:
+        logits, _ = m.actors.outputs(params, batch)
+        valid = jnp.broadcast_to(batch.valid[..., None], q.shape[:-1])
+        gradient = masked_mean(gradient_loss(logits, q, batch.actions), valid)
+        errors = regression_loss(
+            logits, q, batch.avail if config.mask_argmax else jnp.ones_like(batch.avail)
+        )
+        regression = masked_mean(errors, valid if config.mask_mse else jnp.ones_like(valid))
+        loss = (1 - config.mimic) * gradient + config.mimic * regression
+        return loss, {"policy": loss, "gradient": gradient, "regression": regression}
+
+    # Without `mask_mse` one of the means is over padding too, so that there is one block.
+    size = widest(batch, config.hidden) if config.mask_mse else 0
+    return averaged(part, params, (q, batch), batch.valid, size)
 
 
 # --- update ---------------------------------------------------------------------------------------
@@ -279,7 +308,7 @@ def update(m: Method, state: State, batch: Transition) -> tuple[State, Out]:
     """The critic's step or steps, then the actor's by the new critic; every `target_every` updates
     the target networks are copied.
     """
-    batch = as_windows(batch)
+    batch = by_length(as_windows(batch))
     target, steps_of = (
         td_target(m, state, batch),
         critic_sweep if m.config.per_timestep else critic_step,

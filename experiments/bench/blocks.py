@@ -36,6 +36,10 @@ CASES = {
     "qmix": ("qmix", "smax/2s3z/medium"),
     "macql": ("macql", "smax/2s3z/medium"),
     "cfcql": ("cfcql", "smax/2s3z/medium"),
+    "icq": ("icq", "smax/2s3z/medium"),
+    "omar, discrete": ("omar", "smax/2s3z/medium"),
+    "sit, last stage": ("sit", "smax/2s3z/medium"),
+    "inspo": ("inspo", "smax/2s3z/medium"),
 }
 
 

@@ -86,15 +86,7 @@ class TeammateModel:
         before = (slots[None] < mates[:, None]).astype(jnp.float32)  # [n-1, n-2]
         shown = jnp.take(one_hot, slots, 1)[:, None] * before[None, :, :, None]  # [M, n-1, n-2, A]
         own = jnp.take(one_hot, anchor, 1)
-        x = jnp.concatenate(
-            [
-                jnp.broadcast_to(jnp.eye(n)[mates], (rows, n - 1, n)),
-                jnp.broadcast_to(state[:, None], (rows, n - 1, state.shape[-1])),
-                jnp.broadcast_to(own[:, None], (rows, n - 1, a)),
-                shown.reshape(rows, n - 1, -1),
-            ],
-            -1,
-        )
+        x = (jnp.eye(n)[mates], state[:, None], own[:, None], shown.reshape(rows, n - 1, -1))
         logits = jnp.where(jnp.take(avail, mates, 1) > 0, self.net().apply(params, x), UNAVAILABLE)
         return jnp.zeros((rows, n, a)).at[:, mates].set(jax.nn.log_softmax(logits))
 

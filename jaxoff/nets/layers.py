@@ -15,12 +15,14 @@ wrong one is not found by tests that copy weights, and it decides some published
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxoff.types import Array
 
@@ -59,6 +61,9 @@ class Dense(nn.Module):
     head: where it is not 0, the weights start uniform in +-head. fan_in: where it is not 0, the
     number of inputs that the initialiser assumes; for one of several layers whose outputs are added
     up, which then start like a single layer on all inputs.
+    The inputs may be given in several parts, whose other axes are broadcast against each other: the
+    result is that of their concatenation, which is not made, and a part that many rows share is
+    multiplied once.
     """
 
     features: int
@@ -68,13 +73,17 @@ class Dense(nn.Module):
     fan_in: int = 0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array | Sequence[Array]) -> Array:
         """Apply to the last axis."""
-        size, fan_in = x.shape[-1], self.fan_in or x.shape[-1]
+        parts = list(x) if isinstance(x, list | tuple) else [x]
+        sizes = [part.shape[-1] for part in parts]
+        size, fan_in = sum(sizes), self.fan_in or sum(sizes)
         start = (
             within(self.head) if self.head else kernel_init(self.layer_init, fan_in, self.features)
         )
-        y = jnp.dot(x, self.param("kernel", start, (size, self.features)))
+        kernel = self.param("kernel", start, (size, self.features))
+        pieces = jnp.split(kernel, np.cumsum(sizes)[:-1])
+        y = functools.reduce(jnp.add, map(jnp.dot, parts, pieces))
         return (
             y + self.param("bias", bias_init(self.layer_init, fan_in), (self.features,))
             if self.use_bias

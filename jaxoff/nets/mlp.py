@@ -16,7 +16,7 @@ class MLP(nn.Module):
     out].
 
     features: hidden widths, then the size of the output. head: where it is not 0, the weights of
-    the last layer start uniform in +-head.
+    the last layer start uniform in +-head. The input may be given in parts, as for `Dense`.
     """
 
     features: Sequence[int]
@@ -25,7 +25,7 @@ class MLP(nn.Module):
     head: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array | Sequence[Array]) -> Array:
         """Apply to the last axis."""
         *hidden, out = self.features
         for width in hidden:

@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxoff import blocks
 from jaxoff.errors import InvalidSetting, JaxoffError
 
 AXIS = "runs"
@@ -50,7 +51,8 @@ def map_runs(function: Callable[..., Any], mesh: Mesh, mode: str) -> Callable[..
         if mode == "vmap":
             return jax.vmap(function, in_axes=(0, None))(per_run, shared)
         if mode == "sequence":
-            return jax.lax.map(lambda one: function(one, shared), per_run)
+            with blocks.alone():
+                return jax.lax.map(lambda one: function(one, shared), per_run)
         raise ValueError(f"mode: expected 'vmap' or 'sequence', found '{mode}'")
 
     return jax.shard_map(
