@@ -46,6 +46,8 @@ HERE = Path(__file__).parent
 RUNS = (1, 16, 64, 256, 1024)
 MIDDLE = 64  # number of runs at which work and floors are compared
 UPDATES = 256  # most updates in a chunk of training
+# Kernels are compiled without LLVM's optimisations, which change no kernel, size or order.
+QUICKLY = {"xla_backend_optimization_level": 0}
 # Programs in the order in which they are compiled, so that a cut leaves the most valuable ones.
 PASSES = (
     ("a100", MIDDLE),
@@ -223,7 +225,7 @@ def compiled(learner: str, chip: str, runs: int, *, stages: bool = True) -> Iter
             last = index == len(found) - 1
             if last or stages:
                 begin = time.perf_counter()
-                made = program.chunk.lower(carried, shared).compile()
+                made = program.chunk.lower(carried, shared).compile(QUICKLY)
                 yield row_of(made, (learner, spec.task, stage.name, last, chip, runs), begin)
     jax.clear_caches()
 
