@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import functools
 import importlib.util
@@ -138,23 +137,26 @@ CASES: dict[str, tuple[Callable[..., TrainSpec], str, str]] = {
     "maddpg-pjap-game": (_plain, "maddpg+pjap", GAME),
     "inspo-game": (_inspo, "InSPO", MNE),
 }
-# Episodes and steps of the recipes that the table of datasets lacks.
-SIZES = {ROBOT: (1_000, 1_000_000), LEGS: (10_000, 2_000_000)}
+# Episodes and steps of the recipes' datasets (experiments/reference/datasets).
+SIZES = {
+    BRIDGE: (500, 4_000),
+    BATTLE: (5_000, 357_364),
+    SPREAD: (40_000, 1_000_000),
+    SMAX: (10_000, 654_335),
+    CN: (10_000, 250_000),
+    ROBOT: (1_000, 1_000_000),
+    LEGS: (10_000, 2_000_000),
+    GAME: (512, 512),
+    FEW: (200, 2_873),
+    EXPERT: (40_000, 1_000_000),
+    MNE: (10_000, 10_000),
+}
 
 
 def spec_of(learner: str) -> TrainSpec:
     """The training job of a learner's case, with one run."""
     make, column, task = CASES[learner]
     return dataclasses.replace(make(column, task), seeds=(0,), grid={})
-
-
-@functools.cache
-def sizes() -> dict[str, tuple[int, int]]:
-    """Task -> episodes and steps of its dataset."""
-    path = HERE.parent / "reference" / "datasets" / "datasets.csv"
-    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    rows = [row for row in csv.DictReader(lines) if row["episodes"] and row["steps"]]
-    return {row["task"]: (int(row["episodes"]), int(row["steps"])) for row in rows} | SIZES
 
 
 # --- compile --------------------------------------------------------------------------------------
@@ -194,10 +196,15 @@ def placed(tree: Any, mesh: Mesh, spec: P) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
+def has_own_rewards(task: str) -> bool:
+    """Whether agents have rewards of their own, as in some particle worlds."""
+    return task.startswith("mpe/") and registry.make_env(task).individual
+
+
 def dataset_of(spec: TrainSpec) -> Dataset:
     """The shapes of a job's dataset; its longest episode has as many steps as are allowed."""
-    env, (episodes, steps) = registry.make_spec(spec.task), sizes()[spec.task]
-    individual = spec.task.startswith("mpe/") and registry.make_env(spec.task).individual
+    env, (episodes, steps) = registry.make_spec(spec.task), SIZES[spec.task]
+    individual = has_own_rewards(spec.task)
     return outline(
         env, spec.obs_dtype, episodes=episodes, steps=steps, longest=env.horizon,
         individual=individual,
