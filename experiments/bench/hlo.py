@@ -75,6 +75,8 @@ MOVES = frozenset(
         "conditional",
     ]
 )
+CUTS = ("slice", "dynamic-slice", "gather")
+IN_PLACE = ("dynamic-update-slice", "scatter")
 SORTED_AT_ONCE = 11  # a kernel sorts 2^11 elements in a core's own memory
 
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
@@ -220,10 +222,7 @@ class Program:
         kernels = float(_sort_kernels(row)) if row.opcode == "sort" else 1.0
         if row.opcode == "fusion":
             fused = self.computations[row.called("calls")]
-            moved = _written(fused) + sum(
-                _read(fused, name) for name, x in fused.instructions.items()
-                if x.opcode == "parameter"
-            )  # fmt: skip
+            moved = _written(fused) + _reads(fused)
             products, others = self._operations(fused)
             return Work(kernels, moved, products, others)
         moved = _result_bytes(row, inside) + sum(
@@ -274,31 +273,46 @@ def _bytes(shapes: Sequence[Shape]) -> int:
     return sum(shape.size_bytes for shape in shapes)
 
 
-def _users(inside: Computation, name: str) -> Iterator[tuple[Instruction, int]]:
-    """The instructions that read a value, and as which operand; bitcasts are looked through."""
-    for row in inside.instructions.values():
-        for place, operand in enumerate(row.operands):
-            if operand == name:
-                if row.opcode == "bitcast":
-                    yield from _users(inside, row.name)
-                else:
-                    yield row, place
-
-
 def _taken(row: Instruction, place: int, inside: Computation) -> int:
-    """Bytes that an instruction reads of one of its operands."""
+    """Bytes that an instruction outside of fusions reads of one of its operands."""
     full = _bytes(inside.instructions[row.operands[place]].shapes)
-    if row.opcode in ("slice", "dynamic-slice", "gather") and place == 0:
+    if place == 0 and row.opcode in CUTS:
         return min(full, _bytes(row.shapes))
-    if row.opcode in ("dynamic-update-slice", "scatter") and place == 0:
-        return 0
-    return full
+    return 0 if place == 0 and row.opcode in IN_PLACE else full
 
 
-def _read(fused: Computation, parameter: str) -> int:
-    """Bytes that a fusion reads of one of its parameters."""
-    full = _bytes(fused.instructions[parameter].shapes)
-    return min(full, sum(_taken(row, place, fused) for row, place in _users(fused, parameter)))
+def _reads(fused: Computation) -> int:
+    """Bytes that a fusion reads of its parameters: what its results need, which may be few elements
+    of a parameter that is sliced or gathered, even if by way of a larger value.
+    """
+    rows = fused.instructions
+    needed = dict.fromkeys(rows, 0)  # elements of each value
+    needed[fused.root] = _elements(rows[fused.root])
+    for name in reversed(rows):  # operands come before what uses them
+        row = rows[name]
+        needed[name] = min(needed[name], _elements(row))
+        for place, operand in enumerate(row.operands):
+            whole = _elements(rows[operand])
+            if place == 0 and row.opcode in IN_PLACE:
+                count = 0
+            elif (
+                row.opcode in ("reduce", "reduce-window", "dot", "scatter", "sort", "fusion")
+                or row.opcode == "tuple"
+                or (place > 0 and row.opcode in CUTS)
+            ):
+                count = whole
+            else:
+                count = min(whole, needed[name])
+            needed[operand] += count
+    return sum(
+        needed[name] * row.shapes[0].size_bytes // max(1, row.shapes[0].elements)
+        for name, row in rows.items()
+        if row.opcode == "parameter"
+    )
+
+
+def _elements(row: Instruction) -> int:
+    return sum(shape.elements for shape in row.shapes)
 
 
 def _result_bytes(row: Instruction, inside: Computation) -> int:

@@ -22,6 +22,7 @@ class Row:
     last: bool  # whether it is the method's last stage
     chip: str
     runs: int
+    kernels_of: str  # matrix products: XLA's own kernels, or those of cuBLAS
     arguments: int
     results: int  # that are not written in the place of arguments
     temporaries: int
