@@ -138,7 +138,8 @@ CASES: dict[str, tuple[Callable[..., TrainSpec], str, str]] = {
     "maddpg-pjap-game": (_plain, "maddpg+pjap", GAME),
     "inspo-game": (_inspo, "InSPO", MNE),
 }
-# Episodes and steps of the recipes' datasets (experiments/reference/datasets).
+# Episodes and steps of the recipes' datasets (experiments/reference/datasets). Their longest episodes
+# are taken to last until the time limit, except for those of LONGEST.
 SIZES = {
     BRIDGE: (500, 4_000),
     BATTLE: (5_000, 357_364),
@@ -152,6 +153,7 @@ SIZES = {
     EXPERT: (40_000, 1_000_000),
     MNE: (10_000, 10_000),
 }
+LONGEST = {BRIDGE: 8}
 
 
 def spec_of(learner: str) -> TrainSpec:
@@ -205,9 +207,9 @@ def has_own_rewards(task: str) -> bool:
 def dataset_of(spec: TrainSpec) -> Dataset:
     """The shapes of a job's dataset; its longest episode has as many steps as are allowed."""
     env, (episodes, steps) = registry.make_spec(spec.task), SIZES[spec.task]
-    individual = has_own_rewards(spec.task)
+    individual, longest = has_own_rewards(spec.task), LONGEST.get(spec.task, env.horizon)
     return outline(
-        env, spec.obs_dtype, episodes=episodes, steps=steps, longest=env.horizon,
+        env, spec.obs_dtype, episodes=episodes, steps=steps, longest=longest,
         individual=individual,
     )  # fmt: skip
 

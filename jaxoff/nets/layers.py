@@ -58,7 +58,8 @@ class Dense(nn.Module):
 
     head: where it is not 0, the weights start uniform in +-head. fan_in: where it is not 0, the
     number of inputs that the initialiser assumes; for one of several layers whose outputs are added
-    up, which then start like a single layer on all inputs.
+    up, which then start like a single layer on all inputs. narrow: the product with few inputs is
+    written as a sum, which XLA computes together with what follows instead of storing it.
     """
 
     features: int
@@ -66,6 +67,7 @@ class Dense(nn.Module):
     use_bias: bool = True
     head: float = 0.0
     fan_in: int = 0
+    narrow: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -74,7 +76,11 @@ class Dense(nn.Module):
         start = (
             within(self.head) if self.head else kernel_init(self.layer_init, fan_in, self.features)
         )
-        y = jnp.dot(x, self.param("kernel", start, (size, self.features)))
+        kernel = self.param("kernel", start, (size, self.features))
+        if self.narrow:
+            y = sum((x[..., k, None] * kernel[k] for k in range(1, size)), x[..., :1] * kernel[0])
+        else:
+            y = jnp.dot(x, kernel)
         return (
             y + self.param("bias", bias_init(self.layer_init, fan_in), (self.features,))
             if self.use_bias

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxoff import blocks
 from jaxoff.nets.layers import Dense, GRUStart, LayerInit
 from jaxoff.types import Array
 
@@ -22,16 +23,13 @@ def emptied(memory: Array, reset: Array | None) -> Array:
     return memory if reset is None else jnp.where(reset[..., None], 0.0, memory)
 
 
-@jax.custom_vjp
 def recurrence(
     hidden: Array, bias: Array, memory: Array, gates: Array, reset: Array | None
 ) -> Array:
     """Memories [T, ..., W] after each step, with the reset gate after the recurrent product.
 
     hidden [W, 3 W], bias [W], memory [..., W] before the first step, gates [T, ..., 3 W] from the
-    input, reset [T, ...] or None. Its gradient keeps the memories alone: all gates are computed
-    anew in one product, the pass back in time carries one array, and the gradient of `hidden` is
-    one product over all steps.
+    input, reset [T, ...] or None.
     """
 
     def step(h: Array, x: tuple[Array, Array | None]) -> tuple[Array, Array]:
@@ -80,7 +78,11 @@ def _backward(kept: Any, d_out: Array) -> tuple[Array, Array, Array, Array, None
     return d_hidden, d_bias, d_memory, jnp.concatenate([d * by_r, d * by_z, d * by_n], -1), None
 
 
-recurrence.defvjp(_forward, _backward)
+# The same function for accelerators, with fewer kernels in its gradient: that keeps the memories
+# alone, computes all gates anew in one product, carries one array back in time, and takes the
+# gradient of `hidden` in one product over all steps. On a CPU it is no faster.
+recurrence_in_few_kernels = jax.custom_vjp(recurrence)
+recurrence_in_few_kernels.defvjp(_forward, _backward)
 
 
 def recurrence_before(hidden: Array, memory: Array, gates: Array, reset: Array | None) -> Array:
@@ -127,7 +129,8 @@ class GRU(nn.Module):
         fresh = None if reset is None else jnp.moveaxis(reset, -1, 0)
         if after:
             bias = self.param("hidden_bias", start.hidden_bias, (width,))
-            out = recurrence(hidden, bias, memory, gates, fresh)
+            function = recurrence if blocks.fits_cache() else recurrence_in_few_kernels
+            out = function(hidden, bias, memory, gates, fresh)
         else:
             out = recurrence_before(hidden, memory, gates, fresh)
         return out[-1] if len(out) else memory, jnp.moveaxis(out, 0, -2)
