@@ -219,6 +219,13 @@ def test_unknown_names_and_sizes_are_refused(call, message):
         call()
 
 
+def test_c_physics_are_refused_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(InvalidSetting, match="'physics': expected 'mjx' on an accelerator, .*'c'"):
+        make_mamujoco("mamujoco/hopper-3x1", horizon=7, physics="c")
+    assert make_mamujoco("mamujoco/hopper-3x1", horizon=8).game.physics is None
+
+
 # ---------------------------------------------------------------------------------------------- MJX
 
 STEPS = 20

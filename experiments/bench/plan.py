@@ -138,8 +138,8 @@ CASES: dict[str, tuple[Callable[..., TrainSpec], str, str]] = {
     "maddpg-pjap-game": (_plain, "maddpg+pjap", GAME),
     "inspo-game": (_inspo, "InSPO", MNE),
 }
-# Episodes and steps of the recipes' datasets (experiments/reference/datasets). Their longest episodes
-# are taken to last until the time limit, except for those of LONGEST.
+# Episodes and steps of the recipes' datasets (experiments/reference/datasets). Their longest
+# episodes are taken to last until the time limit, except for those of LONGEST.
 SIZES = {
     BRIDGE: (500, 4_000),
     BATTLE: (5_000, 357_364),
@@ -178,7 +178,8 @@ def as_on_accelerator() -> Iterator[None]:
 
 def has_plugin() -> bool:
     """Whether the CUDA wheels of JAX are installed."""
-    return importlib.util.find_spec("jax_plugins.xla_cuda12") is not None
+    plugins = importlib.util.find_spec("jax_plugins")
+    return plugins is not None and importlib.util.find_spec("jax_plugins.xla_cuda12") is not None
 
 
 @functools.cache

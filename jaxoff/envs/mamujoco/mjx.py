@@ -227,7 +227,7 @@ def make_mamujoco(
         raise ValueError(f"mamujoco: field 'physics': expected 'c' or 'mjx', found {physics!r}")
     if physics == "c" and jax.default_backend() != "cpu":
         raise InvalidSetting(
-            "mamujoco: field 'physics': expected 'mjx' on an accelerator, whose programs would wait "
-            "for the host at every step, found 'c'"
+            "mamujoco: field 'physics': expected 'mjx' on an accelerator, whose programs would "
+            "wait for the host at every step, found 'c'"
         )
     return GameEnv(MJX(table, spec.horizon, iterations, physics), spec)
