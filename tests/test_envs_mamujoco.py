@@ -16,6 +16,7 @@ from jaxoff.envs.mamujoco import layouts
 from jaxoff.envs.mamujoco.layouts import BODIES, make_layout, observe, state_of, to_actuators
 from jaxoff.envs.mamujoco.mabrax import make_mabrax
 from jaxoff.envs.mamujoco.mjx import MJXState, make_mamujoco
+from jaxoff.errors import InvalidSetting
 
 KEY = jax.random.key(0)
 SCENARIOS = {"halfcheetah": "HalfCheetah", "walker2d": "Walker2d", "hopper": "Hopper", "ant": "Ant"}
@@ -221,9 +222,9 @@ def test_unknown_names_and_sizes_are_refused(call, message):
 
 def test_c_physics_are_refused_on_an_accelerator(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    with pytest.raises(InvalidSetting, match="'physics': expected 'mjx' on an accelerator, .*'c'"):
+    with pytest.raises(InvalidSetting, match=r"'physics': expected 'mjx' on an accelerator, .*'c'"):
         make_mamujoco("mamujoco/hopper-3x1", horizon=7, physics="c")
-    assert make_mamujoco("mamujoco/hopper-3x1", horizon=8).game.physics is None
+    assert make_mamujoco("mamujoco/hopper-3x1", horizon=8).game.in_c is None
 
 
 # ---------------------------------------------------------------------------------------------- MJX
