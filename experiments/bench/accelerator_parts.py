@@ -115,7 +115,8 @@ def ready(learner: str, runs: int, smoke: bool) -> Ready:
     stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
     with jax.default_matmul_precision(spec.precision):
         dataset = place(data, env.spec, source=spec.task)
-        shared, carried, prepares, seconds = (dataset, np.int32(UPDATES)), first, [], 0.0
+        shared, carried, seconds = (dataset, np.int32(UPDATES)), first, 0.0
+        prepares: list[Any] = []
         for index in range(len(stages)):
             program = Program(job, env, index, UPDATES, mesh, mode, evaluates=False)
             made, took = compiled(program.prepare, carried[:2], dataset)

@@ -153,7 +153,8 @@ class Program:
     def __init__(self, text: str) -> None:
         self.computations: dict[str, Computation] = {}
         self.entry = ""
-        name, rows, root = "", {}, ""
+        rows: dict[str, Instruction] = {}
+        name, root = "", ""
         for line in text.splitlines():
             head = _COMPUTATION.match(line)
             if head:

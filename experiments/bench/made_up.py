@@ -13,12 +13,15 @@ def episodes(spec: EnvSpec, count: int, individual: bool, seed: int = 0) -> Epis
     """
     rng, steps = np.random.default_rng(seed), spec.horizon
     n, a = spec.num_agents, spec.action_size
-    normal = lambda *shape: rng.standard_normal(shape, np.float32)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, np.float32)
+
     lengths = np.where(np.arange(count) % 2, steps, rng.integers(1, steps + 1, count))
     clock = np.arange(steps)
     last = clock == lengths[:, None] - 1
     ended = last & (lengths < steps)[:, None]
-    actions = rng.uniform(-spec.action_bound, spec.action_bound, (count, steps, n, a))
+    actions: np.ndarray = rng.uniform(-spec.action_bound, spec.action_bound, (count, steps, n, a))
     if spec.discrete:
         actions = rng.integers(0, min(spec.action_sizes or (a,)), (count, steps, n))
     own = normal(count, steps, n)

@@ -202,7 +202,7 @@ def placed(tree: Any, mesh: Mesh, spec: P) -> Any:
 
 def has_own_rewards(task: str) -> bool:
     """Whether agents have rewards of their own, as in some particle worlds."""
-    return task.startswith("mpe/") and registry.make_env(task).individual
+    return task.startswith("mpe/") and getattr(registry.make_env(task), "individual", False)
 
 
 def dataset_of(spec: TrainSpec) -> Dataset:
@@ -253,7 +253,8 @@ def row_of(made: Any, about: tuple[Any, ...], begin: float) -> Row:
     arguments = memory.argument_size_in_bytes
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     taken = arguments, results, memory.temp_size_in_bytes
-    return Row(*about, *taken, *work, round(seconds, 1), runtime.git_commit())
+    values = *about, *taken, *work, round(seconds, 1), runtime.git_commit()
+    return Row(**dict(zip((field.name for field in dataclasses.fields(Row)), values, strict=True)))
 
 
 # --- rows and page --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import dataclasses
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from jaxoff.files import write_text
 
@@ -45,7 +45,7 @@ def read(path: Path) -> list[Row]:
     if not path.exists():
         return []
     kinds = get_type_hints(Row)
-    make = {bool: lambda text: text == "True", int: int, float: float, str: str}
+    make: dict[Any, Any] = {bool: lambda text: text == "True", int: int, float: float, str: str}
     with path.open(newline="") as file:
         lines = csv.DictReader(file)
         return [Row(**{name: make[kinds[name]](text) for name, text in x.items()}) for x in lines]
