@@ -1,10 +1,10 @@
-"""`python -m jaxoff.experiments.bench.plan [learner ...]`: every method on its papers' tasks at
-their full settings, compiled for GPUs that this machine does not have.
+"""Every method on its papers' tasks at full settings, compiled for GPUs that are not there.
 
-XLA compiles for a described chip (chips/): only the CUDA wheels are needed, no GPU. The programs
-are those of training, a chunk of at most 256 updates with all runs under vmap, for data of the
-recipe's size; evaluation is not part of them. No program is run, so gemm kernels are XLA's defaults
-and not the fastest found by trying.
+XLA compiles for a described chip (chips/): only the CUDA wheels are needed, and no GPU. The
+programs are those of training, chunks of at most 256 updates with all runs under vmap, for data of
+the recipe's size; evaluation is not part of them. Nothing is run, so matrix products have the
+kernels that XLA takes by default, not the fastest ones found by trying; where it has none, as for
+madt, they are cuBLAS's. MAPPO, which trains behaviour policies by acting, is not among the methods.
 """
 
 from __future__ import annotations
@@ -288,9 +288,8 @@ def write_page(out: Path) -> list[Path]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Compile, and write plan.csv, plan.md and plan.png/svg."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxoff.experiments.bench.plan", description=__doc__
-    )
+    name = "python -m jaxoff.experiments.bench.plan"
+    parser = argparse.ArgumentParser(prog=name, description=__doc__)
     parser.add_argument("learner", nargs="*", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--chips", nargs="*", default=list(CHIPS), choices=list(CHIPS))
     parser.add_argument("--runs", nargs="*", type=int, default=RUNS, help="numbers of runs")

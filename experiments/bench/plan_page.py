@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxoff.experiments.bench.chip import CHIPS, LAUNCH_S, SHARE, Floor
 from jaxoff.experiments.bench.plan_rows import Row
@@ -44,14 +45,13 @@ What the first plan showed and was then mended: one update of {runs} runs on the
 def markdown(rows: Sequence[Row], before: Sequence[Row], about: str) -> str:
     """The page, from the rows that there are."""
     title, rest = about.strip().split("\n", 1)
-    command, _, subject = title.partition(": ")
     commits = ", ".join(sorted({row.commit for row in rows}))
     lines = [
-        f"# Plan: {subject.strip()}",
+        f"# Plan: {title.rstrip('.')}",
         "",
         *rest.strip().split("\n"),
         "",
-        f"Command `make plan` ({command}); commit {commits}. {len(rows)} programs, "
+        f"Command `make plan`; commit {commits}; jax {jax.__version__}. {len(rows)} programs, "
         f"{sum(row.compile_s for row in rows) / 60:.0f} minutes of compiling.",
         "",
         "| chip | memory | bandwidth | float32 |",
@@ -126,7 +126,12 @@ def floor_on(chip: str, learner: str, stage: str, rows: Sequence[Row]) -> tuple[
     row = found.get(chip) or found.get(FIRST)
     if row is None:
         return None
-    return row, CHIPS[chip].floor(row.kernels, row.moved, row.products, row.others)
+    return row, floor_of(row, chip)
+
+
+def floor_of(row: Row, chip: str) -> Floor:
+    """The floor of an update of a compiled program."""
+    return CHIPS[chip].floor(row.kernels, row.moved, row.products, row.others)
 
 
 def work_table(rows: Sequence[Row]) -> Iterator[str]:
@@ -136,9 +141,10 @@ def work_table(rows: Sequence[Row]) -> Iterator[str]:
     heads = ["learner", "stage", "kernels", "GB moved", "Gflop, products", "Gop, others"]
     heads += [f"floor ms, {name.upper()}" for name in CHIPS]
     heads += [f"bound by, {name.upper()}" for name in CHIPS]
+    heads += [f"one run, {FIRST.upper()}, ms", "bound by"]
     yield "| " + " | ".join(heads) + " |"
     yield "|---" * len(heads) + "|"
-    for learner, stage in by_learner(rows):
+    for (learner, stage), group in by_learner(rows).items():
         floors = {chip: floor_on(chip, learner, stage, rows) for chip in CHIPS}
         here = floors[FIRST]
         if here is None:
@@ -152,6 +158,11 @@ def work_table(rows: Sequence[Row]) -> Iterator[str]:
             slow = max(found[1].seconds, found[1].launches_s * LAUNCH_S[1] / LAUNCH_S[0])
             cells.append(f"{1e3 * found[1].seconds:.3g} ({1e3 * slow:.3g})")
         cells += [found[1].binds for found in floors.values() if found is not None]
+        if group[0].runs == 1:
+            alone = floor_of(group[0], FIRST)
+            cells += [f"{1e3 * alone.seconds:.3g}", alone.binds]
+        else:
+            cells += ["", ""]
         yield "| " + " | ".join(cells) + " |"
 
 
