@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda benchmark inspo pjap omar sit yanhui bench bench-omar drill datasets report test test-all test-oldest test-newest lint check clean
+.PHONY: help setup setup-cuda benchmark inspo pjap omar sit yanhui bench bench-omar plan bench-accelerator wheels drill datasets report test test-all test-oldest test-newest lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -54,6 +54,22 @@ bench-omar: $(READY)      ## OMAR's rounds/s beside PyTorch; installs torch, or 
 	test -n '$(PEER_PYTHON)' || $(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	$(BIN)/python -m jaxoff.experiments.bench.omar $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) $(if $(PUBLIC),--public $(PUBLIC))
 
+# The CUDA wheels, 5 GB, in an environment of their own; no GPU is needed.
+PLAN_READY := .venv-plan/.ready
+$(PLAN_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-plan
+	.venv-plan/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cuda,mujoco]' pytest
+	@touch $@
+
+plan: $(PLAN_READY)       ## every learner compiled for an A100, an H100 and an H200, without a GPU: memory, kernels, floors; an hour or two, what is there is kept   (ONLY="inspo omar")
+	JAX_PLATFORMS=cpu .venv-plan/bin/python -m jaxoff.experiments.bench.plan $(ONLY)
+
+bench-accelerator: $(READY) ## on a machine with a GPU: 8 minutes of learners, speeds, PyTorch, a table, planned against measured   (SMOKE=1, OUT=folder, PEER_PYTHON=)
+	$(BIN)/python -m jaxoff.experiments.bench.accelerator $(if $(SMOKE),--smoke) $(if $(OUT),--out $(OUT)) $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON))
+
+wheels: $(READY)          ## what a GPU machine without a network needs, in wheels/; there: experiments/bench/accelerator.sh wheels
+	PYTHON=$(BIN)/python experiments/bench/wheels.sh wheels
+
 drill: $(READY)           ## kills, bad input, failed runs and other devices: what held, as a page in $(RESULTS)/drill; minutes
 	$(BIN)/python -m jaxoff.experiments.drill --out $(RESULTS)/drill
 
@@ -96,4 +112,4 @@ lint: $(READY)            ## style and types
 check: lint test          ## what CI runs
 
 clean:                    ## remove .venv and caches; results stay
-	rm -rf $(VENV) .venv-oldest .venv-newest .types build .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest .venv-plan wheels .types build .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -92,7 +92,7 @@ def actor_loss(
     """
     c, rows = m.config, mine.rows
     own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
-    q = m.agents.first_values(critic, mine, own[None])[0]
+    q = m.agents.first_critic(critic, mine)(own[None])[0]
     size = masked_mean(jnp.abs(q), rows.valid)
     scale = lax.stop_gradient(c.alpha / jnp.maximum(size, 1e-8))
     clone = masked_mean(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxoff import blocks
 from jaxoff.types import Array, Key
 
 
@@ -26,4 +27,7 @@ def draw(total: Array, key: Key, count: int) -> Array:
     """
     # u in [0, 1), so u * total < total; side="right" skips every item at which the total does not
     # rise.
-    return jnp.searchsorted(total, jax.random.uniform(key, (count,)) * total[-1], side="right")
+    wanted = jax.random.uniform(key, (count,)) * total[-1]
+    # A loop is quicker to compile; on an accelerator each of its steps launches several kernels.
+    method = "scan" if blocks.fits_cache() else "scan_unrolled"
+    return jnp.searchsorted(total, wanted, side="right", method=method)

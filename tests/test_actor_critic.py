@@ -300,7 +300,7 @@ def learner_of(agents: Agents, passes: tuple[str, ...] = ("obs",), **more: Any) 
 
     def actor(policy: Any, critic: Any, mine: AgentBatch, key: Any) -> Any:
         own = agents.act(policy, jnp.take(mine.rows.obs, mine.agent, 1), mine.rows.valid)
-        return -jnp.mean(agents.first_values(critic, mine, own[None])), {"own": jnp.mean(own)}
+        return -jnp.mean(agents.first_critic(critic, mine)(own[None])), {"own": jnp.mean(own)}
 
     return learner(
         agents, (optax.sgd(0.1), optax.sgd(0.1)), 0.01, critic, actor, passes=passes, **more

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxoff import blocks
+from jaxoff import blocks, draw
 from jaxoff.training import train
 from jaxoff.types import Array
 from tests.learners import FORMS
@@ -151,6 +151,24 @@ def test_an_accelerator_keeps_the_order_of_windows(monkeypatch):
     batch = Windows(**WINDOWS)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert blocks.by_length(batch) is batch and blocks.length_order(batch.valid) is None
+
+
+def test_draws_of_an_accelerator_are_those_of_a_cpu(monkeypatch):
+    total = draw.running_total(jnp.array([0.0, 2.0, 0.0, 1.0, 5.0]))
+    found = draw.draw(total, KEY, 100)
+    assert set(found.tolist()) == {1, 3, 4}
+    monkeypatch.setattr(blocks, "fits_cache", lambda: False)
+    np.testing.assert_array_equal(draw.draw(total, KEY, 100), found)
+
+
+@pytest.mark.parametrize(
+    "name", ["sit", "omar-continuous", "inspo-recurrent", "qmix-recurrent", "cql-continuous"]
+)
+def test_a_learner_written_for_an_accelerator_has_the_same_numbers(name, monkeypatch, trained):
+    wanted = trained(name)
+    monkeypatch.setattr(blocks, "fits_cache", lambda: False)
+    found = train(FORMS[name].spec)
+    chex.assert_trees_all_close(found.history, wanted.history, rtol=1e-4, atol=1e-5)
 
 
 SLOW = (

@@ -16,6 +16,7 @@ from jaxoff.envs.mamujoco import layouts
 from jaxoff.envs.mamujoco.layouts import BODIES, make_layout, observe, state_of, to_actuators
 from jaxoff.envs.mamujoco.mabrax import make_mabrax
 from jaxoff.envs.mamujoco.mjx import MJXState, make_mamujoco
+from jaxoff.errors import InvalidSetting
 
 KEY = jax.random.key(0)
 SCENARIOS = {"halfcheetah": "HalfCheetah", "walker2d": "Walker2d", "hopper": "Hopper", "ant": "Ant"}
@@ -217,6 +218,13 @@ def test_layouts_are_the_same_in_numpy_and_in_jit_with_leading_axes(body, split)
 def test_unknown_names_and_sizes_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_c_physics_are_refused_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(InvalidSetting, match=r"'physics': expected 'mjx' on an accelerator, .*'c'"):
+        make_mamujoco("mamujoco/hopper-3x1", horizon=7, physics="c")
+    assert make_mamujoco("mamujoco/hopper-3x1", horizon=8).game.in_c is None
 
 
 # ---------------------------------------------------------------------------------------------- MJX

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,14 @@ import numpy as np
 import optax
 import pytest
 
+from jaxoff import blocks
 from jaxoff.batches import flatten
 from jaxoff.data.dataset import place
 from jaxoff.learners.behaviour import behaviour_learner
 from jaxoff.losses.in_sample import log_ratio
 from jaxoff.nets.actors import Actors, greedy
 from jaxoff.nets.behaviour import TeammateModel
-from jaxoff.nets.mlp import MLP
+from jaxoff.nets.mlp import MLP, ActionCritic
 from jaxoff.nets.recurrent import GRU
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests import toys
@@ -88,6 +90,38 @@ def test_gru_equals_a_plain_cell_stepped_by_hand():
     memory, out = net.apply(params, jnp.zeros(4), jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(memory, wanted[-1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_an_accelerators_gradient_of_a_gru_is_that_of_the_plain_scan(restarts, monkeypatch):
+    net, params, _ = gru()
+    x = jax.random.normal(jax.random.key(1), (2, 3, 7, 3))  # runs, rows, steps
+    memory = jax.random.normal(jax.random.key(2), (2, 3, 4))
+    reset = (jnp.arange(7) % 3 == 1) & (jnp.arange(3)[:, None] > 0) if restarts else None
+
+    def loss(params, memory, x):
+        last, out = net.apply(params, memory, x, reset)
+        return jnp.sum(jnp.sin(3 * out)) + jnp.sum(last**2)
+
+    slopes = lambda: jax.jit(jax.vmap(jax.value_and_grad(loss, (0, 1, 2)), (None, 0, 0)))(
+        params, memory, x
+    )
+    wanted = slopes()
+    monkeypatch.setattr(blocks, "fits_cache", lambda: False)
+    chex.assert_trees_all_close(slopes(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_an_accelerators_action_critic_is_the_plain_one(monkeypatch):
+    net, keys = ActionCritic(5), jax.random.split(jax.random.key(0), 3)
+    context, actions = (
+        jax.random.normal(key, shape) for key, shape in zip(keys, ((6, 3), (4, 6, 2)), strict=False)
+    )
+    params = net.init(keys[2], context, actions)
+    loss = lambda params, actions: jnp.sum(jnp.square(net.apply(params, context, actions)))
+    slopes = lambda: jax.jit(jax.value_and_grad(loss, (0, 1)))(params, actions)
+    wanted = slopes()
+    monkeypatch.setattr(blocks, "fits_cache", lambda: False)
+    chex.assert_trees_all_close(slopes(), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_gru_has_flaxs_gate_convention():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+DATA = ("paper.csv", "references.csv", "plan.csv")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_every_package_and_every_data_file_is_in_the_wheel(site):
         ).exists()
     for folder in ("jaxoff", "baselines", "experiments"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".npz", ".toml") or path.name in ("paper.csv", "references.csv"):
+            if path.suffix in (".npz", ".toml", ".txtpb") or path.name in DATA:
                 name = path.relative_to(ROOT)
                 assert (site / (name if folder == "jaxoff" else "jaxoff" / name)).exists(), name
 

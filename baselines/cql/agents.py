@@ -147,7 +147,7 @@ def actor_loss(
     loss, metrics = objective(
         m,
         own,
-        lambda actions: m.agents.first_values(critic, mine, actions),
+        m.agents.first_critic(critic, mine),
         m.config.action_penalty,
         key,
     )

@@ -198,7 +198,7 @@ def actor_loss(
     loss, metrics = objective(
         m,
         own,
-        lambda samples: m.agents.first_values(critic, mine, samples),
+        m.agents.first_critic(critic, mine),
         m.config.action_penalty,
         key,
     )

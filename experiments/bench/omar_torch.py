@@ -167,14 +167,15 @@ class Learner:
     """All agents on data of arrays [M, N, ...]."""
 
     def __init__(self, data: dict[str, np.ndarray], cql: float, mimic: float) -> None:
+        device = torch.get_default_device()
         self.data = [
             tuple(
-                torch.from_numpy(np.ascontiguousarray(data[name][:, i], np.float32))
+                torch.as_tensor(np.ascontiguousarray(data[name][:, i], np.float32), device=device)
                 for name in ("obs", "actions", "reward", "next_obs")
             )
             for i in range(data["obs"].shape[1])
         ]
-        self.terminated = torch.from_numpy(np.asarray(data["terminated"], np.float32))
+        self.terminated = torch.as_tensor(np.asarray(data["terminated"], np.float32), device=device)
         self.agents = [Agent(data["obs"].shape[2], data["actions"].shape[2]) for _ in self.data]
         self.cql, self.mimic = cql, mimic
 
@@ -210,18 +211,25 @@ def main() -> None:
     parser.add_argument(
         "--repeats", type=int, default=3, help="timings, of which the fastest counts"
     )
+    parser.add_argument("--device", default="cpu", help="of torch: cpu or cuda")
     chosen = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_default_device(chosen.device)
     with np.load(chosen.data) as arrays:
         learner = Learner(dict(arrays), chosen.cql, chosen.mimic)
+    wait = torch.cuda.synchronize if chosen.device != "cpu" else lambda: None
     learner.round()
     best = float("inf")
     for _ in range(chosen.repeats):
+        wait()
         begin = time.perf_counter()
         for _ in range(chosen.rounds):
             learner.round()
+        wait()
         best = min(best, time.perf_counter() - begin)
     about = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    if chosen.device != "cpu":
+        about = f"torch {torch.__version__}, {torch.cuda.get_device_name()}"
     print(
         json.dumps(
             {"rounds_per_s": chosen.rounds / best, "about": about, "rows": len(learner.terminated)}

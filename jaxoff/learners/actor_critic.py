@@ -175,14 +175,15 @@ class Agents:
         """Inputs of a critic, standardised over rows with valid > 0 where critics normalise them:
         [M, F], [K, M, D], [M].
         """
+        return self.standard_rows(context, valid), self.standard_rows(actions, valid)
+
+    def standard_rows(self, x: Array, valid: Array) -> Array:
+        """One input of a critic, [M, F] or [K, M, D], standardised as `standard` does."""
         if self.input_norm != "batch":
-            return context, actions
-        weight = valid[:, None]
-        wide = jnp.broadcast_to(weight, (*actions.shape[:-1], 1))
-        return (
-            standardised(context, *moments(context, weight, (0,), self.mapped)),
-            standardised(actions, *moments(actions, wide, (0, 1), self.mapped)),
-        )
+            return x
+        weight = jnp.broadcast_to(valid[:, None], (*x.shape[:-1], 1))
+        axes = tuple(range(x.ndim - 1))
+        return standardised(x, *moments(x, weight, axes, self.mapped))
 
     def valued(self, critic: Net, context: Array, actions: Array) -> Array:
         """Values of standardised inputs by each twin of one agent's critic: [M, F], [K, M, D] ->
@@ -216,18 +217,24 @@ class Agents:
         """Twin values of the data's actions, [2, M]."""
         return self.values(critic, *self.data_inputs(mine), mine.rows.valid)[:, 0]
 
-    def first_values(self, critic: Net, mine: AgentBatch, own: Array) -> Array:
-        """Q_1 of the agent's actions; the others take the data's: [K, M, A] -> [K, M]."""
+    def first_critic(self, critic: Net, mine: AgentBatch) -> Callable[[Array], Array]:
+        """Q_1 as a function of the agent's actions; the others take the data's: [K, M, A] ->
+        [K, M]. What does not depend on the actions is computed once.
+        """
         rows, agent = mine.rows, mine.agent
         first = critic._replace(net=jax.tree.map(lambda x: x[:1], critic.net))
-        seen = self.seen(agent, rows.obs, rows.state)
-        inputs = self.standard(seen, self.replaced(agent, own, rows.actions), rows.valid)
-        return mapped(
-            lambda context, actions: self.valued(first, context, actions)[0],
-            inputs,
-            (0, 1),
-            self.blocks(len(seen), len(own)),
-        )
+        context = self.standard_rows(self.seen(agent, rows.obs, rows.state), rows.valid)
+
+        def value(own: Array) -> Array:
+            actions = self.standard_rows(self.replaced(agent, own, rows.actions), rows.valid)
+            return mapped(
+                lambda context, actions: self.valued(first, context, actions)[0],
+                (context, actions),
+                (0, 1),
+                self.blocks(len(context), len(own)),
+            )
+
+        return value
 
     def target(self, mine: AgentBatch, actions: Array, gamma: Array | float) -> Array:
         """r_i + gamma (1 - terminated) min_k Q'_k of next actions [M, D]: [M], a constant.

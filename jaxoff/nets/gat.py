@@ -32,7 +32,10 @@ class GraphAttention(nn.Module):
 
     def weights(self, nodes: Array, own: Array) -> Array:
         """Weights [..., N] that add up to 1; `own` is the attending node and is among `nodes`."""
-        h = self.embed(nodes)
+        return self.weights_of(self.embed(nodes), own)
+
+    def weights_of(self, h: Array, own: Array) -> Array:
+        """`weights`, from the embedded nodes h [..., N, features]."""
         if not self.attention:
             return jnp.full(h.shape[:-1], 1.0 / h.shape[-2])
         score = self.of_own(self.embed(own)) + self.of_node(h)[..., 0]
@@ -40,4 +43,5 @@ class GraphAttention(nn.Module):
 
     def __call__(self, nodes: Array, own: Array) -> Array:
         """The weighted sum [..., features]."""
-        return jnp.einsum("...n,...nf->...f", self.weights(nodes, own), self.embed(nodes))
+        h = self.embed(nodes)
+        return jnp.einsum("...n,...nf->...f", self.weights_of(h, own), h)

@@ -60,7 +60,8 @@ class Dense(nn.Module):
 
     head: where it is not 0, the weights start uniform in +-head. fan_in: where it is not 0, the
     number of inputs that the initialiser assumes; for one of several layers whose outputs are added
-    up, which then start like a single layer on all inputs.
+    up, which then start like a single layer on all inputs. narrow: the product with few inputs is
+    written as a sum, which XLA computes together with what follows instead of storing it.
     The inputs may be given in several parts, whose other axes are broadcast against each other: the
     result is that of their concatenation, which is not made, and a part that many rows share is
     multiplied once.
@@ -71,6 +72,7 @@ class Dense(nn.Module):
     use_bias: bool = True
     head: float = 0.0
     fan_in: int = 0
+    narrow: bool = False
 
     @nn.compact
     def __call__(self, x: Array | Sequence[Array]) -> Array:
@@ -82,8 +84,12 @@ class Dense(nn.Module):
             within(self.head) if self.head else kernel_init(self.layer_init, fan_in, self.features)
         )
         kernel = self.param("kernel", start, (size, self.features))
-        pieces = jnp.split(kernel, np.cumsum(sizes)[:-1])
-        y = functools.reduce(jnp.add, map(jnp.dot, parts, pieces))
+        if self.narrow:
+            (x,) = parts
+            y = sum((x[..., k, None] * kernel[k] for k in range(1, size)), x[..., :1] * kernel[0])
+        else:
+            pieces = jnp.split(kernel, np.cumsum(sizes)[:-1])
+            y = functools.reduce(jnp.add, map(jnp.dot, parts, pieces))
         return (
             y + self.param("bias", bias_init(self.layer_init, fan_in), (self.features,))
             if self.use_bias

@@ -6,9 +6,13 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
+from jax import lax
 
+from jaxoff import blocks
 from jaxoff.nets.layers import Dense, LayerInit
 from jaxoff.types import Array
+
+NARROW = 8  # most inputs of a layer whose product is written as a sum
 
 
 class MLP(nn.Module):
@@ -47,13 +51,21 @@ class ActionCritic(nn.Module):
     def __call__(self, context: Array, actions: Array) -> Array:
         """Apply to the last axes."""
         fan_in = context.shape[-1] + actions.shape[-1]
+        # On an accelerator the first layer of all K actions is never stored without the activation,
+        # and the gradient of its bias is summed up from that of its product with the context.
+        in_one_piece = not blocks.fits_cache()
+        narrow = in_one_piece and actions.shape[-1] <= NARROW
         x = Dense(self.hidden, self.layer_init, fan_in=fan_in, name="context")(context)
-        x = jax.nn.relu(
-            x
-            + Dense(self.hidden, self.layer_init, use_bias=False, fan_in=fan_in, name="action")(
-                actions
-            )
+        x = lax.optimization_barrier(x) if in_one_piece else x
+        of_action = Dense(
+            self.hidden,
+            self.layer_init,
+            use_bias=False,
+            fan_in=fan_in,
+            narrow=narrow,
+            name="action",
         )
+        x = jax.nn.relu(x + of_action(actions))
         # Rows on one axis: the gradient of a product over two axes of rows copies both operands.
         shape, x = x.shape[:-1], x.reshape(-1, self.hidden)
         x = jax.nn.relu(Dense(self.hidden, self.layer_init, name="inner")(x))

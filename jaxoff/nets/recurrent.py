@@ -4,17 +4,100 @@ the recurrence is scanned.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxoff import blocks
 from jaxoff.nets.layers import Dense, GRUStart, LayerInit
 from jaxoff.types import Array
 
 GRUReset = Literal["after", "before"]
+
+
+def emptied(memory: Array, reset: Array | None) -> Array:
+    """The memory, zero where it restarts."""
+    return memory if reset is None else jnp.where(reset[..., None], 0.0, memory)
+
+
+def recurrence(
+    hidden: Array, bias: Array, memory: Array, gates: Array, reset: Array | None
+) -> Array:
+    """Memories [T, ..., W] after each step, with the reset gate after the recurrent product.
+
+    hidden [W, 3 W], bias [W], memory [..., W] before the first step, gates [T, ..., 3 W] from the
+    input, reset [T, ...] or None.
+    """
+
+    def step(h: Array, x: tuple[Array, Array | None]) -> tuple[Array, Array]:
+        h = emptied(h, x[1])
+        r_in, z_in, n_in = jnp.split(x[0], 3, -1)
+        r_h, z_h, n_h = jnp.split(h @ hidden, 3, -1)
+        use, keep = jax.nn.sigmoid(r_in + r_h), jax.nn.sigmoid(z_in + z_h)
+        h = (1 - keep) * jnp.tanh(n_in + use * (n_h + bias)) + keep * h
+        return h, h
+
+    return lax.scan(step, memory, (gates, reset))[1]
+
+
+def _forward(
+    hidden: Array, bias: Array, memory: Array, gates: Array, reset: Array | None
+) -> tuple[Array, Any]:
+    out = recurrence(hidden, bias, memory, gates, reset)
+    return out, (hidden, bias, memory, gates, reset, out)
+
+
+def _backward(kept: Any, d_out: Array) -> tuple[Array, Array, Array, Array, None]:
+    hidden, bias, memory, gates, reset, out = kept
+    before = emptied(jnp.concatenate([memory[None], out[:-1]]), reset)
+    r_in, z_in, n_in = jnp.split(gates, 3, -1)
+    r_h, z_h, n_h = jnp.split(before @ hidden, 3, -1)
+    use, keep, inner = jax.nn.sigmoid(r_in + r_h), jax.nn.sigmoid(z_in + z_h), n_h + bias
+    candidate = jnp.tanh(n_in + use * inner)
+    # Derivatives of a memory by the inputs of its gates.
+    by_n = (1 - keep) * (1 - jnp.square(candidate))
+    by_z = (before - candidate) * keep * (1 - keep)
+    by_r = by_n * inner * use * (1 - use)
+    by_product = jnp.concatenate([by_r, by_z, by_n * use], -1)  # [T, ..., 3 W]
+
+    def step(d_after: Array, x: Any) -> tuple[Array, Array]:
+        d_out, by_product, keep, fresh = x
+        d = d_after + d_out
+        d_product = jnp.concatenate([d, d, d], -1) * by_product
+        return emptied(d * keep + d_product @ hidden.T, fresh), d
+
+    inputs = d_out, by_product, keep, reset
+    d_memory, d = lax.scan(step, jnp.zeros_like(memory), inputs, reverse=True)
+    d_product = jnp.concatenate([d, d, d], -1) * by_product
+    width = memory.shape[-1]
+    d_hidden = before.reshape(-1, width).T @ d_product.reshape(-1, 3 * width)
+    d_bias = jnp.sum((d * by_n * use).reshape(-1, width), 0)
+    return d_hidden, d_bias, d_memory, jnp.concatenate([d * by_r, d * by_z, d * by_n], -1), None
+
+
+# The same function for accelerators, with fewer kernels in its gradient: that keeps the memories
+# alone, computes all gates anew in one product, carries one array back in time, and takes the
+# gradient of `hidden` in one product over all steps. On a CPU it is no faster.
+recurrence_in_few_kernels = jax.custom_vjp(recurrence)
+recurrence_in_few_kernels.defvjp(_forward, _backward)
+
+
+def recurrence_before(hidden: Array, memory: Array, gates: Array, reset: Array | None) -> Array:
+    """Memories [T, ..., W] after each step, with the reset gate before the recurrent product."""
+    width = memory.shape[-1]
+
+    def step(h: Array, x: tuple[Array, Array | None]) -> tuple[Array, Array]:
+        h = emptied(h, x[1])
+        r_in, z_in, n_in = jnp.split(x[0], 3, -1)
+        r_h, z_h = jnp.split(h @ hidden[:, : 2 * width], 2, -1)
+        use, keep = jax.nn.sigmoid(r_in + r_h), jax.nn.sigmoid(z_in + z_h)
+        h = (1 - keep) * jnp.tanh(n_in + (use * h) @ hidden[:, 2 * width :]) + keep * h
+        return h, h
+
+    return lax.scan(step, memory, (gates, reset))[1]
 
 
 class GRU(nn.Module):
@@ -42,24 +125,15 @@ class GRU(nn.Module):
             3 * width, kernel_init=start.input, bias_init=start.bias, name="input"
         )(x)
         hidden = self.param("hidden", start.hidden, (width, 3 * width))
-        # With "before", only the first two gates' products can be computed from the memory alone.
-        early = hidden if after else hidden[:, : 2 * width]
-        bias = self.param("hidden_bias", start.hidden_bias, (width,)) if after else 0.0
-
-        def step(h: Array, x: tuple[Array, Array | None]) -> tuple[Array, Array]:
-            gates, fresh = x
-            h = h if fresh is None else jnp.where(fresh[..., None], 0.0, h)
-            r_in, z_in, n_in = jnp.split(gates, 3, -1)
-            r_h, z_h, *n_h = jnp.split(h @ early, 3 if after else 2, -1)
-            use, keep = jax.nn.sigmoid(r_in + r_h), jax.nn.sigmoid(z_in + z_h)
-            recurrent = use * (n_h[0] + bias) if after else (use * h) @ hidden[:, 2 * width :]
-            candidate = jnp.tanh(n_in + recurrent)
-            h = (1 - keep) * candidate + keep * h
-            return h, h
-
+        gates = jnp.moveaxis(from_input, -2, 0)
         fresh = None if reset is None else jnp.moveaxis(reset, -1, 0)
-        memory, out = lax.scan(step, memory, (jnp.moveaxis(from_input, -2, 0), fresh))
-        return memory, jnp.moveaxis(out, 0, -2)
+        if after:
+            bias = self.param("hidden_bias", start.hidden_bias, (width,))
+            function = recurrence if blocks.fits_cache() else recurrence_in_few_kernels
+            out = function(hidden, bias, memory, gates, fresh)
+        else:
+            out = recurrence_before(hidden, memory, gates, fresh)
+        return out[-1] if len(out) else memory, jnp.moveaxis(out, 0, -2)
 
 
 class RecurrentNet(nn.Module):

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxoff.envs.base import Game, GameEnv
 from jaxoff.envs.mamujoco import layouts
 from jaxoff.envs.mamujoco.c_physics import CPhysics
+from jaxoff.errors import InvalidSetting
 from jaxoff.runtime import needs
 from jaxoff.types import Array, EnvSpec, Key, ReturnScale
 
@@ -218,10 +219,15 @@ def make_mamujoco(
     'mamujoco/HalfCheetah_2l' and 'mamujoco/Walker_2l' are SIT's tasks, with 200 steps. layout: one
     of `layouts.LAYOUTS`. State: qpos without x, and qvel (17; hopper 11). The return scale is
     OMAR's, measured with an older MuJoCo, and holds for halfcheetah-2x3 with 1000 steps only.
-    physics: "mjx" or "c"; None is C on a CPU and MJX on an accelerator.
+    physics: "mjx" or "c"; None is C on a CPU and MJX on an accelerator, where C is refused.
     """
     spec, table = resolve(name, layout, horizon)
     physics = physics or ("c" if jax.default_backend() == "cpu" else "mjx")
     if physics not in ("c", "mjx"):
         raise ValueError(f"mamujoco: field 'physics': expected 'c' or 'mjx', found {physics!r}")
+    if physics == "c" and jax.default_backend() != "cpu":
+        raise InvalidSetting(
+            "mamujoco: field 'physics': expected 'mjx' on an accelerator, whose programs would "
+            "wait for the host at every step, found 'c'"
+        )
     return GameEnv(MJX(table, spec.horizon, iterations, physics), spec)
