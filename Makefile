@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda benchmark inspo pjap omar sit yanhui bench bench-omar plan bench-accelerator wheels drill datasets report test test-all test-oldest test-newest lint check clean
+.PHONY: help setup setup-cuda quickstart benchmark inspo pjap omar sit yanhui bench bench-omar plan bench-accelerator wheels drill datasets report test test-all test-oldest test-newest lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -22,6 +22,13 @@ setup: $(READY)           ## the environment in .venv, with CPU wheels
 
 setup-cuda: $(READY)      ## the same with CUDA wheels, for an NVIDIA accelerator
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[cuda]'
+
+QUICK := $(RESULTS)/quickstart
+
+quickstart: $(READY)      ## two methods on a 2x2 game, five seeds each, and a page that compares them
+	$(BIN)/jaxoff train bc matrix/xor/b --steps 1000 --out $(QUICK)/bc
+	$(BIN)/jaxoff train inspo matrix/xor/b --steps 1000 --set behaviour_steps=500 --out $(QUICK)/inspo
+	$(BIN)/jaxoff report $(QUICK)
 
 benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)
 	$(BIN)/python -m jaxoff.experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE)

@@ -1,4 +1,4 @@
-"""What is the same bit for bit, and what to rounding: the rows of the README's table that no other
+"""What is the same bit for bit, and what to rounding: the rows of the table in docs/usage.md that no other
 test compares.
 """
 
