@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxoff.data import load as load
+    from jaxoff.data.collect import collect as collect
+    from jaxoff.data.own import save as save
     from jaxoff.envs.from_jaxmarl import FromJaxMARL as FromJaxMARL
     from jaxoff.envs.to_jaxmarl import as_jaxmarl as as_jaxmarl
     from jaxoff.errors import JaxoffError as JaxoffError
@@ -29,16 +31,19 @@ if TYPE_CHECKING:
     from jaxoff.training import TrainSpec as TrainSpec
     from jaxoff.training.restore import restore_policy as load_policy
     from jaxoff.training.script import train as train
+    from jaxoff.types import Episodes as Episodes
 
     __version__: str
 
 # Public name -> (its module, its name in that module).
 _FACE = {
+    "Episodes": ("jaxoff.types", "Episodes"),
     "FromJaxMARL": ("jaxoff.envs.from_jaxmarl", "FromJaxMARL"),
     "JaxoffError": ("jaxoff.errors", "JaxoffError"),
     "Results": ("jaxoff.training", "Results"),
     "TrainSpec": ("jaxoff.training", "TrainSpec"),
     "as_jaxmarl": ("jaxoff.envs.to_jaxmarl", "as_jaxmarl"),
+    "collect": ("jaxoff.data.collect", "collect"),
     "evaluate": ("jaxoff.eval.final", "evaluate_policy"),
     "load": ("jaxoff.data", "load"),
     "load_policy": ("jaxoff.training.restore", "restore_policy"),
@@ -46,17 +51,20 @@ _FACE = {
     "make_env": ("jaxoff.registry", "make_env"),
     "methods": ("jaxoff.registry", "learner_names"),
     "register": ("jaxoff.registry", "register"),
+    "save": ("jaxoff.data.own", "save"),
     "setup": ("jaxoff.runtime", "setup"),
     "tasks": ("jaxoff.registry", "tasks"),
     "train": ("jaxoff.training.script", "train"),
 }
 __all__ = [
+    "Episodes",
     "FromJaxMARL",
     "JaxoffError",
     "Results",
     "TrainSpec",
     "__version__",
     "as_jaxmarl",
+    "collect",
     "evaluate",
     "load",
     "load_policy",
@@ -64,6 +72,7 @@ __all__ = [
     "make_env",
     "methods",
     "register",
+    "save",
     "setup",
     "tasks",
     "train",
