@@ -13,6 +13,7 @@ from rich.table import Table
 from jaxoff import runtime
 from jaxoff.cli import edit as _edit  # noqa: F401  registers its commands
 from jaxoff.cli import look as _look  # noqa: F401  registers its commands
+from jaxoff.cli.checks import check_env, check_learner
 from jaxoff.cli.common import as_folder, console
 from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings
@@ -20,7 +21,7 @@ from jaxoff.cli.train import train
 from jaxoff.errors import Interrupted, InvalidSetting, JaxoffError
 
 app = tyro.extras.SubcommandApp()
-for command in (methods, settings, train):
+for command in (methods, settings, train, check_env, check_learner):
     app.command(command)
 
 
