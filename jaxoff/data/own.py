@@ -73,7 +73,7 @@ def from_steps(
         seen=Slots(seen, states[0], masks if choices else None),
         final=Slots(after[last], states[1][last], pick(masks_after) if choices else None),
         actions=taken,
-        rewards=per_agent(_SOURCE, "reward", _rows("reward", reward), n),
+        rewards=_per_agent("reward", reward, count, n),
         lengths=np.diff(last, prepend=-1),
         terminated=terminal[last],
     )
@@ -110,6 +110,12 @@ def _rows(
     if array.shape[:1] == (0,):
         raise InvalidEpisodes(f"{_SOURCE}: field '{name}': expected at least one step, found none")
     return check_array(_SOURCE, name, array, shape)
+
+
+def _per_agent(name: str, value: ByAgent, count: int, agents: int) -> np.ndarray:
+    """Numbers of each step and agent [M, N]; those of the team count for every agent."""
+    array = per_agent(_SOURCE, name, _rows(name, value), agents)
+    return check_array(_SOURCE, name, array, (count, agents))
 
 
 def _states(obs: np.ndarray, state: Any) -> np.ndarray:
@@ -169,8 +175,7 @@ def _ends(
         )
     found = {}
     for name, value in flags.items():
-        array = per_agent(_SOURCE, name, _rows(name, value), agents)
-        found[name] = check_flags(_SOURCE, name, check_array(_SOURCE, name, array, (count, agents)))
+        found[name] = check_flags(_SOURCE, name, _per_agent(name, value, count, agents))
     none = np.zeros((count, agents), bool)
     first = found.get("done", found.get("terminated", none))
     end, terminal = ends_of(first, found.get("truncated", none))
