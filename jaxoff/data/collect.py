@@ -266,12 +266,16 @@ class _Team:
         array = np.asarray(action, np.float32).reshape(-1)[: self.sizes[agent]]
         return array.reshape(self.spaces[agent].shape)
 
-    def random(self, avail: np.ndarray, rng: np.random.Generator) -> list[Any]:
-        """Uniformly random actions in the environment's own form."""
+    def random(self, avail: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+        """Uniformly random actions in the environment's own form, by agent."""
         if self.discrete:
-            chosen = [rng.choice(np.flatnonzero(row)) for row in avail]
-            return [int(x) + start for x, start in zip(chosen, self.starts, strict=True)]
-        return [rng.uniform(space.low, space.high) for space in self.spaces]
+            drawn: list[Any] = [
+                int(rng.choice(np.flatnonzero(row))) + start
+                for row, start in zip(avail, self.starts, strict=True)
+            ]
+        else:
+            drawn = [rng.uniform(space.low, space.high) for space in self.spaces]
+        return dict(zip(self.agents, drawn, strict=True))
 
 
 def _without_mask(value: Any) -> Any:
