@@ -42,7 +42,7 @@ def xor(tmp_path):
 
 def spec_of(folder, **changes):
     fields = {"steps": 4, "evaluations": 2, "eval_episodes": 2, "config": QUICK} | changes
-    return jaxoff.TrainSpec("bc", str(folder), **fields)
+    return jaxoff.TrainSpec("bc", folder, **fields)
 
 
 def test_paths_are_tasks_with_a_short_name(tmp_path, xor, monkeypatch):

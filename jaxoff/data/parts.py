@@ -100,7 +100,10 @@ def make_family(
         if hasattr(part, "step_env"):
             from jaxoff.envs.from_jaxmarl import FromJaxMARL
 
-            part = FromJaxMARL(part, name=f"{name}/{scenario}")
+            try:
+                part = FromJaxMARL(part, name=f"{name}/{scenario}")
+            except ValueError as error:
+                raise InvalidSetting(str(error)) from error
         return part
 
     def env(task: Task) -> Env:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -21,7 +22,7 @@ from jaxoff.config import (
     typed,
 )
 from jaxoff.errors import InvalidSetting
-from jaxoff.names import Task, unknown
+from jaxoff.names import Task, UnknownName, unknown
 from jaxoff.types import EnvSpec, Stage
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class TrainSpec:
     variant: str = ""  # column label in tables; "" is the method's name
     checkpoint_s: float = 60.0  # minimum time between checkpoints, in seconds
 
+    def __post_init__(self) -> None:
+        """A path becomes text: what `jaxoff.save` returns is a task."""
+        object.__setattr__(self, "task", os.fspath(self.task))
+
     @property
     def label(self) -> str:
         """Column label in tables."""
@@ -81,7 +86,10 @@ class TrainSpec:
     @property
     def task_name(self) -> str:
         """Row label in tables: the task, or `folder:NAME` for a dataset folder."""
-        return str(Task.parse(self.task))
+        try:
+            return str(Task.parse(self.task))
+        except UnknownName:  # a relative path that leads nowhere any more
+            return self.task
 
     def environment(self) -> Env:
         """The environment that evaluates the policies; a specification alone if there is none.
