@@ -59,8 +59,8 @@ class Task:
         parts = rest.split("/")
         if len(parts) != 3 or not all(parts):
             raise UnknownName(
-                f"task '{text}': expected [source:]family/scenario/quality, or the folder of a "
-                f"dataset, found {len(parts)} part(s) and no dataset there"
+                f"task '{text}': expected [source:]family/scenario/quality, found "
+                f"{len(parts)} part(s), and no dataset folder there"
             )
         return cls(source, *parts)
 

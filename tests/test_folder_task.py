@@ -54,7 +54,7 @@ def test_paths_are_tasks_with_a_short_name(tmp_path, xor, monkeypatch):
     assert Task.parse("data/a.vlt/seed-0").folder == ""  # nothing is there
     assert Task.parse("./data/a.vlt/seed-0").slug == "a-seed-0"
     assert folder_name(spec_of("data/mine")).startswith("bc-mine-batch_size=8-hidden=4-steps=4")
-    with pytest.raises(UnknownName, match="or the folder of a dataset, found 1 part"):
+    with pytest.raises(UnknownName, match=r"found 1 part.*, and no dataset folder there"):
         Task.parse("mine")
 
 
