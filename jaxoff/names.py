@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jaxoff.errors import JaxoffError
@@ -25,35 +27,68 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     return UnknownName(f"unknown {kind} '{name}'; {hint}")
 
 
+UNKNOWN = "unknown"  # the environment of a dataset whose metadata name none
+FOLDER = "folder"  # the family of tasks that are a dataset folder
+_PATHS = ("/", "./", "../", "~")  # what a text begins with that can only be a path
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """`[source:]family/scenario/quality`; source "" means jaxoff's own environment and recipe."""
+    """`[source:]family/scenario/quality`; source "" means jaxoff's own environment and recipe.
+
+    A folder that holds a dataset is a task too. `folder` is then its absolute path, and the task's
+    name is made of the folder's: `folder:mine` for `data/mine`.
+    """
 
     source: str
     family: str
     scenario: str
     quality: str
+    folder: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Task:
-        """Parse a task string; raises UnknownName on a wrong form."""
+        """Parse a task string, or the path of a dataset folder; raises UnknownName otherwise.
+
+        A text is a path where it begins as one (`/`, `./`, `../`, `~`), or where it leads to a
+        dataset.
+        """
+        if text.startswith(_PATHS) or text in (".", "..") or _holds_data(text):
+            return cls._of_folder(text)
         source, _, rest = text.rpartition(":")
         parts = rest.split("/")
         if len(parts) != 3 or not all(parts):
             raise UnknownName(
                 f"task '{text}': expected [source:]family/scenario/quality, found "
-                f"{len(parts)} part(s)"
+                f"{len(parts)} part(s), and no dataset folder there"
             )
         return cls(source, *parts)
 
+    @classmethod
+    def _of_folder(cls, text: str) -> Task:
+        path = Path(os.path.abspath(Path(text).expanduser()))
+        # A Vault is a folder NAME.vlt/UID, whose last part alone says little.
+        vault = path.parent.suffix == ".vlt"
+        name = f"{path.parent.stem}-{path.name}" if vault else path.name
+        return cls("", FOLDER, name, "", str(path))
+
     def __str__(self) -> str:
+        if self.folder:
+            return f"{FOLDER}:{self.scenario}"
         source = f"{self.source}:" if self.source else ""
         return f"{source}{self.family}/{self.scenario}/{self.quality}"
 
     @property
     def slug(self) -> str:
         """The task as a file name."""
+        if self.folder:
+            return self.scenario
         return str(self).replace("/", "-").replace(":", "-")
+
+
+def _holds_data(text: str) -> bool:
+    """Whether a path is that of a folder with a dataset."""
+    return bool(text) and (Path(text) / "metadata.json").is_file()
 
 
 class Sizes(NamedTuple):

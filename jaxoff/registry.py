@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import functools
 from importlib import metadata
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 from jaxoff import outlines
 from jaxoff.config import check_number
@@ -27,23 +28,59 @@ def _entry(group: str) -> dict[str, metadata.EntryPoint]:
     return {point.name: point for point in metadata.entry_points(group=group)}
 
 
-_METHODS: dict[str, ModuleType] = {}  # methods that `register` has added in this process
+# Parts that were added in this process, besides those of entry points.
+_METHODS: dict[str, ModuleType] = {}
+_SAMPLERS: dict[str, ModuleType] = {}
+_FAMILIES: dict[tuple[str, str], Family] = {}
 
 
-def register(name: str, module: ModuleType) -> None:
+def register(name: str, module: Any) -> None:
     """Add a method in this process, as an entry point of `jaxoff.learners` would.
 
-    module: as `forms` describes it. Raises InvalidSetting for a name that is taken, or a module
-    that has neither `FORMS`, nor `Config` and `make`.
+    module: as `forms` describes it, or any object with the same attributes. It replaces another
+    that was added in this process. Raises InvalidSetting for the name of an installed method, or a
+    module that has neither `FORMS`, nor `Config` and `make`.
     """
-    if name in learner_names() and _METHODS.get(name) is not module:
-        raise InvalidSetting(f"method '{name}': expected a new name, found one that is registered")
+    _check_new("method", name, "jaxoff.learners")
     if not hasattr(module, "FORMS") and not (hasattr(module, "Config") and hasattr(module, "make")):
         raise InvalidSetting(
             f"method '{name}': expected a module with FORMS, or with Config and make, "
-            f"found {module.__name__}"
+            f"found {_name_of(module)}"
         )
-    _METHODS[name] = module
+    _METHODS[name] = _named(name, module)
+
+
+def register_sampler(name: str, module: Any) -> None:
+    """Add a sampler in this process, as an entry point of `jaxoff.samplers` would."""
+    _check_new("sampler", name, "jaxoff.samplers")
+    _SAMPLERS[name] = _named(name, module)
+
+
+def register_family(family: Family) -> None:
+    """Add a family of tasks in this process; one that was added before is replaced."""
+    if (family.source, family.name) in _installed():
+        raise InvalidSetting(
+            f"family '{family.name}': expected a new name, found one that is registered"
+        )
+    _FAMILIES[family.source, family.name] = family
+
+
+def _check_new(kind: str, name: str, group: str) -> None:
+    if name in _entry(group):
+        raise InvalidSetting(f"{kind} '{name}': expected a new name, found one that is registered")
+
+
+def _name_of(module: Any) -> str:
+    return getattr(module, "__name__", type(module).__name__)
+
+
+def _named(name: str, module: Any) -> Any:
+    """The module, or what stands for one, which has a name for messages."""
+    if hasattr(module, "__name__"):
+        return module
+    return SimpleNamespace(
+        **{k: getattr(module, k) for k in dir(module) if k[:2] != "__"}, __name__=name
+    )
 
 
 def learner_names() -> list[str]:
@@ -57,7 +94,13 @@ def forms(name: str) -> dict[str, ModuleType]:
     A method registers one module, for both kinds or only for those in its `ACTIONS`; or a package
     whose `FORMS` has a module for each kind.
     """
-    module = _METHODS[name] if name in _METHODS else _load("jaxoff.learners", "method", name)
+    return forms_of(
+        _METHODS[name] if name in _METHODS else _load("jaxoff.learners", "method", name)
+    )
+
+
+def forms_of(module: Any) -> dict[str, ModuleType]:
+    """What `forms` returns for the method that is in a module or package."""
     found: dict[str, ModuleType] = getattr(module, "FORMS", None) or dict.fromkeys(
         getattr(module, "ACTIONS", KINDS), module
     )
@@ -110,27 +153,29 @@ def online_learner(name: str) -> ModuleType:
 
 def sampler_names() -> list[str]:
     """The names of all registered samplers."""
-    return sorted(_entry("jaxoff.samplers"))
+    return sorted({*_entry("jaxoff.samplers"), *_SAMPLERS})
 
 
 def sampler(name: str) -> ModuleType:
     """The module of a sampler: it has `Config` and `make`."""
-    return _load("jaxoff.samplers", "sampler", name)
+    return _SAMPLERS[name] if name in _SAMPLERS else _load("jaxoff.samplers", "sampler", name)
 
 
 def _load(group: str, kind: str, name: str) -> ModuleType:
     points = _entry(group)
     if name not in points:
-        raise unknown(kind, name, points)
+        raise unknown(kind, name, {*points, *(_SAMPLERS if kind == "sampler" else ())})
     return points[name].load()
 
 
-@functools.cache
 def families() -> dict[tuple[str, str], Family]:
-    """(source, family) -> Family, for every registered family.
+    """(source, family) -> Family, for every registered family."""
+    return _installed() | _FAMILIES
 
-    An entry point names a Family, or a list of them.
-    """
+
+@functools.cache
+def _installed() -> dict[tuple[str, str], Family]:
+    """The families of entry points, which name a Family, or a list of them."""
     found: dict[tuple[str, str], Family] = {}
     for point in _entry("jaxoff.families").values():
         loaded = point.load()

@@ -8,10 +8,13 @@ padded, with the true sizes in `EnvSpec`.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import jax
     import numpy as np
 
@@ -122,6 +125,81 @@ class Episodes(NamedTuple):
     behaviour_level: np.ndarray  # [E, N] int, for plots only; -1 where unknown
     # [E, T, N] where agents have rewards of their own; `reward` is then their mean
     agent_reward: np.ndarray | None = None
+
+    @classmethod
+    def from_steps(
+        cls,
+        obs: Any,
+        actions: Any,
+        reward: Any,
+        done: Any = None,
+        *,
+        terminated: Any = None,
+        truncated: Any = None,
+        state: Any = None,
+        avail: Any = None,
+        next_obs: Any = None,
+        next_state: Any = None,
+        next_avail: Any = None,
+        num_actions: int | None = None,
+        horizon: int | None = None,
+    ) -> Episodes:
+        """Episodes from flat arrays of M consecutive steps, cut where episodes end.
+
+        Agents are the second axis, or a dictionary of arrays by agent, which are padded to the
+        largest; arrays without that axis are of a single agent. obs [M, N, O]. actions: choices
+        [M, N] of integers, or reals [M, N, A]. reward: [M] of the team, or [M, N], whose mean is
+        the team's. Flags 0 or 1, of the team or of each agent: an episode ends where all agents are
+        done, and terminates where all are terminated. done: an end is terminal, but one after
+        `horizon` steps is the time limit's, where that is given. terminated, truncated: say so
+        themselves. The last step always ends an episode, and is truncated if no flag is set.
+
+        state [M, S]: by default all observations side by side. avail [M, N, A]: choices that are
+        available, by default all. num_actions: their number, by default that of avail, or the
+        largest choice and one more. next_obs, next_state, next_avail: after each step; without
+        them, what follows the last step of an episode is what was before it.
+
+        Raises InvalidEpisodes naming the field.
+        """
+        return _own_data().from_steps(
+            obs,
+            actions,
+            reward,
+            done,
+            terminated=terminated,
+            truncated=truncated,
+            state=state,
+            avail=avail,
+            next_obs=next_obs,
+            next_state=next_state,
+            next_avail=next_avail,
+            num_actions=num_actions,
+            horizon=horizon,
+        )
+
+    @classmethod
+    def from_minari(cls, source: Any) -> Episodes:
+        """Episodes of one agent from a Minari dataset.
+
+        source: a dataset of the package `minari`, the name of one, or a folder with
+        data/main_data.hdf5, which is read without that package. Parts of an observation are put
+        side by side, in the order of their names. Raises InvalidEpisodes, FileNotFoundError, or
+        MissingProgram where the package is needed and not installed.
+        """
+        return _own_data().from_minari(source)
+
+    @classmethod
+    def from_vault(cls, path: str | Path) -> Episodes:
+        """Episodes of a flashbax Vault, jaxoff's own or another program's: NAME.vlt/UID.
+
+        Raises InvalidDataset or InvalidEpisodes naming the file or array.
+        """
+        return importlib.import_module("jaxoff.data.disk").load(path)[0]
+
+
+def _own_data() -> Any:
+    # The types stand below the readers, which are imported when they are called.
+    return importlib.import_module("jaxoff.data.own")
 
 
 class Transition(NamedTuple):

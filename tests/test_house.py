@@ -22,7 +22,7 @@ LAYERS = (
     "nets eval",
     "data logs",
     "learners training",
-    "baselines report",
+    "baselines report conformance",
     "cli experiments",
 )
 # Packages that few modules may import, and which: what there is to change when one of them breaks,

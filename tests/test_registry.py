@@ -8,13 +8,14 @@ import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import struct
 
 import jaxoff
 from jaxoff import registry
 from jaxoff.config import config_fields, is_leaf, resolve_config, static
-from jaxoff.names import Task, UnknownName, unknown
+from jaxoff.names import DataOptions, Task, UnknownName, unknown
 
 
 @pytest.mark.parametrize(
@@ -225,6 +226,74 @@ def test_the_public_face_is_lazy_and_whole():
         assert getattr(jaxoff, name) is not None and name in dir(jaxoff)
     with pytest.raises(AttributeError, match="module 'jaxoff' has no attribute 'trian'"):
         jaxoff.trian  # noqa: B018
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Registries that forget what a test registers."""
+    from jaxoff.data import parts
+
+    for name in ("_METHODS", "_SAMPLERS", "_FAMILIES"):
+        monkeypatch.setattr(registry, name, {})
+    monkeypatch.setattr(parts, "_OWN", {})
+
+
+def test_an_environment_can_be_registered_in_a_process(own, tmp_path):
+    env = registry.make_env("matrix/xor/b")
+    jaxoff.register("own/game", env)
+    assert registry.make_env("own/game/random") is env
+    made = jaxoff.make_data("own/game/random", DataOptions(seed=1, episodes=30))
+    assert len(made.filled) == 30 and len(np.unique(made.actions[:, 0], axis=0)) == 4
+    # a second scenario, made when it is asked for, with a recipe of its own
+    recipe = lambda env, options: jaxoff.make_data("matrix/xor/a")
+    jaxoff.register("own/other", lambda: registry.make_env("matrix/xor/a"), data={"best": recipe})
+    names = [name for name in jaxoff.tasks() if name.startswith("own/")]
+    assert names == ["own/game/random", "own/other/random", "own/other/best"]
+    assert registry.sizes("own/other/best").num_agents == 2
+    assert (jaxoff.make_data("own/other/best").reward == 1).all()
+    for wrong in ("own/game/best", "own/gmae/random"):
+        with pytest.raises(UnknownName, match=r"nearest: .*own/game/random"):
+            jaxoff.make_data(wrong)
+    jaxoff.register("own/game", registry.make_env("matrix/xor/a"))  # replaced
+    assert registry.make_env("own/game/random") is not env
+    spec = jaxoff.TrainSpec("bc", "own/game/random", steps=2, evaluations=1, data_episodes=9)
+    assert np.isfinite(jaxoff.train(spec).runs[0]["exact_value"])
+    # a dataset folder that names it is evaluated in it
+    folder = jaxoff.save(made, tmp_path / "mine", env="own/game")
+    spec = jaxoff.TrainSpec("bc", str(folder), steps=2, evaluations=1)
+    assert np.isfinite(jaxoff.train(spec).runs[0]["exact_value"])
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "message"),
+    [
+        ("smax/mine", lambda: None, "family 'smax': expected a new name"),
+        ("own/a/b", lambda: None, "expected family/scenario as the name of an environment"),
+        ("own/a", 3, "expected an environment, or a function that makes one, found int"),
+        ("uniform", types.SimpleNamespace(Config=3, make=lambda a, b, c: 0), "sampler 'uniform'"),
+    ],
+)
+def test_other_parts_are_refused(own, name, part, message):
+    with pytest.raises(ValueError, match=message):
+        jaxoff.register(name, part)
+
+
+def test_a_sampler_can_be_registered_in_a_process(own):
+    from jaxoff.data import uniform_sampler
+
+    make = lambda config, batch_size, window: uniform_sampler.make(config, batch_size, window)
+    part = types.SimpleNamespace(Config=uniform_sampler.Config, make=make)
+    jaxoff.register("same", part)
+    assert "same" in registry.sampler_names()
+    with pytest.raises(UnknownName, match="unknown sampler 'sane'; nearest: same"):
+        registry.sampler("sane")
+    specs = [
+        jaxoff.TrainSpec("bc", "matrix/xor/b", steps=2, evaluations=1, sampler=sampler)
+        for sampler in ("same", "uniform")
+    ]
+    one, other = (jaxoff.train(spec) for spec in specs)
+    assert one.spec.label == "bc+same"
+    assert one.runs[0]["exact_value"] == other.runs[0]["exact_value"]
 
 
 def test_a_method_can_be_registered_in_a_process(monkeypatch):

@@ -495,3 +495,32 @@ def test_page_escapes_what_it_is_given(tmp_path: Path):
 def test_a_section_with_a_missing_file_is_refused(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"nothing: expected a table"):
         html.index(tmp_path, "x", [html.Section("s", "", ["nothing"])])
+
+
+def test_jobs_on_folders_of_one_name_are_told_apart_by_their_data(tmp_path):
+    for name, digest in (("a", "1" * 64), ("b", "2" * 64)):
+        make(tmp_path / name, "bc", "folder:mine", [1.0], data={"sha256": digest}, env="")
+        file = tmp_path / name / "config.json"
+        told = json.loads(file.read_text()) | {"folder": f"/data/{name}/mine"}
+        file.write_text(json.dumps(told))
+    runs = told_apart(load_experiment(tmp_path))
+    assert [run.variant for run in runs] == ["bc (data=11111111)", "bc (data=22222222)"]
+
+
+def test_a_page_says_which_policies_were_not_evaluated(tmp_path):
+    make(tmp_path / "own", "bc", "folder:mine", [1.0, 2.0])
+    final = json.loads((tmp_path / "own" / "final.json").read_text())
+    for run in final["runs"]:
+        run["return_mean"] = None
+    (tmp_path / "own" / "final.json").write_text(json.dumps(final))
+    rows = [json.loads(x) for x in (tmp_path / "own" / "metrics.jsonl").read_text().splitlines()]
+    rows = [row | {"return_mean": None, "loss/nll": 1.0, "loss/other": 2.0} for row in rows]
+    (tmp_path / "own" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    assert load_run(tmp_path / "own").curve_metric == "loss/nll"
+    make(tmp_path / "ours", "bc", "matrix/xor/b", [1.0, 2.0])
+    page = " ".join(report(tmp_path).read_text().split())
+    assert "Policies on folder:mine were not evaluated: no environment that can be played" in page
+    assert "32 episodes per run" in page and (tmp_path / "curves-folder-mine.png").exists()
+    # a job whose runs have all failed was evaluated
+    make(tmp_path / "failed", "bc", "matrix/xor/b", [None, None])
+    assert not load_run(tmp_path / "failed").unplayed

@@ -13,6 +13,7 @@ from rich.table import Table
 from jaxoff import runtime
 from jaxoff.cli import edit as _edit  # noqa: F401  registers its commands
 from jaxoff.cli import look as _look  # noqa: F401  registers its commands
+from jaxoff.cli.checks import check_env, check_learner
 from jaxoff.cli.common import as_folder, console
 from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings
@@ -20,7 +21,7 @@ from jaxoff.cli.train import train
 from jaxoff.errors import Interrupted, InvalidSetting, JaxoffError
 
 app = tyro.extras.SubcommandApp()
-for command in (methods, settings, train):
+for command in (methods, settings, train, check_env, check_learner):
     app.command(command)
 
 
@@ -106,7 +107,7 @@ def evaluate(
     played = evaluate_runs(found, chosen, episodes, seed, drawn, processes)
     numbers = [name for name, value in played[0].items() if isinstance(value, float)]
     table = Table("run", "seed", *(name.replace("_", " ") for name in numbers))
-    table.title = f"{spec.label} on {spec.task}: {Protocol(drawn, episodes).how}"
+    table.title = f"{spec.label} on {spec.task_name}: {Protocol(drawn, episodes).how}"
     rows = []
     for run, row in zip(chosen, played, strict=True):
         failed = int(found.failed_at[run])
@@ -116,7 +117,7 @@ def evaluate(
         table.add_row(str(run), str(about["seed"]), *cells)
     console.print(table)
     record = {
-        "task": spec.task,
+        "task": spec.task_name,
         "episodes": episodes,
         "seed": seed,
         "sampled": drawn,
@@ -178,7 +179,8 @@ def play(
         "step",
         "actions",
         "reward",
-        title=f"{spec.label} on {spec.task}, run {run}, {how}: return {episode.reward.sum():.4f}",
+        title=f"{spec.label} on {spec.task_name}, run {run}, {how}: "
+        f"return {episode.reward.sum():.4f}",
     )
     for step, (actions, reward) in enumerate(zip(episode.actions, episode.reward, strict=True)):
         table.add_row(
@@ -189,7 +191,9 @@ def play(
     console.print(table)
     path = write_gif(env, episode, out or folder / f"play-{run}.gif", f"{spec.label}, {how}")
     console.print(
-        f"animation: {path}" if path else f"{spec.task} has no picture to draw, so there is no GIF",
+        f"animation: {path}"
+        if path
+        else f"{spec.task_name} has no picture to draw, so there is no GIF",
         soft_wrap=True,
     )
 

@@ -17,6 +17,7 @@ from jaxoff import registry, runtime
 from jaxoff.cli.common import Many, as_folder, console, pairs
 from jaxoff.config import meanings_of
 from jaxoff.errors import InvalidSetting, JaxoffError
+from jaxoff.names import Task
 from jaxoff.training.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -168,11 +169,15 @@ def train(
     registry.form_for(method, task)
     as_folder(out or results / experiment, "--results" if out is None else "--out")
     runtime.setup()
+    import numpy as np
+
     from jaxoff.data import disk
-    from jaxoff.report.protocol import Protocol
+    from jaxoff.report.protocol import UNPLAYED, Protocol
     from jaxoff.training.naming import folder_name, folder_to_extend
     from jaxoff.training.spec import expanded, resolve
 
+    if data is not None and Task.parse(task).folder:
+        raise InvalidSetting(f"--data: expected with a task by its name, found '{task}', a folder")
     if extend and overwrite:
         raise InvalidSetting("--extend and --overwrite: expected one of the two, found both")
     jobs = expanded(spec)
@@ -189,7 +194,11 @@ def train(
         name = ", ".join(f"{name}={value}" for name, value in point.items())
         folder = whole / name.replace(", ", "-").replace("=", "-") if point else whole
         rows += _train(job, folder, name, (wandb, experiment), episodes, (extend, overwrite))
-    console.print(_summary(rows, Protocol(spec.sampled, spec.eval_episodes).of("return_mean")))
+    evaluation = Protocol(spec.sampled, spec.eval_episodes).of("return_mean")
+    played = [row for row in rows if np.isfinite(row["return_mean"])]
+    if not played and any(row["failed_at"] is None for row in rows):
+        evaluation = f"not evaluated: {UNPLAYED}"
+    console.print(_summary(rows, evaluation))
     if whole != wanted:  # its name says how many updates it has
         whole.rename(wanted)
     console.print(f"results: {wanted}", soft_wrap=True)
@@ -214,13 +223,14 @@ def _train(
     from jaxoff.training import train as run
 
     (mode, group), (extend, overwrite) = dashboard, how
-    sinks: list[Sink] = [Progress(" ".join(filter(None, (spec.label, spec.task, point))))]
+    sinks: list[Sink] = [Progress(" ".join(filter(None, (spec.label, spec.task_name, point))))]
     if mode != "disabled":
         resume = (folder / "checkpoint").exists() and not overwrite
         sinks.append(WandB(mode, "jaxoff", group, (), folder / "wandb", resume=resume))
     done = run(spec, folder, sinks, data=episodes, extend=extend, overwrite=overwrite)
     try:
-        figures.curves([load_run(folder)], "return_mean", folder / "curves")
+        read = load_run(folder)
+        figures.curves([read], read.curve_metric, folder / "curves")
     except Exception as error:  # the results are already written, and other jobs may follow
         if not isinstance(error, JaxoffError | OSError):
             traceback.print_exc()

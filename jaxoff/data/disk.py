@@ -25,7 +25,7 @@ import numpy as np
 from jaxoff import files, registry, runtime
 from jaxoff.data import metadata as own
 from jaxoff.data.dataset import validate
-from jaxoff.data.edit import spec_of
+from jaxoff.data.edit import PER_AGENT, described, spec_of
 from jaxoff.data.episodes import returns_of
 from jaxoff.data.foreign import read_foreign
 from jaxoff.data.vault import (
@@ -33,11 +33,12 @@ from jaxoff.data.vault import (
     hashes_of,
     read_metadata,
     read_vault,
+    shape_of,
     structure,
     write_vault,
 )
 from jaxoff.errors import AlreadyThere, InvalidDataset, InvalidSetting
-from jaxoff.names import Task, UnknownName
+from jaxoff.names import UNKNOWN, Task, UnknownName
 from jaxoff.types import EnvSpec, Episodes
 
 _DONE = "terminals: the value beyond is zero; truncations: the clock ended the episode; never both"
@@ -71,6 +72,8 @@ def save(
         "num_actions": spec.action_size,
         "action_bound": float(spec.action_bound),
         "horizon": spec.horizon,
+        **{name: getattr(spec, name) for name in PER_AGENT if getattr(spec, name)},
+        **({"return_scale": list(spec.return_scale)} if spec.return_scale else {}),
         "steps": int(episodes.reward.shape[1]),
         "done_semantics": _DONE,
         "statistics": statistics(episodes),
@@ -221,6 +224,40 @@ def load(path: str | Path) -> tuple[Episodes, dict[str, Any]]:
         own.check(path / "metadata.json", metadata)
         episodes = _read_own(path, metadata)
     return validate(episodes, spec_of(episodes, metadata), str(path)), metadata
+
+
+def read_spec(path: str | Path) -> tuple[EnvSpec, dict[str, Any]]:
+    """The specification and the metadata of a dataset; its arrays are read only where they must be.
+
+    That is where another program wrote it. Raises what `load` does.
+    """
+    path = Path(path).absolute()
+    files.recover(path)
+    metadata = read_metadata(path)
+    if own.is_foreign(metadata):
+        return spec_of(load(path)[0], metadata), metadata
+    own.check(path / "metadata.json", metadata)
+    try:
+        shapes = {name: shape_of(x) for name, x in flatten(metadata["structure_shape"]).items()}
+        *_, obs_size = shapes["observations"]
+        state_size = shapes["infos.state"][-1]
+    except (LookupError, TypeError, ValueError) as error:
+        raise InvalidDataset(
+            f"{path / 'metadata.json'}: field 'structure_shape': expected the shapes of "
+            f"observations and infos.state, found {metadata['structure_shape']!r:.80}"
+        ) from error
+    spec = EnvSpec(
+        name=metadata.get("env", UNKNOWN),
+        num_agents=metadata["n_agents"],
+        obs_size=obs_size,
+        state_size=state_size,
+        action_size=metadata["num_actions"],
+        discrete=metadata["action_type"] == "discrete",
+        horizon=metadata["horizon"],
+        action_bound=metadata.get("action_bound", 1.0),
+        **described(metadata),
+    )
+    return spec, metadata
 
 
 def _read_own(path: Path, metadata: dict[str, Any]) -> Episodes:

@@ -17,8 +17,10 @@ import numpy as np
 from jaxoff.config import check_number
 from jaxoff.data.episodes import concatenate, lengths_of, take, trim
 from jaxoff.errors import InvalidSetting
-from jaxoff.types import EnvSpec, Episodes
+from jaxoff.names import UNKNOWN
+from jaxoff.types import EnvSpec, Episodes, ReturnScale
 
+PER_AGENT = ("obs_sizes", "action_sizes", "agent_types")  # fields of a specification
 _SLOTS = ("obs", "state", "avail")  # fields with a slot after the last step
 _KINDS = {"i": "discrete", "u": "discrete", "f": "continuous"}  # kind of dtype -> kind of actions
 
@@ -178,7 +180,7 @@ def spec_of(episodes: Episodes, metadata: dict[str, Any]) -> EnvSpec:
     "unknown", and the horizon is the length of the longest episode.
     """
     return EnvSpec(
-        name=metadata.get("env", "unknown"),
+        name=metadata.get("env", UNKNOWN),
         num_agents=episodes.obs.shape[2],
         obs_size=episodes.obs.shape[3],
         state_size=episodes.state.shape[2],
@@ -186,4 +188,18 @@ def spec_of(episodes: Episodes, metadata: dict[str, Any]) -> EnvSpec:
         discrete=_KINDS[np.asarray(episodes.actions).dtype.kind] == "discrete",
         horizon=metadata.get("horizon", int(lengths_of(episodes).max())),
         action_bound=metadata.get("action_bound", 1.0),
+        **described(metadata),
     )
+
+
+def described(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Those fields of a specification that a dataset's metadata hold only where there are any.
+
+    They are the true sizes of padded agents, the agents' types, and the scale of returns.
+    """
+    found: dict[str, Any] = {
+        name: tuple(metadata[name]) for name in PER_AGENT if metadata.get(name)
+    }
+    if scale := metadata.get("return_scale"):
+        found["return_scale"] = ReturnScale(*scale)
+    return found

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxoff.data import games, scenarios, worlds
+from jaxoff.data import folders, games, scenarios, worlds
 from jaxoff.data.public import PUBLIC
 from jaxoff.errors import InvalidSetting
 from jaxoff.names import DataOptions, Family, Sizes, Task, check_quality, unknown
@@ -307,4 +307,5 @@ BUILT_IN: list[Family] = [
     *map(_checked, _ALBERDICE),
     *_ON_SIMULATORS,
     *map(_checked, PUBLIC),
+    folders.FAMILY,
 ]

@@ -148,7 +148,7 @@ def read_foreign(path: Path, names: Collection[str]) -> Episodes:
     n = obs.shape[1]
     state = without_padding(vault.rows(_STATE)).reshape(total, -1)
     legals = vault.rows(_LEGALS) if _LEGALS in vault.arrays else None
-    actions, choices = _actions(source, vault.rows("actions"), legals, n)
+    actions, choices = read_actions(source, vault.rows("actions"), legals, n)
     if choices:
         if legals is None:
             check_memory(f"{source}: field 'actions'", total * n * choices)
@@ -180,8 +180,12 @@ def without_padding(values: np.ndarray) -> np.ndarray:
     return np.where(np.isneginf(values), 0, values) if values.dtype.kind == "f" else values
 
 
-def _actions(
-    source: str, actions: np.ndarray, legals: np.ndarray | None, agents: int
+def read_actions(
+    source: str,
+    actions: np.ndarray,
+    legals: np.ndarray | None,
+    agents: int,
+    legals_name: str = _LEGALS,
 ) -> tuple[np.ndarray, int]:
     """Indices [M, N] and the number of choices, or reals [M, N, A] and 0.
 
@@ -207,9 +211,9 @@ def _actions(
             return actions.astype(np.float32), 0
         if legals is None:
             raise InvalidEpisodes(
-                f"{source}: field '{name}': expected reals, or indices beside '{_LEGALS}', found "
-                f"whole floats of shape {actions.shape}, which may be either; store indices as "
-                "integers"
+                f"{source}: field '{name}': expected reals, or indices beside '{legals_name}', "
+                f"found whole floats of shape {actions.shape}, which may be either; store indices "
+                "as integers"
             )
         index = np.minimum(flat.astype(np.int64), max(choices, 1) - 1)[..., None]
         legal = choices > flat.max() and np.take_along_axis(legals, index, 2).all()

@@ -2,6 +2,7 @@
 
     jaxoff_schema       2; datasets of schema 1 were written without sha256_metadata
     n_agents, num_actions, horizon, steps, action_type, action_bound, done_semantics, statistics
+    obs_sizes, action_sizes, agent_types, return_scale      as in EnvSpec, where there are any
     made_with           versions of jaxoff, JAX and the simulator, and jaxoff's commit
     sha256, sha256_final        the hash of each array, in the main vault and in the final vault
     sha256_metadata     the hash of all other fields
@@ -88,6 +89,15 @@ def check(file: Path, metadata: dict[str, Any]) -> None:
         value = metadata[name]
         if not isinstance(value, dict) or not all(isinstance(x, str) for x in value.values()):
             raise _wrong(file, name, "a hash for each array", value)
+    for name in ("obs_sizes", "action_sizes", "agent_types"):
+        value = metadata.get(name, [])
+        whole = isinstance(value, list) and all(type(x) is int and x >= 0 for x in value)
+        if not whole or len(value) not in (0, metadata["n_agents"]):
+            raise _wrong(file, name, "a whole number for each agent", value)
+    scale = metadata.get("return_scale", [0.0, 1.0, ""])
+    kinds = [int | float, int | float, str]
+    if not isinstance(scale, list) or len(scale) != 3 or not all(map(isinstance, scale, kinds)):
+        raise _wrong(file, "return_scale", "two returns and a text", scale)
     for name in ("env", "scenario", "recipe"):
         if not isinstance(metadata.get(name, ""), str):
             raise _wrong(file, name, "a text", metadata[name])

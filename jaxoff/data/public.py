@@ -70,11 +70,17 @@ _STATISTICS = (
 class NoSimulator:
     """An environment with only a specification, in which policies cannot be evaluated in jit.
 
-    host: arguments of `eval.host.make_host` for a simulator on the host that fits, or empty.
+    host: arguments of `eval.host.make_host` for a simulator on the host that fits, or empty. about:
+    what is there instead of a simulator, as text.
     """
 
-    def __init__(self, spec: EnvSpec, host: tuple[str, ...] = ()) -> None:
-        self.spec, self.host = spec, host
+    def __init__(
+        self,
+        spec: EnvSpec,
+        host: tuple[str, ...] = (),
+        about: str = "public data without one",
+    ) -> None:
+        self.spec, self.host, self.about = spec, host, about
 
 
 # --------------------------------------------------------------------------------------- the table

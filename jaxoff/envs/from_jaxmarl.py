@@ -84,11 +84,11 @@ class FromJaxMARL:
         self.obs_sizes = tuple(_size(obs[agent]) for agent in self.agents)
         spaces = [env.action_space(agent) for agent in self.agents]
         name = env.name if name is None else name
-        discrete = _is_discrete(name, dict(zip(self.agents, spaces, strict=True)))
+        discrete = is_discrete(name, dict(zip(self.agents, spaces, strict=True)))
         self.action_sizes = tuple(
             int(space.n) if discrete else int(space.shape[0]) for space in spaces
         )
-        self.scale, bound = (None, 1.0) if discrete else _scale(name, spaces)
+        self.scale, bound = (None, 1.0) if discrete else scale_of(name, spaces)
         self.masks = _masks(env, state) if discrete else None
         if self.masks is not None:
             _check_masks(name, jax.eval_shape(self.masks, state), self.agents, self.action_sizes)
@@ -194,7 +194,7 @@ def _padded(x: Array, size: int) -> Array:
     return jnp.pad(x, (0, size - x.shape[0]))
 
 
-def _is_discrete(name: str, spaces: dict[str, Any]) -> bool:
+def is_discrete(name: str, spaces: dict[str, Any]) -> bool:
     """Whether all actions are discrete, judged by the attributes of a space and not by its class,
     since several packages define such classes.
     """
@@ -214,7 +214,7 @@ def _is_discrete(name: str, spaces: dict[str, Any]) -> bool:
     return "discrete" in kinds.values()
 
 
-def _scale(
+def scale_of(
     name: str, spaces: list[Any]
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]] | None, float]:
     """(bounds (low, high) [A_i] of each agent, to which actions in [-1, 1] are scaled, or None

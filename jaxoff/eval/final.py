@@ -47,11 +47,16 @@ def evaluate_policy(
             policy, make_host(*host, spec=env.spec), episodes, seed, processes, sampled
         )
     else:
-        raise InvalidSetting(
-            f"{env.spec.name}: expected an environment with a simulator, found public data "
-            "without one"
-        )
+        raise no_simulator(env)
     return summary(env, simulator, found)
+
+
+def no_simulator(env: Any) -> InvalidSetting:
+    """The error for an environment that cannot be played."""
+    about = getattr(env, "about", "none")
+    return InvalidSetting(
+        f"{env.spec.name}: expected an environment with a simulator, found {about}"
+    )
 
 
 def summary(env: Env, simulator: str, found: dict[str, Any]) -> dict[str, Any]:

@@ -65,11 +65,21 @@ def report(
         for words, paths in (("Not ended yet", waiting), ("Broken", broken)):
             names = ", ".join(path.name for path in paths if path.parent == place)
             text += f" {words}: {names}." if names else ""
-        sections.append(html.Section(title, f"{text} {protocol.of_runs(by_config(runs))}", stems))
+        sections.append(html.Section(title, f"{text} {_evaluation(runs)}", stems))
     page = html.index(folder, f"Results: {folder.resolve().name}", sections)
     if broken:
         raise BrokenResult(f"{page}: written without {_told(folder, broken)}")
     return page
+
+
+def _evaluation(runs: Sequence[Run]) -> str:
+    """How the policies of some jobs were evaluated, and which were not, as text."""
+    played = [run for run in runs if not run.unplayed]
+    tasks = ", ".join(dict.fromkeys(run.task for run in runs if run.unplayed))
+    text = protocol.of_runs(by_config(played))
+    if not tasks:
+        return text
+    return f"{text} Policies on {tasks} were not evaluated: {protocol.UNPLAYED}.".strip()
 
 
 def _told(folder: Path, broken: dict[Path, str]) -> str:
@@ -109,8 +119,10 @@ def _curves(runs: Sequence[Run], place: Path) -> list[Path]:
     stems = []
     for task in dict.fromkeys(run.task for run in logged):
         stems.append(place / f"curves-{_slug(task)}")
+        metric = next(run.curve_metric for run in logged if run.task == task)
+        having = [run for run in logged if any(metric in row for row in run.rows)]
         # All runs are passed, so that a variant has the same colour in every figure.
-        figures.curves(logged, "return_mean", stems[-1], tasks={task: task})
+        figures.curves(having, metric, stems[-1], tasks={task: task})
     return stems
 
 

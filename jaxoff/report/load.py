@@ -68,6 +68,17 @@ class Run:
         """[R] bool: the runs that met a number that is not finite."""
         return np.array([run.get("failed_at") is not None for run in self.runs], bool)
 
+    @property
+    def unplayed(self) -> bool:
+        """Whether no policy was evaluated, since no environment is there that could play it."""
+        return not self.has("return_mean") and not self.failed.all()
+
+    @property
+    def curve_metric(self) -> str:
+        """What learning curves show: returns, or the first loss where no policy was evaluated."""
+        last = self.rows[-1] if self.rows and self.unplayed else {}
+        return next((name for name in last if name.startswith("loss/")), "return_mean")
+
     def has(self, metric: str) -> bool:
         """Whether any run has a number of this name in final.json."""
         return any(run.get(metric) is not None for run in self.runs)
@@ -190,6 +201,9 @@ def _settings_of(config: dict[str, Any]) -> dict[str, Any]:
         for name, value in config["config"].items()
         if name not in config.get("grid", {})
     }
+    if "folder" in config:  # folders of one name may hold different data
+        own |= {"data": config["data"]["sha256"][:8]} if config.get("data") else {}
+        own |= {"env": config.get("env") or "none"}
     sampler = {f"sampler {name}": x for name, x in config.get("sampler_config", {}).items()}
     rest = (
         "method",

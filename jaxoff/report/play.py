@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxoff.config import check_number
 from jaxoff.envs.base import GridPicture, ScenePicture
+from jaxoff.eval.final import no_simulator
 from jaxoff.eval.rollout import rollout
 from jaxoff.report.gif import grid_gif
 from jaxoff.report.scene import scene_gif
@@ -25,8 +26,10 @@ class Episode(NamedTuple):
 
 
 def episode_of(env: Env, policy: Policy, seed: int, *, sampled: bool) -> Episode:
-    """Play one episode to its end."""
+    """Play one episode to its end. Raises InvalidSetting where there is no simulator in jit."""
     check_number("seed", seed)
+    if not hasattr(env, "step"):
+        raise no_simulator(env)
     trace = jax.jit(lambda key: rollout(env, policy, key, 1, sampled=sampled))(jax.random.key(seed))
     length = int(np.sum(trace.alive[:, 0]))
     state = np.concatenate(

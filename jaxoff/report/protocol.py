@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Metrics that an environment computes from the policy itself.
 EXACT = {"exact_value", "out_of_data"}
+UNPLAYED = "no environment that can be played here is named"  # why policies are not evaluated
 ENTRY: Fields = {"episodes": int, "sampled": bool, "finished": bool, "runs": list}
 ROW: Fields = {"run": int, "seed": int, "return_mean": object}
 

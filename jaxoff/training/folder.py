@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxoff import files, runtime
+from jaxoff.data import folders
 from jaxoff.data.edit import digest
 from jaxoff.errors import InvalidSetting
+from jaxoff.names import Task
 from jaxoff.training import results
 from jaxoff.training.results import ADDED, MERGED
 from jaxoff.training.spec import Job
-from jaxoff.types import Episodes
+from jaxoff.types import Env, Episodes
 
 # Fields of config.json that may differ between two runs of one job.
 LOOSE = {
@@ -34,6 +36,7 @@ LOOSE = {
     "checkpoint_s",
     "mode",
     "data_dir",
+    "folder",
     "grown_from",
 }
 # Fields that change when a job is extended.
@@ -42,9 +45,11 @@ FILES = ("config.json", "metrics.jsonl", "history.npz", "final.json", "final.npz
 STAGE = 1_000_000_000  # the number of a checkpoint is that of its stage times this, plus updates
 
 
-def describe(job: Job, data: Episodes | None) -> dict[str, Any]:
+def describe(job: Job, data: Episodes | None, env: Env) -> dict[str, Any]:
     """The content of config.json: the job, its data and machine, and the version of the code."""
-    spec = dataclasses.asdict(job.spec)
+    spec = dataclasses.asdict(job.spec) | _own_data(job, env)
+    if "folder" not in spec:
+        del spec["env"]  # which is the task's own
     config = {f.name: getattr(job.config, f.name) for f in dataclasses.fields(job.config)}
     return spec | {
         "variant": job.spec.label,
@@ -72,6 +77,19 @@ def describe(job: Job, data: Episodes | None) -> dict[str, Any]:
         "git_commit": runtime.git_commit(),
         "versions": runtime.versions(),
     }
+
+
+def _own_data(job: Job, env: Env) -> dict[str, Any]:
+    """What config.json tells of a task that is a dataset folder, which may be gone later.
+
+    task: its name. folder: its path. env: the task whose environment evaluates, "" if none does.
+    env_spec: the specification.
+    """
+    task = Task.parse(job.spec.task)
+    if not task.folder:
+        return {}
+    about = {"task": str(task), "folder": task.folder, "env": folders.named(task, job.spec.env)}
+    return about | {"env_spec": folders.record_of(env.spec)}
 
 
 def _typed(value: Any) -> Any:

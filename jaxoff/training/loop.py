@@ -69,7 +69,7 @@ def train(
     if out is None and (extend or overwrite):
         raise InvalidSetting("'extend' and 'overwrite': expected with a folder, found none")
     job = resolve(spec)
-    env = registry.make_env(spec.task) if env is None else env
+    env = spec.environment() if env is None else env
     # A method refuses invalid settings here, before data and folders are made.
     check_sampler(job, job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))
     if data is None and not job.acts:
@@ -77,11 +77,11 @@ def train(
         with making(sinks) as progress:
             data = registry.make_data(spec.task, options._replace(progress=progress))
     if data is not None:  # refused before the folder is written
-        data = validate(data, env.spec, spec.task, spec.obs_dtype)
+        data = validate(data, env.spec, spec.task_name, spec.obs_dtype)
     job = fitted(job, data)
     with jax.default_matmul_precision(spec.precision):
         if out is None:
-            return _Loop(job, env, data, None, sinks, folder.describe(job, data), []).run()
+            return _Loop(job, env, data, None, sinks, folder.describe(job, data, env), []).run()
         only = jax.process_index() == 0
         with folder.locked(Path(out)) if only else contextlib.nullcontext(False) as certain:
             return _in_folder(job, env, data, Path(out), sinks, (extend, overwrite, certain))
@@ -97,7 +97,7 @@ def _in_folder(
 ) -> Results:
     """Train what a folder lacks of a job; how: to extend, to overwrite, whether it is locked."""
     extend, overwrite, certain = how
-    record = folder.describe(job, data)
+    record = folder.describe(job, data, env)
     stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
     last = (len(stages) - 1) * folder.STAGE + stages[-1].steps
 

@@ -60,6 +60,7 @@ def _parts(spec: TrainSpec) -> tuple[str, int]:
     parts += [f"grid={'+'.join(sorted(spec.grid))}"] if spec.grid else []
     parts += [f"data_seed={spec.data_seed}"] if spec.data_seed else []
     parts += [f"data_episodes={spec.data_episodes}"] if spec.data_episodes else []
+    parts += [f"env={spec.env.replace('/', '-')}"] if spec.env else []
     return "-".join([spec.label, task.slug, *parts]), steps
 
 

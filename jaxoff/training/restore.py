@@ -14,11 +14,12 @@ import numpy as np
 
 from jaxoff import registry
 from jaxoff.config import BUDGETS, check_number, config_fields, is_leaf
+from jaxoff.data import folders
 from jaxoff.data.dataset import outline, place
 from jaxoff.errors import InvalidSetting, JaxoffError, WrongType
 from jaxoff.eval.final import evaluate_policy, summary
 from jaxoff.eval.rollout import evaluate
-from jaxoff.names import DataOptions
+from jaxoff.names import DataOptions, Task
 from jaxoff.training import mapping
 from jaxoff.training.checkpoint import Checkpoints
 from jaxoff.training.program import Program, RunState
@@ -46,7 +47,7 @@ def load_dataset(job: Job, env: Env, data: Episodes | None, sharding: Any = None
     if data is None:
         return ()
     return place(
-        data, env.spec, obs_dtype=job.spec.obs_dtype, sharding=sharding, source=job.spec.task
+        data, env.spec, obs_dtype=job.spec.obs_dtype, sharding=sharding, source=job.spec.task_name
     )
 
 
@@ -104,8 +105,8 @@ def restore(folder: str | Path, data_dir: str | None = None) -> Restored:
             f"{file}: expected the folder of a training job, found no config.json"
         )
     record = read_config(folder, ("method", "task", "config", "grid", "git_commit", "data_dir"))
-    job = _job_of(record, file, data_dir)
-    env, saved = registry.make_env(job.spec.task), folder / "checkpoint"
+    job, env = _job_and_env(record, file, data_dir)
+    saved = folder / "checkpoint"
     checkpoints = Checkpoints(saved) if saved.exists() else None
     meta = checkpoints.meta() if checkpoints else None
     if checkpoints is None or meta is None:
@@ -142,6 +143,25 @@ def _finite(job: Job, env: Env, meta: dict[str, Any], run: RunState, finite: Any
         return np.where(keep, new, old)
 
     return run._replace(learner=jax.tree.map(chosen, run.learner, finite), failed_at=failed_at)
+
+
+def _job_and_env(record: dict[str, Any], file: Path, data_dir: str | None) -> tuple[Job, Env]:
+    """The job of a folder, and its environment.
+
+    Of a task that is a dataset folder, what config.json tells is used, since that may be gone.
+    """
+    if "folder" not in record:
+        job = _job_of(record, file, data_dir)
+        return job, registry.make_env(job.spec.task)
+    try:
+        spec, task = folders.spec_from(record["env_spec"]), Task.parse(record["folder"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise broken(file, "the specification of a dataset", error) from error
+    with folders.known(task, spec):
+        job = _job_of(record | {"task": record["folder"]}, file, data_dir)
+    if record["env"]:
+        return job, registry.make_env(record["env"])
+    return job, folders.alone(task, spec)
 
 
 def _job_of(record: dict[str, Any], file: Path, data_dir: str | None) -> Job:

@@ -29,10 +29,13 @@ MEND = "put back a copy of the file, or train the job anew with --overwrite"
 MEND_EVALUATIONS = "put back a copy of the file, or remove it and evaluate again"
 Fields = Mapping[str, Any]  # name of a field -> its type, or `object` for any
 NOTHING: Fields = {}
-_WORDS = ("method", "task", "command", "hardware", "git_commit", "sampler", "variant")
+_WORDS = (
+    *("method", "task", "command", "hardware", "git_commit", "sampler", "variant"),
+    *("folder", "env"),
+)
 CONFIG: Fields = {  # types of fields of config.json
     **dict.fromkeys(_WORDS, str),
-    **dict.fromkeys(("config", "grid", "sampler_config", "versions"), dict),
+    **dict.fromkeys(("config", "grid", "sampler_config", "versions", "env_spec"), dict),
     **dict.fromkeys(("seeds", "parts", "order", "grown_from"), list),
     **dict.fromkeys(("evaluations", "eval_episodes", "num_runs", "data_seed"), int),
     "data": dict | None,
@@ -74,7 +77,7 @@ class Results:
         """One flat dictionary per run: method, task, run, seed, swept settings, final numbers."""
         head = {}
         if self.spec is not None:
-            head = {"method": self.spec.label, "task": self.spec.task}
+            head = {"method": self.spec.label, "task": self.spec.task_name}
         return [
             head
             | {name: value for name, value in run.items() if name in ("run", "seed")}
@@ -92,7 +95,7 @@ class Results:
 
     def __repr__(self) -> str:
         """Method, task, runs, last return, failed runs and folder, in one line."""
-        job = "a job" if self.spec is None else f"{self.spec.label} on {self.spec.task}"
+        job = "a job" if self.spec is None else f"{self.spec.label} on {self.spec.task_name}"
         alive = [run.get("return_mean") for run in self.runs if run.get("failed_at") is None]
         kept = np.array(alive, np.float64)
         kept = kept[np.isfinite(kept)]

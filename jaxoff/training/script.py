@@ -47,7 +47,7 @@ def train(
         console = Console(stderr=True)
         seen = console.is_terminal or console.is_jupyter
         progress = seen and not any(isinstance(sink, Progress) for sink in sinks)
-    shown: list[Sink] = [Progress(f"{spec.label} {spec.task}")] if progress else []
+    shown: list[Sink] = [Progress(f"{spec.label} {spec.task_name}")] if progress else []
     place = None if out is None else Path(out)
     return loop.train(spec, place, [*shown, *sinks], data, env, extend=extend, overwrite=overwrite)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -21,7 +22,7 @@ from jaxoff.config import (
     typed,
 )
 from jaxoff.errors import InvalidSetting
-from jaxoff.names import Task, unknown
+from jaxoff.names import Task, UnknownName, unknown
 from jaxoff.types import EnvSpec, Stage
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class TrainSpec:
     """
 
     method: str  # a registered method, such as inspo
-    task: str  # [source:]family/scenario/quality, see `jaxoff data list`
+    # [source:]family/scenario/quality, see `jaxoff data list`; or the folder of a dataset
+    task: str
     seeds: Sequence[int] = (0,)  # distinct whole numbers in 0 .. 2**32 - 1
     # values of fields of the method's Config
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -55,6 +57,9 @@ class TrainSpec:
     # number of episodes in the dataset, for a task with a recipe
     data_episodes: int | None = None
     data_dir: str | None = None  # folder of public datasets, for a task with a source
+    # task or family/scenario whose environment evaluates policies, for a task that is a dataset
+    # folder; by default what its metadata name, if anything; none: no evaluation
+    env: str = ""
     # storage type of observations and states on the device
     obs_dtype: Literal["float32", "bfloat16"] = "float32"
     # random number generator; only with threefry2x32 is a run the same alone and among other runs
@@ -67,12 +72,41 @@ class TrainSpec:
     variant: str = ""  # column label in tables; "" is the method's name
     checkpoint_s: float = 60.0  # minimum time between checkpoints, in seconds
 
+    def __post_init__(self) -> None:
+        """A path becomes text: what `jaxoff.save` returns is a task."""
+        object.__setattr__(self, "task", os.fspath(self.task))
+
     @property
     def label(self) -> str:
         """Column label in tables."""
         return self.variant or (
             self.method if self.sampler == "uniform" else f"{self.method}+{self.sampler}"
         )
+
+    @property
+    def task_name(self) -> str:
+        """Row label in tables: the task, or `folder:NAME` for a dataset folder."""
+        try:
+            return str(Task.parse(self.task))
+        except UnknownName:  # a relative path that leads nowhere any more
+            return self.task
+
+    def environment(self) -> Env:
+        """The environment that evaluates the policies; a specification alone if there is none.
+
+        Raises InvalidSetting where `env` does not fit the task.
+        """
+        task = Task.parse(self.task)
+        if task.folder:
+            from jaxoff.data import folders
+
+            return folders.environment(task, self.env)
+        if self.env:
+            raise InvalidSetting(
+                f"field 'env': expected for a task that is a dataset folder, found '{self.env}' "
+                f"for '{self.task}', which has an environment of its own"
+            )
+        return registry.make_env(task)
 
 
 @dataclasses.dataclass(frozen=True)

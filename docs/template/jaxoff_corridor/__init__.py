@@ -1,0 +1,1 @@
+"""Parts of somebody's own for jaxoff: an environment, a method and a sampler."""

@@ -1,0 +1,340 @@
+"""Episodes from somebody's own arrays and files, and how they are saved as a dataset folder.
+
+`jaxoff.Episodes.from_steps` and `from_minari`, which say what they take, and `jaxoff.save`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxoff import registry
+from jaxoff.data import folders
+from jaxoff.data.checks import validate
+from jaxoff.data.convert.common import Slots, Steps, check_array, check_flags, pad, per_agent
+from jaxoff.data.convert.hdf5 import dataset, opened
+from jaxoff.data.edit import PER_AGENT, spec_of
+from jaxoff.data.episodes import ends_of
+from jaxoff.data.foreign import read_actions
+from jaxoff.errors import InvalidEpisodes, InvalidSetting
+from jaxoff.names import UnknownName, unknown
+from jaxoff.runtime import needs
+from jaxoff.types import EnvSpec, Episodes
+
+ByAgent = Any  # an array, or a dictionary of arrays by agent
+_SOURCE = "from_steps"
+_FIELDS = ("horizon", "action_bound", "return_scale", *PER_AGENT)  # of a spec, that `save` takes
+
+
+# ------------------------------------------------------------------------------------ flat arrays
+
+
+def from_steps(
+    obs: ByAgent,
+    actions: ByAgent,
+    reward: ByAgent,
+    done: ByAgent = None,
+    *,
+    terminated: ByAgent = None,
+    truncated: ByAgent = None,
+    state: Any = None,
+    avail: ByAgent = None,
+    next_obs: ByAgent = None,
+    next_state: Any = None,
+    next_avail: ByAgent = None,
+    num_actions: int | None = None,
+    horizon: int | None = None,
+) -> Episodes:
+    """What `types.Episodes.from_steps` describes."""
+    seen = _rows("obs", obs, 3)
+    count, n = seen.shape[:2]
+    masks = None if avail is None else _rows("avail", avail, 3, (count, n, -1))
+    taken, choices = _actions(actions, masks, num_actions, seen.shape, np.ndim(obs) == 2)
+    flags = {"done": done, "terminated": terminated, "truncated": truncated}
+    end, terminal = _ends({k: x for k, x in flags.items() if x is not None}, count, n, horizon)
+    last = np.flatnonzero(end)
+    shape = (count, n, seen.shape[2])
+    after = seen if next_obs is None else _rows("next_obs", next_obs, 3, shape)
+    states = _states(seen, state), _states(after, next_state if state is not None else None)
+    if state is not None and next_state is None:
+        states = states[0], states[0]
+    if choices and masks is None:
+        masks = np.ones((count, n, choices), np.uint8)
+    masks_after = masks
+    if next_avail is not None:
+        masks_after = _rows("next_avail", next_avail, 3, (count, n, choices))
+    pick = lambda x: None if x is None else x[last]
+    steps = Steps(
+        seen=Slots(seen, states[0], masks if choices else None),
+        final=Slots(after[last], states[1][last], pick(masks_after) if choices else None),
+        actions=taken,
+        rewards=_per_agent("reward", reward, count, n),
+        lengths=np.diff(last, prepend=-1),
+        terminated=terminal[last],
+    )
+    size, bound = choices or taken.shape[-1], 1.0 if choices else max(1.0, np.abs(taken).max())
+    spec = EnvSpec(_SOURCE, n, shape[2], states[0].shape[1], size, bool(choices), 1)
+    return validate(pad(steps, spec), dataclasses.replace(spec, action_bound=bound), _SOURCE)
+
+
+def _rows(
+    name: str, value: ByAgent, axes: int | None = None, shape: tuple[int, ...] = (-1, -1, -1)
+) -> np.ndarray:
+    """Numbers of each step [M, ...]; of a dictionary, side by side on the axis of agents.
+
+    Agents with fewer numbers are padded with zeros. axes: 3 for [M, N, ...], where [M, ...] is a
+    single agent.
+    """
+    if isinstance(value, Mapping):
+        parts = [np.asarray(part) for part in value.values()]
+        if not parts or len({(part.ndim, *part.shape[:1]) for part in parts}) > 1:
+            raise InvalidEpisodes(
+                f"{_SOURCE}: field '{name}': expected an array with as many steps for each agent, "
+                f"found shapes {', '.join(str(part.shape) for part in parts) or 'of no agent'}"
+            )
+        if parts[0].ndim > 1:
+            wide = max(part.shape[-1] for part in parts)
+            lead = [(0, 0)] * (parts[0].ndim - 1)
+            parts = [np.pad(part, [*lead, (0, wide - part.shape[-1])]) for part in parts]
+        value = np.stack(parts, 1)
+    array = np.asarray(value)
+    if axes is None:
+        return array
+    if array.ndim == 2:
+        array = array[:, None]
+    if array.shape[:1] == (0,):
+        raise InvalidEpisodes(f"{_SOURCE}: field '{name}': expected at least one step, found none")
+    return check_array(_SOURCE, name, array, shape)
+
+
+def _per_agent(name: str, value: ByAgent, count: int, agents: int) -> np.ndarray:
+    """Numbers of each step and agent [M, N]; those of the team count for every agent."""
+    array = per_agent(_SOURCE, name, _rows(name, value), agents)
+    return check_array(_SOURCE, name, array, (count, agents))
+
+
+def _states(obs: np.ndarray, state: Any) -> np.ndarray:
+    """The global state of each step [M, S]; all observations side by side where none is given."""
+    if state is None:
+        return obs.reshape(len(obs), -1)
+    array = np.asarray(state)
+    return check_array(_SOURCE, "state", array.reshape(len(array), -1), (len(obs), -1))
+
+
+def _actions(
+    actions: ByAgent, masks: np.ndarray | None, number: int | None, shape: Sequence[int], one: bool
+) -> tuple[np.ndarray, int]:
+    """Indices [M, N] and the number of choices, or reals [M, N, A] and 0.
+
+    number: of choices, if it is given. shape: of the observations. one: they are of one agent, and
+    so are actions [M] or [M, A].
+    """
+    array = _rows("actions", actions)
+    if one and not isinstance(actions, Mapping):
+        whole = array.dtype.kind in "iub"
+        array = array.reshape(len(array), -1) if whole else array.reshape(len(array), 1, -1)
+    if number is not None and masks is not None and masks.shape[2] != number:
+        raise InvalidEpisodes(
+            f"{_SOURCE}: field 'num_actions': expected {masks.shape[2]}, the last axis of avail, "
+            f"found {number}"
+        )
+    if array.shape[:2] != tuple(shape[:2]):
+        raise InvalidEpisodes(
+            f"{_SOURCE}: field 'actions': expected shape ({shape[0]}, {shape[1]}) of choices, or "
+            f"with a further axis of reals, found {array.shape}"
+        )
+    taken, choices = read_actions(_SOURCE, array, masks, shape[1], "avail")
+    if choices and number is not None:
+        if number < choices:
+            raise InvalidEpisodes(
+                f"{_SOURCE}: field 'actions': expected whole numbers 0..{number - 1}, found "
+                f"{choices - 1}"
+            )
+        choices = number
+    return taken, choices
+
+
+def _ends(
+    flags: Mapping[str, ByAgent], count: int, agents: int, horizon: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which steps [M] end an episode, and which terminate it; the last step always ends one."""
+    if not flags or ("done" in flags and len(flags) > 1):
+        raise InvalidEpisodes(
+            f"{_SOURCE}: expected 'done', or 'terminated' and 'truncated', found "
+            f"{' and '.join(flags) or 'neither'}"
+        )
+    if horizon is not None and "done" not in flags:
+        raise InvalidEpisodes(
+            f"{_SOURCE}: field 'horizon': expected with 'done' only, found it with "
+            f"{' and '.join(flags)}, which say how episodes end"
+        )
+    found = {}
+    for name, value in flags.items():
+        found[name] = check_flags(_SOURCE, name, _per_agent(name, value, count, agents))
+    none = np.zeros((count, agents), bool)
+    first = found.get("done", found.get("terminated", none))
+    end, terminal = ends_of(first, found.get("truncated", none))
+    end[-1] = True
+    if horizon is not None:
+        last = np.flatnonzero(end)
+        lengths = np.diff(last, prepend=-1)
+        if lengths.max() > horizon:
+            raise InvalidEpisodes(
+                f"{_SOURCE}: field 'horizon': expected at least {lengths.max()}, the steps of the "
+                f"longest episode, found {horizon}"
+            )
+        terminal[last[lengths == horizon]] = False
+    return end, terminal
+
+
+# ----------------------------------------------------------------------------------------- Minari
+
+
+def from_minari(source: Any) -> Episodes:
+    """What `types.Episodes.from_minari` describes."""
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        if path.exists():
+            return _joined(str(path), _stored(path), _choices(path))
+        with needs(f"{source}: no such folder, and as the name of a Minari dataset"):
+            import minari
+        source = minari.load_dataset(str(source))
+    name = getattr(getattr(source, "spec", None), "dataset_id", "a Minari dataset")
+    told = getattr(getattr(source, "action_space", None), "n", None)
+    fields = ("observations", "actions", "rewards", "terminations", "truncations")
+    parts = ({field: getattr(each, field) for field in fields} for each in source)
+    return _joined(str(name), parts, None if told is None else int(told))
+
+
+def _stored(path: Path) -> Iterator[dict[str, Any]]:
+    """The episodes of a Minari folder, or of the HDF5 file in it."""
+    places = [path, path / "main_data.hdf5", path / "data" / "main_data.hdf5"]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise FileNotFoundError(f"{path}: expected data/main_data.hdf5 of Minari, found none")
+    with opened(file) as source:
+        count = sum(name.startswith("episode_") for name in source)
+        for number in range(count):
+            yield _episode(file, source, f"episode_{number}")
+
+
+def _episode(file: Path, source: Any, name: str) -> dict[str, Any]:
+    """The arrays of one episode; observations may be a tree of arrays."""
+
+    def read(key: str) -> Any:
+        found = dataset(source, key)
+        if found is not None:
+            return found[()]
+        if key not in source or not hasattr(source[key], "keys"):
+            raise InvalidEpisodes(f"{file}: expected the dataset '{key}', found none")
+        return {part: read(f"{key}/{part}") for part in source[key]}
+
+    fields = ("observations", "actions", "rewards", "terminations", "truncations")
+    return {field: read(f"{name}/{field}") for field in fields}
+
+
+def _choices(path: Path) -> int | None:
+    """The number of discrete actions that a Minari folder's metadata tell, if they do."""
+    for folder in (path, path / "data", path.parent):
+        try:
+            told = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+            space = told["action_space"]
+            space = json.loads(space) if isinstance(space, str) else space
+            return int(space["n"]) if space.get("type") == "Discrete" else None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue
+    return None
+
+
+def _flat(value: Any) -> np.ndarray:
+    """A tree of arrays [L, ...] as [L, K]; parts of a dictionary in the order of their names."""
+    if isinstance(value, Mapping):
+        return np.concatenate([_flat(value[name]) for name in sorted(value)], 1)
+    if isinstance(value, tuple | list) and value and not np.isscalar(value[0]):
+        return np.concatenate([_flat(part) for part in value], 1)
+    array = np.asarray(value)
+    return array.reshape(len(array), -1)
+
+
+def _joined(name: str, parts: Any, choices: int | None) -> Episodes:
+    """The episodes of one agent, one after the other; the last step of each ends it."""
+    kept: dict[str, list[np.ndarray]] = {}
+    for part in parts:
+        rewards = np.asarray(part["rewards"])
+        if not len(rewards):
+            continue
+        obs, actions = _flat(part["observations"]), part["actions"]
+        if isinstance(actions, Mapping | tuple):
+            raise InvalidEpisodes(
+                f"{name}: field 'actions': expected one array, found a {type(actions).__name__}"
+            )
+        if len(obs) != len(rewards) + 1:
+            raise InvalidEpisodes(
+                f"{name}: field 'observations': expected {len(rewards) + 1} rows, one more than "
+                f"steps, found {len(obs)}"
+            )
+        terminal = np.asarray(part["terminations"]) != 0
+        cut = np.asarray(part["truncations"]) != 0
+        cut[-1] |= not terminal[-1]
+        row = (obs[:-1], obs[1:], np.asarray(actions), rewards, terminal, cut & ~terminal)
+        names = ("obs", "next_obs", "actions", "reward", "terminated", "truncated")
+        for field, value in zip(names, row, strict=True):
+            kept.setdefault(field, []).append(value)
+    if not kept:
+        raise InvalidEpisodes(f"{name}: expected at least one episode with a step, found none")
+    arrays: dict[str, Any] = {field: np.concatenate(values) for field, values in kept.items()}
+    try:
+        return from_steps(**arrays, num_actions=choices)
+    except InvalidEpisodes as error:
+        raise InvalidEpisodes(f"{name}: {error}") from error
+
+
+# ----------------------------------------------------------------------------------------- saving
+
+
+def save(
+    episodes: Episodes,
+    path: str | Path,
+    *,
+    env: str = "",
+    info: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    **fields: Any,
+) -> Path:
+    """Save episodes as a dataset folder, which is a task from then on; returns its path.
+
+    env: the registered environment that they are of, a task or family/scenario; policies are then
+    evaluated in it. Without it, sizes are those of the arrays, and `fields` may give what they do
+    not tell: horizon (by default the steps of the longest episode), action_bound (by default 1;
+    needed where actions are larger), return_scale, obs_sizes, action_sizes, agent_types, as in
+    `EnvSpec`. info: further JSON values for the metadata. overwrite: replace the dataset there.
+    Raises InvalidEpisodes, InvalidSetting, UnknownName, and AlreadyThere for a path that is taken.
+    """
+    from jaxoff.data import disk
+
+    strange = [name for name in fields if name not in _FIELDS]
+    if strange:
+        raise unknown("field of a dataset", strange[0], _FIELDS)
+    if env:
+        if not (task := folders.registered(env)):
+            raise UnknownName(
+                f"save: field 'env': expected a task or family/scenario that is registered, found "
+                f"'{env}'"
+            )
+        spec = registry.make_spec(task)
+    else:
+        spec = spec_of(episodes, {})
+        largest = 0.0 if spec.discrete else float(np.abs(episodes.actions).max())
+        if largest > 1 and "action_bound" not in fields:
+            raise InvalidSetting(
+                f"save: field 'action_bound': expected the largest action that the environment "
+                f"takes, since actions of up to {largest:g} are in the data, found none"
+            )
+    spec = dataclasses.replace(spec, **fields)
+    disk.save(path, episodes, spec, dict(info or {}), overwrite=overwrite)
+    return Path(path)
