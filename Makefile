@@ -26,8 +26,8 @@ setup-cuda: $(READY)      ## the same with CUDA wheels, for an NVIDIA accelerato
 QUICK := $(RESULTS)/quickstart
 
 quickstart: $(READY)      ## two methods on a 2x2 game, five seeds each, and a page that compares them
-	$(BIN)/jaxoff train bc matrix/xor/b --steps 1000 --out $(QUICK)/bc
-	$(BIN)/jaxoff train inspo matrix/xor/b --steps 1000 --set behaviour_steps=500 --out $(QUICK)/inspo
+	$(BIN)/jaxoff train bc matrix/xor/b --steps 300 --out $(QUICK)/bc
+	$(BIN)/jaxoff train inspo matrix/xor/b --steps 300 --set hidden=64 --set behaviour_steps=200 --out $(QUICK)/inspo
 	$(BIN)/jaxoff report $(QUICK)
 
 benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)

@@ -1,5 +1,5 @@
-"""What is the same bit for bit, and what to rounding: the rows of the table in docs/usage.md that no other
-test compares.
+"""What is the same bit for bit, and what to rounding: the rows of the table in docs/usage.md that
+no other test compares.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def test_rows_and_frames_have_a_line_per_run(monkeypatch):
 @pytest.mark.parametrize("page", ["README.md", "docs/usage.md"])
 def test_the_example_of_a_page_runs(page, tmp_path, monkeypatch):
     text = (ROOT / page).read_text()
-    (code,) = re.findall(r"same\s+from Python:\n\n((?:    .*\n|\n)+)", text)
+    (code,) = re.findall(r"same\s+from\s+Python:\n\n((?:    .*\n|\n)+)", text)
     small = {"seeds": (0, 1), "config": {"hidden": 16, "batch_size": 8, "behaviour_steps": 2}}
     make = jaxoff.TrainSpec
     spec = lambda method, task, **given: make(method, task, **given | SIZES | small)

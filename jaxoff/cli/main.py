@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.table import Table
@@ -19,6 +19,9 @@ from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings
 from jaxoff.cli.train import train
 from jaxoff.errors import Interrupted, InvalidSetting, JaxoffError
+
+if TYPE_CHECKING:
+    from jaxoff.report import tables
 
 app = tyro.extras.SubcommandApp()
 for command in (methods, settings, train, check_env, check_learner):
@@ -53,8 +56,27 @@ def report(
             f"{', '.join(useless)}: expected with --from evaluation only, found --from training"
         )
     drawn = _modes(greedy, sampled)
-    page = build(as_folder(folder), source, sampled=drawn, episodes=episodes)
+    found: list[tables.Table] = []
+    page = build(as_folder(folder), source, sampled=drawn, episodes=episodes, tell=found.append)
+    for table in found:
+        if table.metric == "return_mean":
+            console.print(_returns(table))
     console.print(f"page: {page}", soft_wrap=True)
+
+
+def _returns(table: tables.Table) -> Table:
+    """A table of returns for a terminal, with a line for each task and method."""
+    shown = Table(title=f"{table.title}: mean ± standard deviation over seeds")
+    for name in ("task", "method", "runs", table.title.lower(), "best"):
+        shown.add_column(name)
+    for row in table.rows:
+        for column in table.columns:
+            cell = table.cells.get((row, column))
+            if cell is not None:
+                value = f"{cell.mean:.3f} ± {cell.std:.3f}" if cell.kept else "failed"
+                shown.add_row(row, column, str(cell.total), value, cell.mark)
+        shown.add_section()
+    return shown
 
 
 def _modes(greedy: bool, sampled: bool) -> bool | None:

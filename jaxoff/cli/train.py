@@ -252,9 +252,9 @@ def _summary(runs: list[dict[str, Any]], evaluation: str) -> Table:
     """
     import numpy as np
 
-    table = Table(title=f"mean ± standard deviation over seeds; {evaluation}")
-    for name in ("setting", "seeds", "return", "score", "win rate", "exact value", "failed runs"):
-        table.add_column(name)
+    metrics = ("return_mean", "score", "win_rate", "exact_value")
+    columns = ("setting", "seeds", *(metric.split("_mean")[0] for metric in metrics), "failed runs")
+    lines: list[list[str]] = []
     points: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         swept = " ".join(f"{name}={value:g}" for name, value in run["config"].items())
@@ -262,7 +262,7 @@ def _summary(runs: list[dict[str, Any]], evaluation: str) -> Table:
     for point, group in points.items():
         alive = [run for run in group if run["failed_at"] is None]
         cells = []
-        for name in ("return_mean", "score", "win_rate", "exact_value"):
+        for name in metrics:
             known = [run[name] for run in alive if run.get(name) is not None]
             values = [value for value in known if np.isfinite(value)]
             spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
@@ -271,5 +271,11 @@ def _summary(runs: list[dict[str, Any]], evaluation: str) -> Table:
                 if values
                 else ("no simulator" if known and name == "return_mean" else "-")
             )
-        table.add_row(point, str(len(group)), *cells, str(len(group) - len(alive)))
+        lines.append([point, str(len(group)), *cells, str(len(group) - len(alive))])
+    table = Table(title=f"mean ± standard deviation over seeds; {evaluation}")
+    shown = [i for i, name in enumerate(columns) if any(line[i] != "-" for line in lines)]
+    for i in shown:
+        table.add_column(columns[i].replace("_", " "))
+    for line in lines:
+        table.add_row(*(line[i] for i in shown))
     return table

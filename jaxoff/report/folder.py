@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ def report(
     *,
     sampled: bool | None = None,
     episodes: int | None = None,
+    tell: Callable[[tables.Table], None] = lambda table: None,
 ) -> Path:
     """Rebuild the tables, curves, profiles and heat maps of every experiment at or below a folder.
 
@@ -29,8 +30,8 @@ def report(
     and figures. So are broken ones: once everything else is written, a BrokenResult names their
     files. source: tables have the numbers of the last evaluation of training, or those of `jaxoff
     evaluate`, the latest of each run with these actions and this number of episodes where given
-    (see `protocol.evaluated`). Raises BrokenResult, too, if no run has ended, and InvalidSetting
-    where evaluations are missing or differ.
+    (see `protocol.evaluated`). tell: called with every table that was written. Raises BrokenResult,
+    too, if no run has ended, and InvalidSetting where evaluations are missing or differ.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -59,7 +60,7 @@ def report(
         }
     sections = []
     for place, runs in groups.items():
-        stems = [stem.relative_to(folder) for stem in _experiment(runs, place)]
+        stems = [stem.relative_to(folder) for stem in _experiment(runs, place, tell)]
         title = folder.resolve().name if place == folder else str(place.relative_to(folder))
         text = f"{len(runs)} result folders, {sum(len(run.runs) for run in runs)} runs."
         for words, paths in (("Not ended yet", waiting), ("Broken", broken)):
@@ -87,7 +88,9 @@ def _told(folder: Path, broken: dict[Path, str]) -> str:
     return f"{len(broken)} broken result folders below {folder}: " + " | ".join(broken.values())
 
 
-def _experiment(runs: Sequence[Run], place: Path) -> list[Path]:
+def _experiment(
+    runs: Sequence[Run], place: Path, tell: Callable[[tables.Table], None]
+) -> list[Path]:
     """Write all tables and figures of some runs into a folder; returns their stems."""
     parts = by_config(told_apart(runs))
     stems = []
@@ -103,6 +106,7 @@ def _experiment(runs: Sequence[Run], place: Path) -> list[Path]:
             average=several and metric == "score",
         )
         render.write(table, place / f"table-{metric}")
+        tell(table)
         stems.append(place / f"table-{metric}")
     stems += _curves(parts, place)
     scores = _scores(parts)
