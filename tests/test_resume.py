@@ -134,7 +134,9 @@ def test_a_missing_history_beside_a_checkpoint_is_named(tmp_path):
     with pytest.raises(Interrupted):
         train(FORMS["bc"].spec, tmp_path, sinks=[StopAt(0, 2)])
     (tmp_path / "history.npz").unlink()
-    with pytest.raises(BrokenResult, match=r"history\.npz: expected an archive of arrays, found none"):
+    with pytest.raises(
+        BrokenResult, match=r"history\.npz: expected an archive of arrays, found none"
+    ):
         train(FORMS["bc"].spec, tmp_path)
 
 
