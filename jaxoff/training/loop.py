@@ -268,7 +268,7 @@ class _Loop:
         return mapping.least(max(1, min(wanted, most)))
 
     def _number(self, value: int) -> Any:
-        return jax.device_put(jnp.int32(value), NamedSharding(self.mesh, P()))
+        return jax.device_put(np.int32(value), NamedSharding(self.mesh, P()))
 
     def _timed(self, chunk: Any, carried: Carried, count: int) -> tuple[Carried, Any]:
         """Call a compiled chunk: Carried stays on the device, other results go to the host."""
@@ -319,11 +319,11 @@ class _Loop:
         run = mapping.to_devices(held, self.mesh)
         return Carried(config, run, jax.tree.map(jnp.copy, run.learner))
 
-    def _compile(self, function: Any, *args: Any, level: int | None = None) -> Any:
-        """Compile a program; level: of the optimisation by a CPU's backend, by default the most."""
+    def _compile(self, function: Any, *args: Any, once: bool = False) -> Any:
+        """Compile a program; one that runs once compiles longer than it runs."""
         begin = time.perf_counter()
-        cpu = self.mesh.devices.flat[0].platform == "cpu"
-        options = {"xla_backend_optimization_level": level} if cpu and level is not None else None
+        quick = once and self.mesh.devices.flat[0].platform == "cpu"
+        options = {"xla_backend_optimization_level": 1} if quick else None
         compiled = function.lower(*args).compile(options)
         self.compile_s += time.perf_counter() - begin
         needed, free = mapping.needed_bytes(compiled, self.mesh), runtime.free_bytes()
@@ -336,10 +336,9 @@ class _Loop:
         return compiled
 
     def _prepared(self, program: Program, carried: Any) -> Carried:
-        """The start of a stage. A program that runs once compiles longer than it runs."""
-        computes = self.stages[program.index].prepare is not None or self.job.acts
+        """All runs at the start of a stage."""
         args = carried[:2], self.dataset
-        prepare = self._compile(program.prepare, *args, level=1 if computes else 0)
+        prepare = self._compile(program.prepare, *args, once=True)
         begin = time.perf_counter()
         out = jax.block_until_ready(prepare(*args))
         self.elapsed_s += time.perf_counter() - begin

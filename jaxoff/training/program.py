@@ -232,7 +232,7 @@ def _mended(carried: Carried, healthy: Array, count: Array) -> Carried:
 
 
 def _all_finite(tree: Any) -> Array:
-    """Whether every number is finite, by one sum over all leaves: a kernel for each compiles long."""
+    """Whether every number is finite, found in all leaves at once, since kernels compile long."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     if not leaves:
         return jnp.ones((), bool)
