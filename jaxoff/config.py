@@ -223,7 +223,7 @@ def typed(name: str, value: Any, default: Any) -> Any:
 
     if isinstance(value, jax.Array):
         return value
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         value = value.item()
     wanted = type(default)
     if isinstance(value, str) and wanted is tuple and default:
