@@ -234,6 +234,8 @@ class _Loop:
         chunk = self._compile(program.chunk, carried, shared)
         keep = self._compile(program.keep, carried)
         for start, end in zip(starts, ends, strict=True):
+            if done >= end:  # an interval before the checkpoint
+                continue
             while done < end:
                 count = self._chunk_size(min(updates, end - done))
                 begin = time.perf_counter()
