@@ -100,10 +100,11 @@ def resolve_config(
     """A Config: its defaults, then the module's settings for the task, then the user's overrides.
 
     Settings are in the file `settings.toml` beside the module, in tables [method."task pattern"]; a
-    later table overrides earlier ones. Every leaf becomes a float32 array. Raises UnknownName or
-    WrongType naming the field.
+    later table overrides earlier ones. Every leaf becomes a float32 array of NumPy, since arrays of
+    JAX would compile a program for each operation of the set-up. Raises UnknownName or WrongType
+    naming the field.
     """
-    import jax.numpy as jnp
+    import numpy as np
 
     values = dict(_settings(module, task))
     for slots, updates in BUDGETS.items():
@@ -123,7 +124,7 @@ def resolve_config(
     config = checked(module.Config(**made), kind)
     return config.replace(
         **{
-            name: jnp.asarray(made[name], jnp.float32)
+            name: np.asarray(made[name], np.float32)
             for name, field in known.items()
             if is_leaf(field)
         }
@@ -222,7 +223,7 @@ def typed(name: str, value: Any, default: Any) -> Any:
 
     if isinstance(value, jax.Array):
         return value
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         value = value.item()
     wanted = type(default)
     if isinstance(value, str) and wanted is tuple and default:

@@ -1,5 +1,5 @@
 """Distributions over the actions of all agents. This module alone uses distrax, which is imported
-when the first distribution is built.
+when the first continuous distribution is built: its import takes half a second.
 
 Axes: agents N last for indices, [..., N]; agents and dimensions for reals, [..., N, A].
 """
@@ -37,14 +37,17 @@ def categorical(
 
     avail: [..., N, A], 0 where an action may not be taken; its logit is then UNAVAILABLE.
     """
-    if logits is not None and avail is not None:
+    if logits is None:
+        assert probs is not None
+        return Categorical(probs / probs.sum(-1, keepdims=True), True)
+    if avail is not None:
         logits = jnp.where(avail > 0, logits, UNAVAILABLE)
-    return _distrax().Categorical(logits=logits, probs=probs)
+    return Categorical(jax.nn.log_softmax(logits), False)
 
 
 def deterministic(actions: Array) -> Distribution:
     """All probability on these actions, indices or reals of any shape."""
-    return _distrax().Deterministic(actions)
+    return Deterministic(jnp.asarray(actions))
 
 
 def normal(mean: Array, log_std: Array) -> Distribution:
@@ -59,6 +62,68 @@ def normal(mean: Array, log_std: Array) -> Distribution:
 def uniform(low: Array, high: Array) -> Distribution:
     """Uniform between low and high, of equal shapes; one log density per dimension."""
     return _distrax().Uniform(low, high)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Categorical:
+    """Indices [..., N] with normalised probabilities [..., N, A], or with their logarithms.
+
+    Draws and densities are those of distrax, number for number; a draw from logits that are not
+    finite is an index nevertheless.
+    """
+
+    given: Array
+    as_probs: bool = dataclasses.field(metadata={"static": True})
+
+    @property
+    def logits(self) -> Array:
+        """Logarithms of the probabilities [..., N, A]."""
+        return jnp.log(self.given) if self.as_probs else self.given
+
+    @property
+    def probs(self) -> Array:
+        """Probabilities [..., N, A]."""
+        return self.given if self.as_probs else jax.nn.softmax(self.given)
+
+    def sample(self, *, seed: Key, sample_shape: int | tuple[int, ...] = ()) -> Array:
+        """Indices [*sample_shape, ..., N]."""
+        shape = _shape(sample_shape) + self.given.shape[:-1]
+        return jax.random.categorical(seed, self.logits, shape=shape)
+
+    def log_prob(self, value: Array) -> Array:
+        """Log probability [..., N] of indices [..., N]."""
+        count = self.given.shape[-1]
+        found = jnp.where(value[..., None] == jnp.arange(count), self.logits, 0.0).sum(-1)
+        return jnp.where((value < 0) | (value >= count), -jnp.inf, found)
+
+    def mode(self) -> Array:
+        """The most probable indices [..., N]."""
+        return jnp.argmax(self.given, -1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Deterministic:
+    """All probability on these actions, indices or reals of any shape."""
+
+    actions: Array
+
+    def sample(self, *, seed: Key, sample_shape: int | tuple[int, ...] = ()) -> Array:
+        """The actions, repeated over sample_shape."""
+        return jnp.broadcast_to(self.actions, _shape(sample_shape) + self.actions.shape)
+
+    def log_prob(self, value: Array) -> Array:
+        """0 for the actions, -inf elsewhere."""
+        return jnp.where(value == self.actions, 0.0, -jnp.inf)
+
+    def mode(self) -> Array:
+        """The actions."""
+        return self.actions
+
+
+def _shape(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (size,) if isinstance(size, int) else tuple(size)
 
 
 @jax.tree_util.register_dataclass

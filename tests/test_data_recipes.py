@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import distrax
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxoff.data import recipes
 from jaxoff.data.dataset import validate
 from jaxoff.data.episodes import concatenate, cut, lengths_of, take, trim, with_level
 from jaxoff.envs.games.bridge import make_bridge
-from jaxoff.envs.games.matrix import XOR, make_matrix
+from jaxoff.envs.games.matrix import XOR, make_matrix, mne
 from jaxoff.names import DataOptions
 from jaxoff.types import Policy
 from tests.reference import bridge_numpy
@@ -132,6 +133,13 @@ def test_xor_has_each_listed_joint_action_equally_often(quality, count):
     found, each = np.unique(joint, axis=0, return_counts=True)
     assert [tuple(row) for row in found.tolist()] == recipes.XOR_ACTIONS[quality]
     assert each.tolist() == [count // len(found)] * len(found)
+
+
+@pytest.mark.parametrize("payoff", [XOR, mne(-20.0)], ids=["xor", "mne"])
+def test_the_episodes_of_a_matrix_game_are_those_that_its_environment_plays(payoff):
+    joint = np.random.default_rng(0).integers(len(payoff), size=(50, 2)).astype(np.int32)
+    played = recipes.replay(make_matrix("game", payoff), joint[:, None], jax.random.key(0))
+    chex.assert_trees_all_equal(recipes.paid(payoff, joint), played, strict=True)
 
 
 def test_xor_is_shuffled_by_its_seed():

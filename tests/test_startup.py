@@ -142,3 +142,47 @@ def test_sizes_of_a_family_that_does_not_tell_them_are_its_environments(monkeypa
     family = Family("matrix", lambda: ["matrix/xor/a"], lambda _: env, lambda *_: None)
     monkeypatch.setattr(registry, "families", lambda: {("", "matrix"): family})
     assert registry.sizes(Task.parse("matrix/xor/a")) == (2, 1, 2, True, 1)
+
+
+# ------------------------------------------------------------------------------------- a training
+
+
+def test_what_a_small_training_compiles_and_imports(tmp_path):
+    """The second job, on data of the same shape, finds all its programs in the cache."""
+    code = """
+import pathlib, sys
+import jax, jaxoff
+from jax import monitoring
+events = []
+monitoring.register_event_listener(lambda name, **about: events.append(name.rpartition("/")[2]))
+monitoring.register_event_duration_secs_listener(
+    lambda name, seconds, **about: events.append(name.rpartition("/")[2])
+)
+jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+for quality in ("a", "b"):
+    spec = jaxoff.TrainSpec(
+        "inspo",
+        f"matrix/xor/{quality}",
+        config={"hidden": 8, "batch_size": 16, "behaviour_steps": 4},
+        steps=4,
+        evaluations=2,
+    )
+    events.clear()
+    jaxoff.train(spec, progress=False)
+    print(*(events.count(name) for name in ("backend_compile_duration", "cache_misses")))
+packages = {name.partition(".")[0] for name in sys.modules}
+print(*sorted({"tensorflow_probability", "distrax", "scipy.stats", "matplotlib", "wandb"} & (
+    packages | set(sys.modules)
+)))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second, heavy = done.stdout.splitlines()[-3:]
+    # `prepare`, `chunk` and `keep` of two stages, one `report`, and operations of the set-up.
+    programs, _ = map(int, first.split())
+    assert programs <= 12
+    assert second.split()[1] == "0"
+    assert not heavy

@@ -209,8 +209,8 @@ def test_a_run_with_nan_is_frozen_and_reported_and_the_others_are_as_without_it(
 def test_a_chunk_runs_under_the_transfer_guard(toy, monkeypatch):
     kept, refused = loop._Loop._compile, []
 
-    def compile_(self, function, *args):
-        compiled = kept(self, function, *args)
+    def compile_(self, function, *args, **how):
+        compiled = kept(self, function, *args, **how)
 
         def checked(*args):
             try:

@@ -147,7 +147,7 @@ def measured(part: str, learner: str, runs: int, made: Ready) -> Row:
     metrics: dict[str, Any] = {}
 
     def call(carried: Any) -> Any:
-        carried, told = made.chunk(carried, made.shared)
+        carried, (told, _) = made.chunk(carried, made.shared)
         metrics.update(told)
         return carried
 

@@ -213,7 +213,7 @@ def _count_flops(job: Any, env: Any, stage: int, dataset: Any, carried: Any) -> 
     program = Program(
         job, env, stage, 1, mapping.run_mesh(1, jax.devices()[:1]), "sequence", evaluates=False
     )
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), carried)
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), carried[:2])
     cost = jax.jit(program._chunk).lower(one, (dataset, np.int32(1))).compile().cost_analysis()
     return float((cost or {}).get("flops", float("nan")))
 

@@ -108,12 +108,11 @@ def measure(name: str, spec: TrainSpec, way: str, updates: int) -> list[Row]:
     program = Program(
         ready.job, ready.env, ready.program.index, updates, ready.mesh, ready.mode, evaluates=True
     )
-    report, compile_s = speed.compiled(program.report, carried, shared)
+    report, compile_s = speed.compiled(program.report, carried, ())
     lengths: list[np.ndarray] = []
 
     def play(carried: Any) -> Any:
-        carried, found = report(carried, shared)
-        lengths.append(np.asarray(found["lengths"]))
+        lengths.append(np.asarray(report(carried, ())["lengths"]))
         return carried
 
     best = speed.fastest(play, carried)[1]

@@ -19,7 +19,7 @@ from jaxoff import distributions
 from jaxoff.data.episodes import concatenate, cut, fill, take, trim, with_level
 from jaxoff.data.games import BRIDGE_QUALITIES, MNE_MARGINALS, XOR_ACTIONS, parse_polynomial
 from jaxoff.envs.games.bridge import make_bridge
-from jaxoff.envs.games.matrix import XOR, make_matrix, mne
+from jaxoff.envs.games.matrix import XOR, mne
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial
 from jaxoff.envs.rolling import Trace, bounded, play
 from jaxoff.errors import InvalidSetting
@@ -101,6 +101,24 @@ def replay(env: Env, actions: np.ndarray, key: Key, progress: Progress | None = 
     memory = np.zeros(len(actions), np.int32), padded
     played = record(env, _SCRIPT, len(actions), key, memory=memory, progress=progress)
     return cut(played, steps)
+
+
+def paid(payoff: np.ndarray, joint: np.ndarray, progress: Progress | None = None) -> Episodes:
+    """What `replay` makes of joint actions [E, N] in a matrix game of one play, without JAX."""
+    count, agents, yes = *joint.shape, np.ones((len(joint), 1), bool)
+    if progress:
+        progress(count, count)
+    return Episodes(
+        obs=np.ones((count, 2, agents, 1), np.float32),
+        state=np.ones((count, 2, 1), np.float32),
+        avail=np.ones((count, 2, agents, len(payoff)), np.float32),
+        actions=joint[:, None].astype(np.int32),
+        reward=payoff[tuple(joint.T)][:, None],
+        terminated=yes,
+        truncated=~yes,
+        filled=yes,
+        behaviour_level=np.full((count, agents), -1, np.int32),
+    )
 
 
 def _script_step(
@@ -203,8 +221,7 @@ def xor(
     listed = np.array(XOR_ACTIONS[quality], np.int32)
     each = _count(episodes, 1000, at_least=len(listed)) // len(listed)
     joint = np.random.default_rng(seed).permutation(np.repeat(listed, each, 0))
-    env, key = make_matrix("xor", XOR), jax.random.key(seed)
-    return with_level(replay(env, joint[:, None], key, progress), 0)
+    return with_level(paid(XOR, joint, progress), 0)
 
 
 def mne_samples(
@@ -221,11 +238,10 @@ def mne_samples(
     count = _count(episodes, 10_000)
     joint = (
         np.random.default_rng(seed)
-        .choice(3, size=(count, 1, 2), p=MNE_MARGINALS[quality])
+        .choice(3, size=(count, 2), p=MNE_MARGINALS[quality])
         .astype(np.int32)
     )
-    env, key = make_matrix("mne", mne(offdiag)), jax.random.key(seed)
-    return with_level(replay(env, joint, key, progress), 0)
+    return with_level(paid(mne(offdiag), joint, progress), 0)
 
 
 def bridge_script(count: int, seed: int) -> np.ndarray:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from jaxoff.types import ReturnScale
 
@@ -55,6 +54,8 @@ def std(values: ArrayLike) -> float:
 
 def iqm(tasks: Tasks) -> Any:
     """Interquartile mean of all runs of all tasks: floor(n / 4) values are dropped at each end."""
+    from scipy import stats  # takes a third of a second, and training needs none of it
+
     pooled = np.concatenate([np.asarray(values, np.float64) for values in tasks], axis=-1)
     return stats.trim_mean(pooled, 0.25, axis=-1)
 
@@ -145,6 +146,8 @@ def welch(a: ArrayLike, b: ArrayLike) -> float:
     gap = mean(a) - mean(b)
     if part_a + part_b == 0:
         return 1.0 if gap == 0 else 0.0
+    from scipy import stats
+
     freedom = (part_a + part_b) ** 2 / (part_a**2 / (a.size - 1) + part_b**2 / (b.size - 1))
     return float(2 * stats.t.sf(abs(gap) / np.sqrt(part_a + part_b), freedom))
 

@@ -94,7 +94,8 @@ def save(figure: Figure, stem: str | Path) -> list[Path]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     stem = Path(stem)
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure).draw()
+    figure.set_layout_engine("none")  # the layout is found once, not for each file again
     paths = []
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         path = stem.with_name(f"{stem.name}.{kind}")

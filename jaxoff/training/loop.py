@@ -223,20 +223,23 @@ class _Loop:
         updates = min(most, CHUNK_UPDATES)
         program = Program(self.job, self.env, index, updates, self.mesh, self.mode, evaluates=last)
         if meta is None:
-            carried = self._compiled(program.prepare, carried[:2], self.dataset)
+            carried = self._prepared(program, carried)
         else:
             carried = self._restored(carried[0], program, meta)
         done, self.chunk_s = meta["step"] if meta else 0, 0.0
-        report = self._compile(program.report, carried, (self.dataset, self._number(0)))
+        report = self._compile(program.report, carried, ()) if program.plays else None
         if last and meta is None:
-            carried, first = self._timed(report, carried, 0)
-            self.history.keep(0, {}, first)
-        chunk = self._compile(program.chunk, carried, (self.dataset, self._number(0)))
+            self.history.keep(0, {}, self._played(report, carried))
+        shared = self.dataset, self._number(0)
+        chunk = self._compile(program.chunk, carried, shared)
+        keep = self._compile(program.keep, carried)
         for start, end in zip(starts, ends, strict=True):
+            if done >= end:  # an interval before the checkpoint
+                continue
             while done < end:
                 count = self._chunk_size(min(updates, end - done))
                 begin = time.perf_counter()
-                carried, metrics = self._timed(chunk, carried, count)
+                carried, (metrics, finite) = self._timed(chunk, carried, count)
                 self.chunk_s = (time.perf_counter() - begin) / count
                 done, self.updates = done + count, self.updates + count
                 # sums in float64, so that means do not depend on the size of chunks
@@ -244,12 +247,22 @@ class _Loop:
                     self.sums[name] = self.sums.get(name, 0.0) + value[:, :count].sum(1, float)
                 if done < end:
                     self._between(index, done, carried)
-                else:
-                    carried, played = self._timed(report, carried, end - start)
-                    means = {k: np.float32(v / (end - start)) for k, v in self.sums.items()}
-                    self.sums = {}
-                    self._report(index, done, means, played, carried)
+            carried = self._settled(program, keep, carried, finite, end - start)
+            played = self._played(report, carried) if last else {}
+            means = {k: np.float32(v / (end - start)) for k, v in self.sums.items()}
+            self.sums = {}
+            self._report(index, done, means, played, carried)
         return carried
+
+    def _settled(
+        self, program: Program, keep: Any, carried: Carried, finite: Any, count: int
+    ) -> Carried:
+        """All runs at the end of an interval of `count` updates: finite, or back at its start."""
+        if finite.all():
+            return keep(carried)
+        # A padded run is a copy of the last one.
+        shared = mapping.to_devices(finite, self.mesh), self._number(count)
+        return self._compile(program.mend, carried, *shared)(carried, *shared)
 
     def _chunk_size(self, most: int) -> int:
         """Updates in the next chunk, from the time per update; the same on all processes."""
@@ -257,16 +270,27 @@ class _Loop:
         return mapping.least(max(1, min(wanted, most)))
 
     def _number(self, value: int) -> Any:
-        return jax.device_put(jnp.int32(value), NamedSharding(self.mesh, P()))
+        return jax.device_put(np.int32(value), NamedSharding(self.mesh, P()))
 
-    def _timed(self, function: Any, carried: Carried, count: int) -> tuple[Carried, Any]:
-        """Call a compiled function: Carried stays on the device, other results go to the host."""
+    def _timed(self, chunk: Any, carried: Carried, count: int) -> tuple[Carried, Any]:
+        """Call a compiled chunk: Carried stays on the device, other results go to the host."""
         begin, number = time.perf_counter(), self._number(count)
         with jax.transfer_guard("disallow"):
-            carried, out = jax.block_until_ready(function(carried, (self.dataset, number)))
+            carried, out = jax.block_until_ready(chunk(carried, (self.dataset, number)))
         out = mapping.to_host(out, self.job.num_runs)
         self.elapsed_s += time.perf_counter() - begin
         return carried, out
+
+    def _played(self, report: Any, carried: Carried) -> dict[str, Any]:
+        """An evaluation of all runs; nothing where the environment is a simulator on the host."""
+        if report is None:
+            return {}
+        begin = time.perf_counter()
+        with jax.transfer_guard("disallow"):
+            out = jax.block_until_ready(report(carried, ()))
+        out = mapping.to_host(out, self.job.num_runs)
+        self.elapsed_s += time.perf_counter() - begin
+        return out
 
     def _between(self, index: int, done: int, carried: Carried) -> None:
         """After a chunk within an interval: show progress, and save or stop if it is time to."""
@@ -297,9 +321,12 @@ class _Loop:
         run = mapping.to_devices(held, self.mesh)
         return Carried(config, run, jax.tree.map(jnp.copy, run.learner))
 
-    def _compile(self, function: Any, *args: Any) -> Any:
+    def _compile(self, function: Any, *args: Any, once: bool = False) -> Any:
+        """Compile a program; one that runs once compiles longer than it runs."""
         begin = time.perf_counter()
-        compiled = function.lower(*args).compile()
+        quick = once and self.mesh.devices.flat[0].platform == "cpu"
+        options = {"xla_backend_optimization_level": 1} if quick else None
+        compiled = function.lower(*args).compile(options)
         self.compile_s += time.perf_counter() - begin
         needed, free = mapping.needed_bytes(compiled, self.mesh), runtime.free_bytes()
         if free is not None and needed > free:
@@ -310,10 +337,12 @@ class _Loop:
             )
         return compiled
 
-    def _compiled(self, function: Any, *args: Any) -> Any:
-        compiled = self._compile(function, *args)
+    def _prepared(self, program: Program, carried: Any) -> Carried:
+        """All runs at the start of a stage."""
+        args = carried[:2], self.dataset
+        prepare = self._compile(program.prepare, *args, once=True)
         begin = time.perf_counter()
-        out = jax.block_until_ready(compiled(*args))
+        out = jax.block_until_ready(prepare(*args))
         self.elapsed_s += time.perf_counter() - begin
         return out
 

@@ -24,7 +24,8 @@ from jaxoff.training.mapping import map_runs
 from jaxoff.training.spec import Job
 from jaxoff.types import Array, Env, Feedback, Key, Learner, Out, Sampler, Transition
 
-PREPARE, DRAW, UPDATE, FEEDBACK, EVALUATE, COLLECT = range(6)  # purposes of random keys
+PURPOSES = 6
+PREPARE, DRAW, UPDATE, FEEDBACK, EVALUATE, COLLECT = range(PURPOSES)  # purposes of random keys
 
 
 class RunState(NamedTuple):
@@ -52,10 +53,15 @@ class Carried(NamedTuple):
 class Program:
     """The functions of one stage, to be lowered and compiled once each.
 
-    `updates` is the largest number of updates in a chunk, `mode` how runs share a device. `chunk`
-    and `report` take (carried, (dataset, number of updates)). `chunk` returns metrics [updates], of
-    which only the first entries, one per update made, are valid. `report` returns an evaluation:
-    "returns" [E], "lengths" [E] and the outputs of the environment's probe.
+    `updates` is the largest number of updates in a chunk, `mode` how runs share a device.
+
+    `prepare` takes ((config, run), dataset) and returns Carried at the start of the stage. `chunk`
+    takes (carried, (dataset, number of updates)) and returns Carried, metrics [updates], of which
+    only the first entries, one per update made, are valid, and whether every number of a run is
+    finite. An interval ends with `keep`, which takes Carried, or where a run is not finite with
+    `mend`, which takes (carried, finite [R], number of updates of the interval). `report` takes
+    (carried, ()) and returns an evaluation: "returns" [E], "lengths" [E] and the outputs of the
+    environment's probe. Carried is donated to all but `report`.
     """
 
     def __init__(
@@ -75,51 +81,65 @@ class Program:
             updates,
             evaluates,
         )
+        # The simulator of public data may not run in jit.
+        self.plays = evaluates and hasattr(env, "step")
         runs = NamedSharding(mesh, P("runs"))
 
-        def compiled(function: Callable[..., Any], donate: bool) -> Any:
-            return jax.jit(
-                map_runs(function, mesh, mode),
-                out_shardings=runs,
-                donate_argnums=(0,) if donate else (),
-            )
+        def compiled(function: Callable[..., Any], donate: bool = True) -> Any:
+            return jax.jit(function, out_shardings=runs, donate_argnums=(0,) if donate else ())
 
-        self.prepare = compiled(self._prepare, donate=False)
-        self.chunk = compiled(self._chunk, donate=True)
-        self.report = compiled(self._report, donate=True)
+        chunk = map_runs(self._chunk, mesh, mode)
+
+        # The state at the start of the interval is not mapped: a loop over runs would copy it.
+        def whole_chunk(carried: Carried, shared: tuple[Dataset, Array]) -> Any:
+            run, kept, finite = chunk((carried.config, carried.run), shared)
+            return carried._replace(run=run), (kept, finite)
+
+        self.prepare = compiled(map_runs(self._prepare, mesh, mode), donate=False)
+        self.chunk = compiled(whole_chunk)
+        self.keep = compiled(lambda carried: carried._replace(finite=_copied(carried.run.learner)))
+        self.mend = compiled(_mended)
+        report = map_runs(self._report, mesh, mode)
+        self.report = compiled(lambda carried, shared: report(carried[:2], shared), donate=False)
 
     def _parts(self, config: Any) -> tuple[Any, Learner]:
         stage = self.job.stages(config, self.env.spec)[self.index]
         return stage, stage.learner
 
-    def _key(self, run: RunState, purpose: int) -> Key:
+    def _keys(self, run: RunState) -> Key:
+        """The random keys of this stage [6], by purpose; made in one call, which is one kernel."""
         key = jax.random.wrap_key_data(run.key, impl=self.job.spec.prng)
-        return jax.random.fold_in(jax.random.fold_in(key, self.index), purpose)
+        return _fold(jax.random.fold_in(key, self.index), jnp.arange(PURPOSES))
 
     def _prepare(self, per_run: tuple[Any, RunState], dataset: Dataset) -> Carried:
         """The initial state of this stage; `run.learner` is that of the stage before."""
         config, run = per_run
         stage, learner = self._parts(config)
-        key = self._key(run, PREPARE)
+        keys = self._keys(run)
+        key = keys[PREPARE]
         state = (
             learner.init(key) if stage.prepare is None else stage.prepare(run.learner, dataset, key)
         )
-        sampler = self.job.sampler(stage, state, config, self.env, self._key(run, COLLECT))
+        sampler = self.job.sampler(stage, state, config, self.env, keys[COLLECT])
         updates = jnp.zeros((), jnp.int32)
         run = RunState(run.key, state, sampler.init(dataset), updates, run.failed_at)
         return Carried(config, run, state)
 
     def _chunk(
-        self, carried: Carried, shared: tuple[Dataset, Array]
-    ) -> tuple[Carried, dict[str, Array]]:
-        """Make the given number of updates, at most `updates`, and return their metrics."""
-        (config, run, finite), (dataset, count) = carried, shared
+        self, per_run: tuple[Any, RunState], shared: tuple[Dataset, Array]
+    ) -> tuple[RunState, dict[str, Array], Array]:
+        """Make the given number of updates, at most `updates`.
+
+        Returns the run, the metrics of the updates, and whether the run is healthy: it has not
+        failed before, and all its numbers are finite.
+        """
+        (config, run), (dataset, count) = per_run, shared
         stage, learner = self._parts(config)
-        sampler = self.job.sampler(stage, run.learner, config, self.env, self._key(run, COLLECT))
+        keys = self._keys(run)
+        sampler = self.job.sampler(stage, run.learner, config, self.env, keys[COLLECT])
         number = run.updates + jnp.arange(self.updates)
-        draw, update, tell = (self._key(run, purpose) for purpose in (DRAW, UPDATE, FEEDBACK))
-        fold = jax.vmap(jax.random.fold_in, (None, 0))
-        draw_keys, update_keys = fold(draw, number), fold(update, number)
+        folded = jax.vmap(_fold, (0, None))(keys[jnp.array([DRAW, UPDATE])], number)
+        draw_keys, update_keys = folded
         # A sampler that never changes makes the draws of the whole chunk in one call.
         drawn = (
             None
@@ -137,7 +157,7 @@ class Program:
             if sampler.feedback is not None:
                 made, states = number[index] + 1, (state, sampler_state)
                 sampler_state = self._feedback(
-                    learner, sampler, states, dataset, items, out, made, tell
+                    learner, sampler, states, dataset, items, out, made, keys[FEEDBACK]
                 )
             metrics = {k: jnp.asarray(v, jnp.float32) for k, v in out.metrics.items()}
             return state, sampler_state, metrics
@@ -149,32 +169,24 @@ class Program:
             *states, kept = carry
             flat = jaxpr_as_fun(traced)(*jax.tree.leaves((index, *states)))
             *states, metrics = jax.tree.unflatten(jax.tree.structure(shapes), flat)
-            return *states, {name: kept[name].at[index].set(x) for name, x in metrics.items()}
+            put = lax.dynamic_update_index_in_dim
+            return *states, {name: put(kept[name], x, index, 0) for name, x in metrics.items()}
 
         kept = {name: jnp.zeros((self.updates, *x.shape)) for name, x in shapes[2].items()}
         start = (run.learner, run.sampler, kept)
         state, sampler_state, kept = lax.fori_loop(0, count, step, start)
         made = run.updates + count
-        run = RunState(run.key, state, sampler_state, made, run.failed_at)
-        return Carried(config, run, finite), kept
-
-    def _report(
-        self, carried: Carried, shared: tuple[Dataset, Array]
-    ) -> tuple[Carried, dict[str, Array]]:
-        """An evaluation at the end of an interval of `count` updates.
-
-        A run with a number that is not finite goes back to its last finite state.
-        """
-        (config, run, finite), count = carried, shared[1]
         # The state of a sampler that acts holds environments, whose numbers are their own.
-        watched = run.learner if self.job.acts else (run.learner, run.sampler)
-        ok = _all_finite(watched) & (run.failed_at < 0)
-        before = run.updates - count
-        failed_at = jnp.where(ok | (run.failed_at >= 0), run.failed_at, before)
-        state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), run.learner, finite)
-        updates = jnp.where(ok, run.updates, before)
-        run = RunState(run.key, state, run.sampler, updates, failed_at)
-        return Carried(config, run, state), self._evaluation(self._parts(config)[1], run)
+        healthy = _all_finite(state if self.job.acts else (state, sampler_state))
+        run = RunState(run.key, state, sampler_state, made, run.failed_at)
+        return run, kept, healthy & (run.failed_at < 0)
+
+    def _report(self, per_run: tuple[Any, RunState], shared: tuple[()]) -> dict[str, Array]:
+        """An evaluation of the policy."""
+        (config, run), spec = per_run, self.job.spec
+        policy = self._parts(config)[1].policy(run.learner)
+        key = jax.random.fold_in(self._keys(run)[EVALUATE], run.updates)
+        return evaluate(self.env, policy, key, spec.eval_episodes, sampled=spec.sampled)
 
     def _feedback(
         self,
@@ -193,24 +205,35 @@ class Program:
         assert sampler.feedback is not None
         return sampler.feedback(states[1], dataset, outcome)
 
-    def _evaluation(self, learner: Learner, run: RunState) -> dict[str, Array]:
-        # The simulator of public data may not run in jit.
-        if not self.evaluates or not hasattr(self.env, "step"):
-            return {}
-        key = jax.random.fold_in(self._key(run, EVALUATE), run.updates)
-        return evaluate(
-            self.env,
-            learner.policy(run.learner),
-            key,
-            self.job.spec.eval_episodes,
-            sampled=self.job.spec.sampled,
-        )
+
+_fold = jax.vmap(jax.random.fold_in, (None, 0))
+
+
+def _copied(tree: Any) -> Any:
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _mended(carried: Carried, healthy: Array, count: Array) -> Carried:
+    """All runs at the end of an interval of `count` updates.
+
+    A run with a number that is not finite goes back to its last finite state.
+    """
+    config, run, finite = carried
+    before = run.updates - count
+    failed_at = jnp.where(healthy | (run.failed_at >= 0), run.failed_at, before)
+
+    def chosen(new: Array, old: Array) -> Array:
+        return jnp.where(healthy.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    state = jax.tree.map(chosen, run.learner, finite)
+    updates = jnp.where(healthy, run.updates, before)
+    run = RunState(run.key, state, run.sampler, updates, failed_at)
+    return Carried(config, run, _copied(state))
 
 
 def _all_finite(tree: Any) -> Array:
+    """Whether every number is finite, found in all leaves at once, since kernels compile long."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return (
-        jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
-        if leaves
-        else jnp.ones((), bool)
-    )
+    if not leaves:
+        return jnp.ones((), bool)
+    return jnp.all(jnp.isfinite(jnp.concatenate([x.reshape(-1) for x in leaves])))

@@ -330,7 +330,7 @@ def resolve(spec: TrainSpec) -> Job:
     Raises UnknownName, WrongType or InvalidSetting.
     """
     import jax
-    import jax.numpy as jnp
+    import numpy as np
 
     task = Task.parse(spec.task)
     registry.family_of(task)
@@ -360,10 +360,8 @@ def resolve(spec: TrainSpec) -> Job:
         for values in itertools.product(*spec.grid.values())
     ]
     runs = [(point, int(seed)) for point in points for seed in spec.seeds]
-    leaves = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(runs), *x.shape)), config)
-    swept = {
-        name: jnp.asarray([point[name] for point, _ in runs], jnp.float32) for name in spec.grid
-    }
+    leaves = jax.tree.map(lambda x: np.repeat(x[None], len(runs), 0), config)
+    swept = {name: np.asarray([point[name] for point, _ in runs], np.float32) for name in spec.grid}
     sampler_module = registry.sampler(spec.sampler)
     return Job(
         spec=spec,
