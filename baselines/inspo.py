@@ -232,9 +232,7 @@ def draw_sample(config: Config, key: Key, sample: Sample, order: Array | None = 
     if config.resample == "weights":
         counts = counts.reshape(shape)
         return sample._replace(counts=counts if order is None else counts[order])
-    rows = jax.tree.map(
-        lambda x: x.reshape(-1, *x.shape[len(shape) :])[drawn], sample._replace(counts=())
-    )
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(shape) :])[drawn], sample)
     return rows._replace(counts=jnp.ones_like(counts))
 
 

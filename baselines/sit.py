@@ -379,7 +379,12 @@ def actor_loss(
     back = lambda x: jnp.moveaxis(x, 0, 2)
     size = team_bytes(m, view, c.critic_hidden) if m.spec.discrete else 0
     weighed = of_each(
-        lambda p, view: preference(m, *p, view, key), (policy, critic), (view,), view.valid, size, 1
+        lambda p, view: preference(m, p[0], p[1], view, key),
+        (policy, critic),
+        (view,),
+        view.valid,
+        size,
+        axis=1,
     )
     signal, valid = back(weighed), back(view.valid)
     if c.actor_norm == "batch":

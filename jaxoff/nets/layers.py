@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import flax.linen as nn
 import jax
@@ -77,7 +77,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array | Sequence[Array]) -> Array:
         """Apply to the last axis."""
-        parts = list(x) if isinstance(x, list | tuple) else [x]
+        parts: list[Array] = list(x) if isinstance(x, list | tuple) else [cast(Array, x)]
         sizes = [part.shape[-1] for part in parts]
         size, fan_in = sum(sizes), self.fan_in or sum(sizes)
         start = (
@@ -85,11 +85,12 @@ class Dense(nn.Module):
         )
         kernel = self.param("kernel", start, (size, self.features))
         if self.narrow:
-            (x,) = parts
-            y = sum((x[..., k, None] * kernel[k] for k in range(1, size)), x[..., :1] * kernel[0])
+            (one,) = parts
+            products = [one[..., k, None] * kernel[k] for k in range(size)]
         else:
             pieces = jnp.split(kernel, np.cumsum(sizes)[:-1])
-            y = functools.reduce(jnp.add, map(jnp.dot, parts, pieces))
+            products = [jnp.dot(*pair) for pair in zip(parts, pieces, strict=True)]
+        y = functools.reduce(jnp.add, products)
         return (
             y + self.param("bias", bias_init(self.layer_init, fan_in), (self.features,))
             if self.use_bias
