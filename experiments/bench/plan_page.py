@@ -13,6 +13,7 @@ from jaxoff.experiments.bench.plan_rows import Row
 
 RUNS = (1, 16, 64, 256, 1024)
 MIDDLE = 64  # number of runs at which work and floors are told
+MOST = 10_000  # largest number of runs that is told
 FIRST = "a100"  # the chip that all numbers of runs are compiled for
 SIZE = (7.0, 7.6)  # inches, the width of a page
 PARTS = {"launches": "o", "bandwidth": "s", "arithmetic": "^"}
@@ -21,7 +22,9 @@ MEMORY = """## Memory
 
 Bytes that XLA plans for a chunk of training, the dataset included, compiled for the A100. The most
 runs follow from the straight line through these bytes and {share:.0%} of a chip's memory, which JAX
-takes unless it is told otherwise. A line that ends beyond 1,024 runs is an extrapolation.
+takes unless it is told otherwise. Numbers beyond the runs that are compiled are an extrapolation,
+and empty cells have not been compiled yet. Where a program does not fit into the A100, XLA computes
+parts of it twice, which costs kernels and bytes below.
 """
 WORK = """## Work and floor of one update of {runs} runs together
 
@@ -75,7 +78,9 @@ def markdown(rows: Sequence[Row], before: Sequence[Row], about: str) -> str:
 def by_learner(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     """(learner, stage) -> rows on the first chip, by number of runs."""
     found: dict[tuple[str, str], list[Row]] = {}
-    for row in sorted((row for row in rows if row.chip == FIRST), key=lambda row: row.runs):
+    for row in sorted(
+        (row for row in rows if row.chip == FIRST), key=lambda row: (row.last, row.runs)
+    ):
         found.setdefault((row.learner, row.stage), []).append(row)
     order = list(dict.fromkeys(row.learner for row in rows))
     return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
@@ -98,6 +103,11 @@ def _planned(row: Row) -> int:
     return row.planned
 
 
+def shown(most: int) -> str:
+    """A number of runs that fit, as far as the line may be trusted."""
+    return f"{max(0, most):,}" if most <= MOST else f"over {MOST:,}"
+
+
 def memory_table(rows: Sequence[Row]) -> Iterator[str]:
     """Planned bytes by number of runs, and the most runs that fit."""
     yield from MEMORY.format(share=SHARE).split("\n")
@@ -113,7 +123,7 @@ def memory_table(rows: Sequence[Row]) -> Iterator[str]:
         if len(group) > 1:
             fixed, each = line_of(group)
             most = [int((chip.usable_bytes - fixed) // each) for chip in CHIPS.values()]
-            cells += [f"{each / 1e6:,.3g}", *(f"{max(0, count):,}" for count in most)]
+            cells += [f"{each / 1e6:,.3g}", *map(shown, most)]
         else:
             cells += [""] * (1 + len(CHIPS))
         yield "| " + " | ".join(cells) + " |"
