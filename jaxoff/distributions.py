@@ -97,6 +97,17 @@ class Categorical:
         found = jnp.where(value[..., None] == jnp.arange(count), self.logits, 0.0).sum(-1)
         return jnp.where((value < 0) | (value >= count), -jnp.inf, found)
 
+    def prob(self, value: Array) -> Array:
+        """Probability [..., N] of indices [..., N]; 0 of an index that there is not."""
+        return jnp.where(value[..., None] == jnp.arange(self.given.shape[-1]), self.probs, 0).sum(
+            -1
+        )
+
+    def entropy(self) -> Array:
+        """Entropy in nats [..., N]; an action whose probability is 0 adds nothing."""
+        logits, probs = self.logits, self.probs
+        return -jnp.where(probs > 0, probs * jnp.where(probs > 0, logits, 0.0), 0.0).sum(-1)
+
     def mode(self) -> Array:
         """The most probable indices [..., N]."""
         return jnp.argmax(self.given, -1)

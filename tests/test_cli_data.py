@@ -154,13 +154,7 @@ def told(task, **options):
 @pytest.mark.parametrize(
     "task",
     [
-        *(
-            XOR,
-            "matrix/mne/balanced",
-            "poly/sign/uniform",
-            "grid/bridge/mixed",
-            "mpe/spread/random",
-        ),
+        *("poly/sign/uniform", "grid/bridge/mixed", "mpe/spread/random"),
         *("grid/bridge/optimal", "grid/bridge/random-h20", "maze/umaze/waypoint"),
     ],
 )
@@ -170,6 +164,11 @@ def test_every_recipe_tells_how_far_it_is(task, monkeypatch):
     done = [number for number, _ in calls]
     assert {total for _, total in calls} == {count} and done[-1] == count
     assert done == sorted(done) and len(set(done)) >= 3
+
+
+@pytest.mark.parametrize("task", [XOR, "matrix/mne/balanced"])
+def test_data_of_matrix_games_are_made_at_once(task):
+    assert told(task, episodes=12)[0][-1] == (12, 12)
 
 
 def test_a_maker_that_tells_nothing_ends_with_all_episodes(monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxoff import distributions
+from jaxoff.types import UNAVAILABLE
 
 KEY = jax.random.key(3)
 LOGITS = jax.random.normal(KEY, (7, 2, 5))
@@ -31,6 +32,8 @@ def test_a_categorical_distribution_is_that_of_distrax(given):
     np.testing.assert_array_equal(ours.log_prob(ACTIONS), theirs.log_prob(ACTIONS))
     np.testing.assert_array_equal(ours.logits, theirs.logits)
     np.testing.assert_array_equal(ours.probs, theirs.probs)
+    np.testing.assert_allclose(ours.prob(ACTIONS), theirs.prob(ACTIONS), rtol=1e-6)
+    np.testing.assert_allclose(ours.entropy(), theirs.entropy(), rtol=1e-5)
 
 
 def test_the_gradient_of_a_log_probability_is_that_of_distrax():
@@ -42,6 +45,16 @@ def test_the_gradient_of_a_log_probability_is_that_of_distrax():
     np.testing.assert_array_equal(
         gradient(distributions.categorical), gradient(distrax.Categorical)
     )
+
+
+def test_the_gradient_of_an_entropy_is_that_of_distrax():
+    masked = LOGITS.at[..., 1].set(UNAVAILABLE)
+
+    def gradient(kind):
+        return jax.grad(lambda logits: kind(logits=logits).entropy().sum())(masked)
+
+    ours, theirs = gradient(distributions.categorical), gradient(distrax.Categorical)
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_a_draw_from_logits_that_are_not_finite_is_an_action():
