@@ -9,7 +9,7 @@ import dataclasses
 import html
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
@@ -67,7 +67,7 @@ def references(name: str) -> list[Path]:
     """The tables of experiments/reference/ that have a column of a method or sampler."""
     wanted = {_title(name), ALIASES.get(name, _title(name))}
     found = []
-    for file in sorted(REFERENCE.glob("*/*.md")):
+    for file in sorted(REFERENCE.glob("*/*.md"), key=lambda file: file.with_suffix("")):
         heads = re.findall(r"^\|.*(?=\n\|--)", file.read_text(), re.M)
         labels = [cell.strip().split(",")[0].split("+") for cell in "|".join(heads).split("|")]
         # A method is what a label begins with, and a sampler what follows.
@@ -94,10 +94,12 @@ def _forms(name: str) -> dict[str, ModuleType]:
 def _card(name: str) -> Iterator[str]:
     """A table with what a reader looks for first."""
     forms = _forms(name)
-    abouts = {
+    abouts = dict.fromkeys(
         " ".join((module.__doc__ or "").split("\n\n")[0].split()) for module in forms.values()
-    }
-    codes = {module.__name__.removeprefix("jaxoff.").replace(".", "/") for module in forms.values()}
+    )
+    codes = dict.fromkeys(
+        module.__name__.removeprefix("jaxoff.").replace(".", "/") for module in forms.values()
+    )
     groups: dict[str, list[str]] = {}
     for file in references(name):
         link = f"[{file.stem}](../{file.relative_to(ROOT).as_posix()})"
@@ -106,10 +108,10 @@ def _card(name: str) -> Iterator[str]:
     tables = [f"{_cell(about)}: {', '.join(links)}" for about, links in groups.items()]
     yield f"| Command | `{OTHERS.get(name, f'jaxoff train {name} TASK')}` |"
     yield "|---|---|"
-    yield f"| What it is | {_cell(' '.join(sorted(abouts)))} |"
+    yield f"| What it is | {_cell(' '.join(abouts))} |"
     yield f"| Actions | {', '.join(forms)} |"
-    yield f"| Code | {', '.join(f'`{code}.py`' for code in sorted(codes))} |"
-    yield f"| Reference results | {'<br>'.join(tables) or 'none'} |"
+    yield f"| Code | {', '.join(f'`{code}.py`' for code in codes)} |"
+    yield f"| Reference results | {_lines(tables) or 'none'} |"
     yield ""
 
 
@@ -138,7 +140,7 @@ def _settings(name: str) -> Iterator[str]:
         yield "    |---|---|---|---|---|"
         for setting, values in settings(name, forms[kinds[0]], kinds):
             words = f" ({', '.join(setting.words)})" if setting.words else ""
-            told = "<br>".join(f"`{pattern}`: {_value(value)}" for pattern, value in values)
+            told = _lines(f"`{pattern}`: {_value(value)}" for pattern, value in values)
             yield (
                 f"    | `{setting.name}` | {_value(setting.default)} | {told} "
                 f"| {'yes' if setting.sweeps else ''} | {_cell(setting.meaning + words)} |"
@@ -181,6 +183,11 @@ def _fields() -> Iterator[str]:
         default = "" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
         default = "`{}`" if field.default_factory is not dataclasses.MISSING else default
         yield f"| `{field.name}` | {default} | {_cell(meanings[field.name])} |"
+
+
+def _lines(texts: Iterable[str]) -> str:
+    """Texts of a cell, one below the other; long ones are wrapped, unlike numbers."""
+    return "".join(f'<span class="line">{text}</span>' for text in texts)
 
 
 def _value(value: Any) -> str:

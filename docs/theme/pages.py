@@ -42,6 +42,8 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """The text of a page, with the links that the site needs."""
     address = page.file.src_uri
+    if address.startswith("experiments/") and not address.endswith("README.md"):
+        page.meta["hide"] = ["navigation", "toc"]  # room for wide tables
     path = ROOT / "README.md" if address == "index.md" else ROOT / "docs" / address
     if not path.exists():  # a page from elsewhere has the repository's path
         path = ROOT / address
@@ -53,7 +55,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return found[0]
         return posixpath.relpath(_address(target), posixpath.dirname(address) or ".")
 
-    return LINK.sub(rewritten, markdown)
+    return LINK.sub(rewritten, _unbroken(markdown))
+
+
+def _unbroken(markdown: str) -> str:
+    """The text, with a mean and its deviation on one line in the cells of tables."""
+    return re.sub(
+        r"^\|.*$", lambda row: row[0].replace(" ± ", "\u00a0±\u00a0"), markdown, flags=re.M
+    )
 
 
 def _leads_to(page: Path, target: str) -> Path | None:
@@ -87,11 +96,13 @@ def _text(path: Path) -> str:
 def _listed(folder: Path) -> str:
     """Links to the folders and tables of a folder, then its pictures."""
     lines, pictures = [], []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir(), key=lambda path: path.with_suffix("")):
+        table = path.with_suffix(".csv")
         if path.suffix in PICTURES:
             pictures.append(f"\n![{path.stem}]({path.name})\n")
-        elif path.suffix == ".csv" or (path.suffix == ".md" and path.name != "README.md"):
-            lines.append(f"- [{_title(path)}]({path.name})")
+        elif path.suffix == ".md" and path.name != "README.md":
+            beside = f" ([CSV]({table.name}))" if table.exists() else ""
+            lines.append(f"- `{path.stem}`: [{_title(path)}]({path.name}){beside}")
         elif path.is_dir():
             lines.append(f"- [{path.name}/]({path.name})")
     return "\n".join([*lines, *pictures]) + "\n"
