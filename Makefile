@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda quickstart benchmark inspo pjap omar sit yanhui bench bench-omar plan bench-accelerator wheels drill datasets report test test-all test-oldest test-newest lint check clean
+.PHONY: help setup setup-cuda quickstart benchmark inspo pjap omar sit yanhui bench bench-omar plan bench-accelerator wheels drill datasets report docs test test-all test-oldest test-newest lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -86,6 +86,15 @@ datasets: $(READY)        ## every dataset that has a recipe, and a table of wha
 report: $(READY)          ## tables, curves and a page from every result in $(RESULTS), without training
 	$(BIN)/jaxoff report $(RESULTS)
 
+# What the extra `docs` names is installed here, and not by the set-up.
+DOCS_READY := $(VENV)/.docs-ready
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(DOCS_READY)       ## the pages of docs/ and an API reference as a site, in site/index.html; a broken link fails
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/mkdocs build --strict
+
 test: $(READY)            ## the tests, on every core
 	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0 -m "not slow" tests
 
@@ -119,4 +128,4 @@ lint: $(READY)            ## style and types
 check: lint test          ## what CI runs
 
 clean:                    ## remove .venv and caches; results stay
-	rm -rf $(VENV) .venv-oldest .venv-newest .venv-plan wheels .types build .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest .venv-plan wheels site .types build .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -19,7 +19,7 @@ from jaxoff.data import parts
 from jaxoff.training.stop import Stop  # noqa: F401  JAX starts here, and not in the middle of a page
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("own-data", "own-environment", "own-method")
+PAGES = ("start", "sweeping", "own-data", "own-environment", "own-method")
 PUBLIC = Path(
     os.environ.get("JAXOFF_PUBLIC_DATA", Path(__file__).parent.parent.parent / "shared" / "data")
 )
