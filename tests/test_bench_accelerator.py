@@ -44,7 +44,8 @@ def test_a_learner_trains_and_its_row_survives_the_file(tmp_path):
 
 def test_a_number_that_is_not_finite_is_told(monkeypatch):
     made = parts.ready("maddpg-game", 1, smoke=True)
-    poisoned = lambda carried, shared: (carried, {"loss": jax.numpy.array([1.0, jax.numpy.nan])})
+    losses = {"loss": jax.numpy.array([1.0, jax.numpy.nan])}
+    poisoned = lambda carried, shared: (carried, (losses, jax.numpy.array([False])))
     row = parts.measured("learners", "maddpg-game", 1, made._replace(chunk=poisoned))
     assert row.note == "a number is not finite"
     monkeypatch.setattr(parts.runtime, "free_bytes", lambda: 5)
