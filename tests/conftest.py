@@ -11,14 +11,10 @@ from importlib import metadata
 from pathlib import Path
 
 _CACHE = tempfile.TemporaryDirectory(prefix="jaxoff-tests-")
-# Compiled programs are kept between runs of the tests, for each version of the compiler; JAX finds
-# them by what they compute. `make clean` removes them.
-_KEPT = Path(__file__).parents[1] / ".pytest_cache" / f"xla-{metadata.version('jaxlib')}"
-_KEPT_BYTES = 2 * 2**30
 # Before JAX starts, so that subprocesses and the command line use them too. Programs here run for
 # milliseconds, and compiling is nearly all of a test's time.
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_KEPT)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(_CACHE.name) / "jaxoff" / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling takes two thirds of the time without the emitters of fusions. Their code is faster, for
@@ -33,19 +29,6 @@ import pytest  # noqa: E402
 
 from jaxoff.training import Results, train  # noqa: E402
 from tests import learners  # noqa: E402
-
-
-def pytest_configure(config):
-    """The oldest of the kept programs go, in the process that starts the workers."""
-    if hasattr(config, "workerinput") or not _KEPT.exists():
-        return
-    files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in _KEPT.iterdir())
-    extra = sum(size for _, size, _ in files) - _KEPT_BYTES
-    for _, size, file in files:
-        if extra <= 0:
-            break
-        file.unlink()
-        extra -= size
 
 
 @pytest.fixture(autouse=True, scope="module")
