@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import NamedTuple
 
 import chex
@@ -207,3 +208,11 @@ def test_a_learner_in_blocks_equals_one_in_one_piece(name, monkeypatch, trained)
     found = train(FORMS[name].spec)
     assert counts and min(counts) > 1
     chex.assert_trees_all_close(found.history, wanted.history, rtol=1e-4, atol=1e-5)
+
+
+def test_omars_loss_over_padding_is_not_cut(monkeypatch):
+    spec = FORMS["omar-recurrent"].spec
+    spec = dataclasses.replace(spec, config=spec.config | {"mask_mse": False})
+    wanted = train(spec)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 200)
+    chex.assert_trees_all_close(train(spec).history, wanted.history, rtol=1e-4, atol=1e-5)

@@ -276,13 +276,15 @@ def actor_loss(
         # padding in that code, and the actor learns from it.
         real = jnp.concatenate([jnp.ones_like(batch.valid[:, :1]), batch.valid[:, :-1]], 1)
         batch = batch._replace(avail=batch.avail * real[..., None, None])
+    # Without `mask_mse` the loss needs padded steps too, which blocks may leave out: one block.
+    bytes_of = lambda hidden: widest(batch, hidden) if config.mask_mse else 0
     # [B, T, N, A]
     q = of_each(
         lambda p, batch: m.critic.apply(p, critic_input(batch.state, batch.obs))[0],
         critic,
         (batch,),
         batch.valid,
-        widest(batch, config.critic_hidden),
+        bytes_of(config.critic_hidden),
     )
 
     def part(params: Params, q: Array, batch: Transition) -> tuple[Array, dict[str, Array]]:
@@ -296,9 +298,7 @@ def actor_loss(
         loss = (1 - config.mimic) * gradient + config.mimic * regression
         return loss, {"policy": loss, "gradient": gradient, "regression": regression}
 
-    # Without `mask_mse` one of the means is over padding too, so that there is one block.
-    size = widest(batch, config.hidden) if config.mask_mse else 0
-    return averaged(part, params, (q, batch), batch.valid, size)
+    return averaged(part, params, (q, batch), batch.valid, bytes_of(config.hidden))
 
 
 # --- update ---------------------------------------------------------------------------------------
