@@ -17,6 +17,7 @@ from jaxoff.data.episodes import lengths_of
 from jaxoff.errors import InvalidDataset, InvalidSetting
 from jaxoff.names import DataOptions, Task, UnknownName
 from jaxoff.training.naming import folder_name
+from jaxoff.training.spec import resolve
 from tests import toys
 
 QUICK = {"hidden": 4, "batch_size": 8}
@@ -56,6 +57,14 @@ def test_paths_are_tasks_with_a_short_name(tmp_path, xor, monkeypatch):
     assert folder_name(spec_of("data/mine")).startswith("bc-mine-batch_size=8-hidden=4-steps=4")
     with pytest.raises(UnknownName, match=r"found 1 part.*, and no dataset folder there"):
         Task.parse("mine")
+
+
+def test_a_folder_that_is_named_as_a_task_needs_a_path(tmp_path, xor, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(xor, "matrix/xor/a")
+    with pytest.raises(InvalidSetting, match=r"expected '\./matrix/xor/a'.*, found both"):
+        resolve(spec_of("matrix/xor/a"))
+    assert resolve(spec_of("./matrix/xor/a")).spec.task_name == "folder:a"
 
 
 def test_a_folder_is_trained_without_evaluation_and_used_without_its_data(xor, tmp_path):

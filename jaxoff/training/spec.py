@@ -334,6 +334,11 @@ def resolve(spec: TrainSpec) -> Job:
 
     task = Task.parse(spec.task)
     registry.family_of(task)
+    if task.folder and spec.task in registry.tasks():
+        raise InvalidSetting(
+            f"task '{spec.task}': expected './{spec.task}' for the dataset folder of this name, or "
+            "the task from another working folder, found both"
+        )
     module = registry.learner(spec.method, task)
     _check_spec(spec)
     overrides = dict(spec.config) | ({} if spec.steps is None else {"steps": spec.steps})
