@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxoff import distributions
+from jaxoff import blocks, distributions
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
 from jaxoff.nets.actors import Actors
@@ -190,27 +190,54 @@ def stochastic(m: Method, params: Params, log_std: Array) -> Policy:
     return Policy(mean.initial, distribution)
 
 
-def loss_of(
-    m: Method, nets: Nets, part: dict[str, Any], entropy: Array | float
-) -> tuple[Array, dict[str, Array]]:
-    """Clipped surrogate, entropy bonus and value error on a minibatch of the segments."""
-    seg: Segments = part["segments"]
+def row_bytes(m: Method, seg: Segments) -> int:
+    """Bytes of the largest layer for the segment of one environment."""
+    config, (_, steps, agents) = m.config, seg.reward.shape
+    actor = agents * config.hidden * (3 if config.recurrent else 1)  # the gates of the GRU
+    critic = config.critic_hidden * (1 if config.central else agents)
+    return 4 * steps * max(actor, critic)
+
+
+class Part(NamedTuple):
+    """What a minibatch of environments is trained on, beside its segments [B, T, ...]; fields are
+    [B, T, N].
+    """
+
+    advantage: Array
+    target: Array  # standardised value
+    log_prob: Array  # of the actions, by the policy that drew them
+    weight: Array  # of an action in the losses
+    value_weight: Array  # of a value in the losses
+
+
+def normalised(part: Part) -> Part:
+    """A minibatch with standardised advantages, and with weights that sum to 1."""
+    weight, value_weight = (x / jnp.maximum(x.sum(), 1.0) for x in (part.weight, part.value_weight))
+    mean = (part.advantage * weight).sum()
+    std = jnp.sqrt((jnp.square(part.advantage - mean) * weight).sum())
+    return part._replace(
+        advantage=(part.advantage - mean) / (std + 1e-8), weight=weight, value_weight=value_weight
+    )
+
+
+def log_prob_of(m: Method, nets: Nets, seg: Segments) -> tuple[Array, Distribution]:
+    """Log-probabilities [B, T, N] of the actions of segments, and the distributions."""
     out = m.actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset)
     dist = dist_of(m, out, nets.log_std)
-    log_prob = dist.log_prob(seg.actions)  # [B, T, N]
-    free = jnp.ones_like(log_prob)
-    if m.spec.discrete:  # a unit with a single available action is dead and has nothing to learn
-        free = (seg.seen.avail.sum(-1) > 1).astype(jnp.float32)
-    count = jnp.maximum(free.sum(), 1.0)
-    mean = (part["advantage"] * free).sum() / count
-    std = jnp.sqrt((jnp.square(part["advantage"] - mean) * free).sum() / count)
-    advantage = (part["advantage"] - mean) / (std + 1e-8)
-    surrogate = policy_loss(log_prob, part["log_prob"], advantage, m.config.clip)
-    spread = dist.entropy()
-    fit = jnp.square(values(m, nets, seg.seen.obs, seg.seen.state) - part["target"])
-    surrogate, spread = ((x * free).sum() / count for x in (surrogate, spread))
-    metrics = {"policy_loss": surrogate, "entropy": spread, "value_loss": fit.mean()}
-    return surrogate - entropy * spread + 0.5 * fit.mean(), metrics
+    return dist.log_prob(seg.actions), dist
+
+
+def loss_of(
+    m: Method, nets: Nets, seg: Segments, part: Part, entropy: Array | float
+) -> tuple[Array, dict[str, Array]]:
+    """Clipped surrogate, entropy bonus and value error, as weighted sums over [B, T, N]."""
+    log_prob, dist = log_prob_of(m, nets, seg)
+    surrogate = policy_loss(log_prob, part.log_prob, part.advantage, m.config.clip)
+    fit = jnp.square(values(m, nets, seg.seen.obs, seg.seen.state) - part.target)
+    surrogate, spread = ((x * part.weight).sum() for x in (surrogate, dist.entropy()))
+    fit = (fit * part.value_weight).sum()
+    metrics = {"policy_loss": surrogate, "entropy": spread, "value_loss": fit}
+    return surrogate - entropy * spread + 0.5 * fit, metrics
 
 
 def targets(m: Method, nets: Nets, moments: Moments, seg: Segments) -> tuple[Array, Array]:
@@ -237,21 +264,32 @@ def update(m: Method, state: State, seg: Segments, key: Key) -> tuple[State, dic
     advantage, target = targets(m, nets, state.moments, seg)
     moments = moved(state.moments, target)
     mean, std = scale(moments)
-    old = dist_of(m, m.actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset), nets.log_std)
-    whole = {
-        "segments": seg,
-        "advantage": advantage,
-        "target": (target - mean) / std,
-        "log_prob": old.log_prob(seg.actions),
-    }
+    size = row_bytes(m, seg)
+    weight = jnp.ones_like(advantage)
+    if m.spec.discrete:  # a unit with a single available action is dead and has nothing to learn
+        weight = (seg.seen.avail.sum(-1) > 1).astype(jnp.float32)
+    behaviour = lambda nets, seg: log_prob_of(m, nets, seg)[0]
+    whole = Part(
+        advantage,
+        (target - mean) / std,
+        blocks.of_each(behaviour, nets, (seg,), weight[..., 0], size),
+        weight,
+        jnp.ones_like(advantage),
+    )
     rest = 1 - state.updates / (config.entropy_until * config.iterations)
-    weight = config.entropy * jnp.maximum(0.0, rest)
+    entropy = config.entropy * jnp.maximum(0.0, rest)
+
+    def loss(nets: Nets, part: Part, index: Array) -> tuple[Array, dict[str, Array]]:
+        # The segments of a block are looked up within it, which spares a copy of them all.
+        return loss_of(m, nets, jax.tree.map(lambda x: x[index], seg), part, entropy)
 
     def one(carry: tuple[Nets, Any], index: Array) -> tuple[tuple[Nets, Any], dict[str, Array]]:
         nets, opt = carry
-        part = jax.tree.map(lambda x: x[index], whole)
-        loss = lambda nets: loss_of(m, nets, part, weight)
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(nets)
+        rows = normalised(jax.tree.map(lambda x: x[index], whole)), index
+        total = lambda nets: blocks.summed(
+            loss, nets, rows, (0, 0), blocks.count_of(len(index), size)
+        )
+        (_, metrics), grads = jax.value_and_grad(total, has_aux=True)(nets)
         steps, opt = m.optimiser.update(grads, opt, nets)
         return (optax.apply_updates(nets, steps), opt), metrics
 

@@ -1,32 +1,33 @@
-"""`python -m jaxoff.experiments.suite`: all of the embedded suite, on one page."""
+"""`python -m jaxoff.experiments.suite`: the five papers on one page, see points.py."""
 
 from __future__ import annotations
 
 import time
 
-from jaxoff.experiments.paper import load, parser_of
+from jaxoff.experiments.paper import Job, parser_of
 
 from jaxoff import runtime
 from jaxoff.report.html import Section, index
 
-PAPERS = ("inspo", "pjap")
-
 
 def main() -> None:
-    """Run InSPO's and PJAP's experiments and write index.html."""
+    """Run the papers' points and write index.html."""
     runtime.setup()  # before the first array, and importing a simulator makes some
-    about = "Games and Bridge: InSPO and PJAP."
+    from jaxoff.experiments.points import POINTS
+
+    about = "Five papers, each by the smallest experiment that shows its point."
     chosen = parser_of(
-        "suite", about, (*PAPERS, "all"), "results/benchmark", data_dir=False
+        "suite", about, (*POINTS, "all"), "results/benchmark", data_dir=False
     ).parse_args()
     begin = time.perf_counter()
     sections: list[Section] = []
-    for name in PAPERS if chosen.part == "all" else (chosen.part,):
-        made = load(name).make("all", chosen.scale, chosen.out / name)
-        sections += [
-            section._replace(stems=[f"{name}/{stem}" for stem in section.stems]) for section in made
-        ]
-    page = index(chosen.out, f"jaxoff: embedded suite, scale {chosen.scale}", sections)
+    for name in POINTS if chosen.part == "all" else (chosen.part,):
+        job = Job(name, chosen.scale, chosen.out / name)
+        for make in POINTS[name]:
+            section = make(job)
+            stems = [f"{name}/{stem}" for stem in section.stems]
+            sections.append(section._replace(stems=stems))
+    page = index(chosen.out, f"jaxoff: five papers, scale {chosen.scale}", sections)
     print(
         f"{len(sections)} sections in {time.perf_counter() - begin:.0f} s on {runtime.hardware()}"
     )

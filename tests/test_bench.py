@@ -20,7 +20,7 @@ def test_a_row_of_speeds_is_measured_with_one_run_and_with_two():
         for count in (1, 2)
     ]
     assert [row.runs for row in rows] == [1, 2] and all(
-        row.updates_per_s > 0 and row.flops_per_update > 0 for row in rows
+        row.updates_per_s > 0 and row.cpu_ms > 0 and row.limit_gflops > 0 for row in rows
     )
 
 

@@ -254,7 +254,9 @@ def test_the_page_at_tiny_sizes(tmp_path, monkeypatch):
     monkeypatch.setattr(
         speed,
         "measure",
-        lambda name, case, way, count: speed.Row(name, case.task, way, count, 8.0, 1.0, 1.0, 2e9),
+        lambda name, case, way, count: speed.Row(
+            name, case.task, way, count, 8.0, 1.0, 1.0, 2e9, 40.0, 90.0
+        ),
     )
     python = os.environ.get("PEER_PYTHON", sys.executable)
     bench.main(

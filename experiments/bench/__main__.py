@@ -1,4 +1,4 @@
-"""`python -m jaxoff.experiments.bench [learner ...]`: see speed.py, tokens.py and blocks.py."""
+"""`python -m jaxoff.experiments.bench [learner ...]`: see speed, tokens, blocks and growth."""
 
 from jaxoff import runtime
 
@@ -8,27 +8,28 @@ if __name__ == "__main__":
     from pathlib import Path
 
     import jax
-    from jaxoff.experiments.bench import blocks, speed, tokens
+    from jaxoff.experiments.bench import blocks, growth, speed, tokens
 
     parser = argparse.ArgumentParser(
         prog="python -m jaxoff.experiments.bench",
         description="Updates/s of each learner by number of runs.",
     )
-    pages = ("tokens", "blocks")
+    pages = ("tokens", "blocks", "growth")
     names = [*speed.CASES, *pages]
     parser.add_argument(
         "learner",
         nargs="*",
         choices=[[], *names],
         default=[],
-        help="or tokens: of transformers; or blocks: cut into blocks or not; default: every one",
+        help="or tokens: of transformers; or blocks: cut into blocks or not; or growth: by size; "
+        "default: every one",
     )
     parser.add_argument("--runs", nargs="*", type=int, help="numbers of runs to measure")
     parser.add_argument(
         "--out",
         type=Path,
         default=Path(__file__).parent,
-        help="where speed.csv, .md, .png, .svg, tokens.md and blocks.md go",
+        help="where speed.csv, .md, .png, .svg, tokens.md, blocks.md and growth.md go",
     )
     chosen = parser.parse_args()
     counts = chosen.runs or (
@@ -39,4 +40,5 @@ if __name__ == "__main__":
     made = speed.run(chosen.out, learners, counts) if learners else []
     made += [tokens.run(chosen.out, chosen.runs or tokens.RUNS)] if "tokens" in wanted else []
     made += [blocks.run(chosen.out)] if "blocks" in wanted else []
+    made += growth.run(chosen.out) if "growth" in wanted else []
     print(*made, sep="\n")

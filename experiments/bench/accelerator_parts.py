@@ -151,10 +151,10 @@ def measured(part: str, learner: str, runs: int, made: Ready) -> Row:
         metrics.update(told)
         return carried
 
-    _, seconds = speed.fastest(call, made.start())
+    _, times = speed.fastest(call, made.start())
     finite = all(bool(np.isfinite(np.asarray(x)).all()) for x in jax.tree.leaves(metrics))
     note = "" if finite else "a number is not finite"
-    return Row(*about, runs * UPDATES / seconds, made.compile_s, made.planned_bytes, note)
+    return Row(*about, runs * UPDATES / times.wall, made.compile_s, made.planned_bytes, note)
 
 
 def batches(part: str, smoke: bool) -> Iterator[list[tuple[str, int]]]:

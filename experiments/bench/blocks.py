@@ -4,6 +4,7 @@ One run on one core: both programs start from the same state, draw the same batc
 in turn, beside products of 1024 x 1024 matrices, so that figures of noisy machines compare. In one
 piece, agents of continuous tasks are trained together instead of one after the other. The process
 is bound to its core from the start, since threads that wait for each other count as CPU time too.
+For MAPPO, an update is an iteration: 8,192 steps in 128 environments, and 16 minibatches.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxoff.baselines import mappo
 from rich.console import Console
 from rich.progress import track
 
@@ -24,11 +26,13 @@ from jaxoff.data.dataset import place
 from jaxoff.files import write_text
 from jaxoff.names import DataOptions
 from jaxoff.training import TrainSpec, mapping
+from jaxoff.training.on_policy import chunk_of, start
 from jaxoff.training.program import Program
 from jaxoff.training.restore import empty_state
 from jaxoff.training.spec import fitted, resolve
 
 UPDATES, ROUNDS, EPISODES = 20, 4, 500
+ITERATIONS = 1  # of MAPPO, with 16 updates each
 CASES = {
     "omar": ("omar", "mpe/spread/medium"),
     "cql (MA-CQL)": ("cql", "mpe/spread/medium"),
@@ -40,6 +44,7 @@ CASES = {
     "omar, discrete": ("omar", "smax/2s3z/medium"),
     "sit, last stage": ("sit", "smax/2s3z/medium"),
     "inspo": ("inspo", "smax/2s3z/medium"),
+    "mappo, with the steps it plays": ("mappo", "smax/8m/random"),
 }
 
 
@@ -57,34 +62,67 @@ class Row(NamedTuple):
 def measure(name: str) -> Row:
     """Compile both programs of a case, and time them in turn."""
     method, task = CASES[name]
-    job, env = resolve(TrainSpec(method, task)), registry.make_env(task)
-    data = registry.make_data(task, DataOptions(0, EPISODES))
-    job, dataset, mesh = fitted(job, data), place(data, env.spec), mapping.run_mesh(1)
-    shared, chunks, starts = (dataset, np.int32(UPDATES)), [], []
-    fits = blocks.fits_cache
-    for cut in (False, True):
-        blocks.fits_cache = (lambda: True) if cut else (lambda: False)
-        try:
-            carried: Any = mapping.to_devices((job.config, empty_state(job)), mesh)
-            for index in range(len(job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))):
-                program = Program(job, env, index, UPDATES, mesh, "sequence", evaluates=False)
-                carried = program.prepare(carried[:2], dataset)
-            chunks.append(program.chunk.lower(carried, shared).compile())
-            starts.append(carried)
-        finally:
-            blocks.fits_cache = fits
-    after = [chunk(start, shared)[0] for chunk, start in zip(chunks, starts, strict=True)]
-    apart = max(map(_apart, *(jax.tree.leaves(x.run.learner) for x in after)))
+    made = pool(task) if method == "mappo" else learner(method, task)
+    chunks, starts = zip(*(_cut(made, cut) for cut in (False, True)), strict=True)
+    after = [chunk(start) for chunk, start in zip(chunks, starts, strict=True)]
+    apart = max(map(_apart, *(jax.tree.leaves(x) for x in map(_learned, after))))
     matrix = jnp.ones((1024, 1024))
     product = jax.jit(lambda x: x @ x)
     spent: list[list[float]] = [[], [], []]
+    updates = ITERATIONS if method == "mappo" else UPDATES
     for _ in range(ROUNDS):
         for which, chunk in enumerate(chunks):
-            seconds, (after[which], _) = _cpu(lambda: chunk(after[which], shared))  # noqa: B023
-            spent[which].append(seconds / UPDATES)
+            seconds, after[which] = _cpu(lambda: chunk(after[which]))  # noqa: B023
+            spent[which].append(seconds / updates)
         spent[2].append(_cpu(lambda: [product(matrix) for _ in range(10)])[0] / 10)
     whole, cut_up, one = map(min, spent)
     return Row(name, task, whole, cut_up, one, apart)
+
+
+def _cut(made: Callable[[], tuple[Any, Any]], cut: bool) -> tuple[Any, Any]:
+    """A program and what it starts from, compiled in blocks or not."""
+    fits = blocks.fits_cache
+    blocks.fits_cache = lambda: cut
+    try:
+        return made()
+    finally:
+        blocks.fits_cache = fits
+
+
+def _learned(carried: Any) -> Any:
+    return carried.run.learner if hasattr(carried, "run") else carried.learner
+
+
+def learner(method: str, task: str) -> Callable[[], tuple[Any, Any]]:
+    """Makes a chunk of updates of one run, and the state before it."""
+    job, env = resolve(TrainSpec(method, task)), registry.make_env(task)
+    data = registry.make_data(task, DataOptions(0, EPISODES))
+    job, dataset, mesh = fitted(job, data), place(data, env.spec), mapping.run_mesh(1)
+    shared = dataset, np.int32(UPDATES)
+
+    def made() -> tuple[Any, Any]:
+        carried: Any = mapping.to_devices((job.config, empty_state(job)), mesh)
+        for index in range(len(job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))):
+            program = Program(job, env, index, UPDATES, mesh, "sequence", evaluates=False)
+            carried = program.prepare(carried[:2], dataset)
+        chunk = program.chunk.lower(carried, shared).compile()
+        return lambda carried: chunk(carried, shared)[0], carried
+
+    return made
+
+
+def pool(task: str) -> Callable[[], tuple[Any, Any]]:
+    """Makes iterations of MAPPO, which play a segment and train on it, and the state before."""
+    env, config = registry.make_env(task), mappo.Config()
+    method = mappo.make(config, env.spec)
+
+    def made() -> tuple[Any, Any]:
+        run = jax.jit(lambda key: start(method, env, config.num_envs, key))(jax.random.key(0))
+        count = jnp.int32(ITERATIONS)
+        chunk = chunk_of(method, env, config.segment).lower(run, count).compile()
+        return lambda run: chunk(run, count)[0], run
+
+    return made
 
 
 def _cpu(call: Callable[[], Any]) -> tuple[float, Any]:

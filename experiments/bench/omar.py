@@ -135,23 +135,27 @@ def main(arguments: list[str] | None = None) -> None:
         "runs",
         "rounds/s, all runs",
         *(f"against {name}" for name in told),
+        "CPU ms of a round, sampling included",
+        "of these, sampling",
         "compile s",
     ]
     lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
 
-    def line(name: str, way: str, runs: int, speed: float, compile_s: str) -> str:
+    def line(name: str, way: str, runs: int, speed: float, *costs: str) -> str:
         ratios = [f"{speed / peer['rounds_per_s']:.1f}" for peer in told.values()]
-        return "| " + " | ".join([name, way, str(runs), f"{speed:.2f}", *ratios, compile_s]) + " |"
+        return "| " + " | ".join([name, way, str(runs), f"{speed:.2f}", *ratios, *costs]) + " |"
 
-    lines += [line(name, peer["about"], 1, peer["rounds_per_s"], "") for name, peer in told.items()]
-    lines += [
-        line("jaxoff", row.way, row.runs, row.updates_per_s, f"{row.compile_s:.1f}") for row in rows
-    ]
-    flops, found = rows[0].flops_per_update, rows[0].updates_per_s
+    for name, peer in told.items():
+        costs = f"{peer['cpu_ms']:.1f}", f"{peer['sampling_ms']:.1f}", ""
+        lines.append(line(name, peer["about"], 1, peer["rounds_per_s"], *costs))
+    for row in rows:
+        costs = f"{row.cpu_ms:.1f}", "not timed apart", f"{row.compile_s:.1f}"
+        lines.append(line("jaxoff", row.way, row.runs, row.updates_per_s, *costs))
     lines += [
         "",
-        f"XLA counts {flops / 1e9:.2f} Gflop for a round: at {found:.2f} rounds/s "
-        f"{flops * found / 1e9:.1f} Gflop/s.",
+        f"The matrix products of a round have {rows[0].operations / 1e9:.2f} G operations, of "
+        f"which one run makes {rows[0].gflops:.1f} per nanosecond of CPU time; products of "
+        f"{speed.SIDE} x {speed.SIDE} matrices reach {rows[0].limit_gflops:.0f} in the same run.",
     ]
     print(write_text(chosen.out / "omar.md", "\n".join(lines) + "\n"))
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from typing import Any
 
 import numpy as np
+import omar_torch  # beside this file, which is run as a script
 import torch
 
 BATCH = 1024
@@ -104,16 +104,13 @@ def main() -> None:
     with np.load(chosen.data) as arrays:
         learner, buffer = build(dict(arrays), chosen.cql, chosen.mimic)
     one_round(learner, buffer)
-    best = float("inf")
-    for _ in range(chosen.repeats):
-        begin = time.perf_counter()
-        for _ in range(chosen.rounds):
-            one_round(learner, buffer)
-        best = min(best, time.perf_counter() - begin)
+    draw = lambda: [buffer.sample(BATCH, to_gpu=False) for _ in range(learner.nagents)]
+    round_ = lambda: one_round(learner, buffer)
+    times = omar_torch.timed(round_, draw, chosen.rounds, chosen.repeats)
     about = (
         f"torch {torch.__version__}, {torch.get_num_threads()} thread{'s'[: chosen.threads > 1]}"
     )
-    print(json.dumps({"rounds_per_s": chosen.rounds / best, "about": about, "rows": len(buffer)}))
+    print(json.dumps({"about": about, "rows": len(buffer)} | times))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -179,23 +180,55 @@ class Learner:
         self.agents = [Agent(data["obs"].shape[2], data["actions"].shape[2]) for _ in self.data]
         self.cql, self.mimic = cql, mimic
 
+    def batch(self, columns: tuple[Any, ...]) -> tuple[Any, ...]:
+        """An agent's batch: obs, actions, reward, next obs, terminated."""
+        rows = torch.randint(len(self.terminated), (BATCH,))
+        return (*(x[rows] for x in columns), self.terminated[rows])
+
+    def sample(self) -> None:
+        """The batches of one round alone."""
+        for columns in self.data:
+            self.batch(columns)
+
     def round(self) -> None:
         """One round: each agent in turn, with a fresh batch; then the slow nets."""
         for agent, columns in zip(self.agents, self.data, strict=True):
-            rows = torch.randint(len(self.terminated), (BATCH,))
-            obs, actions, reward, after = (x[rows] for x in columns)
+            batch = self.batch(columns)
+            actions = batch[1]
             drawn = torch.rand(BATCH, SAMPLES, actions.shape[-1]) * 2 - 1
             noise = torch.randn(ITERATIONS, BATCH, SAMPLES, actions.shape[-1])
-            update(
-                agent,
-                (obs, actions, reward, after, self.terminated[rows]),
-                drawn,
-                noise,
-                self.cql,
-                self.mimic,
-            )
+            update(agent, batch, drawn, noise, self.cql, self.mimic)
         for agent in self.agents:
             agent.follow()
+
+
+def timed(
+    round_: Callable[[], None],
+    sample: Callable[[], None],
+    rounds: int,
+    repeats: int,
+    wait: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Rounds per second, and CPU milliseconds of a round and of its batches alone: the best of
+    `repeats` timings.
+    """
+    rows = []
+    for _ in range(repeats):
+        spent = []
+        for call in (round_, sample):
+            wait()
+            begin, cpu = time.perf_counter(), time.process_time()
+            for _ in range(rounds):
+                call()
+            wait()
+            spent += [time.perf_counter() - begin, time.process_time() - cpu]
+        rows.append(spent)
+    wall, cpu, _, sampling = map(min, zip(*rows, strict=True))
+    return {
+        "rounds_per_s": rounds / wall,
+        "cpu_ms": 1e3 * cpu / rounds,
+        "sampling_ms": 1e3 * sampling / rounds,
+    }
 
 
 def main() -> None:
@@ -219,22 +252,11 @@ def main() -> None:
         learner = Learner(dict(arrays), chosen.cql, chosen.mimic)
     wait = torch.cuda.synchronize if chosen.device != "cpu" else lambda: None
     learner.round()
-    best = float("inf")
-    for _ in range(chosen.repeats):
-        wait()
-        begin = time.perf_counter()
-        for _ in range(chosen.rounds):
-            learner.round()
-        wait()
-        best = min(best, time.perf_counter() - begin)
+    times = timed(learner.round, learner.sample, chosen.rounds, chosen.repeats, wait)
     about = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     if chosen.device != "cpu":
         about = f"torch {torch.__version__}, {torch.cuda.get_device_name()}"
-    print(
-        json.dumps(
-            {"rounds_per_s": chosen.rounds / best, "about": about, "rows": len(learner.terminated)}
-        )
-    )
+    print(json.dumps({"about": about, "rows": len(learner.terminated)} | times))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
 sequence: one after the other on one device. vmap: batched on one device. sharded: spread over every
 device, each mapping its own as `train` would. Timed: chunks of updates as training makes them,
 sampling included and evaluation left out, after one warm-up; the fastest of three. Bytes are what
-XLA plans for the program: arguments, results and temporaries. Flops are XLA's count for one update
-of one run.
+XLA plans for the program: arguments, results and temporaries.
+
+CPU time is that of all threads of the process, so that figures from a machine with other work
+compare. Operations are the multiplications and additions of an update's matrix products, with loops
+counted as often as they run (hlo.py) and, of programs for several lengths of a block, the longest.
+The limit is the rate of products of 1024 x 1024 matrices, timed between the chunks of each row.
 """
 
 from __future__ import annotations
@@ -19,35 +23,43 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxoff.experiments.bench import hlo
 from rich.console import Console
 from rich.progress import track
 
 from jaxoff import registry, runtime
 from jaxoff.data.dataset import place
 from jaxoff.files import write_text
+from jaxoff.names import DataOptions
 from jaxoff.training import TrainSpec, mapping
 from jaxoff.training.program import Program
 from jaxoff.training.restore import empty_state
-from jaxoff.training.spec import Job, resolve
+from jaxoff.training.spec import Job, fitted, resolve
 from jaxoff.types import Env, Episodes
 
 RUNS = (1, 4, 16)
 RUNS_ACCELERATOR = (*RUNS, 64, 128, 256, 512, 1024)
 REPEATS = 3
-_FLOPS: dict[str, float] = {}  # learner -> flops of an update, counted once
+SIDE, PRODUCTS = 1024, 8  # size of the matrices whose products are timed, and their number
+_OPERATIONS: dict[str, float] = {}  # learner -> operations of an update, counted once
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A learner on a task at the sizes of the embedded suite; `updates` of a timed chunk."""
+    """A learner on a task at the sizes of the embedded suite; `updates` of a timed chunk.
+
+    episodes: of the dataset; None: as many as the task has by default.
+    """
 
     method: str
     task: str
     config: dict[str, Any]
     updates: int
     sampler: str = "uniform"
+    episodes: int | None = None
 
 
 CASES = {
@@ -100,7 +112,14 @@ class Row:
     updates_per_s: float  # of all runs together
     compile_s: float
     program_mb: float
-    flops_per_update: float
+    operations: float  # of the matrix products of an update of one run
+    cpu_ms: float  # CPU time of an update of one run
+    limit_gflops: float  # operations per nanosecond of CPU time in products of large matrices
+
+    @property
+    def gflops(self) -> float:
+        """Operations per nanosecond of CPU time."""
+        return 1e-6 * self.operations / self.cpu_ms
 
 
 def ways() -> dict[str, tuple[list[Any], str]]:
@@ -128,21 +147,21 @@ class Ready(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1)
-def episodes_of(task: str) -> Episodes:
+def episodes_of(task: str, episodes: int | None = None) -> Episodes:
     """The data of a task; those of the last one are kept."""
-    return registry.make_data(task)
+    return registry.make_data(task, DataOptions(episodes=episodes))
 
 
-def prepare(spec: TrainSpec, way: str, updates: int) -> Ready:
+def prepare(spec: TrainSpec, way: str, updates: int, episodes: int | None = None) -> Ready:
     """The runs of a job, on the devices of a way, at the start of its last stage; `updates` of a
-    chunk.
+    chunk, `episodes` of the data.
     """
     devices, mode = ways()[way]
-    job = resolve(spec)
-    env = registry.make_env(spec.task)
+    data = episodes_of(spec.task, episodes)
+    job, env = fitted(resolve(spec), data), registry.make_env(spec.task)
     mesh = mapping.run_mesh(job.num_runs, devices)
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    dataset = place(episodes_of(spec.task), env.spec, sharding=sharding)
+    dataset = place(data, env.spec, sharding=sharding)
     carried = mapping.to_devices((job.config, empty_state(job)), mesh)
     for index in range(len(job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))):
         program = Program(job, env, index, updates, mesh, mode, evaluates=False)
@@ -162,38 +181,45 @@ def compiled(function: Any, carried: Any, shared: Any) -> tuple[Any, float]:
     return function.lower(carried, shared).compile(), time.perf_counter() - begin
 
 
-def fastest(call: Callable[[Any], Any], carried: Any) -> tuple[Any, float]:
-    """What the last of some calls of carried -> carried gave, and the seconds of the fastest; the
-    first is a warm-up, and not counted.
+class Times(NamedTuple):
+    """Seconds of the fastest of some calls, the CPU-seconds of the one that took fewest, and those
+    of products of matrices beside them for an operation.
     """
-    seconds = []
+
+    wall: float
+    cpu: float
+    operation: float
+
+
+def fastest(call: Callable[[Any], Any], carried: Any) -> tuple[Any, Times]:
+    """What the last of some calls of carried -> carried gave, and their times; the first is a
+    warm-up, and not counted.
+    """
+    matrix = jnp.ones((SIDE, SIDE))
+    products = jax.jit(lambda x: jax.lax.fori_loop(0, PRODUCTS, lambda _, y: x @ y, x))
+    rows = []
     for _ in range(REPEATS + 1):
-        begin = time.perf_counter()
-        carried = jax.block_until_ready(call(carried))
-        seconds.append(time.perf_counter() - begin)
-    return carried, min(seconds[1:])
+        carried, *spent = timed(call, carried)
+        rows.append((*spent, timed(products, matrix)[2] / (2 * PRODUCTS * SIDE**3)))
+    return carried, Times(*map(min, zip(*rows[1:], strict=True)))
+
+
+def timed(call: Callable[[Any], Any], value: Any) -> tuple[Any, float, float]:
+    """call(value), its seconds, and its CPU-seconds."""
+    begin, cpu = time.perf_counter(), time.process_time()
+    out = jax.block_until_ready(call(value))
+    return out, time.perf_counter() - begin, time.process_time() - cpu
 
 
 def measure(name: str, case: Case, way: str, runs: int) -> Row:
     """Compile and time one case."""
-    ready = prepare(
-        TrainSpec(case.method, case.task, tuple(range(runs)), case.config, sampler=case.sampler),
-        way,
-        case.updates,
-    )
+    ready = prepare(spec_of(case, runs), way, case.updates, case.episodes)
     shared = ready.dataset, count_of(ready, case.updates)
     chunk, compile_s = compiled(ready.program.chunk, ready.carried, shared)
     carried, best = fastest(lambda carried: chunk(carried, shared)[0], ready.carried)
-    memory = chunk.memory_analysis()
-    planned = (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
     made = mapping.padded(runs, ready.mesh)
-    if name not in _FLOPS:
-        _FLOPS[name] = _count_flops(
+    if name not in _OPERATIONS:
+        _OPERATIONS[name] = _operations(
             ready.job, ready.env, ready.program.index, ready.dataset, carried
         )
     return Row(
@@ -201,21 +227,40 @@ def measure(name: str, case: Case, way: str, runs: int) -> Row:
         case.task,
         way,
         runs,
-        made * case.updates / best,
+        made * case.updates / best.wall,
         compile_s,
-        planned / 1e6,
-        _FLOPS[name],
+        planned_mb(chunk),
+        _OPERATIONS[name],
+        1e3 * best.cpu / (made * case.updates),
+        1e-9 / best.operation,
     )
 
 
-def _count_flops(job: Any, env: Any, stage: int, dataset: Any, carried: Any) -> float:
-    """XLA's count for one update of one run, sampling included."""
+def spec_of(case: Case, runs: int) -> TrainSpec:
+    """The job of a case with a number of seeds."""
+    return TrainSpec(case.method, case.task, tuple(range(runs)), case.config, sampler=case.sampler)
+
+
+def planned_mb(program: Any) -> float:
+    """MB that XLA plans for a compiled program: arguments, results and temporaries."""
+    memory = program.memory_analysis()
+    planned = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+    return planned / 1e6
+
+
+def _operations(job: Any, env: Any, stage: int, dataset: Any, carried: Any) -> float:
+    """Operations of the matrix products of one update of one run, sampling included."""
     program = Program(
         job, env, stage, 1, mapping.run_mesh(1, jax.devices()[:1]), "sequence", evaluates=False
     )
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), carried[:2])
-    cost = jax.jit(program._chunk).lower(one, (dataset, np.int32(1))).compile().cost_analysis()
-    return float((cost or {}).get("flops", float("nan")))
+    text = jax.jit(program._chunk).lower(one, (dataset, np.int32(1))).compile().as_text()
+    return hlo.Program(text or "").update().products
 
 
 def run(out: Path, names: Sequence[str], counts: Sequence[int]) -> list[Path]:
@@ -255,15 +300,20 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
     lines.append(
         "| learner | task | way | "
         + " | ".join(f"{count} run{'s'[: count > 1]}" for count in counts)
-        + " | compile s | program MB, most runs | flops per update |"
+        + " | compile s | program MB, most runs | CPU ms per update, most runs | million operations"
+        " per update | GFLOP/s per CPU-second | share of the limit |"
     )
-    lines.append("|---" * (len(counts) + 6) + "|")
+    lines.append("|---" * (len(counts) + 9) + "|")
     for learner, way in dict.fromkeys((row.learner, row.way) for row in rows):
         group = [found[learner, way, count] for count in counts]
         speeds = " | ".join(f"{row.updates_per_s:,.0f}" for row in group)
         compile_s = f"{min(r.compile_s for r in group):.1f}–{max(r.compile_s for r in group):.1f}"
-        size = f"{group[-1].program_mb:.1f} | {group[-1].flops_per_update:.3g}"
-        lines.append(f"| {learner} | {group[0].task} | {way} | {speeds} | {compile_s} | {size} |")
+        most = group[-1]
+        cost = (
+            f"{most.program_mb:.1f} | {most.cpu_ms:.3g} | {1e-6 * most.operations:,.1f} | "
+            f"{most.gflops:.1f} | {most.gflops / most.limit_gflops:.0%}"
+        )
+        lines.append(f"| {learner} | {group[0].task} | {way} | {speeds} | {compile_s} | {cost} |")
     write_text(out / "speed.md", "\n".join(lines) + "\n")
     return [out / "speed.csv", out / "speed.md", *draw(rows, out / "speed")]
 

@@ -104,7 +104,7 @@ def measure(name: str, spec: TrainSpec, way: str, updates: int) -> list[Row]:
     shared = ready.dataset, speed.count_of(ready, updates)
     chunk, compile_s = speed.compiled(ready.program.chunk, ready.carried, shared)
     carried, best = speed.fastest(lambda carried: chunk(carried, shared)[0], ready.carried)
-    rows = [Row(name, way, count, "training", of_update, made * updates / best, compile_s)]
+    rows = [Row(name, way, count, "training", of_update, made * updates / best.wall, compile_s)]
     program = Program(
         ready.job, ready.env, ready.program.index, updates, ready.mesh, ready.mode, evaluates=True
     )
@@ -117,7 +117,7 @@ def measure(name: str, spec: TrainSpec, way: str, updates: int) -> list[Row]:
 
     best = speed.fastest(play, carried)[1]
     steps = float(np.sum(lengths[-1]))  # padded runs included, as for updates
-    return [*rows, Row(name, way, count, "rollouts", of_step, steps / best, compile_s)]
+    return [*rows, Row(name, way, count, "rollouts", of_step, steps / best.wall, compile_s)]
 
 
 def run(

@@ -137,14 +137,8 @@ def collect(
     )
 
 
-def _programs(
-    learner: OnPolicy, env: Env, segment: int, eval_episodes: int
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Two compiled programs: `count` iterations of training, and an evaluation.
-
-    The first returns the run and its mean metrics; the second the policy's parameters and its
-    evaluation.
-    """
+def chunk_of(learner: OnPolicy, env: Env, segment: int) -> Any:
+    """The jitted program (run, count) -> (run after `count` iterations, mean metrics)."""
 
     def iteration(run: _Run) -> tuple[_Run, dict[str, Array]]:
         collect_key, update_key, key = jax.random.split(run.key, 3)
@@ -167,6 +161,12 @@ def _programs(
         run, sums = jax.lax.fori_loop(0, count, body, (run, zeros))
         return run, jax.tree.map(lambda x: x / count, sums)
 
+    return chunk
+
+
+def _evaluation_of(learner: OnPolicy, env: Env, eval_episodes: int) -> Any:
+    """The jitted program run -> (parameters of the policy, its evaluation)."""
+
     @jax.jit
     def evaluate_now(run: _Run) -> tuple[Params, dict[str, Array]]:
         actor = learner.actor(run.learner)
@@ -180,7 +180,7 @@ def _programs(
             sampled=True,
         )
 
-    return chunk, evaluate_now
+    return evaluate_now
 
 
 def train_on_policy(
@@ -211,7 +211,8 @@ def train_on_policy(
     times = np.round(iterations * (np.arange(snapshots + 1) / snapshots) ** 2).astype(int)
     times = np.maximum(times, np.arange(snapshots + 1))
 
-    chunk, evaluate_now = _programs(learner, env, segment, eval_episodes)
+    chunk = chunk_of(learner, env, segment)
+    evaluate_now = _evaluation_of(learner, env, eval_episodes)
     run = jax.jit(lambda key: start(learner, env, num_envs, key))(jax.random.key(seed))
     done: list[Snapshot] = []
     if resume is not None and resume.is_file():
