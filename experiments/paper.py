@@ -80,6 +80,7 @@ class Size:
             seeds=tuple(range(self.seeds)),
             config={name: value for name, value in config.items() if name not in column.grid},
             grid=dict(column.grid),
+            size="paper",
             sampler=column.sampler,
             sampler_config=dict(column.sampler_config),
             evaluations=self.evaluations,

@@ -55,17 +55,22 @@ class Setting(NamedTuple):
     meaning: str
 
 
-def settings_of(module: ModuleType, task: Task, overrides: Mapping[str, Any]) -> list[Setting]:
+SizeName = Literal["laptop", "paper"]
+
+
+def settings_of(
+    module: ModuleType, task: Task, overrides: Mapping[str, Any], size: SizeName = "laptop"
+) -> list[Setting]:
     """Every setting of a method for a task, in the order of its Config.
 
     Raises what `resolve_config` does.
     """
     config, defaults, hints = (
-        resolve_config(module, task, overrides),
+        resolve_config(module, task, overrides, size=size),
         module.Config(),
         get_type_hints(module.Config),
     )
-    tuned, meanings, found = _settings(module, task), meanings_of(module.Config), []
+    tuned, meanings, found = _settings(module, task, size), meanings_of(module.Config), []
     for name, field in config_fields(module.Config).items():
         source = "you" if name in overrides else "settings.toml" if name in tuned else "default"
         words = tuple(map(str, get_args(hints[name]))) if get_origin(hints[name]) is Literal else ()
@@ -95,18 +100,21 @@ def meanings_of(config_class: type) -> dict[str, str]:
 
 
 def resolve_config(
-    module: ModuleType, task: Task, overrides: Mapping[str, Any], kind: str = "field"
+    module: ModuleType,
+    task: Task,
+    overrides: Mapping[str, Any],
+    kind: str = "field",
+    size: SizeName = "laptop",
 ) -> Any:
     """A Config: its defaults, then the module's settings for the task, then the user's overrides.
 
-    Settings are in the file `settings.toml` beside the module, in tables [method."task pattern"]; a
-    later table overrides earlier ones. Every leaf becomes a float32 array of NumPy, since arrays of
-    JAX would compile a program for each operation of the set-up. Raises UnknownName or WrongType
-    naming the field.
+    Settings are in the file `settings.toml` beside the module, see `_settings`. Every leaf becomes
+    a float32 array of NumPy, since arrays of JAX would compile a program for each operation of the
+    set-up. Raises UnknownName or WrongType naming the field.
     """
     import numpy as np
 
-    values = dict(_settings(module, task))
+    values = _settings(module, task, size)
     for slots, updates in BUDGETS.items():
         if updates in overrides and slots not in overrides:
             # A number of updates that the user gives replaces a budget in the settings.
@@ -248,10 +256,12 @@ def typed(name: str, value: Any, default: Any) -> Any:
     return value
 
 
-def _settings(module: ModuleType, task: Task) -> dict[str, Any]:
+def _settings(module: ModuleType, task: Task, size: SizeName) -> dict[str, Any]:
     """The settings of a method for a task, from the file `settings.toml` beside the method.
 
-    The file has tables [method."task pattern"]; a later table overrides earlier ones.
+    The file has tables [method."task pattern"]; a later table overrides earlier ones. At size
+    laptop, the tables [laptop."*"."task pattern"] of all methods come next, of which a method takes
+    the fields that it has, and then its own, [laptop.method."task pattern"].
     """
     package, _, name = module.__name__.rpartition(".")
     # A form of a method has the name and the settings of its package.
@@ -260,8 +270,15 @@ def _settings(module: ModuleType, task: Task) -> dict[str, Any]:
     file = resources.files(package) / "settings.toml" if package else None
     if file is None or not file.is_file():
         return {}
-    merged: dict[str, Any] = {}
-    for pattern, values in tomllib.loads(file.read_text()).get(name, {}).items():
-        if fnmatch(f"{task.family}/{task.scenario}/{task.quality}", pattern):
-            merged.update(values)
+    tables = tomllib.loads(file.read_text())
+    laptop = tables.pop("laptop", {}) if size == "laptop" else {}
+    known, merged = config_fields(module.Config), dict[str, Any]()
+    for chosen, whole in (
+        (tables.get(name), True),
+        (laptop.get("*"), False),
+        (laptop.get(name), True),
+    ):
+        for pattern, values in (chosen or {}).items():
+            if fnmatch(f"{task.family}/{task.scenario}/{task.quality}", pattern):
+                merged |= {key: x for key, x in values.items() if whole or key in known}
     return merged

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jaxoff import registry
 from jaxoff.training.naming import LONGEST, folder_name, folder_to_extend
-from jaxoff.training.spec import TrainSpec
+from jaxoff.training.spec import TrainSpec, resolve
 
 TASK = "matrix/xor/c"
 
@@ -16,9 +15,10 @@ TASK = "matrix/xor/c"
     [
         ({}, ""),
         ({"seeds": (3, 4), "evaluations": 2}, ""),
-        ({"config": {"lr": 3e-3, "hidden": "32"}, "steps": 7}, "-hidden=32-lr=0.003-steps=7"),
+        ({"config": {"lr": 3e-3, "hidden": "16"}, "steps": 7}, "-hidden=16-lr=0.003-steps=7"),
         ({"config": {"window": -1, "recurrent": "true"}}, "-recurrent=true-window=-1"),
         ({"grid": {"lr": [0.1], "hidden": [4, 8]}}, "-grid=hidden+lr"),
+        ({"size": "paper", "steps": 7}, "-size=paper-steps=7"),
         ({"data_seed": 3, "data_episodes": 40}, "-data_seed=3-data_episodes=40"),
     ],
 )
@@ -27,9 +27,10 @@ def test_a_name_says_what_differs_from_the_defaults(change, name):
 
 
 def test_a_value_that_is_the_default_is_not_in_the_name():
-    default = registry.learner("bc", TASK).Config()
-    spec = TrainSpec("bc", TASK, config={"lr": default.lr}, steps=None)
-    assert folder_name(spec) == "bc-matrix-xor-c"
+    for size in ("laptop", "paper"):
+        (default,) = resolve(TrainSpec("bc", TASK, size=size)).config.lr
+        spec = TrainSpec("bc", TASK, size=size, config={"lr": float(f"{default:.6g}")})
+        assert folder_name(spec) == "bc-matrix-xor-c" + "-size=paper" * (size == "paper")
 
 
 def test_the_samplers_settings_are_told_by_its_name():

@@ -16,6 +16,8 @@ import jaxoff
 from jaxoff import registry
 from jaxoff.config import config_fields, is_leaf, resolve_config, static
 from jaxoff.names import DataOptions, Task, UnknownName, unknown
+from jaxoff.training import TrainSpec
+from jaxoff.training.spec import resolve
 
 
 @pytest.mark.parametrize(
@@ -184,6 +186,23 @@ def test_updates_that_a_user_gives_take_the_place_of_a_budget_in_the_settings():
     assert (config.slots, config.behaviour_slots) == (10_050_000, 10_000_000)
     config = resolve_config(registry.learner("cfcql", task), task, {"steps": 7})
     assert (config.slots, config.steps, config.behaviour_slots) == (0, 7, 10_000_000)
+
+
+def test_games_have_a_laptops_size_unless_the_papers_is_asked_for():
+    small, whole = (
+        resolve(TrainSpec("inspo", "grid/bridge/mixed", size=size)).config
+        for size in ("laptop", "paper")
+    )
+    assert (small.steps, small.hidden, small.window) == (4000, 64, 0)
+    assert (whole.steps, whole.window, float(whole.alpha[0])) == (50_000, -1, np.float32(0.1))
+    # A method takes those fields of the tables of all methods that it has.
+    assert resolve(TrainSpec("bc", "matrix/xor/b")).config.hidden == 32
+    # Elsewhere there is one size, and what is set by hand comes last.
+    battles = [TrainSpec("inspo", "smax/3m/medium", size=size) for size in ("laptop", "paper")]
+    assert len({resolve(spec).config.steps for spec in battles}) == 1
+    assert resolve(TrainSpec("bc", "matrix/xor/b", config={"hidden": 7})).config.hidden == 7
+    with pytest.raises(ValueError, match="'size': expected one of laptop, paper, found 'big'"):
+        resolve(TrainSpec("bc", "matrix/xor/b", size="big"))
 
 
 def test_a_method_has_the_form_of_the_tasks_actions_and_a_lacking_one_is_refused():

@@ -97,7 +97,7 @@ def _pjap(column: str, task: str) -> TrainSpec:
 def _plain(name: str, task: str) -> TrainSpec:
     method, _, sampler = name.partition("+")
     config = _SMALL if task == GAME else {}
-    return TrainSpec(method, task, config=config, sampler=sampler or "uniform")
+    return TrainSpec(method, task, config=config, size="paper", sampler=sampler or "uniform")
 
 
 BRIDGE, BATTLE, SPREAD = "grid/bridge/optimal", "smax/2s3z/medium", "mpe/spread/medium"

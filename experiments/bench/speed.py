@@ -238,7 +238,8 @@ def measure(name: str, case: Case, way: str, runs: int) -> Row:
 
 def spec_of(case: Case, runs: int) -> TrainSpec:
     """The job of a case with a number of seeds."""
-    return TrainSpec(case.method, case.task, tuple(range(runs)), case.config, sampler=case.sampler)
+    seeds = tuple(range(runs))
+    return TrainSpec(case.method, case.task, seeds, case.config, size="paper", sampler=case.sampler)
 
 
 def planned_mb(program: Any) -> float:

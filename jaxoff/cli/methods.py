@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import tyro
 from rich.box import SIMPLE
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from jaxoff import registry
 from jaxoff.cli.common import Many, console, pairs
-from jaxoff.config import Setting, settings_of
+from jaxoff.config import Setting, SizeName, check_word, settings_of
 from jaxoff.names import Task
 
 PAGES = "docs/methods"  # folder of the repository with one page per method
@@ -67,6 +67,7 @@ def settings(
     task: tyro.conf.Positional[str],
     /,
     set: Annotated[tuple[str, ...], Many] = (),
+    size: SizeName = "laptop",
     json: bool = False,
 ) -> None:
     """Every setting of a method for a task: its value, where that comes from, and what it means.
@@ -76,10 +77,13 @@ def settings(
         task: [source:]family/scenario/quality, see `jaxoff data list`.
         set: NAME=VALUE sets a field of the method's Config, as for `jaxoff train`; may be given
             several times.
+        size: for games and Bridge, settings of a laptop's size or the paper's, as for
+            `jaxoff train`.
         json: print JSON instead of a table.
     """
     parsed = Task.parse(task)
-    found = settings_of(registry.learner(method, parsed), parsed, pairs(set, "--set"))
+    check_word("size", size, get_args(SizeName))
+    found = settings_of(registry.learner(method, parsed), parsed, pairs(set, "--set"), size)
     if json:
         print(json_module.dumps([setting._asdict() for setting in found], indent=1))
         return

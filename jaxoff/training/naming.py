@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxoff import registry
-from jaxoff.config import resolve_config
+from jaxoff.config import SizeName, resolve_config
 from jaxoff.names import Task
 from jaxoff.training.spec import TrainSpec
 
@@ -50,23 +50,24 @@ def _parts(spec: TrainSpec) -> tuple[str, int]:
         return f"{spec.variant}-{task.slug}", 0
     module, sampler = registry.learner(spec.method, task), registry.sampler(spec.sampler)
     given = dict(spec.config) | ({} if spec.steps is None else {"steps": spec.steps})
-    changed = _changed(module, task, given)
+    changed = _changed(module, task, given, spec.size)
     steps = int(changed.pop("steps", 0))
     parts = [f"{name}={value}" for name, value in changed.items()]
     parts += [
         f"{spec.sampler}.{name}={value}"
-        for name, value in _changed(sampler, task, spec.sampler_config).items()
+        for name, value in _changed(sampler, task, spec.sampler_config, spec.size).items()
     ]
     parts += [f"grid={'+'.join(sorted(spec.grid))}"] if spec.grid else []
+    parts += [f"size={spec.size}"] if spec.size != "laptop" else []
     parts += [f"data_seed={spec.data_seed}"] if spec.data_seed else []
     parts += [f"data_episodes={spec.data_episodes}"] if spec.data_episodes else []
     parts += [f"env={spec.env.replace('/', '-')}"] if spec.env else []
     return "-".join([spec.label, task.slug, *parts]), steps
 
 
-def _changed(module: Any, task: Task, given: Mapping[str, Any]) -> dict[str, str]:
-    """The values of the given fields of a Config that are not the defaults for the task."""
-    config, default = (resolve_config(module, task, each, kind="field") for each in (given, {}))
+def _changed(module: Any, task: Task, given: Mapping[str, Any], size: SizeName) -> dict[str, str]:
+    """The values of the given fields of a Config that are not the defaults for task and size."""
+    config, default = (resolve_config(module, task, each, size=size) for each in (given, {}))
     values = {name: (getattr(config, name), getattr(default, name)) for name in sorted(given)}
     return {
         name: _short(value)
@@ -77,7 +78,7 @@ def _changed(module: Any, task: Task, given: Mapping[str, Any]) -> dict[str, str
 
 def _default_steps(spec: TrainSpec) -> int:
     task = Task.parse(spec.task)
-    return int(resolve_config(registry.learner(spec.method, task), task, {}).steps)
+    return int(resolve_config(registry.learner(spec.method, task), task, {}, size=spec.size).steps)
 
 
 def _short(value: Any) -> str:

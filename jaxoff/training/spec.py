@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from jaxoff import registry
 from jaxoff.config import (
     BUDGETS,
+    SizeName,
     as_float32,
     check_number,
     check_word,
@@ -47,6 +48,9 @@ class TrainSpec:
     sampler: str = "uniform"  # uniform, or another registered sampler such as pjap
     # values of fields of the sampler's Config
     sampler_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # settings of games and Bridge that train within a minute on a laptop, or the paper's; the same
+    # for all other tasks
+    size: SizeName = "laptop"
     # gradient updates of the last stage; by default the method's own number for the task
     steps: int | None = None
     # number of evaluations during training, in addition to the one before the first update
@@ -342,7 +346,7 @@ def resolve(spec: TrainSpec) -> Job:
     module = registry.learner(spec.method, task)
     _check_spec(spec)
     overrides = dict(spec.config) | ({} if spec.steps is None else {"steps": spec.steps})
-    config = resolve_config(module, task, overrides)
+    config = resolve_config(module, task, overrides, size=spec.size)
     _check_budgets(spec.method, config, overrides)
     known = config_fields(module.Config)
     twice = sorted(set(spec.grid) & set(overrides))
@@ -373,7 +377,7 @@ def resolve(spec: TrainSpec) -> Job:
         module=module,
         config=leaves.replace(**swept),
         sampler_module=sampler_module,
-        sampler_config=resolve_config(sampler_module, task, spec.sampler_config, kind="field"),
+        sampler_config=resolve_config(sampler_module, task, spec.sampler_config, size=spec.size),
         points=tuple(point for point, _ in runs),
         seeds=tuple(seed for _, seed in runs),
     )
