@@ -22,6 +22,7 @@ from jaxoff.experiments.sit import runs as sit
 from jaxoff.experiments.yanhui import parts as yanhui_parts
 from jaxoff.experiments.yanhui import runs as yanhui
 
+from jaxoff.names import Task
 from jaxoff.report.html import Section
 from jaxoff.report.load import Run
 from jaxoff.training import TrainSpec
@@ -32,6 +33,7 @@ GAMES = {
     "matrix/mne/imbalanced": "M-NE imbalanced",
     "grid/bridge/mixed": "Bridge mixed",
 }
+BATCHES = {"xor": 128, "mne": 512, "bridge": 128}  # most rows of a batch
 SPREAD = {"mpe/spread/medium-replay": "spread, medium-replay"}
 PARTICLES = {"mpe/CN_3ls3l/imbalanced-low": "CN_3ls3l low"}
 POOR = 50  # percent of poor episodes
@@ -39,17 +41,22 @@ SHORTER = "Updates and seeds are fewer than in the paper's table."
 
 
 def shorter(
-    specs: Iterable[TrainSpec], scale: str, steps: int, seeds: int = 3, **config: object
+    specs: Iterable[TrainSpec], scale: str, steps: int, seeds: int = 3, **config: int
 ) -> list[TrainSpec]:
     """The jobs with at most so many updates and seeds at scale cpu; at another, as they are.
 
-    config: set for those methods that have set it already. Evaluations are at most five.
+    config: set for those methods that have set it already, but a smaller number of theirs stays.
+    Evaluations are at most five.
     """
     if scale != "cpu":
         return list(specs)
     found = []
     for spec in specs:
-        own = {name: value for name, value in config.items() if name in spec.config}
+        own = {
+            name: min(most, spec.config[name])
+            for name, most in config.items()
+            if name in spec.config
+        }
         most = min(steps, spec.steps or spec.config.get("steps", steps))
         found.append(
             dataclasses.replace(
@@ -76,8 +83,18 @@ def verdicts(
 
 def inspo_point(job: Job) -> Section:
     """In-sample sequential updates agree on one of several modes of the data."""
-    specs = inspo.specs(GAMES, inspo.PAPER_COLUMNS, job.scale)
-    done = job.run(shorter(specs, job.scale, 2500, 5))
+    specs = [
+        spec
+        for task in GAMES
+        for spec in shorter(
+            inspo.specs([task], inspo.PAPER_COLUMNS, job.scale),
+            job.scale,
+            2500,
+            5,
+            batch_size=BATCHES[Task.parse(task).scenario],
+        )
+    ]
+    done = job.run(specs)
     title = "InSPO: one of several modes"
     table = job.table("returns", f"{title}, returns", done, GAMES, note=SHORTER)
     others = [name for name in inspo.PAPER_COLUMNS if name != "InSPO"]
