@@ -168,12 +168,12 @@ def with_data(
 ) -> tables.Table:
     """The table with a first column of the data's own value in each row; paper: printed ones."""
     cells = {
-        (row, label): tables.Cell((np.array([value]),), "", paper.get((row, label), ""))
+        (row, label): tables.Cell((np.array([value]),), "data", paper.get((row, label), ""))
         for row, value in values.items()
     }
     if tables.AVERAGE in table.rows:
         each = tuple(np.array([value]) for value in values.values())
-        cells[tables.AVERAGE, label] = tables.Cell(each)
+        cells[tables.AVERAGE, label] = tables.Cell(each, "data")
     return dataclasses.replace(table, columns=(label, *table.columns), cells=cells | table.cells)
 
 

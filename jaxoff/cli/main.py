@@ -19,6 +19,7 @@ from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings
 from jaxoff.cli.train import train
 from jaxoff.errors import Interrupted, InvalidSetting, JaxoffError
+from jaxoff.files import check_writable_file
 
 if TYPE_CHECKING:
     from jaxoff.report import tables
@@ -36,6 +37,7 @@ def report(
     episodes: int | None = None,
     greedy: bool = False,
     sampled: bool = False,
+    marl_eval: Path | None = None,
 ) -> None:
     """Tables, curves and an index.html from result folders, without training.
 
@@ -46,7 +48,10 @@ def report(
         episodes: with --from evaluation, only evaluations of this number of episodes.
         greedy: with --from evaluation, only evaluations of the policies' modes.
         sampled: with --from evaluation, only evaluations by sampled actions.
+        marl_eval: a JSON file to write, with the results in the format of marl-eval's tools.
     """
+    if marl_eval is not None:
+        check_writable_file(marl_eval)
     from jaxoff.report import report as build
 
     given = {"--episodes": episodes is not None, "--greedy": greedy, "--sampled": sampled}
@@ -57,7 +62,8 @@ def report(
         )
     drawn = _modes(greedy, sampled)
     found: list[tables.Table] = []
-    page = build(as_folder(folder), source, sampled=drawn, episodes=episodes, tell=found.append)
+    given = {"sampled": drawn, "episodes": episodes, "marl_eval": marl_eval}
+    page = build(as_folder(folder), source, tell=found.append, **given)
     for table in found:
         if table.metric == "return_mean":
             console.print(_returns(table))

@@ -132,6 +132,26 @@ def profile(
     return share(kept), low, high
 
 
+def expected_best(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the largest of k of the values [G], for k = 1 ... G: [G] each.
+
+    The k values are drawn without replacement, every subset being equally likely, so that the
+    i-th smallest value is the largest of C(i - 1, k - 1) of the C(G, k) subsets (Tang et al.,
+    2020, "Showing your work doesn't always work", after Dodge et al., 2019).
+    """
+    ranked = np.sort(np.asarray(values, np.float64))
+    # share[k - 1, i - 1] follows from the one before it: C(i-1, k-1) = C(i-2, k-1) (i-1) / (i-k)
+    size = ranked.size
+    share = np.zeros((size, size))
+    for k in range(1, size + 1):
+        share[k - 1, size - 1] = k / size
+        for i in range(size - 1, k - 1, -1):
+            share[k - 1, i - 1] = share[k - 1, i] * (i + 1 - k) / i
+    mean = share @ ranked
+    centred = ranked - mean[:, None]
+    return mean, np.sqrt((share * centred**2).sum(1))
+
+
 def welch(a: ArrayLike, b: ArrayLike) -> float:
     """Two-sided p-value of Welch's t-test (unequal variances, Welch-Satterthwaite degrees of
     freedom).
