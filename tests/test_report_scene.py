@@ -138,7 +138,7 @@ def test_without_bounds_the_view_holds_the_living_only(tmp_path: Path):
     # 100
     x0, x1 = 99 - 0.48, 111 + 0.48
     bounds = (x0, 100 - 0.35 * (x1 - x0), x1, 100 + 0.35 * (x1 - x0))
-    assert frame.shape == (440, 560, 3)
+    assert frame.shape == (470, 560, 3)  # with a bar of each team, 30 pixels high
     assert is_close(pixel(frame, 99.3, 100, bounds), BLUE) and is_close(
         pixel(frame, 109.3, 100, bounds), VERMILION
     )

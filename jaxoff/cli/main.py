@@ -217,7 +217,8 @@ def play(
             f"{reward:.4f}",
         )
     console.print(table)
-    path = write_gif(env, episode, out or folder / f"play-{run}.gif", f"{spec.label}, {how}")
+    text = f"{spec.label} on {spec.task_name}, {how}"
+    path = write_gif(env, episode, out or folder / f"play-{run}.gif", text)
     console.print(
         f"animation: {path}"
         if path

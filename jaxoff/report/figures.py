@@ -91,7 +91,7 @@ def style() -> Iterator[Any]:
 @contextmanager
 def same_looks(labels: Iterable[str]) -> Iterator[None]:
     """Inside the block every figure gives these labels the looks that they have together."""
-    token = _LOOKS.set(looks(list(labels)))
+    token = _LOOKS.set(looks(list(dict.fromkeys(labels))))
     try:
         yield
     finally:
@@ -108,18 +108,19 @@ def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
         {"color": colour, "linestyle": dash} for dash, colour in itertools.product(DASHES, COLOURS)
     ]
     known = _LOOKS.get()
-    found = {label: known[label] for label in labels if label in known}
     methods = {_letters(name): number for number, name in enumerate(registry.learner_names())}
+    found: dict[str, dict[str, Any]] = {}
     for label in labels:
         number = methods.get(_letters(label), len(slots))
-        if label not in found and number < len(slots) and slots[number] not in found.values():
-            found[label] = slots[number]
+        look = known.get(label) or (slots[number] if number < len(slots) else None)
+        if look is not None and look not in found.values():
+            found[label] = look
     for label in labels:
         if label not in found:
-            free = [slot for slot in slots if slot not in found.values()] or slots
+            free = [slot for slot in slots if slot not in found.values()]
             colours = {look["color"] for look in found.values()}
             new = [slot for slot in free if slot["color"] not in colours]
-            found[label] = (new or free)[0 if len(found) < len(slots) else len(found) % len(slots)]
+            found[label] = (new or free or slots[len(found) % len(slots) :])[0]
     return {label: found[label] for label in labels}
 
 

@@ -195,8 +195,8 @@ def _placed(
     for lines, (where, texts) in enumerate(zip(placed, every, strict=True)):
         for text, by_section in texts.items():
             (number, places), *more = by_section.items()
-            kind = all(items[number][place].table for place in places)  # of results alone
-            having = [item for item in items[number] if item.notes and (item.table or not kind)]
+            alone = all(items[number][place].table is not None for place in places)
+            having = [item for item in items[number] if item.notes and (not alone or item.table)]
             if more:
                 where[text] = None
             elif len(places) == len(having):

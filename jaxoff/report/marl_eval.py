@@ -92,7 +92,7 @@ def _check(environment: str, tasks: Tree) -> None:
 
     first = next(iter(tasks.values()))
     methods = sorted(first)
-    sample = next(iter(first[methods[0]].values()), {})
+    sample: Tree = next(iter(first[methods[0]].values()), {})
     runs, steps = len(first[methods[0]]), list(sample)
     metrics = sorted(sample.get("absolute_metrics", ()))
     for task, by_method in tasks.items():

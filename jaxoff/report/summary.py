@@ -51,9 +51,9 @@ class Verdict:
             return "the only method"
         parts = []
         if self.ties:
-            parts.append(f"no significant difference from {', '.join(self.ties)}")
+            parts.append(f"no significant difference from {_listed(self.ties)}")
         if self.untested:
-            parts.append(f"not tested against {', '.join(self.untested)}: fewer than two runs")
+            parts.append(f"not tested against {_listed(self.untested)}: fewer than two runs")
         return "; ".join(parts) or "better than every other method"
 
     @property
@@ -65,6 +65,10 @@ class Verdict:
             return "the same method"
         same = "no significant difference here" if self.paper in self.ties else "another one here"
         return f"{self.paper} ({same})"
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names) if len(names) <= most else f"{len(names)} others"
 
 
 def leading(tables: Iterable[Table]) -> list[Table]:
@@ -133,6 +137,8 @@ def sentence(found: Sequence[Verdict]) -> str:
     compared = [verdict for verdict in found if verdict.next]
     if not compared:
         return ""
+    if len(compared) == 1:
+        return f"Best mean: {compared[0].best}, {compared[0].text}."
     wins: dict[str, list[bool]] = {}
     for verdict in compared:
         wins.setdefault(verdict.best, []).append(verdict.clear)
@@ -142,8 +148,7 @@ def sentence(found: Sequence[Verdict]) -> str:
         several = f" (significantly on {sure} of them)" if len(clear) > 1 else ""
         alone = " (significantly)" if clear[0] else " (not significantly)"
         parts.append(f"{name} on {len(clear)}{several or alone}")
-    tasks = "the one task" if len(compared) == 1 else f"{len(compared)} tasks"
-    return f"Best mean on {tasks}: {', '.join(parts)}."
+    return f"Best mean on {len(compared)} tasks: {', '.join(parts)}."
 
 
 def markdown(groups: Sequence[tuple[str, Sequence[Verdict]]]) -> str:
@@ -189,16 +194,25 @@ def draw(tables: Sequence[Table], stem: str | Path, most: int = 12) -> tuple[int
     if not strips:
         return 0, 0
     look = figures.looks(list(dict.fromkeys(name for table in tables for name in table.columns)))
-    heights = [0.75 + 0.2 * len(table.columns) for table, _ in strips]
+    shown = {name: figures.label_of(name, 3.0) for name in look}
+    lines = {name: text.count("\n") + 1 for name, text in shown.items()}
+    heights = [
+        0.75 + sum(0.06 + 0.14 * lines[name] for name in table.columns) for table, _ in strips
+    ]
+    letters = max(len(line) for text in shown.values() for line in text.split("\n"))
     columns = max(len(rows) for _, rows in strips)
     with figures.style() as new_figure:
-        figure = new_figure(figsize=(1.6 + 2.5 * columns, sum(heights)), layout="constrained")
+        figure = new_figure(
+            figsize=(0.4 + 0.075 * letters + 2.4 * columns, sum(heights)), layout="constrained"
+        )
         grid = figure.add_gridspec(len(strips), columns, height_ratios=heights)
         marks: list[Any] = []
         for number, (table, rows) in enumerate(strips):
             for place, row in enumerate(rows):
                 panel = figure.add_subplot(grid[number, place])
-                marks = _interval_panel(panel, table, row, look, named=place == 0) or marks
+                marks = (
+                    _interval_panel(panel, table, row, look, shown if place == 0 else {}) or marks
+                )
         note = f"Points: means over seeds; bars: {statistics.LEVEL:.0%} bootstrap intervals."
         figures.add_legend(
             figure, {figures.PAPER_LABEL: marks[0]}, note
@@ -208,9 +222,15 @@ def draw(tables: Sequence[Table], stem: str | Path, most: int = 12) -> tuple[int
 
 
 def _interval_panel(
-    panel: Any, table: Table, row: str, look: Mapping[str, dict[str, Any]], named: bool
+    panel: Any,
+    table: Table,
+    row: str,
+    look: Mapping[str, dict[str, Any]],
+    names: Mapping[str, str],
 ) -> list[Any]:
-    """Draw a row of a table, a line per column; returns the marks of the paper's numbers."""
+    """Draw a row of a table, a line per column, with names where they are given; returns the marks
+    of the paper's numbers.
+    """
     marks: list[Any] = []
     for place, name in enumerate(table.columns):
         cell, colour = table.cells.get((row, name)), look[name]["color"]
@@ -224,10 +244,8 @@ def _interval_panel(
         printed = number_of(cell.paper)
         if printed is not None:
             marks = panel.plot(printed, place, color="#444444", **figures.PAPER)
-    panel.set_yticks(
-        range(len(table.columns)),
-        [figures.label_of(name, 2.0) if named else "" for name in table.columns],
-    )
+    labels = [names.get(name, "") for name in table.columns]
+    panel.set_yticks(range(len(labels)), labels)
     panel.set_ylim(len(table.columns) - 0.4, -0.6)
     panel.grid(axis="y", visible=False)
     panel.set_title(figures.label_of(row, 2.5), fontsize=9)
