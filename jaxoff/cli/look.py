@@ -141,20 +141,21 @@ def _print_credit(found: Any, episodes: Episodes, spec: EnvSpec, title: str) -> 
         numbers = str(row.rank), f"{row.agreement:.0%}", f"{row.priority:.4g}"
         table.add_row(str(row.agent), *kind, reward, *numbers, *shares)
     console.print(table)
-    told = "rank: among agents of its kind; agree: members of the ensemble that give this rank"
+    told = "Rank: among agents of its kind. Agree: share of the ensemble that gives this rank."
     console.print(told, highlight=False)
     for level in credit.by_level(found, np.asarray(episodes.behaviour_level)):
         shares_of = (
             f"{level['data']:.1%} of the trajectories, {level['drawn']:.1%} of the draws, "
             f"priority {level['priority']:.4g}"
         )
-        kind_name = kind_of(int(level["type"]), spec)
+        kind_name = kind_of(int(level["type"]), spec) if several else "all agents"
         console.print(
             f"{kind_name}, behaviour level {level['level']:.0f}: {shares_of}", highlight=False
         )
     for number, few, count in credit.effective_draws(found):
+        kind_name = kind_of(number, spec) if several else "all agents"
         console.print(
-            f"{kind_of(number, spec)}: draws fall on about {few:.0f} of {count:,} trajectories",
+            f"{kind_name}: draws fall on about {few:.0f} of {count:,} trajectories",
             highlight=False,
         )
     console.print(

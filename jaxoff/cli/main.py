@@ -53,6 +53,7 @@ def report(
     if marl_eval is not None:
         check_writable_file(marl_eval)
     from jaxoff.report import report as build
+    from jaxoff.report import summary
 
     given = {"--episodes": episodes is not None, "--greedy": greedy, "--sampled": sampled}
     useless = [option for option, there in given.items() if there]
@@ -67,21 +68,43 @@ def report(
     for table in found:
         if table.metric == "return_mean":
             console.print(_returns(table))
+            told = summary.sentence(summary.verdicts(table))
+            if told:
+                console.print(told, highlight=False)
     console.print(f"page: {page}", soft_wrap=True)
 
 
 def _returns(table: tables.Table) -> Table:
-    """A table of returns for a terminal, with a line for each task and method."""
-    shown = Table(title=f"{table.title}: mean ± standard deviation over seeds")
-    for name in ("task", "method", "runs", table.title.lower(), "best"):
-        shown.add_column(name)
-    for row in table.rows:
-        for column in table.columns:
-            cell = table.cells.get((row, column))
-            if cell is not None:
-                value = f"{cell.mean:.3f} ± {cell.std:.3f}" if cell.kept else "failed"
-                shown.add_row(row, column, str(cell.total), value, cell.mark)
-        shown.add_section()
+    """A table of returns for a terminal, with a line for each task and method.
+
+    A column that says the same in each line is part of the title, and an empty one is left out.
+    """
+    found = [
+        (row, column, cell, f"{cell.mean:.3f} ± {cell.std:.3f}" if cell.kept else "failed")
+        for row in table.rows
+        for column in table.columns
+        if (cell := table.cells.get((row, column))) is not None
+    ]
+    columns = {
+        "task": [row for row, *_ in found],
+        "method": [column for _, column, *_ in found],
+        "runs": [str(cell.total) for _, _, cell, _ in found],
+        table.title.lower(): [value for *_, value in found],
+        "best": [cell.mark for _, _, cell, _ in found],
+    }
+    counts = set(columns["runs"])
+    title = f"{table.title}: mean ± standard deviation over seeds"
+    if len(counts) == 1:
+        title = title.replace("over seeds", f"over {counts.pop()} seeds")
+        del columns["runs"]
+    if len(table.rows) == 1:
+        title = f"{table.rows[0]}, {title[0].lower()}{title[1:]}"
+        del columns["task"]
+    columns = {name: texts for name, texts in columns.items() if any(texts)}
+    shown = Table(*columns, title=title)
+    for place, (row, *_) in enumerate(found):
+        last = place + 1 == len(found) or found[place + 1][0] != row
+        shown.add_row(*(texts[place] for texts in columns.values()), end_section=last)
     return shown
 
 
