@@ -213,14 +213,15 @@ def test_environment_and_task_have_small_letters():
 
 def test_the_printed_table_leaves_out_what_says_nothing(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(console, "_width", 80)
-    points = [{"alpha": x} for x in (0.5, 1.0)]
-    make(tmp_path / "r" / "a", "cql", A, [None, None], points=points, seeds=[0, 0])
+    points = [{"alpha": x, "learning_rate": 0.0001 * x} for x in (0.5, 1.0, 2.0)]
+    make(tmp_path / "r" / "a", "cql", A, [0.5, 1.5, None], points=points, seeds=[0, 0, 0])
     with console.capture() as printed:
         cli.main(["report", str(tmp_path / "r")])
-    text = printed.get()
-    assert "best" not in text and "task" not in text.splitlines()[2]  # no run is left to be best
-    assert "over 1 seeds" in text and "runs" not in text
-    assert max(map(len, text.splitlines()[:-1])) <= 80
+    *lines, _ = printed.get().splitlines()  # the last one is the path of the page
+    assert lines[0].strip() == A and lines[1].strip() == "Mean return"
+    assert lines[3].split() == ["┃", "method", "┃", "mean", "return", "┃", "best", "┃"]
+    assert "│ 1.500       │ best │" in lines[6] and max(map(len, lines)) <= 80
+    assert "Best mean: cql (alpha=1, learning_rate=0.0001), not tested" in "\n".join(lines)
 
 
 # histograms

@@ -63,8 +63,14 @@ def report(
         )
     drawn = _modes(greedy, sampled)
     found: list[tables.Table] = []
-    given = {"sampled": drawn, "episodes": episodes, "marl_eval": marl_eval}
-    page = build(as_folder(folder), source, tell=found.append, **given)
+    page = build(
+        as_folder(folder),
+        source,
+        sampled=drawn,
+        episodes=episodes,
+        tell=found.append,
+        marl_eval=marl_eval,
+    )
     for table in found:
         if table.metric == "return_mean":
             console.print(_returns(table))
@@ -79,13 +85,15 @@ def _returns(table: tables.Table) -> Table:
 
     A column that says the same in each line is part of the title, and an empty one is left out.
     """
+    from jaxoff.report import render
+
     found = [
-        (row, column, cell, f"{cell.mean:.3f} ± {cell.std:.3f}" if cell.kept else "failed")
+        (row, column, cell, "".join(render.cell_lines(cell, 3)[:1]) if cell.kept else "failed")
         for row in table.rows
         for column in table.columns
         if (cell := table.cells.get((row, column))) is not None
     ]
-    columns = {
+    columns: dict[str, list[str]] = {
         "task": [row for row, *_ in found],
         "method": [column for _, column, *_ in found],
         "runs": [str(cell.total) for _, _, cell, _ in found],
@@ -95,10 +103,11 @@ def _returns(table: tables.Table) -> Table:
     counts = set(columns["runs"])
     title = f"{table.title}: mean ± standard deviation over seeds"
     if len(counts) == 1:
-        title = title.replace("over seeds", f"over {counts.pop()} seeds")
+        count = counts.pop()
+        title = title.replace("over seeds", f"over {count} seeds") if count != "1" else table.title
         del columns["runs"]
     if len(table.rows) == 1:
-        title = f"{table.rows[0]}, {title[0].lower()}{title[1:]}"
+        title = f"{table.rows[0]}\n{title}"
         del columns["task"]
     columns = {name: texts for name, texts in columns.items() if any(texts)}
     shown = Table(*columns, title=title)

@@ -24,7 +24,7 @@ PICTURES = (".svg", ".gif", ".png")  # the first of these that exists is shown
 LINKS = (".md", ".tex", ".csv", ".svg", ".png", ".gif")
 IGNORED = {"checkpoint", "wandb"}
 LEAD = "summary"  # stem of the figure that a page leads with
-MOST_PANELS = 12  # of that figure
+MOST_PANELS = 12  # of that figure; a table of more tasks below it is folded
 FOLD = re.compile(r'<details markdown="1"><summary>(.*?)</summary>\n(.*?)\n</details>', re.S)
 
 CSS = """
@@ -169,11 +169,12 @@ def _lead(folder: Path, sections: Sequence[Section], items: Sequence[Sequence[It
     figure = _item(folder, Path(LEAD)).body
     rest = f" {left} more tasks are in the tables below." if left else ""
     table = _html(summary.markdown(groups)).replace("<table>", '<table class="words">')
-    fold = f"<p>{html.escape(about)}</p>\n"
-    return (
-        f"<h2>Summary</h2>\n<p>{html.escape(told + rest)}</p>\n"
-        f"{figure if shown else ''}{table}{fold}"
-    )
+    table += f"<p>{html.escape(about)}</p>\n"
+    count = sum(len(found) for _, found in groups)
+    if count > MOST_PANELS:
+        table = f"<details><summary>Verdicts on {count} tasks</summary>\n{table}</details>\n"
+    picture = figure if shown else ""
+    return f"<h2>Summary</h2>\n<p>{html.escape(told + rest)}</p>\n{picture}{table}"
 
 
 def _placed(

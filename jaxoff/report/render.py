@@ -229,7 +229,8 @@ def read(file: str | Path, title: str = "") -> Table | None:
     """
     with Path(file).open(newline="") as stream:
         reader = csv.DictReader(stream)
-        if tuple(reader.fieldnames or ()) != CSV_FIELDS:
+        # files of earlier versions do not say how the values were found
+        if tuple(reader.fieldnames or ()) not in (CSV_FIELDS, CSV_FIELDS[:-1]):
             return None
         lines = [line for line in reader if line["row"] != AVERAGE]
     cells = {
@@ -237,7 +238,7 @@ def read(file: str | Path, title: str = "") -> Table | None:
             (np.array(line["values"].split(), np.float64),),
             line["mark"],
             line["paper"],
-            line["evaluation"],
+            line.get("evaluation", ""),
         )
         for line in lines
     }
