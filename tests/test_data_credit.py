@@ -11,6 +11,7 @@ import pytest
 
 from jaxoff.data import disk
 from jaxoff.data.episodes import concatenate
+from jaxoff.envs.smax import smax_spec
 from jaxoff.learners import credit
 from jaxoff.report import credit as report
 from tests.reference.credit_toy import credit_episodes, credit_spec
@@ -97,6 +98,9 @@ def test_trajectories_are_written_line_by_line(found, tmp_path):
     assert names == ["y.png", "y.svg"]
     assert "priority of a trajectory" in (tmp_path / "y.svg").read_text()
     assert report.names_of((0, 1)) == ["agent 0, type 0", "agent 1, type 1"]
+    units = smax_spec("smax", "2s3z")
+    assert report.names_of((2, 3), units) == ["agent 0, stalker", "agent 1, zealot"]
+    assert report.kind_of(7, smax_spec("smax-x", "2s_vs_1sc")) == "spine crawler"
 
 
 @pytest.mark.parametrize(
