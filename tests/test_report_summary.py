@@ -77,10 +77,16 @@ def test_wins_are_counted():
 
 
 def test_methods_are_compared_by_one_number_for_each_task():
-    make_table = lambda metric, rows: tables.Table(metric, rows, (), {}, metric, "", (), ())
-    returns, wins = make_table("return_mean", ("x", "y")), make_table("win_rate", ("x",))
-    other = make_table("return_mean", ("z",))
-    assert summary.leading([returns, wins, other]) == [wins, other]
+    def table_of(metric: str, *rows: str, mark: str = "best") -> tables.Table:
+        cells = {(row, "bc"): tables.Cell((np.ones(2),), mark) for row in rows}
+        return tables.Table(metric, rows, ("bc",), cells, metric, "", (), ())
+
+    returns, wins = table_of("return_mean", "x", "y"), table_of("win_rate", "x")
+    other, own = table_of("return_mean", "z"), table_of("end reward", "u")
+    rest = [table_of("out_of_data", "v"), table_of("distance", "w", mark="")]
+    found = summary.leading([own, returns, wins, other, *rest])
+    assert [table.title for table in found] == ["win_rate", "return_mean", "end reward"]
+    assert found[1] is other
 
 
 def test_the_first_figure_has_few_panels_and_marks_the_papers_numbers(tmp_path: Path):

@@ -72,10 +72,14 @@ def _listed(names: Sequence[str], most: int = 3) -> str:
 
 
 def leading(tables: Iterable[Table]) -> list[Table]:
-    """Of the tables of a section, those that methods are compared by: each row only once."""
-    tables = list(tables)
+    """Of the tables of a section, those that methods are compared by: each row only once.
+
+    Numbers that only an experiment knows come last; tables without marks compare no methods.
+    """
+    tables = [table for table in tables if any(x.mark == "best" for x in table.cells.values())]
+    own = dict.fromkeys(table.metric for table in tables if table.metric not in METRICS)
     found: list[Table] = []
-    for metric in LEADING:
+    for metric in (*LEADING, *own):
         for table in tables:
             seen = {row for other in found for row in other.rows}
             if table.metric == metric and table.rows and not seen & set(table.rows):
