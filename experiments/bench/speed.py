@@ -343,9 +343,9 @@ def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
             panel.set_ylim(bottom=0)
         for panel in panels[:: columns_of(len(learners))]:
             panel.set_ylabel("updates/s, all runs")
-        ways = (
+        note = (
             "sequence: one run after the other on one device. vmap: batched on one device. "
             "sharded: spread over every device."
         )
-        add_legend(figure, lines, ways)
+        add_legend(figure, lines, note)
         return save(figure, stem)
