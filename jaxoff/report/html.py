@@ -133,7 +133,7 @@ def scan(folder: str | Path) -> list[Section]:
         stem = inner.with_suffix("") if file.suffix in LINKS else inner
         if file.suffix == ".md" and file.with_suffix(".csv").exists():
             tables.append(stem)
-        elif file.suffix in PICTURES and stem not in pictures:
+        elif file.suffix in PICTURES and stem not in pictures and inner.stem != LEAD:
             pictures.append(stem)
     return [
         Section("Results" if parent == Path() else str(parent), "", [*tables, *pictures])
