@@ -118,7 +118,7 @@ def _shares(panel: Any, found: Verdict, names: Sequence[str]) -> None:
         0.4,
         color=[COLOURS[i % len(COLOURS)] for i in place],
     )
-    panel.set(ylabel="share of draws (of data: grey)", xticks=place, ylim=(0, 1))
+    panel.set(ylabel="share of draws\n(grey: of the data)", xticks=place, ylim=(0, 1))
     panel.set_xticklabels([str(row.agent) for row in rows])
     panel.set_xlabel("agent")
 
