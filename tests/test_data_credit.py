@@ -126,5 +126,7 @@ def test_the_command_reads_a_dataset_folder(tmp_path, capsys):
     )
     data_credit(str(tmp_path / "data"), steps=2, members=2, out=tmp_path / "out")
     text = capsys.readouterr().out
-    assert "Rank: among agents" in text and "behaviour level 2" in text and "held-out episodes" in text
+    assert (
+        "Rank: among agents" in text and "behaviour level 2" in text and "held-out episodes" in text
+    )
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".csv", ".png", ".svg"}
