@@ -26,6 +26,7 @@ from jaxoff.files import write_text
 from jaxoff.logs import Progress
 from jaxoff.names import Task
 from jaxoff.report import protocol, render, tables
+from jaxoff.report.figures import same_looks
 from jaxoff.report.html import Section, index
 from jaxoff.report.load import Run, load_run
 from jaxoff.training import TrainSpec, train
@@ -168,12 +169,12 @@ def with_data(
 ) -> tables.Table:
     """The table with a first column of the data's own value in each row; paper: printed ones."""
     cells = {
-        (row, label): tables.Cell((np.array([value]),), "", paper.get((row, label), ""))
+        (row, label): tables.Cell((np.array([value]),), "data", paper.get((row, label), ""))
         for row, value in values.items()
     }
     if tables.AVERAGE in table.rows:
         each = tuple(np.array([value]) for value in values.values())
-        cells[tables.AVERAGE, label] = tables.Cell(each)
+        cells[tables.AVERAGE, label] = tables.Cell(each, "data")
     return dataclasses.replace(table, columns=(label, *table.columns), cells=cells | table.cells)
 
 
@@ -279,6 +280,20 @@ class Paper:
     public: Collection[str] = ()
     scales: Mapping[str, Collection[str]] = dataclasses.field(default_factory=dict)
 
+    @property
+    def labels(self) -> list[str]:
+        """The labels of all columns in runs.py, in order, which figures give fixed colours."""
+        tables = vars(importlib.import_module(f"jaxoff.experiments.{self.name}.runs")).values()
+        columns = [table for table in tables if isinstance(table, Mapping)]
+        return list(
+            dict.fromkeys(
+                label
+                for table in columns
+                for label, column in table.items()
+                if isinstance(column, Column)
+            )
+        )
+
     def check(self, part: str, scale: str, data_dir: str | None) -> None:
         """Raises ValueError naming a setting that the part does not read."""
         if data_dir is not None and not {part, *self.groups.get(part, ())} & set(self.public):
@@ -331,5 +346,6 @@ def main(name: str) -> None:
         paper.check(chosen.part, chosen.scale, chosen.data_dir)
     except ValueError as error:
         parser.error(str(error))
-    made = paper.make(chosen.part, chosen.scale, chosen.out, chosen.data_dir)
-    print(f"page: {index(chosen.out, paper.title, made)}")
+    with same_looks(paper.labels):
+        made = paper.make(chosen.part, chosen.scale, chosen.out, chosen.data_dir)
+        print(f"page: {index(chosen.out, paper.title, made)}")

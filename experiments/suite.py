@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from jaxoff.experiments.paper import Job, parser_of
+from jaxoff.experiments.paper import Job, load, parser_of
 
 from jaxoff import runtime
+from jaxoff.report.figures import same_looks
 from jaxoff.report.html import Section, index
 
 
@@ -21,13 +22,15 @@ def main() -> None:
     ).parse_args()
     begin = time.perf_counter()
     sections: list[Section] = []
-    for name in POINTS if chosen.part == "all" else (chosen.part,):
-        job = Job(name, chosen.scale, chosen.out / name)
-        for make in POINTS[name]:
-            section = make(job)
-            stems = [f"{name}/{stem}" for stem in section.stems]
-            sections.append(section._replace(stems=stems))
-    page = index(chosen.out, f"jaxoff: five papers, scale {chosen.scale}", sections)
+    names = list(POINTS) if chosen.part == "all" else [chosen.part]
+    with same_looks(label for name in names for label in load(name).labels):
+        for name in names:
+            job = Job(name, chosen.scale, chosen.out / name)
+            for make in POINTS[name]:
+                section = make(job)
+                stems = [f"{name}/{stem}" for stem in section.stems]
+                sections.append(section._replace(stems=stems))
+        page = index(chosen.out, f"jaxoff: five papers, scale {chosen.scale}", sections)
     print(
         f"{len(sections)} sections in {time.perf_counter() - begin:.0f} s on {runtime.hardware()}"
     )

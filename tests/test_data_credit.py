@@ -11,6 +11,7 @@ import pytest
 
 from jaxoff.data import disk
 from jaxoff.data.episodes import concatenate
+from jaxoff.envs.smax import smax_spec
 from jaxoff.learners import credit
 from jaxoff.report import credit as report
 from tests.reference.credit_toy import credit_episodes, credit_spec
@@ -97,6 +98,9 @@ def test_trajectories_are_written_line_by_line(found, tmp_path):
     assert names == ["y.png", "y.svg"]
     assert "priority of a trajectory" in (tmp_path / "y.svg").read_text()
     assert report.names_of((0, 1)) == ["agent 0, type 0", "agent 1, type 1"]
+    units = smax_spec("smax", "2s3z")
+    assert report.names_of((2, 3), units) == ["agent 0, stalker", "agent 1, zealot"]
+    assert report.kind_of(7, smax_spec("smax-x", "2s_vs_1sc")) == "spine crawler"
 
 
 @pytest.mark.parametrize(
@@ -122,5 +126,7 @@ def test_the_command_reads_a_dataset_folder(tmp_path, capsys):
     )
     data_credit(str(tmp_path / "data"), steps=2, members=2, out=tmp_path / "out")
     text = capsys.readouterr().out
-    assert "rank in" in text and "behaviour level 2" in text and "held-out episodes" in text
+    assert (
+        "Rank: among agents" in text and "behaviour level 2" in text and "held-out episodes" in text
+    )
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".csv", ".png", ".svg"}

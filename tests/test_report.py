@@ -23,7 +23,7 @@ from jaxoff.report import (
     tables,
 )
 from jaxoff.report.gif import grid_gif
-from jaxoff.report.load import by_config, told_apart, unfinished
+from jaxoff.report.load import by_config, select, told_apart, unfinished
 
 STEPS = (0, 10, 20)
 
@@ -203,8 +203,7 @@ def test_markdown_shows_marks_failures_paper_and_provenance(experiment: Path):
     paper = {("matrix/xor/a", "bc"): "0.25"}
     text = render.markdown(tables.build(load_experiment(experiment), title="Table 1", paper=paper))
     rows = [line for line in text.splitlines() if line.startswith("| matrix")]
-    assert "**1.00 ± 0.00**<br>IQM 1.00 [1.00, 1.00]<br>paper —" in rows[0]
-    assert "paper 0.25" in rows[0]
+    assert rows[0] == "| matrix/xor/a | 0.20 ± 0.10<br>paper 0.25 | **1.00 ± 0.00** |"
     assert "0.600 ± 0.141 \\*" in rows[1] and "1 of 3 runs failed" in rows[1]
     assert (
         "- Git commits: aaa111, bbb222" in text
@@ -212,6 +211,48 @@ def test_markdown_shows_marks_failures_paper_and_provenance(experiment: Path):
         and "- Hardware: 2 cores of Example" in text
     )
     assert "- Command: `jaxoff train bc matrix/xor/a`" in text
+
+
+def test_interquartile_means_are_folded_below_the_table(experiment: Path):
+    text = render.markdown(tables.build(load_experiment(experiment)))
+    before, fold = text.split("<details", 1)
+    fold, after = fold.split("</details>")
+    assert "# Results, mean return" in before and "IQM" not in before and "[" not in before
+    # of 0.6, 0.7 and 0.8: nothing is left out below four values
+    row = next(line for line in fold.splitlines() if line.startswith("| matrix/xor/b"))
+    assert row.endswith("| 0.700 [0.600, 0.800] |")
+    assert "Mean ± standard deviation over seeds." in after
+    one = tables.build([select(run, [0], run.variant) for run in load_experiment(experiment)])
+    assert "<details" not in render.markdown(one)  # one seed has no interval
+
+
+def test_a_table_of_many_methods_has_them_down_the_page(tmp_path: Path):
+    for number in range(9):
+        make(tmp_path / f"{number}", f"m{number}", "matrix/xor/a", [float(number)])
+    lines = render.markdown(tables.build(load_experiment(tmp_path))).splitlines()
+    assert lines[2] == "| method | matrix/xor/a |" and lines[12] == "| m8 | **8.00** |"
+
+
+def test_a_table_is_read_back_from_its_csv(experiment: Path, tmp_path: Path):
+    paper = {("matrix/xor/a", "bc"): "0.25 ± 0.1"}
+    table = tables.build(load_experiment(experiment), paper=paper, average=True)
+    render.write(table, tmp_path / "t")
+    found = render.read(tmp_path / "t.csv")
+    assert found is not None
+    assert found.rows == ("matrix/xor/a", "matrix/xor/b") and found.columns == table.columns
+    for place, cell in found.cells.items():
+        np.testing.assert_array_equal(cell.tasks[0], table.cells[place].tasks[0])
+        assert (cell.mark, cell.paper) == (table.cells[place].mark, table.cells[place].paper)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    assert render.read(tmp_path / "other.csv") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("-1.2 ± 0.1", -1.2), ("−.5", -0.5), ("20", 20.0), ("—", None), ("", None), ("+3.0*", 3.0)],
+)
+def test_a_printed_number_is_read(text: str, number: float | None):
+    assert tables.number_of(text) == number
 
 
 def test_rows_and_columns_are_chosen_ordered_and_named(experiment: Path):
@@ -353,10 +394,28 @@ def test_a_heat_map_of_a_wrong_shape_is_named(tmp_path: Path):
         figures.heat_maps({"InSPO": np.eye(3)}, ["A", "B"], tmp_path / "x")
 
 
+def test_a_method_has_one_look_in_every_figure_and_labels_of_a_page_have_theirs():
+    alone, others = figures.looks(["InSPO"]), figures.looks(["x", "y", "inspo", "bc"])
+    assert alone["InSPO"] == others["inspo"] and len({str(x) for x in others.values()}) == 4
+    assert figures.looks(["y"]) != {"y": others["y"]}
+    with figures.same_looks(["x", "y", "inspo", "bc"]):
+        assert figures.looks(["y"]) == {"y": others["y"]}
+        assert figures.looks(["bc", "y"])["y"] == others["y"]
+
+
+def test_what_a_paper_prints_is_marked_in_its_panel(experiment: Path, tmp_path: Path):
+    runs, place = load_experiment(experiment), ("matrix/xor/a", "bc")
+    figures.curves(runs, "return_mean", tmp_path / "with", paper={place: 0.9})
+    figures.curves(runs, "return_mean", tmp_path / "without", paper={("other", "bc"): 0.9})
+    words = "the paper's number"
+    assert words in (tmp_path / "with.svg").read_text()
+    assert words not in (tmp_path / "without.svg").read_text()
+
+
 def test_looks_are_all_different():
     assert (
-        len({tuple(look.values()) for look in figures.looks([str(i) for i in range(28)]).values()})
-        == 28
+        len({tuple(look.values()) for look in figures.looks([str(i) for i in range(40)]).values()})
+        == 40
     )
 
 
@@ -449,11 +508,14 @@ def test_report_writes_everything_and_every_link_leads_somewhere(experiment: Pat
     parsed = Page(text)
     assert not parsed.open
     assert all((experiment / link).is_file() for link in parsed.links if not link.startswith("#"))
-    assert (
-        "<strong>1.00 ± 0.00</strong><br>IQM" in text
-        and "Git commits: aaa111, bbb222" in text
-        and "http" not in text
-    )
+    assert '<strong>1.00 <span class="n">± 0.00</span></strong>' in text
+    assert "http" not in text
+    # what all tables say stands once
+    for words in ("Git commits: aaa111, bbb222", "Bold: best mean", "- Seeds: 0–2"[2:]):
+        assert text.count(words) == 1
+    # bc fails to differ from inspo on b (see above), where one of its runs failed
+    assert "Best mean on 2 tasks: inspo on 2 (significantly on 1 of them)." in text
+    assert text.index("summary.svg") < text.index("<h2 id")
 
 
 def test_report_of_several_experiments_has_a_section_for_each(experiment: Path):
@@ -482,7 +544,8 @@ def test_page_by_itself_finds_tables_and_pictures(experiment: Path):
     report(experiment)
     (experiment / "notes.md").write_text("# not a table\n")
     [section] = html.scan(experiment)
-    assert section.stems[:2] == [Path("table-return_mean"), Path("table-score")]
+    tables_first = ["checkpoints", "table-return_mean", "table-score"]
+    assert section.stems[:3] == [Path(name) for name in tables_first]
     assert Path("profiles") in section.stems and Path("notes") not in section.stems
     assert "matrix/xor/b" in html.index(experiment, "All").read_text()
 

@@ -20,7 +20,7 @@ from jaxoff.envs.mpe.omar import make_spread, make_tag, make_world
 from jaxoff.envs.mpe.sit import make_sit
 from jaxoff.envs.smax import make_smax
 from jaxoff.report import scene
-from jaxoff.report.play import Episode, episode_gif, write_gif
+from jaxoff.report.play import Episode, episode_gif, result_of, write_gif
 from jaxoff.report.scene import scene_gif
 
 BLUE, VERMILION, GREEN = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)
@@ -138,10 +138,44 @@ def test_without_bounds_the_view_holds_the_living_only(tmp_path: Path):
     # 100
     x0, x1 = 99 - 0.48, 111 + 0.48
     bounds = (x0, 100 - 0.35 * (x1 - x0), x1, 100 + 0.35 * (x1 - x0))
-    assert frame.shape == (440, 560, 3)
+    assert frame.shape == (470, 560, 3)  # with a bar of each team, 30 pixels high
     assert is_close(pixel(frame, 99.3, 100, bounds), BLUE) and is_close(
         pixel(frame, 109.3, 100, bounds), VERMILION
     )
+
+
+def test_a_battle_shows_its_shots_both_teams_and_who_won(tmp_path: Path):
+    positions = np.broadcast_to(np.array([[2.0, 5.0], [8.0, 5.0]]), (4, 2, 2))
+    shots = np.array([[-1, -1], [-1, -1], [1, -1], [-1, -1]])
+    health = np.array([[1, 1], [1, 1], [0.5, 1], [0.5, 0]])
+    more = {"health": health, "shots": shots, "result": "allies won"}
+    before, shot, end = draw(tmp_path, positions, ["ally", "enemy"], **more)
+    # it begins one step before the first shot
+    assert is_close(pixel(before, 5, 5), WHITE) and is_close(pixel(end, 5, 5), WHITE)
+    assert is_close(pixel(shot, 5, 5), BLUE) and is_close(pixel(shot, 8, 5), BLUE)
+    # a bar of each team, 15 pixels below the scene: it ends at a third of 560 pixels and at 560
+    assert is_close(before[575, 170], BLUE) and is_close(before[575, 540], VERMILION)
+    assert is_close(shot[575, 170], (127, 184, 216))  # half of its health is lost
+    assert is_close(end[575, 540], (234, 174, 127)) and not is_close(end[575, 540], VERMILION)
+    said = [(np.abs(frame[560:590, 220:340] - INK).max(-1) < 40).sum() for frame in (shot, end)]
+    assert said[0] == 0 < said[1]
+
+
+def test_a_battle_is_cropped_to_where_the_shots_are(tmp_path: Path):
+    positions = np.broadcast_to(np.array([[2.0, 5.0], [6.0, 5.0], [90.0, 90.0]]), (3, 3, 2))
+    shots = np.full((3, 3), -1)
+    kinds = ["ally", "enemy", "enemy"]
+    # all bodies: 90 x 87 units, and 4 % of 90 on all sides; below it 30 and 48 pixels
+    whole = draw(tmp_path, positions, kinds, shots=shots, bounds=None)[0]
+    assert whole.shape == (round(560 * (87 + 7.2) / (90 + 7.2)) + 78, 560, 3)
+    shots[2, 0] = 1
+    frame = draw(tmp_path, positions, kinds, shots=shots, bounds=None)[0]
+    assert frame.shape == (392 + 78, 560, 3)
+    # x: 1 to 7, and 4 % of 6 on both sides; y: 0.7 of that about 5
+    x0, x1 = 1 - 0.24, 7 + 0.24
+    bounds = (x0, 5 - 0.35 * (x1 - x0), x1, 5 + 0.35 * (x1 - x0))
+    assert is_close(pixel(frame, 2.7, 5, bounds), BLUE)
+    assert is_close(pixel(frame, 6.7, 5, bounds), VERMILION)
 
 
 def test_a_long_episode_is_thinned_out_to_its_last_frame(
@@ -176,6 +210,7 @@ def test_a_long_episode_is_thinned_out_to_its_last_frame(
         ({"radii": [0.0]}, r"field 'radii': expected 1 positive numbers, found \[0.0\]"),
         ({"rewards": [0.0, 0.0]}, "field 'rewards': expected 1 steps, found 2"),
         ({"health": np.ones((1, 2))}, r"field 'health': expected shape \(2, 1\), found \(1, 2\)"),
+        ({"shots": np.zeros((1, 1))}, r"field 'shots': expected shape \(2, 1\), found \(1, 1\)"),
         (
             {"walls": [[1, 0, 0, 1]]},
             r"field 'walls': expected rectangles .* found \[\[1.0, 0.0, 0.0, 1.0\]\]",
@@ -253,6 +288,34 @@ def test_a_battles_picture_has_units_in_map_units_and_the_dead_without_health():
         state.replace(state=state.state.replace(unit_alive=state.state.unit_alive.at[4].set(False)))
     )
     np.testing.assert_array_equal(picture.health(np.asarray(dead)[None]), [[1, 1, 1, 1, 0, 1]])
+
+
+def test_a_unit_has_shot_if_its_cooldown_did_not_just_run_down():
+    env = make_smax("smax", "3m")  # three marines on each side, which wait 0.61 s after a shot
+    wait, targets = np.zeros((3, 6)), np.zeros((3, 6))
+    wait[1, [0, 3, 1]] = np.array([0.5, 0.3, 0.11]) / 0.61
+    wait[0, 1] = 1.0  # 0.61 - 0.5 = 0.11: it did not shoot
+    wait[2, 0] = 0.0
+    # actions 5 + j: an ally attacks enemy j, an enemy the allies from the last one backwards
+    targets[1:, 0], targets[1:, 3], targets[1:, 1] = 6 / 7, 5 / 7, 7 / 7
+    moves, state = np.zeros((3, 12)), [np.ones((3, 6)), np.zeros((3, 12)), wait]
+    shots = env.game.shots(np.concatenate([*state, moves, targets, np.zeros((3, 36))], 1))
+    assert shots.tolist() == [[-1] * 6, [4, -1, -1, 2, -1, -1], [-1] * 6]
+
+
+def test_who_won_follows_from_the_last_state():
+    env = make_smax("smax", "3m")
+    alive = {
+        "allies won": (1, 0),
+        "enemies won": (0, 1),
+        "time ran out": (1, 1),
+        "all are dead": (0, 0),
+    }
+    for words, (allies, enemies) in alive.items():
+        state = np.concatenate([np.repeat([allies, enemies], 3), np.zeros(72)])[None]
+        assert result_of(env, env.picture, state) == words
+    grid = make_spread()
+    assert result_of(grid, grid.picture, np.zeros((1, grid.spec.state_size))) == ""
 
 
 def test_a_maze_is_drawn_as_its_map_is_printed(tmp_path: Path):

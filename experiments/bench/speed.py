@@ -320,8 +320,8 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
 
 
 def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
-    """Updates per second over the number of runs, a panel per learner."""
-    from jaxoff.report.figures import looks, save, style
+    """Updates per second over the number of runs, a panel per learner, four in a row."""
+    from jaxoff.report.figures import add_legend, columns_of, looks, panels_of, save, style
 
     learners, kinds = (
         list(dict.fromkeys(row.learner for row in rows)),
@@ -329,23 +329,23 @@ def draw(rows: Sequence[Row], stem: Path) -> list[Path]:
     )
     look = looks(kinds)
     with style() as new_figure:
-        figure = new_figure(figsize=(3.0 * len(learners), 2.8), layout="constrained")
-        for panel, learner in zip(
-            figure.subplots(1, len(learners), squeeze=False)[0], learners, strict=True
-        ):
+        figure, panels = panels_of(new_figure, len(learners), (2.7, 2.2))
+        lines: dict[str, Any] = {}
+        for panel, learner in zip(panels, learners, strict=True):
             for way in kinds:
                 group = [row for row in rows if row.learner == learner and row.way == way]
-                panel.plot(
-                    [row.runs for row in group],
-                    [row.updates_per_s for row in group],
-                    label=way,
-                    **look[way],
-                )
+                speeds = [row.updates_per_s for row in group]
+                (lines[way],) = panel.plot([row.runs for row in group], speeds, **look[way])
             counts = sorted({row.runs for row in rows})
             panel.set_xscale("log", base=2)
             panel.set_xticks(counts, [str(count) for count in counts])
             panel.set(title=learner, xlabel="runs")
             panel.set_ylim(bottom=0)
-        figure.axes[0].set_ylabel("updates per second, all runs")
-        figure.axes[0].legend()
+        for panel in panels[:: columns_of(len(learners))]:
+            panel.set_ylabel("updates/s, all runs")
+        note = (
+            "sequence: one run after the other on one device. vmap: batched on one device. "
+            "sharded: spread over every device."
+        )
+        add_legend(figure, lines, note)
         return save(figure, stem)

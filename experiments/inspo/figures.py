@@ -8,13 +8,23 @@ from pathlib import Path
 from jaxoff.report import figures
 from jaxoff.report.load import Run
 from jaxoff.report.play import episode_of, write_gif
+from jaxoff.report.tables import number_of
 from jaxoff.training.restore import restore_policy
 
 OPTIMUM = {"matrix": {"xor": 1.0, "mne": 20.0, "mne-20": 20.0}, "grid": {"bridge": -1.2354526}}
 
 
-def learning_curves(runs: Sequence[Run], tasks: Mapping[str, str], stem: Path) -> None:
-    """Value over updates, exact where it is known, with the optimum as a line."""
+def learning_curves(
+    runs: Sequence[Run],
+    tasks: Mapping[str, str],
+    stem: Path,
+    printed: Mapping[tuple[str, str], str] | None = None,
+) -> None:
+    """Value over updates, exact where it is known, with the optimum as a line.
+
+    printed: (task's label, column) -> what the paper prints, which is marked where it is a number.
+    """
+    numbers = {place: number_of(text) for place, text in (printed or {}).items()}
     metric = "exact_value" if all(run.has("exact_value") for run in runs) else "return_mean"
     family, scenario, _ = runs[0].task.split("/")
     figures.curves(
@@ -24,6 +34,7 @@ def learning_curves(runs: Sequence[Run], tasks: Mapping[str, str], stem: Path) -
         tasks=tasks,
         label="expected reward" if metric == "exact_value" else "return",
         reference={"optimum": OPTIMUM[family][scenario]},
+        paper={place: number for place, number in numbers.items() if number is not None},
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxoff.experiments.inspo import figures, runs
 from jaxoff.experiments.inspo.tuning import tune
-from jaxoff.experiments.paper import Column, Job, Paper, below
+from jaxoff.experiments.paper import Column, Job, Paper, below, printed
 
 from jaxoff import registry
 from jaxoff.report import figures as report_figures
@@ -35,7 +35,7 @@ def games(job: Job, name: str, title: str, tasks: Mapping[str, str], note: str) 
     names = {"return_mean": "", "exact_value": "-exact", "out_of_data": "-out-of-data"}
     stems = {metric: f"{name}{ending}" for metric, ending in names.items()}
     made = job.metric_tables(stems, title, done, tasks, paper=name, note=note)
-    figures.learning_curves(done, tasks, job.out / f"{name}-curves")
+    figures.learning_curves(done, tasks, job.out / f"{name}-curves", printed("inspo", name))
     return Section(title, "", [*made, f"{name}-curves"])
 
 

@@ -50,15 +50,17 @@ def by_agents(
     """A panel per series: percent over the number of agents, mean and standard deviation over
     seeds. note: how the policies were evaluated.
     """
+    look = looks(list(series))
     with style() as new_figure:
         figure = new_figure(figsize=(4.0 * len(series), 3.0), layout="constrained")
         panels: Any = figure.subplots(1, len(series), squeeze=False)[0]
         for panel, (name, values) in zip(panels, series.items(), strict=True):
             counts = sorted(values)
             mean, spread = ([f(values[n]) for n in counts] for f in (np.mean, np.std))
-            panel.bar(counts, mean, yerr=spread, color=looks([name])[name]["color"], capsize=3)
+            panel.bar(counts, mean, yerr=spread, color=look[name]["color"], capsize=3)
             panel.axhline(0.0, color="#555555", linewidth=1)
             panel.set_xticks(counts)
             panel.set(xlabel="agents", ylabel="%", title=titles[name])
-        write_note(figure, note)
+        bars = "Bars: means over seeds; lines: one standard deviation to either side."
+        write_note(figure, f"{bars} {note}".strip())
         return save(figure, stem)

@@ -162,5 +162,6 @@ def bars(gains: Sequence[Gain], stem: Path, note: str = "") -> list[Path]:
         panel.grid(axis="x", visible=False)
         panel.set_ylabel("gain, %")
         panel.legend()
-        write_note(figure, note)
+        lines = f"Lines in the bars: {statistics.LEVEL:.0%} bootstrap intervals."
+        write_note(figure, f"{lines} {note}".strip())
         return save(figure, stem)

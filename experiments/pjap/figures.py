@@ -147,10 +147,10 @@ def fig4(panels: Mapping[str, tuple[Sequence[Episodes], runs.Paths]]) -> Figure:
     data.
     """
     payoff = runs.payoff("twin_peaks")
-    figure, axes = _grid(2, 6, 2.5)
+    figure, axes = _grid(2 * len(panels), 3, 2.6)
     for block, (centre, (data, paths)) in enumerate(panels.items()):
         for i, sigma in enumerate(runs.SIGMAS_4):
-            ax, below = axes[:, 3 * block + i]
+            ax, below = axes[2 * block : 2 * block + 2, i]
             points = runs.points_of(data[i])
             target = runs.twin_peaks_fixed_point(points).round(4) + 0.0
             _surface(figure, ax, "twin_peaks")
@@ -160,8 +160,9 @@ def fig4(panels: Mapping[str, tuple[Sequence[Episodes], runs.Paths]]) -> Figure:
             where = rf"$\theta^*$ = ({target[0]:.3f}, {target[1]:.3f})"
             ax.set_title(f"{'ab'[block]}: {centre}, $\\sigma$ = {sigma:g}\n{where}", fontsize=9)
             _scatter(below, points)
-    axes[0, 0].set_ylabel("paths, all seeds\naction y")
-    axes[1, 0].set_ylabel("data\naction y")
+    for row in range(0, len(axes), 2):
+        axes[row, 0].set_ylabel("paths, all seeds\naction y")
+        axes[row + 1, 0].set_ylabel("data\naction y")
     _legend(
         figure,
         [
@@ -208,6 +209,7 @@ def fig5(data: Sequence[Episodes], uniform: runs.Paths, pjap: runs.Paths) -> Fig
         [
             ("MADDPG, and its induced field", "line", UNIFORM),
             ("MADDPG + PJAP", "line", PJAP),
+            ("bands: range over seeds", "s", "#cccccc"),
             ("true field", "line", TRUE),
             ("start", "o", START),
             ("maxima", "+", "black"),

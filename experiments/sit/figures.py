@@ -35,11 +35,12 @@ def decomposition(task: str, title: str, scale: str, kind: str, stem: Path) -> c
     """Own rewards during the fit, priorities of trajectories by type, and shares of draws; returns
     what `credit.judge` finds.
     """
+    spec = registry.make_spec(task)
     found = credit.judge(
         runs.data_of(task, scale),
-        registry.make_spec(task),
+        spec,
         dataclasses.replace(runs.SCALES[scale].fit, kind=kind),
         one_type=kind_of(task) == "mamujoco",
     )
-    credit_report.draw(found, stem, title=title)
+    credit_report.draw(found, stem, spec, title=title)
     return found

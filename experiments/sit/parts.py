@@ -20,6 +20,7 @@ from jaxoff.experiments.sit import figures, runs
 from jaxoff import registry
 from jaxoff.data.episodes import returns_of
 from jaxoff.learners import credit
+from jaxoff.report.credit import kind_of as kind_name
 from jaxoff.report.html import Section
 from jaxoff.report.load import Run
 
@@ -137,28 +138,29 @@ def credits(job: Job, tasks: Mapping[str, str], stem: str, kind: str = "attentio
     table of agents and levels.
     """
     lines = [
-        "| data | agent | type | own reward a step | agree | priority | share of draws | "
+        "| data | agent | kind | own reward a step | agree | priority | share of draws | "
         "of the data |",
         "|---" * 8 + "|",
     ]
-    more = ["| data | type | level | of the data | of the draws | priority |", "|---" * 6 + "|"]
+    more = ["| data | kind | level | of the data | of the draws | priority |", "|---" * 6 + "|"]
     fits, stems = [], []
     for task, name in tasks.items():
-        episodes = runs.data_of(task, job.scale)
+        episodes, spec = runs.data_of(task, job.scale), registry.make_spec(task)
         stems.append(f"{stem}-{name.replace(' ', '-')}")
         found = figures.decomposition(task, name, job.scale, kind, job.out / stems[-1])
         for row in credit.by_agent(found):
             shares = f"{row.agreement:.0%} | {row.priority:.3f} | {row.drawn:.1%} | {row.data:.1%}"
             lines.append(
-                f"| {name} | {row.agent} | {row.type} | {row.reward:.4f} ± "
+                f"| {name} | {row.agent} | {kind_name(row.type, spec)} | {row.reward:.4f} ± "
                 f"{row.reward_std:.4f} | {shares} |"
             )
         for level in credit.by_level(found, np.asarray(episodes.behaviour_level)):
             numbers = f"{level['data']:.1%} | {level['drawn']:.2%} | {level['priority']:.3f}"
-            more.append(f"| {name} | {level['type']:.0f} | {level['level']:.0f} | {numbers} |")
+            unit = kind_name(int(level["type"]), spec)
+            more.append(f"| {name} | {unit} | {level['level']:.0f} | {numbers} |")
         few = ", ".join(
-            f"{few:.0f} of {count:,} of type {kind}"
-            for kind, few, count in credit.effective_draws(found)
+            f"{few:.0f} of {count:,} of {kind_name(number, spec)}"
+            for number, few, count in credit.effective_draws(found)
         )
         quality = f"R² {found.r2:.3f}, on held-out episodes {found.r2_held_out:.3f}"
         fits.append(

@@ -45,5 +45,6 @@ def robustness(
             )
         panel.set(xlabel="poor episodes, percent", ylabel=label)
         figure.legend(loc="outside right upper")
-        write_note(figure, note)
+        lines = "Lines: means over seeds; bars: one standard error to either side."
+        write_note(figure, f"{lines} {note}".strip())
         return save(figure, stem)

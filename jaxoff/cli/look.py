@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from jaxoff.files import check_writable_file
 if TYPE_CHECKING:
     import numpy as np
 
-    from jaxoff.types import Episodes
+    from jaxoff.types import EnvSpec, Episodes
 
 
 @data_app.command(name="inspect")
@@ -112,55 +113,50 @@ def data_credit(
         found = credit.judge(
             whole.episodes, whole.spec, settings, seed=seed, one_type=one_type, progress=tell
         )
-    _print_credit(found, whole.episodes, task)
+    spec = dataclasses.replace(whole.spec, type_names=()) if one_type else whole.spec
+    _print_credit(found, whole.episodes, spec, task)
     stem = out / f"{whole.slug}-credit"
     report.write_trajectories(found, whole.episodes, stem.with_name(f"{stem.name}.csv"))
-    for path in [stem.with_name(f"{stem.name}.csv"), *report.draw(found, stem, title=task)]:
+    for path in [
+        stem.with_name(f"{stem.name}.csv"),
+        *report.draw(found, stem, spec, title=task),
+    ]:
         console.print(f"written: {path}", soft_wrap=True)
 
 
-def _print_credit(found: Any, episodes: Episodes, title: str) -> None:
+def _print_credit(found: Any, episodes: Episodes, spec: EnvSpec, title: str) -> None:
     """Print what `learners.credit.judge` found: a line per agent, and the resulting draws."""
     import numpy as np
 
     from jaxoff.learners import credit
+    from jaxoff.report.credit import kind_of
 
-    table = Table(
-        "agent",
-        "type",
-        "own reward a step",
-        "rank in type",
-        "members agree",
-        "priority",
-        "share of draws",
-        "of data",
-        title=title,
-    )
+    head = ["own reward a step", "rank", "agree", "priority", "share of draws", "of data"]
+    several = len(set(found.types)) > 1
+    table = Table("agent", *(["kind"] * several), *head, title=title)
     for row in credit.by_agent(found):
+        kind = [kind_of(row.type, spec)] * several
         reward = f"{row.reward:.4g} ± {row.reward_std:.2g}"
         shares = f"{row.drawn:.1%}", f"{row.data:.1%}"
-        table.add_row(
-            str(row.agent),
-            str(row.type),
-            reward,
-            str(row.rank),
-            f"{row.agreement:.0%}",
-            f"{row.priority:.4g}",
-            *shares,
-        )
+        numbers = str(row.rank), f"{row.agreement:.0%}", f"{row.priority:.4g}"
+        table.add_row(str(row.agent), *kind, reward, *numbers, *shares)
     console.print(table)
+    told = "Rank: among agents of its kind. Agree: share of the ensemble that gives this rank."
+    console.print(told, highlight=False)
     for level in credit.by_level(found, np.asarray(episodes.behaviour_level)):
         shares_of = (
             f"{level['data']:.1%} of the trajectories, {level['drawn']:.1%} of the draws, "
             f"priority {level['priority']:.4g}"
         )
+        kind_name = kind_of(int(level["type"]), spec) if several else "all agents"
         console.print(
-            f"type {level['type']:.0f}, behaviour level {level['level']:.0f}: {shares_of}",
-            highlight=False,
+            f"{kind_name}, behaviour level {level['level']:.0f}: {shares_of}", highlight=False
         )
-    for kind, few, count in credit.effective_draws(found):
+    for number, few, count in credit.effective_draws(found):
+        kind_name = kind_of(number, spec) if several else "all agents"
         console.print(
-            f"type {kind}: draws fall on about {few:.0f} of {count:,} trajectories", highlight=False
+            f"{kind_name}: draws fall on about {few:.0f} of {count:,} trajectories",
+            highlight=False,
         )
     console.print(
         f"R² of the team's reward: {found.r2:.3f}; on {int(found.held_out.sum())} held-out "
@@ -189,15 +185,27 @@ def _short(name: str, value: Any) -> str:
 
 
 def _histogram(values: np.ndarray, bins: int = 12) -> Table:
-    """Counts of values as bars of block characters."""
+    """Counts of values as bars of block characters; values far from the others share a row."""
     import numpy as np
 
-    counts, edges = np.histogram(
-        np.round(values, 6), bins=bins if np.ptp(np.round(values, 6)) > 0 else 1
-    )
-    table = Table(Column("return", justify="right"), "", Column("episodes", justify="right"))
-    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-        table.add_row(
-            f"{low:.4g} to {high:.4g}", Bar(counts.max(), 0, count, width=40), f"{count:,}"
+    from jaxoff.eval.statistics import bin_edges
+
+    values = np.round(values, 6)
+    edges, _ = bin_edges(values, bins if np.ptp(values) > 0 else 1)
+    rows = [
+        (f"{low:.4g} to {high:.4g}", int(count))
+        for count, low, high in zip(
+            np.histogram(values, edges)[0], edges[:-1], edges[1:], strict=True
         )
+    ]
+    if np.ptp(values) == 0:
+        rows = [(f"{values[0]:.4g}", values.size)]
+    elif edges[0] > values.min() or edges[-1] < values.max():
+        below = (f"below {edges[0]:.4g}", int((values < edges[0]).sum()))
+        above = (f"above {edges[-1]:.4g}", int((values > edges[-1]).sum()))
+        rows = [row for row in (below, *rows, above) if row in rows or row[1]]
+    table = Table(Column("return", justify="right"), "", Column("episodes", justify="right"))
+    most = max(count for _, count in rows)
+    for name, count in rows:
+        table.add_row(name, Bar(most, 0, count, width=36), f"{count:,}")
     return table

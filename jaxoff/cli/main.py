@@ -19,6 +19,7 @@ from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings
 from jaxoff.cli.train import train
 from jaxoff.errors import Interrupted, InvalidSetting, JaxoffError
+from jaxoff.files import check_writable_file
 
 if TYPE_CHECKING:
     from jaxoff.report import tables
@@ -36,6 +37,7 @@ def report(
     episodes: int | None = None,
     greedy: bool = False,
     sampled: bool = False,
+    marl_eval: Path | None = None,
 ) -> None:
     """Tables, curves and an index.html from result folders, without training.
 
@@ -46,8 +48,12 @@ def report(
         episodes: with --from evaluation, only evaluations of this number of episodes.
         greedy: with --from evaluation, only evaluations of the policies' modes.
         sampled: with --from evaluation, only evaluations by sampled actions.
+        marl_eval: a JSON file to write, with the results in the format of marl-eval's tools.
     """
+    if marl_eval is not None:
+        check_writable_file(marl_eval)
     from jaxoff.report import report as build
+    from jaxoff.report import summary
 
     given = {"--episodes": episodes is not None, "--greedy": greedy, "--sampled": sampled}
     useless = [option for option, there in given.items() if there]
@@ -57,25 +63,57 @@ def report(
         )
     drawn = _modes(greedy, sampled)
     found: list[tables.Table] = []
-    page = build(as_folder(folder), source, sampled=drawn, episodes=episodes, tell=found.append)
+    page = build(
+        as_folder(folder),
+        source,
+        sampled=drawn,
+        episodes=episodes,
+        tell=found.append,
+        marl_eval=marl_eval,
+    )
     for table in found:
         if table.metric == "return_mean":
             console.print(_returns(table))
+            told = summary.sentence(summary.verdicts(table))
+            if told:
+                console.print(told, highlight=False)
     console.print(f"page: {page}", soft_wrap=True)
 
 
 def _returns(table: tables.Table) -> Table:
-    """A table of returns for a terminal, with a line for each task and method."""
-    shown = Table(title=f"{table.title}: mean ± standard deviation over seeds")
-    for name in ("task", "method", "runs", table.title.lower(), "best"):
-        shown.add_column(name)
-    for row in table.rows:
-        for column in table.columns:
-            cell = table.cells.get((row, column))
-            if cell is not None:
-                value = f"{cell.mean:.3f} ± {cell.std:.3f}" if cell.kept else "failed"
-                shown.add_row(row, column, str(cell.total), value, cell.mark)
-        shown.add_section()
+    """A table of returns for a terminal, with a line for each task and method.
+
+    A column that says the same in each line is part of the title, and an empty one is left out.
+    """
+    from jaxoff.report import render
+
+    found = [
+        (row, column, cell, "".join(render.cell_lines(cell, 3)[:1]) if cell.kept else "failed")
+        for row in table.rows
+        for column in table.columns
+        if (cell := table.cells.get((row, column))) is not None
+    ]
+    columns: dict[str, list[str]] = {
+        "task": [row for row, *_ in found],
+        "method": [column for _, column, *_ in found],
+        "runs": [str(cell.total) for _, _, cell, _ in found],
+        table.title.lower(): [value for *_, value in found],
+        "best": [cell.mark for _, _, cell, _ in found],
+    }
+    counts = set(columns["runs"])
+    title = f"{table.title}: mean ± standard deviation over seeds"
+    if len(counts) == 1:
+        count = counts.pop()
+        title = title.replace("over seeds", f"over {count} seeds") if count != "1" else table.title
+        del columns["runs"]
+    if len(table.rows) == 1:
+        title = f"{table.rows[0]}\n{title}"
+        del columns["task"]
+    columns = {name: texts for name, texts in columns.items() if any(texts)}
+    shown = Table(*columns, title=title)
+    for place, (row, *_) in enumerate(found):
+        last = place + 1 == len(found) or found[place + 1][0] != row
+        shown.add_row(*(texts[place] for texts in columns.values()), end_section=last)
     return shown
 
 
@@ -211,7 +249,8 @@ def play(
             f"{reward:.4f}",
         )
     console.print(table)
-    path = write_gif(env, episode, out or folder / f"play-{run}.gif", f"{spec.label}, {how}")
+    text = f"{spec.label} on {spec.task_name}, {how}"
+    path = write_gif(env, episode, out or folder / f"play-{run}.gif", text)
     console.print(
         f"animation: {path}"
         if path

@@ -12,6 +12,7 @@ from jaxoff.data.dataset import estimate_bytes
 from jaxoff.data.disk import statistics
 from jaxoff.data.edit import unique_groups
 from jaxoff.data.episodes import lengths_of, returns_of
+from jaxoff.eval.statistics import bin_edges
 from jaxoff.files import replacing
 from jaxoff.runtime import needs
 from jaxoff.types import EnvSpec, Episodes
@@ -145,9 +146,10 @@ def plot(episodes: Episodes, spec: EnvSpec, path: str | Path) -> list[Path]:
             if known
             else [["returns", "violin"], ["lengths", "actions"]]
         )
-        axes["returns"].hist(returns, bins=40)
+        edges, beyond = bin_edges(returns, 40)
+        axes["returns"].hist(np.clip(returns, edges[0], edges[-1]), bins=edges.tolist())
         axes["returns"].set(
-            xlabel="return",
+            xlabel="return" + f"; the {beyond:,} beyond are in the outer bars" * (beyond > 0),
             ylabel="episodes",
             title=f"{spec.name}: {len(returns):,} episodes".replace("$", r"\$"),
         )
@@ -212,5 +214,6 @@ def _plot_actions(figure: Any, axis: Any, actions: np.ndarray, spec: EnvSpec) ->
         share = np.stack([np.bincount(column, minlength=a) for column in actions.T])
         axis.set(xlabel="action", ylabel="agent")
     image = axis.imshow(share / len(actions), aspect="auto", vmin=0)
-    axis.set(xticks=range(share.shape[1]), yticks=range(share.shape[0]))
+    each = [range(0, count, -(-count // 25)) for count in share.shape]  # so that none overlap
+    axis.set(xticks=each[1], yticks=each[0])
     figure.colorbar(image, ax=axis, label="share of steps")

@@ -34,7 +34,8 @@ class ScenePicture(NamedTuple):
     bounds: (x0, y0, x1, y1), the visible part of the plane, or None to follow the bodies. radii
     [K]. kinds [K]: agent, ally, enemy, prey, obstacle, food, forest, landmark or goal.
     positions(state) -> [T, K, 2], y upwards; health(state) -> [T, K] in 0..1, 0 if dead. walls:
-    rectangles (x0, y0, x1, y1).
+    rectangles (x0, y0, x1, y1). shots(state) -> [T, K] int, the body that each body shot at in the
+    step before, or -1.
     """
 
     bounds: tuple[float, float, float, float] | None
@@ -43,6 +44,7 @@ class ScenePicture(NamedTuple):
     positions: Callable[[np.ndarray], np.ndarray]
     health: Callable[[np.ndarray], np.ndarray] | None = None
     walls: np.ndarray | None = None
+    shots: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 class Game(abc.ABC):

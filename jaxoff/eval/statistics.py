@@ -132,6 +132,45 @@ def profile(
     return share(kept), low, high
 
 
+def expected_best(values: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the largest of k of the values [G], for k = 1 ... G: [G] each.
+
+    The k values are drawn without replacement, every subset being equally likely, so that the
+    i-th smallest value is the largest of C(i - 1, k - 1) of the C(G, k) subsets (Tang et al.,
+    2020, "Showing your work doesn't always work", after Dodge et al., 2019).
+    """
+    ranked = np.sort(np.asarray(values, np.float64))
+    # share[k - 1, i - 1] follows from the one before it: C(i-1, k-1) = C(i-2, k-1) (i-1) / (i-k)
+    size = ranked.size
+    share = np.zeros((size, size))
+    for k in range(1, size + 1):
+        share[k - 1, size - 1] = k / size
+        for i in range(size - 1, k - 1, -1):
+            share[k - 1, i - 1] = share[k - 1, i] * (i + 1 - k) / i
+    mean = share @ ranked
+    centred = ranked - mean[:, None]
+    return mean, np.sqrt((share * centred**2).sum(1))
+
+
+def bin_edges(values: ArrayLike, bins: int) -> tuple[np.ndarray, int]:
+    """Edges [bins + 1] of a histogram, and how many values lie beyond them.
+
+    They span all values, unless a few of them are so far away that the others would share one or
+    two bars: where the central 98 % take less than a quarter of the range, edges span these alone,
+    with a tenth of their range on either side.
+    """
+    kept = finite(values)
+    if kept.size == 0 or np.ptp(kept) == 0:
+        middle = float(kept[0]) if kept.size else 0.0
+        return np.linspace(middle - 0.5, middle + 0.5, bins + 1), 0
+    low, high = np.quantile(kept, [0.01, 0.99])
+    span = high - low
+    low, high = max(kept.min(), low - span / 10), min(kept.max(), high + span / 10)
+    if not 0 < span < np.ptp(kept) / 4:
+        low, high = kept.min(), kept.max()
+    return np.linspace(low, high, bins + 1), int(((kept < low) | (kept > high)).sum())
+
+
 def welch(a: ArrayLike, b: ArrayLike) -> float:
     """Two-sided p-value of Welch's t-test (unequal variances, Welch-Satterthwaite degrees of
     freedom).

@@ -11,42 +11,58 @@ from typing import Any
 import numpy as np
 
 from jaxoff.data.episodes import returns_of
+from jaxoff.eval.statistics import bin_edges
 from jaxoff.files import write_text
 from jaxoff.learners.credit import Verdict, by_agent
 from jaxoff.losses.credit import members_of
-from jaxoff.report.figures import COLOURS, PANEL, label_of, save, style
-from jaxoff.types import Episodes
+from jaxoff.report.figures import (
+    COLOURS,
+    PANEL,
+    add_legend,
+    label_of,
+    panels_of,
+    save,
+    style,
+)
+from jaxoff.types import EnvSpec, Episodes
 
 BINS = 40
 
 
-def names_of(types: Sequence[int]) -> list[str]:
-    """A name for each agent: `agent 2`, or `agent 2, type 1` where there are several types."""
+def kind_of(number: int, spec: EnvSpec | None = None) -> str:
+    """The name of a kind of agents, such as its unit; `type 1` where kinds have no names."""
+    names = spec.type_names if spec else ()
+    return names[number] if number < len(names) else f"type {number}"
+
+
+def names_of(types: Sequence[int], spec: EnvSpec | None = None) -> list[str]:
+    """A name for each agent: `agent 2`, or `agent 2, zealot` where there are several kinds."""
     several = len(set(types)) > 1
-    return [f"agent {i}, type {kind}" if several else f"agent {i}" for i, kind in enumerate(types)]
+    kinds = [kind_of(kind, spec) for kind in types]
+    return [f"agent {i}, {kind}" if several else f"agent {i}" for i, kind in enumerate(kinds)]
 
 
 def draw(
-    found: Verdict, stem: str | Path, names: Sequence[str] = (), title: str = ""
+    found: Verdict, stem: str | Path, spec: EnvSpec | None = None, title: str = ""
 ) -> list[Path]:
     """Draw the results of a reward decomposition.
 
     Panels: individual reward of each agent during the fit; priorities of the agents' trajectories,
-    one panel per type; each agent's share of the draws and of the data.
+    one panel per kind of agents; each agent's share of the draws and of the data. spec: has the
+    names of the kinds.
     """
-    names, groups = list(names) or names_of(found.types), members_of(found.types)
+    names, groups = names_of(found.types, spec), members_of(found.types)
     with style() as new_figure:
-        figure = new_figure(
-            figsize=(PANEL[0] * (2 + len(groups)), PANEL[1] + 0.5), layout="constrained"
-        )
-        first, *middle, last = figure.subplots(1, 2 + len(groups))
+        figure, (first, *middle, last) = panels_of(new_figure, 2 + len(groups), PANEL)
         reward_curves(first, found, names)
         for panel, members in zip(middle, groups, strict=True):
             priority_histogram(panel, found, members, names)
+            if len(groups) > 1:
+                panel.set_title(kind_of(found.types[int(members[0])], spec))
         _shares(last, found, names)
-        figure.legend(
-            *first.get_legend_handles_labels(), loc="outside lower center", ncols=min(5, len(names))
-        )
+        lines = dict(zip(names, first.get_legend_handles_labels()[0], strict=True))
+        note = "Bars at the end of the lines: two standard deviations over the ensemble."
+        add_legend(figure, lines, note)
         figure.suptitle(label_of(title))
         return save(figure, stem)
 
@@ -78,18 +94,18 @@ def reward_curves(panel: Any, found: Verdict, names: Sequence[str]) -> None:
 def priority_histogram(
     panel: Any, found: Verdict, members: np.ndarray, names: Sequence[str]
 ) -> None:
-    """Histogram of the priorities of trajectories, for the agents of one type."""
-    values = found.priority[:, members]
-    edges = np.linspace(values.min(), values.max() + 1e-6, BINS + 1)
+    """Histogram of the priorities of trajectories, for the agents of one kind."""
+    edges, beyond = bin_edges(found.priority[:, members], BINS)
     for i in members.tolist():
         panel.hist(
-            found.priority[:, i],
+            np.clip(found.priority[:, i], edges[0], edges[-1]),
             bins=edges,
             alpha=0.45,
             color=COLOURS[i % len(COLOURS)],
             label=names[i],
         )
-    panel.set(xlabel="priority of a trajectory", ylabel="episodes")
+    far = f"\n{beyond:,} beyond are in the outer bars" * (beyond > 0)
+    panel.set(xlabel=f"priority of a trajectory{far}", ylabel="episodes")
 
 
 def _shares(panel: Any, found: Verdict, names: Sequence[str]) -> None:
@@ -102,7 +118,7 @@ def _shares(panel: Any, found: Verdict, names: Sequence[str]) -> None:
         0.4,
         color=[COLOURS[i % len(COLOURS)] for i in place],
     )
-    panel.set(ylabel="share of draws (of data: grey)", xticks=place, ylim=(0, 1))
+    panel.set(ylabel="share of draws\n(grey: of the data)", xticks=place, ylim=(0, 1))
     panel.set_xticklabels([str(row.agent) for row in rows])
     panel.set_xlabel("agent")
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxoff import registry
 from jaxoff.errors import BrokenResult
 from jaxoff.eval import statistics
 from jaxoff.files import replacing
@@ -27,12 +30,25 @@ from jaxoff.runtime import needs
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, without their yellow.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Okabe and Ito's colours, which colour-blind readers can tell apart, without their yellow; then
+# brown, purple and olive.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"),
+    *("#8C564B", "#6A3D9A", "#999933"),
+)
 DASHES = ("-", "--", ":", "-.")
 PANEL = (3.4, 2.6)  # inches
 PER_INCH = 12  # letters of a label
 NOTE: dict[str, Any] = {"size": 7, "color": "#555555"}  # of the text on evaluations
+PAPER: dict[str, Any] = {"marker": "D", "markersize": 5, "fillstyle": "none", "linestyle": "none"}
+PAPER_LABEL = "the paper's number"
+BANDS = {
+    "ci": f"Lines: means over seeds; bands: {statistics.LEVEL:.0%} bootstrap intervals of them.",
+    "std": "Lines: means over seeds; bands: one standard deviation.",
+}
+_LOOKS: ContextVar[Mapping[str, dict[str, Any]]] = ContextVar(
+    "_LOOKS", default=MappingProxyType({})
+)
 
 
 @contextmanager
@@ -72,13 +88,44 @@ def style() -> Iterator[Any]:
         yield Figure
 
 
+@contextmanager
+def same_looks(labels: Iterable[str]) -> Iterator[None]:
+    """Inside the block every figure gives these labels the looks that they have together."""
+    token = _LOOKS.set(looks(list(dict.fromkeys(labels))))
+    try:
+        yield
+    finally:
+        _LOOKS.reset(token)
+
+
 def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and dash pattern of each label, all different for up to 28 labels."""
-    pairs = itertools.cycle(itertools.product(DASHES, COLOURS))
-    return {
-        label: {"color": colour, "linestyle": dash}
-        for label, (dash, colour) in zip(labels, pairs, strict=False)
-    }
+    """Colour and dash pattern of each label, all different for up to 40 labels.
+
+    A label that is the name of a registered method (in letters of any case, such as TD3+BC for
+    td3bc) has the same look in every figure; so has any label of the enclosing `same_looks`.
+    """
+    slots = [
+        {"color": colour, "linestyle": dash} for dash, colour in itertools.product(DASHES, COLOURS)
+    ]
+    known = _LOOKS.get()
+    methods = {_letters(name): number for number, name in enumerate(registry.learner_names())}
+    found: dict[str, dict[str, Any]] = {}
+    for label in labels:
+        number = methods.get(_letters(label), len(slots))
+        look = known.get(label) or (slots[number] if number < len(slots) else None)
+        if look is not None and look not in found.values():
+            found[label] = look
+    for label in labels:
+        if label not in found:
+            free = [slot for slot in slots if slot not in found.values()]
+            colours = {look["color"] for look in found.values()}
+            new = [slot for slot in free if slot["color"] not in colours]
+            found[label] = (new or free or slots[len(found) % len(slots) :])[0]
+    return {label: found[label] for label in labels}
+
+
+def _letters(text: str) -> str:
+    return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
 def label_of(text: str, inches: float = 5.0) -> str:
@@ -138,7 +185,7 @@ def band_of(values: np.ndarray, band: str) -> tuple[np.ndarray, np.ndarray, np.n
 
     band: "ci" for the bootstrap interval of the mean, "std" for one standard deviation.
     """
-    if band not in ("ci", "std"):
+    if band not in BANDS:
         raise ValueError(f"curves: field 'band': expected 'ci' or 'std', found '{band}'")
     middle = np.array([statistics.mean(row) for row in values])
     if band == "std":
@@ -157,19 +204,22 @@ def curves(
     tasks: Mapping[str, str] | None = None,
     label: str | None = None,
     reference: Mapping[str, float] | None = None,
+    paper: Mapping[tuple[str, str], float] | None = None,
 ) -> list[Path]:
     """Learning curves, a panel per task and a line per variant: mean over seeds, with a band.
 
     tasks: task -> title of its panel, by default all tasks. label: label of the vertical axis.
-    reference: name -> a level that is drawn as a grey line.
+    reference: name -> a level that is drawn as a grey line. paper: (title of a panel, variant) ->
+    the number that a paper prints, which is marked at the right edge.
     """
     runs = by_config(runs)
     tasks = tasks or {run.task: run.task for run in runs}
     variants = list(dict.fromkeys(run.variant for run in runs))
     look = looks(variants)
     with style() as new_figure:
-        figure, panels = _panels(new_figure, len(tasks), PANEL)
+        figure, panels = panels_of(new_figure, len(tasks), PANEL)
         lines: dict[str, Any] = {}
+        marks: list[Any] = []
         for panel, (task, title) in zip(panels, tasks.items(), strict=True):
             for variant in variants:
                 group = [run for run in runs if run.task == task and run.variant == variant]
@@ -178,23 +228,28 @@ def curves(
                 x, values = curve(group, metric)
                 middle, low, high = band_of(values, band)
                 (lines[variant],) = panel.plot(x, middle, **look[variant])
-                panel.fill_between(
-                    x, low, high, color=look[variant]["color"], alpha=0.15, linewidth=0
-                )
+                colour = look[variant]["color"]
+                panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+                printed = (paper or {}).get((title, variant))
+                if printed is not None:
+                    edge = panel.get_yaxis_transform()
+                    panel.plot(1, printed, color=colour, transform=edge, clip_on=False, **PAPER)
+                    marks = panel.plot([], [], color="#777777", **PAPER)
             for name, level in (reference or {}).items():
                 lines[name] = panel.axhline(
                     level, color="#777777", linestyle=(0, (4, 3)), linewidth=1
                 )
             panel.set_title(label_of(title, PANEL[0]))
             panel.set_xlabel("gradient updates")
-        for panel in panels[:: _columns(len(tasks))]:
+        for panel in panels[:: columns_of(len(tasks))]:
             panel.set_ylabel(label or METRICS.get(metric, metric))
-        note = protocol.told(
+        lines |= dict.fromkeys([PAPER_LABEL] * bool(marks), *marks[:1])
+        told = protocol.told(
             ((tasks[run.task], run.variant), run.training.along(metric))
             for run in runs
             if run.task in tasks
         )
-        _legend(figure, lines, note)
+        add_legend(figure, lines, f"{BANDS[band]} {told}".strip())
         return save(figure, stem)
 
 
@@ -218,14 +273,15 @@ def profiles(
     margin = 0.05 * (np.ptp(kept) or 1.0)
     tau = np.linspace(kept.min() - margin, kept.max() + margin, 201)
     with style() as new_figure:
-        figure, (panel,) = _panels(new_figure, 1, (4.6, 3.2))
+        figure, (panel,) = panels_of(new_figure, 1, (4.6, 3.2))
         lines: dict[str, Any] = {}
         for name, tasks in scores.items():
             share, low, high = statistics.profile(tasks, tau)
             (lines[name],) = panel.plot(tau, share, **look[name])
             panel.fill_between(tau, low, high, color=look[name]["color"], alpha=0.15, linewidth=0)
         panel.set(xlabel=label, ylabel="share of runs above τ", ylim=(-0.02, 1.02))
-        _legend(figure, lines, note)
+        bands = f"Bands: {statistics.LEVEL:.0%} bootstrap intervals of the share."
+        add_legend(figure, lines, f"{bands} {note}".strip())
         return save(figure, stem)
 
 
@@ -245,7 +301,7 @@ def bar_iqm(
     height = 0.75 + 0.32 * len(names) + 0.2 * sum(name.count("\n") for name in shown)
     measures = {"IQM": statistics.iqm, "mean": statistics.mean_of_task_means}
     with style() as new_figure:
-        figure, panels = _panels(new_figure, 2, (3.2, height))
+        figure, panels = panels_of(new_figure, 2, (3.2, height))
         for panel, (title, measure) in zip(panels, measures.items(), strict=True):
             for place, name in enumerate(names):
                 kept = [statistics.finite(values) for values in scores[name]]
@@ -279,7 +335,8 @@ def bar_iqm(
             panel.use_sticky_edges = False  # leave room beside a bar at the smallest value
             panel.margins(x=0.08)
             panel.locator_params(axis="x", nbins=5)
-        write_note(figure, note)
+        bars = f"Bars: {statistics.LEVEL:.0%} bootstrap intervals; lines in them: the estimates."
+        write_note(figure, f"{bars} {note}".strip())
         return save(figure, stem)
 
 
@@ -307,7 +364,7 @@ def heat_maps(
     titles = [label_of(name, side) for name in policies]
     above = 0.15 * max((title.count("\n") for title in titles), default=0)
     with style() as new_figure:
-        figure, panels = _panels(new_figure, len(policies), (side, side + 0.15 + above))
+        figure, panels = panels_of(new_figure, len(policies), (side, side + 0.15 + above))
         for place, (panel, policy) in enumerate(zip(panels, policies.values(), strict=True)):
             image = panel.imshow(policy, cmap="Blues", vmin=0, vmax=1)
             for i, j in np.ndindex(*np.shape(policy)):
@@ -323,7 +380,7 @@ def heat_maps(
             panel.set_xticks(range(len(actions)), actions)
             panel.set_yticks(range(len(actions)), actions)
             panel.set(title=titles[place], xlabel=agents[1])
-            if place % _columns(len(policies)) == 0:
+            if place % columns_of(len(policies)) == 0:
                 panel.set_ylabel(agents[0])
             panel.grid(visible=False)
             panel.tick_params(length=0)
@@ -335,17 +392,18 @@ def heat_maps(
         return save(figure, stem)
 
 
-def _columns(count: int) -> int:
+def columns_of(count: int) -> int:
+    """The number of panels in a row of a figure of `count` panels: four at most."""
     return count if count <= 4 else math.ceil(count / math.ceil(count / 4))
 
 
-def _panels(
+def panels_of(
     new_figure: type[Figure], count: int, size: tuple[float, float]
 ) -> tuple[Figure, list[Any]]:
     """A figure with `count` panels of `size` inches each, at most four in a row."""
     if count < 1:
         raise ValueError("figure: expected at least one panel, found none")
-    columns = _columns(count)
+    columns = columns_of(count)
     rows = math.ceil(count / columns)
     figure = new_figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -354,7 +412,7 @@ def _panels(
     return figure, panels[:count]
 
 
-def _legend(figure: Figure, lines: Mapping[str, Any], note: str) -> None:
+def add_legend(figure: Figure, lines: Mapping[str, Any], note: str) -> None:
     """Add a note and a legend of these lines below the panels, and enlarge the figure for them."""
     if not lines:
         return

@@ -9,8 +9,10 @@ from typing import Literal
 import numpy as np
 
 from jaxoff.errors import BrokenResult
-from jaxoff.report import figures, html, protocol, render, tables
+from jaxoff.report import checkpoints, figures, html, protocol, render, tables, tuning
+from jaxoff.report import marl_eval as export
 from jaxoff.report.load import Run, by_config, load_run, run_folders, told_apart, unfinished
+from jaxoff.report.summary import LEADING
 
 MAX_CELLS = 12  # largest number of actions per agent for which joint policies are drawn
 
@@ -22,6 +24,7 @@ def report(
     sampled: bool | None = None,
     episodes: int | None = None,
     tell: Callable[[tables.Table], None] = lambda table: None,
+    marl_eval: str | Path | None = None,
 ) -> Path:
     """Rebuild the tables, curves, profiles and heat maps of every experiment at or below a folder.
 
@@ -30,8 +33,10 @@ def report(
     and figures. So are broken ones: once everything else is written, a BrokenResult names their
     files. source: tables have the numbers of the last evaluation of training, or those of `jaxoff
     evaluate`, the latest of each run with these actions and this number of episodes where given
-    (see `protocol.evaluated`). tell: called with every table that was written. Raises BrokenResult,
-    too, if no run has ended, and InvalidSetting where evaluations are missing or differ.
+    (see `protocol.evaluated`). tell: called with every table that was written. marl_eval: a file
+    for the results of all experiments in marl-eval's JSON format. Raises BrokenResult, too, if no
+    run has ended, and InvalidSetting where evaluations are missing or differ, or where marl-eval
+    could not read the results.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -58,6 +63,8 @@ def report(
         groups = {
             place: protocol.evaluated(runs, sampled, episodes) for place, runs in groups.items()
         }
+    if marl_eval is not None:  # refused before a file is written
+        export.write(told_apart([run for runs in groups.values() for run in runs]), marl_eval)
     sections = []
     for place, runs in groups.items():
         stems = [stem.relative_to(folder) for stem in _experiment(runs, place, tell)]
@@ -92,7 +99,29 @@ def _experiment(
     runs: Sequence[Run], place: Path, tell: Callable[[tables.Table], None]
 ) -> list[Path]:
     """Write all tables and figures of some runs into a folder; returns their stems."""
-    parts = by_config(told_apart(runs))
+    told = told_apart(runs)
+    parts = by_config(told)
+    # A variant has the same look in every figure of the page.
+    with figures.same_looks(dict.fromkeys(run.variant for run in parts)):
+        stems = _tables(parts, place, tell) + _curves(parts, place)
+        scores = _scores(parts)
+        if scores:
+            note = protocol.of_runs([run for run in parts if run.has("score")])
+            figures.profiles(scores, place / "profiles", note=note)
+            figures.bar_iqm(scores, place / "aggregate", note=note)
+            stems += [place / "profiles", place / "aggregate"]
+        metric = next((name for name in LEADING if all(run.has(name) for run in runs)), "")
+        found = tuning.tuned(runs, told, metric) if metric else []
+        if found:
+            tuning.write(found, metric, place / "tuning")
+            stems += [place / "tuning-figure", place / "tuning"]
+        if checkpoints.write(parts, place / "checkpoints"):
+            stems.append(place / "checkpoints")
+        return stems + _heat_maps(parts, place)
+
+
+def _tables(parts: Sequence[Run], place: Path, tell: Callable[[tables.Table], None]) -> list[Path]:
+    """Write a table of each number that some run has; returns their stems."""
     stems = []
     several = len({run.task for run in parts}) > 1
     for metric in tables.METRICS:
@@ -108,14 +137,7 @@ def _experiment(
         render.write(table, place / f"table-{metric}")
         tell(table)
         stems.append(place / f"table-{metric}")
-    stems += _curves(parts, place)
-    scores = _scores(parts)
-    if scores:
-        note = protocol.of_runs([run for run in parts if run.has("score")])
-        figures.profiles(scores, place / "profiles", note=note)
-        figures.bar_iqm(scores, place / "aggregate", note=note)
-        stems += [place / "profiles", place / "aggregate"]
-    return stems + _heat_maps(parts, place)
+    return stems
 
 
 def _curves(runs: Sequence[Run], place: Path) -> list[Path]:
@@ -125,7 +147,6 @@ def _curves(runs: Sequence[Run], place: Path) -> list[Path]:
         stems.append(place / f"curves-{_slug(task)}")
         metric = next(run.curve_metric for run in logged if run.task == task)
         having = [run for run in logged if any(metric in row for row in run.rows)]
-        # All runs are passed, so that a variant has the same colour in every figure.
         figures.curves(having, metric, stems[-1], tasks={task: task})
     return stems
 

@@ -105,7 +105,7 @@ def caption(step: int, rewards: Sequence[float] | np.ndarray | None, text: str) 
 
 
 def write(draw: ImageDraw.ImageDraw, top: int, lines: tuple[str, str]) -> None:
-    """Write two lines of text into the area below the picture, which begins at `top`."""
+    """Write two lines of text into the area that begins at `top`."""
     for line, text in enumerate(lines):
         draw.text((6 * SCALE, top + (6 + 21 * line) * SCALE), text, fill=INK, font=font(14))
 

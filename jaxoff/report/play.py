@@ -59,8 +59,25 @@ def write_gif(env: Env, episode: Episode, path: Path, text: str = "") -> Path | 
             health=health,
             walls=picture.walls,
             bounds=picture.bounds,
+            shots=None if picture.shots is None else picture.shots(state),
+            result=result_of(env, picture, state[-1:]),
         )
     return None
+
+
+def result_of(env: Env, picture: ScenePicture, last: np.ndarray) -> str:
+    """Who has won a battle, by its last global state [1, S]; "" for what is no battle."""
+    won = getattr(env, "won", None)
+    if won is None or picture.health is None or "enemy" not in picture.kinds:
+        return ""
+    if bool(np.asarray(won(last))[0]):
+        return "allies won"
+    alive = {
+        kind for kind, left in zip(picture.kinds, picture.health(last)[0] > 0, strict=True) if left
+    }
+    if alive >= {"ally", "enemy"}:
+        return "time ran out"
+    return "enemies won" if "enemy" in alive else "all are dead"
 
 
 def episode_gif(

@@ -5,32 +5,48 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxoff.eval import statistics
 from jaxoff.files import write_text
-from jaxoff.report.tables import METRICS, NONE, Cell, Table
+from jaxoff.report.tables import AVERAGE, METRICS, NONE, Cell, Table
+
+MOST_COLUMNS = 8  # of methods, unless there are as many tasks
+IQM_TITLE = f"Interquartile means with {statistics.LEVEL:.0%} intervals"
+IQM_LEGEND = (
+    "Interquartile mean over seeds: a quarter of the values is left out at either end. In "
+    f"brackets its {statistics.LEVEL:.0%} stratified bootstrap interval "
+    f"({statistics.RESAMPLES:,} resamples)."
+)
+CSV_FIELDS = (
+    *("row", "column", "metric", "runs", "kept", "mean", "std", "iqm", "iqm_low", "iqm_high"),
+    *("mark", "paper", "values", "evaluation"),
+)
 
 
-def cell_lines(
-    cell: Cell | None, digits: int, has_paper: bool, standard_error: bool = False
-) -> list[str]:
+def cell_lines(cell: Cell | None, digits: int, standard_error: bool = False) -> list[str]:
     """The lines of text in a cell, without marks; z in a format avoids a minus sign before zero."""
     if cell is None:
         return [NONE]
     width = cell.std / np.sqrt(cell.kept) if standard_error and cell.kept else cell.std
     spread = f" ± {width:z.{digits}f}" if np.isfinite(width) else ""
     lines = [f"{cell.mean:z.{digits}f}{spread}" if np.isfinite(cell.mean) else NONE]
-    iqm, low, high = cell.iqm
-    if np.isfinite(iqm):
-        lines.append(f"IQM {iqm:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]")
     if cell.kept < cell.total:
         lines.append(f"{cell.total - cell.kept} of {cell.total} runs failed")
-    if has_paper:
-        lines.append(f"paper {cell.paper or NONE}")
+    if cell.paper:
+        lines.append(f"paper {cell.paper}")
     return lines
+
+
+def iqm_text(cell: Cell | None, digits: int) -> str:
+    """The interquartile mean of a cell and its interval."""
+    iqm, low, high = cell.iqm if cell else (float("nan"),) * 3
+    if not np.isfinite(iqm):
+        return NONE
+    return f"{iqm:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 
 def digits_of(table: Table, row: str) -> int:
@@ -43,23 +59,26 @@ def digits_of(table: Table, row: str) -> int:
 
 
 def legend(table: Table) -> str:
-    """The meaning of a table's numbers and marks, as text."""
+    """The meaning of a table's numbers and marks, as text; the same for tables of one kind."""
     failed = any(cell.kept < cell.total for cell in table.cells.values())
     spread = "standard error" if table.standard_error else "standard deviation"
     return (
-        f"{METRICS.get(table.metric, table.metric).capitalize()}: mean ± {spread} over "
-        "seeds, then the interquartile mean "
-        f"with its {statistics.LEVEL:.0%} stratified bootstrap interval "
-        f"({statistics.RESAMPLES} resamples). Bold: best mean. "
+        f"Mean ± {spread} over seeds. Bold: best mean. "
         "*: no significant difference from it (two-sided Welch test, p ≥ "
         f"{statistics.SIGNIFICANCE})."
         + (" Failed runs met a number that is not finite; no statistic has them." if failed else "")
         + (
-            f" paper: the number that the paper prints, {NONE} where it is not known."
-            if table.has_paper
+            " paper: the number that the paper prints, where it is known."
+            if any(cell.paper for cell in table.cells.values())
             else ""
         )
     )
+
+
+def heading(table: Table) -> str:
+    """The table's title, which names its numbers."""
+    title, metric = table.title or "Results", METRICS.get(table.metric, table.metric)
+    return title if metric.lower() in title.lower() else f"{title}, {metric}"
 
 
 def escaped(text: str) -> str:
@@ -75,33 +94,51 @@ def code(text: str) -> str:
     return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
 
 
+def rows_of(
+    columns: Sequence[str], rows: Sequence[str], cell: Callable[[str, str], Sequence[str]]
+) -> list[str]:
+    """The lines of a Markdown table; cell: (row, column) -> lines, in Markdown.
+
+    Tasks go down, or methods do where there are so many that the table would be too wide.
+    """
+    if turned := len(columns) > max(MOST_COLUMNS, len(rows)):
+        across, down = rows, columns
+    else:
+        across, down = columns, rows
+    first = "method" if turned else "task"
+    lines = ["| " + " | ".join([first, *map(escaped, across)]) + " |"]
+    lines.append("|" + "---|" * (len(across) + 1))
+    for name in down:
+        cells = [cell(other, name) if turned else cell(name, other) for other in across]
+        lines.append("| " + " | ".join([escaped(name), *map("<br>".join, cells)]) + " |")
+    return lines
+
+
+def folded(title: str, lines: Iterable[str]) -> list[str]:
+    """Lines of Markdown that are hidden until a reader unfolds them."""
+    # markdown="1" has MkDocs read what is inside as Markdown; GitHub does so without it
+    return [f'<details markdown="1"><summary>{escaped(title)}</summary>', "", *lines, "</details>"]
+
+
 def markdown(table: Table) -> str:
-    """The table as GitHub markdown, with its legend and provenance."""
-    head = "| " + " | ".join(["task", *map(escaped, table.columns)]) + " |"
-    title = escaped(table.title or "Results")
-    lines = [f"# {title}", "", head, "|" + "---|" * (len(table.columns) + 1)]
-    for row in table.rows:
-        texts = [escaped(row)]
-        for name in table.columns:
-            cell = table.cells.get((row, name))
-            first, *rest = cell_lines(
-                cell, digits_of(table, row), table.has_paper, table.standard_error
-            )
-            mark = cell.mark if cell else ""
-            texts.append(
-                "<br>".join(
-                    [
-                        f"**{first}**"
-                        if mark == "best"
-                        else f"{first} \\*"
-                        if mark == "*"
-                        else first,
-                        *rest,
-                    ]
-                )
-            )
-        lines.append("| " + " | ".join(texts) + " |")
-    lines += ["", legend(table).replace("*:", "\\*:"), ""]
+    """The table as GitHub markdown, with interquartile means folded, its legend and provenance."""
+
+    def shown(row: str, name: str) -> list[str]:
+        cell = table.cells.get((row, name))
+        first, *rest = cell_lines(cell, digits_of(table, row), table.standard_error)
+        mark = cell.mark if cell else ""
+        first = f"**{first}**" if mark == "best" else f"{first} \\*" if mark == "*" else first
+        return [first, *rest]
+
+    def iqm(row: str, name: str) -> list[str]:
+        return [iqm_text(table.cells.get((row, name)), digits_of(table, row))]
+
+    lines = [f"# {escaped(heading(table))}", ""]
+    lines += [*rows_of(table.columns, table.rows, shown), ""]
+    if any(cell.kept > 1 for cell in table.cells.values()):
+        lines += folded(IQM_TITLE, [*rows_of(table.columns, table.rows, iqm), "", IQM_LEGEND, ""])
+        lines += [""]
+    lines += [legend(table).replace("*:", "\\*:"), ""]
     lines += [escaped(table.evaluation), ""] if table.evaluation else []
     lines += [table.note, ""] if table.note else []
     lines += [f"- {escaped(line)}" for line in table.provenance]
@@ -120,9 +157,7 @@ def latex(table: Table) -> str:
         texts = [_tex(row)]
         for name in table.columns:
             cell = table.cells.get((row, name))
-            first, *rest = map(
-                _tex, cell_lines(cell, digits_of(table, row), table.has_paper, table.standard_error)
-            )
+            first, *rest = map(_tex, cell_lines(cell, digits_of(table, row), table.standard_error))
             mark = cell.mark if cell else ""
             first = (
                 rf"\textbf{{{first}}}"
@@ -134,7 +169,7 @@ def latex(table: Table) -> str:
             stacked = r" \\ ".join([first, *(rf"\scriptsize {line}" for line in rest)])
             texts.append(rf"\shortstack{{{stacked}}}" if rest else first)
         body.append(" & ".join(texts) + r" \\")
-    parts = (table.title and f"{table.title}.", legend(table), table.evaluation, table.note)
+    parts = (f"{heading(table)}.", legend(table), table.evaluation, table.note)
     caption = " ".join(filter(None, parts))
     return "\n".join(
         [
@@ -159,24 +194,7 @@ def comma_separated(table: Table) -> str:
     """The table as CSV, a line per cell, with every seed's value."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [
-            "row",
-            "column",
-            "metric",
-            "runs",
-            "kept",
-            "mean",
-            "std",
-            "iqm",
-            "iqm_low",
-            "iqm_high",
-            "mark",
-            "paper",
-            "values",
-            "evaluation",
-        ]
-    )
+    writer.writerow(CSV_FIELDS)
     for row in table.rows:
         for name in table.columns:
             cell = table.cells.get((row, name))
@@ -202,6 +220,31 @@ def comma_separated(table: Table) -> str:
                 ]
             )
     return out.getvalue()
+
+
+def read(file: str | Path, title: str = "") -> Table | None:
+    """The table that `comma_separated` wrote, without its provenance; None for another file.
+
+    The average over tasks is not read, since its values are not told apart by task.
+    """
+    with Path(file).open(newline="") as stream:
+        reader = csv.DictReader(stream)
+        # files of earlier versions do not say how the values were found
+        if tuple(reader.fieldnames or ()) not in (CSV_FIELDS, CSV_FIELDS[:-1]):
+            return None
+        lines = [line for line in reader if line["row"] != AVERAGE]
+    cells = {
+        (line["row"], line["column"]): Cell(
+            (np.array(line["values"].split(), np.float64),),
+            line["mark"],
+            line["paper"],
+            line.get("evaluation", ""),
+        )
+        for line in lines
+    }
+    rows, columns = (tuple(dict.fromkeys(line[name] for line in lines)) for name in CSV_FIELDS[:2])
+    metric = lines[0]["metric"] if lines else ""
+    return Table(title, rows, columns, cells, metric, "", (), ())
 
 
 def write(table: Table, stem: str | Path) -> list[Path]:

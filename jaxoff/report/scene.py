@@ -39,6 +39,8 @@ STILL = {
 }
 RINGS = ("landmark", "goal")
 NUMBERED = ("agent", "ally", "enemy")
+TEAMS = {"ally": "allies", "enemy": "enemies"}
+BAR = 30  # pixels below the picture, for the health of two teams
 TRAILS = ("agent", "prey")
 
 
@@ -77,6 +79,8 @@ def scene_gif(
     health: np.ndarray | None = None,
     walls: Sequence[Sequence[float]] | np.ndarray | None = None,
     bounds: Sequence[float] | None = None,
+    shots: np.ndarray | None = None,
+    result: str = "",
 ) -> Path:
     """Write an episode as a GIF: discs that move, with step, reward and return below.
 
@@ -85,29 +89,39 @@ def scene_gif(
     goals as rings (goal i in the colour of agent i). radii: [K], in units of the positions.
     rewards: [T], the reward of each step. health: [T+1, K] in 0..1, the part of a disc that is not
     pale; a body with health 0 is not drawn. walls: [M, 4] rectangles (x0, y0, x1, y1). bounds: (x0,
-    y0, x1, y1), the least that is visible; by default the living bodies of all frames. Of a long
-    episode 200 frames are shown, with its first and last among them, and a GIF lasts about 10 s at
-    most. Raises ValueError naming an argument of a wrong shape or value.
+    y0, x1, y1), the least that is visible; by default the living bodies of all frames, or where the
+    shots were, if there are any. shots: [T+1, K], the body that each body shot at in the step
+    before, or -1; a line is drawn to it. Below allies and enemies stand how many of them live and
+    their health; result: who won, which the last frame shows. With shots, the first frame is that
+    before the first of them. Of a long episode 200 frames are shown, the last one among them, and a
+    GIF lasts about 10 s at most. Raises ValueError naming an argument of a wrong shape or value.
     """
     positions, radii = np.asarray(positions, float), np.asarray(radii, float)
     walls = np.asarray(() if walls is None else walls, float)
     walls = walls.reshape(0, 4) if walls.size == 0 else walls
-    _check(positions, kinds, radii, rewards, health, walls, bounds)
+    _check(positions, kinds, radii, rewards, health, walls, bounds, shots)
     life = np.ones(positions.shape[:2]) if health is None else np.asarray(health, float)
-    view = _view(positions, radii, life > 0, bounds)
+    lines = _shot_lines(positions, life, shots)
+    view = _view(positions, radii, _engaged(life, shots) if lines else life > 0, bounds)
     order = [list(kinds[:body]).count(kind) for body, kind in enumerate(kinds)]
-    ground = _ground(view, positions[0], kinds, order, radii, walls)
+    foot = FOOT + BAR * (set(TEAMS) <= set(kinds))
+    ground = _ground(view, positions[0], kinds, order, radii, walls, foot)
     last = len(positions) - 1
     palette, (width, height) = _palette(), view.size
     frames, before = [], 0
-    for t in np.linspace(0, last, min(last + 1, FRAMES)).round().astype(int):
+    # a battle begins one step before its first shot
+    first = max(0, min((step for step, _ in lines), default=0) - 1)
+    for t in np.linspace(first, last, min(last - first + 1, FRAMES)).round().astype(int):
         _trails(ImageDraw.Draw(ground), view, positions[before : t + 1], kinds, order)
-        frame = _frame(ground, view, positions[t], kinds, order, radii, life[t])
+        fired = [line for (step, _), line in lines.items() if before < step <= t]
+        frame = _frame(ground, view, positions[t], kinds, order, radii, life[t], fired)
         draw = ImageDraw.Draw(frame)
         # cover bodies that leave the bounds, so that they are not drawn over the text
         draw.rectangle((0, height, width, frame.height), fill=PAPER)
         draw.rectangle((0, 0, width - 1, height), outline=LINE, width=SCALE)
-        write(draw, height, caption(int(t), rewards, text))
+        if foot > FOOT:
+            _teams(draw, height, width, kinds, life[t], result if t == last else "")
+        write(draw, height + (foot - FOOT) * SCALE, caption(int(t), rewards, text))
         frames.append(frame.reduce(SCALE).quantize(palette=palette, dither=Image.Dither.NONE))
         before = t
     duration = round(1000 * min(max(8.0 / len(frames), 0.05), 0.25))
@@ -122,6 +136,7 @@ def _check(
     health: np.ndarray | None,
     walls: np.ndarray,
     bounds: Sequence[float] | None,
+    shots: np.ndarray | None,
 ) -> None:
     def expect(good: bool, field: str, expected: str, found: object) -> None:
         if not good:
@@ -158,6 +173,8 @@ def _check(
         f"shape {shape[:2]}",
         None if health is None else health.shape,
     )
+    found = None if shots is None else np.shape(shots)
+    expect(shots is None or found == shape[:2], "shots", f"shape {shape[:2]}", found)
     good = walls.ndim == 2 and walls.shape[-1] == 4 and bool((walls[:, :2] < walls[:, 2:]).all())
     expect(good, "walls", "rectangles (x0, y0, x1, y1) with x0 < x1 and y0 < y1", walls.tolist())
     good = bounds is None or (len(bounds) == 4 and bounds[0] < bounds[2] and bounds[1] < bounds[3])
@@ -187,10 +204,11 @@ def _ground(
     order: list[int],
     radii: np.ndarray,
     walls: np.ndarray,
+    foot: int,
 ) -> Image.Image:
-    """The scene without moving bodies, enlarged by SCALE, with room for two lines of text below."""
+    """The scene without moving bodies, enlarged by SCALE, with `foot` pixels for text below."""
     width, height = view.size
-    image = Image.new("RGB", (width, height + FOOT * SCALE), PAPER)
+    image = Image.new("RGB", (width, height + foot * SCALE), PAPER)
     draw = ImageDraw.Draw(image)
     for x0, y0, x1, y1 in walls:
         draw.rectangle((*view.at(x0, y1), *view.at(x1, y0)), fill=WALL)
@@ -235,6 +253,7 @@ def _frame(
     order: list[int],
     radii: np.ndarray,
     health: np.ndarray,
+    fired: Sequence[tuple[int, np.ndarray, np.ndarray]],
 ) -> Image.Image:
     image = ground.copy()
     draw = ImageDraw.Draw(image)
@@ -251,7 +270,70 @@ def _frame(
         if kinds[body] in NUMBERED and r >= 7 * SCALE:
             size = min(18, round(1.1 * r / SCALE))
             draw.text((x, y), str(order[body] + 1), fill=PAPER, anchor="mm", font=font(size))
+    for body, start, end in fired:  # from the edge of the body that shoots to the other's centre
+        colours = MOVING[kinds[body]]
+        here, there = np.array(view.at(*start)), np.array(view.at(*end))
+        length = max(float(np.hypot(*(there - here))), 1.0)
+        here = here + (there - here) * min(_pixels(view, radii[body]) / length, 0.9)
+        line = (*here, *there)
+        draw.line(line, fill=PAPER, width=5 * SCALE)
+        draw.line(line, fill=colours[order[body] % len(colours)], width=2 * SCALE)
+        _disc(
+            draw,
+            float(there[0]),
+            float(there[1]),
+            4 * SCALE,
+            colours[order[body] % len(colours)],
+            PAPER,
+            1,
+        )
     return image
+
+
+def _shot_lines(
+    positions: np.ndarray, life: np.ndarray, shots: np.ndarray | None
+) -> dict[tuple[int, int], tuple[int, np.ndarray, np.ndarray]]:
+    """(step, body) -> the body, its place and that of the body it shot at, for each shot."""
+    found = {}
+    for step, body in np.argwhere(np.asarray(-1 if shots is None else shots) >= 0).tolist():
+        target = int(np.asarray(shots)[step, body])
+        when = step if life[step, target] > 0 else step - 1  # the dead have no place
+        found[step, body] = (body, positions[step, body], positions[when, target])
+    return found
+
+
+def _engaged(life: np.ndarray, shots: np.ndarray | None) -> np.ndarray:
+    """[T+1, K] bool: living bodies that shoot or are shot at, from the step before on."""
+    found = np.zeros(life.shape, bool)
+    for step, body in np.argwhere(np.asarray(-1 if shots is None else shots) >= 0).tolist():
+        found[step - 1 : step + 1, [body, int(np.asarray(shots)[step, body])]] = True
+    return found & (life > 0)
+
+
+def _teams(
+    draw: ImageDraw.ImageDraw,
+    top: int,
+    width: int,
+    kinds: Sequence[str],
+    health: np.ndarray,
+    result: str,
+) -> None:
+    """Allies at the left and enemies at the right: how many live, and a bar of their health; the
+    result between them.
+    """
+    room, line = width / 3, top + BAR * SCALE / 2
+    for kind, name in TEAMS.items():
+        own = health[[k == kind for k in kinds]]
+        left = 6 * SCALE if kind == "ally" else width - room + 6 * SCALE
+        text = f"{name} {int((own > 0).sum())}/{own.size} "
+        draw.text((left, line), text, fill=MOVING[kind][0], anchor="lm", font=font(14))
+        start, end = left + draw.textlength(text, font=font(14)), left + room - 12 * SCALE
+        y0, y1 = line - 5 * SCALE, line + 5 * SCALE
+        draw.rectangle((start, y0, end, y1), fill=pale(MOVING[kind][0]))
+        if own.mean() > 0:
+            full = start + (end - start) * float(own.mean())
+            draw.rectangle((start, y0, full, y1), fill=MOVING[kind][0])
+    draw.text((width / 2, line), result, fill=INK, anchor="mm", font=font(16))
 
 
 def _disc(

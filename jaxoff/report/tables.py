@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ METRICS = {
     "out_of_data": "probability of joint actions that are not in the data",
 }
 SMALLER_IS_BETTER = {"out_of_data"}
+_NUMBER = re.compile(r"\s*([-+−]?\d*\.?\d+)")
 PAPER_FIELDS = ("table", "row", "column", "value", "source")
 
 
@@ -32,8 +34,8 @@ class Cell:
     """Final values per seed of one method; NaN for a failed run.
 
     tasks: an array [n_t] per task; one array, except in an average over tasks. mark: "best", "*"
-    (no significant difference from the best) or "". paper: the number that the paper prints.
-    evaluation: how the values were found, as text.
+    (no significant difference from the best), "data" (a value of the data, not of a method) or "".
+    paper: the number that the paper prints. evaluation: how the values were found, as text.
     """
 
     tasks: tuple[np.ndarray, ...]
@@ -76,8 +78,7 @@ class Table:
     """A table of results.
 
     rows, columns: labels in order. cells: (row, column) -> Cell, absent where nothing was run.
-    provenance: lines on seeds, hardware, commits and updates of the runs. has_paper: whether
-    numbers that a paper prints are shown.
+    provenance: lines on seeds, hardware, commits and updates of the runs.
     """
 
     title: str
@@ -88,7 +89,6 @@ class Table:
     note: str
     provenance: tuple[str, ...]
     commands: tuple[str, ...]
-    has_paper: bool = False
     standard_error: bool = False  # show the standard error of the mean, not the deviation
 
     @property
@@ -175,9 +175,14 @@ def build(
         note,
         provenance(shown),
         commands,
-        paper is not None,
         standard_error,
     )
+
+
+def number_of(printed: str) -> float | None:
+    """The number with which a printed value begins, such as -1.2 of "-1.2 ± 0.1"; None without."""
+    found = _NUMBER.match(printed)
+    return float(found[1].replace("−", "-")) if found else None
 
 
 def provenance(runs: Sequence[Run]) -> tuple[str, ...]:

@@ -345,6 +345,24 @@ class SMAXGame(Game):
         flat = state[..., self.num_units : 3 * self.num_units]
         return flat.reshape(*flat.shape[:-1], self.num_units, 2) * self.battle.size
 
+    def shots(self, state: np.ndarray) -> np.ndarray:
+        """Whom each unit shot at in the step before each of an episode's states [T, S]: [T, U]
+        numbers of units, -1 for none.
+
+        A unit has shot if its weapon's cooldown did not just run down by the length of a step. The
+        last shots of a unit that died in the step are not seen, nor is what a medivac heals.
+        """
+        units, n, inner = self.num_units, self.num_allies, self.battle
+        state = np.asarray(state)
+        wait = state[:, 3 * units : 4 * units] * inner.cooldown
+        passed = inner.time_per_step * inner.world_steps_per_env_step
+        fired = np.zeros(wait.shape, bool)
+        fired[1:] = wait[1:] > np.maximum(wait[:-1] - passed, 0.0) + 1e-3
+        scaled = state[:, 6 * units : 7 * units] * inner.last_slot
+        slot = np.rint(scaled).astype(int) - inner.num_movement_actions
+        target = np.where(inner.is_ally, n + slot, n - 1 - slot)
+        return np.where(fired & (slot >= 0) & (inner.damage > 0), target, -1)
+
     def won(self, state: Any) -> Any:
         """Whether a final global state [..., S] is a win: no enemy alive, some ally alive (both
         dead is a draw).

@@ -60,6 +60,7 @@ def smax_spec(family: str, map_name: str) -> EnvSpec:
         discrete=True,
         horizon=battle.limit,
         agent_types=battle.allies,
+        type_names=tuple(unit.name.replace("_", " ") for unit in battle.units),
         return_scale=ReturnScale(
             0.0, BEST, "no damage done; all enemies killed and the battle won"
         ),
@@ -81,5 +82,5 @@ def _make(family: str, map_name: str, reward: str) -> GameEnv:
     game = SMAXGame(battle, reward)
     radii = np.array([battle.units[kind].radius for kind in battle.allies + battle.enemies])
     kinds = ("ally",) * game.num_allies + ("enemy",) * game.num_enemies
-    picture = ScenePicture(None, radii, kinds, game.positions, game.health, EDGE)
+    picture = ScenePicture(None, radii, kinds, game.positions, game.health, EDGE, game.shots)
     return GameEnv(game, smax_spec(family, map_name), picture=picture, won=game.won)
