@@ -460,7 +460,9 @@ class _Loop:
         if self.out is None:
             last = len(self.stages) - 1
             learner = mapping.to_host(carried.run.learner, self.job.num_runs)
-            policies = Restored(self.env, self.job, last, learner, failed, True).policy_and_job
+            policies = Restored(
+                self.env, self.env.spec, self.job, last, learner, failed, True
+            ).policy_and_job
         done = Results(
             runs,
             np.asarray(kept.steps),
