@@ -186,7 +186,9 @@ def test_a_job_without_environment_is_evaluated_in_one_that_is_named(xor, tmp_pa
     more = ["--episodes", "8", "--seed", "3"]
     main(["evaluate", str(tmp_path / "with"), *more])
     main(["evaluate", str(tmp_path / "without"), *more, "--env", "matrix/xor"])
-    told = [json.loads((tmp_path / x / "evaluations.json").read_text()) for x in ("with", "without")]
+    told = [
+        json.loads((tmp_path / x / "evaluations.json").read_text()) for x in ("with", "without")
+    ]
     ours, named = (entry["evaluations"][0] for entry in told)
     assert named.pop("env") == "matrix/xor" and named["runs"] == ours["runs"]
     env, policy, _ = jaxoff.load_policy(tmp_path / "without", env="matrix/xor/b")

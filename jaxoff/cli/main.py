@@ -17,6 +17,7 @@ from jaxoff.cli.checks import check_env, check_learner
 from jaxoff.cli.common import as_folder, console
 from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings
+from jaxoff.cli.push import policy_app
 from jaxoff.cli.train import train
 from jaxoff.errors import Interrupted, InvalidSetting, JaxoffError
 
@@ -267,13 +268,15 @@ def _run(args: list[str]) -> None:
             description="Datasets: find, make, look into, cut and join.",
             args=args[1:],
         )
+    elif args[:1] == ["policy"]:
+        policy_app.cli(prog="jaxoff policy", description="Trained policies.", args=args[1:])
     else:
         app.cli(
             prog="jaxoff",
             description=(
                 "Offline multi-agent reinforcement learning in JAX. Also: jaxoff data "
-                "{list,make,fetch,inspect,combine,...}. `jaxoff --debug COMMAND ...` shows the "
-                "traceback of an error."
+                "{list,make,fetch,inspect,combine,push,...}, jaxoff policy push. `jaxoff --debug "
+                "COMMAND ...` shows the traceback of an error."
             ),
             args=args,
         )
