@@ -202,8 +202,8 @@ class WandB:
             flat = {name: value for name, value in row.items() if name != "config"}
             groups.setdefault(self._label[row["run"]], []).append(row.get("config", {}) | flat)
         for label, group in groups.items():
-            names = list(dict.fromkeys(name for row in group for name in row))
-            cells = [[plain(row.get(name)) for name in names] for row in group]
+            names: list[Any] = list(dict.fromkeys(name for row in group for name in row))
+            cells: list[Any] = [[plain(row.get(name)) for name in names] for row in group]
             self._open[label].log({"final/runs": wandb.Table(columns=names, data=cells)})
         sound = next((row["run"] for row in rows if row.get("failed_at") is None), None)
         episode = None if sound is None else self.gif(sound)
