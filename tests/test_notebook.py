@@ -36,7 +36,6 @@ def test_the_notebook_runs_and_shows_curves_a_table_and_an_episode(tmp_path, mon
     for name, value in QUICK_ENV.items():
         monkeypatch.setenv(name, value)
     place = {"metadata": {"path": str(tmp_path)}}
-    # sockets in a folder instead of ports that others could listen on
     client = nbclient.NotebookClient(notebook, timeout=600, resources=place)
     client.execute(env=dict(os.environ))
     shown = kinds_of(notebook)
