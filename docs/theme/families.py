@@ -37,20 +37,32 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def scenarios(families: Sequence[str]) -> Iterator[str]:
-    """A table of the scenarios that have a recipe, with their sizes and qualities."""
+    """A table of the scenarios that have a recipe, with their sizes, and their qualities: those of
+    all scenarios in a sentence.
+    """
     found: dict[str, list[Task]] = {}
     for task in map(Task.parse, registry.tasks()):
         if not task.source and task.family in families:
             found.setdefault(f"{task.family}/{task.scenario}", []).append(task)
-    yield "| scenario | agents | observation | actions | steps | qualities |"
-    yield "|---|---|---|---|---|---|"
+    shared = [
+        task.quality
+        for task in next(iter(found.values()))
+        if all(task.quality in {one.quality for one in tasks} for tasks in found.values())
+    ]
+    every = "Every scenario has" if len(found) > 1 else "It has"
+    if shared:
+        yield f"{every} the qualities {', '.join(f'`{quality}`' for quality in shared)}."
+        yield ""
+    more = any(task.quality not in shared for tasks in found.values() for task in tasks)
+    yield "| scenario | agents | observation | actions | steps |" + " further qualities |" * more
+    yield "|---" * (5 + more) + "|"
     for scenario, tasks in found.items():
         sizes = registry.sizes(tasks[0])
-        kind = "choices" if sizes.discrete else "real numbers" if sizes.action_size > 1 else "real"
-        qualities = ", ".join(f"`{task.quality}`" for task in tasks)
+        kind = "choices" if sizes.discrete else "reals" if sizes.action_size > 1 else "real"
+        others = ", ".join(f"`{task.quality}`" for task in tasks if task.quality not in shared)
         yield (
-            f"| `{scenario}` | {sizes.num_agents} | {sizes.obs_size} | {sizes.action_size} {kind} "
-            f"| {sizes.horizon} | {qualities} |"
+            f"| `{scenario}` | {sizes.num_agents} | {sizes.obs_size} | {sizes.action_size}\u00a0"
+            f"{kind} | {sizes.horizon} |" + f" {others} |" * more
         )
 
 
@@ -80,6 +92,6 @@ def datasets(families: Sequence[str]) -> Iterator[str]:
         yield (
             f"| `{row['task']}` | {int(row['episodes']):,} | {int(row['steps']):,} "
             f"| {number['return_mean']:.2f}\u00a0±\u00a0{number['return_std']:.2f} "
-            f"| {number['return_min']:.2f} to {number['return_max']:.2f} |{won} "
+            f"| {number['return_min']:.2f}\u00a0to\u00a0{number['return_max']:.2f} |{won} "
             f"{number['coverage']:.3f} | {number['device_mb']:.1f} |"
         )

@@ -38,23 +38,26 @@ def page(name: str, cells: list[dict[str, Any]]) -> tuple[str, dict[str, bytes]]
                 parts.append(f"[The notebook]({name}), for Jupyter.")
             continue
         parts.append(f"```python\n{source}\n```")
+        printed = "".join(
+            "".join(each["text"]) for each in cell["outputs"] if each.get("name") == "stdout"
+        )
+        parts += [f"```text\n{printed.rstrip()}\n```"] if printed else []
         for output in cell["outputs"]:
             parts += _shown(output, f"{name.partition('.')[0]}-{number}", pictures)
     return "\n\n".join(parts) + "\n", pictures
 
 
 def _shown(output: dict[str, Any], stem: str, pictures: dict[str, bytes]) -> Iterator[str]:
-    """What a page shows of an output: a picture, a table, or else its text."""
+    """What a page shows of a result: a picture, a table, or else its text."""
     found = output.get("data", {})
     picture = next((kind for kind in PICTURES if kind in found), None)
-    text = "".join(output.get("text", found.get("text/plain", "")))
-    if output.get("name") == "stderr":
-        return
+    text = "".join(found.get("text/plain", ""))
     if picture:
         name = f"{stem}-{len(pictures)}.{PICTURES[picture]}"
         pictures[name] = base64.b64decode("".join(found[picture]))
         yield f"![output]({name})"
     elif "text/html" in found:
-        yield re.sub(r"<style.*?</style>", "", "".join(found["text/html"]), flags=re.DOTALL)
+        table = re.sub(r"<style.*?</style>", "", "".join(found["text/html"]), flags=re.DOTALL)
+        yield re.sub(r"<table[^>]*>", "<table>", table)  # the theme's look, not that of pandas
     elif text:
         yield f"```text\n{text.rstrip()}\n```"
