@@ -112,8 +112,11 @@ def test_a_dataset_of_somebodys_own_has_no_license_and_no_command(tmp_path):
     folder = jaxoff.save(jaxoff.make_data("matrix/xor/b"), tmp_path / "mine")
     told = about(folder)
     assert (told.license, told.command, told.has_recipe) == ("", "", False)
+    episodes, metadata = disk.load(folder)
+    theirs = card.about(episodes, told.spec, metadata | {"recipe": "their-family/game/data"})
+    assert theirs.has_recipe and theirs.license == ""  # a recipe of another package
     text = card.texts(folder, told)
-    assert "their origin is not recorded" in text["README.md"]
+    assert "The origin of the episodes is not recorded." in text["README.md"]
     assert "license" not in text["README.md"].split("---\n")[1]
     (folder / "croissant.json").write_text(text["croissant.json"])
     found = json.loads(text["croissant.json"])

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxoff.data import croissant, inspect
+from jaxoff.data.families import BUILT_IN
 from jaxoff.data.vault import flatten, shape_of
 from jaxoff.files import write_text
 from jaxoff.names import Task, UnknownName
 from jaxoff.types import EnvSpec, Episodes
 
 README, CROISSANT, PICTURE = "README.md", "croissant.json", "card.png"
-LICENSE = "apache-2.0"  # of recipes and their pools, which make a dataset again
+LICENSE = "apache-2.0"  # of jaxoff's recipes and pools, which make a dataset again
 MEANINGS = {  # of the arrays of a Vault; M steps of all episodes, one after the other
     "observations": "what each agent observes before a step",
     "actions": "the action of each agent",
@@ -116,8 +117,8 @@ class About:
         seed = self.metadata.get("seed", 0)
         if self.task is not None and self.task.source:
             return (
-                f"The episodes are those of the public dataset {self.task}, read from its authors' "
-                "files without changes of their numbers."
+                f"The episodes are those of the public dataset {self.task}, as jaxoff reads them "
+                "from its authors' files."
             )
         if self.task is not None:
             pool = self.metadata.get("pool")
@@ -127,14 +128,14 @@ class About:
                 else "the behaviour that the recipe defines"
             )
             return (
-                f"The episodes were played in simulation by {who}, as the recipe {self.task} of "
-                f"jaxoff composes them, with random seed {seed}."
+                f"The episodes were played in simulation by {who}, as the recipe {self.task} "
+                f"composes them, with random seed {seed}."
             )
         if "made_from" in self.metadata:
             how = self.metadata.get("made_by", {}).get("command", "combine")
             parts = ", ".join(str(part.get("name")) for part in self.metadata["made_from"])
             return f"`jaxoff data {how}` made it of these datasets: {parts}."
-        return "Its author has saved these episodes with jaxoff; their origin is not recorded."
+        return "The origin of the episodes is not recorded."
 
     @property
     def versions(self) -> str:
@@ -153,8 +154,9 @@ def about(
 ) -> About:
     """What a card tells; won: as for `inspect.describe`."""
     told = About(spec, metadata, inspect.describe(episodes, spec, won), license, address)
-    known = LICENSE if told.has_recipe else ""
-    return dataclasses.replace(told, license=license or known)
+    task, known = told.task, {family.name for family in BUILT_IN}
+    ours = task is not None and not task.source and task.family in known
+    return dataclasses.replace(told, license=license or (LICENSE if ours else ""))
 
 
 def write(folder: Path, told: About, episodes: Episodes) -> None:

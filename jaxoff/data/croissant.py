@@ -81,7 +81,7 @@ def describe(told: About, metadata: bytes) -> dict[str, Any]:
         "version": "1.0.0",
         "datePublished": datetime.now(UTC).date().isoformat(),
         "keywords": ["reinforcement learning", "offline", "multi-agent", told.spec.name],
-        "citeAs": told.address or told.title,
+        "citeAs": told.address,
         "distribution": _distribution(metadata),
         "recordSet": [
             _records("arrays", "The arrays of the Vault.", told.arrays),
