@@ -7,7 +7,7 @@ RESULTS ?= results
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda quickstart benchmark inspo pjap omar sit yanhui bench bench-omar plan bench-accelerator wheels drill datasets report docs test test-all test-oldest test-newest lint check clean
+.PHONY: help setup setup-cuda quickstart benchmark inspo pjap omar sit yanhui bench bench-omar plan bench-accelerator wheels drill datasets report docs notebook test test-all test-oldest test-newest lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -94,6 +94,11 @@ $(DOCS_READY): $(READY)
 
 docs: $(DOCS_READY)       ## the pages of docs/ and an API reference as a site, in site/index.html; a broken link fails
 	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/mkdocs build --strict
+
+notebook: $(DOCS_READY)   ## the notebook of docs/notebooks/, executed anew; its outputs are stored in it
+	rm -rf build/notebook && mkdir -p build/notebook && cp docs/notebooks/quickstart.ipynb build/notebook
+	JAX_PLATFORMS=cpu $(BIN)/jupyter execute --inplace build/notebook/quickstart.ipynb
+	cp build/notebook/quickstart.ipynb docs/notebooks
 
 test: $(READY)            ## the tests, on every core
 	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0 -m "not slow" tests

@@ -163,21 +163,9 @@ class Episodes(NamedTuple):
 
         Raises InvalidEpisodes naming the field.
         """
-        return _own_data().from_steps(
-            obs,
-            actions,
-            reward,
-            done,
-            terminated=terminated,
-            truncated=truncated,
-            state=state,
-            avail=avail,
-            next_obs=next_obs,
-            next_state=next_state,
-            next_avail=next_avail,
-            num_actions=num_actions,
-            horizon=horizon,
-        )
+        arrays = dict(locals())
+        del arrays["cls"]
+        return _own_data().from_steps(arrays)
 
     @classmethod
     def from_minari(cls, source: Any) -> Episodes:

@@ -178,3 +178,29 @@ def test_another_programs_vault_is_trained_by_its_path(tmp_path):
     results = jaxoff.train(spec_of(vault))
     assert results.spec.task_name == "folder:theirs-Good"
     assert np.isfinite(results.history["loss/policy"]).all()
+
+
+def test_a_job_without_environment_is_evaluated_in_one_that_is_named(xor, tmp_path, capsys):
+    for name, flag in {"with": "matrix/xor", "without": "none"}.items():
+        jaxoff.train(spec_of(xor, env=flag), out=tmp_path / name)
+    more = ["--episodes", "8", "--seed", "3"]
+    main(["evaluate", str(tmp_path / "with"), *more])
+    main(["evaluate", str(tmp_path / "without"), *more, "--env", "matrix/xor"])
+    told = [
+        json.loads((tmp_path / x / "evaluations.json").read_text()) for x in ("with", "without")
+    ]
+    ours, named = (entry["evaluations"][0] for entry in told)
+    assert named.pop("env") == "matrix/xor" and named["runs"] == ours["runs"]
+    env, policy, _ = jaxoff.load_policy(tmp_path / "without", env="matrix/xor/b")
+    assert jaxoff.evaluate(env, policy, episodes=4)["episodes"] == 4
+    main(["play", str(tmp_path / "without"), "--env", "matrix/xor"])
+    capsys.readouterr()
+    for folder, name, message in (
+        ("with", "matrix/xor", "expected for a job that was trained without an environment"),
+        ("without", "smax/3m", "expected an environment with num_agents 2, as the dataset has"),
+        ("without", "smax/300m", "expected a task or family/scenario that is registered"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["evaluate", str(tmp_path / folder), "--env", name])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and f"field 'env': {message}" in error, error

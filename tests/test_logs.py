@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from jaxoff.errors import BrokenResult
@@ -174,10 +175,9 @@ def test_progress_in_a_terminal_shows_every_stage():
 
 def test_disabled_dashboard_never_imports_wandb():
     code = (
-        "import sys\nfrom jaxoff.logs import Record, WandB\nw = WandB('disabled', 'p', "
-        "'g', [{'run': 0, 'seed': 0}])\n"
-        "w.start({})\nw.record(Record('s', 0, 1, 1, [{'run': 0, 'seed': 0, 'return_mean': "
-        "1.0}]))\nw.finish({})\n"
+        "import sys\nfrom jaxoff.logs import Record, WandB\nw = WandB('disabled', 'p', 'g')\n"
+        "w.start({'runs': [{'run': 0, 'seed': 0}]})\nw.record(Record('s', 0, 1, 1, [{'run': 0, "
+        "'seed': 0, 'return_mean': 1.0}]))\nw.finish({})\n"
         "sys.exit('wandb' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -187,58 +187,162 @@ def test_an_unknown_dashboard_mode_is_refused():
     with pytest.raises(
         ValueError, match="field 'mode': expected one of disabled, offline, online, found 'on'"
     ):
-        WandB("on", "p", "g", RUNS)  # type: ignore[arg-type]
+        WandB("on", "p", "g")  # type: ignore[arg-type]
 
 
-def test_offline_dashboard_writes_a_folder_per_run_and_per_grid_point(tmp_path: Path, monkeypatch):
-    sink = WandB("offline", "jaxoff-test", "group", RUNS, tmp_path)
-    sink.start({"method": "bc", "leaves": np.array([1.0])})
-    logged: dict[str, set[str]] = {}
-    # wandb's own files are compressed, so names can't be looked up in them
-    for label, opened in sink._open.items():
-        monkeypatch.setattr(
-            opened,
-            "log",
-            lambda row, *a, _label=label, _log=opened.log, **k: (
-                logged.update({_label: set(row)}),
-                _log(row, *a, **k),
-            ),
-        )
-    rows = [
-        {**run, "return_mean": float(run["run"]), "alpha": run["config"]["alpha"]} for run in RUNS
-    ]
-    sink.record(
-        Record(
-            "train", 0, 10, 20, [{k: v for k, v in row.items() if k != "config"} for row in rows]
-        )
+class FakeRun:
+    """Keeps what a W&B run is told."""
+
+    def __init__(self, **told) -> None:
+        self.told, self.rows, self.summary, self.ended = told, [], {}, False
+
+    def log(self, row) -> None:
+        self.rows.append(row)
+
+    def define_metric(self, *args, **options) -> None:
+        """Nothing to keep."""
+
+    def finish(self) -> None:
+        self.ended = True
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Name of each W&B run that is opened -> the run."""
+    import wandb
+
+    found: dict[str, FakeRun] = {}
+
+    def init(**told):
+        return found.setdefault(told["name"], FakeRun(**told))
+
+    monkeypatch.setattr(wandb, "init", init)
+    return found
+
+
+INFO = {
+    "method": "bc",
+    "task": "matrix/xor/b",
+    "sampler": "uniform",
+    "config": {"lr": [0.1], "alpha": [0.5, 5.0], "hidden": 4},
+    "seeds": [0, 1],
+    "runs": [run | {"settings": {"lr": 0.1, **run["config"]}} for run in RUNS],
+}
+
+
+def test_a_run_is_called_by_method_task_label_and_seed_and_has_its_own_settings(opened, tmp_path):
+    sink = WandB(
+        *("offline", "p", "train/job"), tmp_path, entity="team", label="small", tags=("train",)
     )
-    sink.finish({"runs": [{"run": 0, "return_mean": 1.0}]})
+    sink.start(INFO)
+    head = "bc/matrix/xor/b/small-alpha="
+    assert set(opened) == {
+        *(f"{head}0.5/seed-0", f"{head}0.5/seed-1", f"{head}0.5/mean"),
+        *(f"{head}5/seed-0", f"{head}5/mean"),
+    }
+    told = opened[f"{head}5/seed-0"].told
+    assert (told["project"], told["entity"], told["group"]) == ("p", "team", "train/job")
+    assert told["tags"] == ["train", "bc", "matrix/xor/b", "small-alpha=5"]
+    config = told["config"]
+    assert (config["seed"], config["alpha"], config["method"]) == (0, 5.0, "bc")
+    assert config["config"] == {"lr": 0.1, "alpha": 5.0, "hidden": 4}
+    assert not {"runs", "seeds"} & set(config)
+    mean = opened[f"{head}0.5/mean"].told
+    assert mean["config"]["seeds"] == [0, 1] and mean["config"]["config"]["alpha"] == 0.5
+
+
+def test_long_labels_leave_room_for_the_seed(opened, tmp_path):
+    sink = WandB("offline", "p", "g" * 200, tmp_path, label="x" * 200)
+    sink.start(INFO | {"sampler": "pjap", "runs": [{"run": 0, "seed": 77}]})
+    for name, run in opened.items():
+        assert len(name) == 128 and name.startswith("bc+pjap/matrix/xor/b/xxx")
+        assert len(run.told["group"]) == 128
+        assert all(1 <= len(tag) <= 64 for tag in run.told["tags"])
+    assert {name.rpartition("/")[2] for name in opened} == {"seed-77", "mean"}
+
+
+def test_in_a_sweep_the_mean_is_the_sweeps_own_run(opened, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    sink = WandB("online", "p", "g", tmp_path, entity="team")
+    sink.start(INFO | {"runs": [{"run": k, "seed": k} for k in range(2)]})
+    (run,) = opened.values()
+    assert [run.told[name] for name in ("id", "project", "entity", "resume")] == [None] * 4
+    sink.record(record(10))
+    sink.finish({"runs": [{"run": 0, "seed": 0, "return_mean": 1.0}]})
+    assert run.rows[0]["train/return_mean/mean"] == 2.0 and run.ended
+
+
+def test_a_table_of_all_runs_and_a_gif_of_the_first_sound_one_are_logged(opened, tmp_path):
+    asked: list[int] = []
+
+    def gif(run):
+        asked.append(run)
+        Image.new("P", (8, 8)).save(tmp_path / "a.gif")
+        return tmp_path / "a.gif"
+
+    sink = WandB("offline", "p", "g", tmp_path, gif=gif)
+    sink.start(INFO)
+    runs = [run | {"return_mean": float("nan"), "failed_at": None} for run in RUNS]
+    runs[0]["failed_at"] = 3
+    sink.finish({"runs": runs})
+    mean = {name: run for name, run in opened.items() if name.endswith("/mean")}
+    tables = {name: run.rows[0]["final/runs"] for name, run in mean.items()}
+    table = tables["bc/matrix/xor/b/alpha=0.5/mean"]
+    assert table.columns == ["alpha", "run", "seed", "return_mean", "failed_at"]
+    assert table.data == [[0.5, 0, 0, None, 3], [0.5, 1, 1, None, None]]
+    assert len(tables["bc/matrix/xor/b/alpha=5/mean"].data) == 1
+    assert asked == [1]
+    shown = mean["bc/matrix/xor/b/alpha=0.5/mean"].rows[1]["final/episode"]
+    assert shown._format == "gif"
+
+
+def test_a_training_that_was_stopped_has_no_table(opened, tmp_path):
+    sink = WandB("offline", "p", "g", tmp_path)
+    sink.start(INFO)
+    sink.finish({})
+    assert all(run.ended and not run.rows for run in opened.values())
+
+
+def test_offline_dashboard_writes_a_folder_per_run_and_per_grid_point(tmp_path):
+    Image.new("P", (8, 8)).save(tmp_path / "a.gif")
+    sink = WandB("offline", "jaxoff-test", "group", tmp_path, gif=lambda run: tmp_path / "a.gif")
+    sink.start(INFO | {"leaves": np.array([1.0])})
+    rows = [
+        {"run": run["run"], "seed": run["seed"], "return_mean": 1.0, "alpha": 0.5} for run in RUNS
+    ]
+    sink.record(Record("train", 0, 10, 20, rows))
+    sink.finish({"runs": [run | {"return_mean": 1.0, "failed_at": None} for run in RUNS]})
     ids = json.loads((tmp_path / "ids.json").read_text())
     # three runs; their two values of alpha have an aggregate each
     assert set(ids) == {"run-0", "run-1", "run-2", "seeds-alpha=0.5", "seeds-alpha=5"}
-    written = [
-        next(folder.glob("*.wandb")).read_bytes()
-        for folder in (tmp_path / "wandb").glob("offline-run-*")
-    ]
-    assert len(written) == 5
-    assert all(written)
-    assert set(logged) == set(ids) and all("train/step" in names for names in logged.values())
-    # the one with two seeds
-    assert [label for label, names in logged.items() if "train/return_mean/std" in names] == [
-        "seeds-alpha=0.5"
-    ]
+    places = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert len(places) == 5 and all(next(x.glob("*.wandb")).read_bytes() for x in places)
+    kinds = {
+        (place.name.rpartition("-")[2], path.suffix)
+        for place in places
+        for path in place.rglob("files/media/**/*.*")
+    }
+    first, second = ids["seeds-alpha=0.5"], ids["seeds-alpha=5"]
+    assert kinds == {(first, ".json"), (first, ".gif"), (second, ".json")}
+    table = next((tmp_path / "wandb").glob(f"offline-run-*-{first}/files/media/**/*.json"))
+    assert len(json.loads(table.read_text())["data"]) == 2
+
+
+def ids_of(folder, runs, resume=False):
+    sink = WandB("offline", "p", "g", folder, resume=resume)
+    sink._take(runs)
+    return sink._ids()
 
 
 def test_a_resumed_dashboard_keeps_its_ids(tmp_path: Path):
-    sink = WandB("offline", "p", "g", RUNS, tmp_path)
-    ids = sink._ids()
-    assert WandB("offline", "p", "g", RUNS, tmp_path, resume=True)._ids() == ids
-    assert WandB("offline", "p", "g", RUNS, tmp_path)._ids() != ids
+    ids = ids_of(tmp_path, RUNS)
+    assert ids_of(tmp_path, RUNS, resume=True) == ids
+    assert ids_of(tmp_path, RUNS) != ids
 
 
 def test_added_runs_keep_the_ids_of_the_others_and_have_an_aggregate_of_their_own(tmp_path: Path):
-    first = WandB("offline", "p", "g", [{"run": 0, "seed": 0}], tmp_path)._ids()
-    added = WandB("offline", "p", "g", [{"run": 1, "seed": 1}], tmp_path, resume=True)._ids()
+    first = ids_of(tmp_path, [{"run": 0, "seed": 0}])
+    added = ids_of(tmp_path, [{"run": 1, "seed": 1}], resume=True)
     assert added == {**first, **{name: added[name] for name in ("run-1", "from-1-seeds")}}
 
 
@@ -253,7 +357,8 @@ def test_aggregate_is_mean_and_std_over_runs():
 
 
 def test_a_failed_run_is_no_part_of_the_mean(tmp_path, monkeypatch):
-    sink, logged = WandB("offline", "p", "g", RUNS, tmp_path), {}
+    sink, logged = WandB("offline", "p", "g", tmp_path), {}
+    sink._take(RUNS)
     sink._open = {"run": None}
     monkeypatch.setattr(sink, "_stages", {"train"})
     monkeypatch.setattr(sink, "_log", lambda label, rec, numbers: logged.update({label: numbers}))
@@ -272,11 +377,11 @@ def test_wandb_is_given_up_after_an_error(place, tmp_path, monkeypatch):
     given_up = []
     monkeypatch.setattr(wandb, "teardown", lambda exit_code: given_up.append(exit_code) or lost())
     monkeypatch.setattr(wandb, "init", lost)
-    sink = WandB("offline", "p", "g", RUNS, tmp_path)
+    sink = WandB("offline", "p", "g", tmp_path)
     broken = SimpleNamespace(define_metric=lost, finish=lost)
     sink._open = {} if place == "start" else {"run-0": broken}
     calls = {
-        "start": lambda: sink.start({}),
+        "start": lambda: sink.start({"runs": RUNS}),
         "record": lambda: sink.record(record(1)),
         "finish": lambda: sink.finish({}),
     }

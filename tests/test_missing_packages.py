@@ -30,7 +30,7 @@ USES = {
     "gymnasium": ("gymnasium-robotics", lambda _: mjx.load_model("half_cheetah.xml")),
     "mujoco.rollout": ("mujoco", lambda _: c_physics.CPhysics(None, 1)),
     "h5py": ("h5py", lambda folder: hdf5.read_hdf5(touch(folder / "a.h5"), "a")),
-    "wandb": ("wandb", lambda folder: WandB("offline", "project", "group", [], folder)),
+    "wandb": ("wandb", lambda folder: WandB("offline", "project", "group", folder)),
     "huggingface_hub": (
         "huggingface-hub",
         lambda folder: fetch.fetch("og_marl:smac_v1/3m/Good", folder, unverified=True),

@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 import jaxoff
+from jaxoff.names import Task
 from tests.test_readme import rows
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +114,42 @@ def test_a_card_has_defaults_and_the_values_by_task(cards):
         for kind, form in forms.items()
     }
     assert "smax*/*" in patterns["discrete"] and not patterns["discrete"] & patterns["continuous"]
+
+
+def hook(name: str) -> ModuleType:
+    """A hook of the site, by the name of its file."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "theme" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_family_with_a_recipe_has_a_page_with_its_numbers(site):
+    families = hook("families")
+    tasks = [Task.parse(name) for name in jaxoff.tasks()]
+    recipes = {task.family for task in tasks if not task.source}
+    assert recipes == {family for names in families.PAGES.values() for family in names}
+    for page, names in families.PAGES.items():
+        shown = text_of(site / "datasets" / f"{page}.html")
+        for task in tasks:
+            if task.family in names and not task.source:
+                assert f"{task.family}/{task.scenario}\n" in shown and task.quality in shown
+        for row in families.rows(names):
+            assert f"{row['task']}\n" in shown
+    steps = f"{int(families.rows(['maze'])[0]['steps']):,}"
+    assert steps in text_of(site / "datasets" / "maze.html")
+    assert "1.000" in text_of(site / "datasets" / "smax.html")
+
+
+def test_the_notebook_is_a_page_with_its_outputs(site):
+    page = site / "notebooks" / "quickstart.html"
+    shown = text_of(page)
+    assert "results[method] = jaxoff.train(" in shown and "Results of inspo on" in shown
+    assert "return_mean" in shown and "<style" not in page.read_text().partition("<article")[2]
+    pictures = re.findall(r'<img[^>]*src="([^"]+)"', page.read_text())
+    kinds = {Path(name).suffix: (page.parent / name).read_bytes()[:4] for name in pictures}
+    assert kinds == {".png": b"\x89PNG", ".gif": b"GIF8"}
+    assert (page.parent / "quickstart.ipynb").exists()
 
 
 def test_a_broken_link_a_lost_anchor_and_a_page_without_a_place_fail(tmp_path):

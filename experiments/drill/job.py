@@ -27,9 +27,8 @@ def main() -> None:
     from jaxoff.training import TrainSpec, train
 
     spec, out = TrainSpec(**json.loads(settings)), Path(folder)
-    runs = [{"run": k, "seed": seed, "config": {}} for k, seed in enumerate(spec.seeds)]
     begun = (out / "checkpoint").exists()
-    sinks = [WandB("offline", "jaxoff", "drill", runs, out / "wandb", resume=begun)]
+    sinks = [WandB("offline", "jaxoff", "drill", out / "wandb", resume=begun)]
     try:
         train(spec, out, sinks if wandb == "offline" else ())
     except Interrupted:

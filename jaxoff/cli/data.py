@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json as json_module
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -102,7 +103,7 @@ def data_make(
     out: Path = Path("data"),
     overwrite: bool = False,
 ) -> None:
-    """Write the dataset of a task to disk, as a flashbax Vault.
+    """Write the dataset of a task to disk, as a flashbax Vault, with a card of what it holds.
 
     Args:
         task: [source:]family/scenario/quality.
@@ -117,7 +118,7 @@ def data_make(
     import time
 
     runtime.setup()
-    from jaxoff.data import disk
+    from jaxoff.data import card, disk
 
     begin = time.perf_counter()
     parsed = Task.parse(task)
@@ -134,9 +135,17 @@ def data_make(
         "recipe": task,
         "seed": seed,
     }
-    disk.save(
-        folder, made, env.spec, info | _pool_info(parsed, env.spec, pools), overwrite=overwrite
-    )
+    if not parsed.source and pools is None:
+        count = [] if episodes is None else ["--episodes", str(episodes)]
+        again = ["jaxoff", "data", "make", task, *count, "--seed", str(seed)]
+        info["command"] = shlex.join(again)
+
+    def beside(place: Path, metadata: dict[str, Any]) -> None:
+        told = card.about(made, env.spec, metadata, getattr(env, "won", None))
+        card.write(place, told, made)
+
+    info |= _pool_info(parsed, env.spec, pools)
+    disk.save(folder, made, env.spec, info, overwrite=overwrite, beside=beside)
     seconds = time.perf_counter() - begin
     console.print(f"{len(made.filled)} episodes, {int(made.filled.sum()):,} steps, {seconds:.1f} s")
     console.print(f"dataset: {folder}", soft_wrap=True)

@@ -17,6 +17,7 @@ from jaxoff.cli.checks import check_env, check_learner
 from jaxoff.cli.common import as_folder, console
 from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings
+from jaxoff.cli.push import policy_app
 from jaxoff.cli.train import train
 from jaxoff.errors import Interrupted, InvalidSetting, JaxoffError
 from jaxoff.files import check_writable_file
@@ -134,6 +135,7 @@ def evaluate(
     greedy: bool = False,
     sampled: bool = False,
     processes: int | None = None,
+    env: str = "",
     data_dir: Path | None = None,
 ) -> None:
     """Play many episodes of trained policies, in jit or on the simulator of public data. The
@@ -148,6 +150,8 @@ def evaluate(
             as in the job's own evaluations.
         sampled: draw actions from the policies.
         processes: number of processes of a simulator on the host; by default one per core.
+        env: task or family/scenario whose environment is played, for a job that was trained on a
+            dataset folder without an environment.
         data_dir: folder of public data; needed only for jobs of earlier versions.
     """
     asked = _modes(greedy, sampled)
@@ -158,7 +162,7 @@ def evaluate(
     from jaxoff.training.results import EVALUATIONS, read_evaluations, write_json
 
     file, before = folder / EVALUATIONS, read_evaluations(folder)
-    found = restore(folder, None if data_dir is None else str(data_dir))
+    found = restore(folder, None if data_dir is None else str(data_dir), env)
     spec, chosen = found.job.spec, _numbers(runs, found.job.num_runs)
     if not found.finished:
         unfinished = f"{folder}: this job has not ended; its last checkpoint plays"
@@ -178,6 +182,7 @@ def evaluate(
     console.print(table)
     record = {
         "task": spec.task_name,
+        **({"env": env} if env else {}),
         "episodes": episodes,
         "seed": seed,
         "sampled": drawn,
@@ -207,6 +212,7 @@ def play(
     seed: int = 0,
     greedy: bool = False,
     sampled: bool = False,
+    env: str = "",
     data_dir: Path | None = None,
     out: Path | None = None,
 ) -> None:
@@ -220,6 +226,8 @@ def play(
         greedy: act by the mode of the policy. Without --greedy and --sampled, actions are chosen as
             in the job's own evaluations.
         sampled: draw actions from the policy.
+        env: task or family/scenario whose environment is played, for a job that was trained on a
+            dataset folder without an environment.
         data_dir: folder of public data; needed only for jobs of earlier versions.
         out: the GIF to write; by default FOLDER/play-RUN.gif.
     """
@@ -231,9 +239,10 @@ def play(
     from jaxoff.report.play import episode_of, write_gif
     from jaxoff.training.restore import restore_policy
 
-    env, policy, spec = restore_policy(folder, run, None if data_dir is None else str(data_dir))
+    public = None if data_dir is None else str(data_dir)
+    world, policy, spec = restore_policy(folder, run, public, env)
     drawn = spec.sampled if asked is None else asked
-    episode = episode_of(env, policy, seed, sampled=drawn)
+    episode = episode_of(world, policy, seed, sampled=drawn)
     how = "sampled actions" if drawn else "modes of the policy"
     table = Table(
         "step",
@@ -250,7 +259,7 @@ def play(
         )
     console.print(table)
     text = f"{spec.label} on {spec.task_name}, {how}"
-    path = write_gif(env, episode, out or folder / f"play-{run}.gif", text)
+    path = write_gif(world, episode, out or folder / f"play-{run}.gif", text)
     console.print(
         f"animation: {path}"
         if path
@@ -298,13 +307,15 @@ def _run(args: list[str]) -> None:
             description="Datasets: find, make, look into, cut and join.",
             args=args[1:],
         )
+    elif args[:1] == ["policy"]:
+        policy_app.cli(prog="jaxoff policy", description="Trained policies.", args=args[1:])
     else:
         app.cli(
             prog="jaxoff",
             description=(
                 "Offline multi-agent reinforcement learning in JAX. Also: jaxoff data "
-                "{list,make,fetch,inspect,combine,...}. `jaxoff --debug COMMAND ...` shows the "
-                "traceback of an error."
+                "{list,make,fetch,inspect,combine,push,...}, jaxoff policy push. `jaxoff --debug "
+                "COMMAND ...` shows the traceback of an error."
             ),
             args=args,
         )

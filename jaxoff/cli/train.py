@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -21,6 +23,7 @@ from jaxoff.names import Task
 from jaxoff.training.spec import TrainSpec
 
 if TYPE_CHECKING:
+    from jaxoff.logs import Sink
     from jaxoff.types import Episodes
 
 
@@ -143,6 +146,8 @@ def train(
     *,
     data: Path | None = None,
     wandb: Literal["disabled", "offline", "online"] = "disabled",
+    wandb_project: str = "",
+    wandb_entity: str = "",
     experiment: str = "train",
     results: Path = Path("results"),
     out: Path | None = None,
@@ -154,9 +159,11 @@ def train(
 
     Args:
         data: a dataset folder written by `jaxoff data make`, used instead of the task's own data.
-        wandb: log to Weights & Biases: a group per experiment, a W&B run per seed, and one for
-            their mean.
-        experiment: name of the folder below --results, and of the group in Weights & Biases.
+        wandb: log to Weights & Biases: a group per job, with a W&B run per seed and one for their
+            mean, a table of the runs and a GIF of an episode.
+        wandb_project: project of Weights & Biases; by default jaxoff.
+        wandb_entity: user or team of Weights & Biases; by default the one that W&B is set up for.
+        experiment: name of the folder below --results, and a tag in Weights & Biases.
         results: folder for all results.
         out: folder of this job; by default RESULTS/EXPERIMENT/METHOD-TASK, followed by the settings
             that are not the method's defaults.
@@ -166,6 +173,8 @@ def train(
         overwrite: replace what the folder holds.
     """
     spec = _spec({"method": method, "task": task, **options})
+    dashboard = _Dashboard(wandb, wandb_project, wandb_entity, experiment, spec.variant)
+    dashboard.check(spec)
     registry.form_for(method, task)
     as_folder(out or results / experiment, "--results" if out is None else "--out")
     runtime.setup()
@@ -193,7 +202,7 @@ def train(
         point = {name: value for name, value in job.config.items() if name not in spec.config}
         name = ", ".join(f"{name}={value}" for name, value in point.items())
         folder = whole / name.replace(", ", "-").replace("=", "-") if point else whole
-        rows += _train(job, folder, name, (wandb, experiment), episodes, (extend, overwrite))
+        rows += _train(job, folder, name, dashboard, episodes, (extend, overwrite))
     evaluation = Protocol(spec.sampled, spec.eval_episodes).of("return_mean")
     played = [row for row in rows if np.isfinite(row["return_mean"])]
     if not played and any(row["failed_at"] is None for row in rows):
@@ -204,29 +213,85 @@ def train(
     console.print(f"results: {wanted}", soft_wrap=True)
 
 
+class _Dashboard(NamedTuple):
+    """How a command logs to Weights & Biases."""
+
+    mode: Literal["disabled", "offline", "online"]
+    project: str
+    entity: str
+    experiment: str
+    label: str
+
+    def check(self, spec: TrainSpec) -> None:
+        """Raise InvalidSetting for options without effect, and for a grid in a sweep of W&B."""
+        given = {"--wandb-project": self.project, "--wandb-entity": self.entity}
+        useless = [option for option, value in given.items() if value]
+        if self.mode == "disabled" and useless:
+            raise InvalidSetting(
+                f"{', '.join(useless)}: expected with --wandb offline or online, found disabled"
+            )
+        if self.mode != "disabled" and spec.grid and "WANDB_SWEEP_ID" in os.environ:
+            raise InvalidSetting(
+                f"--grid: expected --set in a sweep of W&B, whose agent chooses the values, found "
+                f"{', '.join(spec.grid)}"
+            )
+
+    def sink(self, folder: Path, point: str, resume: bool) -> Sink:
+        """The log of a job; point: the values of the static settings of the grid."""
+        from jaxoff.logs import WandB
+
+        name = f"{folder.parent.name}/{folder.name}" if point else folder.name
+        return WandB(
+            self.mode,
+            self.project or "jaxoff",
+            f"{self.experiment}/{name}",
+            folder / "wandb",
+            entity=self.entity or None,
+            label="-".join(filter(None, (self.label, point.replace(", ", "-")))),
+            tags=(self.experiment,),
+            resume=resume,
+            gif=functools.partial(_gif, folder),
+        )
+
+
+def _gif(folder: Path, run: int) -> Path | None:
+    """An episode of a trained run; None where its environment can't be played or drawn."""
+    from jaxoff.report.play import episode_gif
+    from jaxoff.training.restore import restore_policy
+
+    try:
+        env, policy, spec = restore_policy(folder, run)
+        if not hasattr(env, "step") or getattr(env, "picture", None) is None:
+            return None
+        return episode_gif(env, policy, 0, folder / f"play-{run}.gif", spec.sampled)
+    except (JaxoffError, OSError) as error:
+        print(f"jaxoff: {folder / f'play-{run}.gif'}: not drawn: {error}", file=sys.stderr)
+        return None
+
+
 def _train(
     spec: TrainSpec,
     folder: Path,
     point: str,
-    dashboard: tuple[Any, str],
+    dashboard: _Dashboard,
     episodes: Episodes | None,
     how: tuple[bool, bool],
 ) -> list[dict[str, Any]]:
     """Train a job, draw its learning curves, and return a row for each of its runs.
 
-    point: the values of the static settings of the grid that this job trains with. dashboard: mode
-    and group in Weights & Biases. how: whether to extend, and to overwrite, what the folder holds.
+    point: the values of the static settings of the grid that this job trains with. how: whether to
+    extend, and to overwrite, what the folder holds.
     """
-    from jaxoff.logs import Progress, Sink, WandB
+    from jaxoff.logs import Progress
     from jaxoff.report import figures
     from jaxoff.report.load import load_run
     from jaxoff.training import train as run
 
-    (mode, group), (extend, overwrite) = dashboard, how
+    extend, overwrite = how
     sinks: list[Sink] = [Progress(" ".join(filter(None, (spec.label, spec.task_name, point))))]
-    if mode != "disabled":
+    if dashboard.mode != "disabled":
         resume = (folder / "checkpoint").exists() and not overwrite
-        sinks.append(WandB(mode, "jaxoff", group, (), folder / "wandb", resume=resume))
+        sinks.append(dashboard.sink(folder, point, resume))
     done = run(spec, folder, sinks, data=episodes, extend=extend, overwrite=overwrite)
     try:
         read = load_run(folder)

@@ -19,7 +19,6 @@ import numpy as np
 
 from jaxoff.config import check_number
 from jaxoff.data import disk, recipes
-from jaxoff.data.own import from_steps
 from jaxoff.envs.from_jaxmarl import FromJaxMARL, is_discrete, scale_of
 from jaxoff.errors import InvalidSetting
 from jaxoff.types import Array, Carry, Env, EnvSpec, Episodes, Key, Policy, TimeStep
@@ -360,7 +359,7 @@ def _joined(rows: list[dict[str, Any]], team: _Team) -> tuple[Episodes, EnvSpec]
         del arrays["avail"], arrays["next_avail"]
     if not arrays["state"].shape[1]:
         del arrays["state"], arrays["next_state"]  # the environment has none
-    found = from_steps(**arrays, num_actions=team.size if team.discrete else None)
+    found = Episodes.from_steps(**arrays, num_actions=team.size if team.discrete else None)
     kinds = list(zip(team.wide, team.sizes, strict=True))
     order = list(dict.fromkeys(kinds))
     return found, EnvSpec(

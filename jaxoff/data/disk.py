@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,13 @@ def save(
     info: dict[str, Any],
     *,
     overwrite: bool = False,
+    beside: Callable[[Path, dict[str, Any]], None] = lambda folder, metadata: None,
 ) -> None:
     """Write episodes as the vault folder `path`, completely or not at all.
 
     info: JSON values for the metadata: env, scenario, recipe, seed, ... Padding is not written.
-    overwrite: replace the dataset that is at `path` already; there is one at every moment. Raises
+    overwrite: replace the dataset that is at `path` already; there is one at every moment. beside:
+    writes further files, given the folder before it has its name, and the metadata. Raises
     InvalidEpisodes, InvalidSetting for an info key that the format uses itself, and what
     `check_target` does.
     """
@@ -85,6 +88,7 @@ def save(
     with files.replacing_folder(path, overwrite) as temporary:
         write_vault(temporary, main, metadata)
         write_vault(temporary / "final", final, own.seal(structure(final)))
+        beside(temporary, metadata)
 
 
 def check_target(path: str | Path, overwrite: bool) -> None:

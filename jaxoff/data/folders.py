@@ -91,7 +91,7 @@ def alone(task: Task, spec: EnvSpec) -> Env:
     """The environment of a folder that names none: its specification, and nothing to step."""
     from jaxoff.data.public import NoSimulator
 
-    about = "a dataset folder that names none (jaxoff train ... --env TASK names one)"
+    about = "a dataset folder that names none (--env TASK names one)"
     name = str(task) if spec.name == UNKNOWN else spec.name
     made: Any = NoSimulator(dataclasses.replace(spec, name=name), about=about)
     return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +121,12 @@ def joint_saco(episodes: Episodes) -> float:
 # ---------------------------------------------------------------------------------------- pictures
 
 
-def plot(episodes: Episodes, spec: EnvSpec, path: str | Path) -> list[Path]:
+def plot(
+    episodes: Episodes, spec: EnvSpec, path: str | Path, kinds: Sequence[str] = ("png", "svg")
+) -> list[Path]:
     """Write a page of plots, as a PNG and an SVG beside it, and return the two paths.
+
+    kinds: what is written, where not both are wanted.
 
     The page shows returns (histogram and violin plot), lengths of episodes, and actions: a heat map
     of joint actions for two agents with discrete actions, a scatter plot for two agents with one
@@ -167,7 +171,8 @@ def plot(episodes: Episodes, spec: EnvSpec, path: str | Path) -> list[Path]:
         if known:
             _plot_levels(axes["levels"], levels)
         paths = []
-        for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        nothing = {"png": {"Software": None}, "svg": {"Date": None}}  # files equal for equal data
+        for kind, metadata in ((kind, nothing[kind]) for kind in kinds):
             paths.append(path.with_suffix(f".{kind}"))
             with replacing(paths[-1]) as temporary:
                 figure.savefig(temporary, dpi=120, format=kind, metadata=metadata)

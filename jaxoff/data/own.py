@@ -34,52 +34,47 @@ _FIELDS = ("horizon", "action_bound", "return_scale", *PER_AGENT)  # of a spec, 
 # ------------------------------------------------------------------------------------ flat arrays
 
 
-def from_steps(
-    obs: ByAgent,
-    actions: ByAgent,
-    reward: ByAgent,
-    done: ByAgent = None,
-    *,
-    terminated: ByAgent = None,
-    truncated: ByAgent = None,
-    state: Any = None,
-    avail: ByAgent = None,
-    next_obs: ByAgent = None,
-    next_state: Any = None,
-    next_avail: ByAgent = None,
-    num_actions: int | None = None,
-    horizon: int | None = None,
-) -> Episodes:
-    """What `types.Episodes.from_steps` describes."""
-    seen = _rows("obs", obs, 3)
+def from_steps(given: Mapping[str, Any]) -> Episodes:
+    """What `types.Episodes.from_steps` describes; given: its arguments, by their names."""
+    seen = _rows("obs", given["obs"], 3)
     count, n = seen.shape[:2]
-    masks = None if avail is None else _rows("avail", avail, 3, (count, n, -1))
-    taken, choices = _actions(actions, masks, num_actions, seen.shape, np.ndim(obs) == 2)
-    flags = {"done": done, "terminated": terminated, "truncated": truncated}
-    end, terminal = _ends({k: x for k, x in flags.items() if x is not None}, count, n, horizon)
+    masks = None if given["avail"] is None else _rows("avail", given["avail"], 3, (count, n, -1))
+    single = np.ndim(given["obs"]) == 2
+    taken, choices = _actions(given["actions"], masks, given["num_actions"], seen.shape, single)
+    flags = {name: given[name] for name in ("done", "terminated", "truncated")}
+    flags = {name: flag for name, flag in flags.items() if flag is not None}
+    end, terminal = _ends(flags, count, n, given["horizon"])
     last = np.flatnonzero(end)
-    shape = (count, n, seen.shape[2])
-    after = seen if next_obs is None else _rows("next_obs", next_obs, 3, shape)
-    states = _states(seen, state), _states(after, next_state if state is not None else None)
-    if state is not None and next_state is None:
-        states = states[0], states[0]
+    shape, later = (count, n, seen.shape[2]), given["next_obs"]
+    after = seen if later is None else _rows("next_obs", later, 3, shape)
+    states = _before_and_after(seen, after, given["state"], given["next_state"])
     if choices and masks is None:
         masks = np.ones((count, n, choices), np.uint8)
     masks_after = masks
-    if next_avail is not None:
-        masks_after = _rows("next_avail", next_avail, 3, (count, n, choices))
+    if given["next_avail"] is not None:
+        masks_after = _rows("next_avail", given["next_avail"], 3, (count, n, choices))
     pick = lambda x: None if x is None else x[last]
     steps = Steps(
         seen=Slots(seen, states[0], masks if choices else None),
         final=Slots(after[last], states[1][last], pick(masks_after) if choices else None),
         actions=taken,
-        rewards=_per_agent("reward", reward, count, n),
+        rewards=_per_agent("reward", given["reward"], count, n),
         lengths=np.diff(last, prepend=-1),
         terminated=terminal[last],
     )
     size, bound = choices or taken.shape[-1], 1.0 if choices else max(1.0, np.abs(taken).max())
     spec = EnvSpec(_SOURCE, n, shape[2], states[0].shape[1], size, bool(choices), 1)
     return validate(pad(steps, spec), dataclasses.replace(spec, action_bound=bound), _SOURCE)
+
+
+def _before_and_after(
+    seen: np.ndarray, after: np.ndarray, state: Any, later: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The global states [M, S] before and after each step; without `later` they are the same."""
+    if state is None:
+        return _states(seen, None), _states(after, None)
+    before = _states(seen, state)
+    return before, before if later is None else _states(after, later)
 
 
 def _rows(
@@ -289,7 +284,7 @@ def _joined(name: str, parts: Any, choices: int | None) -> Episodes:
         raise InvalidEpisodes(f"{name}: expected at least one episode with a step, found none")
     arrays: dict[str, Any] = {field: np.concatenate(values) for field, values in kept.items()}
     try:
-        return from_steps(**arrays, num_actions=choices)
+        return Episodes.from_steps(**arrays, num_actions=choices)
     except InvalidEpisodes as error:
         raise InvalidEpisodes(f"{name}: {error}") from error
 

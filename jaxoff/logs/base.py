@@ -29,11 +29,13 @@ class Sink(Protocol):
     """A destination of records: start once, record any number of times, finish once."""
 
     def start(self, info: dict[str, Any]) -> None:
-        """Called before training; info is the content of config.json."""
+        """Called before training; info: the content of config.json, and of each run its number,
+        seed, swept values ("config") and numeric settings, as info["runs"].
+        """
         ...
 
     def record(self, rec: Record) -> None:
-        """Called after each evaluation."""
+        """Called after each evaluation; the first is at step 0 of the last stage."""
         ...
 
     def progress(self, rec: Record) -> None:

@@ -52,6 +52,8 @@ class Progress:
 
     def record(self, rec: Record) -> None:
         """Move the bar, or write a line if another tenth of the stage is done."""
+        if rec.rows and not rec.step:  # before the first update, whose program is still compiled
+            return
         new_stage = rec.stage_index != self._stage
         speed = self._speed(rec, new_stage)
         label, score = f"{self.title} {rec.stage}", score_text(rec)

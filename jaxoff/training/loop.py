@@ -184,8 +184,10 @@ class _Loop:
         try:
             with self.stop:
                 stages = [(stage.name, stage.steps) for stage in self.stages]
+                told = zip(self.job.runs, self.job.settings, strict=True)
+                runs = [about | {"settings": settings} for about, settings in told]
                 for sink in self.sinks:
-                    sink.start(self.record | {"stages": stages, "runs": self.job.runs})
+                    sink.start(self.record | {"stages": stages, "runs": runs})
                 for index in range(first_stage, len(self.stages)):
                     at = meta if meta and index == first_stage else None
                     carried = self._stage(index, carried, at)
@@ -229,7 +231,7 @@ class _Loop:
         done, self.chunk_s = meta["step"] if meta else 0, 0.0
         report = self._compile(program.report, carried, ()) if program.plays else None
         if last and meta is None:
-            self.history.keep(0, {}, self._played(report, carried))
+            self._begin(index, self.history.keep(0, {}, self._played(report, carried)), carried)
         shared = self.dataset, self._number(0)
         chunk = self._compile(program.chunk, carried, shared)
         keep = self._compile(program.keep, carried)
@@ -253,6 +255,16 @@ class _Loop:
             self.sums = {}
             self._report(index, done, means, played, carried)
         return carried
+
+    def _begin(self, index: int, scalars: dict[str, Any], carried: Carried) -> None:
+        """Tell the sinks of the evaluation before the first update, unless training is to stop.
+
+        metrics.jsonl has the evaluations after it only.
+        """
+        entry = self._record(index, 0, scalars, carried)
+        for sink in self.sinks:
+            if not (self.stop.requested or isinstance(sink, JsonLines)):
+                sink.record(entry)
 
     def _settled(
         self, program: Program, keep: Any, carried: Carried, finite: Any, count: int
@@ -359,24 +371,11 @@ class _Loop:
         If training is to stop, its state is saved after metrics.jsonl is written but before other
         sinks are called, since these may fail or be slow.
         """
-        failed = mapping.to_host(carried.run.failed_at, self.job.num_runs)
         last = index == len(self.stages) - 1
         scalars = {f"loss/{name}": value for name, value in metrics.items()}
         if last:
             scalars |= self.history.keep(done, metrics, played)
-        rows = []
-        for k, about in enumerate(self.job.runs):
-            row = {"run": about["run"], "seed": about["seed"], **about["config"]} | {
-                name: float(value[k]) for name, value in scalars.items() if value.ndim == 1
-            }
-            rows.append(row | ({"failed_at": int(failed[k])} if failed[k] >= 0 else {}))
-        entry = Record(
-            stage=self.stages[index].name,
-            stage_index=index,
-            step=done,
-            total=self.stages[index].steps,
-            rows=rows,
-        )
+        entry = self._record(index, done, scalars, carried)
         own = [sink for sink in self.sinks if isinstance(sink, JsonLines)]
         for lines in own:
             lines.record(entry)
@@ -392,6 +391,17 @@ class _Loop:
             if not saved:
                 self._save(index, done, carried, within=False)
             self._interrupt()
+
+    def _record(self, index: int, done: int, scalars: dict[str, Any], carried: Carried) -> Record:
+        """A record of all runs, with those scalars that are one number per run."""
+        failed, rows = mapping.to_host(carried.run.failed_at, self.job.num_runs), []
+        for k, about in enumerate(self.job.runs):
+            row = {"run": about["run"], "seed": about["seed"], **about["config"]} | {
+                name: float(value[k]) for name, value in scalars.items() if value.ndim == 1
+            }
+            rows.append(row | ({"failed_at": int(failed[k])} if failed[k] >= 0 else {}))
+        stage = self.stages[index]
+        return Record(stage.name, index, done, stage.steps, rows)
 
     def _save(self, index: int, step: int, carried: Carried, within: bool) -> None:
         """Write a checkpoint; `within` an interval, with the learner's state at its start."""
@@ -460,7 +470,9 @@ class _Loop:
         if self.out is None:
             last = len(self.stages) - 1
             learner = mapping.to_host(carried.run.learner, self.job.num_runs)
-            policies = Restored(self.env, self.job, last, learner, failed, True).policy_and_job
+            policies = Restored(
+                self.env, self.env.spec, self.job, last, learner, failed, True
+            ).policy_and_job
         done = Results(
             runs,
             np.asarray(kept.steps),

@@ -17,7 +17,7 @@ from jaxoff.config import BUDGETS, check_number, config_fields, is_leaf
 from jaxoff.data import folders
 from jaxoff.data.dataset import outline, place
 from jaxoff.errors import InvalidSetting, JaxoffError, WrongType
-from jaxoff.eval.final import evaluate_policy, summary
+from jaxoff.eval.final import evaluate_policy, no_simulator, summary
 from jaxoff.eval.rollout import evaluate
 from jaxoff.names import DataOptions, Task
 from jaxoff.training import mapping
@@ -25,7 +25,7 @@ from jaxoff.training.checkpoint import Checkpoints
 from jaxoff.training.program import Program, RunState
 from jaxoff.training.results import broken, read_config
 from jaxoff.training.spec import Job, TrainSpec, evaluation_steps, fitted, resolve
-from jaxoff.types import Env, Episodes, Policy
+from jaxoff.types import Env, EnvSpec, Episodes, Policy
 
 
 def state_like(job: Job, env: Env, dataset: Any, stage: int, within: bool) -> Any:
@@ -63,6 +63,7 @@ class Restored(NamedTuple):
     """The trained policies of a job."""
 
     env: Env
+    spec: EnvSpec  # what the learner was made for; `env` may be another of the same sizes
     job: Job
     stage: int
     learner: Any  # state of the stage's learner for all runs [R, ...]
@@ -71,7 +72,7 @@ class Restored(NamedTuple):
 
     def policy(self, config: Any, learner: Any) -> Policy:
         """The policy of one run, from its leaves of `job.config` and `learner`."""
-        return self.job.stages(config, self.env.spec)[self.stage].learner.policy(learner)
+        return self.job.stages(config, self.spec)[self.stage].learner.policy(learner)
 
     def policy_of(self, run: int) -> Policy:
         """The policy of a run, by its number. Raises InvalidSetting if there is no such run."""
@@ -85,18 +86,21 @@ class Restored(NamedTuple):
 
 
 def restore_policy(
-    folder: str | Path, run: int = 0, data_dir: str | None = None
+    folder: str | Path, run: int = 0, data_dir: str | None = None, env: str = ""
 ) -> tuple[Env, Policy, TrainSpec]:
     """The environment, the trained policy of one run, and the TrainSpec of a job.
 
     The job's dataset is not needed, except for folders of earlier versions: data_dir is the folder
-    of public datasets for these. Raises FileNotFoundError naming a missing file, BrokenResult
-    naming a damaged one, or InvalidSetting for a run that does not exist.
+    of public datasets for these. env: the task or family/scenario whose environment is wanted, for
+    a job that was trained on a dataset folder without one. Raises FileNotFoundError naming a
+    missing file, BrokenResult naming a damaged one, UnknownName for an environment that is not
+    registered, or InvalidSetting for a run that does not exist and an environment that does not
+    fit.
     """
-    return restore(folder, data_dir).policy_and_job(run)
+    return restore(folder, data_dir, env).policy_and_job(run)
 
 
-def restore(folder: str | Path, data_dir: str | None = None) -> Restored:
+def restore(folder: str | Path, data_dir: str | None = None, env: str = "") -> Restored:
     """The trained policies of all runs of a job. Raises what `restore_policy` does."""
     folder = Path(folder)
     file = folder / "config.json"
@@ -105,21 +109,23 @@ def restore(folder: str | Path, data_dir: str | None = None) -> Restored:
             f"{file}: expected the folder of a training job, found no config.json"
         )
     record = read_config(folder, ("method", "task", "config", "grid", "git_commit", "data_dir"))
-    job, env = _job_and_env(record, file, data_dir)
+    job, made_for = _job_and_env(record, file, data_dir)
+    played = _env_to_play(record, job, made_for, file, env) if env else made_for
     saved = folder / "checkpoint"
     checkpoints = Checkpoints(saved) if saved.exists() else None
     meta = checkpoints.meta() if checkpoints else None
     if checkpoints is None or meta is None:
         raise FileNotFoundError(f"{saved}: expected a complete checkpoint, found none")
-    job, dataset = _without_data(job, env, record)
+    job, dataset = _without_data(job, made_for, record)
     within, stage = meta.get("within", False), meta["stage_index"]
-    held = checkpoints.state(state_like(job, env, dataset, stage, within))
+    held = checkpoints.state(state_like(job, made_for, dataset, stage, within))
     checkpoints.close()
-    state = _finite(job, env, meta, *held) if within else held
-    stages = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
+    state = _finite(job, made_for, meta, *held) if within else held
+    stages = job.stages(jax.tree.map(lambda x: x[0], job.config), made_for.spec)
     ended = (stage, meta["step"]) == (len(stages) - 1, stages[-1].steps)
     finished = ended and (folder / "final.json").exists()
-    return Restored(env, job, stage, state.learner, np.asarray(state.failed_at), finished)
+    failed_at = np.asarray(state.failed_at)
+    return Restored(played, made_for.spec, job, stage, state.learner, failed_at, finished)
 
 
 def _finite(job: Job, env: Env, meta: dict[str, Any], run: RunState, finite: Any) -> RunState:
@@ -162,6 +168,21 @@ def _job_and_env(record: dict[str, Any], file: Path, data_dir: str | None) -> tu
     if record["env"]:
         return job, registry.make_env(record["env"])
     return job, folders.alone(task, spec)
+
+
+def _env_to_play(record: dict[str, Any], job: Job, made_for: Env, file: Path, name: str) -> Env:
+    """The environment that the user names for a job that has none."""
+    if "folder" not in record or record["env"]:
+        raise InvalidSetting(
+            f"field 'env': expected for a job that was trained without an environment, found "
+            f"'{name}' for {file.parent}, whose environment is {record.get('env') or job.spec.task}"
+        )
+    task = Task.parse(record["folder"])
+    with folders.known(task, made_for.spec):
+        env = folders.environment(task, name)
+    if not hasattr(env, "step") and not getattr(env, "host", ()):
+        raise no_simulator(env)
+    return env
 
 
 def _job_of(record: dict[str, Any], file: Path, data_dir: str | None) -> Job:

@@ -158,6 +158,19 @@ class Job:
             for k, (seed, point) in enumerate(zip(self.seeds, self.points, strict=True))
         ]
 
+    @property
+    def settings(self) -> list[dict[str, float]]:
+        """The numeric settings of every run in their shortest decimal form, such as 0.0003."""
+        import numpy as np
+
+        leaves = {
+            name: np.asarray(x) for name, x in vars(self.config).items() if hasattr(x, "shape")
+        }
+        return [
+            {name: float(str(values[k])) for name, values in leaves.items()}
+            for k in range(self.num_runs)
+        ]
+
     def ends(self, steps: int) -> list[int]:
         """The numbers of updates after which the last stage, of `steps` updates, is evaluated."""
         start, found = 0, []
