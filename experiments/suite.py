@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from jaxoff.experiments.paper import load, parser_of
+from jaxoff.experiments.paper import engine_of, load, parser_of
 
 from jaxoff import runtime
+from jaxoff.errors import JaxoffError
 from jaxoff.report.html import Section, index
 
 PAPERS = ("inspo", "pjap")
@@ -16,13 +17,16 @@ def main() -> None:
     """Run InSPO's and PJAP's experiments and write index.html."""
     runtime.setup()  # before the first array, and importing a simulator makes some
     about = "Games and Bridge: InSPO and PJAP."
-    chosen = parser_of(
-        "suite", about, (*PAPERS, "all"), "results/benchmark", data_dir=False
-    ).parse_args()
+    parser = parser_of("suite", about, (*PAPERS, "all"), "results/benchmark", data_dir=False)
+    chosen = parser.parse_args()
+    try:
+        engine = engine_of(chosen)
+    except JaxoffError as error:
+        parser.error(str(error))
     begin = time.perf_counter()
     sections: list[Section] = []
     for name in PAPERS if chosen.part == "all" else (chosen.part,):
-        made = load(name).make("all", chosen.scale, chosen.out / name)
+        made = load(name).make("all", chosen.scale, chosen.out / name, engine=engine)
         sections += [
             section._replace(stems=[f"{name}/{stem}" for stem in section.stems]) for section in made
         ]
