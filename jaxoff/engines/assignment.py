@@ -27,7 +27,8 @@ class Assignment:
     """A job, and the folder where its results go.
 
     data, env: make what replaces the task's own; engines that use other processes need them to be
-    picklable. extend: what the folder has is continued to what the job asks for. command, cwd: what the user has typed, and where.
+    picklable. extend: what the folder has is continued to what the job asks for. command, cwd: what
+    the user has typed, and where.
     """
 
     spec: TrainSpec
