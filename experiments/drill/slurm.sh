@@ -26,7 +26,7 @@ chown munge: "$state/munge/key"
 chmod 400 "$state/munge/key"
 runuser -u munge -- munged --foreground --force --key-file="$state/munge/key" \
     --socket="$state/munge/socket" --pid-file="$state/munge/pid" --log-file="$state/munge/log" \
-    --seed-file="$state/munge/seed" &
+    --seed-file="$state/munge/seed" > /dev/null 2>&1 &
 started+=($!)
 
 name=$(hostname -s)
@@ -63,9 +63,9 @@ CONF
 export SLURM_CONF="$state/slurm.conf"
 
 for _ in $(seq 100); do [ -S "$state/munge/socket" ] && break; sleep 0.1; done
-slurmctld -D &
+slurmctld -D > /dev/null 2>&1 &
 started+=($!)
-slurmd -D &
+slurmd -D > /dev/null 2>&1 &
 started+=($!)
 for _ in $(seq 300); do
     sinfo --noheader --format=%t 2> /dev/null | grep -qx idle && break

@@ -22,7 +22,7 @@ from jaxoff.errors import InvalidFile, InvalidSetting, JaxoffError
 from jaxoff.names import Task, unknown
 from jaxoff.training.columns import Column, Size
 from jaxoff.training.naming import folder_name
-from jaxoff.training.spec import TrainSpec, expanded
+from jaxoff.training.spec import TrainSpec, expanded, resolve
 
 Kinds = Mapping[str, Any]  # key of a TOML table -> its type
 # Fields of a TrainSpec that all jobs share, under their own names.
@@ -76,7 +76,10 @@ class Experiment:
                 try:
                     spec = self.size.spec(task, label, column)
                     spec = dataclasses.replace(spec, seeds=self.seeds, **self.shared)
-                    found += [_told_apart(spec, each) for each in expanded(spec)]
+                    made = [_told_apart(spec, each) for each in expanded(spec)]
+                    for each in made:
+                        resolve(each)
+                    found += made
                 except JaxoffError as error:
                     where = f"{self.file}: {label} on {task}"
                     raise InvalidSetting(f"{where}: {error}") from error
