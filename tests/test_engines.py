@@ -87,7 +87,7 @@ def test_lost_jobs_are_sent_again_at_once_and_failed_ones_are_told_at_the_end(tm
 
 def test_a_job_that_is_always_lost_and_one_that_is_cancelled_are_not_sent_for_ever(tmp_path):
     engine = Played({"a": ["lost"] * 9, "b": ["cancelled"]})
-    with pytest.raises(JobsFailed, match=r"lost 4 times.*\(cancelled\)"):
+    with pytest.raises(JobsFailed, match=r"\(cancelled\).*lost 4 times"):
         engines.run(assigned(tmp_path, "a", "b"), engine)
     assert engine.sent == ["a", "b", "a", "a", "a"]
 
@@ -148,9 +148,10 @@ def test_a_part_of_a_job_is_refused_or_to_be_extended(job):
 
 
 def test_the_budget_that_the_data_turn_into_updates_is_compared_as_a_budget(tmp_path):
-    spec = dataclasses.replace(SPEC, method="qmix", task="grid/bridge/optimal", steps=None)
-    spec = dataclasses.replace(spec, config={"slots": 200, "window": -1, "hidden": 8})
-    spec = dataclasses.replace(spec, data_episodes=4)
+    config = {"slots": 300, "window": -1, "hidden": 8, "batch_size": 2}
+    spec = dataclasses.replace(
+        SPEC, task="grid/bridge/optimal", steps=None, config=config, data_episodes=4
+    )
     sent = Assignment(spec, tmp_path / "job")
     sent.train()
     assert sent.done()
@@ -164,12 +165,12 @@ def test_a_mark_is_there_while_a_process_works_and_an_error_is_kept(tmp_path):
         watch.start({"stages": [("one", 10), ("two", 30)]})
         watch.record(Record("two", 1, 10, 30, []))
         watch.progress(Record("two", 1, 20, 30, []))
-        (file,) = tmp_path.iterdir()
-        assert file.name == f"running-{socket.gethostname()}-{os.getpid()}.json"
-        for _ in range(100):
-            if marks.read(tmp_path) is not None:
+        file = tmp_path / f"running-{socket.gethostname()}-{os.getpid()}.json"
+        for _ in range(200):
+            if file.exists():
                 break
             time.sleep(0.05)
+        assert marks.read(tmp_path) is not None
     assert (watch.began_at, watch.share) == (0.5, 0.75)
     assert not list(tmp_path.iterdir()) and marks.read(tmp_path) is None
     with pytest.raises(ZeroDivisionError), marks.marked(tmp_path):

@@ -14,9 +14,9 @@ import importlib
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
-from jaxoff.config import check_number, config_fields, typed
+from jaxoff.config import check_number, check_word, config_fields, typed
 from jaxoff.engines.assignment import CANCELLED, DONE, LOST, Assignment, End
 from jaxoff.errors import Interrupted, JobsFailed
 from jaxoff.names import unknown
@@ -53,12 +53,14 @@ def check(name: str, settings: Mapping[str, Any]) -> Any:
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
     config = importlib.import_module(f"jaxoff.engines.{name}").Config
-    defaults, made = config(), {}
+    defaults, hints, made = config(), get_type_hints(config), {}
     for field, value in settings.items():
         if field not in config_fields(config):
             raise unknown(f"setting of the engine {name}", field, config_fields(config))
         made[field] = typed(f"engine {name}: {field}", value, getattr(defaults, field))
         check_number(field, made[field], f"engine {name}: field")
+        if get_origin(hints[field]) is Literal:
+            check_word(field, made[field], get_args(hints[field]), f"engine {name}: field")
     return dataclasses.replace(defaults, **made)
 
 

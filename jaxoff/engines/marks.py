@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxoff.errors import Interrupted
 from jaxoff.files import write_text
 from jaxoff.logs import Record
 
@@ -85,6 +86,8 @@ def marked(folder: Path) -> Iterator[Watch]:
     thread.start()
     try:
         yield watch
+    except Interrupted:
+        raise
     except Exception:
         write_text(folder / FAILED, traceback.format_exc())
         raise

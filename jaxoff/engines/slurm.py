@@ -147,6 +147,7 @@ class Engine:
         """How a job has ended, if it has."""
         job, assignment = self.open[key]
         state = states.get(key, "")
+        now = time.monotonic()
         told = _result(job) if job.paths.result_pickle.exists() else (LOST, "")
         if told[0] != LOST:
             found = End(assignment, *told)
@@ -157,7 +158,7 @@ class Engine:
             found = End(assignment, CANCELLED, f"job {key} was cancelled")
         elif told[1]:
             found = End(assignment, *told)
-        elif time.monotonic() - self.gone.setdefault(key, time.monotonic()) < GRACE_S:
+        elif now - self.gone.setdefault(key, now) < GRACE_S:
             return None
         else:
             found = End(assignment, LOST, f"job {key} left the queue: {state or 'not there'}")
