@@ -103,10 +103,10 @@ test: $(READY)            ## the tests, on every core
 test-all: $(READY)        ## the same, and those marked slow
 	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0 tests
 
-test-slurm: $(READY)      ## an experiment by a Slurm that is started here, with kills, against local processes; needs root   (OVERHEAD=1)
+test-slurm: $(READY)      ## an experiment by a Slurm that is started here, with kills, against local processes; needs root   (OVERHEAD=1: the time it adds to a job, instead)
 	experiments/drill/slurm.sh $(BIN)/python -m jaxoff.experiments.drill.engines slurm --out $(RESULTS)/engines $(if $(OVERHEAD),--overhead)
 
-test-ray: $(READY)        ## the same by a Ray cluster on this machine; installs the extra `ray`   (OVERHEAD=1)
+test-ray: $(READY)        ## the same by a Ray cluster on this machine; installs the extra `ray`   (OVERHEAD=1: the time it adds to a job, instead)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray]'
 	RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m jaxoff.experiments.drill.engines ray --out $(RESULTS)/engines $(if $(OVERHEAD),--overhead)
 
