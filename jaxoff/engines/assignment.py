@@ -87,6 +87,9 @@ def carry_out(assignment: Assignment, cores: int) -> tuple[str, str]:
     with contextlib.suppress(OSError):  # relative paths of tasks and data lead from there
         os.chdir(assignment.cwd)
     runtime.work_for(assignment.command)
+    # Threads of XLA's CPU client: cores of others may be visible, and last digits of sums depend
+    # on the number of threads.
+    os.environ |= dict.fromkeys(("NPROC", "PJRT_NPROC"), str(cores))
     runtime.setup(cores)
     try:
         if not assignment.done():
