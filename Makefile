@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 SCALE ?= cpu
 RESULTS ?= results
+# Where papers train, and how many jobs at once: ENGINE=local|slurm|ray WORKERS=4 ENGINE_SET="partition=gpu gpus=1"
+BY := $(if $(ENGINE),--engine $(ENGINE)) $(if $(WORKERS),--workers $(WORKERS)) $(addprefix --engine-set ,$(ENGINE_SET))
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda quickstart benchmark inspo pjap omar sit yanhui bench bench-omar plan bench-accelerator wheels drill datasets report docs notebook test test-all test-oldest test-newest lint check clean
+.PHONY: help setup setup-cuda quickstart benchmark inspo pjap omar sit yanhui bench bench-omar plan bench-accelerator wheels drill datasets report docs notebook test test-all test-slurm test-ray test-oldest test-newest lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -31,28 +33,28 @@ quickstart: $(READY)      ## two methods on a 2x2 game, five seeds each, and a p
 	$(BIN)/jaxoff report $(QUICK)
 
 benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)
-	$(BIN)/python -m jaxoff.experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE) $(BY)
 
-inspo pjap omar yanhui: $(READY) ## one paper: every table and figure   (SCALE=...)
-	$(BIN)/python -m jaxoff.experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE)
+inspo pjap omar yanhui: $(READY) ## one paper: every table and figure   (SCALE=..., ENGINE=local|slurm|ray, WORKERS=..., ENGINE_SET=...)
+	$(BIN)/python -m jaxoff.experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE) $(BY)
 
 inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -smax: tables 4-7; -tune: coefficients
-	$(BIN)/python -m jaxoff.experiments.inspo $* --scale $(SCALE) --out $(RESULTS)/inspo-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.inspo $* --scale $(SCALE) --out $(RESULTS)/inspo-$(SCALE) $(BY)
 
 pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras; -fig6: sequences   (DATA=folder of public data)
-	$(BIN)/python -m jaxoff.experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE) $(if $(DATA),--data-dir $(DATA))
+	$(BIN)/python -m jaxoff.experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE) $(if $(DATA),--data-dir $(DATA)) $(BY)
 
 omar-%: $(READY)          ## a part: omar-landscape -motivation -agents -control -online -mpe -mujoco -smac -maze -centralised -search (DATA=...)
-	$(BIN)/python -m jaxoff.experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE) $(if $(DATA),--data-dir $(DATA))
+	$(BIN)/python -m jaxoff.experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE) $(if $(DATA),--data-dir $(DATA)) $(BY)
 
 sit: $(READY)             ## SIT: table 1 and every figure; hours   (SCALE=...)
-	$(BIN)/python -m jaxoff.experiments.sit all --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.sit all --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE) $(BY)
 
 sit-%: $(READY)           ## a part: sit-table1, sit-fig1f -fig3 -fig4a -fig4b -fig4c -fig7 -fig8, -fig9 ... -fig20; -claim: few maps (-claim-mpe, -claim-smax); -tune
-	$(BIN)/python -m jaxoff.experiments.sit $* --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.sit $* --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE) $(BY)
 
 yanhui-%: $(READY)        ## a part: yanhui-table1, -table2, -fig1, -fig2; -claim: 3m with YANHUI, MADT, BC
-	$(BIN)/python -m jaxoff.experiments.yanhui $* --scale $(SCALE) --out $(RESULTS)/yanhui-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.yanhui $* --scale $(SCALE) --out $(RESULTS)/yanhui-$(SCALE) $(BY)
 
 bench: $(READY)           ## updates/s of each learner, tokens/s of transformers, by number of runs; writes experiments/bench/
 	$(BIN)/python -m jaxoff.experiments.bench
@@ -105,6 +107,13 @@ test: $(READY)            ## the tests, on every core
 
 test-all: $(READY)        ## the same, and those marked slow
 	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0 tests
+
+test-slurm: $(READY)      ## an experiment by a Slurm that is started here, with kills, against local processes; needs root   (OVERHEAD=1: the time it adds to a job, instead)
+	experiments/drill/slurm.sh $(BIN)/python -m jaxoff.experiments.drill.engines slurm --out $(RESULTS)/engines $(if $(OVERHEAD),--overhead)
+
+test-ray: $(READY)        ## the same by a Ray cluster on this machine; installs the extra `ray`   (OVERHEAD=1: the time it adds to a job, instead)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray]'
+	RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m jaxoff.experiments.drill.engines ray --out $(RESULTS)/engines $(if $(OVERHEAD),--overhead)
 
 # Each in an environment of its own. Python: from the path, or else from pyenv.
 OLDEST ?= $(lastword python3.11 $(wildcard $(HOME)/.pyenv/versions/3.11.*/bin/python3))

@@ -15,81 +15,27 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from jaxoff import registry, runtime
-from jaxoff.config import config_fields
+from jaxoff import engines, runtime
+from jaxoff.cli.common import pairs
+from jaxoff.engines import Assignment, Engine
+from jaxoff.engines.local import Here
+from jaxoff.errors import JaxoffError
 from jaxoff.files import write_text
-from jaxoff.logs import Progress
 from jaxoff.names import Task
 from jaxoff.report import protocol, render, tables
 from jaxoff.report.figures import same_looks
 from jaxoff.report.html import Section, index
 from jaxoff.report.load import Run, load_run
-from jaxoff.training import TrainSpec, train
+from jaxoff.training import TrainSpec
+from jaxoff.training.columns import NOTHING, Column, Size
 from jaxoff.types import Env, Episodes
 
 SCALES = ("smoke", "cpu", "full")
-NOTHING: Mapping[Any, Any] = MappingProxyType({})
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A column of a table: a registered method, what it sets at every scale, the leaves that are
-    swept, and the sampler with its settings.
-    """
-
-    method: str
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    grid: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
-    sampler: str = "uniform"
-    sampler_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-    """How large the jobs of a kind of task are at a scale.
-
-    every: set for each method that has such a field; own: for one method, over it.
-    """
-
-    every: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    own: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    seeds: int = 5
-    evaluations: int = 20
-    eval_episodes: int = 32
-    data_episodes: int | None = None
-    sampled: bool = True  # evaluate by sampling from policies, else by their modes
-
-    def config(self, method: str, task: str) -> dict[str, Any]:
-        """What a method sets at this size, on such a task."""
-        known = config_fields(registry.learner(method, task).Config)
-        chosen = {name: value for name, value in self.every.items() if name in known}
-        return {**chosen, **self.own.get(method, {})}
-
-    def spec(
-        self, task: str, label: str, column: Column, chosen: Mapping[str, Any] = NOTHING
-    ) -> TrainSpec:
-        """The training job of a cell; `chosen` is set over the size and under the column."""
-        config = {**self.config(column.method, task), **chosen, **column.config}
-        return TrainSpec(
-            method=column.method,
-            task=task,
-            seeds=tuple(range(self.seeds)),
-            config={name: value for name, value in config.items() if name not in column.grid},
-            grid=dict(column.grid),
-            size="paper",
-            sampler=column.sampler,
-            sampler_config=dict(column.sampler_config),
-            evaluations=self.evaluations,
-            eval_episodes=self.eval_episodes,
-            data_episodes=self.data_episodes,
-            sampled=self.sampled,
-            variant=label,
-        )
+__all__ = ["NOTHING", "Column", "Job", "Paper", "Size", "below", "main"]
 
 
 def kind_of(task: str) -> str:
@@ -129,12 +75,6 @@ def folder_name(spec: TrainSpec) -> str:
         + f"-data{spec.data_seed}" * (spec.data_seed > 0)
     )
     return "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name)
-
-
-def trained(spec: TrainSpec, folder: Path, **given: Any) -> Run:
-    """A job's runs, trained or read back; given: data and env, where not those of the task."""
-    train(spec, folder, [Progress(f"{spec.label} {spec.task}")], **given)
-    return load_run(folder)
 
 
 def below(
@@ -182,13 +122,15 @@ def with_data(
 class Job:
     """One call of the command; data_dir: the folder of public data.
 
-    A result that is already in `out` is read back, not trained again.
+    A result that is already in `out` is read back, not trained again. engine: where jobs are
+    trained, by default in this process.
     """
 
     paper: str
     scale: str
     out: Path
     data_dir: str | None = None
+    engine: Engine | None = dataclasses.field(default=None, compare=False)
 
     def run(
         self,
@@ -201,15 +143,22 @@ class Job:
 
         data, env: where they are not those that the task's name gives.
         """
-        runs, makers = [], {"data": data, "env": env}
-        for spec in specs:
-            path = self.out / folder / folder_name(spec)
-            if data is not None and (path / "final.json").exists():
-                runs.append(load_run(path))
-            else:
-                given = {name: make(spec) for name, make in makers.items() if make is not None}
-                runs.append(trained(spec, path, **given))
-        return runs
+        return self.train(
+            {self.out / folder / folder_name(spec): spec for spec in specs}, data, env
+        )
+
+    def train(
+        self,
+        specs: Mapping[Path, TrainSpec],
+        data: Callable[[TrainSpec], Episodes] | None = None,
+        env: Callable[[TrainSpec], Env] | None = None,
+    ) -> list[Run]:
+        """What `run` does, of folder -> job."""
+        sent = [Assignment(spec, path.absolute(), data, env) for path, spec in specs.items()]
+        # In this process a bar shows each job, and elsewhere a line.
+        tell = (lambda text: None) if self.engine is None else print
+        engines.run(sent, self.engine or Here(), tell)
+        return [load_run(path) for path in specs]
 
     def table(
         self,
@@ -303,13 +252,20 @@ class Paper:
             has = ", ".join(self.scales[part])
             raise ValueError(f"--scale: {part} has {has} alone, found {scale}")
 
-    def make(self, part: str, scale: str, out: Path, data_dir: str | None = None) -> list[Section]:
+    def make(
+        self,
+        part: str,
+        scale: str,
+        out: Path,
+        data_dir: str | None = None,
+        engine: Engine | None = None,
+    ) -> list[Section]:
         """Make a part or a group: the sections of the page, their files below `out`.
 
         Raises ValueError for a setting that is not read, before anything is made.
         """
         self.check(part, scale, data_dir)
-        job = Job(self.name, scale, out, data_dir)
+        job = Job(self.name, scale, out, data_dir, engine)
         return [self.parts[name](job) for name in self.groups.get(part, (part,))]
 
 
@@ -332,7 +288,30 @@ def parser_of(
     )
     if data_dir:
         parser.add_argument("--data-dir", help="folder of public datasets")
+    parser.add_argument(
+        "--engine", choices=engines.ENGINES, default="local", help="where jobs are trained"
+    )
+    parser.add_argument("--workers", help="most jobs at once; with local, processes")
+    parser.add_argument(
+        "--engine-set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the engine; may be given several times",
+    )
     return parser
+
+
+def engine_of(chosen: argparse.Namespace) -> Engine | None:
+    """The engine of a command line that `parser_of` has read; None for this process.
+
+    Raises a JaxoffError for settings that can't be used.
+    """
+    settings = pairs(tuple(chosen.engine_set), "--engine-set")
+    if chosen.workers is not None:
+        settings["workers"] = chosen.workers
+    engine = engines.choose(chosen.engine, settings)
+    return None if isinstance(engine, Here) else engine
 
 
 def main(name: str) -> None:
@@ -344,8 +323,9 @@ def main(name: str) -> None:
     chosen = parser.parse_args()
     try:
         paper.check(chosen.part, chosen.scale, chosen.data_dir)
-    except ValueError as error:
+        engine = engine_of(chosen)
+    except (ValueError, JaxoffError) as error:
         parser.error(str(error))
     with same_looks(paper.labels):
-        made = paper.make(chosen.part, chosen.scale, chosen.out, chosen.data_dir)
+        made = paper.make(chosen.part, chosen.scale, chosen.out, chosen.data_dir, engine)
         print(f"page: {index(chosen.out, paper.title, made)}")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from jaxoff.experiments.paper import Job, load, parser_of
+from jaxoff.experiments.paper import Job, engine_of, load, parser_of
 
 from jaxoff import runtime
+from jaxoff.errors import JaxoffError
 from jaxoff.report.figures import same_looks
 from jaxoff.report.html import Section, index
 
@@ -17,15 +18,18 @@ def main() -> None:
     from jaxoff.experiments.points import POINTS
 
     about = "Five papers, each by the smallest experiment that shows its point."
-    chosen = parser_of(
-        "suite", about, (*POINTS, "all"), "results/benchmark", data_dir=False
-    ).parse_args()
+    parser = parser_of("suite", about, (*POINTS, "all"), "results/benchmark", data_dir=False)
+    chosen = parser.parse_args()
+    try:
+        engine = engine_of(chosen)
+    except JaxoffError as error:
+        parser.error(str(error))
     begin = time.perf_counter()
     sections: list[Section] = []
     names = list(POINTS) if chosen.part == "all" else [chosen.part]
     with same_looks(label for name in names for label in load(name).labels):
         for name in names:
-            job = Job(name, chosen.scale, chosen.out / name)
+            job = Job(name, chosen.scale, chosen.out / name, engine=engine)
             for make in POINTS[name]:
                 section = make(job)
                 stems = [f"{name}/{stem}" for stem in section.stems]

@@ -62,5 +62,14 @@ class MissingProgram(JaxoffError, RuntimeError):
     """A program or package that is needed is not installed, or is another version."""
 
 
+class JobsFailed(JaxoffError, RuntimeError):
+    """Some jobs of an experiment have failed; the message names them and tells why."""
+
+
 class Interrupted(RuntimeError):
-    """A job was asked to stop; it saved its state, and the same command continues it."""
+    """A job was asked to stop; it saved its state, and the same command continues it.
+
+    signals: the numbers of the signals that asked.
+    """
+
+    signals: tuple[int, ...] = ()

@@ -77,8 +77,18 @@ def free_bytes() -> int | None:
     return free_memory_bytes()
 
 
+_SENT_BY: list[str] = []  # the command that this process works for, if it is a part of one
+
+
+def work_for(line: str) -> None:
+    """Have `command` give the line that was typed elsewhere, of which this process does a part."""
+    _SENT_BY[:] = [line]
+
+
 def command() -> str:
     """The command line as it was typed, without the machine's paths to programs."""
+    if _SENT_BY:
+        return _SENT_BY[0]
     module = getattr(sys.modules["__main__"], "__spec__", None)
     program = (
         f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name

@@ -22,7 +22,7 @@ LAYERS = (
     "nets eval",
     "data logs",
     "learners training",
-    "baselines report conformance",
+    "baselines report conformance engines",
     "cli experiments",
 )
 # Packages that few modules may import, and which: what there is to change when one of them breaks,

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxoff.experiments.inspo import runs
-from jaxoff.experiments.paper import Column, Job, below, kind_of, trained
+from jaxoff.experiments.paper import Column, Job, below, kind_of
 
 from jaxoff.files import write_text
 from jaxoff.names import Task
@@ -81,20 +81,23 @@ def tune(job: Job, tasks: Mapping[str, str] = TASKS) -> Section:
     """
     chosen: dict[tuple[str, str], dict[str, float]] = {}
     lines = ["# Tuning", "", "| method | task | point | mean final value |", "|---|---|---|---|"]
-    done = []
+    places = {}
     for task in tasks:
         for method, grid in GRIDS[kind_of(task)].items():
             column = {f"{method} tuning": Column(method, grid=grid)}
             (spec,) = runs.specs([task], column, "cpu", use_tuned=False)
-            spec = dataclasses.replace(spec, seeds=SEEDS, evaluations=1)
-            done.append(trained(spec, job.out / "tuning" / f"{method}-{Task.parse(task).slug}"))
-            best, means = best_point(done[-1])
-            chosen[method, task] = best
-            for point, mean in means.items():
-                named = dict(zip(grid, point, strict=True))
-                text = ", ".join(f"{name} {value:g}" for name, value in named.items())
-                shown = f"**{text}**" if named == best else text
-                lines.append(f"| {method} | {task} | {shown} | {mean:.4f} |")
+            path = job.out / "tuning" / f"{method}-{Task.parse(task).slug}"
+            places[path] = dataclasses.replace(spec, seeds=SEEDS, evaluations=1)
+    done = job.train(places)
+    for spec, run in zip(places.values(), done, strict=True):
+        method, task = spec.method, spec.task
+        best, means = best_point(run)
+        chosen[method, task] = best
+        for point, mean in means.items():
+            named = dict(zip(spec.grid, point, strict=True))
+            text = ", ".join(f"{name} {value:g}" for name, value in named.items())
+            shown = f"**{text}**" if named == best else text
+            lines.append(f"| {method} | {task} | {shown} | {mean:.4f} |")
     evaluation = told(((run.task, run.variant), run.protocol.of(_metric(run))) for run in done)
     job.text("tuning", lines, below(done, evaluation=evaluation))
     head = (

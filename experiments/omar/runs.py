@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from jaxoff.experiments.omar import sources
@@ -230,7 +231,14 @@ class Data:
     """
 
     def __init__(self, job: Job) -> None:
-        self.scale, self.folder = job.scale, job.out / "pools"
+        self.__setstate__((job.scale, job.out / "pools"))
+
+    def __getstate__(self) -> tuple[str, Path]:
+        """What other processes need to make the same data."""
+        return self.scale, self.folder
+
+    def __setstate__(self, state: tuple[str, Path]) -> None:
+        self.scale, self.folder = state
         # columns of a task come one after the other
         self.of = functools.lru_cache(maxsize=1)(self._make)
 

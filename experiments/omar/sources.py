@@ -101,7 +101,14 @@ class Data:
     """Episodes and environments of the jobs of some rows."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.own = {row.published: row.own for row in rows}
+        self.__setstate__({row.published: row.own for row in rows})
+
+    def __getstate__(self) -> dict[str, str]:
+        """What other processes need to make the same data: published task -> ours."""
+        return self.own
+
+    def __setstate__(self, own: dict[str, str]) -> None:
+        self.own = own
         # columns of a task come one after the other
         self.of = functools.lru_cache(maxsize=1)(self._make)
 

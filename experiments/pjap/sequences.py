@@ -14,13 +14,13 @@ whose pool is shipped. What is missing is named on the page.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxoff.experiments import paper
-from jaxoff.experiments.paper import Column, Job, below, printed, trained
+from jaxoff.experiments.paper import Column, Job, below, printed
 
 from jaxoff import registry
 from jaxoff.data.disk import InvalidDataset
@@ -173,18 +173,30 @@ def data_of(source: Source, scale: str, data_dir: str | None) -> Episodes:
     return concatenate([registry.make_data(task, options) for task in source.tasks])
 
 
-def run_source(source: Source, scale: str, out: Path, data_dir: str | None) -> dict[str, Run] | str:
+@functools.lru_cache(maxsize=1)
+def _made(name: str, scale: str, data_dir: str | None) -> Episodes:
+    source = next(source for source in SOURCES if source.name == name)
+    return data_of(source, scale, data_dir)
+
+
+def _of_job(name: str, scale: str, data_dir: str | None, spec: TrainSpec) -> Episodes:
+    return _made(name, scale, data_dir)
+
+
+def run_source(source: Source, job: Job) -> dict[str, Run] | str:
     """The trained jobs of every variant, or what is missing."""
+    about = source.name, job.scale, job.data_dir
     try:
-        data = data_of(source, scale, data_dir)
+        _made(*about)
     except (InvalidPool, InvalidDataset, FileNotFoundError) as missing:
         return str(missing)
-    done = {}
+    places = {}
     for label in VARIANTS:
         letters = "".join(x if x.isalnum() else "-" for x in f"{label} {source.name}".lower())
-        folder = out / "-".join(filter(None, letters.split("-")))
-        done[label] = trained(cell(source, label, scale, data_dir), folder, data=data)
-    return done
+        folder = job.out / "runs" / "-".join(filter(None, letters.split("-")))
+        places[folder] = cell(source, label, job.scale, job.data_dir)
+    done = job.train(places, functools.partial(_of_job, *about))
+    return dict(zip(VARIANTS, done, strict=True))
 
 
 def final_returns(run: Run, episodes: int, data_dir: str | None) -> np.ndarray:
@@ -340,7 +352,7 @@ def fig6(job: Job) -> Section:
     for source in SOURCES:
         if scale not in source.scales:
             continue
-        found = run_source(source, scale, job.out / "runs", job.data_dir)
+        found = run_source(source, job)
         if isinstance(found, str):
             missing.append(f"**{source.name}: not run.** {found}")
             continue

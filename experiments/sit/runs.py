@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -244,9 +245,18 @@ def exchanging(task: str, scale: str) -> Callable[[TrainSpec], Episodes]:
     """The data of Figure 1 (f): as they are, and, for its second column, with agents of a type
     exchanging what they saw and did at every step.
     """
+    return functools.partial(_exchanging, task, scale)
+
+
+def _exchanging(task: str, scale: str, spec: TrainSpec) -> Episodes:
+    return _both(task, scale)["exchange" in spec.label]
+
+
+@functools.lru_cache(maxsize=1)
+def _both(task: str, scale: str) -> tuple[Episodes, Episodes]:
+    """The episodes of a task, and those with agents exchanged."""
     episodes, spec = data_of(task, scale), registry.make_spec(task)
-    mixed = exchanged(episodes, spec.agent_types or (0,) * spec.num_agents)
-    return lambda spec: mixed if spec.label == "ICQ, exchange" else episodes
+    return episodes, exchanged(episodes, spec.agent_types or (0,) * spec.num_agents)
 
 
 def data_of(task: str, scale: str) -> Episodes:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from jaxoff import runtime
 from jaxoff.cli import edit as _edit  # noqa: F401  registers its commands
+from jaxoff.cli import experiment
 from jaxoff.cli import look as _look  # noqa: F401  registers its commands
 from jaxoff.cli.checks import check_env, check_learner
 from jaxoff.cli.common import as_folder, console
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
     from jaxoff.report import tables
 
 app = tyro.extras.SubcommandApp()
-for command in (methods, settings, train, check_env, check_learner):
+for command in (
+    methods,
+    settings,
+    train,
+    experiment.run,
+    experiment.status,
+    check_env,
+    check_learner,
+):
     app.command(command)
 
 
@@ -39,22 +48,26 @@ def report(
     greedy: bool = False,
     sampled: bool = False,
     marl_eval: Path | None = None,
+    scale: str = "",
+    out: Path | None = None,
 ) -> None:
     """Tables, curves and an index.html from result folders, without training.
 
     Args:
-        folder: the folder of a job, of an experiment, or all of results/.
+        folder: the folder of a job, of an experiment, or all of results/; or an experiment's file.
         source: the numbers of tables: of the last evaluation of training, or the latest of `jaxoff
             evaluate` for each run.
         episodes: with --from evaluation, only evaluations of this number of episodes.
         greedy: with --from evaluation, only evaluations of the policies' modes.
         sampled: with --from evaluation, only evaluations by sampled actions.
         marl_eval: a JSON file to write, with the results in the format of marl-eval's tools.
+        scale: of an experiment's file, as it was given to `jaxoff run`.
+        out: of an experiment's file, the folder that was given to `jaxoff run`.
     """
     if marl_eval is not None:
         check_writable_file(marl_eval)
+    from jaxoff.report import protocol, summary
     from jaxoff.report import report as build
-    from jaxoff.report import summary
 
     given = {"--episodes": episodes is not None, "--greedy": greedy, "--sampled": sampled}
     useless = [option for option, there in given.items() if there]
@@ -63,6 +76,17 @@ def report(
             f"{', '.join(useless)}: expected with --from evaluation only, found --from training"
         )
     drawn = _modes(greedy, sampled)
+    if folder.suffix == ".toml" and not folder.is_dir():
+        if marl_eval is not None:
+            raise InvalidSetting(f"--marl-eval: expected with a folder, found '{folder}'")
+                f"--marl-eval: expected with a folder of results, found '{folder}'"
+            )
+        later = source == "evaluation"
+        choose = lambda runs: protocol.evaluated(runs, drawn, episodes) if later else runs
+        experiment.report(folder, scale, out, choose)
+        return
+    if scale or out is not None:
+        raise InvalidSetting(f"--scale, --out: expected with a file FILE.toml, found '{folder}'")
     found: list[tables.Table] = []
     page = build(
         as_folder(folder),

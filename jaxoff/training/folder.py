@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxoff import files, runtime
+from jaxoff.config import BUDGETS
 from jaxoff.data import folders
 from jaxoff.data.edit import digest
 from jaxoff.errors import InvalidSetting
@@ -47,7 +48,26 @@ STAGE = 1_000_000_000  # the number of a checkpoint is that of its stage times t
 
 def describe(job: Job, data: Episodes | None, env: Env) -> dict[str, Any]:
     """The content of config.json: the job, its data and machine, and the version of the code."""
-    spec = dataclasses.asdict(job.spec) | _own_data(job, env)
+    return _asked(job, env) | {
+        "data": None
+        if data is None
+        else {
+            "sha256": digest(data),
+            "episodes": len(data.filled),
+            "steps": int(np.sum(data.filled)),
+            "longest": int(np.sum(data.filled, 1).max()),
+            "individual": data.agent_reward is not None,
+        },
+        "command": runtime.command(),
+        "hardware": runtime.hardware(),
+        "git_commit": runtime.git_commit(),
+        "versions": runtime.versions(),
+    }
+
+
+def _asked(job: Job, env: Env | None) -> dict[str, Any]:
+    """What config.json tells of a job itself; env: only for a task that is a dataset folder."""
+    spec = dataclasses.asdict(job.spec) | ({} if env is None else _own_data(job, env))
     if "folder" not in spec:
         del spec["env"]  # which is the task's own
     config = {f.name: getattr(job.config, f.name) for f in dataclasses.fields(job.config)}
@@ -63,19 +83,6 @@ def describe(job: Job, data: Episodes | None, env: Env) -> dict[str, Any]:
             for name, value in vars(job.sampler_config).items()
         },
         "num_runs": job.num_runs,
-        "data": None
-        if data is None
-        else {
-            "sha256": digest(data),
-            "episodes": len(data.filled),
-            "steps": int(np.sum(data.filled)),
-            "longest": int(np.sum(data.filled, 1).max()),
-            "individual": data.agent_reward is not None,
-        },
-        "command": runtime.command(),
-        "hardware": runtime.hardware(),
-        "git_commit": runtime.git_commit(),
-        "versions": runtime.versions(),
     }
 
 
@@ -300,6 +307,30 @@ def complete(out: Path, record: dict[str, Any], last: int) -> bool:
     job = results.read_json(out / "final.json").get("job")
     saved = last in checkpoints_in(out) or not (out / "checkpoint").is_dir()
     return saved and job not in record.get("grown_from", [])
+
+
+def finished(job: Job, out: Path, extend: bool = False) -> bool:
+    """Whether a folder has the results of a job, told without its data and its programs.
+
+    What only the data can tell is taken from the folder. extend: results of a part of the job are
+    not those of another one. Raises InvalidSetting if the folder has another job, BrokenResult if a
+    file is damaged.
+    """
+    if not ((out / "config.json").exists() and (out / "final.json").exists()):
+        return False
+    held = results.read_config(out, ("config", "grid", "seeds", "evaluations"))
+    wanted = _asked(job, job.spec.environment() if Task.parse(job.spec.task).folder else None)
+    wanted["data"] = held.get("data")
+    for slots, updates in BUDGETS.items():
+        if wanted["config"].get(slots):
+            wanted["config"][updates] = held["config"].get(updates)
+    made = plan(out, wanted, extend)
+    if made.steps is not None or made.held < job.num_runs:
+        return False
+    runs = results.read_json(out / "final.json", {"runs": list})["runs"]
+    saved = checkpoints_in(out)
+    ended = bool(saved) and saved[-1] % STAGE == runs[0].get("updates")
+    return complete(out, made.record, saved[-1] if ended else -1)
 
 
 def begin(out: Path, made: Plan, fresh: bool = False) -> None:

@@ -445,7 +445,9 @@ class _Loop:
             if self.out
             else "no folder was given, so nothing was saved"
         )
-        raise Interrupted(f"stopped on request: {hint}")
+        error = Interrupted(f"stopped on request: {hint}")
+        error.signals = tuple(self.stop.received)
+        raise error
 
     def _finish(self, carried: Carried) -> Results:
         """Write the results, and then the last checkpoint, which may be large."""

@@ -11,19 +11,28 @@ CHUNK_S = 10.0  # longest duration of a chunk, so that it stops and shows progre
 
 
 class Stop:
-    """Requests to stop, by SIGTERM or SIGINT.
+    """Requests to stop, by SIGTERM or SIGINT, or by SIGUSR2 where somebody handles that already.
 
     At the first request the current chunk is finished and the state is saved; a second request
-    stops at once.
+    stops at once. A process with a handler of SIGUSR2 belongs to a scheduler, which may send
+    several signals before the time is over; there only the first counts.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.received: list[int] = []
         self._before: dict[int, Any] = {}
+        self._scheduled = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether a request has come."""
+        return bool(self.received)
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            self._scheduled = callable(signal.getsignal(signal.SIGUSR2))
+            more = (signal.SIGUSR2,) if self._scheduled else ()
+            for number in (signal.SIGTERM, signal.SIGINT, *more):
                 self._before[number] = signal.signal(number, self._ask)
         return self
 
@@ -32,8 +41,11 @@ class Stop:
             signal.signal(number, handler)
 
     def _ask(self, number: int, _: object) -> None:
-        if self.requested:
+        first = not self.received
+        self.received.append(number)
+        if not first:
+            if self._scheduled:
+                return
             raise KeyboardInterrupt
-        self.requested = True
         text = f"saving after this chunk, at most {CHUNK_S + 2:.0f} s; again to stop now\n"
         os.write(2, text.encode())

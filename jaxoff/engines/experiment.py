@@ -1,0 +1,222 @@
+"""An experiment as a TOML file: methods, tasks, seeds, sizes, evaluation and a table.
+
+tasks = ["matrix/xor/b", "matrix/xor/c"]
+[methods]
+bc = {}
+InSPO = {method = "inspo", set = {hidden = 64}}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args
+
+from jaxoff import registry
+from jaxoff.config import config_fields
+from jaxoff.engines import ENGINES, Assignment, check
+from jaxoff.errors import InvalidFile, InvalidSetting, JaxoffError
+from jaxoff.names import Task, unknown
+from jaxoff.training.columns import Column, Size
+from jaxoff.training.naming import folder_name
+from jaxoff.training.spec import TrainSpec, expanded, resolve
+
+Kinds = Mapping[str, Any]  # key of a TOML table -> its type
+# Fields of a TrainSpec that all jobs share, under their own names.
+SHARED: Kinds = {
+    **{"data_seed": int, "data_dir": str, "env": str, "obs_dtype": str, "prng": str},
+    **{"precision": str, "mode": str, "checkpoint_s": int | float, "size": str},
+}
+EVALUATION: Kinds = {"evaluations": int, "eval_episodes": int, "sampled": bool}
+SCALE: Kinds = {
+    **{"seeds": int | list, "steps": int, "data_episodes": int, "set": dict},
+    **{"evaluations": int, "eval_episodes": int},
+}
+METHOD: Kinds = {"method": str, "set": dict, "grid": dict, "sampler": str, "sampler_set": dict}
+TABLE: Kinds = {
+    **{"metric": str, "columns": list, "title": str, "note": str},
+    **{"average": bool, "standard_error": bool},
+}
+TOP: Kinds = {
+    **{"title": str, "tasks": list | dict, "methods": dict, "seeds": int | list, "steps": int},
+    **{"data_episodes": int, "set": dict, **SHARED},
+    **{"evaluation": dict, "scale": dict, "table": dict, "engines": dict},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a file says. Everything in it is checked; nothing is made yet.
+
+    tasks: task -> label of its row. columns: label -> Column. shared: fields of every TrainSpec.
+    table: the keys of TABLE that are given. engines: name of an engine -> its settings.
+    """
+
+    file: Path
+    title: str
+    tasks: Mapping[str, str]
+    columns: Mapping[str, Column]
+    size: Size
+    seeds: tuple[int, ...]
+    shared: Mapping[str, Any]
+    table: Mapping[str, Any]
+    engines: Mapping[str, Mapping[str, Any]]
+
+    def specs(self) -> list[TrainSpec]:
+        """The jobs: every method on every task, and a job for each value of a static grid's field.
+
+        Raises a JaxoffError naming file, method and task for what can't be run.
+        """
+        found = []
+        for task in self.tasks:
+            for label, column in self.columns.items():
+                try:
+                    spec = self.size.spec(task, label, column)
+                    spec = dataclasses.replace(spec, seeds=self.seeds, **self.shared)
+                    made = [_told_apart(spec, each) for each in expanded(spec)]
+                    for each in made:
+                        resolve(each)
+                    found += made
+                except JaxoffError as error:
+                    where = f"{self.file}: {label} on {task}"
+                    raise InvalidSetting(f"{where}: {error}") from error
+        return found
+
+    def assignments(self, out: Path, extend: bool = False) -> list[Assignment]:
+        """The jobs with their folders, each below `out`."""
+        place = out.absolute()
+        return [Assignment(spec, place / folder_name(spec), extend=extend) for spec in self.specs()]
+
+
+def read(file: Path, scale: str = "") -> Experiment:
+    """Read an experiment. scale: the table [scale.NAME] whose values replace the file's own.
+
+    Raises InvalidFile for what is no TOML or has another type, UnknownName for a key that does not
+    exist, and InvalidSetting.
+    """
+    try:
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidFile(f"{file}: expected TOML, found {error}") from None
+    _check(file, "", found, TOP)
+    for name, kinds in (("evaluation", EVALUATION), ("table", TABLE)):
+        _check(file, name, found.get(name, {}), kinds)
+    for name in ("methods", "scale", "engines"):
+        for key, table in found.get(name, {}).items():
+            _typed(file, f"{name}.{key}", table, dict)
+            if name == "engines":
+                _check_engine(file, key, table)
+            else:
+                _check(file, f"{name}.{key}", table, METHOD if name == "methods" else SCALE)
+    for name in ("tasks", "methods"):
+        if not found.get(name):
+            raise InvalidSetting(f"{file}: field '{name}': expected at least one, found none")
+    if scale:
+        if scale not in found.get("scale", {}):
+            raise unknown(f"scale of {file}", scale, found.get("scale", {}))
+        chosen = found["scale"][scale]
+        evaluation = {name: chosen[name] for name in EVALUATION if name in chosen}
+        rest = {name: value for name, value in chosen.items() if name not in evaluation}
+        found |= rest | {
+            "set": {**found.get("set", {}), **chosen.get("set", {})},
+            "evaluation": {**found.get("evaluation", {}), **evaluation},
+        }
+    return _made(file, found)
+
+
+def _made(file: Path, found: Mapping[str, Any]) -> Experiment:
+    """The experiment of a checked file."""
+    columns = {label: _column(label, table) for label, table in found["methods"].items()}
+    tasks = found["tasks"]
+    for task in tasks:
+        _typed(file, "tasks", task, str)
+    rows = dict(tasks) if isinstance(tasks, dict) else {task: task for task in tasks}
+    seeds, steps = found.get("seeds", 5), found.get("steps")
+    every = {**({} if steps is None else {"steps": steps}), **found.get("set", {})}
+    _check_settings(file, rows, columns, every)
+    options = {**{"evaluations": 10, "eval_episodes": 32}, **found.get("evaluation", {})}
+    if "data_episodes" in found:
+        options["data_episodes"] = found["data_episodes"]
+    made = Experiment(
+        file=file,
+        title=found.get("title", file.stem),
+        tasks=rows,
+        columns=columns,
+        size=Size(every, **options),
+        seeds=tuple(range(seeds) if isinstance(seeds, int) else seeds),
+        shared={"size": "laptop"} | {name: found[name] for name in SHARED if name in found},
+        table=found.get("table", {}),
+        engines=found.get("engines", {}),
+    )
+    for label in made.table.get("columns", ()):
+        if label not in columns:
+            raise unknown(f"column of {file}", str(label), columns)
+    return made
+
+
+def _column(label: str, table: Mapping[str, Any]) -> Column:
+    """The column of a table [methods.LABEL]; without `method` the label is the method's name."""
+    return Column(
+        table.get("method", label),
+        table.get("set", {}),
+        table.get("grid", {}),
+        table.get("sampler", "uniform"),
+        table.get("sampler_set", {}),
+    )
+
+
+def _check_settings(
+    file: Path, tasks: Mapping[str, str], columns: Mapping[str, Column], every: Mapping[str, Any]
+) -> None:
+    """Refuse a method that does not exist, and a setting for all methods that none of them has."""
+    known: set[str] = set()
+    for label, column in columns.items():
+        for task in tasks:
+            try:
+                known |= set(
+                    config_fields(registry.learner(column.method, Task.parse(task)).Config)
+                )
+            except JaxoffError as error:
+                raise InvalidSetting(f"{file}: {label} on {task}: {error}") from error
+    for name in every:
+        if name not in known:
+            raise unknown(f"setting in [set] of {file}", name, known)
+
+
+def _told_apart(spec: TrainSpec, each: TrainSpec) -> TrainSpec:
+    """A job of a static grid, whose label names the values that it fixes."""
+    fixed = [f"{name}={value}" for name, value in each.config.items() if name not in spec.config]
+    return (
+        dataclasses.replace(each, variant=f"{spec.label} ({', '.join(fixed)})") if fixed else each
+    )
+
+
+def _check_engine(file: Path, name: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings of an engine that can't be used, naming the file."""
+    if name not in ENGINES:
+        raise unknown(f"table in [engines] of {file}", name, ENGINES)
+    try:
+        check(name, settings)
+    except JaxoffError as error:
+        raise type(error)(f"{file}: {error}") from error
+
+
+def _check(file: Path, name: str, table: Mapping[str, Any], kinds: Kinds) -> None:
+    """Refuse keys of a table that do not exist, and values of another type."""
+    for key, value in table.items():
+        if key not in kinds:
+            raise unknown(f"key in {f'[{name}]' if name else 'the top'} of {file}", key, kinds)
+        _typed(file, f"{name}.{key}" if name else key, value, kinds[key])
+
+
+def _typed(file: Path, name: str, value: Any, kind: Any) -> None:
+    if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+        return
+    kinds: Sequence[Any] = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    words = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    words |= {list: "list", dict: "table"}
+    wanted = " or ".join(words[each] for each in kinds)
+    raise InvalidFile(f"{file}: field '{name}': expected {wanted}, found {value!r}")

@@ -1,0 +1,217 @@
+"""Experiments as files: what is read, what is refused, and the commands run, status and report."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from jaxoff.cli import main
+from jaxoff.cli.common import console
+from jaxoff.engines import experiment
+from jaxoff.errors import InvalidFile, InvalidSetting, JaxoffError
+from jaxoff.names import UnknownName
+from jaxoff.training.spec import TrainSpec
+
+WHOLE = """
+title = "Games"
+tasks = {"matrix/xor/b" = "XOR", "grid/bridge/optimal" = "Bridge"}
+seeds = [3, 5]
+steps = 20
+data_episodes = 9
+precision = "high"
+[set]
+hidden = 16
+alpha = 0.5
+[methods.bc]
+[methods.InSPO]
+method = "inspo"
+set = {hidden = 32, window = 0}
+grid = {behaviour_steps = [5, 10], lr = [1e-3, 1e-2]}
+[methods.PJAP]
+method = "bc"
+sampler = "pjap"
+sampler_set = {ramp = 7.0}
+[evaluation]
+evaluations = 4
+sampled = false
+[scale.smoke]
+seeds = 1
+steps = 2
+evaluations = 1
+set = {alpha = 0.1}
+[table]
+metric = "exact_value"
+columns = ["InSPO", "bc"]
+average = true
+[engines.slurm]
+partition = "gpu"
+gpus = 1
+"""
+# Three methods, two datasets, five seeds, a table.
+TEN = """
+tasks = ["matrix/xor/b", "matrix/xor/c"]
+seeds = 5
+steps = 300
+
+[methods]
+BC = {method = "bc"}
+ICQ = {method = "icq", set = {hidden = 64}}
+InSPO = {method = "inspo", set = {hidden = 64, behaviour_steps = 200}}
+"""
+
+
+def read(place: Path, text: str, scale: str = "") -> experiment.Experiment:
+    (place / "games.toml").write_text(text)
+    return experiment.read(place / "games.toml", scale)
+
+
+def test_ten_lines_are_methods_tasks_and_seeds(tmp_path):
+    found = read(tmp_path, TEN).assignments(tmp_path / "out")
+    assert [each.folder.name for each in found] == [
+        f"{label}-matrix-xor-{game}" for game in "bc" for label in ("BC", "ICQ", "InSPO")
+    ]
+    assert found[1].spec == TrainSpec(
+        "icq",
+        "matrix/xor/b",
+        seeds=(0, 1, 2, 3, 4),
+        config={"steps": 300, "hidden": 64},
+        variant="ICQ",
+    )
+
+
+def test_everything_that_a_file_says_is_in_its_jobs(tmp_path):
+    found = read(tmp_path, WHOLE)
+    specs = found.specs()
+    assert len(specs) == 8  # two tasks; two jobs of InSPO, whose behaviour_steps is a size
+    bc, five, ten, pjap = specs[:4]
+    shared = {"seeds": (3, 5), "evaluations": 4, "sampled": False, "data_episodes": 9}
+    for spec in specs:
+        assert {name: getattr(spec, name) for name in shared} == shared and spec.precision == "high"
+    # bc has no alpha
+    assert dict(bc.config) == {"steps": 20, "hidden": 16} and bc.label == "bc"
+    assert dict(five.config) == {
+        "steps": 20,
+        "hidden": 32,
+        "alpha": 0.5,
+        "window": 0,
+        "behaviour_steps": 5,
+    }
+    assert (five.label, ten.label) == (
+        "InSPO (behaviour_steps=5)",
+        "InSPO (behaviour_steps=10)",
+    )
+    assert dict(five.grid) == {"lr": [1e-3, 1e-2]}
+    assert (pjap.sampler, dict(pjap.sampler_config)) == ("pjap", {"ramp": 7.0})
+    assert found.tasks["grid/bridge/optimal"] == "Bridge" and found.table["average"]
+    assert found.engines == {"slurm": {"partition": "gpu", "gpus": 1}}
+
+
+def test_a_scale_replaces_what_it_names(tmp_path):
+    spec = read(tmp_path, WHOLE, "smoke").specs()[1]
+    assert (spec.seeds, spec.evaluations, spec.sampled) == ((0,), 1, False)
+    assert (spec.config["steps"], spec.config["alpha"], spec.config["hidden"]) == (2, 0.1, 32)
+    with pytest.raises(UnknownName, match=r"unknown scale of .*games\.toml 'smok'; nearest: smoke"):
+        read(tmp_path, WHOLE, "smok")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "message"),
+    [
+        ("seeds = 5", "seds = 5", UnknownName, "key in the top .*'seds'; nearest: seeds"),
+        ('{method = "bc"}', '{metod = "bc"}', UnknownName, r"\[methods.BC\].*nearest: method"),
+        ('"bc"', '"bcc"', InvalidSetting, "BC on matrix/xor/b: unknown method 'bcc'; nearest: bc"),
+        ("xor/c", "xor/z", InvalidSetting, "BC on matrix/xor/z: unknown task"),
+        ("hidden = 64}", "hiden = 64}", InvalidSetting, "ICQ on matrix/xor/b: .*'hiden'; nearest"),
+        ("seeds = 5", "seeds = true", InvalidFile, "'seeds': expected whole number or list, found"),
+        ("seeds = 5", "seeds = 5.5", InvalidFile, "'seeds': expected whole number or list, found"),
+        ("[methods]", "set = {hiden = 3}\n[methods]", UnknownName, r"\[set\].*'hiden'; nearest"),
+        ("[methods]", 'table = {columns = ["B"]}\n[methods]', UnknownName, "column of .*'B'"),
+        (
+            "[methods]",
+            "engines.slrm = {}\n[methods]",
+            UnknownName,
+            r"\[engines\] of.*nearest: slurm",
+        ),
+        ("[methods]", "engines.ray.cpus = 1\n[methods]", UnknownName, "games.toml: .*ray 'cpus'"),
+        ("steps = 300", "steps = ", InvalidFile, "games.toml: expected TOML"),
+        ('tasks = ["matrix/xor/b", "matrix/xor/c"]', "", InvalidSetting, "'tasks': expected at"),
+        ("steps = 300", 'precision = "low"', InvalidSetting, "'precision': expected one of"),
+    ],
+)
+def test_what_a_file_can_not_say_is_refused_by_name(tmp_path, old, new, error, message):
+    assert old in TEN
+    with pytest.raises(error, match=message):
+        read(tmp_path, TEN.replace(old, new, 1)).specs()
+
+
+TINY = """
+tasks = {"matrix/xor/b" = "XOR"}
+seeds = 2
+steps = 4
+set = {hidden = 8, batch_size = 8}
+methods.BC = {method = "bc", grid = {lr = [1e-3, 1e-2]}}
+evaluation = {evaluations = 2, eval_episodes = 2}
+table = {title = "Cloning", note = "A trial."}
+"""
+
+
+def test_run_status_and_report_of_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console, "_width", 200, raising=False)
+    Path("tiny.toml").write_text(TINY)
+    with pytest.raises(SystemExit):
+        main(["report", "tiny.toml"])
+    assert "`jaxoff run tiny.toml` makes them" in capsys.readouterr().err
+    main(["status", "tiny.toml"])
+    assert (
+        "1 jobs: 0 done, 0 running, 0 failed, 1 to do; time left: not known"
+        in capsys.readouterr().out
+    )
+    assert not Path("results").exists()
+    main(["run", "tiny.toml"])
+    assert re.search(r"XOR.*±", capsys.readouterr().out)
+    text = Path("results/tiny/table.md").read_text()
+    assert "BC (lr=0.001)" in text and "A trial." in text and "Cloning" in text
+    assert Path("results/tiny/curves.svg").exists() and Path("results/tiny/index.html").exists()
+    assert json.loads(Path("results/tiny/BC-matrix-xor-b/config.json").read_text())["seeds"] == [
+        0,
+        1,
+    ]
+    main(["status", "tiny.toml"])
+    assert "1 done, 0 running, 0 failed, 0 to do; time left: 0:00:00" in capsys.readouterr().out
+    # a job that is done is not trained again, and one that has grown is extended when that is asked
+    before = Path("results/tiny/BC-matrix-xor-b/final.json").stat().st_mtime_ns
+    main(["run", "tiny.toml"])
+    assert Path("results/tiny/BC-matrix-xor-b/final.json").stat().st_mtime_ns == before
+    Path("tiny.toml").write_text(TINY.replace("seeds = 2", "seeds = 3"))
+    with pytest.raises(SystemExit):
+        main(["run", "tiny.toml"])
+    assert "add --extend" in capsys.readouterr().err
+    main(["run", "tiny.toml", "--extend"])
+    assert len(json.loads(Path("results/tiny/BC-matrix-xor-b/final.json").read_text())["runs"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["run", "none.toml"], "none.toml: expected an experiment, a TOML file, found none"),
+        (["run", "tiny.toml", "--engine-set", "worker=2"], "'worker'; nearest: workers"),
+        (["run", "tiny.toml", "--engine", "ray", "--workers", "2"], "engine ray 'workers'"),
+        (["report", ".", "--scale", "smoke"], "--scale, --out: expected with a file"),
+    ],
+)
+def test_commands_refuse_by_name(tmp_path, monkeypatch, capsys, command, message):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(TINY)
+    with pytest.raises(SystemExit):
+        main(command)
+    assert message in capsys.readouterr().err and not Path("results").exists()
+
+
+def test_dataset_folders_have_rows_by_their_label(tmp_path):
+    task = str(tmp_path / "mine")
+    with pytest.raises(JaxoffError, match="mine"):  # there is none
+        read(tmp_path, f'tasks = {{"{task}" = "Mine"}}\nmethods.bc = {{}}\n')
