@@ -4,10 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 SCALE ?= cpu
 RESULTS ?= results
+# RETRAIN=1 trains also the jobs whose results are committed in experiments/reference
+STORE := $(if $(RETRAIN),--no-store)
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda quickstart benchmark inspo pjap omar sit yanhui bench bench-omar plan bench-accelerator wheels drill datasets report docs test test-all test-oldest test-newest lint check clean
+.PHONY: help setup setup-cuda quickstart benchmark inspo pjap omar sit yanhui evidence bench bench-omar plan bench-accelerator wheels drill datasets report docs test test-all test-oldest test-newest lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -31,28 +33,31 @@ quickstart: $(READY)      ## two methods on a 2x2 game, five seeds each, and a p
 	$(BIN)/jaxoff report $(QUICK)
 
 benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)
-	$(BIN)/python -m jaxoff.experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE) $(STORE)
 
 inspo pjap omar yanhui: $(READY) ## one paper: every table and figure   (SCALE=...)
-	$(BIN)/python -m jaxoff.experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE) $(STORE)
 
 inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -smax: tables 4-7; -tune: coefficients
-	$(BIN)/python -m jaxoff.experiments.inspo $* --scale $(SCALE) --out $(RESULTS)/inspo-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.inspo $* --scale $(SCALE) --out $(RESULTS)/inspo-$(SCALE) $(STORE)
 
 pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras; -fig6: sequences   (DATA=folder of public data)
-	$(BIN)/python -m jaxoff.experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE) $(if $(DATA),--data-dir $(DATA))
+	$(BIN)/python -m jaxoff.experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE) $(if $(DATA),--data-dir $(DATA)) $(STORE)
 
 omar-%: $(READY)          ## a part: omar-landscape -motivation -agents -control -online -mpe -mujoco -smac -maze -centralised -search (DATA=...)
-	$(BIN)/python -m jaxoff.experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE) $(if $(DATA),--data-dir $(DATA))
+	$(BIN)/python -m jaxoff.experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE) $(if $(DATA),--data-dir $(DATA)) $(STORE)
 
 sit: $(READY)             ## SIT: table 1 and every figure; hours   (SCALE=...)
-	$(BIN)/python -m jaxoff.experiments.sit all --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.sit all --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE) $(STORE)
 
 sit-%: $(READY)           ## a part: sit-table1, sit-fig1f -fig3 -fig4a -fig4b -fig4c -fig7 -fig8, -fig9 ... -fig20; -claim: few maps (-claim-mpe, -claim-smax); -tune
-	$(BIN)/python -m jaxoff.experiments.sit $* --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.sit $* --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE) $(STORE)
 
 yanhui-%: $(READY)        ## a part: yanhui-table1, -table2, -fig1, -fig2; -claim: 3m with YANHUI, MADT, BC
-	$(BIN)/python -m jaxoff.experiments.yanhui $* --scale $(SCALE) --out $(RESULTS)/yanhui-$(SCALE)
+	$(BIN)/python -m jaxoff.experiments.yanhui $* --scale $(SCALE) --out $(RESULTS)/yanhui-$(SCALE) $(STORE)
+
+evidence: $(READY)        ## verdicts on the papers' claims from committed results, as pages in docs/   (MEASURE="names" of what takes minutes, DATA=)
+	$(BIN)/python -m jaxoff.experiments.evidence $(if $(MEASURE),--measure $(MEASURE)) $(if $(DATA),--data-dir $(DATA))
 
 bench: $(READY)           ## updates/s of each learner, tokens/s of transformers, by number of runs; writes experiments/bench/
 	$(BIN)/python -m jaxoff.experiments.bench

@@ -25,7 +25,7 @@ from jaxoff.config import config_fields
 from jaxoff.files import write_text
 from jaxoff.logs import Progress
 from jaxoff.names import Task
-from jaxoff.report import protocol, render, tables
+from jaxoff.report import protocol, render, store, tables
 from jaxoff.report.html import Section, index
 from jaxoff.report.load import Run, load_run
 from jaxoff.training import TrainSpec, train
@@ -99,6 +99,11 @@ def kind_of(task: str) -> str:
 def file_of(paper: str, name: str) -> Path:
     """A file in the folder of a paper."""
     return Path(__file__).parent / paper / name
+
+
+def store_of(paper: str) -> Path:
+    """The committed results of a paper's runs, one row each."""
+    return Path(__file__).parent / "reference" / paper / "runs.csv"
 
 
 def printed(paper: str, table: str) -> dict[tuple[str, str], str]:
@@ -181,13 +186,15 @@ def with_data(
 class Job:
     """One call of the command; data_dir: the folder of public data.
 
-    A result that is already in `out` is read back, not trained again.
+    A result that is already in `out`, or whose rows are in the paper's store, is read back, not
+    trained again. use_store: whether the store is looked up.
     """
 
     paper: str
     scale: str
     out: Path
     data_dir: str | None = None
+    use_store: bool = True
 
     def run(
         self,
@@ -195,20 +202,33 @@ class Job:
         data: Callable[[TrainSpec], Episodes] | None = None,
         env: Callable[[TrainSpec], Env] | None = None,
         folder: str = "runs",
+        *,
+        whole: bool = False,
     ) -> list[Run]:
         """Train every job, or read back what is there, one folder each below out/folder.
 
-        data, env: where they are not those that the task's name gives.
+        data, env: where they are not those that the task's name gives. whole: a figure needs
+        policies or arrays, which the store does not have.
         """
         runs, makers = [], {"data": data, "env": env}
         for spec in specs:
             path = self.out / folder / folder_name(spec)
-            if data is not None and (path / "final.json").exists():
+            done = None if whole or path.exists() else self.stored(spec)
+            if done is not None:
+                runs.append(done)
+            elif data is not None and (path / "final.json").exists():
                 runs.append(load_run(path))
             else:
                 given = {name: make(spec) for name, make in makers.items() if make is not None}
                 runs.append(trained(spec, path, **given))
         return runs
+
+    def stored(self, spec: TrainSpec) -> Run | None:
+        """The results of a job from the paper's store, if all of its runs are there."""
+        done = store.stored(store_of(self.paper), spec) if self.use_store else None
+        if done is not None:
+            print(f"{spec.label} {spec.task}: from {done.path}", flush=True)
+        return done
 
     def table(
         self,
@@ -288,13 +308,21 @@ class Paper:
             has = ", ".join(self.scales[part])
             raise ValueError(f"--scale: {part} has {has} alone, found {scale}")
 
-    def make(self, part: str, scale: str, out: Path, data_dir: str | None = None) -> list[Section]:
+    def make(
+        self,
+        part: str,
+        scale: str,
+        out: Path,
+        data_dir: str | None = None,
+        use_store: bool = True,
+    ) -> list[Section]:
         """Make a part or a group: the sections of the page, their files below `out`.
 
-        Raises ValueError for a setting that is not read, before anything is made.
+        use_store: whether jobs whose rows are committed are read from there. Raises ValueError for
+        a setting that is not read, before anything is made.
         """
         self.check(part, scale, data_dir)
-        job = Job(self.name, scale, out, data_dir)
+        job = Job(self.name, scale, out, data_dir, use_store)
         return [self.parts[name](job) for name in self.groups.get(part, (part,))]
 
 
@@ -315,6 +343,11 @@ def parser_of(
     parser.add_argument(
         "--out", default=Path(out), type=Path, help="folder for results, tables and figures"
     )
+    parser.add_argument(
+        "--no-store",
+        action="store_true",
+        help="train also the jobs whose results are committed in experiments/reference",
+    )
     if data_dir:
         parser.add_argument("--data-dir", help="folder of public datasets")
     return parser
@@ -331,5 +364,6 @@ def main(name: str) -> None:
         paper.check(chosen.part, chosen.scale, chosen.data_dir)
     except ValueError as error:
         parser.error(str(error))
-    made = paper.make(chosen.part, chosen.scale, chosen.out, chosen.data_dir)
+    use_store = not chosen.no_store
+    made = paper.make(chosen.part, chosen.scale, chosen.out, chosen.data_dir, use_store)
     print(f"page: {index(chosen.out, paper.title, made)}")

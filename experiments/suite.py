@@ -22,7 +22,7 @@ def main() -> None:
     begin = time.perf_counter()
     sections: list[Section] = []
     for name in POINTS if chosen.part == "all" else (chosen.part,):
-        job = Job(name, chosen.scale, chosen.out / name)
+        job = Job(name, chosen.scale, chosen.out / name, use_store=not chosen.no_store)
         for make in POINTS[name]:
             section = make(job)
             stems = [f"{name}/{stem}" for stem in section.stems]

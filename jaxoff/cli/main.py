@@ -17,6 +17,7 @@ from jaxoff.cli.checks import check_env, check_learner
 from jaxoff.cli.common import as_folder, console
 from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings
+from jaxoff.cli.store import store_app
 from jaxoff.cli.train import train
 from jaxoff.errors import Interrupted, InvalidSetting, JaxoffError
 
@@ -36,6 +37,7 @@ def report(
     episodes: int | None = None,
     greedy: bool = False,
     sampled: bool = False,
+    published: Path | None = None,
 ) -> None:
     """Tables, curves and an index.html from result folders, without training.
 
@@ -46,6 +48,8 @@ def report(
         episodes: with --from evaluation, only evaluations of this number of episodes.
         greedy: with --from evaluation, only evaluations of the policies' modes.
         sampled: with --from evaluation, only evaluations by sampled actions.
+        published: a folder of CSV files with published numbers, such as experiments/published; a
+            table sets those on the report's datasets beside ours.
     """
     from jaxoff.report import report as build
 
@@ -57,7 +61,14 @@ def report(
         )
     drawn = _modes(greedy, sampled)
     found: list[tables.Table] = []
-    page = build(as_folder(folder), source, sampled=drawn, episodes=episodes, tell=found.append)
+    page = build(
+        as_folder(folder),
+        source,
+        sampled=drawn,
+        episodes=episodes,
+        beside=published,
+        tell=found.append,
+    )
     for table in found:
         if table.metric == "return_mean":
             console.print(_returns(table))
@@ -259,13 +270,19 @@ def _run(args: list[str]) -> None:
             description="Datasets: find, make, look into, cut and join.",
             args=args[1:],
         )
+    elif args[:1] == ["store"]:
+        store_app.cli(
+            prog="jaxoff store",
+            description="Final numbers of runs in a CSV file that is committed.",
+            args=args[1:],
+        )
     else:
         app.cli(
             prog="jaxoff",
             description=(
                 "Offline multi-agent reinforcement learning in JAX. Also: jaxoff data "
-                "{list,make,fetch,inspect,combine,...}. `jaxoff --debug COMMAND ...` shows the "
-                "traceback of an error."
+                "{list,make,fetch,inspect,combine,...}, jaxoff store {add,list}. `jaxoff --debug "
+                "COMMAND ...` shows the traceback of an error."
             ),
             args=args,
         )
