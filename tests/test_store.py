@@ -13,7 +13,7 @@ from jaxoff.experiments.inspo import parts
 
 from jaxoff.cli import main
 from jaxoff.errors import BrokenResult, InvalidSetting
-from jaxoff.report import figures, render, store, tables
+from jaxoff.report import figures, render, store, store_file, tables
 from jaxoff.report.load import load_run
 from jaxoff.training.spec import TrainSpec
 
@@ -48,7 +48,7 @@ def file(tmp_path, trained):
 
 
 def test_a_row_is_a_run_and_a_key_all_settings_but_the_seed(file):
-    rows = store.read(file)
+    rows = store_file.read(file)
     assert len(rows) == 6 and len({row.key for row in rows}) == 3
     assert {(row.settings["lr"], row.seed) for row in rows if row.label == "BC"} == {
         (lr, seed) for lr in (1e-3, 1e-2) for seed in (0, 1)
@@ -61,20 +61,20 @@ def test_a_row_is_a_run_and_a_key_all_settings_but_the_seed(file):
     assert row.seconds > 0 and np.isfinite([row.return_mean, row.return_std, row.score]).all()
     assert 0 <= row.numbers["out_of_data"] <= 1 and len(row.data) == 12
     text = next(csv.reader(file.open()))
-    assert tuple(text) == store.COLUMNS
+    assert tuple(text) == store_file.COLUMNS
 
 
 def test_adding_again_changes_nothing_and_another_number_replaces(file, trained):
-    before = file.read_bytes(), store.curves_of(file).read_bytes()
+    before = file.read_bytes(), store_file.curves_of(file).read_bytes()
     assert store.add(file, trained.values(), "smoke", dirty=True) == (0, 0)
-    assert (file.read_bytes(), store.curves_of(file).read_bytes()) == before
-    row = store.read(file)[0]
+    assert (file.read_bytes(), store_file.curves_of(file).read_bytes()) == before
+    row = store_file.read(file)[0]
     assert store.put(file, [dataclasses.replace(row, return_mean=7.0)], dirty=True) == (0, 1)
-    assert store.read(file)[0].return_mean == 7.0 and len(store.read(file)) == 6
+    assert store_file.read(file)[0].return_mean == 7.0 and len(store_file.read(file)) == 6
 
 
 def test_curves_have_at_most_twenty_points_with_the_last(file, trained):
-    curves = [x for x in store.read_curves(file) if x.metric == "exact_value"]
+    curves = [x for x in store_file.read_curves(file) if x.metric == "exact_value"]
     assert len(curves) == 6 and {len(curve.steps) for curve in curves} == {store.POINTS}
     assert all(curve.steps[-1] == 60 for curve in curves)
     (whole,) = {len(load_run(path).arrays["steps"]) for path in trained.values()}
@@ -101,7 +101,7 @@ def test_a_job_is_read_back_with_the_same_table_and_curve(file, trained):
     loaded = {(x.variant, x.config["config"].get("lr")): x for x in store.load(file)}
     np.testing.assert_allclose(
         np.sort(np.concatenate([x.values("return_mean") for x in loaded.values()])),
-        np.sort([row.return_mean for row in store.read(file)]),
+        np.sort([row.return_mean for row in store_file.read(file)]),
     )
 
 
@@ -150,7 +150,7 @@ def test_what_the_store_lacks_is_trained_for_figures_of_policies(tmp_path, monke
 
 
 def test_rows_of_a_changed_tree_are_refused_by_name_unless_said(tmp_path, file):
-    row = dataclasses.replace(store.read(file)[0], commit="abc-dirty", source="folder")
+    row = dataclasses.replace(store_file.read(file)[0], commit="abc-dirty", source="folder")
     with pytest.raises(InvalidSetting, match=r"folder: field 'git_commit': .* found abc-dirty"):
         store.put(tmp_path / "new.csv", [row])
     assert not (tmp_path / "new.csv").exists()
@@ -158,21 +158,21 @@ def test_rows_of_a_changed_tree_are_refused_by_name_unless_said(tmp_path, file):
 
 
 def test_one_key_has_one_dataset(file):
-    row = dataclasses.replace(store.read(file)[0], data="another", seed=9)
+    row = dataclasses.replace(store_file.read(file)[0], data="another", seed=9)
     with pytest.raises(InvalidSetting, match=r"field 'data': .* found another"):
         store.put(file, [row], dirty=True)
 
 
 def test_rows_of_tables_give_way_to_runs(tmp_path, file):
-    row = store.read(file)[0]
+    row = store_file.read(file)[0]
     old = [
         dataclasses.replace(row, key="table", seed=seed, source="a/table.csv") for seed in range(3)
     ]
     place = tmp_path / "new.csv"
     store.put(place, old, dirty=True)
-    assert [x.of_table for x in store.read(place)] == [True] * 3
+    assert [x.of_table for x in store_file.read(place)] == [True] * 3
     store.put(place, [row], dirty=True)
-    assert [x.place for x in store.read(place)] == [row.place]
+    assert [x.place for x in store_file.read(place)] == [row.place]
 
 
 @pytest.mark.parametrize(
@@ -186,14 +186,14 @@ def test_rows_of_tables_give_way_to_runs(tmp_path, file):
 def test_a_damaged_store_is_refused_by_line_and_field(file, old, new, message):
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(BrokenResult, match=message):
-        store.read(file)
+        store_file.read(file)
 
 
 def test_a_run_that_is_there_twice_is_refused(file):
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([*lines, lines[1]]))
     with pytest.raises(BrokenResult, match="expected a run once, found BC"):
-        store.read(file)
+        store_file.read(file)
 
 
 def test_the_commands_add_and_list(tmp_path, trained, capsys):
@@ -220,8 +220,8 @@ def test_the_commands_add_and_list(tmp_path, trained, capsys):
 
 def test_committed_stores_can_be_read_and_their_runs_have_commits():
     for name in ("inspo", "omar", "pjap"):
-        rows = store.read(paper.store_of(name))
+        rows = store_file.read(paper.store_of(name))
         assert rows and not any(row.commit.endswith("-dirty") for row in rows)
-        assert {curve.key for curve in store.read_curves(paper.store_of(name))} <= {
+        assert {curve.key for curve in store_file.read_curves(paper.store_of(name))} <= {
             row.key for row in rows
         }

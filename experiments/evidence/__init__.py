@@ -23,8 +23,8 @@ from jaxoff.experiments import checks
 from jaxoff.experiments.paper import store_of
 from scipy import stats
 
-from jaxoff.report import store
-from jaxoff.report.store import Row
+from jaxoff.report import store_file
+from jaxoff.report.store_file import Row
 
 REPRODUCED, PARTLY, NOT, UNTESTED = "reproduced", "partly", "not reproduced", "not tested"
 VERDICTS = (REPRODUCED, PARTLY, NOT, UNTESTED)
@@ -184,7 +184,10 @@ def _tested(name: str, check: Check, rows: Sequence[Row]) -> tuple[list[Part], C
             lacks = lacks or str(missing)
             continue
         made = found if isinstance(found, list) else [found]
-        return [part._replace(name=part.name or name) for part in made], cells
+        whole = lambda holds: None if holds is None else bool(holds)
+        return [
+            part._replace(name=part.name or name, holds=whole(part.holds)) for part in made
+        ], cells
     return [Part(name, lacks, None)], cells
 
 
@@ -200,7 +203,7 @@ def everything(stores: Mapping[str, Path] | None = None) -> list[Finding]:
     """The findings of all papers; stores: files to read in place of the committed ones."""
     found = []
     for paper in PAPERS:
-        rows = store.read((stores or {}).get(paper, store_of(paper)))
+        rows = store_file.read((stores or {}).get(paper, store_of(paper)))
         found += findings(paper, claims_of(paper), rows)
     return found
 

@@ -20,8 +20,8 @@ from jaxoff.experiments.inspo import runs as inspo
 from jaxoff.experiments.paper import store_of
 
 from jaxoff.errors import BrokenResult
-from jaxoff.report import store
-from jaxoff.report.store import Row
+from jaxoff.report import store, store_file
+from jaxoff.report.store_file import Row
 
 
 class Tables(NamedTuple):
@@ -85,7 +85,7 @@ def _row(paper: str, stem: str, task: str, label: str, seed: int, told: Mapping[
 
 def _with(row: Row, metric: str, value: float) -> Row:
     changed: dict[str, Any] = {metric: value}
-    if metric in store.REAL:
+    if metric in store_file.REAL:
         return dataclasses.replace(row, **changed)
     return dataclasses.replace(row, numbers={**row.numbers, metric: value})
 
@@ -95,6 +95,6 @@ def update(paper: str) -> int:
     and scale; returns how many are new.
     """
     file = store_of(paper)
-    held = {(row.task, row.label, row.scale) for row in store.read(file) if not row.of_table}
+    held = {(row.task, row.label, row.scale) for row in store_file.read(file) if not row.of_table}
     new = [row for row in rows(paper) if (row.task, row.label, row.scale) not in held]
     return store.put(file, new)[0] if new else 0

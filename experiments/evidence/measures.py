@@ -15,8 +15,8 @@ from typing import NamedTuple
 from jaxoff.experiments.paper import store_of
 
 from jaxoff import runtime
-from jaxoff.report import store
-from jaxoff.report.store import Row
+from jaxoff.report import store, store_file
+from jaxoff.report.store_file import Row
 
 MEASURED = ("inspo", "omar", "pjap")  # papers with a `measured.py`
 
@@ -114,12 +114,12 @@ def update(
     for a source tree with changes that no commit has, unless dirty.
     """
     file = store_of(paper) if file is None else file
-    made = missing(paper, store.read(file), names)
+    made = missing(paper, store_file.read(file), names)
     for name, measure in made.items():
         rows = rows_of(paper, name, measure, data_dir)
         old = f"measure {name}, version "
-        kept = [row for row in store.read(file) if not row.source.startswith(old)]
-        if len(kept) < len(store.read(file)):  # rows of another version give way
-            store.write(file, kept, store.read_curves(file))
+        kept = [row for row in store_file.read(file) if not row.source.startswith(old)]
+        if len(kept) < len(store_file.read(file)):  # rows of another version give way
+            store_file.write(file, kept, store_file.read_curves(file))
         store.put(file, rows, dirty=dirty)
     return list(made)

@@ -57,12 +57,12 @@ def store_list(file: tyro.conf.Positional[Path], /) -> None:
     import numpy as np
     from rich.table import Table
 
-    from jaxoff.report import store
+    from jaxoff.report import store_file
 
     if not file.is_file():
         raise InvalidSetting(f"FILE {file}: expected a results store, found none")
-    groups: dict[tuple[str, str, str], list[store.Row]] = {}
-    for row in store.read(file):
+    groups: dict[tuple[str, str, str], list[store_file.Row]] = {}
+    for row in store_file.read(file):
         groups.setdefault((row.task, row.label, row.scale), []).append(row)
     table = Table("task", "label", "scale", "runs", "mean return", "commit")
     for place, rows in groups.items():
