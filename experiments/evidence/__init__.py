@@ -123,7 +123,8 @@ class Claim:
     """A claim of a paper.
 
     says: the paper's statement in our words. asks: what the parts ask. parts: name -> check. run:
-    the commands that give the rows.
+    the commands that give the rows. means: committed tables that have means over seeds only, below
+    experiments/reference.
     """
 
     number: int
@@ -132,6 +133,7 @@ class Claim:
     asks: str
     parts: Mapping[str, Check]
     run: str = ""
+    means: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,6 +103,9 @@ def _section(finding: Finding) -> list[str]:
         lines += [f"| {escaped(x.name)} | {escaped(x.found)} | {MARKS[x.holds]} |" for x in tested]
         lines.append("")
     lines += _untested(finding)
+    if claim.means and len(tested) < len(finding.parts):
+        links = ", ".join(f"[{x}](../experiments/reference/{x})" for x in claim.means)
+        lines.append(f"- Means over seeds, without a row for each run: {links}")
     if finding.verdict != UNTESTED:
         lines += _origin(finding)
     return [*lines, f"- Rows come from: {claim.run}", ""]

@@ -143,6 +143,7 @@ CLAIMS = (
             **{f"MA-CQL fails, {world} expert": conservative_fails(world) for world in runs.WORLDS},
         },
         PARTICLES,
+        ("omar/spread.md",),
     ),
     Claim(
         8,

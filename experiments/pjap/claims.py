@@ -261,5 +261,6 @@ CLAIMS = (
             **sequences("Good and Medium", "og_marl:mamujoco/2halfcheetah/Good, Medium"),
         },
         SEQUENCES,
+        ("pjap/fig6.md",),
     ),
 )

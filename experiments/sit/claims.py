@@ -223,6 +223,7 @@ CLAIMS = (
         "first, the second and third zealot above the first, in 4 of 5 seeds.",
         {"2s3z medium": own_rewards(MEDIUM), "2s3z low": own_rewards(LOW)},
         "`make sit-fig3 SCALE=full`",
+        ("sit/fig3.md",),
     ),
     Claim(
         2,
@@ -234,6 +235,7 @@ CLAIMS = (
             "2s3z low": at_least(LOW, "r2 held out", 0.8),
         },
         "`make sit-fig3 SCALE=full`",
+        ("sit/fig3.md",),
     ),
     Claim(
         3,
@@ -246,6 +248,7 @@ CLAIMS = (
             for a, b in ((0, 1), (2, 3), (2, 4))
         },
         "`make sit-fig3 SCALE=full`",
+        ("sit/fig3.md",),
     ),
     Claim(
         4,
@@ -254,6 +257,7 @@ CLAIMS = (
         "Their share of the draws is at least twice their share of the data, on every low set.",
         {"2s3z low": at_least(LOW, "share of the highest level over the data's", 2.0)},
         "`make sit-fig3 SCALE=full`",
+        ("sit/fig3.md",),
     ),
     Claim(
         5,
@@ -269,6 +273,7 @@ CLAIMS = (
             "SIT above the data": above_the_data,
         },
         "`make sit-table1 SCALE=full`",
+        ("sit/claim.md", "sit/claim-checks.md", "sit/claim-smax.md", "sit/claim-smax-checks.md"),
     ),
     Claim(
         6,

@@ -136,6 +136,7 @@ CLAIMS = (
             "BC and MADT, 3m": level(task_of(EASY, 0), "BC", "MADT", 0.0, 2.0),
         },
         TABLES,
+        ("yanhui/claim.md", "yanhui/claim-checks.md"),
     ),
     Claim(
         2,
@@ -153,6 +154,7 @@ CLAIMS = (
             "YANHUI keeps 80 %, 3m": keeps(0.8),
         },
         TABLES,
+        ("yanhui/claim.md", "yanhui/claim-checks.md"),
     ),
     Claim(
         3,
@@ -162,6 +164,7 @@ CLAIMS = (
         "0 to 50 % smaller than MADT's.",
         {"largest area": largest_area, "fall from 0 to 50 %": falls_less},
         "`make yanhui-fig2 SCALE=full`",
+        ("yanhui/fig2-table.md", "yanhui/fig2-checks.md"),
     ),
     Claim(
         4,
@@ -192,6 +195,7 @@ CLAIMS = (
         "Its return is within 2 points of the best baseline's without poor data, 40 episodes each.",
         {"within two points": near_clean_baselines},
         "`make yanhui-fig2 SCALE=full`",
+        ("yanhui/fig2-table.md", "yanhui/fig2-checks.md"),
     ),
     Claim(
         7,
