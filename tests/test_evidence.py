@@ -26,9 +26,12 @@ from jaxoff.experiments.evidence import (
     page,
 )
 from jaxoff.experiments.published.page import markdown as published_page
+from jaxoff.experiments.sit import claims as sit_claims
+from jaxoff.experiments.sit import measured as sit_measured
 
 from jaxoff.errors import InvalidSetting
-from jaxoff.report import store_file
+from jaxoff.report import store, store_file
+from jaxoff.report.load import Run
 from jaxoff.report.store_file import Row
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -203,3 +206,24 @@ def test_measures_are_computed_once_and_a_new_version_replaces_the_old(tmp_path,
         *["measure slow, version 1"] * 2,
     ]
     assert store_file.read(file)[0].command == "make evidence"
+
+
+def test_a_decomposition_gives_the_numbers_that_sits_claims_read():
+    place = ("mpe/CN_3ls3l/imbalanced-low", sit_claims.DECOMPOSITION)
+    (found,) = sit_measured.decompositions([place], "smoke", seeds=(3,))
+    numbers = found.numbers
+    assert (found.label, found.task, found.seed) == (place[1], place[0], 3)
+    assert {"r2 held out", "own reward 0", "own reward 2"} <= numbers.keys()
+    assert 0 <= numbers["priority 1 above 0"] <= 1 - numbers["priority 0 above 1"]
+    assert numbers["share of the highest level over the data's"] >= 0
+
+
+def test_means_over_the_last_tenth_of_a_logged_distance_are_kept():
+    distance = np.arange(20.0)[:, None] + [0.0, 100.0]
+    arrays = {"history/loss/distance": distance, "returns": np.zeros((2, 0))}
+    runs = [{"run": k, "seed": k, "return_mean": 0.0} for k in range(2)]
+    config = {"method": "maddpg", "task": "mpe/spread/expert", "config": {"steps": 20}}
+    config |= {"git_commit": "abc", "hardware": "", "command": ""}
+    run = Run(Path("folder"), config, [], runs, {}, arrays, "MADDPG+CQL")
+    late = [row.numbers["loss/distance, last tenth"] for row in store.rows_of(run)]
+    assert late == [18.5, 118.5]  # of the last two of twenty

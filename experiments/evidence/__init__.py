@@ -31,6 +31,7 @@ VERDICTS = (REPRODUCED, PARTLY, NOT, UNTESTED)
 SCALES = ("full", "cpu", "")  # the largest that has the rows of a part is taken
 PAPERS = ("inspo", "omar", "sit", "pjap", "yanhui")
 REFERENCE = Path(__file__).parents[1] / "reference"
+DATASETS = REFERENCE / "datasets" / "datasets.csv"
 
 
 class Missing(Exception):
@@ -113,6 +114,17 @@ class Cells:
         self.sources.append(file.relative_to(REFERENCE.parents[1]).as_posix())
         with file.open(newline="") as stream:
             return list(csv.DictReader(line for line in stream if not line.startswith("#")))
+
+    def dataset(self, task: str) -> dict[str, float]:
+        """Mean, deviation and number of the returns of one of our datasets, from their table.
+
+        Raises Missing where the table lacks it.
+        """
+        for line in self.table(DATASETS):
+            if line["task"] == task and not line["failed"]:
+                names = {"mean": "return_mean", "std": "return_std", "episodes": "episodes"}
+                return {name: float(line[column]) for name, column in names.items()}
+        raise Missing(f"{DATASETS.name} has no row of {task}")
 
 
 Check = Callable[[Cells], "Part | list[Part]"]

@@ -18,7 +18,7 @@ from jaxoff import runtime
 from jaxoff.report import store, store_file
 from jaxoff.report.store_file import Row
 
-MEASURED = ("inspo", "omar", "pjap")  # papers with a `measured.py`
+MEASURED = ("inspo", "omar", "sit", "pjap")  # papers with a `measured.py`
 
 
 class Measured(NamedTuple):

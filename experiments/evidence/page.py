@@ -130,9 +130,10 @@ def _origin(finding: Finding) -> list[str]:
     if finding.rows:
         scales = ", ".join(_distinct(finding, "scale")) or "none"
         where = "; ".join(", ".join(_distinct(finding, x)) for x in ("commit", "hardware"))
+        count, seeds = len(finding.rows), _seeds(finding)
         lines.append(
-            f"- {len(finding.rows)} rows, {_seeds(finding)} seeds of each; scale {scales}; commit "
-            f"{where}"
+            f"- {count} row{'s' * (count != 1)}, {seeds} seed{'s' * (seeds != '1')} of each; "
+            f"scale {scales}; commit {where}"
         )
         tables = [x for x in _distinct(finding, "source") if x.endswith(".csv")]
         lines += [f"- Of these from tables: {', '.join(map(code, tables))}"] if tables else []

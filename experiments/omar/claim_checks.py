@@ -22,7 +22,6 @@ from scipy import stats
 from jaxoff import registry
 from jaxoff.eval.statistics import normalised
 
-DATASETS = REFERENCE / "datasets" / "datasets.csv"
 REFERENCES = REFERENCE.parent / "omar" / "references.csv"
 PUBLISHED = REFERENCE.parent / "datasets" / "paper.csv"
 OWN_PREY = "the prey is our own, the authors' is not redistributed"
@@ -42,15 +41,6 @@ def scores(cells: Cells, tasks: Iterable[str], labels: Iterable[str]) -> dict[st
         label: np.array([cells.of(task, label, "score").mean() for task in tasks])
         for label in labels
     }
-
-
-def dataset(cells: Cells, task: str) -> dict[str, float]:
-    """Mean, deviation and number of episodes of the returns of one of our datasets."""
-    for line in cells.table(DATASETS):
-        if line["task"] == task and not line["failed"]:
-            names = ("return_mean", "return_std", "episodes")
-            return {name: float(line[name]) for name in names}
-    raise Missing(f"{DATASETS.name} has no row of {task}")
 
 
 # ----------------------------------------------------------------------------------------- A1, A2
@@ -89,8 +79,8 @@ def remade(world: str, quality: str) -> Check:
     """
 
     def check(cells: Cells) -> Part:
-        found = dataset(cells, task_of(world, quality))
-        ours, error = found["return_mean"], found["return_std"] / np.sqrt(found["episodes"])
+        found = cells.dataset(task_of(world, quality))
+        ours, error = found["mean"], found["std"] / np.sqrt(found["episodes"])
         line = next(x for x in cells.table(PUBLISHED) if x["task"] == task_of(world, quality))
         theirs = float(line["mean"])
         effect = (ours - theirs, ours - theirs - 1.96 * error, ours - theirs + 1.96 * error)
@@ -143,7 +133,7 @@ def trend(tasks: Mapping[str, int], falls: bool) -> Check:
     def check(cells: Cells) -> Part:
         points = []
         for task, count in tasks.items():
-            own = dataset(cells, task)["return_mean"]
+            own = cells.dataset(task)["mean"]
             values = cells.of(task, "MA-CQL")
             points += [(count, 100 * (value - own) / abs(own)) for value in values]
         rank = stats.spearmanr(*np.array(points).T)
@@ -233,7 +223,7 @@ def near_the_data(cells: Cells) -> Part:
     gaps, scale = {}, registry.make_spec(task_of("spread", "expert")).return_scale
     assert scale is not None
     for quality in runs.QUALITIES:
-        own = float(normalised(dataset(cells, task_of("spread", quality))["return_mean"], scale))
+        own = float(normalised(cells.dataset(task_of("spread", quality))["mean"], scale))
         gaps[quality] = float(
             cells.of(task_of("spread", quality), "MA-TD3+BC", "score").mean() - own
         )

@@ -100,8 +100,8 @@ def half_way(label: str) -> Check:
 
     def check(cells: Cells) -> Part:
         ours = cells.of(task_of(EASY, 50), label)
-        ends = [cells.of(task_of(EASY, p), "data").mean() for p in (0, 100)]
-        middle = float(np.mean(ends))
+        bands = [f"{runs.SCENARIOS[EASY]}/band-{name}" for name in ("poor", "expert")]
+        middle = float(np.mean([cells.dataset(task)["mean"] for task in bands]))
         effect = interval(ours)
         return Part("", f"{shown(effect)}, middle {middle:.2f}", effect[0] < middle, effect)
 

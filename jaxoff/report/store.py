@@ -40,6 +40,7 @@ from jaxoff.training.spec import TrainSpec, resolve
 POINTS = 20  # most points of a curve
 CURVES = ("exact_value", "return_mean")  # the first of these that is there is kept
 WINS = "win_rate"  # whose curve is kept, too
+LATE = ("loss/distance",)  # logged metrics whose mean over the last tenth of training is kept
 # not among `numbers`: they have columns of their own, or tell nothing of the policy
 APART = {"run", "seed", "config", "updates", "wall_s", "failed_at", *REAL}
 ACTIONS = {True: "sampled", False: "modes", None: ""}
@@ -104,7 +105,7 @@ def rows_of(run: Run, scale: str = "") -> list[Row]:
             name: float(value)
             for name, value in one.items()
             if name not in APART and isinstance(value, int | float)
-        }
+        } | _late(run, index)
         row = Row(
             key=key_of(run.config, point),
             method=run.config["method"],
@@ -130,6 +131,17 @@ def rows_of(run: Run, scale: str = "") -> list[Row]:
             source=run.path.name,
         )
         found.append(row)
+    return found
+
+
+def _late(run: Run, index: int) -> dict[str, float]:
+    """The metrics of LATE that a run has logged, as means over the last tenth of its training."""
+    found = {}
+    for name in LATE:
+        curve = run.arrays.get(f"history/{name}")
+        if curve is not None and len(curve):
+            last = curve[-max(1, round(0.1 * len(curve))) :, index]
+            found[f"{name}, last tenth"] = float(last.mean())
     return found
 
 
