@@ -32,7 +32,7 @@ quickstart: $(READY)      ## two methods on a 2x2 game, five seeds each, and a p
 	$(BIN)/jaxoff train inspo matrix/xor/b --steps 300 --set hidden=64 --set behaviour_steps=200 --out $(QUICK)/inspo
 	$(BIN)/jaxoff report $(QUICK)
 
-benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)
+benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full, RETRAIN=1)
 	$(BIN)/python -m jaxoff.experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE) $(STORE)
 
 inspo pjap omar yanhui: $(READY) ## one paper: every table and figure   (SCALE=...)
