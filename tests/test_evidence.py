@@ -156,6 +156,8 @@ def test_pairs_are_of_common_seeds_and_points_of_a_grid_are_told_apart():
     assert cells.of("task", "C", lr=0.2).tolist() == [0.2, 0.2]
     with pytest.raises(Missing, match=r"no rows of C, lr 0\.3 on task"):
         cells.of("task", "C", lr=0.3)
+    with pytest.raises(Missing, match="rows of C on task are of several settings"):
+        cells.of("task", "C")
     with pytest.raises(Missing, match="have no win_rate"):
         cells.of("task", "A", "win_rate")
 

@@ -67,7 +67,7 @@ class Cells:
     def rows(self, task: str, label: str, **settings: float) -> list[Row]:
         """The rows of a label on a task in order of seeds; settings: of a point of a grid.
 
-        Raises Missing where there is none.
+        Raises Missing where there is none, or where a seed has several rows, of other settings.
         """
         found = [
             row
@@ -77,6 +77,8 @@ class Cells:
         if not found:
             at = "".join(f", {name} {value:g}" for name, value in settings.items())
             raise Missing(f"no rows of {label}{at} on {task}")
+        if len({row.seed for row in found}) < len(found):
+            raise Missing(f"rows of {label} on {task} are of several settings")
         self.used |= {row.place: row for row in found}
         return sorted(found, key=lambda row: row.seed)
 
