@@ -25,6 +25,7 @@ SWEPT = TrainSpec(
     grid={"lr": (1e-3, 1e-2)},
     steps=60,
     evaluations=30,
+    size="paper",
     variant="BC",
 )
 

@@ -55,6 +55,7 @@ def digest(parts: Mapping[str, Any]) -> str:
 def key_of(record: Mapping[str, Any], point: Mapping[str, float]) -> str:
     """The key of the runs of a job at one point of its grid; record: its config.json."""
     loose = {*LOOSE, "seeds", "num_runs", "data", "grid", "parts", "order", "steps", "env_spec"}
+    loose |= {"size"}  # which only chooses the defaults of the settings
     kept = {name: value for name, value in record.items() if name not in loose}
     return digest(kept | {"config": _config_at(record, point)})
 
@@ -71,12 +72,12 @@ def _config_at(record: Mapping[str, Any], point: Mapping[str, float]) -> dict[st
 
 
 def _settings_at(record: Mapping[str, Any], point: Mapping[str, float]) -> dict[str, Any]:
-    """The settings of a job at a point of its grid that are no defaults."""
+    """The settings of a job at a point of its grid that are no defaults, and those of the point."""
     config, method, task = _config_at(record, point), record["method"], record["task"]
     usual = {
         field.name: field.default
         for field in dataclasses.fields(TrainSpec)
-        if field.name not in (*LOOSE, "seeds", "steps", "config", "grid", "variant", "env")
+        if field.name not in (*LOOSE, "seeds", "steps", "config", "grid", "variant", "env", "size")
     }
     found = {
         name: record[name]
@@ -85,14 +86,20 @@ def _settings_at(record: Mapping[str, Any], point: Mapping[str, float]) -> dict[
     }
     found |= {f"sampler.{name}": value for name, value in record.get("sampler_config", {}).items()}
     try:
-        default = resolve_config(registry.learner(method, task), Task.parse(task), {})
+        # folders from before there were sizes have the paper's
+        size = record.get("size", "paper")
+        default = resolve_config(registry.learner(method, task), Task.parse(task), {}, size=size)
         known = {
             name: float(str(np.float32(x))) if hasattr(x, "shape") else plain(x)
             for name, x in vars(default).items()
         }
     except JaxoffError:  # a method or a task that is not here: all of its settings
         known = {}
-    changed = {name: x for name, x in config.items() if name not in known or known[name] != x}
+    changed = {
+        name: x
+        for name, x in config.items()
+        if name in point or name not in known or known[name] != x
+    }
     return found | changed
 
 
