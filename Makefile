@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SCALE ?= cpu
 RESULTS ?= results
+# RETRAIN=1 trains also the jobs whose results are committed in experiments/reference
+STORE := $(if $(RETRAIN),--no-store)
 # Where papers train, and how many jobs at once: ENGINE=local|slurm|ray WORKERS=4 ENGINE_SET="partition=gpu gpus=1"
 BY := $(if $(ENGINE),--engine $(ENGINE)) $(if $(WORKERS),--workers $(WORKERS)) $(addprefix --engine-set ,$(ENGINE_SET))
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-cuda quickstart benchmark inspo pjap omar sit yanhui bench bench-omar plan bench-accelerator wheels drill datasets report docs notebook test test-all test-slurm test-ray test-oldest test-newest lint check clean
+.PHONY: help setup setup-cuda quickstart benchmark inspo pjap omar sit yanhui evidence bench bench-omar plan bench-accelerator wheels drill datasets report docs notebook test test-all test-slurm test-ray test-oldest test-newest lint check clean
 
 help:                     ## this list
 	@grep -hE '^[a-zA-Z0-9_%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([^:]+):[^#]*## (.*)/\1\t\2/' | expand -t 18
@@ -32,29 +34,32 @@ quickstart: $(READY)      ## two methods on a 2x2 game, five seeds each, and a p
 	$(BIN)/jaxoff train inspo matrix/xor/b --steps 300 --set hidden=64 --set behaviour_steps=200 --out $(QUICK)/inspo
 	$(BIN)/jaxoff report $(QUICK)
 
-benchmark: $(READY)       ## the embedded suite: games and Bridge, tables and figures   (SCALE=smoke|cpu|full)
-	$(BIN)/python -m jaxoff.experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE) $(BY)
+benchmark: $(READY)       ## five papers on one page, each by a small experiment   (SCALE=smoke|cpu|full, RETRAIN=1)
+	$(BIN)/python -m jaxoff.experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE) $(STORE) $(BY)
 
-inspo pjap omar yanhui: $(READY) ## one paper: every table and figure   (SCALE=..., ENGINE=local|slurm|ray, WORKERS=..., ENGINE_SET=...)
-	$(BIN)/python -m jaxoff.experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE) $(BY)
+inspo pjap omar yanhui: $(READY) ## one paper: every table and figure   (SCALE=..., RETRAIN=1, ENGINE=local|slurm|ray, WORKERS=..., ENGINE_SET=...)
+	$(BIN)/python -m jaxoff.experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE) $(STORE) $(BY)
 
 inspo-%: $(READY)         ## a part: inspo-table1 ... -table7, -fig3, -fig5; -smax: tables 4-7; -tune: coefficients
-	$(BIN)/python -m jaxoff.experiments.inspo $* --scale $(SCALE) --out $(RESULTS)/inspo-$(SCALE) $(BY)
+	$(BIN)/python -m jaxoff.experiments.inspo $* --scale $(SCALE) --out $(RESULTS)/inspo-$(SCALE) $(STORE) $(BY)
 
 pjap-%: $(READY)          ## one figure: pjap-fig1 ... -fig5 -extras; -fig6: sequences   (DATA=folder of public data)
-	$(BIN)/python -m jaxoff.experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE) $(if $(DATA),--data-dir $(DATA)) $(BY)
+	$(BIN)/python -m jaxoff.experiments.pjap $* --scale $(SCALE) --out $(RESULTS)/pjap-$(SCALE) $(if $(DATA),--data-dir $(DATA)) $(STORE) $(BY)
 
 omar-%: $(READY)          ## a part: omar-landscape -motivation -agents -control -online -mpe -mujoco -smac -maze -centralised -search (DATA=...)
-	$(BIN)/python -m jaxoff.experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE) $(if $(DATA),--data-dir $(DATA)) $(BY)
+	$(BIN)/python -m jaxoff.experiments.omar $* --scale $(SCALE) --out $(RESULTS)/omar-$(SCALE) $(if $(DATA),--data-dir $(DATA)) $(STORE) $(BY)
 
 sit: $(READY)             ## SIT: table 1 and every figure; hours   (SCALE=...)
-	$(BIN)/python -m jaxoff.experiments.sit all --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE) $(BY)
+	$(BIN)/python -m jaxoff.experiments.sit all --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE) $(STORE) $(BY)
 
 sit-%: $(READY)           ## a part: sit-table1, sit-fig1f -fig3 -fig4a -fig4b -fig4c -fig7 -fig8, -fig9 ... -fig20; -claim: few maps (-claim-mpe, -claim-smax); -tune
-	$(BIN)/python -m jaxoff.experiments.sit $* --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE) $(BY)
+	$(BIN)/python -m jaxoff.experiments.sit $* --scale $(SCALE) --out $(RESULTS)/sit-$(SCALE) $(STORE) $(BY)
 
 yanhui-%: $(READY)        ## a part: yanhui-table1, -table2, -fig1, -fig2; -claim: 3m with YANHUI, MADT, BC
-	$(BIN)/python -m jaxoff.experiments.yanhui $* --scale $(SCALE) --out $(RESULTS)/yanhui-$(SCALE) $(BY)
+	$(BIN)/python -m jaxoff.experiments.yanhui $* --scale $(SCALE) --out $(RESULTS)/yanhui-$(SCALE) $(STORE) $(BY)
+
+evidence: $(READY)        ## verdicts on the papers' claims from committed results, as pages in docs/   (MEASURE="names" of what takes minutes, DATA=)
+	$(BIN)/python -m jaxoff.experiments.evidence $(if $(MEASURE),--measure $(MEASURE)) $(if $(DATA),--data-dir $(DATA))
 
 bench: $(READY)           ## updates/s of each learner, tokens/s of transformers, by number of runs; writes experiments/bench/
 	$(BIN)/python -m jaxoff.experiments.bench

@@ -26,7 +26,7 @@ from jaxoff.engines.local import Here
 from jaxoff.errors import JaxoffError
 from jaxoff.files import write_text
 from jaxoff.names import Task
-from jaxoff.report import protocol, render, tables
+from jaxoff.report import protocol, render, store, tables
 from jaxoff.report.figures import same_looks
 from jaxoff.report.html import Section, index
 from jaxoff.report.load import Run, load_run
@@ -46,6 +46,11 @@ def kind_of(task: str) -> str:
 def file_of(paper: str, name: str) -> Path:
     """A file in the folder of a paper."""
     return Path(__file__).parent / paper / name
+
+
+def store_of(paper: str) -> Path:
+    """The committed results of a paper's runs, one row each."""
+    return Path(__file__).parent / "reference" / paper / "runs.csv"
 
 
 def printed(paper: str, table: str) -> dict[tuple[str, str], str]:
@@ -122,8 +127,9 @@ def with_data(
 class Job:
     """One call of the command; data_dir: the folder of public data.
 
-    A result that is already in `out` is read back, not trained again. engine: where jobs are
-    trained, by default in this process.
+    A result that is already in `out`, or whose rows are in the paper's store, is read back, not
+    trained again. use_store: whether the store is looked up. engine: where jobs are trained, by
+    default in this process.
     """
 
     paper: str
@@ -131,6 +137,7 @@ class Job:
     out: Path
     data_dir: str | None = None
     engine: Engine | None = dataclasses.field(default=None, compare=False)
+    use_store: bool = True
 
     def run(
         self,
@@ -138,13 +145,16 @@ class Job:
         data: Callable[[TrainSpec], Episodes] | None = None,
         env: Callable[[TrainSpec], Env] | None = None,
         folder: str = "runs",
+        *,
+        whole: bool = False,
     ) -> list[Run]:
         """Train every job, or read back what is there, one folder each below out/folder.
 
-        data, env: where they are not those that the task's name gives.
+        data, env: where they are not those that the task's name gives. whole: a figure needs
+        policies or arrays, which the store does not have.
         """
         return self.train(
-            {self.out / folder / folder_name(spec): spec for spec in specs}, data, env
+            {self.out / folder / folder_name(spec): spec for spec in specs}, data, env, whole
         )
 
     def train(
@@ -152,13 +162,29 @@ class Job:
         specs: Mapping[Path, TrainSpec],
         data: Callable[[TrainSpec], Episodes] | None = None,
         env: Callable[[TrainSpec], Env] | None = None,
+        whole: bool = False,
     ) -> list[Run]:
         """What `run` does, of folder -> job."""
-        sent = [Assignment(spec, path.absolute(), data, env) for path, spec in specs.items()]
+        done = {
+            path: None if whole or path.exists() else self.stored(spec)
+            for path, spec in specs.items()
+        }
+        sent = [
+            Assignment(spec, path.absolute(), data, env)
+            for path, spec in specs.items()
+            if done[path] is None
+        ]
         # In this process a bar shows each job, and elsewhere a line.
         tell = (lambda text: None) if self.engine is None else print
         engines.run(sent, self.engine or Here(), tell)
-        return [load_run(path) for path in specs]
+        return [load_run(path) if run is None else run for path, run in done.items()]
+
+    def stored(self, spec: TrainSpec) -> Run | None:
+        """The results of a job from the paper's store, if all of its runs are there."""
+        done = store.stored(store_of(self.paper), spec) if self.use_store else None
+        if done is not None:
+            print(f"{spec.label} {spec.task}: from {done.path}", flush=True)
+        return done
 
     def table(
         self,
@@ -259,13 +285,15 @@ class Paper:
         out: Path,
         data_dir: str | None = None,
         engine: Engine | None = None,
+        use_store: bool = True,
     ) -> list[Section]:
         """Make a part or a group: the sections of the page, their files below `out`.
 
-        Raises ValueError for a setting that is not read, before anything is made.
+        use_store: whether jobs whose rows are committed are read from there. Raises ValueError for
+        a setting that is not read, before anything is made.
         """
         self.check(part, scale, data_dir)
-        job = Job(self.name, scale, out, data_dir, engine)
+        job = Job(self.name, scale, out, data_dir, engine, use_store)
         return [self.parts[name](job) for name in self.groups.get(part, (part,))]
 
 
@@ -285,6 +313,11 @@ def parser_of(
     )
     parser.add_argument(
         "--out", default=Path(out), type=Path, help="folder for results, tables and figures"
+    )
+    parser.add_argument(
+        "--no-store",
+        action="store_true",
+        help="train also the jobs whose results are committed in experiments/reference",
     )
     if data_dir:
         parser.add_argument("--data-dir", help="folder of public datasets")
@@ -327,5 +360,7 @@ def main(name: str) -> None:
     except (ValueError, JaxoffError) as error:
         parser.error(str(error))
     with same_looks(paper.labels):
-        made = paper.make(chosen.part, chosen.scale, chosen.out, chosen.data_dir, engine)
+        made = paper.make(
+            chosen.part, chosen.scale, chosen.out, chosen.data_dir, engine, not chosen.no_store
+        )
         print(f"page: {index(chosen.out, paper.title, made)}")

@@ -29,7 +29,8 @@ def main() -> None:
     names = list(POINTS) if chosen.part == "all" else [chosen.part]
     with same_looks(label for name in names for label in load(name).labels):
         for name in names:
-            job = Job(name, chosen.scale, chosen.out / name, engine=engine)
+            out, use_store = chosen.out / name, not chosen.no_store
+            job = Job(name, chosen.scale, out, engine=engine, use_store=use_store)
             for make in POINTS[name]:
                 section = make(job)
                 stems = [f"{name}/{stem}" for stem in section.stems]

@@ -140,7 +140,8 @@ def test_the_command_refuses_by_name_and_knows_groups_of_parts(monkeypatch, caps
 
 @pytest.mark.parametrize("name", ["inspo", "omar", "pjap", "sit", "yanhui"])
 def test_papers_have_one_shape(name):
-    files = ("__init__.py", "__main__.py", "runs.py", "figures.py", "parts.py", "paper.csv")
+    files = ("__init__.py", "__main__.py", "runs.py", "figures.py", "parts.py", "claims.py")
+    files = (*files, "paper.csv")
     assert all(paper.file_of(name, file).is_file() for file in files)
     made = paper.load(name)
     assert made.name == name and {*made.public, *made.scales} <= {*made.parts}

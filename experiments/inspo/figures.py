@@ -49,9 +49,12 @@ def joint_policies(runs: Sequence[Run], actions: Sequence[str], stem: Path) -> N
 
 
 def episodes(runs: Sequence[Run], out: Path) -> list[str]:
-    """A GIF of one episode of the first run of each result; returns the file stems."""
+    """A GIF of one episode of the first run of each result; returns the file stems.
+
+    Results from the store have no policies, and no GIF.
+    """
     stems = []
-    for run in runs:
+    for run in (run for run in runs if run.path.is_dir()):
         env, policy, spec = restore_policy(run.path)
         stem = f"episode-{run.path.name}"
         if write_gif(

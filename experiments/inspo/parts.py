@@ -24,9 +24,11 @@ SMAX_NOTE = (
 )
 
 
-def trained(job: Job, tasks: Mapping[str, str], columns: Mapping[str, Column]) -> list[Run]:
-    """Every column on every task."""
-    return job.run(runs.specs(tasks, columns, job.scale))
+def trained(
+    job: Job, tasks: Mapping[str, str], columns: Mapping[str, Column], *, whole: bool = False
+) -> list[Run]:
+    """Every column on every task; whole: with policies and arrays."""
+    return job.run(runs.specs(tasks, columns, job.scale), whole=whole)
 
 
 def games(job: Job, name: str, title: str, tasks: Mapping[str, str], note: str) -> Section:
@@ -168,7 +170,7 @@ def battles(
 
 def fig3(job: Job) -> Section:
     """Joint policies on XOR (c)."""
-    done = trained(job, {"matrix/xor/c": "(c)"}, runs.COLUMNS)
+    done = trained(job, {"matrix/xor/c": "(c)"}, runs.COLUMNS, whole=True)
     figures.joint_policies(done, ("A", "B"), job.out / "fig3")
     text = (
         "Joint policy at the end of training on XOR dataset (c), which holds AA, AB and BA; "
@@ -184,7 +186,7 @@ def fig5(job: Job) -> Section:
         ("fig5a", {"matrix/mne/imbalanced": "M-NE imbalanced"}, runs.ENTROPY, ("A", "B", "C")),
         ("fig5b", {"matrix/xor/b": "XOR (b)"}, runs.SEQUENTIAL, ("A", "B")),
     ):
-        done = trained(job, tasks, runs.INSPO | columns)
+        done = trained(job, tasks, runs.INSPO | columns, whole=True)
         figures.joint_policies(done, actions, job.out / name)
         figures.learning_curves(done, tasks, job.out / f"{name}-curves")
         made = {"exact_value": f"{name}-exact-value", "out_of_data": f"{name}-out-of-data"}

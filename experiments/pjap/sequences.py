@@ -161,6 +161,8 @@ def cell(source: Source, label: str, scale: str, data_dir: str | None) -> TrainS
         sampled=False,
         data_dir=data_dir,
         data_episodes=None if scale == "full" else source.episodes,
+        # the name of a task does not tell of data that are joined from several
+        variant=f"{label}, {source.name}" if len(source.tasks) > 1 else label,
     )
 
 

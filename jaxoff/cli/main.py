@@ -19,6 +19,7 @@ from jaxoff.cli.common import as_folder, console
 from jaxoff.cli.data import data_app
 from jaxoff.cli.methods import methods, settings
 from jaxoff.cli.push import policy_app
+from jaxoff.cli.store import store_app
 from jaxoff.cli.train import train
 from jaxoff.errors import Interrupted, InvalidSetting, JaxoffError
 from jaxoff.files import check_writable_file
@@ -50,6 +51,7 @@ def report(
     marl_eval: Path | None = None,
     scale: str = "",
     out: Path | None = None,
+    published: Path | None = None,
 ) -> None:
     """Tables, curves and an index.html from result folders, without training.
 
@@ -63,6 +65,8 @@ def report(
         marl_eval: a JSON file to write, with the results in the format of marl-eval's tools.
         scale: of an experiment's file, as it was given to `jaxoff run`.
         out: of an experiment's file, the folder that was given to `jaxoff run`.
+        published: a folder of CSV files with published numbers, such as experiments/published; a
+            table sets those on the report's datasets beside ours.
     """
     if marl_eval is not None:
         check_writable_file(marl_eval)
@@ -77,10 +81,9 @@ def report(
         )
     drawn = _modes(greedy, sampled)
     if folder.suffix == ".toml" and not folder.is_dir():
-        if marl_eval is not None:
-            raise InvalidSetting(f"--marl-eval: expected with a folder, found '{folder}'")
-                f"--marl-eval: expected with a folder of results, found '{folder}'"
-            )
+        for option, value in (("--marl-eval", marl_eval), ("--published", published)):
+            if value is not None:
+                raise InvalidSetting(f"{option}: expected with a folder, found '{folder}'")
         later = source == "evaluation"
         choose = lambda runs: protocol.evaluated(runs, drawn, episodes) if later else runs
         experiment.report(folder, scale, out, choose)
@@ -95,6 +98,7 @@ def report(
         episodes=episodes,
         tell=found.append,
         marl_eval=marl_eval,
+        beside=published,
     )
     for table in found:
         if table.metric == "return_mean":
@@ -333,12 +337,19 @@ def _run(args: list[str]) -> None:
         )
     elif args[:1] == ["policy"]:
         policy_app.cli(prog="jaxoff policy", description="Trained policies.", args=args[1:])
+    elif args[:1] == ["store"]:
+        store_app.cli(
+            prog="jaxoff store",
+            description="Final numbers of runs in a CSV file that is committed.",
+            args=args[1:],
+        )
     else:
         app.cli(
             prog="jaxoff",
             description=(
                 "Offline multi-agent reinforcement learning in JAX. Also: jaxoff data "
-                "{list,make,fetch,inspect,combine,push,...}, jaxoff policy push. `jaxoff --debug "
+                "{list,make,fetch,inspect,combine,push,...}, jaxoff policy push, jaxoff store "
+                "{add,list}. `jaxoff --debug "
                 "COMMAND ...` shows the traceback of an error."
             ),
             args=args,

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from jaxoff.errors import BrokenResult
-from jaxoff.report import checkpoints, figures, html, protocol, render, tables, tuning
+from jaxoff.report import checkpoints, figures, html, protocol, published, render, tables, tuning
 from jaxoff.report import marl_eval as export
 from jaxoff.report.load import Run, by_config, load_run, run_folders, told_apart, unfinished
 from jaxoff.report.summary import LEADING
@@ -23,6 +23,7 @@ def report(
     *,
     sampled: bool | None = None,
     episodes: int | None = None,
+    beside: str | Path | None = None,
     tell: Callable[[tables.Table], None] = lambda table: None,
     marl_eval: str | Path | None = None,
 ) -> Path:
@@ -33,12 +34,14 @@ def report(
     and figures. So are broken ones: once everything else is written, a BrokenResult names their
     files. source: tables have the numbers of the last evaluation of training, or those of `jaxoff
     evaluate`, the latest of each run with these actions and this number of episodes where given
-    (see `protocol.evaluated`). tell: called with every table that was written. marl_eval: a file
-    for the results of all experiments in marl-eval's JSON format. Raises BrokenResult, too, if no
-    run has ended, and InvalidSetting where evaluations are missing or differ, or where marl-eval
-    could not read the results.
+    (see `protocol.evaluated`). beside: a folder of published numbers, which get a table beside ours
+    (see `published`). tell: called with every table that was written. marl_eval: a file for the
+    results of all experiments in marl-eval's JSON format. Raises BrokenResult, too, if no run has
+    ended, and InvalidSetting where evaluations are missing or differ, or where marl-eval could not
+    read the results.
     """
     folder = Path(folder)
+    numbers = [] if beside is None else published.read_folder(beside)
     if folder.exists() and not folder.is_dir():
         raise BrokenResult(f"{folder}: expected a folder of results, found a file")
     waiting, done, broken = unfinished(folder), [], {}
@@ -67,7 +70,10 @@ def report(
         export.write(told_apart([run for runs in groups.values() for run in runs]), marl_eval)
     sections = []
     for place, runs in groups.items():
-        stems = [stem.relative_to(folder) for stem in _experiment(runs, place, tell)]
+        made = _experiment(runs, place, tell)
+        if published.write(numbers, runs, place / "published"):
+            made.append(place / "published")
+        stems = [stem.relative_to(folder) for stem in made]
         title = folder.resolve().name if place == folder else str(place.relative_to(folder))
         text = f"{len(runs)} result folders, {sum(len(run.runs) for run in runs)} runs."
         for words, paths in (("Not ended yet", waiting), ("Broken", broken)):
