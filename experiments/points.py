@@ -141,14 +141,14 @@ def sit_credit(job: Job) -> Section:
 
 def sit_point(job: Job) -> Section:
     """Prioritised trajectories of single agents against batches of whole episodes."""
-    columns = sit.CLAIM | {name: sit.TUNED[name] for name in ("ICQ, tuned", "SIT, tuned")}
+    columns = {"BC": sit.CLAIM["BC"], **sit.TUNED}
     specs = shorter(
-        sit.specs(PARTICLES, columns, job.scale), job.scale, 600, decomposition_steps=1000
+        sit.specs(PARTICLES, columns, job.scale), job.scale, 1500, decomposition_steps=1500
     )
     done = job.run(specs)
     title = "SIT: data of unequal agents"
     stem = sit_parts.table(job, done, PARTICLES, "returns", f"{title}, returns", SHORTER)
-    pairs = [("SIT", "ICQ"), ("SIT, tuned", "ICQ, tuned"), ("ICQ", "BC")]
+    pairs = [("SIT, tuned", "ICQ, tuned"), ("SIT, tuned", "BC"), ("ICQ, tuned", "BC")]
     stems = [stem, verdicts(job, f"{title}, verdicts", done, dict.fromkeys(PARTICLES, pairs))]
     curves = sit_figures.learning_curves(done, PARTICLES, job.out / "curves")
     return Section(title, "", [*stems, curves])

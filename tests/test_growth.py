@@ -146,7 +146,7 @@ def test_more_grid_points_of_a_job_that_was_stopped(tmp_path):
         ({"steps": 2}, True, "the folder holds 4 updates.*ask for all that it holds"),
         ({"seeds": (1, 2)}, True, "the folder holds .*seeds 0, 1.*ask for all that it holds"),
         ({"evaluations": 1}, True, "'evaluations': expected 1, found 2"),
-        ({"grid": {"lr": [1e-3]}}, True, r"'config.lr': .*another job"),
+        ({"grid": {"lr": [2e-3]}}, True, r"'config.lr': .*another job"),
         ({"config": {"hidden": 8, "batch_size": 8}}, True, "'config.hidden': expected 8, found 16"),
     ],
 )
