@@ -31,7 +31,7 @@ QUICK := $(RESULTS)/quickstart
 
 quickstart: $(READY)      ## two methods on a 2x2 game, five seeds each, and a page that compares them
 	$(BIN)/jaxoff train bc matrix/xor/b --steps 300 --out $(QUICK)/bc
-	$(BIN)/jaxoff train inspo matrix/xor/b --steps 300 --set hidden=64 --set behaviour_steps=200 --out $(QUICK)/inspo
+	$(BIN)/jaxoff train inspo matrix/xor/b --steps 300 --out $(QUICK)/inspo
 	$(BIN)/jaxoff report $(QUICK)
 
 benchmark: $(READY)       ## five papers on one page, each by a small experiment   (SCALE=smoke|cpu|full, RETRAIN=1)
