@@ -74,6 +74,32 @@ def test_a_page_loads_nothing_from_elsewhere_and_its_files_are_there(site):
                     assert (page.parent / path).exists(), f"{page.name}: {tag}"
 
 
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
+def test_a_browser_renders_pages_at_the_width_of_a_screen(site, tmp_path):
+    from PIL import Image
+
+    for name, width in (("index.html", 1280), ("methods/inspo.html", 800)):
+        shot, wide = tmp_path / "page.png", f"--window-size={width},900"
+        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", wide]
+        command += [f"--user-data-dir={tmp_path / 'profile'}", "--hide-scrollbars"]
+        page = (site / name).as_uri()
+        made = subprocess.run([*command, f"--screenshot={shot}", page], capture_output=True)
+        assert made.returncode == 0 and shot.is_file(), made.stderr[-2000:]
+        dump = subprocess.run([*command, "--dump-dom", page], capture_output=True, text=True).stdout
+        # The theme's script has run: it marks a page whose script is alive on its root element.
+        assert re.search(r"<html[^>]*class=\"[^\"]*\bjs\b", dump), dump[:300]
+        with Image.open(shot) as picture:
+            found = picture.convert("RGB").getcolors(2**20) or []
+        assert picture.size[0] == width
+        # A page without its style sheet has hardly a colour; one that did not load has one.
+        assert len(found) > 50 and max(count for count, _ in found) < 0.97 * width * 900
+
+
 def test_home_is_the_readme_and_its_links_lead_to_pages(site):
     page = (site / "index.html").read_text()
     assert "How it compares" in page
