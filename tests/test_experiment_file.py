@@ -50,17 +50,9 @@ average = true
 partition = "gpu"
 gpus = 1
 """
-# Three methods, two datasets, five seeds, a table.
-TEN = """
-tasks = ["matrix/xor/b", "matrix/xor/c"]
-seeds = 5
-steps = 300
-
-[methods]
-BC = {method = "bc"}
-ICQ = {method = "icq", set = {hidden = 64}}
-InSPO = {method = "inspo", set = {hidden = 64, behaviour_steps = 200}}
-"""
+# Three methods, two datasets, five seeds, a table: the example of the documentation.
+EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "games.toml"
+TEN = EXAMPLE.read_text()
 
 
 def read(place: Path, text: str, scale: str = "") -> experiment.Experiment:
@@ -80,6 +72,8 @@ def test_ten_lines_are_methods_tasks_and_seeds(tmp_path):
         config={"steps": 300, "hidden": 64},
         variant="ICQ",
     )
+    assert TEN.strip().count("\n") == 9
+    assert f"```toml\n{TEN}```" in (EXAMPLE.parents[1] / "many-machines.md").read_text()
 
 
 def test_everything_that_a_file_says_is_in_its_jobs(tmp_path):
@@ -124,10 +118,10 @@ def test_a_scale_replaces_what_it_names(tmp_path):
         ('{method = "bc"}', '{metod = "bc"}', UnknownName, r"\[methods.BC\].*nearest: method"),
         ('"bc"', '"bcc"', InvalidSetting, "BC on matrix/xor/b: unknown method 'bcc'; nearest: bc"),
         ("xor/c", "xor/z", InvalidSetting, "BC on matrix/xor/z: unknown task"),
-        ("hidden = 64}", "hiden = 64}", InvalidSetting, "ICQ on matrix/xor/b: .*'hiden'; nearest"),
+        ("behaviour_st", "behavior_st", InvalidSetting, "InSPO on .*behavior_steps.; nearest"),
         ("seeds = 5", "seeds = true", InvalidFile, "'seeds': expected whole number or list, found"),
         ("seeds = 5", "seeds = 5.5", InvalidFile, "'seeds': expected whole number or list, found"),
-        ("[methods]", "set = {hiden = 3}\n[methods]", UnknownName, r"\[set\].*'hiden'; nearest"),
+        ("{hidden = 64}", "{hiden = 3}", UnknownName, r"\[set\].*'hiden'; nearest"),
         ("[methods]", 'table = {columns = ["B"]}\n[methods]', UnknownName, "column of .*'B'"),
         (
             "[methods]",

@@ -15,6 +15,8 @@ started=()
 stop() {
     scancel --me 2> /dev/null || true
     for ((i = ${#started[@]} - 1; i >= 0; i--)); do kill "${started[$i]}" 2> /dev/null || true; done
+    sleep 2
+    for pid in "${started[@]}"; do kill -9 "$pid" 2> /dev/null || true; done
     wait 2> /dev/null || true
     rm -rf "$state"
 }
