@@ -32,12 +32,13 @@ runuser -u munge -- munged --foreground --force --key-file="$state/munge/key" \
 started+=($!)
 
 name=$(hostname -s)
+port=$((20000 + RANDOM % 10000)) # so that another run, or a Slurm of the machine, is not in the way
 mkdir "$state/ctld" "$state/d"
 cat > "$state/slurm.conf" << CONF
 ClusterName=drill
 SlurmctldHost=$name(127.0.0.1)
-SlurmctldPort=17817
-SlurmdPort=17818
+SlurmctldPort=$port
+SlurmdPort=$((port + 1))
 AuthType=auth/munge
 AuthInfo=socket=$state/munge/socket,cred_expire=5
 CredType=cred/munge
@@ -70,6 +71,7 @@ started+=($!)
 slurmd -D > /dev/null 2>&1 &
 started+=($!)
 for _ in $(seq 300); do
+    for pid in "${started[@]}"; do kill -0 "$pid" || { cat "$state"/*.log >&2; exit 1; }; done
     sinfo --noheader --format=%t 2> /dev/null | grep -qx idle && break
     sleep 0.2
 done
