@@ -15,7 +15,7 @@ from jaxoff.cli import main
 from jaxoff.errors import BrokenResult, InvalidSetting
 from jaxoff.report import figures, render, store, store_file, tables
 from jaxoff.report.load import load_run
-from jaxoff.training.spec import TrainSpec
+from jaxoff.training import TrainSpec, train
 
 SWEPT = TrainSpec(
     "bc",
@@ -35,10 +35,10 @@ def trained(tmp_path_factory):
     """The folders of two jobs: BC over a grid of two rates, and a second label."""
     out = tmp_path_factory.mktemp("store")
     other = dataclasses.replace(SWEPT, grid={}, variant="BC, again")
-    return {
-        spec.label: paper.trained(spec, out / paper.folder_name(spec)).path
-        for spec in (SWEPT, other)
-    }
+    places = {spec.label: out / paper.folder_name(spec) for spec in (SWEPT, other)}
+    for spec in (SWEPT, other):
+        train(spec, places[spec.label])
+    return places
 
 
 @pytest.fixture
@@ -126,17 +126,18 @@ def test_a_job_with_another_setting_seed_or_label_is_not_in_the_store(file):
 
 def test_an_experiment_takes_jobs_from_its_store(tmp_path, monkeypatch, trained, file, capsys):
     monkeypatch.setattr(paper, "store_of", lambda name: file)
-    monkeypatch.setattr(paper, "trained", lambda *_, **__: pytest.fail("trained"))
+    sent = []
+    monkeypatch.setattr(paper.engines, "run", lambda jobs, *_: sent.extend(jobs))
+    monkeypatch.setattr(paper, "load_run", lambda path: path.name)
     job = paper.Job("inspo", "smoke", tmp_path / "out")
     (run,) = job.run([SWEPT])
     assert run.path == file and "BC matrix/xor/b: from" in capsys.readouterr().out
-    assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(paper, "trained", lambda spec, path, **_: "trained")
-    assert job.run([SWEPT], whole=True) == ["trained"]
-    assert dataclasses.replace(job, use_store=False).run([SWEPT]) == ["trained"]
-    folder = job.out / "runs" / paper.folder_name(SWEPT)
-    folder.mkdir(parents=True)  # what was begun there is continued
-    assert job.run([SWEPT]) == ["trained"]
+    assert not (tmp_path / "out").exists() and not sent
+    name = paper.folder_name(SWEPT)
+    assert job.run([SWEPT], whole=True) == [name] and len(sent) == 1
+    assert dataclasses.replace(job, use_store=False).run([SWEPT]) == [name] and len(sent) == 2
+    (job.out / "runs" / name).mkdir(parents=True)  # what was begun there is continued
+    assert job.run([SWEPT]) == [name] and len(sent) == 3
 
 
 def test_what_the_store_lacks_is_trained_for_figures_of_policies(tmp_path, monkeypatch, file):

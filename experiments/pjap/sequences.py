@@ -197,7 +197,7 @@ def run_source(source: Source, job: Job) -> dict[str, Run] | str:
         letters = "".join(x if x.isalnum() else "-" for x in f"{label} {source.name}".lower())
         folder = job.out / "runs" / "-".join(filter(None, letters.split("-")))
         places[folder] = cell(source, label, job.scale, job.data_dir)
-    done = job.train(places, functools.partial(_of_job, *about))
+    done = job.train(places, functools.partial(_of_job, *about), whole=True)
     return dict(zip(VARIANTS, done, strict=True))
 
 
