@@ -261,7 +261,7 @@ def _settings(module: ModuleType, task: Task, size: SizeName) -> dict[str, Any]:
 
     The file has tables [method."task pattern"]; a later table overrides earlier ones. At size
     laptop, the tables [laptop."*"."task pattern"] of all methods come next, of which a method takes
-    the fields that it has, and then its own, [laptop.method."task pattern"].
+    the numbers that it has, and then its own, [laptop.method."task pattern"].
     """
     package, _, name = module.__name__.rpartition(".")
     # A form of a method has the name and the settings of its package.
@@ -272,13 +272,11 @@ def _settings(module: ModuleType, task: Task, size: SizeName) -> dict[str, Any]:
         return {}
     tables = tomllib.loads(file.read_text())
     laptop = tables.pop("laptop", {}) if size == "laptop" else {}
-    known, merged = config_fields(module.Config), dict[str, Any]()
-    for chosen, whole in (
-        (tables.get(name), True),
-        (laptop.get("*"), False),
-        (laptop.get(name), True),
-    ):
-        for pattern, values in (chosen or {}).items():
+    defaults, merged = module.Config(), dict[str, Any]()
+    # A field of the same name may be no number, as the widths of several layers.
+    fits = lambda field: isinstance(getattr(defaults, field, None), int | float)
+    for chosen, method in ((tables, name), (laptop, "*"), (laptop, name)):
+        for pattern, values in chosen.get(method, {}).items():
             if fnmatch(f"{task.family}/{task.scenario}/{task.quality}", pattern):
-                merged |= {key: x for key, x in values.items() if whole or key in known}
+                merged |= {key: x for key, x in values.items() if method == name or fits(key)}
     return merged

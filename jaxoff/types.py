@@ -63,13 +63,13 @@ class EnvSpec:
     obs_sizes: tuple[int, ...] = ()  # true sizes per agent, where they are padded
     action_sizes: tuple[int, ...] = ()
     agent_types: tuple[int, ...] = ()  # equal numbers: same kind of agent
-    # the name of each number in agent_types, such as the unit, where kinds have names
-    type_names: tuple[str, ...] = dataclasses.field(default=(), compare=False)
     action_bound: float = 1.0  # continuous actions lie in [-bound, bound]
     return_scale: ReturnScale | None = None
     payoff: Callable[[Array], Array] | None = dataclasses.field(default=None, compare=False)
     # steps of the longest episode in the dataset that a learner is made for; 0 without a dataset
     longest: int = 0
+    # the name of each number in agent_types, such as the unit, where kinds have names
+    type_names: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def max_steps(self) -> int:

@@ -219,7 +219,7 @@ def test_inspect_draws_the_returns_in_the_terminal_and_reads_a_folder_alone(tmp_
     )
     bars = [line for line in seen.splitlines() if "█" in line]
     # 10 episodes of return 0, 20 of return 1
-    assert [line.count("█") for line in bars] == [20, 40] and [
+    assert [line.count("█") for line in bars] == [18, 36] and [
         line.split()[-2] for line in bars
     ] == ["10", "20"]
     # of the actions of each agent; (0, 0), (0, 1), (1, 0) are there 10 times each

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from jaxoff import runtime
+from jaxoff import engines, runtime
 from jaxoff.data import fetch
 from jaxoff.data.convert import hdf5
 from jaxoff.envs.mamujoco import c_physics, mabrax, mjx
@@ -36,6 +36,8 @@ USES = {
         lambda folder: fetch.fetch("og_marl:smac_v1/3m/Good", folder, unverified=True),
     ),
     "matplotlib": ("matplotlib", lambda _: figures.style().__enter__()),
+    "submitit": ("submitit", lambda _: engines.choose("slurm", {})),
+    "ray": ("ray", lambda _: engines.choose("ray", {})),
     "jaxmarl": ("jaxmarl", lambda _: mabrax.make_mabrax.__wrapped__(f"mabrax/{ROBOT}")),
 }
 

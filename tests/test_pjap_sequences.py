@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from jaxoff.experiments.paper import Job
 from jaxoff.experiments.pjap import parts, sequences
 
 from jaxoff.eval import statistics
@@ -86,7 +87,7 @@ def test_what_is_missing_is_named(tmp_path):
             "mamujoco/halfcheetah-6x1",
         ),
     ):
-        found = sequences.run_source(source, "smoke", tmp_path, None)
+        found = sequences.run_source(source, Job("pjap", "smoke", tmp_path))
         assert isinstance(found, str)
         assert re.search(wanted, found), found
 

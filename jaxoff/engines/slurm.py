@@ -70,7 +70,8 @@ class Sent:
 
     def checkpoint(self) -> Any:
         """What submitit puts into the queue again: the same, which goes on from what is saved."""
-        from submitit.helpers import DelayedSubmission
+        with needs("--engine slurm"):
+            from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
