@@ -122,7 +122,7 @@ def test_figure_3_tells_agents_and_levels(tmp_path):
     text = (tmp_path / "fig3.md").read_text()
     assert (
         text.count("| CN_3ls3l medium | ") == 3 + 3
-        and "| CN_3ls3l low | 0 | 1 | 16.7% |" in text
+        and "| CN_3ls3l low | type 0 | 1 | 16.7% |" in text
         and "held-out" in text
     )
     assert (tmp_path / "fig3-CN_3ls3l-low.png").exists()

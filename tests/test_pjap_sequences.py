@@ -77,8 +77,9 @@ def test_a_table_shows_scores_returns_distances_and_differences(monkeypatch):
     assert statistics.normalised(4566.12355, ReturnScale(0.0, 9132.2471, "")) == pytest.approx(50)
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
     lacking = sequences.Source("six legs", ("mamujoco/halfcheetah-6x1/expert",))
+    monkeypatch.setattr(sequences, "SOURCES", (*sequences.SOURCES, lacking))
     for source, wanted in (
         (SOURCES["Good"], "field 'data_dir': expected"),
         (
