@@ -33,7 +33,7 @@ GAMES = {
     "matrix/mne/imbalanced": "M-NE imbalanced",
     "grid/bridge/mixed": "Bridge mixed",
 }
-BATCHES = {"xor": 128, "mne": 512, "bridge": 128}  # most rows of a batch
+BATCHES = {"xor": 128, "mne": 256, "bridge": 128}  # most rows of a batch
 SPREAD = {"mpe/spread/medium-replay": "spread, medium-replay"}
 PARTICLES = {"mpe/CN_3ls3l/imbalanced-low": "CN_3ls3l low"}
 POOR = 50  # percent of poor episodes
@@ -89,7 +89,7 @@ def inspo_point(job: Job) -> Section:
         for spec in shorter(
             inspo.specs([task], inspo.PAPER_COLUMNS, job.scale),
             job.scale,
-            2500,
+            2500 if task.startswith("grid") else 1500,
             5,
             batch_size=BATCHES[Task.parse(task).scenario],
         )
