@@ -35,7 +35,7 @@ quickstart: $(READY)      ## two methods on a 2x2 game, five seeds each, and a p
 	$(BIN)/jaxoff report $(QUICK)
 
 benchmark: $(READY)       ## five papers on one page, each by a small experiment   (SCALE=smoke|cpu|full, RETRAIN=1)
-	$(BIN)/python -m jaxoff.experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE) $(STORE) $(or $(BY),--workers 2)
+	$(BIN)/python -m jaxoff.experiments.suite --scale $(SCALE) --out $(RESULTS)/benchmark-$(SCALE) $(STORE) $(or $(strip $(BY)),--workers 2)
 
 inspo pjap omar yanhui: $(READY) ## one paper: every table and figure   (SCALE=..., RETRAIN=1, ENGINE=local|slurm|ray, WORKERS=..., ENGINE_SET=...)
 	$(BIN)/python -m jaxoff.experiments.$@ all --scale $(SCALE) --out $(RESULTS)/$@-$(SCALE) $(STORE) $(BY)
