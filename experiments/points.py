@@ -143,7 +143,7 @@ def sit_point(job: Job) -> Section:
     """Prioritised trajectories of single agents against batches of whole episodes."""
     columns = {"BC": sit.CLAIM["BC"], **sit.TUNED}
     specs = shorter(
-        sit.specs(PARTICLES, columns, job.scale), job.scale, 1500, decomposition_steps=1500
+        sit.specs(PARTICLES, columns, job.scale), job.scale, 1000, decomposition_steps=1000
     )
     done = job.run(specs)
     title = "SIT: data of unequal agents"
@@ -158,7 +158,7 @@ def yanhui_point(job: Job) -> Section:
     """Poor episodes among good ones harm imitation, and less so with the return contrasted."""
     tasks = yanhui_parts.tasks_of(job, ("3m",), (0, POOR), few=True)
     specs = yanhui.specs(tasks, yanhui.CLAIM, job.scale)
-    done = job.run(shorter(specs, job.scale, 1000))
+    done = job.run(shorter(specs, job.scale, 600))
     title = "YANHUI: poor episodes in the data"
     stems = yanhui_parts.table(job, "returns", f"{title}, 3m", done, dict(tasks))
     pairs = {list(tasks)[1]: [("YANHUI", "MADT"), ("YANHUI", "BC")]}
