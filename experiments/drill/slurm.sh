@@ -9,7 +9,7 @@ if ! command -v slurmctld > /dev/null || ! command -v munged > /dev/null; then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm
 fi
 
-state=$(mktemp -d /tmp/jaxoff-slurm-XXXXXX)
+state=$(mktemp -d -t jaxoff-slurm-XXXXXX)
 chmod 755 "$state"
 started=()
 stop() {
