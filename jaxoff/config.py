@@ -100,11 +100,7 @@ def meanings_of(config_class: type) -> dict[str, str]:
 
 
 def resolve_config(
-    module: ModuleType,
-    task: Task,
-    overrides: Mapping[str, Any],
-    kind: str = "field",
-    size: SizeName = "laptop",
+    module: ModuleType, task: Task, overrides: Mapping[str, Any], *, size: SizeName = "laptop"
 ) -> Any:
     """A Config: its defaults, then the module's settings for the task, then the user's overrides.
 
@@ -123,13 +119,13 @@ def resolve_config(
     known = config_fields(module.Config)
     for name in values:
         if name not in known:
-            raise unknown(f"{kind} of {module.__name__}.Config", name, known)
+            raise unknown(f"field of {module.__name__}.Config", name, known)
     defaults = module.Config()
     made = {}
     for name in known:
         default = getattr(defaults, name)
         made[name] = typed(f"{module.__name__}.Config.{name}", values.get(name, default), default)
-    config = checked(module.Config(**made), kind)
+    config = checked(module.Config(**made))
     return config.replace(
         **{
             name: np.asarray(made[name], np.float32)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxoff.errors import BrokenResult, InvalidSetting
-from jaxoff.training import Interrupted, loop, train
+from jaxoff.training import Interrupted, TrainSpec, loop, train
 from tests.learners import FORMS, StopAt, state_of
 
 # name, (stage, step) at which the signal comes. Stage 0 of inspo is its behaviour stage; step 6 is
@@ -39,6 +39,20 @@ class PowerCut(BaseException):
 
 def rows_of(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_job_from_before_sizes_continues_with_the_papers(tmp_path):
+    config = {"hidden": 4, "batch_size": 4}
+    spec = TrainSpec("bc", "matrix/xor/b", (0,), config, size="paper", steps=4, evaluations=2)
+    with pytest.raises(Interrupted):
+        train(spec, tmp_path, sinks=[StopAt(0, 2)])
+    file = tmp_path / "config.json"
+    record = json.loads(file.read_text())
+    assert record.pop("size") == "paper"
+    file.write_text(json.dumps(record))
+    with pytest.raises(InvalidSetting, match=r"field 'config.lr': .*another job"):
+        train(dataclasses.replace(spec, size="laptop"), tmp_path)
+    assert train(spec, tmp_path).steps[-1] == 4
 
 
 @pytest.mark.parametrize(("name", "place"), PLACES)

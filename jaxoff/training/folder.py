@@ -36,6 +36,7 @@ LOOSE = {
     "versions",
     "checkpoint_s",
     "mode",
+    "size",  # what it sets is in `config`
     "data_dir",
     "folder",
     "grown_from",
