@@ -162,13 +162,19 @@ def disturbed(name: str, engine: Any, sent: Sequence[Assignment]) -> tuple[list[
 
 
 def overhead_s(engine: Any, place: Path) -> float:
-    """Seconds per job of an engine beyond compilation and training, of four short jobs."""
-    _, sent = jobs(place, SHORT)
-    begin = time.perf_counter()
-    engines.run(sent, engine)
-    whole = time.perf_counter() - begin
-    own = [load_run(each.folder).timing for each in sent]
-    return (whole - sum(each["compile_s"] + each["train_s"] for each in own)) / len(sent)
+    """Seconds per job of an engine beyond compilation and training, of short jobs one by one.
+
+    The first job is not counted: with it, the engine starts its cluster.
+    """
+    _, (first, *others) = jobs(place, SHORT)
+    engines.run([first], engine)
+    found = []
+    for each in others:
+        begin = time.perf_counter()
+        engines.run([each], engine)
+        whole, own = time.perf_counter() - begin, load_run(each.folder).timing
+        found.append(whole - own["compile_s"] - own["train_s"])
+    return sum(found) / len(found)
 
 
 # ------------------------------------------------------------------------------------------- main
@@ -236,8 +242,8 @@ def measured(name: str, place: Path) -> list[str]:
     each = overhead_s(engine, place / "short")
     engine.stop()
     return [
-        f"- Seconds per short job beside compilation and training: {each:.1f}; {here:.1f} in this "
-        f"process. Settings: {SETTINGS[name]}."
+        f"- Seconds of a short job, alone, beside compilation and training: {each:.1f}; {here:.1f} "
+        f"in this process. Settings: {SETTINGS[name]}."
     ]
 
 
