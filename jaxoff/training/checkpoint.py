@@ -124,9 +124,9 @@ class Checkpoints:
         to_train: false where optimisers are not used, whose states are as in `like` then if an
         earlier version has stored them in another structure.
         """
-        read = lambda like: self._read(
-            ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        )["state"]
+        read = lambda like: self._read(ocp.args.Composite(state=ocp.args.StandardRestore(like)))[
+            "state"
+        ]
         if self.manager is not None:
             try:
                 like = read(like)
