@@ -50,6 +50,7 @@ from jaxoff.nets.actors import Actors
 from jaxoff.nets.behaviour import TeammateModel
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
+from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Transition
 
 # last-layer weights of policies and behaviour models start uniform in +- this; biases do not
@@ -332,7 +333,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     actors, behaviour = Actors(spec, hidden, **start), Actors(spec, hidden, share=True, **start)
     mates = TeammateModel(spec, hidden, **start)
     scalar = MLP((hidden, hidden, 1), layer_init=config.layer_init)
-    return Method(config, spec, actors, behaviour, mates, scalar, optax.adam(config.lr))
+    return Method(config, spec, actors, behaviour, mates, scalar, adam(config.lr))
 
 
 def make(config: Config, spec: EnvSpec) -> Learner:

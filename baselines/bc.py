@@ -20,6 +20,7 @@ from jaxoff.errors import InvalidSetting
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
+from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Policy, Transition
 
 
@@ -74,7 +75,7 @@ def cloning_loss(actors: Actors, params: Params, batch: Transition) -> Array:
 def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner, for discrete or continuous actions."""
     actors = actors_of(config, spec)
-    optimiser = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr))
+    optimiser = adam(config.lr, config.max_grad_norm)
 
     def init(key: Key) -> State:
         params = actors.init(key)

@@ -42,6 +42,7 @@ from jaxoff.nets.actors import Actors
 from jaxoff.nets.behaviour import TeammateModel
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
+from jaxoff.optimisers import adam
 from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Transition
 
 MIN_LOG_MU = math.log(1e-6)
@@ -388,7 +389,7 @@ def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
         layer_init=config.layer_init,
     )
     critic = MLP((config.hidden, config.hidden, spec.action_size), layer_init=config.layer_init)
-    optimiser = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.lr))
+    optimiser = adam(config.lr, config.max_grad_norm)
     teammates = TeammateModel(spec, config.hidden, layer_init=config.layer_init)
     m = Method(config, spec, actors, teammates, critic, optimiser, optax.adam(config.lr_alpha))
 

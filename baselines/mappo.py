@@ -24,6 +24,7 @@ from jaxoff.errors import InvalidSetting
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
+from jaxoff.optimisers import adam
 from jaxoff.training.on_policy import OnPolicy, Segments
 from jaxoff.types import Array, Carry, Distribution, EnvSpec, Key, Params, Policy, TimeStep
 
@@ -311,10 +312,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     outputs = spec.num_agents if config.central else 1
     critic = MLP((config.critic_hidden,) * 2 + (outputs,), layer_init=config.layer_init)
     total = config.iterations * config.epochs * config.minibatches
-    optimiser = optax.chain(
-        optax.clip_by_global_norm(0.5),
-        optax.adam(lambda count: config.lr * (1 - count / total), eps=1e-5),
-    )
+    optimiser = adam(lambda count: config.lr * (1 - count / total), 0.5, eps=1e-5)
     return Method(config, spec, actors(config, spec), critic, optimiser)
 
 

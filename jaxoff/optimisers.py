@@ -1,4 +1,8 @@
-"""Optimisers with the constants of the papers' code bases."""
+"""Optimisers with the constants of the papers' code bases.
+
+They see all parameters of a net as one vector (`optax.flatten`): a few operations on one array are
+compiled faster, and run faster, than the same ones on every layer.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,12 @@ from jaxoff.types import Array, Params
 
 
 def adam(
-    lr: Array | float, max_grad_norm: Array | float, eps: float = 1e-8
+    lr: optax.ScalarOrSchedule,
+    max_grad_norm: Array | float | None = None,
+    eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """Adam on gradients clipped by their global norm."""
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(lr, eps=eps))
+    """Adam; with max_grad_norm, on gradients clipped by their global norm."""
+    return _clipped(optax.adam(lr, eps=eps), max_grad_norm)
 
 
 def rmsprop(lr: Array | float, max_grad_norm: Array | float) -> optax.GradientTransformation:
@@ -20,7 +26,7 @@ def rmsprop(lr: Array | float, max_grad_norm: Array | float) -> optax.GradientTr
     global norm.
     """
     step = optax.rmsprop(lr, decay=0.99, eps=1e-5, eps_in_sqrt=False, initial_scale=0.0)
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), step)
+    return _clipped(step, max_grad_norm)
 
 
 def sonnet_rmsprop(lr: Array | float, max_grad_norm: Array | float) -> optax.GradientTransformation:
@@ -28,7 +34,15 @@ def sonnet_rmsprop(lr: Array | float, max_grad_norm: Array | float) -> optax.Gra
     global norm.
     """
     step = optax.rmsprop(lr, decay=0.9, eps=1e-10, eps_in_sqrt=True, initial_scale=0.0)
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), step)
+    return _clipped(step, max_grad_norm)
+
+
+def _clipped(
+    step: optax.GradientTransformation, max_grad_norm: Array | float | None
+) -> optax.GradientTransformation:
+    if max_grad_norm is None:
+        return optax.flatten(step)
+    return optax.flatten(optax.chain(optax.clip_by_global_norm(max_grad_norm), step))
 
 
 def adamw(
@@ -37,8 +51,12 @@ def adamw(
     """AdamW with GPT's betas (0.9, 0.95), on gradients clipped by their global norm; only weights
     of linear layers decay.
     """
-    step = optax.adamw(lr, b1=0.9, b2=0.95, eps=1e-8, weight_decay=decay, mask=linear_weights)
-    return optax.chain(optax.clip_by_global_norm(max_grad_norm), step)
+    step = optax.chain(
+        optax.flatten(optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-8)),
+        optax.add_decayed_weights(decay, linear_weights),  # knows the layers by their names
+        optax.scale_by_learning_rate(lr),
+    )
+    return optax.chain(optax.flatten(optax.clip_by_global_norm(max_grad_norm)), step)
 
 
 def linear_weights(params: Params) -> Params:

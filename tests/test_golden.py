@@ -135,14 +135,24 @@ def learner_of(case: Case) -> Learner:
     )
 
 
+def taken(leaves: dict[str, Any], path: str, like: Any) -> Any:
+    """A leaf, taken out of the stored ones. An optimiser's vector over all parameters is stored
+    layer by layer, in the order of the parameters.
+    """
+    if path in leaves:
+        return leaves.pop(path)
+    layers = [name for name in leaves if name.startswith(f"{path}/")]
+    lead = like.shape[:-1]
+    return np.concatenate([leaves.pop(name).reshape(*lead, -1) for name in layers], -1)
+
+
 def rebuilt(template: Any, leaves: dict[str, jax.Array]) -> Any:
     """The state with stored leaves; a model of an earlier stage, which the template lacks, is a
     nested dictionary.
     """
     paths, tree = jax.tree_util.tree_flatten_with_path(template)
-    state = jax.tree.unflatten(
-        tree, [x if path_of(path) in ADDED else leaves.pop(path_of(path)) for path, x in paths]
-    )
+    stored = [x if path_of(path) in ADDED else taken(leaves, path_of(path), x) for path, x in paths]
+    state = jax.tree.unflatten(tree, stored)
     frozen: dict[str, Any] = {}
     for path, x in leaves.items():
         *heads, last = path.split("/")
@@ -185,6 +195,9 @@ def update_errors(case: Case) -> dict[str, float]:
             for path, x in jax.tree_util.tree_leaves_with_path(state)
         }
         theirs = case.state(f"expected/{step}/state/")
+        for path, x in ours.items():
+            if any(name.startswith(f"{path}/") for name in theirs):
+                theirs[path] = taken(theirs, path, x)
         for name, paths in parts(iter(theirs)).items():
             for path in paths:
                 assert ours[path].shape == theirs[path].shape, path

@@ -15,6 +15,7 @@ import pytest
 
 from jaxoff.errors import BrokenResult, InvalidSetting
 from jaxoff.training import Interrupted, TrainSpec, loop, train
+from jaxoff.training.checkpoint import Checkpoints
 from tests.learners import FORMS, StopAt, state_of
 
 # name, (stage, step) at which the signal comes. Stage 0 of inspo is its behaviour stage; step 6 is
@@ -204,3 +205,22 @@ def test_numbers_are_recorded_as_they_were_typed(tmp_path):
     record["config"]["lr"] = [float(np.float32(0.0003))]  # as folders of before have it
     (tmp_path / "config.json").write_text(json.dumps(record))
     assert len(train(spec, tmp_path).steps) == 4
+
+
+def test_policies_are_read_from_a_checkpoint_whose_optimisers_had_another_structure(tmp_path):
+    layers = {"bias": np.ones((2, 3)), "kernel": np.ones((2, 3, 4))}
+    meta = {"stage_index": 0, "step": 1, "kept": 0, "updates": 1, "elapsed_s": 0.0}
+    saved = Checkpoints(tmp_path / "checkpoint")
+    saved.save(1, {"policy": layers, "opt": ({"mu": layers},)}, meta | {"compile_s": 0.0})
+    saved.close()
+    found = Checkpoints(tmp_path / "checkpoint")
+    zeros = {name: np.zeros_like(x) for name, x in layers.items()}
+    like = {"policy": zeros, "opt": ({"mu": np.zeros((2, 15))},)}
+    with pytest.raises(BrokenResult, match="expected a checkpoint of this job"):
+        found.state(like)
+    chex.assert_trees_all_equal(
+        found.state(like, to_train=False), {"policy": layers, "opt": like["opt"]}
+    )
+    with pytest.raises(BrokenResult, match="expected a checkpoint of this job"):
+        found.state(like | {"policy": {"bias": zeros["bias"]} | {"scale": 1}}, to_train=False)
+    found.close()

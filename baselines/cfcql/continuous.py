@@ -201,7 +201,7 @@ def policy_actions(m: Method, policy: Net, batch: Transition) -> tuple[Array, Ar
 
 def behaviour_learner(m: Method) -> Learner:
     """Fits the VAE, whose inputs are the critic's; its policy decodes the mean of the prior."""
-    optimiser = optax.adam(m.config.vae_lr)
+    optimiser = adam(m.config.vae_lr)
 
     def loss_of(vae: Params, rows: Transition, key: Key) -> Array:
         return masked_mean(

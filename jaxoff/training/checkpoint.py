@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from jaxoff.errors import BrokenResult
 from jaxoff.training.mapping import from_first
 from jaxoff.training.results import broken, check_fields
 
@@ -35,6 +36,26 @@ def _of_others(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger("absl").addFilter(_of_others)
+
+
+def _but_optimisers(found: Any, like: Any) -> Any:
+    """The leaves found in a checkpoint in the structure of `like`, which has those of optimisers
+    itself where they are not found. Raises KeyError for any other leaf.
+    """
+    name = lambda path: tuple(
+        str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", "")))) for key in path
+    )
+    leaves = {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(found)}
+
+    def chosen(path: Any, default: Any) -> Any:
+        leaf = leaves.get(name(path))
+        if leaf is not None and leaf.shape == default.shape:
+            return leaf
+        if any(part.endswith(("opt", "opts")) for part in name(path)):
+            return default
+        raise KeyError(name(path))
+
+    return jax.tree_util.tree_map_with_path(chosen, like)
 
 
 class Checkpoints:
@@ -96,12 +117,26 @@ class Checkpoints:
 
         return from_first(read)
 
-    def state(self, like: Any = None) -> Any:
+    def state(self, like: Any = None, to_train: bool = True) -> Any:
         """The state in the newest complete checkpoint, with the structure of `like`, by default as
         nested dictionaries.
+
+        to_train: false where optimisers are not used, whose states are as in `like` then if an
+        earlier version has stored them in another structure.
         """
+        read = lambda like: self._read(ocp.args.Composite(state=ocp.args.StandardRestore(like)))[
+            "state"
+        ]
         if self.manager is not None:
-            like = self._read(ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
+            try:
+                like = read(like)
+            except BrokenResult as error:
+                if to_train:
+                    raise
+                try:
+                    like = _but_optimisers(read(None), like)
+                except LookupError:
+                    raise error from None
         return (
             like
             if jax.process_count() == 1

@@ -118,7 +118,8 @@ def restore(folder: str | Path, data_dir: str | None = None, env: str = "") -> R
         raise FileNotFoundError(f"{saved}: expected a complete checkpoint, found none")
     job, dataset = _without_data(job, made_for, record)
     within, stage = meta.get("within", False), meta["stage_index"]
-    held = checkpoints.state(state_like(job, made_for, dataset, stage, within))
+    like = state_like(job, made_for, dataset, stage, within)
+    held = checkpoints.state(like, to_train=False)
     checkpoints.close()
     state = _finite(job, made_for, meta, *held) if within else held
     stages = job.stages(jax.tree.map(lambda x: x[0], job.config), made_for.spec)
