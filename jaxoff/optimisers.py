@@ -41,8 +41,18 @@ def _clipped(
     step: optax.GradientTransformation, max_grad_norm: Array | float | None
 ) -> optax.GradientTransformation:
     if max_grad_norm is None:
-        return optax.flatten(step)
-    return optax.flatten(optax.chain(optax.clip_by_global_norm(max_grad_norm), step))
+        return _flat(step)
+    return _flat(optax.chain(optax.clip_by_global_norm(max_grad_norm), step))
+
+
+def _flat(step: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`optax.flatten`, which can't do without parameters (those of a critic that is known)."""
+    flat = optax.flatten(step)
+    of = lambda tree: flat if jax.tree.leaves(tree) else step
+    return optax.GradientTransformation(
+        lambda params: of(params).init(params),
+        lambda grads, state, params=None: of(grads).update(grads, state, params),
+    )
 
 
 def adamw(
