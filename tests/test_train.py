@@ -24,7 +24,7 @@ from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.errors import InvalidSetting
 from jaxoff.eval.rollout import evaluate, rollout
 from jaxoff.names import DataOptions, UnknownName
-from jaxoff.training import Interrupted, TrainSpec, loop, mapping, train
+from jaxoff.training import Interrupted, TrainSpec, compiling, loop, mapping, train
 from jaxoff.training.program import Program
 from jaxoff.training.restore import empty_state, restore_policy
 from jaxoff.training.spec import evaluation_steps, fitted, resolve
@@ -207,10 +207,10 @@ def test_a_run_with_nan_is_frozen_and_reported_and_the_others_are_as_without_it(
 
 
 def test_a_chunk_runs_under_the_transfer_guard(toy, monkeypatch):
-    kept, refused = loop._Loop._compile, []
+    kept, refused = compiling.Compiler.made, []
 
-    def compile_(self, function, *args, **how):
-        compiled = kept(self, function, *args, **how)
+    def made(self, future):
+        compiled = kept(self, future)
 
         def checked(*args):
             try:
@@ -221,7 +221,7 @@ def test_a_chunk_runs_under_the_transfer_guard(toy, monkeypatch):
 
         return checked
 
-    monkeypatch.setattr(loop._Loop, "_compile", compile_)
+    monkeypatch.setattr(compiling.Compiler, "made", made)
     train(toy)
     # the first evaluation, then three chunks, each with a report
     assert len(refused) == 7 and all(

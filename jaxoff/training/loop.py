@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxoff import registry, runtime
+from jaxoff import registry
 from jaxoff.data.checks import validate
 from jaxoff.errors import Interrupted, InvalidSetting
 from jaxoff.eval import statistics
@@ -28,6 +28,7 @@ from jaxoff.logs import Guarded, JsonLines, Record, Sink, making
 from jaxoff.names import DataOptions
 from jaxoff.training import folder, growth, mapping, results
 from jaxoff.training.checkpoint import Checkpoints
+from jaxoff.training.compiling import Compiler, Stage
 from jaxoff.training.history import History
 from jaxoff.training.program import Carried, Program
 from jaxoff.training.restore import (
@@ -154,7 +155,9 @@ class _Loop:
         self.record, self.identity = record, folder.identity(record)
         self.owners = [self.identity, *owners]
         self.history = History(job.num_runs, data)
-        self.compile_s, self.elapsed_s, self.updates = 0.0, 0.0, 0
+        name = f"{self.spec.method} on {self.spec.task}"
+        self.compiler = Compiler(self.mesh, job.num_runs, name)
+        self.elapsed_s, self.updates = 0.0, 0
         self.saved_at = time.perf_counter()
         self.chunk_s = 0.0  # seconds per update in the last chunk
         self.sums: dict[str, Any] = {}  # sums of metrics over this interval's updates, [R] float64
@@ -169,11 +172,8 @@ class _Loop:
             if "job" in meta:  # folders of earlier versions lack it
                 folder.check_owner(self.out / "checkpoint", meta["job"], self.owners)
             first_stage = meta["stage_index"]
-            self.elapsed_s, self.compile_s, self.updates = (
-                meta["elapsed_s"],
-                meta["compile_s"],
-                meta["updates"],
-            )
+            self.elapsed_s, self.updates = meta["elapsed_s"], meta["updates"]
+            self.compiler.seconds = meta["compile_s"]
             self.sums = {name: np.asarray(value) for name, value in meta.get("sums", {}).items()}
             self.history.restore(self.out, meta["kept"], self.owners)
         if self.out is not None and jax.process_index() == 0:
@@ -188,11 +188,15 @@ class _Loop:
                 runs = [about | {"settings": settings} for about, settings in told]
                 for sink in self.sinks:
                     sink.start(self.record | {"stages": stages, "runs": runs})
-                for index in range(first_stage, len(self.stages)):
-                    at = meta if meta and index == first_stage else None
-                    carried = self._stage(index, carried, at)
+                programs = [self._program(index) for index in range(len(self.stages))]
+                shared = self.dataset, self._number(0)
+                compiled = self.compiler.stages(programs, carried, shared, first_stage, bool(meta))
+                for program, made in zip(programs[first_stage:], compiled, strict=True):
+                    at = meta if program.index == first_stage else None
+                    carried = self._stage(program, made, carried, at)
             return self._finish(carried)
         except BaseException:
+            self.compiler.close()
             for sink in self.sinks:  # a progress bar that stays open would spoil the terminal
                 sink.finish({})
             if self.checkpoints:  # a write that has begun is completed, not left to a later run
@@ -216,30 +220,34 @@ class _Loop:
             return self.job.ends(stage.steps)
         return evaluation_steps(stage.steps, stage.reports)
 
-    def _stage(self, index: int, carried: Any, meta: dict[str, Any] | None) -> Carried:
-        """Train a stage. meta: metadata of the checkpoint in this stage to resume from, if any."""
+    def _program(self, index: int) -> Program:
+        """The functions of a stage."""
+        starts_and_ends = [0, *self._ends(index)]
+        updates = min(CHUNK_UPDATES, int(np.diff(starts_and_ends).max()))
         last = index == len(self.stages) - 1
-        ends = self._ends(index)
-        starts = [0, *ends[:-1]]
-        most = max(end - start for start, end in zip(starts, ends, strict=True))
-        updates = min(most, CHUNK_UPDATES)
-        program = Program(self.job, self.env, index, updates, self.mesh, self.mode, evaluates=last)
-        if meta is None:
-            carried = self._prepared(program, carried)
-        else:
+        return Program(self.job, self.env, index, updates, self.mesh, self.mode, evaluates=last)
+
+    def _stage(
+        self, program: Program, made: Stage, carried: Any, meta: dict[str, Any] | None
+    ) -> Carried:
+        """Train a stage. meta: metadata of the checkpoint in this stage to resume from, if any."""
+        index, ends = program.index, self._ends(program.index)
+        starts, last = [0, *ends[:-1]], index == len(self.stages) - 1
+        if meta is not None:
             carried = self._restored(carried[0], program, meta)
+        else:
+            assert made.prepare is not None
+            carried = self._prepared(self.compiler.made(made.prepare), carried)
         done, self.chunk_s = meta["step"] if meta else 0, 0.0
-        report = self._compile(program.report, carried, ()) if program.plays else None
+        report = self.compiler.made(made.report) if made.report else None
         if last and meta is None:
             self._begin(index, self.history.keep(0, {}, self._played(report, carried)), carried)
-        shared = self.dataset, self._number(0)
-        chunk = self._compile(program.chunk, carried, shared)
-        keep = self._compile(program.keep, carried)
+        chunk, keep = self.compiler.made(made.chunk), self.compiler.made(made.keep)
         for start, end in zip(starts, ends, strict=True):
             if done >= end:  # an interval before the checkpoint
                 continue
             while done < end:
-                count = self._chunk_size(min(updates, end - done))
+                count = self._chunk_size(min(program.updates, end - done))
                 begin = time.perf_counter()
                 carried, (metrics, finite) = self._timed(chunk, carried, count)
                 self.chunk_s = (time.perf_counter() - begin) / count
@@ -274,7 +282,7 @@ class _Loop:
             return keep(carried)
         # A padded run is a copy of the last one.
         shared = mapping.to_devices(finite, self.mesh), self._number(count)
-        return self._compile(program.mend, carried, *shared)(carried, *shared)
+        return self.compiler.now(program.mend, carried, *shared)(carried, *shared)
 
     def _chunk_size(self, most: int) -> int:
         """Updates in the next chunk, from the time per update; the same on all processes."""
@@ -333,28 +341,10 @@ class _Loop:
         run = mapping.to_devices(held, self.mesh)
         return Carried(config, run, jax.tree.map(jnp.copy, run.learner))
 
-    def _compile(self, function: Any, *args: Any, once: bool = False) -> Any:
-        """Compile a program; one that runs once compiles longer than it runs."""
-        begin = time.perf_counter()
-        quick = once and self.mesh.devices.flat[0].platform == "cpu"
-        options = {"xla_backend_optimization_level": 1} if quick else None
-        compiled = function.lower(*args).compile(options)
-        self.compile_s += time.perf_counter() - begin
-        needed, free = mapping.needed_bytes(compiled, self.mesh), runtime.free_bytes()
-        if free is not None and needed > free:
-            raise InvalidSetting(
-                f"{self.spec.method} on {self.spec.task}: {needed:,} bytes of memory are needed "
-                f"for {self.job.num_runs} runs, expected at most {free:,}; use fewer runs, or "
-                "smaller batches or networks"
-            )
-        return compiled
-
-    def _prepared(self, program: Program, carried: Any) -> Carried:
+    def _prepared(self, prepare: Any, carried: Any) -> Carried:
         """All runs at the start of a stage."""
-        args = carried[:2], self.dataset
-        prepare = self._compile(program.prepare, *args, once=True)
         begin = time.perf_counter()
-        out = jax.block_until_ready(prepare(*args))
+        out = jax.block_until_ready(prepare(carried[:2], self.dataset))
         self.elapsed_s += time.perf_counter() - begin
         return out
 
@@ -425,7 +415,7 @@ class _Loop:
             "step": step,
             "kept": len(self.history.steps),
             "elapsed_s": self.elapsed_s,
-            "compile_s": self.compile_s,
+            "compile_s": self.compiler.seconds,
             "updates": self.updates,
             "sums": {name: np.asarray(value).tolist() for name, value in self.sums.items()},
         }
@@ -463,7 +453,7 @@ class _Loop:
                 }
             )
         timing = {
-            "compile_s": self.compile_s,
+            "compile_s": self.compiler.seconds,
             "train_s": self.elapsed_s,
             "steps_per_s": self.updates * self.job.num_runs / max(self.elapsed_s, 1e-9),
         }

@@ -1,0 +1,107 @@
+"""The compiled programs of all stages of a job.
+
+They are traced one after the other, and compiled side by side in threads, while the first of them
+run already.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxoff import runtime
+from jaxoff.errors import InvalidSetting
+from jaxoff.training import mapping
+from jaxoff.training.program import Program
+
+
+class Stage(NamedTuple):
+    """The programs of a stage that are to be compiled; see `Program`.
+
+    prepare is None where a checkpoint takes its place, and report where no policy is played.
+    """
+
+    prepare: Future[Any] | None
+    report: Future[Any] | None
+    chunk: Future[Any]
+    keep: Future[Any]
+
+
+class Compiler:
+    """Compiles the programs of a job. seconds: how long the training has waited for them."""
+
+    def __init__(self, mesh: Mesh, num_runs: int, name: str, seconds: float = 0.0) -> None:
+        """name: method and task, for a message."""
+        self.mesh, self.num_runs, self.name, self.seconds = mesh, num_runs, name, seconds
+        # Several processes must compile in the same order.
+        alone = jax.process_count() == 1
+        self.pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if alone else 1)
+
+    def stages(
+        self, programs: Sequence[Program], carried: Any, shared: Any, first: int, resumes: bool
+    ) -> list[Stage]:
+        """Begin to compile the programs of the stages from `first` on.
+
+        programs: of all stages. carried: (config, run) before the first of all. shared: dataset and
+        number of updates. resumes: stage `first` goes on from a checkpoint.
+        """
+        begin, made = time.perf_counter(), []
+        sharding = NamedSharding(self.mesh, P(mapping.AXIS))
+        placed = lambda x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=sharding, weak_type=x.weak_type
+        )
+        for index, program in enumerate(programs):
+            prepare = program.prepare.trace(carried[:2], shared[0])
+            carried = jax.tree.map(placed, prepare.out_info)
+            if index < first:
+                continue
+            report = program.report.trace(carried, ()) if program.plays else None
+            made.append(
+                Stage(
+                    None if resumes and index == first else self._begin(prepare, once=True),
+                    report and self._begin(report),
+                    self._begin(program.chunk.trace(carried, shared)),
+                    self._begin(program.keep.trace(carried)),
+                )
+            )
+        self.pool.shutdown(wait=False)  # it takes no more, and ends with what it has
+        self.seconds += time.perf_counter() - begin
+        return made
+
+    def _begin(self, traced: Any, once: bool = False) -> Future[Any]:
+        """Begin to compile a program; one that runs once compiles longer than it runs."""
+        quick = once and self.mesh.devices.flat[0].platform == "cpu"
+        options = {"xla_backend_optimization_level": 1} if quick else None
+        return self.pool.submit(traced.lower().compile, options)
+
+    def now(self, program: Any, *args: Any) -> Any:
+        """Compile a program, and wait for it. Raises what `made` does."""
+        future: Future[Any] = Future()
+        begin = time.perf_counter()
+        future.set_result(program.lower(*args).compile())
+        self.seconds += time.perf_counter() - begin
+        return self.made(future)
+
+    def made(self, future: Future[Any]) -> Any:
+        """Wait for a program. Raises InvalidSetting where its memory is not there."""
+        begin = time.perf_counter()
+        compiled = future.result()
+        self.seconds += time.perf_counter() - begin
+        needed, free = mapping.needed_bytes(compiled, self.mesh), runtime.free_bytes()
+        if free is not None and needed > free:
+            raise InvalidSetting(
+                f"{self.name}: {needed:,} bytes of memory are needed for {self.num_runs} runs, "
+                f"expected at most {free:,}; use fewer runs, or smaller batches or networks"
+            )
+        return compiled
+
+    def close(self) -> None:
+        """Forget what has not begun to compile."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
