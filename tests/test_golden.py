@@ -167,10 +167,10 @@ def parts(paths: Iterator[str]) -> dict[str, list[str]]:
 def update_errors(case: Case) -> dict[str, float]:
     """The largest relative error of each quantity over the updates of a file."""
     learner, found = learner_of(case), {}
-    state, update = (
-        rebuilt(learner.init(jax.random.key(0)), case.cast(case.state("state/"))),
-        jax.jit(learner.update),
-    )
+    shapes = jax.eval_shape(learner.init, jax.random.key(0))
+    template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    state = rebuilt(template, case.cast(case.state("state/")))
+    update = jax.jit(learner.update)
     for step in range(1, case.meta["updates"] + 1):
         batch = Transition(**case.cast(case.below(f"batch/{step}/") or case.below("batch/")))
         key = case.arrays.get(f"key/{step}", np.zeros(2, np.uint32))

@@ -194,7 +194,7 @@ def flat(tree: Any) -> np.ndarray:
 
 def part(tree: Any, i: Any) -> Any:
     """One of stacked parameters, or of the items of a batch."""
-    return jax.tree.map(lambda x: x[i], tree)
+    return jax.tree.map(lambda x: (x if isinstance(x, jax.core.Tracer) else np.asarray(x))[i], tree)
 
 
 def layers_of(params: Any, agent: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
