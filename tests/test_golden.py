@@ -86,12 +86,9 @@ class Case:
             name[len(prefix) :]: x for name, x in self.arrays.items() if name.startswith(prefix)
         }
 
-    def cast(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        real = jnp.float64 if self.meta["x64"] else jnp.float32
-        return {
-            name: jnp.asarray(x, real if x.dtype.kind == "f" else None)
-            for name, x in arrays.items()
-        }
+    def cast(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        real = np.float64 if self.meta["x64"] else np.float32
+        return {name: x.astype(real) if x.dtype.kind == "f" else x for name, x in arrays.items()}
 
     def state(self, prefix: str) -> dict[str, np.ndarray]:
         """Leaves of a state by today's path."""
@@ -135,7 +132,7 @@ def learner_of(case: Case) -> Learner:
     )
 
 
-def rebuilt(template: Any, leaves: dict[str, jax.Array]) -> Any:
+def rebuilt(template: Any, leaves: dict[str, np.ndarray]) -> Any:
     """The state with stored leaves; a model of an earlier stage, which the template lacks, is a
     nested dictionary.
     """
