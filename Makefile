@@ -108,10 +108,10 @@ notebook: $(DOCS_READY)   ## the notebook of docs/notebooks/, executed anew; its
 	cp build/notebook/quickstart.ipynb docs/notebooks
 
 test: $(READY)            ## the tests, on every core
-	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0 -m "not slow" tests
+	$(BIN)/python -m pytest -n auto --dist worksteal --max-worker-restart 0 -m "not slow" tests
 
 test-all: $(READY)        ## the same, and those marked slow
-	$(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0 tests
+	$(BIN)/python -m pytest -n auto --dist worksteal --max-worker-restart 0 tests
 
 test-slurm: $(READY)      ## an experiment by a Slurm that is started here, with kills, against local processes; needs root   (OVERHEAD=1: the time it adds to a job, instead)
 	experiments/drill/slurm.sh $(BIN)/python -m jaxoff.experiments.drill.engines slurm --out $(RESULTS)/engines $(if $(OVERHEAD),--overhead)
@@ -128,14 +128,14 @@ TESTS ?= -m "not slow" tests
 test-oldest:              ## the tests on Python 3.11 with the lowest versions that pyproject.toml allows   (TESTS=...)
 	$(OLDEST) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[dev]'
-	.venv-oldest/bin/python -m pytest -n auto --dist loadfile --max-worker-restart 0 $(TESTS)
+	.venv-oldest/bin/python -m pytest -n auto --dist worksteal --max-worker-restart 0 $(TESTS)
 
 # Gymnax, which JaxMARL needs, caps JAX; the newest one is installed all the same.
 test-newest:              ## the tests on Python 3.13 with the newest versions of everything   (TESTS=...)
 	$(NEWEST) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --editable '.[dev]'
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps jax jaxlib
-	.venv-newest/bin/python -m pytest -n auto --dist loadfile --max-worker-restart 0 $(TESTS)
+	.venv-newest/bin/python -m pytest -n auto --dist worksteal --max-worker-restart 0 $(TESTS)
 
 # mypy sees the folders as they are installed: baselines/ and experiments/ below jaxoff/.
 lint: $(READY)            ## style and types

@@ -340,12 +340,13 @@ def test_dataset_norm_standardises_by_the_moments_of_all_real_steps():
         obs=np.random.default_rng(0).normal(3.0, 2.0, episodes.obs.shape).astype(np.float32)
     )
     (stage,) = job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec)
-    state = stage.prepare(None, place(episodes, env.spec), jax.random.key(0))
+    dataset, key = place(episodes, env.spec), jax.random.key(0)
+    state = jax.jit(lambda dataset, key: stage.prepare(None, dataset, key))(dataset, key)
     np.testing.assert_allclose(state.stats.mean, episodes.obs[:, 0].mean(0), rtol=1e-4)
     np.testing.assert_allclose(state.stats.variance, episodes.obs[:, 0].var(0), rtol=1e-3)
     obs = episodes.obs[0, 0]
     seen = toys.seen(env.spec, obs)
-    policy = stage.learner.policy(state).distribution((), seen)[1].mode()
+    policy = jax.jit(lambda s: stage.learner.policy(s).distribution((), seen)[1].mode())(state)
     net, x = (
         toys.part(state.policy.net, 0),
         (obs[0] - episodes.obs[:, 0].mean(0)[0]) / np.sqrt(episodes.obs[:, 0].var(0)[0] + 1e-5),

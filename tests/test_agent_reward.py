@@ -9,6 +9,7 @@ from jaxoff.batches import flatten
 from jaxoff.data import disk, vault
 from jaxoff.data.dataset import InvalidEpisodes, estimate_bytes, place, validate
 from jaxoff.data.episodes import concatenate, cut, take, trim
+from tests import toys
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
 
@@ -28,7 +29,7 @@ def equal(a, b):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_windows_have_it_beside_the_teams_and_zero_on_padding(dtype):
     dataset = place(paid_apart(), toy_spec(), obs_dtype=dtype)
-    batch = dataset.window(dataset.episode_row, 6)
+    batch = toys.window(dataset, dataset.episode_row, 6)
     # the reward of step t of episode e is 10 e + t + 1, for its length of 3, 1, 5
     np.testing.assert_array_equal(
         batch.reward, [[1, 2, 3, 0, 0, 0], [11, 0, 0, 0, 0, 0], [21, 22, 23, 24, 25, 0]]
@@ -39,14 +40,14 @@ def test_windows_have_it_beside_the_teams_and_zero_on_padding(dtype):
 
 def test_single_steps_and_flat_batches_have_it():
     dataset = place(paid_apart(), toy_spec())
-    steps = dataset.steps(dataset.step_row)
+    steps = toys.steps(dataset, dataset.step_row)
     np.testing.assert_array_equal(steps.agent_reward, steps.reward[:, None] * np.array([1.5, 0.5]))
-    assert flatten(dataset.window(dataset.episode_row, 6)).agent_reward.shape == (18, 2)
+    assert flatten(toys.window(dataset, dataset.episode_row, 6)).agent_reward.shape == (18, 2)
 
 
 def test_a_shared_reward_is_none_and_takes_no_room():
     plain = place(toy_episodes(), toy_spec())
-    assert plain.window(plain.episode_row, 2).agent_reward is None
+    assert toys.window(plain, plain.episode_row, 2).agent_reward is None
     # 9 steps + 3 last slots + 5 rows of padding, two floats each
     assert (
         estimate_bytes(paid_apart(), toy_spec()) - estimate_bytes(toy_episodes(), toy_spec())

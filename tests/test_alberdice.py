@@ -109,7 +109,7 @@ def test_losses_and_gradients_equal_float64_numpy(monkeypatch):
     with jax.enable_x64(True):
         m, batch = method_of(n, **settings), batch_of(n)
         state, rows = start(m), toys.rows_of(batch)
-        nets = jax.tree.map(lambda x: jnp.asarray(x)[agent], state.nets)
+        nets = jax.tree.map(jnp.asarray, toys.part(state.nets, agent))
 
         @jax.jit
         def run(batch: Transition) -> Any:
@@ -166,6 +166,7 @@ EPISODES = [
 ]
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def tabular(nu: Any, limit: int, alpha: float, gamma: float) -> Any:
     """Dual of EPISODES with ratio 1 by our formulas, nu [S]."""
     steps = [(k, *step) for episode in EPISODES for k, step in enumerate(episode)]
@@ -335,7 +336,7 @@ def test_single_steps_are_paired_as_windows_of_one_step():
 
 def test_teammate_tables_are_distributions_that_hold_the_probability_of_the_data():
     model, batch = TeammateModel(spec_of(3), 4), toys.rows_of(batch_of(3))
-    params = jax.tree.map(lambda x: x[1], jax.jit(model.init)(jax.random.key(0)))
+    params = toys.part(jax.jit(model.init)(jax.random.key(0)), 1)
     arguments = [jnp.asarray(batch[name]) for name in ("state", "actions", "avail")]
     tables, taken = jax.jit(
         lambda *x: (model.log_probs(params, 1, *x), model.log_prob(params, 1, *x))
@@ -389,10 +390,7 @@ def test_first_steps_move_every_net_by_the_whole_rate_and_the_second_agent_sees_
     after, out = update(0.01, state, batch)
     for new, old in zip(after.nets, state.nets, strict=True):
         for agent in range(2):
-            moved = np.abs(
-                toys.flat(jax.tree.map(lambda x, i=agent: x[i], new))
-                - toys.flat(jax.tree.map(lambda x, i=agent: x[i], old))
-            )
+            moved = np.abs(toys.flat(toys.part(new, agent)) - toys.flat(toys.part(old, agent)))
             assert moved.max() == pytest.approx(0.01, rel=1e-3)
     still, told = update(0.0, state, batch)
     np.testing.assert_array_equal(toys.flat(still.nets), toys.flat(state.nets))
@@ -486,7 +484,7 @@ def solver() -> Any:
 
 
 @pytest.mark.parametrize(("data", "conservative"), [("a", 0.1), ("b", 0.0), ("c", 0.0), ("d", 0.1)])
-def test_xor_is_solved(optimised, data, conservative):
+def test_xor_is_solved(data, conservative):
     # The optimum is 1; cloning gets 1 on (a), where all that matters is not to leave the data, 0 on
     # (b), 2/9 on (c), 0 on (d).
     spec, program = solver()

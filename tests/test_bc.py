@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
@@ -91,11 +90,11 @@ def test_training_loop_reports_the_exact_value():
 def test_first_loss_is_the_mean_over_valid_steps_and_agents():
     # All weights zero: every action of 3 has probability 1/3, so the loss is log 3, padding or not.
     dataset = place(toy_episodes((3, 1, 5)), toy_spec())
-    batch = dataset.window(dataset.episode_row, 5)
+    batch = toys.window(dataset, dataset.episode_row, 5)
     config = bc.Config(hidden=4, window=-1)
     learner = bc.make(config, toy_spec())
-    state = learner.init(jax.random.key(0))
-    zero = state._replace(policy=jax.tree.map(jnp.zeros_like, state.policy))
+    state = jax.jit(learner.init)(jax.random.key(0))
+    zero = state._replace(policy=jax.tree.map(np.zeros_like, state.policy))
     assert float(
         jax.jit(learner.update)(zero, batch, jax.random.key(0))[1].metrics["policy"]
     ) == pytest.approx(np.log(3), rel=1e-6)
@@ -106,7 +105,7 @@ def test_recurrent_form_learns_bridge():
     # of that.
     env = make_bridge()
     dataset = place(recipes.bridge("optimal", episodes=60), env.spec)
-    batch = dataset.window(dataset.episode_row, 8)
+    batch = toys.window(dataset, dataset.episode_row, 8)
     learner = bc.make(bc.Config(hidden=16, lr=0.01, recurrent=True, window=-1), env.spec)
 
     @jax.jit
@@ -120,7 +119,7 @@ def test_recurrent_form_learns_bridge():
             150,
         )
 
-    _, losses = fit(learner.init(jax.random.key(0)))
+    _, losses = fit(jax.jit(learner.init)(jax.random.key(0)))
     assert float(losses[0]) == pytest.approx(np.log(5), abs=0.4)
     assert float(losses[-1]) < 0.5 * np.log(5)
 
@@ -130,17 +129,19 @@ def test_continuous_form_is_a_regression():
     # mean, 1.5 times.
     spec = toy_spec(discrete=False)
     dataset = place(toy_episodes((4, 4), discrete=False), spec)
-    batch = dataset.steps(dataset.step_row)
-    base = jnp.array([0.3, -0.2, 0.5])
+    batch = toys.steps(dataset, dataset.step_row)
+    base = np.array([0.3, -0.2, 0.5], np.float32)
     batch = batch._replace(
-        obs=jnp.ones_like(batch.obs),
-        actions=base * (1 + jnp.arange(8) % 2)[:, None, None] * jnp.ones((8, 2, 3)),
+        obs=np.ones_like(batch.obs),
+        actions=base
+        * (1 + np.arange(8, dtype=np.float32) % 2)[:, None, None]
+        * np.ones((8, 2, 3), np.float32),
     )
     learner = bc.make(bc.Config(hidden=16, lr=0.01), spec)
     fit = jax.jit(
         lambda s: lax.scan(lambda s, _: (learner.update(s, batch, None)[0], ()), s, None, 300)[0]
     )
-    state = fit(learner.init(jax.random.key(0)))
+    state = fit(jax.jit(learner.init)(jax.random.key(0)))
     _, dist = learner.policy(state).distribution((), toys.seen(spec, batch.obs[0]))
     np.testing.assert_allclose(dist.mode(), np.tile(1.5 * np.asarray(base), (2, 1)), atol=0.02)
 

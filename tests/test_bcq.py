@@ -154,7 +154,7 @@ def test_behaviour_models_that_came_first_have_no_loss():
 def test_values_start_from_the_behaviour_models_of_the_first_stage():
     stages = bcq.make(bcq.Config(**SMALL, behaviour_steps=5), SPEC)
     assert [(stage.name, stage.steps) for stage in stages] == [("behaviour", 5), ("train", 15000)]
-    fitted = stages[0].learner.init(jax.random.key(0))
+    fitted = jax.jit(stages[0].learner.init)(jax.random.key(0))
     state = stages[1].prepare(fitted, None, jax.random.key(1))
     np.testing.assert_array_equal(toys.flat(state.behaviour_policy), toys.flat(fitted.policy))
 

@@ -129,7 +129,7 @@ def test_the_policy_plays_the_candidate_of_the_largest_first_value():
     np.testing.assert_allclose(policy.distribution((), one)[1].mode(), dist.mode()[0], atol=1e-6)
 
 
-def test_values_of_actions_that_the_data_lack_are_not_followed(optimised):
+def test_values_of_actions_that_the_data_lack_are_not_followed():
     # One play of two agents; the data are within .2 of 0 and the reward is the sum of actions:
     # values grow to the bound, and the policy stays at the data's edge, .2 and at most .05 more.
     spec = EnvSpec("play", 2, 1, 1, 1, False, 1)

@@ -130,7 +130,7 @@ def test_policies_are_stepped_by_statistics_of_all_agents_rows_as_one_batch():
 
     def both(config: Any, batch: Any) -> Any:
         m, opts = method(config), (optax.sgd(1.0), optax.sgd(1.0))
-        state = cql_team.init(m, opts, jax.random.key(0))
+        state = jax.jit(lambda key: cql_team.init(m, opts, key))(jax.random.key(0))
         state = jax.tree.map(
             lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state
         )

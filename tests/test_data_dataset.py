@@ -13,6 +13,7 @@ import jaxoff
 from jaxoff.data import dataset as data
 from jaxoff.names import DataOptions
 from jaxoff.types import Transition
+from tests import toys
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
 LENGTHS = (3, 1, 5)
@@ -25,7 +26,7 @@ def placed(lengths=LENGTHS, discrete=True, **options):
 @pytest.mark.parametrize("discrete", [True, False])
 def test_every_step_comes_back_as_it_was(discrete):
     episodes, ds = toy_episodes(LENGTHS, discrete), placed(discrete=discrete)
-    batch = ds.steps(ds.step_row)
+    batch = toys.steps(ds, ds.step_row)
     filled = episodes.filled
     for name in ("actions", "reward", "terminated", "truncated"):
         np.testing.assert_array_equal(
@@ -46,7 +47,7 @@ def test_every_step_comes_back_as_it_was(discrete):
 
 def test_next_observation_of_the_last_step_is_the_final_slot():
     episodes, ds = toy_episodes(), placed()
-    batch = ds.steps(ds.episode_row + ds.episode_length - 1)
+    batch = toys.steps(ds, ds.episode_row + ds.episode_length - 1)
     for e, length in enumerate(LENGTHS):
         np.testing.assert_array_equal(batch.next_obs[e], episodes.obs[e, length])
         np.testing.assert_array_equal(batch.next_state[e], [e, length, 100 * e + length])
@@ -54,7 +55,7 @@ def test_next_observation_of_the_last_step_is_the_final_slot():
 
 def test_window_stops_being_valid_at_the_end_of_its_episode():
     ds = placed()
-    batch = ds.window(ds.episode_row, 5)
+    batch = toys.window(ds, ds.episode_row, 5)
     np.testing.assert_array_equal(batch.valid.sum(1), LENGTHS)
     np.testing.assert_array_equal(batch.reward, toy_episodes().reward)  # beyond the end it is 0
     np.testing.assert_array_equal(batch.terminated.sum(1) + batch.truncated.sum(1), [1, 1, 1])
@@ -64,12 +65,12 @@ def test_window_stops_being_valid_at_the_end_of_its_episode():
 @pytest.mark.parametrize("length", [5, 6, 7, 30])
 def test_window_longer_than_the_dataset_is_padded_and_not_moved(length):
     ds, episodes = placed(), toy_episodes()
-    batch = ds.window(ds.step_row[-1:], length)  # the very last step
+    batch = toys.window(ds, ds.step_row[-1:], length)  # the very last step
     assert batch.obs.shape == (1, length, 2, 4) and batch.next_obs.shape == (1, length, 2, 4)
     np.testing.assert_array_equal(batch.state[0, 0], [2, 4, 204])
     np.testing.assert_array_equal(batch.next_state[0, 0], [2, 5, 205])
     np.testing.assert_array_equal(batch.valid[0], np.arange(length) < 1)
-    whole = ds.window(ds.episode_row[2:], length)
+    whole = toys.window(ds, ds.episode_row[2:], length)
     np.testing.assert_array_equal(whole.obs[0, :5], episodes.obs[2, :5])
     np.testing.assert_array_equal(whole.next_obs[0, 4], episodes.obs[2, 5])
     assert float(whole.valid.sum()) == 5
@@ -79,7 +80,7 @@ def test_a_game_of_one_step_is_an_episode_of_length_one():
     ds = placed((1, 1, 1))
     assert (ds.num_steps, ds.num_episodes, ds.max_length) == (3, 3, 1)
     np.testing.assert_array_equal(
-        ds.steps(ds.step_row).next_state, [[0, 1, 1], [1, 1, 101], [2, 1, 201]]
+        toys.steps(ds, ds.step_row).next_state, [[0, 1, 1], [1, 1, 101], [2, 1, 201]]
     )
 
 
@@ -127,7 +128,7 @@ def test_too_large_a_dataset_is_refused_with_the_numbers():
 
 def test_bfloat16_rounds_observations_and_nothing_else():
     episodes, ds = toy_episodes(), placed(obs_dtype="bfloat16")
-    batch = ds.steps(ds.step_row)
+    batch = toys.steps(ds, ds.step_row)
     assert batch.obs.dtype == jnp.float32
     expected = episodes.obs[:, :-1][episodes.filled].astype(jnp.bfloat16).astype(np.float32)
     np.testing.assert_array_equal(batch.obs, expected)

@@ -126,7 +126,7 @@ def test_policies_are_decentralised_greedy_and_bounded(recurrent):
 # ------------------------------------------------------------------------------------------- games
 
 
-def test_the_optimum_of_a_quadratic_game_is_found(optimised):
+def test_the_optimum_of_a_quadratic_game_is_found():
     # R = -(x - .4)^2 - (y + .2)^2 on uniform data: every agent's best action is its own, (.4, -.2).
     env = make_polynomial(
         "quadratic", np.array([[-0.2, -0.4, -1.0], [0.8, 0, 0], [-1.0, 0, 0]], np.float32)
@@ -153,7 +153,7 @@ def test_the_optimum_of_a_quadratic_game_is_found(optimised):
     )
 
 
-def test_values_of_a_chain_are_its_discounted_rewards(optimised):
+def test_values_of_a_chain_are_its_discounted_rewards():
     # Rewards 0, 0, 1 whatever is done, gamma .9: .81, .9, 1.
     batch = value_toys.chain()
     spec = EnvSpec("chain", 2, 3, 3, 2, discrete=False, horizon=3)

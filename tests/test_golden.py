@@ -86,12 +86,9 @@ class Case:
             name[len(prefix) :]: x for name, x in self.arrays.items() if name.startswith(prefix)
         }
 
-    def cast(self, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        real = jnp.float64 if self.meta["x64"] else jnp.float32
-        return {
-            name: jnp.asarray(x, real if x.dtype.kind == "f" else None)
-            for name, x in arrays.items()
-        }
+    def cast(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        real = np.float64 if self.meta["x64"] else np.float32
+        return {name: x.astype(real) if x.dtype.kind == "f" else x for name, x in arrays.items()}
 
     def state(self, prefix: str) -> dict[str, np.ndarray]:
         """Leaves of a state by today's path."""
@@ -146,7 +143,7 @@ def taken(leaves: dict[str, Any], path: str, like: Any) -> Any:
     return np.concatenate([leaves.pop(name).reshape(*lead, -1) for name in layers], -1)
 
 
-def rebuilt(template: Any, leaves: dict[str, jax.Array]) -> Any:
+def rebuilt(template: Any, leaves: dict[str, np.ndarray]) -> Any:
     """The state with stored leaves; a model of an earlier stage, which the template lacks, is a
     nested dictionary.
     """
@@ -177,10 +174,10 @@ def parts(paths: Iterator[str]) -> dict[str, list[str]]:
 def update_errors(case: Case) -> dict[str, float]:
     """The largest relative error of each quantity over the updates of a file."""
     learner, found = learner_of(case), {}
-    state, update = (
-        rebuilt(learner.init(jax.random.key(0)), case.cast(case.state("state/"))),
-        jax.jit(learner.update),
-    )
+    shapes = jax.eval_shape(learner.init, jax.random.key(0))
+    template = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    state = rebuilt(template, case.cast(case.state("state/")))
+    update = jax.jit(learner.update)
     for step in range(1, case.meta["updates"] + 1):
         batch = Transition(**case.cast(case.below(f"batch/{step}/") or case.below("batch/")))
         key = case.arrays.get(f"key/{step}", np.zeros(2, np.uint32))

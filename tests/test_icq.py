@@ -344,9 +344,14 @@ def test_a_critic_step_for_each_time_goes_through_the_times_in_order():
     mask, target = icq.usable(batch), lambda: icq.critic_target(m, state, batch)[0]
     grad = jax.jit(jax.grad(lambda p, only: icq.critic_loss(m, p, batch, target(), only)))
     params, opt = (state.critic, state.mixer), state.critic_opt
+
+    @jax.jit
+    def stepped(grads, opt, params):
+        changes, opt = m.critic_opt.update(grads, opt)
+        return optax.apply_updates(params, changes), opt
+
     for t in range(T):
-        changes, opt = m.critic_opt.update(grad(params, mask * (np.arange(T) == t)), opt)
-        params = optax.apply_updates(params, changes)
+        params, opt = stepped(grad(params, mask * (np.arange(T) == t)), opt, params)
     after, _ = update(state, batch, jax.random.key(0))
     np.testing.assert_allclose(toys.flat((after.critic, after.mixer)), toys.flat(params), atol=2e-6)
     # Three steps of up to 10 lr = .001: not one.

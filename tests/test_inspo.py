@@ -277,7 +277,7 @@ def test_the_slot_after_the_last_step_is_never_a_row():
     # An episode of L steps has L + 1 slots; what a learner is given as valid are the L steps.
     data = recipes.bridge("optimal", episodes=4)
     dataset = place(data, recipes.make_bridge().spec)
-    batch = dataset.window(dataset.episode_row, 12)
+    batch = toys.window(dataset, dataset.episode_row, 12)
     np.testing.assert_array_equal(batch.valid.sum(1), lengths_of(data))
     assert int(dataset.num_steps) == int(lengths_of(data).sum())
 

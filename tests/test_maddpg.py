@@ -28,13 +28,13 @@ def all_steps(data: np.ndarray, game: str) -> Transition:
     """All of the data of a game, as one batch."""
     env = runs.game(game)
     dataset = place(runs.episodes_of(data, env), env.spec)
-    return dataset.steps(dataset.step_row)
+    return toys.steps(dataset, dataset.step_row)
 
 
 def one_step(game: str, data: np.ndarray, **config) -> np.ndarray:
     """Change of theta [2] in one update on all of the data."""
     learner = maddpg.make(maddpg.Config(**config), runs.game(game).spec)
-    state = learner.init(jax.random.key(0))
+    state = jax.jit(learner.init)(jax.random.key(0))
     new, _ = jax.jit(learner.update)(state, all_steps(data, game), jax.random.key(1))
     return np.asarray(new.actor - state.actor)[:, 0]
 

@@ -301,7 +301,7 @@ def sequences() -> Any:
     dataset = place(toy_episodes((6, 6), discrete=False), spec)
     learner = maddpg.make(maddpg.Config(**SEQUENCE | {"polyak": 0.5, "actor_lr": 0.1}), spec)
     state = jax.jit(learner.init)(KEY)
-    state = jax.jit(learner.update)(state, dataset.window(dataset.step_row[:2], 4), KEY)[0]
+    state = jax.jit(learner.update)(state, toys.window(dataset, dataset.step_row[:2], 4), KEY)[0]
     return spec, dataset, learner, state
 
 
@@ -320,7 +320,7 @@ def test_the_distance_unrolls_the_gru_as_training_does():
     # Memory is zero at the start of the window in both, though the window starts in the middle of
     # an episode.
     spec, dataset, learner, state = sequences()
-    batch = dataset.window(dataset.step_row[jnp.array([2, 7])], 4)
+    batch = toys.window(dataset, dataset.step_row[jnp.array([2, 7])], 4)
     found = jax.jit(lambda: pjap.joint_distance(learner.policy(state), batch, spec, clip=True))()
     m = maddpg.method_of(maddpg.Config(**SEQUENCE), spec)
     actions = jax.jit(lambda batch: maddpg.policy_actions(m, state.actor, batch)[0])(batch)
@@ -341,7 +341,7 @@ def test_windows_of_the_training_batch_are_refreshed_by_the_chosen_policy_and_no
     for name, of in (("target", learner.target_policy), ("online", learner.policy)):
         distance = jax.jit(
             lambda of=of: pjap.joint_distance(
-                of(state), dataset.window(dataset.step_row[items], 4), spec, clip=True
+                of(state), toys.window(dataset, dataset.step_row[items], 4), spec, clip=True
             )
         )
         distances[name] = distance()

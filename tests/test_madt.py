@@ -22,6 +22,7 @@ from jaxoff.data.returns import Returns, episode_returns, positivity, returns_of
 from jaxoff.nets.transformer import MODES
 from jaxoff.optimisers import linear_weights
 from jaxoff.types import UNAVAILABLE, EnvSpec, TimeStep, Transition
+from tests import toys
 from tests.reference import madt_numpy as ref
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
@@ -61,7 +62,7 @@ def returns() -> Returns:
 
 @functools.partial(jax.jit, static_argnames="length")
 def cut(dataset: Dataset, rows: jax.Array, length: int) -> tuple[Transition, jax.Array]:
-    batch = dataset.window(rows, length)
+    batch = toys.window(dataset, rows, length)
     return batch, returns_of(dataset).ahead(batch)
 
 
@@ -174,7 +175,7 @@ def test_previous_actions_are_shifted_and_known_at_the_first_step_of_a_window():
     np.testing.assert_array_equal(middle.last_actions[:, 0], np.asarray(whole.actions)[[0, 2], 1])
     assert int(middle.steps_before[1, 0]) == 2 and episodes.reward[2, 2] == middle.reward[1, 0]
     # A first step is one even where another episode lies in the row before.
-    np.testing.assert_array_equal(data().steps(data().episode_row).last_actions, -1)
+    np.testing.assert_array_equal(toys.steps(data(), data().episode_row).last_actions, -1)
 
 
 def test_windows_do_not_mix_episodes():
@@ -204,7 +205,8 @@ def test_returns_to_go_start_with_the_return_of_the_episode():
     # rewards 1, 2, 3
     np.testing.assert_allclose(found.ahead(batch)[0], [6.0, 5.0, 3.0, 0.0, 0.0, 0.0])
     np.testing.assert_allclose(
-        found.whole(data().steps(data().step_row)), np.repeat([6.0, 11.0, 141.0, 165.0], LENGTHS)
+        found.whole(toys.steps(data(), data().step_row)),
+        np.repeat([6.0, 11.0, 141.0, 165.0], LENGTHS),
     )
     np.testing.assert_allclose(
         episode_returns(data()), np.repeat([6.0, 11.0, 141.0, 165.0], LENGTHS)

@@ -379,7 +379,7 @@ def test_recurrent_nets_on_single_steps_are_refused():
 # ---------------------------------------------------------------------------------------- toy truth
 
 
-def test_actor_moves_to_the_argmax_of_the_values_in_one_state(optimised):
+def test_actor_moves_to_the_argmax_of_the_values_in_one_state():
     # One state, reward (a_0 + a_1) / 4, every joint action once, single steps that terminate, cql =
     # 0: Q is the mean reward given the own action, .25 + a / 4, whose argmax is 2.
     joint = (

@@ -54,7 +54,7 @@ def method(discrete: bool = True, **config: Any) -> omiga.Method:
 def first_state(discrete: bool = True) -> omiga.State:
     """Slow nets that differ from the present ones."""
     m = method(discrete)
-    state, other = (omiga.init(m, jax.random.key(k)) for k in (0, 1))
+    state, other = map(jax.jit(lambda key: omiga.init(m, key)), map(jax.random.key, (0, 1)))
     return state._replace(
         target_critic=other.critic, target_mixer=other.mixer, target_value=other.value
     )
@@ -360,7 +360,7 @@ def test_extreme_temperatures_and_rewards_stay_finite():
 # ---------------------------------------------------------------------------------------- toy truth
 
 
-def test_learned_value_normalises_the_weights_in_one_state(optimised):
+def test_learned_value_normalises_the_weights_in_one_state():
     # w = 1, b = 0, slow nets frozen at Q = (0, 1, 3), data (.5, .3, .2), alpha = 2: V = 2 log(.5 +
     # .3 e^.5 + .2 e^1.5). So the mean of exp((Q - V) / alpha) is 1, to 1e-3, and the policy ends
     # near mu exp((Q - V) / alpha).

@@ -17,6 +17,7 @@ from jaxoff.data import samplers
 from jaxoff.draw import draw as draw_items
 from jaxoff.draw import running_total
 from jaxoff.types import Feedback
+from tests import toys
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
 KEY = jax.random.key(0)
@@ -283,7 +284,7 @@ def test_a_refresh_changes_the_priorities_of_the_drawn_items_and_no_others(ds, r
         "uniform": lambda: samplers.draw_starts(ds, 3, key, 5),
     }
     items = draws[refresh_from]()
-    fresh = by_reward(ds, None, ds.window(ds.step_row[items], 3)) ** 0.5
+    fresh = by_reward(ds, None, toys.window(ds, ds.step_row[items], 3)) ** 0.5
     wanted = samplers.set_leaves(tree, items, fresh)
     found = sampler.feedback(tree, ds, told(jnp.arange(4)))
     np.testing.assert_array_equal(found.nodes, wanted.nodes)

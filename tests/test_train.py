@@ -31,6 +31,8 @@ from jaxoff.training.spec import evaluation_steps, fitted, resolve
 from jaxoff.types import EnvSpec, Policy, TimeStep
 from tests.learners import FORMS, TOY, StopAt, state_of, toy_policy
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
 
 def forms(*names: str, slow: tuple[str, ...] = ()):
     """Run a test for these forms (default: all); some take long to compile."""

@@ -15,6 +15,7 @@ from jaxoff.data.pools import InvalidPool
 from jaxoff.data.worlds import WORLDS, World, check, world_of
 from jaxoff.envs.games.matrix import make_matrix
 from jaxoff.names import DataOptions, Task, UnknownName
+from tests import toys
 from tests.test_pools import pool_of
 
 NAMES = {family: list(make()) for family, make in WORLDS.items()}
@@ -296,7 +297,7 @@ def test_load_puts_it_on_the_device(pair):
     )
     assert (dataset.num_episodes, dataset.num_steps, dataset.spec.name) == (40, 40, "mpe/pair")
     np.testing.assert_array_equal(
-        dataset.steps(dataset.step_row).actions,
+        toys.steps(dataset, dataset.step_row).actions,
         pair("imbalanced-medium", episodes=40).actions[:, 0],
     )
 

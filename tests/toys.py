@@ -143,6 +143,13 @@ def rows_of(batch: Transition) -> dict[str, np.ndarray]:
     return {name: x.reshape(-1, *x.shape[2:]) for name, x in arrays(batch).items()}
 
 
+# A batch of a dataset by one program, and not by one for each operation.
+window = jax.jit(
+    lambda dataset, first_row, length: dataset.window(first_row, length), static_argnums=2
+)
+steps = jax.jit(lambda dataset, row: dataset.steps(row))
+
+
 def write_vault(
     folder: Path,
     tree: dict[str, Any],
@@ -193,8 +200,8 @@ def flat(tree: Any) -> np.ndarray:
 
 
 def part(tree: Any, i: Any) -> Any:
-    """One of stacked parameters, or of the items of a batch."""
-    return jax.tree.map(lambda x: x[i], tree)
+    """One of stacked parameters, or of the items of a batch; taken by NumPy outside of programs."""
+    return jax.tree.map(lambda x: (x if isinstance(x, jax.core.Tracer) else np.asarray(x))[i], tree)
 
 
 def layers_of(params: Any, agent: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:

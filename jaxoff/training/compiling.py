@@ -77,7 +77,8 @@ class Compiler:
 
     def _begin(self, traced: Any, once: bool = False) -> Future[Any]:
         """Begin to compile a program; one that runs once compiles longer than it runs."""
-        quick = once and self.mesh.devices.flat[0].platform == "cpu"
+        less = jax.config.read("jax_disable_most_optimizations")  # than the level below
+        quick = once and not less and self.mesh.devices.flat[0].platform == "cpu"
         options = {"xla_backend_optimization_level": 1} if quick else None
         return self.pool.submit(traced.lower().compile, options)
 
