@@ -144,6 +144,17 @@ def random_policy(spec: EnvSpec) -> Policy:
     return Policy(lambda shape: (), distribution)
 
 
+@functools.cache
+def scripted_policy(env: Env) -> Policy:
+    """The policy that takes the actions of the environment's script (`GameEnv.script`)."""
+    script: Any = env
+
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
+        return memory, distributions.deterministic(script.script(seen))
+
+    return Policy(lambda shape: (), distribution)
+
+
 def _chunk(spec: EnvSpec, count: int) -> int:
     """Number of episodes to play at once, so that their padded arrays take about _CHUNK_BYTES."""
     slot = spec.num_agents * (spec.obs_size + 2 * spec.action_size + 1) + spec.state_size + 4

@@ -29,6 +29,23 @@ class Unit(NamedTuple):
     flies: bool = False  # collides with nobody
 
 
+class Tactics(NamedTuple):
+    """How the allies' script weighs what it may do on a map; see `allies`."""
+
+    now: float = 1.0  # cost of shots that hit an ally in this step, against those that it makes
+    later: float = 0.5  # the same of shots to be expected in the next one, for a reloading ally
+    hurt: float = 0.3  # the same for an ally that has almost no health left
+    other: float = 0.3  # share of those of enemies that are likely to shoot at someone else
+    death: float = 0.5  # cost of dying, in maximum healths
+    kill: float = 0.3  # worth of a kill, in maximum healths
+    focus: float = 1.0  # preference for the weakest enemy
+    approach: float = 0.3  # cost of each unit of way to an enemy in sight that is out of range
+    advance: float = 0.3  # the same while no enemy is in sight; 0 waits for the enemies
+    ratio: float = 0.9  # the distance that allies seek, as a share of their weapon's range
+    group: float = 0.02  # cost of each unit of distance to the middle of the allies
+    corner: float = 0.0  # cost of each unit of distance to the nearest corner
+
+
 class Map(NamedTuple):
     """The two teams as indices into `units`, and the time limit in steps of half a second."""
 
@@ -37,6 +54,7 @@ class Map(NamedTuple):
     limit: int
     units: tuple[Unit, ...]
     walls_kill: bool = True  # as in JaxMARL: a unit that touches the edge of the map dies
+    tactics: Tactics = Tactics()  # of the allies' script
 
 
 UNITS = (
