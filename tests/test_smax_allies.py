@@ -1,4 +1,4 @@
-"""The script of SMAX's allies: what it foresees, whom it shoots, when it walks, and that it wins."""
+"""The script of SMAX's allies: what it foresees, whom it shoots, when it walks; and it wins."""
 
 from __future__ import annotations
 

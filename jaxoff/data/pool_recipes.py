@@ -39,7 +39,7 @@ def make(task: Task, options: DataOptions) -> Episodes:
         )
     if quality == "scripted":
         return recipes.record(
-            env, recipes.scripted_policy(env), count, key, progress=options.progress
+            env, recipes.scripted_policy(cast(Any, env)), count, key, progress=options.progress
         )
     if quality == "waypoint":
         from jaxoff.envs.maze import waypoint_policy

@@ -18,6 +18,7 @@ import numpy as np
 from jaxoff import distributions
 from jaxoff.data.episodes import concatenate, cut, fill, take, trim, with_level
 from jaxoff.data.games import BRIDGE_QUALITIES, MNE_MARGINALS, XOR_ACTIONS, parse_polynomial
+from jaxoff.envs.base import GameEnv
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, mne
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial
@@ -145,12 +146,12 @@ def random_policy(spec: EnvSpec) -> Policy:
 
 
 @functools.cache
-def scripted_policy(env: Env) -> Policy:
+def scripted_policy(env: GameEnv) -> Policy:
     """The policy that takes the actions of the environment's script (`GameEnv.script`)."""
-    script: Any = env
+    script: Any = env.script
 
     def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
-        return memory, distributions.deterministic(script.script(seen))
+        return memory, distributions.deterministic(script(seen))
 
     return Policy(lambda shape: (), distribution)
 

@@ -50,9 +50,7 @@ class _Scene(NamedTuple):
     aim: Array  # [E, N] bool: whom each enemy is about to shoot at
 
 
-def make_script(
-    game: SMAXGame, tactics: Tactics | None = None
-) -> Callable[[TimeStep], Array]:
+def make_script(game: SMAXGame, tactics: Tactics | None = None) -> Callable[[TimeStep], Array]:
     """The function that gives the allies' actions [..., N] at a time step with any leading axes."""
     weights = game.tactics if tactics is None else tactics
 
@@ -146,9 +144,7 @@ def _place(game: SMAXGame, tactics: Tactics, scene: _Scene) -> Array:
     return worth
 
 
-def _choose(
-    game: SMAXGame, tactics: Tactics, scene: _Scene, places: Array, avail: Array
-) -> Array:
+def _choose(game: SMAXGame, tactics: Tactics, scene: _Scene, places: Array, avail: Array) -> Array:
     """One ally after the other takes its best action; each knows the shots of those before it."""
     n, battle = game.num_allies, game.battle
     step = battle.time_per_step * battle.world_steps_per_env_step

@@ -38,8 +38,8 @@ class Tactics(NamedTuple):
     other: float = 0.3  # share of those of enemies that are likely to shoot at someone else
     death: float = 0.5  # cost of dying, in maximum healths
     kill: float = 0.3  # worth of a kill, in maximum healths
-    focus: float = 1.0  # preference for the weakest enemy
-    approach: float = 0.3  # cost of each unit of way to an enemy in sight that is out of range
+    focus: float = 3.0  # preference for the weakest enemy
+    approach: float = 0.8  # cost of each unit of way to an enemy in sight that is out of range
     advance: float = 0.3  # the same while no enemy is in sight; 0 waits for the enemies
     ratio: float = 0.9  # the distance that allies seek, as a share of their weapon's range
     group: float = 0.02  # cost of each unit of distance to the middle of the allies
@@ -76,8 +76,9 @@ def _map(
     limit: int,
     units: tuple[Unit, ...] = UNITS,
     walls_kill: bool = True,
+    tactics: Tactics = Tactics(),  # noqa: B008 (never changed)
 ) -> Map:
-    return Map(tuple(allies), tuple(enemies), limit, units, walls_kill)
+    return Map(tuple(allies), tuple(enemies), limit, units, walls_kill, tactics)
 
 
 MAPS = {
@@ -116,7 +117,9 @@ X_MAPS = {
         COLOSSUS + 3 * STALKER + 5 * ZEALOT, COLOSSUS + 3 * STALKER + 5 * ZEALOT, 180, X_UNITS
     ),
     "2s_vs_1sc": _map(2 * STALKER, SPINE_CRAWLER, 300, _VS_ARMOUR),
-    "corridor": _map(6 * ZEALOT, 24 * ZERGLING, 400, X_UNITS, walls_kill=False),
+    "corridor": _map(
+        6 * ZEALOT, 24 * ZERGLING, 400, X_UNITS, walls_kill=False, tactics=Tactics(corner=0.3)
+    ),
     "MMM2": _map(
         MEDIVAC + 2 * MARAUDER + 7 * MARINE, MEDIVAC + 3 * MARAUDER + 8 * MARINE, 180, X_UNITS
     ),
