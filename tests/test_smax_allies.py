@@ -7,13 +7,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from jaxoff.data import recipes
-from jaxoff.data.recipes import scripted_policy
+from jaxoff import registry
+from jaxoff.data.dataset import validate
+from jaxoff.data.recipes import random_policy
+from jaxoff.data.worlds import needs_pool
 from jaxoff.envs.smax import make_smax
 from jaxoff.envs.smax.allies import _scene
 from jaxoff.eval.rollout import evaluate
+from jaxoff.names import DataOptions, Task
 from jaxoff.types import TimeStep
 
 KEY = jax.random.key(0)
@@ -103,17 +105,16 @@ def test_a_medivac_heals_the_most_injured_in_range():
     assert script("smax-x/MMM2")(step)[0] == ATTACK + 4
 
 
-@pytest.mark.parametrize("name", ["smax/3m"])
-def test_its_actions_are_available_and_win_where_random_ones_lose(name):
-    env = make_smax(*name.split("/"))
-    episodes = recipes.record(env, scripted_policy(env), 64, KEY)
+def test_scripted_data_need_no_pool_have_available_actions_and_win_where_random_ones_lose():
+    env, task = make_smax("smax", "3m"), Task.parse("smax/3m/scripted")
+    assert not needs_pool(task)
+    episodes = registry.make_data(str(task), DataOptions(episodes=64))
+    validate(episodes, env.spec)
     taken = np.take_along_axis(episodes.avail[:, :-1], episodes.actions[..., None], -1)[..., 0]
     assert (taken[episodes.filled] == 1).all()
-    play = jax.jit(
-        lambda policy_key: evaluate(
-            env, recipes.random_policy(env.spec), policy_key, 64, sampled=True
-        )["won"].mean()
+    chance = jax.jit(
+        lambda key: evaluate(env, random_policy(env.spec), key, 64, sampled=True)["won"].mean()
     )
     last = episodes.filled.sum(1)
     won = np.asarray(env.won(episodes.state[np.arange(64), last]))
-    assert won.mean() > 0.6 and float(play(KEY)) < 0.2
+    assert won.mean() > 0.6 and float(chance(KEY)) < 0.2

@@ -11,8 +11,9 @@ of a team's total health (times 100):
     safety     minus the shots that hit the ally in this step, and, less, minus those that it
                would have to expect in the next one: reloading units keep away from short-ranged
                enemies, and hurt units retreat
-    place      minus the way to the nearest enemy in range of its weapon, to the other allies, and,
-               where the map asks for it, to the nearest corner
+    place      minus the way to the nearest enemy in range of its weapon, to the middle of the
+               allies, to a line of all allies across the way to the enemies, and, where the map
+               asks for it, to the nearest corner
 
 A medivac's place is near the most injured ally, and its shots are its healing. How much each of
 them weighs is a `Tactics` of the map.
@@ -137,7 +138,11 @@ def _place(game: SMAXGame, tactics: Tactics, scene: _Scene) -> Array:
     middle = (scene.position[:n] * live[:n, None]).sum(0) / jnp.maximum(live[:n].sum(), 1)
     crowd = jnp.linalg.norm(there - middle, axis=-1)
     corner = jnp.linalg.norm(jnp.minimum(there, battle.size - there), axis=-1)
-    worth = -gap - tactics.group * crowd - tactics.corner * corner
+    # how far an ally is ahead of the others or behind them, seen from the middle of the enemies
+    theirs = (scene.position[n:] * live[n:, None]).sum(0) / jnp.maximum(live[n:].sum(), 1)
+    ahead = theirs - middle
+    rank = jnp.abs((there - middle) @ ahead) / (jnp.linalg.norm(ahead) + 1e-6)
+    worth = -gap - tactics.group * crowd - tactics.rank * rank - tactics.corner * corner
     if battle.walls_cause_death:
         margin = jnp.minimum(there, battle.size - there).min(-1)
         worth = jnp.where(margin < _EDGE, worth - 100.0, worth)
@@ -149,6 +154,7 @@ def _choose(game: SMAXGame, tactics: Tactics, scene: _Scene, places: Array, avai
     n, battle = game.num_allies, game.battle
     step = battle.time_per_step * battle.world_steps_per_env_step
     loads = scene.wait[:n] < step - battle.time_per_step / 2
+    common = avail[:, len(_MOVES) :].mean(0)  # share of the allies that reach each enemy
     foes = battle.max_health[n:].sum()
 
     def one(left: Array, ally: tuple[Array, ...]) -> tuple[Array, Array]:
@@ -157,7 +163,8 @@ def _choose(game: SMAXGame, tactics: Tactics, scene: _Scene, places: Array, avai
         done = jnp.minimum(damage, left)
         kills = (damage >= left) & (left > 0)
         worth = done + tactics.kill * kills * battle.max_health[n:]
-        worth = worth + tactics.focus * (left > 0) * (1.0 - left / battle.max_health[n:].max())
+        weak = 1.0 - left / battle.max_health[n:].max()
+        worth = worth + tactics.focus * (left > 0) * (weak + common)
         worth = jnp.where(ready, 100.0, 10.0) * worth / foes
         lack = (battle.max_health - scene.health)[:n]
         heal = 100.0 * jnp.minimum(lack, battle.heal[:n].max() * step) / battle.max_health[:n].sum()

@@ -43,6 +43,7 @@ class Tactics(NamedTuple):
     advance: float = 0.3  # the same while no enemy is in sight; 0 waits for the enemies
     ratio: float = 0.9  # the distance that allies seek, as a share of their weapon's range
     group: float = 0.02  # cost of each unit of distance to the middle of the allies
+    rank: float = 0.0  # cost of each unit of distance to a line of all allies
     corner: float = 0.0  # cost of each unit of distance to the nearest corner
 
 
