@@ -82,12 +82,15 @@ def _map(
     return Map(tuple(allies), tuple(enemies), limit, units, walls_kill, tactics)
 
 
+# Units that are fewer than their like, and so have to shoot together from the first shot on
+_LINE = Tactics(rank=1.0)
+
 MAPS = {
     "3m": _map(3 * MARINE, 3 * MARINE, 60),
     "8m": _map(8 * MARINE, 8 * MARINE, 120),
     "25m": _map(25 * MARINE, 25 * MARINE, 150),
-    "5m_vs_6m": _map(5 * MARINE, 6 * MARINE, 70),
-    "10m_vs_11m": _map(10 * MARINE, 11 * MARINE, 150),
+    "5m_vs_6m": _map(5 * MARINE, 6 * MARINE, 70, tactics=_LINE),
+    "10m_vs_11m": _map(10 * MARINE, 11 * MARINE, 150, tactics=_LINE),
     "27m_vs_30m": _map(27 * MARINE, 30 * MARINE, 180),
     "2s3z": _map(2 * STALKER + 3 * ZEALOT, 2 * STALKER + 3 * ZEALOT, 120),
     "3s5z": _map(3 * STALKER + 5 * ZEALOT, 3 * STALKER + 5 * ZEALOT, 150),
@@ -122,7 +125,11 @@ X_MAPS = {
         6 * ZEALOT, 24 * ZERGLING, 400, X_UNITS, walls_kill=False, tactics=Tactics(corner=0.3)
     ),
     "MMM2": _map(
-        MEDIVAC + 2 * MARAUDER + 7 * MARINE, MEDIVAC + 3 * MARAUDER + 8 * MARINE, 180, X_UNITS
+        MEDIVAC + 2 * MARAUDER + 7 * MARINE,
+        MEDIVAC + 3 * MARAUDER + 8 * MARINE,
+        180,
+        X_UNITS,
+        tactics=_LINE,
     ),
 }
 FAMILIES = {"smax": MAPS, "smax-x": X_MAPS}
