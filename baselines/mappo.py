@@ -6,11 +6,13 @@ the global state to a value for every agent (MAPPO), or each agent's observation
 (IPPO, `central=False`). Differs: value targets are standardised by running moments instead of
 PopArt; the policy loss of an agent with a single available action (a dead unit) is left out;
 learning rate and entropy weight fall linearly to zero, the latter earlier, so that the last
-policies learn to act without exploration.
+policies learn to act without exploration. Where the environment has a script, the actor may first
+imitate it (`clone`, `imitation`), on the states that the actor itself comes to (Ross et al., 2011).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +44,9 @@ class Config:
     log_std: float = -0.5  # initial log standard deviation of continuous actions
     noise: float = 0.1  # standard deviation of continuous actions in evaluations and datasets
     temperature: float = 1.0  # temperature of discrete actions in evaluations and datasets
+    clone: float = 0.0  # share of training in which the actor only imitates the script
+    imitation: float = 0.0  # weight of the imitation at the start of training, beside the surrogate
+    imitation_until: float = 0.5  # share of training after which that weight is zero
     central: bool = static(True)  # the critic sees the global state (MAPPO); false: IPPO
     recurrent: bool = static(True)  # actor with a GRU
     hidden: int = static(64)  # width of the actor
@@ -160,6 +165,7 @@ class Method(NamedTuple):
     actor: Any
     critic: MLP
     optimiser: optax.GradientTransformation
+    script: Callable[[TimeStep], Array] | None = None  # the actions to imitate; None: no imitation
 
 
 def values(m: Method, nets: Nets, obs: Array, state: Array) -> Array:
@@ -209,6 +215,7 @@ class Part(NamedTuple):
     log_prob: Array  # of the actions, by the policy that drew them
     weight: Array  # of an action in the losses
     value_weight: Array  # of a value in the losses
+    advice: Array | None = None  # actions of the script
 
 
 def normalised(part: Part) -> Part:
@@ -228,17 +235,40 @@ def log_prob_of(m: Method, nets: Nets, seg: Segments) -> tuple[Array, Distributi
     return dist.log_prob(seg.actions), dist
 
 
+class Shares(NamedTuple):
+    """Weights of the terms of the actor's loss."""
+
+    entropy: Array | float
+    surrogate: Array | float = 1.0
+    imitation: Array | float = 0.0
+
+
+def shares_at(config: Config, updates: Array) -> Shares:
+    """The weights after a number of updates."""
+    done = updates / config.iterations
+    entropy = config.entropy * jnp.maximum(0.0, 1 - done / config.entropy_until)
+    imitation = config.imitation * jnp.maximum(0.0, 1 - done / config.imitation_until)
+    cloning = done < config.clone
+    return Shares(entropy, jnp.where(cloning, 0.0, 1.0), jnp.where(cloning, 1.0, imitation))
+
+
 def loss_of(
-    m: Method, nets: Nets, seg: Segments, part: Part, entropy: Array | float
+    m: Method, nets: Nets, seg: Segments, part: Part, shares: Shares
 ) -> tuple[Array, dict[str, Array]]:
-    """Clipped surrogate, entropy bonus and value error, as weighted sums over [B, T, N]."""
+    """Clipped surrogate, entropy bonus, value error and, with a script, the negative log-likelihood
+    of its actions, as weighted sums over [B, T, N].
+    """
     log_prob, dist = log_prob_of(m, nets, seg)
     surrogate = policy_loss(log_prob, part.log_prob, part.advantage, m.config.clip)
     fit = jnp.square(values(m, nets, seg.seen.obs, seg.seen.state) - part.target)
     surrogate, spread = ((x * part.weight).sum() for x in (surrogate, dist.entropy()))
     fit = (fit * part.value_weight).sum()
     metrics = {"policy_loss": surrogate, "entropy": spread, "value_loss": fit}
-    return surrogate - entropy * spread + 0.5 * fit, metrics
+    total = shares.surrogate * surrogate - shares.entropy * spread + 0.5 * fit
+    if part.advice is not None:
+        metrics["imitation_loss"] = -(dist.log_prob(part.advice) * part.weight).sum()
+        total = total + shares.imitation * metrics["imitation_loss"]
+    return total, metrics
 
 
 def targets(m: Method, nets: Nets, moments: Moments, seg: Segments) -> tuple[Array, Array]:
@@ -276,13 +306,13 @@ def update(m: Method, state: State, seg: Segments, key: Key) -> tuple[State, dic
         blocks.of_each(behaviour, nets, (seg,), weight[..., 0], size),
         weight,
         jnp.ones_like(advantage),
+        m.script(seg.seen) if m.script else None,
     )
-    rest = 1 - state.updates / (config.entropy_until * config.iterations)
-    entropy = config.entropy * jnp.maximum(0.0, rest)
+    shares = shares_at(config, state.updates)
 
     def loss(nets: Nets, part: Part, index: Array) -> tuple[Array, dict[str, Array]]:
         # The segments of a block are looked up within it, which spares a copy of them all.
-        return loss_of(m, nets, jax.tree.map(lambda x: x[index], seg), part, entropy)
+        return loss_of(m, nets, jax.tree.map(lambda x: x[index], seg), part, shares)
 
     def one(carry: tuple[Nets, Any], index: Array) -> tuple[tuple[Nets, Any], dict[str, Array]]:
         nets, opt = carry
@@ -302,8 +332,20 @@ def update(m: Method, state: State, seg: Segments, key: Key) -> tuple[State, dic
     return State(nets, opt, moments, state.updates + 1), metrics
 
 
-def method_of(config: Config, spec: EnvSpec) -> Method:
-    """Networks and optimiser; raises InvalidSetting unless `minibatches` divides `num_envs`."""
+def method_of(
+    config: Config, spec: EnvSpec, script: Callable[[TimeStep], Array] | None = None
+) -> Method:
+    """Networks and optimiser.
+
+    Raises InvalidSetting unless `minibatches` divides `num_envs`, and for an imitation without a
+    script.
+    """
+    imitates = [name for name in ("clone", "imitation") if getattr(config, name) > 0]
+    if imitates and script is None:
+        raise InvalidSetting(
+            f"mappo: field '{imitates[0]}': expected 0, since {spec.name} has no script to "
+            f"imitate, found {getattr(config, imitates[0]):g}"
+        )
     if config.num_envs % config.minibatches:
         raise InvalidSetting(
             "mappo: field 'minibatches': expected a divisor of num_envs = "
@@ -313,12 +355,18 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
     critic = MLP((config.critic_hidden,) * 2 + (outputs,), layer_init=config.layer_init)
     total = config.iterations * config.epochs * config.minibatches
     optimiser = adam(lambda count: config.lr * (1 - count / total), 0.5, eps=1e-5)
-    return Method(config, spec, actors(config, spec), critic, optimiser)
+    teacher = script if imitates else None
+    return Method(config, spec, actors(config, spec), critic, optimiser, teacher)
 
 
-def make(config: Config, spec: EnvSpec) -> OnPolicy:
-    """The learner for environments of `spec`. Raises what `method_of` does."""
-    m = method_of(config, spec)
+def make(
+    config: Config, spec: EnvSpec, script: Callable[[TimeStep], Array] | None = None
+) -> OnPolicy:
+    """The learner for environments of `spec`. Raises what `method_of` does.
+
+    script: the actions [..., N] of the environment's scripted policy at a time step, if it has one.
+    """
+    m = method_of(config, spec, script)
 
     def init(key: Key) -> State:
         actor_key, critic_key = jax.random.split(key)

@@ -258,6 +258,56 @@ def test_choices_in_data_have_a_temperature_of_their_own(recurrent):
     np.testing.assert_allclose(jax.nn.log_softmax(2 * hot), jax.nn.log_softmax(cold), atol=1e-5)
 
 
+# ---------------------------------------------------------------------------------------- imitation
+
+
+def twos(seen: TimeStep) -> jax.Array:
+    """A script for Clock: always action 2."""
+    return jnp.full(seen.avail.shape[:-1], 2)
+
+
+def test_weights_of_imitation_and_surrogate_over_a_training():
+    # 10 updates: 2 of cloning, then a weight that falls from .5 by a fifth of it in each, to 0
+    config = SMALL.replace(iterations=10, clone=0.2, imitation=0.5, imitation_until=0.5)
+    shares = [mappo.shares_at(config, jnp.asarray(k)) for k in range(7)]
+    assert [float(share.surrogate) for share in shares] == [0, 0, 1, 1, 1, 1, 1]
+    np.testing.assert_allclose(
+        [float(share.imitation) for share in shares], [1, 1, 0.3, 0.2, 0.1, 0, 0], atol=1e-6
+    )
+    off = mappo.shares_at(SMALL, jnp.asarray(0))
+    assert (float(off.surrogate), float(off.imitation)) == (1, 0)
+
+
+def test_cloning_raises_the_scripts_actions_whatever_they_are_paid():
+    # Action 2 is the best of Clock, so it is paid worst here, and the surrogate would avoid it.
+    seg = clock_segments()
+    seg = seg._replace(reward=-seg.reward)
+    config = SMALL.replace(iterations=100, epochs=8, lr=1e-2)
+    logits = {}
+    for clone in (0.0, 1.0):
+        learner = mappo.make(config.replace(clone=clone), CLOCK.spec, twos)
+        state = jax.jit(learner.init)(KEY)
+        after, metrics = jax.jit(learner.update)(state, seg, KEY)
+        assert ("imitation_loss" in metrics) == (clone > 0)
+        chosen = [
+            learner.behaviour(s).distribution((), seg.seen)[1].probs[..., 2].mean()
+            for s in (state, after)
+        ]
+        logits[clone] = float(chosen[1] - chosen[0])
+        critic = jax.tree.map(np.array_equal, state.nets.critic, after.nets.critic)
+        assert not all(jax.tree.leaves(critic))  # the critic learns in both
+    assert logits[1.0] > 0.1 > 0 > logits[0.0]
+
+
+@pytest.mark.parametrize("field", ["clone", "imitation"])
+def test_imitation_without_a_script_is_refused_by_field(field):
+    with pytest.raises(
+        ValueError,
+        match=f"field '{field}': expected 0, since toy/clock has no script to imitate, found 0.1",
+    ):
+        mappo.make(SMALL.replace(**{field: 0.1}), CLOCK.spec)
+
+
 # --------------------------------------------------------------------------------- config, training
 
 

@@ -37,6 +37,10 @@ def make(task: Task, options: DataOptions) -> Episodes:
             ),
             0,
         )
+    if quality == "scripted":
+        return recipes.record(
+            env, recipes.scripted_policy(cast(Any, env)), count, key, progress=options.progress
+        )
     if quality == "waypoint":
         from jaxoff.envs.maze import waypoint_policy
 

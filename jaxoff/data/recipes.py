@@ -18,6 +18,7 @@ import numpy as np
 from jaxoff import distributions
 from jaxoff.data.episodes import concatenate, cut, fill, take, trim, with_level
 from jaxoff.data.games import BRIDGE_QUALITIES, MNE_MARGINALS, XOR_ACTIONS, parse_polynomial
+from jaxoff.envs.base import GameEnv
 from jaxoff.envs.games.bridge import make_bridge
 from jaxoff.envs.games.matrix import XOR, mne
 from jaxoff.envs.games.polynomial import GAMES, make_polynomial
@@ -140,6 +141,17 @@ def random_policy(spec: EnvSpec) -> Policy:
             return memory, distributions.categorical(jnp.where(seen.avail > 0, 0.0, -jnp.inf))
         bound = jnp.full(seen.avail.shape, spec.action_bound)
         return memory, distributions.uniform(-bound, bound)
+
+    return Policy(lambda shape: (), distribution)
+
+
+@functools.cache
+def scripted_policy(env: GameEnv) -> Policy:
+    """The policy that takes the actions of the environment's script (`GameEnv.script`)."""
+    script: Any = env.script
+
+    def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
+        return memory, distributions.deterministic(script(seen))
 
     return Policy(lambda shape: (), distribution)
 

@@ -16,6 +16,7 @@ is played in jit by policies of a pool, as its quality says:
                                  [18, 20] (YANHUI)
     wspm-p<P>-n<N>               N episodes, P percent of them poor, the others expert (YANHUI)
     waypoint                     the controller of D4RL's mazes, from one random cell to the next
+    scripted                     the script of SMAX's allies, which sees the whole battle
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ def _smax(family: str) -> dict[str, World]:
             named["extreme"] = "99.5%[r*5]+0.5%[m*5]"
         # In SMAX the return of a battle is at most 10 if it is lost, and 20 if it is won; only
         # draws are in between.
-        qualities = (*_INSPO, *named, *BALANCED, "band-poor", "band-expert", *_WSPM_LISTED)
+        bands = ("band-poor", "band-expert", *_WSPM_LISTED)
+        qualities = (*_INSPO, "scripted", *named, *BALANCED, *bands)
         worlds[name] = World(
             _later("smax:make_smax", family, name),
             qualities,
@@ -282,4 +284,5 @@ def _qualities(worlds: dict[str, World]) -> list[tuple[str, str]]:
 
 def needs_pool(task: Task) -> bool:
     """Whether the recipe of a task, of any family, plays policies of a pool."""
-    return not task.source and task.family in WORLDS and task.quality not in ("random", "waypoint")
+    played = ("random", "waypoint", "scripted")  # by other policies
+    return not task.source and task.family in WORLDS and task.quality not in played

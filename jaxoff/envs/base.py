@@ -79,7 +79,8 @@ class GameEnv:
     probe(policy): exact quantities of a policy, such as its value, computed in jit at each
     evaluation. won(global state [..., S]) -> [...] bool: whether an episode that ended in this
     state was won, for arrays of JAX and of NumPy. individual: agents have rewards of their own, and
-    the team's reward is their mean; else all agents are paid the team's reward.
+    the team's reward is their mean; else all agents are paid the team's reward. script(timestep) ->
+    actions [..., N]: a scripted policy without memory, for time steps with any leading axes.
     """
 
     def __init__(
@@ -90,9 +91,10 @@ class GameEnv:
         picture: GridPicture | ScenePicture | None = None,
         won: Callable[[Any], Any] | None = None,
         individual: bool = False,
+        script: Callable[[TimeStep], Array] | None = None,
     ) -> None:
         self.game, self.spec, self.probe = game, spec, probe
-        self.picture, self.won, self.individual = picture, won, individual
+        self.picture, self.won, self.individual, self.script = picture, won, individual, script
 
     def reset(self, key: Key) -> tuple[State, TimeStep]:
         """Start an episode: (state, first timestep)."""

@@ -43,7 +43,8 @@ def train_pool(
     world = check_pooled(name)
     task, module = Task.parse(f"{name}/pool"), registry.online_learner("mappo")
     env, config = world.env(), resolve_config(module, task, overrides or {})
-    learner, resume = module.make(config, env.spec), path.with_name(f".{path.stem}.unfinished.npz")
+    learner = module.make(config, env.spec, getattr(env, "script", None))
+    resume = path.with_name(f".{path.stem}.unfinished.npz")
     options = {
         name: getattr(config, name) for name in ("num_envs", "segment", "iterations", "snapshots")
     }

@@ -265,7 +265,7 @@ class SMAXGame(Game):
 
     def __init__(self, battle: Map, reward: str) -> None:
         self.battle = Battle(battle)
-        self.reward, self.horizon = reward, battle.limit
+        self.reward, self.horizon, self.tactics = reward, battle.limit, battle.tactics
         self.num_allies, self.num_enemies = self.battle.num_allies, self.battle.num_enemies
         self.num_units = self.battle.num_agents
         self.script = heuristic_enemy.create_heuristic_policy(self.battle, 1)

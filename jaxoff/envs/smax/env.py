@@ -76,6 +76,7 @@ def _check_map(family: str, map_name: str) -> None:
 
 @functools.cache
 def _make(family: str, map_name: str, reward: str) -> GameEnv:
+    from jaxoff.envs.smax.allies import make_script
     from jaxoff.envs.smax.battle import SMAXGame
 
     battle = FAMILIES[family][map_name]
@@ -83,4 +84,5 @@ def _make(family: str, map_name: str, reward: str) -> GameEnv:
     radii = np.array([battle.units[kind].radius for kind in battle.allies + battle.enemies])
     kinds = ("ally",) * game.num_allies + ("enemy",) * game.num_enemies
     picture = ScenePicture(None, radii, kinds, game.positions, game.health, EDGE, game.shots)
-    return GameEnv(game, smax_spec(family, map_name), picture=picture, won=game.won)
+    spec = smax_spec(family, map_name)
+    return GameEnv(game, spec, picture=picture, won=game.won, script=make_script(game))

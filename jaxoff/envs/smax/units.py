@@ -29,6 +29,24 @@ class Unit(NamedTuple):
     flies: bool = False  # collides with nobody
 
 
+class Tactics(NamedTuple):
+    """How the allies' script weighs what it may do on a map; see `allies`."""
+
+    now: float = 1.0  # cost of shots that hit an ally in this step, against those that it makes
+    later: float = 0.5  # the same of shots to be expected in the next one, for a reloading ally
+    hurt: float = 0.3  # the same for an ally that has almost no health left
+    other: float = 0.3  # share of those of enemies that are likely to shoot at someone else
+    death: float = 0.5  # cost of dying, in maximum healths
+    kill: float = 0.3  # worth of a kill, in maximum healths
+    focus: float = 3.0  # preference for the weakest enemy
+    approach: float = 0.8  # cost of each unit of way to an enemy in sight that is out of range
+    advance: float = 0.3  # the same while no enemy is in sight; 0 waits for the enemies
+    ratio: float = 0.9  # the distance that allies seek, as a share of their weapon's range
+    group: float = 0.02  # cost of each unit of distance to the middle of the allies
+    rank: float = 0.0  # cost of each unit of distance to a line of all allies
+    corner: float = 0.0  # cost of each unit of distance to the nearest corner
+
+
 class Map(NamedTuple):
     """The two teams as indices into `units`, and the time limit in steps of half a second."""
 
@@ -37,6 +55,7 @@ class Map(NamedTuple):
     limit: int
     units: tuple[Unit, ...]
     walls_kill: bool = True  # as in JaxMARL: a unit that touches the edge of the map dies
+    tactics: Tactics = Tactics()  # of the allies' script
 
 
 UNITS = (
@@ -58,16 +77,20 @@ def _map(
     limit: int,
     units: tuple[Unit, ...] = UNITS,
     walls_kill: bool = True,
+    tactics: Tactics = Tactics(),  # noqa: B008 (never changed)
 ) -> Map:
-    return Map(tuple(allies), tuple(enemies), limit, units, walls_kill)
+    return Map(tuple(allies), tuple(enemies), limit, units, walls_kill, tactics)
 
+
+# Units that are fewer than their like, and so have to shoot together from the first shot on
+_LINE = Tactics(rank=1.0)
 
 MAPS = {
     "3m": _map(3 * MARINE, 3 * MARINE, 60),
     "8m": _map(8 * MARINE, 8 * MARINE, 120),
     "25m": _map(25 * MARINE, 25 * MARINE, 150),
-    "5m_vs_6m": _map(5 * MARINE, 6 * MARINE, 70),
-    "10m_vs_11m": _map(10 * MARINE, 11 * MARINE, 150),
+    "5m_vs_6m": _map(5 * MARINE, 6 * MARINE, 70, tactics=_LINE),
+    "10m_vs_11m": _map(10 * MARINE, 11 * MARINE, 150, tactics=_LINE),
     "27m_vs_30m": _map(27 * MARINE, 30 * MARINE, 180),
     "2s3z": _map(2 * STALKER + 3 * ZEALOT, 2 * STALKER + 3 * ZEALOT, 120),
     "3s5z": _map(3 * STALKER + 5 * ZEALOT, 3 * STALKER + 5 * ZEALOT, 150),
@@ -98,9 +121,15 @@ X_MAPS = {
         COLOSSUS + 3 * STALKER + 5 * ZEALOT, COLOSSUS + 3 * STALKER + 5 * ZEALOT, 180, X_UNITS
     ),
     "2s_vs_1sc": _map(2 * STALKER, SPINE_CRAWLER, 300, _VS_ARMOUR),
-    "corridor": _map(6 * ZEALOT, 24 * ZERGLING, 400, X_UNITS, walls_kill=False),
+    "corridor": _map(
+        6 * ZEALOT, 24 * ZERGLING, 400, X_UNITS, walls_kill=False, tactics=Tactics(corner=0.3)
+    ),
     "MMM2": _map(
-        MEDIVAC + 2 * MARAUDER + 7 * MARINE, MEDIVAC + 3 * MARAUDER + 8 * MARINE, 180, X_UNITS
+        MEDIVAC + 2 * MARAUDER + 7 * MARINE,
+        MEDIVAC + 3 * MARAUDER + 8 * MARINE,
+        180,
+        X_UNITS,
+        tactics=_LINE,
     ),
 }
 FAMILIES = {"smax": MAPS, "smax-x": X_MAPS}
