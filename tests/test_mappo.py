@@ -185,6 +185,63 @@ def test_only_the_central_critic_sees_the_state(central, values):
     }
 
 
+# ------------------------------------------------------------------------------------------- inputs
+
+
+def test_standardised_inputs_are_those_that_the_playing_policy_sees():
+    # After an update the moments are those of its segments. Segments that are played then have the
+    # densities that the update computes from standardised observations: the first loss is 0.
+    learner = mappo.make(SMALL.replace(input_norm="running"), CLOCK.spec)
+    step = jax.jit(lambda state, now, key: collect(CLOCK, learner.behaviour(state), now, 5, key))
+    run = jax.jit(lambda: on_policy.start(learner, CLOCK, 4, KEY))()
+    now, seg = step(run.learner, run.collectors, KEY)
+    update = jax.jit(learner.update)
+    state, _ = update(run.learner, seg, KEY)
+    for k, x in enumerate((seg.seen.obs, seg.seen.state)):
+        flat = np.asarray(x).reshape(-1, 2)
+        np.testing.assert_allclose(state.inputs[k].mean, flat.mean(0), rtol=1e-4)
+        np.testing.assert_allclose(state.inputs[k].variance, flat.var(0), rtol=1e-4)
+    after = step(state, now, jax.random.key(1))[1]
+    metrics = update(state, after, KEY)[1]
+    assert float(metrics["policy_loss"]) == pytest.approx(0, abs=1e-6)
+    m = mappo.method_of(SMALL.replace(input_norm="running"), CLOCK.spec)
+    plain, seen = (
+        mappo.log_prob_of(m, state.nets, part)[0]
+        for part in (after, mappo.standardised(state, after))
+    )
+    memory, played = learner.behaviour(state).initial((4,)), after.seen
+    dist = learner.behaviour(state).distribution(memory, jax.tree.map(lambda x: x[:, 0], played))[1]
+    np.testing.assert_allclose(dist.log_prob(after.actions[:, 0]), seen[:, 0], rtol=1e-4)
+    assert not np.allclose(plain, seen, rtol=1e-2)
+
+
+# ----------------------------------------------------------------------------------- shuffled steps
+
+
+def test_one_minibatch_of_steps_is_one_of_environments():
+    one, other = (updated(clock_segments(), shuffle=by)[0] for by in ("environments", "steps"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one.nets, other.nets)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shuffle": "steps", "minibatches": 3}, "divisor of num_envs . segment = 20, found 3"),
+        ({"recurrent": True, "shuffle": "steps"}, "'shuffle': expected environments with recurre"),
+        ({"recurrent": True, "head": 0.1}, "field 'head': expected 0 with recurrent=true, found"),
+    ],
+)
+def test_what_an_actor_with_memory_does_not_read_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        mappo.make(SMALL.replace(**changes), CLOCK.spec)
+
+
+def test_the_actors_last_layer_starts_as_small_as_asked():
+    start = compiled(head=0.01)[0].nets.actor["params"]
+    largest = {name: float(jnp.abs(layer["kernel"]).max()) for name, layer in start.items()}
+    assert largest["Dense_2"] <= 0.01 < min(largest["Dense_0"], largest["Dense_1"])
+
+
 # ------------------------------------------------------------------------------------------- memory
 
 

@@ -108,11 +108,12 @@ def test_home_is_the_readme_and_its_links_lead_to_pages(site):
     assert (site / "experiments" / "reference" / "inspo" / "table3-curves.png").exists()
 
 
-@pytest.mark.parametrize("method", [*rows(), "mappo", "pjap"])
+@pytest.mark.parametrize("method", [*rows(), "mappo", "matd3", "pjap"])
 def test_a_methods_page_begins_with_its_card(site, cards, method):
     shown = text_of(site / "methods" / f"{method}.html")
     card = shown.partition("Idea")[0]
     kinds = jaxoff.registry.forms(method) if method in rows() else jaxoff.registry.KINDS
+    kinds = ("continuous",) if method == "matd3" else kinds
     assert cards.OTHERS.get(method, f"jaxoff train {method} TASK") in card
     assert f"Actions\n{', '.join(kinds)}\n" in card
     assert "Reference results" in card and "Settings in the code" in card

@@ -21,52 +21,59 @@ from jaxoff.names import Task
 from jaxoff.training.on_policy import OnPolicy, Snapshot, train_on_policy
 from jaxoff.types import Env
 
-# environment steps with which the return of each kept policy is measured, in 64 to 512 episodes
-MEASURED = 100_000
+# environment steps with which the return of each kept policy is measured, in 64 to 512 episodes,
+# and with which that of each snapshot is, in 16 to 128
+MEASURED, LOOKED_AT = 100_000, 32_000
 
 
 def train_pool(
     name: str,
     path: Path,
     *,
+    method: str = "mappo",
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
     tell: Callable[[Snapshot, int], None] | None = None,
 ) -> Pool:
-    """Train the behaviour policies of `family/scenario` with MAPPO and write them as a pool file.
+    """Train the behaviour policies of `family/scenario` and write them as a pool file.
 
-    overrides: values of fields of the method's Config, which replace its settings for the task.
-    tell(snapshot, total environment steps) is called after each snapshot. A training that was
-    killed continues from its last snapshot, which is kept beside `path`.
+    method: the online method. overrides: values of fields of its Config, which replace its settings
+    for the task. tell(snapshot, total environment steps) is called after each snapshot. A training
+    that was killed continues from its last snapshot, which is kept beside `path`.
     """
     check_number("seed", seed)
     world = check_pooled(name)
-    task, module = Task.parse(f"{name}/pool"), registry.online_learner("mappo")
+    task, module = Task.parse(f"{name}/pool"), registry.online_learner(method)
     env, config = world.env(), resolve_config(module, task, overrides or {})
     learner, resume = module.make(config, env.spec), path.with_name(f".{path.stem}.unfinished.npz")
-    options = {
+    options: dict[str, int] = {
         name: getattr(config, name) for name in ("num_envs", "segment", "iterations", "snapshots")
     }
+    options["eval_episodes"] = max(16, min(128, LOOKED_AT // env.spec.horizon))
     total = config.iterations * config.segment * config.num_envs
     pool = build(
         env,
         learner,
-        train_on_policy(learner, env, seed=seed, eval_episodes=128, resume=resume, **options),
+        train_on_policy(learner, env, seed=seed, resume=resume, **options),
         cuts=world.cuts,
         medium=world.medium,
-        net={"hidden": config.hidden, "recurrent": config.recurrent},
+        net={
+            "hidden": config.hidden,
+            "recurrent": module.actors(config, env.spec).recurrent,
+        },
         noise=float(config.noise),
         made={
             "command": " ".join(
                 [
                     "jaxoff data pool",
                     name,
+                    *([] if method == "mappo" else [f"--method {method}"]),
                     f"--seed {seed}",
                     *(f"--set {k}={v}" for k, v in (overrides or {}).items()),
                 ]
             ),
             "seed": seed,
-            "method": "mappo",
+            "method": method,
             "config": {
                 field: np.asarray(getattr(config, field)).item()
                 for field in config_fields(module.Config)
