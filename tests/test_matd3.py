@@ -142,18 +142,19 @@ def test_what_it_cannot_train_is_refused(spec, changes, message):
 
 
 def test_it_learns_to_cover_a_landmark_and_a_killed_training_goes_on_bit_for_bit(tmp_path):
-    # Random policies return about 32, at most 250 is possible.
+    # Random and untrained policies return about 40, at most 250 is possible; here 199.
     env, file = make_spread(1), tmp_path / "unfinished.npz"
-    sizes = {"num_envs": 8, "segment": 25, "iterations": 60, "snapshots": 2}
+    sizes = {"num_envs": 8, "segment": 25, "iterations": 100, "snapshots": 2}
     config = Config(
-        lr=3e-3,
+        lr=1e-3,
         critic_lr=3e-3,
         gamma=0.9,
+        polyak=0.02,
         hidden=32,
         critic_hidden=32,
         batch_size=128,
         capacity=10_000,
-        rounds=10,
+        rounds=20,
         warmup=1000.0,
         **sizes,
     )
@@ -167,4 +168,4 @@ def test_it_learns_to_cover_a_landmark_and_a_killed_training_goes_on_bit_for_bit
     next(broken), next(broken)
     broken.close()
     for a, b in zip(train(file), whole, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, a, b)
+        jax.tree.map(np.testing.assert_array_equal, a._replace(cpu_s=0), b._replace(cpu_s=0))

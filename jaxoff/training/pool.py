@@ -148,6 +148,7 @@ def build(
         for k, mean, result in zip(kept, means, results, strict=True)
     ]
     params = jax.tree.map(lambda *leaves: np.stack(leaves), *actors)
+    made = made | {"cpu_minutes": round(taken[-1].cpu_s / 60, 2), "env_steps": taken[-1].env_steps}
     return Pool(env.spec.name, net, noise, params, tuple(members), low, cuts, episodes, made)
 
 
