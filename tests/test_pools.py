@@ -350,6 +350,9 @@ def test_a_trained_pool_is_a_file_that_says_how_it_was_made(spread):
         )
         and found.made["seed"] == 0
     )
+    curve = found.made["curve"]
+    assert [point["env_steps"] for point in curve] == [0, 800, 3200]
+    assert curve[-1]["cpu_minutes"] >= curve[0]["cpu_minutes"] >= 0
     # of settings.toml
     config = found.made["config"]
     assert config["iterations"] == 4 and config["gamma"] == pytest.approx(0.95)

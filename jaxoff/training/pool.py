@@ -110,8 +110,9 @@ def build(
     Parameters are rounded to half precision before they are measured. cuts: shares of [random,
     best] at which levels begin (SIT, Table 4-6: .3 and .7 for SMAC and particle worlds, 1/3 and 2/3
     for MAMuJoCo). medium: the share of [random, best] at which the medium policy of a dataset lies;
-    training up to there makes medium-replay. Raises InvalidSetting if training never got above the
-    random policy's return.
+    training up to there makes medium-replay. made: how the pool is made, to which the returns of
+    all snapshots are added. Raises InvalidSetting if training never got above the random policy's
+    return.
     """
     taken = []
     for snapshot in snapshots:
@@ -148,7 +149,11 @@ def build(
         for k, mean, result in zip(kept, means, results, strict=True)
     ]
     params = jax.tree.map(lambda *leaves: np.stack(leaves), *actors)
-    made = made | {"cpu_minutes": round(taken[-1].cpu_s / 60, 2), "env_steps": taken[-1].env_steps}
+    curve = [
+        {"env_steps": one.env_steps, "cpu_minutes": round(one.cpu_s / 60, 2), "return_mean": mean}
+        for one, mean in zip(taken, rough, strict=True)
+    ]
+    made = made | {"curve": curve}
     return Pool(env.spec.name, net, noise, params, tuple(members), low, cuts, episodes, made)
 
 
