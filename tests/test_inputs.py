@@ -22,7 +22,7 @@ def test_moments_in_parts_are_those_of_all_inputs_at_once():
     for part in parts:
         found = inputs.extended(found, jnp.asarray(part))
     whole = np.concatenate([part.reshape(-1, 4) for part in parts])
-    assert float(found.count) == len(whole) == 27
+    assert float(found.total) == len(whole) == 27
     np.testing.assert_allclose(found.mean, whole.mean(0), rtol=1e-5)
     np.testing.assert_allclose(found.variance, whole.var(0), rtol=1e-5)
     standard = inputs.standardised(found, jnp.asarray(whole))

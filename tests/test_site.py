@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 import jaxoff
+from jaxoff.data import pools
 from jaxoff.names import Task
 from tests.test_readme import rows
 
@@ -163,6 +164,9 @@ def test_every_family_with_a_recipe_has_a_page_with_its_numbers(site):
                 assert f"{task.family}/{task.scenario}\n" in shown and task.quality in shown
         for row in families.rows(names):
             assert f"{row['task']}\n" in shown
+    for name in pools.shipped():
+        page = next(page for page, names in families.PAGES.items() if name.split("/")[0] in names)
+        assert f"jaxoff data pool {name} --" in text_of(site / "datasets" / f"{page}.html")
     steps = f"{int(families.rows(['maze'])[0]['steps']):,}"
     assert steps in text_of(site / "datasets" / "maze.html")
     assert "1.000" in text_of(site / "datasets" / "smax.html")

@@ -21,7 +21,7 @@ class InputMoments(NamedTuple):
 
     mean: Array
     variance: Array
-    count: Array
+    total: Array
 
 
 def unseen(size: int) -> InputMoments:
@@ -32,7 +32,7 @@ def unseen(size: int) -> InputMoments:
 def extended(moments: InputMoments, x: Array) -> InputMoments:
     """The moments with more inputs [..., F], each of which counts as much as each earlier one."""
     rows = x.reshape(-1, x.shape[-1])
-    more, total = rows.shape[0], moments.count + rows.shape[0]
+    more, total = rows.shape[0], moments.total + rows.shape[0]
     apart, share = rows.mean(0) - moments.mean, more / total
     spread = share * rows.var(0) + (1 - share) * moments.variance
     between = share * (1 - share) * jnp.square(apart)
