@@ -137,6 +137,7 @@ def build(
     ]
     results = [jax.device_get(evaluate_now(actor, key)) for actor in actors]
     means = [float(result["returns"].mean()) for result in results]
+    _check_above(max(means), low)
     members = [
         Member(
             env_steps=taken[k].env_steps,
@@ -172,11 +173,7 @@ def choose(
     `replay` snapshots, spread evenly from the first one to the first that reaches that share.
     """
     high = max(returns)
-    if high <= low:
-        raise InvalidSetting(
-            f"pool: expected training to get above the random policy's return {low:.2f}, "
-            f"found at best {high:.2f}"
-        )
+    _check_above(high, low)
     target = low + medium * (high - low)
     kept = {0, int(np.argmax(returns)), int(np.argmin(np.abs(np.array(returns) - target)))}
     levels = [level_of(value, low, high, cuts) for value in returns]
@@ -185,6 +182,14 @@ def choose(
     reached = next(k for k, value in enumerate(returns) if value >= target)
     replayed = _spread(range(reached + 1), replay)
     return sorted(kept | set(replayed)), replayed
+
+
+def _check_above(high: float, low: float) -> None:
+    if high <= low:
+        raise InvalidSetting(
+            f"pool: expected training to get above the random policy's return {low:.2f}, "
+            f"found at best {high:.2f}"
+        )
 
 
 def _spread(items: Sequence[int], count: int) -> list[int]:
