@@ -197,16 +197,20 @@ def train_on_policy(
     iterations: int,
     snapshots: int,
     eval_episodes: int,
+    easier: Env | None = None,
+    easier_share: float = 0.0,
     resume: Path | None = None,
 ) -> Iterator[Snapshot]:
     """Train, and yield a snapshot of the policy before training and `snapshots` more during it.
 
     The k-th of K snapshots is taken after (k / K)^2 of all iterations, since early policies change
     fastest. Evaluations sample from the policy. One compiled program makes all iterations between
-    two snapshots. resume: a file to which the whole state is written after each snapshot; if it
-    exists, its snapshots are yielded first and training continues from it, bit for bit. Raises
-    InvalidSetting for more snapshots than iterations, and where a metric is not finite; InvalidFile
-    for a file of another training.
+    two snapshots. easier: an environment with the same states and spaces, in which the first
+    `easier_share` of the iterations is played; evaluations are in `env` from the start. resume: a
+    file to which the whole state is written after each snapshot; if it exists, its snapshots are
+    yielded first and training continues from it, bit for bit. Raises InvalidSetting for more
+    snapshots than iterations, and where a metric is not finite; InvalidFile for a file of another
+    training.
     """
     if not 1 <= snapshots <= iterations:
         raise InvalidSetting(
@@ -216,7 +220,8 @@ def train_on_policy(
     times = np.maximum(times, np.arange(snapshots + 1))
 
     began = time.process_time()
-    chunk = chunk_of(learner, env, segment)
+    easy = 0.0 if easier is None else easier_share * iterations
+    chunks = [chunk_of(learner, played, segment) for played in (env, easier or env)]
     evaluate_now = _evaluation_of(learner, env, eval_episodes)
     run = jax.jit(lambda key: start(learner, env, num_envs, key))(jax.random.key(seed))
     done: list[Snapshot] = []
@@ -229,6 +234,7 @@ def train_on_policy(
     metrics: dict[str, Array] = {}
     for index in range(len(done), snapshots + 1):
         if index:
+            chunk = chunks[int(times[index] <= easy)]
             run, metrics = chunk(run, jnp.asarray(times[index] - times[index - 1], jnp.int32))
         actor, evaluation = jax.device_get(evaluate_now(run))
         means = {name: float(value) for name, value in metrics.items()}

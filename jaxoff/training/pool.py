@@ -46,6 +46,7 @@ def train_pool(
     task, module = Task.parse(f"{name}/pool"), registry.online_learner(method)
     env, config = world.env(), resolve_config(module, task, overrides or {})
     learner, resume = module.make(config, env.spec), path.with_name(f".{path.stem}.unfinished.npz")
+    easier = world.easier() if world.easier else None
     options: dict[str, int] = {
         name: getattr(config, name) for name in ("num_envs", "segment", "iterations", "snapshots")
     }
@@ -54,7 +55,15 @@ def train_pool(
     pool = build(
         env,
         learner,
-        train_on_policy(learner, env, seed=seed, resume=resume, **options),
+        train_on_policy(
+            learner,
+            env,
+            seed=seed,
+            easier=easier,
+            easier_share=world.easier_share,
+            resume=resume,
+            **options,
+        ),
         cuts=world.cuts,
         medium=world.medium,
         net={
@@ -74,6 +83,7 @@ def train_pool(
             ),
             "seed": seed,
             "method": method,
+            **({"easier": {easier.spec.name: world.easier_share}} if easier else {}),
             "config": {
                 field: np.asarray(getattr(config, field)).item()
                 for field in config_fields(module.Config)
