@@ -413,3 +413,13 @@ def test_the_number_of_a_lone_agent_goes_into_the_first_bias():
     np.testing.assert_array_equal(weight, [[1, 2]])
     np.testing.assert_array_equal(bias, [5.5, 7.25])
     np.testing.assert_array_equal(rest[0], layer["kernel"])
+
+
+def test_shipped_pools_fit_their_scenarios_and_have_every_level_in_30_mb():
+    size = 0
+    for name in pools.shipped():
+        path = pools.path_of(name)
+        pool = pools.load(path, registry.make_spec(f"{name}/medium"))
+        assert all(pool.of_level(level) for level in pools.LEVELS), name
+        size += path.stat().st_size
+    assert size <= 30e6
