@@ -42,6 +42,7 @@ class Config:
     gamma: float = 0.99
     trace: float = 0.95  # lambda of the generalised advantages
     log_std: float = -0.5  # initial log standard deviation of continuous actions
+    least_std: float = 0.0  # least standard deviation of continuous actions in training
     noise: float = 0.1  # standard deviation of continuous actions in evaluations and datasets
     temperature: float = 1.0  # temperature of discrete actions in evaluations and datasets
     central: bool = static(True)  # the critic sees the global state (MAPPO); false: IPPO
@@ -193,6 +194,11 @@ def dist_of(m: Method, out: Array, log_std: Array) -> Distribution:
     return distributions.normal(out, log_std)
 
 
+def log_std_of(m: Method, nets: Nets) -> Array:
+    """Log standard deviation of continuous actions in training."""
+    return jnp.maximum(nets.log_std, jnp.log(m.config.least_std))
+
+
 def stochastic(m: Method, params: Params, log_std: Array) -> Policy:
     """The actor's policy; continuous actions are drawn around its outputs."""
     mean = m.actor.policy(params)
@@ -254,7 +260,7 @@ def normalised(part: Part) -> Part:
 def log_prob_of(m: Method, nets: Nets, seg: Segments) -> tuple[Array, Distribution]:
     """Log-probabilities [B, T, N] of the actions of segments, and the distributions."""
     out = m.actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset)
-    dist = dist_of(m, out, nets.log_std)
+    dist = dist_of(m, out, log_std_of(m, nets))
     return dist.log_prob(seg.actions), dist
 
 
@@ -390,7 +396,7 @@ def make(config: Config, spec: EnvSpec) -> OnPolicy:
 
     return OnPolicy(
         init,
-        lambda state: stochastic(m, played(state), state.nets.log_std),
+        lambda state: stochastic(m, played(state), log_std_of(m, state.nets)),
         lambda state, seg, key: update(m, state, seg, key),
         kept,
         policy_of,

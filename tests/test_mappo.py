@@ -303,6 +303,18 @@ def test_a_real_action_has_its_gaussian_density_and_data_a_noise_of_their_own():
     assert (np.abs(mean) <= spec.action_bound).all()
 
 
+def test_the_noise_of_training_does_not_fall_below_its_least():
+    spec, seen = make_spread(1).spec, make_spread(1).reset(KEY)[1]
+    for start, least, wanted in ((-3.0, 0.2, 0.2), (-1.0, 0.2, np.exp(-1)), (-3.0, 0, np.exp(-3))):
+        learner = mappo.make(SMALL.replace(log_std=start, least_std=least, noise=0.3), spec)
+        state = learner.init(KEY)
+        policies = learner.behaviour(state), learner.policy_of(learner.actor(state))
+        deviations = [
+            float(policy.distribution((), seen)[1].distribution.scale[0, 0]) for policy in policies
+        ]
+        assert deviations == pytest.approx([wanted, 0.3])
+
+
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_choices_in_data_have_a_temperature_of_their_own(recurrent):
     learner = mappo.make(SMALL.replace(temperature=0.5, recurrent=recurrent), CLOCK.spec)
