@@ -6,14 +6,17 @@ the global state to a value for every agent (MAPPO), or each agent's observation
 (IPPO, `central=False`). Differs: value targets are standardised by running moments instead of
 PopArt; the policy loss of an agent with a single available action (a dead unit) is left out;
 learning rate and entropy weight fall linearly to zero, the latter earlier, so that the last
-policies learn to act without exploration. Where the environment has a script, the actor may first
-imitate it (`clone`, `imitation`), on the states that the actor itself comes to (Ross et al., 2011).
+policies learn to act without exploration. With `input_norm=running` nets see observations and
+states standardised by the moments of all of them so far, which become part of the actor's first
+layer in every policy that plays (jaxoff/nets/inputs.py). Where the environment has a script, the
+actor may first imitate it (`clone`, `imitation`), on the states that the actor itself comes to
+(Ross et al., 2011).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +26,7 @@ from flax import struct
 from jaxoff import blocks, distributions
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
+from jaxoff.nets import inputs
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
@@ -42,6 +46,7 @@ class Config:
     gamma: float = 0.99
     trace: float = 0.95  # lambda of the generalised advantages
     log_std: float = -0.5  # initial log standard deviation of continuous actions
+    least_std: float = 0.0  # least standard deviation of continuous actions in training
     noise: float = 0.1  # standard deviation of continuous actions in evaluations and datasets
     temperature: float = 1.0  # temperature of discrete actions in evaluations and datasets
     clone: float = 0.0  # share of training in which the actor only imitates the script
@@ -52,8 +57,15 @@ class Config:
     hidden: int = static(64)  # width of the actor
     critic_hidden: int = static(128)  # width of the critic's two hidden layers
     layer_init: LayerInit = static("flax")  # initialisation of the layers: jaxoff/nets/layers.py
+    # where it is not 0, the weights of the last layer of a feed-forward actor start in +-head
+    head: float = static(0.0)
+    # running: inputs of the nets are standardised by the moments of all inputs so far
+    input_norm: Literal["none", "running"] = static("none")
+    # minibatches are parts of all environments, or of all single steps (without a memory)
+    shuffle: Literal["environments", "steps"] = static("environments")
     epochs: int = static(4)  # passes over the segments in an iteration
-    minibatches: int = static(4)  # parts of the segments in a pass; a divisor of num_envs
+    # parts of the segments in a pass; a divisor of num_envs, or of the number of single steps
+    minibatches: int = static(4)
     num_envs: int = static(128)  # environments that are played side by side
     segment: int = static(64)  # steps of each environment between updates
     iterations: int = static(300)  # rounds of playing a segment and training on it
@@ -85,12 +97,18 @@ class State(NamedTuple):
     optimiser: Any
     moments: Moments
     updates: Array  # int32 []
+    inputs: Any = ()  # moments of observations and of states; empty without input_norm
 
 
 def actors(config: Config, spec: EnvSpec) -> Actors:
     """The actor network that the parameters of a policy pool belong to."""
     return Actors(
-        spec, config.hidden, recurrent=config.recurrent, share=True, layer_init=config.layer_init
+        spec,
+        config.hidden,
+        recurrent=config.recurrent,
+        share=True,
+        head=config.head,
+        layer_init=config.layer_init,
     )
 
 
@@ -184,6 +202,11 @@ def dist_of(m: Method, out: Array, log_std: Array) -> Distribution:
     return distributions.normal(out, log_std)
 
 
+def log_std_of(m: Method, nets: Nets) -> Array:
+    """Log standard deviation of continuous actions in training."""
+    return jnp.maximum(nets.log_std, jnp.log(m.config.least_std))
+
+
 def stochastic(m: Method, params: Params, log_std: Array) -> Policy:
     """The actor's policy; continuous actions are drawn around its outputs."""
     mean = m.actor.policy(params)
@@ -195,6 +218,21 @@ def stochastic(m: Method, params: Params, log_std: Array) -> Policy:
         return memory, dist_of(m, dist.mode(), log_std)
 
     return Policy(mean.initial, distribution)
+
+
+def played(state: State) -> Params:
+    """The actor's parameters for observations as they are."""
+    actor = state.nets.actor
+    return inputs.folded(actor, state.inputs[0]) if state.inputs else actor
+
+
+def standardised(state: State, seg: Segments) -> Segments:
+    """Segments with standardised observations and states."""
+    if not state.inputs:
+        return seg
+    obs, states = (lambda x, k=k: inputs.standardised(state.inputs[k], x) for k in range(2))
+    seen = seg.seen._replace(obs=obs(seg.seen.obs), state=states(seg.seen.state))
+    return seg._replace(seen=seen, next_obs=obs(seg.next_obs), next_state=states(seg.next_state))
 
 
 def row_bytes(m: Method, seg: Segments) -> int:
@@ -231,7 +269,7 @@ def normalised(part: Part) -> Part:
 def log_prob_of(m: Method, nets: Nets, seg: Segments) -> tuple[Array, Distribution]:
     """Log-probabilities [B, T, N] of the actions of segments, and the distributions."""
     out = m.actor.unroll(nets.actor, seg.memory, seg.seen, seg.reset)
-    dist = dist_of(m, out, nets.log_std)
+    dist = dist_of(m, out, log_std_of(m, nets))
     return dist.log_prob(seg.actions), dist
 
 
@@ -290,9 +328,14 @@ def targets(m: Method, nets: Nets, moments: Moments, seg: Segments) -> tuple[Arr
 
 
 def update(m: Method, state: State, seg: Segments, key: Key) -> tuple[State, dict[str, Array]]:
-    """`epochs` passes over the segments, in shuffled minibatches of environments."""
-    nets, config = state.nets, m.config
+    """`epochs` passes over the segments, in shuffled minibatches of environments or steps."""
+    nets, config, seen = state.nets, m.config, seg.seen
+    seg = standardised(state, seg)
     advantage, target = targets(m, nets, state.moments, seg)
+    if config.shuffle == "steps":
+        seg, advantage, target = jax.tree.map(
+            lambda x: x.reshape(-1, 1, *x.shape[2:]), (seg, advantage, target)
+        )
     moments = moved(state.moments, target)
     mean, std = scale(moments)
     size = row_bytes(m, seg)
@@ -329,7 +372,8 @@ def update(m: Method, state: State, seg: Segments, key: Key) -> tuple[State, dic
     parts = orders.reshape(config.epochs * config.minibatches, -1)
     (nets, opt), metrics = jax.lax.scan(one, (nets, state.optimiser), parts)
     metrics = jax.tree.map(jnp.mean, metrics) | {"reward": seg.reward.mean()}
-    return State(nets, opt, moments, state.updates + 1), metrics
+    more = tuple(map(inputs.extended, state.inputs, (seen.obs, seen.state)))
+    return State(nets, opt, moments, state.updates + 1, more), metrics
 
 
 def method_of(
@@ -337,8 +381,8 @@ def method_of(
 ) -> Method:
     """Networks and optimiser.
 
-    Raises InvalidSetting unless `minibatches` divides `num_envs`, and for an imitation without a
-    script.
+    Raises InvalidSetting for minibatches of unequal size, for what a recurrent actor does not read,
+    and for an imitation without a script.
     """
     imitates = [name for name in ("clone", "imitation") if getattr(config, name) > 0]
     if imitates and script is None:
@@ -346,10 +390,20 @@ def method_of(
             f"mappo: field '{imitates[0]}': expected 0, since {spec.name} has no script to "
             f"imitate, found {getattr(config, imitates[0]):g}"
         )
-    if config.num_envs % config.minibatches:
+    single = config.shuffle == "steps"
+    if config.recurrent and (single or config.head):
+        field, wanted = ("shuffle", "environments") if single else ("head", "0")
         raise InvalidSetting(
-            "mappo: field 'minibatches': expected a divisor of num_envs = "
-            f"{config.num_envs}, found {config.minibatches}"
+            f"mappo: field '{field}': expected {wanted} with recurrent=true, found "
+            f"{getattr(config, field)}"
+        )
+    size, name = config.num_envs, "num_envs"
+    if single:
+        size, name = size * config.segment, "num_envs * segment"
+    if size % config.minibatches:
+        raise InvalidSetting(
+            f"mappo: field 'minibatches': expected a divisor of {name} = {size}, found "
+            f"{config.minibatches}"
         )
     outputs = spec.num_agents if config.central else 1
     critic = MLP((config.critic_hidden,) * 2 + (outputs,), layer_init=config.layer_init)
@@ -375,17 +429,19 @@ def make(
         critic = m.critic.init(critic_key, jnp.zeros(width))
         nets = Nets(m.actor.init(actor_key), log_std, critic)
         start = Moments(*jnp.zeros(3)), jnp.zeros((), jnp.int32)
-        return State(nets, m.optimiser.init(nets), *start)
+        sizes = (spec.obs_size, spec.state_size) if config.input_norm == "running" else ()
+        return State(nets, m.optimiser.init(nets), *start, tuple(map(inputs.unseen, sizes)))
 
     def policy_of(params: Params) -> Policy:
         return stochastic(m, params, jnp.full(spec.action_size, jnp.log(config.noise)))
 
     def kept(state: State) -> Params:
-        return cooled(state.nets.actor, config.temperature) if spec.discrete else state.nets.actor
+        actor = played(state)
+        return cooled(actor, config.temperature) if spec.discrete else actor
 
     return OnPolicy(
         init,
-        lambda state: stochastic(m, state.nets.actor, state.nets.log_std),
+        lambda state: stochastic(m, played(state), log_std_of(m, state.nets)),
         lambda state, seg, key: update(m, state, seg, key),
         kept,
         policy_of,

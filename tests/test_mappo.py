@@ -185,6 +185,63 @@ def test_only_the_central_critic_sees_the_state(central, values):
     }
 
 
+# ------------------------------------------------------------------------------------------- inputs
+
+
+def test_standardised_inputs_are_those_that_the_playing_policy_sees():
+    # After an update the moments are those of its segments. Segments that are played then have the
+    # densities that the update computes from standardised observations: the first loss is 0.
+    learner = mappo.make(SMALL.replace(input_norm="running"), CLOCK.spec)
+    step = jax.jit(lambda state, now, key: collect(CLOCK, learner.behaviour(state), now, 5, key))
+    run = jax.jit(lambda: on_policy.start(learner, CLOCK, 4, KEY))()
+    now, seg = step(run.learner, run.collectors, KEY)
+    update = jax.jit(learner.update)
+    state, _ = update(run.learner, seg, KEY)
+    for k, x in enumerate((seg.seen.obs, seg.seen.state)):
+        flat = np.asarray(x).reshape(-1, 2)
+        np.testing.assert_allclose(state.inputs[k].mean, flat.mean(0), rtol=1e-4)
+        np.testing.assert_allclose(state.inputs[k].variance, flat.var(0), rtol=1e-4)
+    after = step(state, now, jax.random.key(1))[1]
+    metrics = update(state, after, KEY)[1]
+    assert float(metrics["policy_loss"]) == pytest.approx(0, abs=1e-6)
+    m = mappo.method_of(SMALL.replace(input_norm="running"), CLOCK.spec)
+    plain, seen = (
+        mappo.log_prob_of(m, state.nets, part)[0]
+        for part in (after, mappo.standardised(state, after))
+    )
+    memory, played = learner.behaviour(state).initial((4,)), after.seen
+    dist = learner.behaviour(state).distribution(memory, jax.tree.map(lambda x: x[:, 0], played))[1]
+    np.testing.assert_allclose(dist.log_prob(after.actions[:, 0]), seen[:, 0], rtol=1e-4)
+    assert not np.allclose(plain, seen, rtol=1e-2)
+
+
+# ----------------------------------------------------------------------------------- shuffled steps
+
+
+def test_one_minibatch_of_steps_is_one_of_environments():
+    one, other = (updated(clock_segments(), shuffle=by)[0] for by in ("environments", "steps"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one.nets, other.nets)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shuffle": "steps", "minibatches": 3}, "divisor of num_envs . segment = 20, found 3"),
+        ({"recurrent": True, "shuffle": "steps"}, "'shuffle': expected environments with recurre"),
+        ({"recurrent": True, "head": 0.1}, "field 'head': expected 0 with recurrent=true, found"),
+    ],
+)
+def test_what_an_actor_with_memory_does_not_read_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        mappo.make(SMALL.replace(**changes), CLOCK.spec)
+
+
+def test_the_actors_last_layer_starts_as_small_as_asked():
+    start = compiled(head=0.01)[0].nets.actor["params"]
+    largest = {name: float(jnp.abs(layer["kernel"]).max()) for name, layer in start.items()}
+    assert largest["Dense_2"] <= 0.01 < min(largest["Dense_0"], largest["Dense_1"])
+
+
 # ------------------------------------------------------------------------------------------- memory
 
 
@@ -244,6 +301,18 @@ def test_a_real_action_has_its_gaussian_density_and_data_a_noise_of_their_own():
         )
         np.testing.assert_allclose(dist.log_prob(action), wanted, rtol=1e-4)
     assert (np.abs(mean) <= spec.action_bound).all()
+
+
+def test_the_noise_of_training_does_not_fall_below_its_least():
+    spec, seen = make_spread(1).spec, make_spread(1).reset(KEY)[1]
+    for start, least, wanted in ((-3.0, 0.2, 0.2), (-1.0, 0.2, np.exp(-1)), (-3.0, 0, np.exp(-3))):
+        learner = mappo.make(SMALL.replace(log_std=start, least_std=least, noise=0.3), spec)
+        state = learner.init(KEY)
+        policies = learner.behaviour(state), learner.policy_of(learner.actor(state))
+        deviations = [
+            float(policy.distribution((), seen)[1].distribution.scale[0, 0]) for policy in policies
+        ]
+        assert deviations == pytest.approx([wanted, 0.3])
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
@@ -383,4 +452,4 @@ def test_agents_that_are_paid_apart_learn_apart_and_a_killed_training_goes_on_bi
     next(broken), next(broken)
     broken.close()
     for a, b in zip(train(file), whole, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, a, b)
+        jax.tree.map(np.testing.assert_array_equal, a._replace(cpu_s=0), b._replace(cpu_s=0))

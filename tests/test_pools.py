@@ -350,6 +350,9 @@ def test_a_trained_pool_is_a_file_that_says_how_it_was_made(spread):
         )
         and found.made["seed"] == 0
     )
+    curve = found.made["curve"]
+    assert [point["env_steps"] for point in curve] == [0, 800, 3200]
+    assert curve[-1]["cpu_minutes"] >= curve[0]["cpu_minutes"] >= 0
     # of settings.toml
     config = found.made["config"]
     assert config["iterations"] == 4 and config["gamma"] == pytest.approx(0.95)
@@ -410,3 +413,13 @@ def test_the_number_of_a_lone_agent_goes_into_the_first_bias():
     np.testing.assert_array_equal(weight, [[1, 2]])
     np.testing.assert_array_equal(bias, [5.5, 7.25])
     np.testing.assert_array_equal(rest[0], layer["kernel"])
+
+
+def test_shipped_pools_fit_their_scenarios_and_have_every_level_in_30_mb():
+    size = 0
+    for name in pools.shipped():
+        path = pools.path_of(name)
+        pool = pools.load(path, registry.make_spec(f"{name}/medium"))
+        assert all(pool.of_level(level) for level in pools.LEVELS), name
+        size += path.stat().st_size
+    assert size <= 30e6

@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 import jaxoff
+from jaxoff.data import pools
 from jaxoff.names import Task
 from tests.test_readme import rows
 
@@ -108,11 +109,12 @@ def test_home_is_the_readme_and_its_links_lead_to_pages(site):
     assert (site / "experiments" / "reference" / "inspo" / "table3-curves.png").exists()
 
 
-@pytest.mark.parametrize("method", [*rows(), "mappo", "pjap"])
+@pytest.mark.parametrize("method", [*rows(), "mappo", "matd3", "pjap"])
 def test_a_methods_page_begins_with_its_card(site, cards, method):
     shown = text_of(site / "methods" / f"{method}.html")
     card = shown.partition("Idea")[0]
     kinds = jaxoff.registry.forms(method) if method in rows() else jaxoff.registry.KINDS
+    kinds = ("continuous",) if method == "matd3" else kinds
     assert cards.OTHERS.get(method, f"jaxoff train {method} TASK") in card
     assert f"Actions\n{', '.join(kinds)}\n" in card
     assert "Reference results" in card and "Settings in the code" in card
@@ -162,6 +164,9 @@ def test_every_family_with_a_recipe_has_a_page_with_its_numbers(site):
                 assert f"{task.family}/{task.scenario}\n" in shown and task.quality in shown
         for row in families.rows(names):
             assert f"{row['task']}\n" in shown
+    for name in pools.shipped():
+        page = next(page for page, names in families.PAGES.items() if name.split("/")[0] in names)
+        assert f"jaxoff data pool {name} --" in text_of(site / "datasets" / f"{page}.html")
     steps = f"{int(families.rows(['maze'])[0]['steps']):,}"
     assert steps in text_of(site / "datasets" / "maze.html")
     assert "1.000" in text_of(site / "datasets" / "smax.html")

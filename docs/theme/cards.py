@@ -28,6 +28,7 @@ REFERENCE = ROOT / "experiments" / "reference"
 # What trains by another command, with its own.
 OTHERS = {
     "mappo": "jaxoff data pool FAMILY/SCENARIO",
+    "matd3": "jaxoff data pool FAMILY/SCENARIO --method matd3",
     "pjap": "jaxoff train METHOD TASK --sampler pjap",
 }
 # Columns of the tables of YANHUI, whose paper gives the baselines other names.
@@ -45,8 +46,8 @@ def on_files(files: Any, config: Any) -> Any:
         for row in method_rows()
     ]
     text += ["", "The [home page](../index.md#what-is-in-it) says which games each one plays, "]
-    text += ["[PJAP](pjap.md) is a sampler for any of them, and [MAPPO](mappo.md) trains the "]
-    text += ["policies that play the datasets.", ""]
+    text += ["[PJAP](pjap.md) is a sampler for any of them, and [MAPPO](mappo.md) and "]
+    text += ["[MATD3](matd3.md) train the policies that play the datasets.", ""]
     files.append(File.generated(config, "methods/index.md", content="\n".join(text)))
     return files
 
@@ -88,7 +89,7 @@ def _forms(name: str) -> dict[str, ModuleType]:
     if name in registry.learner_names():
         return registry.forms(name)
     load = registry.sampler if name in registry.sampler_names() else registry.online_learner
-    return dict.fromkeys(registry.KINDS, load(name))
+    return registry.forms_of(load(name))
 
 
 def _card(name: str) -> Iterator[str]:

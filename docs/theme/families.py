@@ -1,22 +1,27 @@
 """What the pages of docs/datasets/ tell of a family from the registry and the reference results.
 
-A page has two marks: where the table of scenarios goes, and where that of datasets goes. Nothing
-is computed here; the numbers are those of experiments/reference/datasets/datasets.csv.
+A page has marks: where the table of scenarios goes, that of the shipped pools of policies, and that
+of datasets. Nothing is computed here; the numbers are those of the pools' files and of
+experiments/reference/datasets/datasets.csv.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxoff import registry
+from jaxoff.data import pools
 from jaxoff.names import Task
 
 ROOT = Path(__file__).parents[2]
 NUMBERS = ROOT / "experiments" / "reference" / "datasets" / "datasets.csv"
-SCENARIOS, DATASETS = "<!-- scenarios -->", "<!-- datasets -->"
+SCENARIOS, POOLS, DATASETS = "<!-- scenarios -->", "<!-- pools -->", "<!-- datasets -->"
 FLOATS = ("return", "coverage", "device")  # what the names of columns with numbers begin with
 # Page -> the families of tasks that it is about.
 PAGES = {
@@ -27,12 +32,13 @@ PAGES = {
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Put both tables into the page of a family."""
+    """Put the tables into the page of a family."""
     folder, _, name = page.file.src_uri.removesuffix(".md").rpartition("/")
     if folder != "datasets":
         return markdown
     families = PAGES[name]
     markdown = markdown.replace(SCENARIOS, "\n".join(scenarios(families)))
+    markdown = markdown.replace(POOLS, "\n".join(shipped(families)))
     return markdown.replace(DATASETS, "\n".join(datasets(families)))
 
 
@@ -63,6 +69,29 @@ def scenarios(families: Sequence[str]) -> Iterator[str]:
         yield (
             f"| `{scenario}` | {sizes.num_agents} | {sizes.obs_size} | {sizes.action_size}\u00a0"
             f"{kind} | {sizes.horizon} |" + f" {others} |" * more
+        )
+
+
+def shipped(families: Sequence[str]) -> Iterator[str]:
+    """A table of the pools that come with the library."""
+    yield "| pool | random | best | win rate | steps | CPU min | KB | command |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for name in pools.shipped():
+        if name.partition("/")[0] not in families:
+            continue
+        file = pools.path_of(name)
+        with np.load(file) as arrays:
+            meta = json.loads(str(arrays["meta"]))
+        best = max(meta["members"], key=lambda member: member["return_mean"])
+        config, curve = meta["made"]["config"], meta["made"].get("curve")
+        steps = config["iterations"] * config["segment"] * config["num_envs"]
+        won = "" if best["win_rate"] is None else f"{best['win_rate']:.3f}"
+        # Files of before these were kept do not tell the minutes.
+        minutes = f"{curve[-1]['cpu_minutes']:.1f}" if curve else ""
+        yield (
+            f"| `{name}` | {meta['random_return']:,.1f} | {best['return_mean']:,.1f} | {won} "
+            f"| {steps:,} | {minutes} | {file.stat().st_size / 1e3:,.0f} "
+            f"| `{meta['made']['command']}` |"
         )
 
 

@@ -221,6 +221,7 @@ def data_fetch(
 def data_pool(
     task: tyro.conf.Positional[str],
     /,
+    method: str = "mappo",
     seed: int = 0,
     set: Annotated[tuple[str, ...], Many] = (),
     out: Path = Path("data/pools"),
@@ -229,8 +230,9 @@ def data_pool(
 
     Args:
         task: family/scenario, such as smax/3m.
+        method: mappo, or matd3 for continuous actions.
         seed: seed of the training.
-        set: NAME=VALUE sets a field of MAPPO's Config; may be given several times.
+        set: NAME=VALUE sets a field of the method's Config; may be given several times.
         out: folder for pools; this one is written to OUT/FAMILY/SCENARIO.npz, and `jaxoff data make
             --pools OUT` uses it.
     """
@@ -245,7 +247,8 @@ def data_pool(
     runtime.setup()
     from jaxoff.training.pool import train_pool
 
-    bar = Progress(f"mappo {task}", unit="steps")
+    registry.online_learner(method)
+    bar = Progress(f"{method} {task}", unit="steps")
 
     def tell(snapshot: Any, total: int) -> None:
         row = {"run": 0, "seed": seed, "return_mean": float(snapshot.evaluation["returns"].mean())}
@@ -253,7 +256,9 @@ def data_pool(
 
     bar.start({})
     try:
-        pool = train_pool(task, path, seed=seed, overrides=pairs(set, "--set"), tell=tell)
+        pool = train_pool(
+            task, path, method=method, seed=seed, overrides=pairs(set, "--set"), tell=tell
+        )
     finally:
         bar.finish({})
     console.print(_pool_table(pool))

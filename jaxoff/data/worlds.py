@@ -60,6 +60,9 @@ class World(NamedTuple):
     cuts: tuple[float, float] = _CUTS
     compositions: dict[str, str] = {}  # noqa: RUF012 (never changed)
     spec: Callable[[], EnvSpec] | None = None  # given where the environment takes long to build
+    # an environment with the same spaces, in which the first part of a pool's training is played
+    easier: Callable[[], Env] | None = None
+    easier_share: float = 0.0
 
 
 # ------------------------------------------------------------------------------------------- worlds
@@ -91,8 +94,13 @@ def _mpe() -> dict[str, World]:
         make = _later("mpe.omar:make_spread", *args, **named)
         return World(make, _OMAR, 40_000, 3_900, 0.306)
 
-    for n in (1, 2, 4, 5):
+    for n in (1, 2):
         worlds[f"spread-n{n}"] = spread(n)
+    # Four and more begin in a space of four times the size, where those who are paid for all
+    # landmarks together don't learn to reach any.
+    for n in (4, 5):
+        own = _later("mpe.omar:make_spread", n, cooperative=False)
+        worlds[f"spread-n{n}"] = spread(n)._replace(easier=own, easier_share=0.3)
     for n in range(1, 6):
         worlds[f"spread-n{n}-1d" if n != 3 else "spread-1d"] = spread(n, 1)
     for n in range(2, 6):  # not n = 1, since a single agent has its own landmark anyway

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +43,8 @@ class Segments(NamedTuple):
 
 
 class OnPolicy(NamedTuple):
-    """An on-policy method.
+    """A method that trains online, on the steps that it has just played (an off-policy one stores
+    them in its state).
 
     init(key) -> state; behaviour(state) -> the Policy that collects steps; policy(state) -> the
     Policy that is evaluated; update(state, segments, key) -> (state, metrics); actor(state) -> the
@@ -68,13 +70,15 @@ class Collectors(NamedTuple):
 class Snapshot(NamedTuple):
     """The policy at one point of training.
 
-    metrics: means over the updates since the last snapshot. evaluation: "returns" [E], ...
+    metrics: means over the updates since the last snapshot. evaluation: "returns" [E], ... cpu_s:
+    CPU-seconds of the training up to there, in all processes that took part.
     """
 
     env_steps: int
     actor: Params
     metrics: dict[str, float]
     evaluation: dict[str, np.ndarray]
+    cpu_s: float = 0.0
 
 
 class _Run(NamedTuple):
@@ -193,16 +197,20 @@ def train_on_policy(
     iterations: int,
     snapshots: int,
     eval_episodes: int,
+    easier: Env | None = None,
+    easier_share: float = 0.0,
     resume: Path | None = None,
 ) -> Iterator[Snapshot]:
     """Train, and yield a snapshot of the policy before training and `snapshots` more during it.
 
     The k-th of K snapshots is taken after (k / K)^2 of all iterations, since early policies change
     fastest. Evaluations sample from the policy. One compiled program makes all iterations between
-    two snapshots. resume: a file to which the whole state is written after each snapshot; if it
-    exists, its snapshots are yielded first and training continues from it, bit for bit. Raises
-    InvalidSetting for more snapshots than iterations, and where a metric is not finite; InvalidFile
-    for a file of another training.
+    two snapshots. easier: an environment with the same states and spaces, in which the first
+    `easier_share` of the iterations is played; evaluations are in `env` from the start. resume: a
+    file to which the whole state is written after each snapshot; if it exists, its snapshots are
+    yielded first and training continues from it, bit for bit. Raises InvalidSetting for more
+    snapshots than iterations, and where a metric is not finite; InvalidFile for a file of another
+    training.
     """
     if not 1 <= snapshots <= iterations:
         raise InvalidSetting(
@@ -211,7 +219,9 @@ def train_on_policy(
     times = np.round(iterations * (np.arange(snapshots + 1) / snapshots) ** 2).astype(int)
     times = np.maximum(times, np.arange(snapshots + 1))
 
-    chunk = chunk_of(learner, env, segment)
+    began = time.process_time()
+    easy = 0.0 if easier is None else easier_share * iterations
+    chunks = [chunk_of(learner, played, segment) for played in (env, easier or env)]
     evaluate_now = _evaluation_of(learner, env, eval_episodes)
     run = jax.jit(lambda key: start(learner, env, num_envs, key))(jax.random.key(seed))
     done: list[Snapshot] = []
@@ -220,9 +230,11 @@ def train_on_policy(
             resume, run, jax.device_get(evaluate_now(run)[0]), (times * segment * num_envs).tolist()
         )
         yield from done
+        began -= done[-1].cpu_s
     metrics: dict[str, Array] = {}
     for index in range(len(done), snapshots + 1):
         if index:
+            chunk = chunks[int(times[index] <= easy)]
             run, metrics = chunk(run, jnp.asarray(times[index] - times[index - 1], jnp.int32))
         actor, evaluation = jax.device_get(evaluate_now(run))
         means = {name: float(value) for name, value in metrics.items()}
@@ -231,7 +243,8 @@ def train_on_policy(
                 f"train_on_policy: expected finite metrics, found {means} after {index} of "
                 f"{snapshots} snapshots"
             )
-        done.append(Snapshot(int(times[index]) * segment * num_envs, actor, means, evaluation))
+        steps, cpu_s = int(times[index]) * segment * num_envs, time.process_time() - began
+        done.append(Snapshot(steps, actor, means, evaluation, cpu_s))
         if resume is not None:
             _write(resume, run, done)
         yield done[-1]
@@ -245,7 +258,8 @@ def _write(path: Path, run: _Run, done: list[Snapshot]) -> None:
         arrays |= {f"actor{k}.{i}": leaf for i, leaf in enumerate(jax.tree.leaves(snapshot.actor))}
         arrays |= {f"evaluation{k}.{name}": value for name, value in snapshot.evaluation.items()}
     about = [
-        (snapshot.env_steps, snapshot.metrics, sorted(snapshot.evaluation)) for snapshot in done
+        (snapshot.env_steps, snapshot.metrics, sorted(snapshot.evaluation), snapshot.cpu_s)
+        for snapshot in done
     ]
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, about=np.array(json.dumps(about)), **arrays)
@@ -264,7 +278,7 @@ def _read(
             arrays = {name: file[name] for name in file.files}
         leaves = [_as(arrays[f"run{i}"], like) for i, like in enumerate(jax.tree.leaves(run))]
         done = []
-        for k, (env_steps, metrics, names) in enumerate(json.loads(str(arrays["about"]))):
+        for k, (env_steps, metrics, names, cpu_s) in enumerate(json.loads(str(arrays["about"]))):
             params = [
                 _as(arrays[f"actor{k}.{i}"], like) for i, like in enumerate(jax.tree.leaves(actor))
             ]
@@ -275,6 +289,7 @@ def _read(
                     jax.tree.unflatten(jax.tree.structure(actor), map(np.asarray, params)),
                     metrics,
                     evaluation,
+                    cpu_s,
                 )
             )
         if (steps := [snapshot.env_steps for snapshot in done]) != env_steps_of[: len(done)]:

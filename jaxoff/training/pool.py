@@ -21,53 +21,70 @@ from jaxoff.names import Task
 from jaxoff.training.on_policy import OnPolicy, Snapshot, train_on_policy
 from jaxoff.types import Env
 
-# environment steps with which the return of each kept policy is measured, in 64 to 512 episodes
-MEASURED = 100_000
+# environment steps with which the return of each kept policy is measured, in 64 to 512 episodes,
+# and with which that of each snapshot is, in 16 to 128
+MEASURED, LOOKED_AT = 100_000, 32_000
 
 
 def train_pool(
     name: str,
     path: Path,
     *,
+    method: str = "mappo",
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
     tell: Callable[[Snapshot, int], None] | None = None,
 ) -> Pool:
-    """Train the behaviour policies of `family/scenario` with MAPPO and write them as a pool file.
+    """Train the behaviour policies of `family/scenario` and write them as a pool file.
 
-    overrides: values of fields of the method's Config, which replace its settings for the task.
-    tell(snapshot, total environment steps) is called after each snapshot. A training that was
-    killed continues from its last snapshot, which is kept beside `path`.
+    method: the online method. overrides: values of fields of its Config, which replace its settings
+    for the task. tell(snapshot, total environment steps) is called after each snapshot. A training
+    that was killed continues from its last snapshot, which is kept beside `path`.
     """
     check_number("seed", seed)
     world = check_pooled(name)
-    task, module = Task.parse(f"{name}/pool"), registry.online_learner("mappo")
+    task, module = Task.parse(f"{name}/pool"), registry.online_learner(method)
     env, config = world.env(), resolve_config(module, task, overrides or {})
     learner = module.make(config, env.spec, getattr(env, "script", None))
     resume = path.with_name(f".{path.stem}.unfinished.npz")
-    options = {
+    easier = world.easier() if world.easier else None
+    options: dict[str, int] = {
         name: getattr(config, name) for name in ("num_envs", "segment", "iterations", "snapshots")
     }
+    options["eval_episodes"] = max(16, min(128, LOOKED_AT // env.spec.horizon))
     total = config.iterations * config.segment * config.num_envs
     pool = build(
         env,
         learner,
-        train_on_policy(learner, env, seed=seed, eval_episodes=128, resume=resume, **options),
+        train_on_policy(
+            learner,
+            env,
+            seed=seed,
+            easier=easier,
+            easier_share=world.easier_share,
+            resume=resume,
+            **options,
+        ),
         cuts=world.cuts,
         medium=world.medium,
-        net={"hidden": config.hidden, "recurrent": config.recurrent},
+        net={
+            "hidden": config.hidden,
+            "recurrent": module.actors(config, env.spec).recurrent,
+        },
         noise=float(config.noise),
         made={
             "command": " ".join(
                 [
                     "jaxoff data pool",
                     name,
+                    *([] if method == "mappo" else [f"--method {method}"]),
                     f"--seed {seed}",
                     *(f"--set {k}={v}" for k, v in (overrides or {}).items()),
                 ]
             ),
             "seed": seed,
-            "method": "mappo",
+            "method": method,
+            **({"easier": {easier.spec.name: world.easier_share}} if easier else {}),
             "config": {
                 field: np.asarray(getattr(config, field)).item()
                 for field in config_fields(module.Config)
@@ -104,8 +121,9 @@ def build(
     Parameters are rounded to half precision before they are measured. cuts: shares of [random,
     best] at which levels begin (SIT, Table 4-6: .3 and .7 for SMAC and particle worlds, 1/3 and 2/3
     for MAMuJoCo). medium: the share of [random, best] at which the medium policy of a dataset lies;
-    training up to there makes medium-replay. Raises InvalidSetting if training never got above the
-    random policy's return.
+    training up to there makes medium-replay. made: how the pool is made, to which the returns of
+    all snapshots are added. Raises InvalidSetting if training never got above the random policy's
+    return.
     """
     taken = []
     for snapshot in snapshots:
@@ -130,6 +148,7 @@ def build(
     ]
     results = [jax.device_get(evaluate_now(actor, key)) for actor in actors]
     means = [float(result["returns"].mean()) for result in results]
+    _check_above(max(means), low)
     members = [
         Member(
             env_steps=taken[k].env_steps,
@@ -142,6 +161,11 @@ def build(
         for k, mean, result in zip(kept, means, results, strict=True)
     ]
     params = jax.tree.map(lambda *leaves: np.stack(leaves), *actors)
+    curve = [
+        {"env_steps": one.env_steps, "cpu_minutes": round(one.cpu_s / 60, 2), "return_mean": mean}
+        for one, mean in zip(taken, rough, strict=True)
+    ]
+    made = made | {"curve": curve}
     return Pool(env.spec.name, net, noise, params, tuple(members), low, cuts, episodes, made)
 
 
@@ -160,11 +184,7 @@ def choose(
     `replay` snapshots, spread evenly from the first one to the first that reaches that share.
     """
     high = max(returns)
-    if high <= low:
-        raise InvalidSetting(
-            f"pool: expected training to get above the random policy's return {low:.2f}, "
-            f"found at best {high:.2f}"
-        )
+    _check_above(high, low)
     target = low + medium * (high - low)
     kept = {0, int(np.argmax(returns)), int(np.argmin(np.abs(np.array(returns) - target)))}
     levels = [level_of(value, low, high, cuts) for value in returns]
@@ -173,6 +193,14 @@ def choose(
     reached = next(k for k, value in enumerate(returns) if value >= target)
     replayed = _spread(range(reached + 1), replay)
     return sorted(kept | set(replayed)), replayed
+
+
+def _check_above(high: float, low: float) -> None:
+    if high <= low:
+        raise InvalidSetting(
+            f"pool: expected training to get above the random policy's return {low:.2f}, "
+            f"found at best {high:.2f}"
+        )
 
 
 def _spread(items: Sequence[int], count: int) -> list[int]:
