@@ -47,7 +47,6 @@ if PINNED:
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
-from jax._src.interpreters import mlir  # noqa: E402
 
 from jaxoff.training import Results, growth, loop, program, restore, train  # noqa: E402
 from tests import learners  # noqa: E402
@@ -57,6 +56,8 @@ from tests import learners  # noqa: E402
 gc.freeze()
 gc.set_threshold(100_000, 20, 100)
 if PINNED:  # one MLIR context for all programs: to make one is a fifth of compiling an operation
+    from jax._src.interpreters import mlir
+
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 
