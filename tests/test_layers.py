@@ -58,31 +58,27 @@ def check(path: str, x: np.ndarray, fan_in: int, wanted: tuple[float, float]) ->
 
 
 NETS: dict[str, Any] = {
-    "MLP": lambda start: jax.jit(MLP((64, 64, 9), layer_init=start).init)(
+    "MLP": lambda start: MLP((64, 64, 9), layer_init=start).init(jax.random.key(0), jnp.zeros(40)),
+    "QMixer": lambda start: QMixer(32, 64, start).init(
+        jax.random.key(0), jnp.zeros(3), jnp.zeros(50)
+    ),
+    "QMixer, linear": lambda start: QMixer(32, 0, start).init(
+        jax.random.key(0), jnp.zeros(3), jnp.zeros(50)
+    ),
+    "LinearMixer": lambda start: LinearMixer(32, 3, layer_init=start).init(
+        jax.random.key(0), jnp.zeros(3), jnp.zeros(50)
+    ),
+    "AffineMixer": lambda start: AffineMixer(3, 64, start).init(
+        jax.random.key(0), jnp.zeros(3), jnp.zeros(50)
+    ),
+    "Dueling": lambda start: icq.Dueling(64, 9, start).init(jax.random.key(0), jnp.zeros(40)),
+    "TwinCritic": lambda start: TwinCritic(9, 64, False, start).init(
         jax.random.key(0), jnp.zeros(40)
     ),
-    "QMixer": lambda start: jax.jit(QMixer(32, 64, start).init)(
-        jax.random.key(0), jnp.zeros(3), jnp.zeros(50)
-    ),
-    "QMixer, linear": lambda start: jax.jit(QMixer(32, 0, start).init)(
-        jax.random.key(0), jnp.zeros(3), jnp.zeros(50)
-    ),
-    "LinearMixer": lambda start: jax.jit(LinearMixer(32, 3, layer_init=start).init)(
-        jax.random.key(0), jnp.zeros(3), jnp.zeros(50)
-    ),
-    "AffineMixer": lambda start: jax.jit(AffineMixer(3, 64, start).init)(
-        jax.random.key(0), jnp.zeros(3), jnp.zeros(50)
-    ),
-    "Dueling": lambda start: jax.jit(icq.Dueling(64, 9, start).init)(
-        jax.random.key(0), jnp.zeros(40)
-    ),
-    "TwinCritic": lambda start: jax.jit(TwinCritic(9, 64, False, start).init)(
-        jax.random.key(0), jnp.zeros(40)
-    ),
-    "JointVAE": lambda start: jax.jit(JointVAE(CONTINUOUS, 50, 64, start).init)(jax.random.key(0)),
-    "RewardDecomposition": lambda start: jax.jit(
-        RewardDecomposition(layer_init=start, kind="attention").init
-    )(jax.random.key(0), jnp.zeros(50), jnp.zeros((3, 49))),
+    "JointVAE": lambda start: JointVAE(CONTINUOUS, 50, 64, start).init(jax.random.key(0)),
+    "RewardDecomposition": lambda start: RewardDecomposition(
+        layer_init=start, kind="attention"
+    ).init(jax.random.key(0), jnp.zeros(50), jnp.zeros((3, 49))),
 }
 
 
@@ -105,7 +101,7 @@ def test_a_nets_layers_have_the_moments_of_the_named_start(net, start, wanted):
 
 def test_glorots_rule_counts_inputs_and_outputs():
     for _, layer in layers(
-        jax.jit(MLP((64, 200), layer_init="xavier").init)(jax.random.key(0), jnp.zeros(40))
+        MLP((64, 200), layer_init="xavier").init(jax.random.key(0), jnp.zeros(40))
     ):
         size, out = layer["kernel"].shape
         reach = np.sqrt(6.0 / (size + out))
@@ -120,9 +116,9 @@ def test_a_gru_starts_as_its_librarys(start, reset_gate):
     # PyTorch: all uniform in +-1 / sqrt(64) = .125, the two biases of the first two gates added up:
     # variance 2/3 of .125^2. Sonnet: Glorot over all three gates at once, sqrt(6 / (64 + 192)) =
     # .153. flax: orthogonal rows of length 1.
-    params = jax.jit(GRU(64, start, reset_gate).init)(
-        jax.random.key(0), jnp.zeros(64), jnp.zeros((1, 64))
-    )["params"]
+    params = GRU(64, start, reset_gate).init(jax.random.key(0), jnp.zeros(64), jnp.zeros((1, 64)))[
+        "params"
+    ]
     weights = {
         "input": np.asarray(params["input"]["kernel"]),
         "hidden": np.asarray(params["hidden"]),
@@ -157,24 +153,22 @@ def test_an_input_in_parts_is_their_concatenation():
         [jnp.broadcast_to(x, (2, 3, x.shape[-1])) for x in (shared, own, number)], -1
     )
     net = MLP((4, 2))
-    params = jax.jit(net.init)(jax.random.key(0), joined)
+    params = net.init(jax.random.key(0), joined)
     parts = (shared, own, number)
-    chex.assert_trees_all_equal(params, jax.jit(net.init)(jax.random.key(0), parts))
+    chex.assert_trees_all_equal(params, net.init(jax.random.key(0), parts))
     np.testing.assert_allclose(net.apply(params, parts), net.apply(params, joined), rtol=1e-5)
 
 
 def test_layers_whose_outputs_are_added_up_start_as_one():
     # An action critic's first layer has 40 + 9 inputs in two parts; a graph attention's score has 2
     # x 64.
-    params = jax.jit(ActionCritic(64).init)(
-        jax.random.key(0), jnp.zeros((1, 40)), jnp.zeros((1, 1, 9))
-    )["params"]
+    params = ActionCritic(64).init(jax.random.key(0), jnp.zeros((1, 40)), jnp.zeros((1, 1, 9)))[
+        "params"
+    ]
     for name in ("context", "action"):
         check(name, np.asarray(params[name]["kernel"]), 49, TORCH)
     check("context", np.asarray(params["context"]["bias"]), 49, TORCH)
-    params = jax.jit(GraphAttention(64).init)(jax.random.key(0), jnp.zeros((3, 40)), jnp.zeros(40))[
-        "params"
-    ]
+    params = GraphAttention(64).init(jax.random.key(0), jnp.zeros((3, 40)), jnp.zeros(40))["params"]
     halves = np.concatenate([params[name]["kernel"] for name in ("of_own", "of_node")])
     check("score", halves, 128, TORCH)
 
@@ -183,7 +177,7 @@ def state_of(method: str, spec: EnvSpec, **settings: Any) -> Any:
     module = registry.forms(method)["discrete" if spec.discrete else "continuous"]
     made = module.make(module.Config(**settings), spec)
     learner = made if isinstance(made, Learner) else made[0].learner
-    return jax.jit(learner.init)(jax.random.key(0))
+    return learner.init(jax.random.key(0))
 
 
 METHODS = {
@@ -269,9 +263,7 @@ def test_what_a_wrong_start_does_to_values():
         net = RecurrentNet(64, 9, layer_init=start)
         x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, size=(20, 1, 30)), jnp.float32)
         values = [
-            net.apply(
-                jax.jit(net.init)(jax.random.key(k), jnp.zeros(64), x[0]), jnp.zeros((20, 64)), x
-            )[1]
+            net.apply(net.init(jax.random.key(k), jnp.zeros(64), x[0]), jnp.zeros((20, 64)), x)[1]
             for k in range(20)
         ]
         return float(jnp.std(jnp.stack(values), -1).mean())

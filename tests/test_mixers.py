@@ -36,9 +36,7 @@ def problem(shape: tuple[int, ...] = (40,), seed: int = 0) -> tuple[np.ndarray, 
 def made(name: str) -> tuple[Any, Any]:
     """(compiled total(values, state), parameters) with no bias at zero."""
     mixer = MIXERS[name][0]
-    params = shaken(
-        jax.jit(mixer.init)(jax.random.key(0), jnp.zeros(N), jnp.zeros(S)), 1, np.float32
-    )
+    params = shaken(mixer.init(jax.random.key(0), jnp.zeros(N), jnp.zeros(S)), 1, np.float32)
     return jax.jit(functools.partial(mixer.apply, params)), params
 
 
@@ -131,4 +129,4 @@ def test_all_weights_zero_give_no_nan():
 def test_a_wrong_number_of_agents_is_refused(mixer):
     # One weight for three values would silently be a sum.
     with pytest.raises(AssertionError):
-        jax.jit(mixer.init)(jax.random.key(0), jnp.zeros(N), jnp.zeros(S))
+        mixer.init(jax.random.key(0), jnp.zeros(N), jnp.zeros(S))

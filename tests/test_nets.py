@@ -37,7 +37,7 @@ def windows(discrete: bool = True) -> Transition:
     did.
     """
     dataset = place(toy_episodes((6, 4), discrete), toy_spec(discrete))
-    batch = toys.window(dataset, dataset.episode_row, 6)
+    batch = dataset.window(dataset.episode_row, 6)
     forbid = jnp.ones((2, 3)).at[1, 2].set(0.0)
     taken = jax.nn.one_hot(batch.actions, 3) if discrete else 1.0
     return batch._replace(
@@ -61,9 +61,9 @@ def seen_at(batch: Transition, t: int) -> TimeStep:
 
 def test_mlp_is_dense_relu_dense():
     net, x = MLP((5, 4, 2)), jnp.linspace(-1, 1, 9).reshape(3, 3)
-    params = jax.jit(net.init)(jax.random.key(0), x)
+    params = net.init(jax.random.key(0), x)
     np.testing.assert_allclose(
-        jax.jit(net.apply)(params, x),
+        net.apply(params, x),
         ref.forward(toys.layers_of(params), np.asarray(x, float))[0],
         rtol=1e-5,
         atol=1e-6,
@@ -72,7 +72,7 @@ def test_mlp_is_dense_relu_dense():
 
 def gru(seed: int = 0) -> tuple[GRU, dict, np.ndarray]:
     net, x = GRU(4), np.random.default_rng(seed).normal(size=(7, 3))
-    params = jax.jit(net.init)(jax.random.key(seed), jnp.zeros(4), jnp.asarray(x))
+    params = net.init(jax.random.key(seed), jnp.zeros(4), jnp.asarray(x))
     return net, jax.tree.map(lambda p: p + 0.1, params), x  # so that no bias is zero
 
 
@@ -87,7 +87,7 @@ def test_gru_equals_a_plain_cell_stepped_by_hand():
     for row in x:
         h = ref.gru_cell(h, row, p["kernel"], p["bias"], p["hidden"], p["hidden_bias"])
         wanted.append(h)
-    memory, out = jax.jit(net.apply)(params, jnp.zeros(4), jnp.asarray(x, jnp.float32))
+    memory, out = net.apply(params, jnp.zeros(4), jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(out, wanted, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(memory, wanted[-1], rtol=1e-5, atol=1e-6)
 
@@ -116,7 +116,7 @@ def test_an_accelerators_action_critic_is_the_plain_one(monkeypatch):
     context, actions = (
         jax.random.normal(key, shape) for key, shape in zip(keys, ((6, 3), (4, 6, 2)), strict=False)
     )
-    params = jax.jit(net.init)(keys[2], context, actions)
+    params = net.init(keys[2], context, actions)
     loss = lambda params, actions: jnp.sum(jnp.square(net.apply(params, context, actions)))
     slopes = lambda: jax.jit(jax.value_and_grad(loss, (0, 1)))(params, actions)
     wanted = slopes()
@@ -140,10 +140,7 @@ def test_gru_has_flaxs_gate_convention():
     for row in jnp.asarray(x, jnp.float32):
         h, _ = nn.GRUCell(4).apply({"params": inputs | hidden}, h, row)
     np.testing.assert_allclose(
-        jax.jit(net.apply)(params, jnp.zeros(4), jnp.asarray(x, jnp.float32))[0],
-        h,
-        rtol=1e-5,
-        atol=1e-6,
+        net.apply(params, jnp.zeros(4), jnp.asarray(x, jnp.float32))[0], h, rtol=1e-5, atol=1e-6
     )
 
 
@@ -151,7 +148,7 @@ def test_gru_with_sonnets_gate_resets_before_the_recurrent_product():
     # z, r from the memory; candidate tanh(x W + b + (r h) U); no bias inside, which PyTorch's has.
     net, x = GRU(4, reset_gate="before"), np.random.default_rng(0).normal(size=(7, 3))
     params = jax.tree.map(
-        lambda p: p + 0.1, jax.jit(net.init)(jax.random.key(0), jnp.zeros(4), jnp.asarray(x))
+        lambda p: p + 0.1, net.init(jax.random.key(0), jnp.zeros(4), jnp.asarray(x))
     )
     p = jax.tree.map(lambda v: np.asarray(v, float), params["params"])
     sigmoid, h, wanted = lambda v: 1 / (1 + np.exp(-v)), np.zeros(4), []
@@ -162,7 +159,7 @@ def test_gru_with_sonnets_gate_resets_before_the_recurrent_product():
         h = (1 - keep) * np.tanh(gates[8:] + (reset * h) @ p["hidden"][:, 8:]) + keep * h
         wanted.append(h)
     np.testing.assert_allclose(
-        jax.jit(net.apply)(params, jnp.zeros(4), jnp.asarray(x, jnp.float32))[1],
+        net.apply(params, jnp.zeros(4), jnp.asarray(x, jnp.float32))[1],
         wanted,
         rtol=1e-5,
         atol=1e-6,
@@ -179,7 +176,7 @@ def test_gru_with_sonnets_gate_resets_before_the_recurrent_product():
 def test_actor_outputs_on_windows_equal_stepping_the_policy(recurrent, share):
     # Step t sees the action of step t-1, none at t = 0; `next` of slot t is what is seen at t + 1.
     actors, batch = Actors(SPEC, 5, recurrent=recurrent, share=share), windows()
-    params = jax.jit(actors.init)(jax.random.key(0))
+    params = actors.init(jax.random.key(0))
     now, after = jax.jit(actors.outputs)(params, batch)
     policy = actors.policy(params)
     memory, step = policy.initial((2,)), jax.jit(policy.distribution)
@@ -197,22 +194,19 @@ def test_actor_outputs_on_windows_equal_stepping_the_policy(recurrent, share):
 def test_recurrent_policy_starts_an_episode_with_empty_memory():
     # Zero memory and an all-zero previous action: the first output is that of a window of one step.
     actors, batch = Actors(SPEC, 5, recurrent=True), windows()
-    params = jax.jit(actors.init)(jax.random.key(0))
+    params = actors.init(jax.random.key(0))
     memory = actors.policy(params).initial((2,))
     np.testing.assert_array_equal(memory, np.zeros((2, 2, 5)))
     one = jax.tree.map(lambda x: x[:, :1], batch)
     _, dist = actors.policy(params).distribution(memory, seen_at(batch, 0))
     np.testing.assert_allclose(
-        dist.probs,
-        jax.nn.softmax(jax.jit(actors.outputs)(params, one)[0][:, 0]),
-        rtol=1e-5,
-        atol=1e-6,
+        dist.probs, jax.nn.softmax(actors.outputs(params, one)[0][:, 0]), rtol=1e-5, atol=1e-6
     )
 
 
 def test_recurrent_policy_uses_the_previous_action():
     actors, batch = Actors(SPEC, 5, recurrent=True), windows()
-    params = jax.jit(actors.init)(jax.random.key(0))
+    params = actors.init(jax.random.key(0))
     other = batch._replace(actions=batch.actions.at[:, 2, 0].set((batch.actions[:, 2, 0] + 1) % 3))
     outputs = jax.jit(actors.outputs)
     now, changed = (outputs(params, b)[0][..., 0, :] for b in (batch, other))
@@ -224,17 +218,17 @@ def test_a_window_that_begins_inside_an_episode_sees_the_action_before_it():
     # Training on the window equals execution, which is given that action; the memory is empty in
     # both.
     actors, dataset = Actors(SPEC, 5, recurrent=True), place(toy_episodes((6, 4)), toy_spec())
-    params, begin = jax.jit(actors.init)(jax.random.key(0)), dataset.episode_row[0] + 2
-    window = toys.window(dataset, begin[None], 3)
-    before = toys.window(dataset, dataset.episode_row[:1], 6).actions[:, 1]
+    params, begin = actors.init(jax.random.key(0)), dataset.episode_row[0] + 2
+    window = dataset.window(begin[None], 3)
+    before = dataset.window(dataset.episode_row[:1], 6).actions[:, 1]
     np.testing.assert_array_equal(window.last_actions[:, 0], before)
     memory = actors.policy(params).initial((1,))
     _, dist = actors.policy(params).distribution(
         memory, seen_at(window, 0)._replace(last_actions=before)
     )
-    now = jax.jit(actors.outputs)(params, window)[0][:, 0]
+    now = actors.outputs(params, window)[0][:, 0]
     np.testing.assert_allclose(dist.probs, jax.nn.softmax(now), rtol=1e-5, atol=1e-6)
-    other = jax.jit(actors.outputs)(
+    other = actors.outputs(
         params, window._replace(last_actions=jnp.full_like(window.last_actions, -1))
     )[0][:, 0]
     assert np.abs(other - now).max() > 1e-4
@@ -244,13 +238,11 @@ def test_a_window_that_begins_inside_an_episode_sees_the_action_before_it():
 def test_a_masked_action_is_never_chosen_whatever_the_values(scale):
     # Values of -1e11 are below the mask that was -1e10, and an argmax chose the masked action.
     actors, batch = Actors(SPEC, 5), windows()
-    params = jax.tree.map(
-        lambda x: -scale * jnp.ones_like(x), jax.jit(actors.init)(jax.random.key(0))
-    )
+    params = jax.tree.map(lambda x: -scale * jnp.ones_like(x), actors.init(jax.random.key(0)))
     params["params"]["Dense_2"]["kernel"] *= 0.0
     avail = jnp.zeros_like(batch.avail).at[..., 1].set(1.0)
     batch = batch._replace(avail=avail, next_avail=avail)
-    for out in jax.jit(actors.outputs)(params, batch):
+    for out in actors.outputs(params, batch):
         np.testing.assert_array_equal(jnp.argmax(out, -1), 1)
         np.testing.assert_array_equal(jax.nn.softmax(out)[..., 1], 1.0)
     _, dist = greedy(actors.policy(params)).distribution((), seen_at(batch, 0))
@@ -259,7 +251,7 @@ def test_a_masked_action_is_never_chosen_whatever_the_values(scale):
 
 def test_padding_does_not_change_outputs_of_earlier_slots():
     actors, batch = Actors(SPEC, 5, recurrent=True), windows()
-    params = jax.jit(actors.init)(jax.random.key(0))
+    params = actors.init(jax.random.key(0))
     noisy = batch._replace(
         obs=batch.obs + 9.0 * (1 - batch.valid)[..., None, None],
         actions=jnp.where(batch.valid[..., None] > 0, batch.actions, 2),
@@ -274,7 +266,7 @@ def test_padding_does_not_change_outputs_of_earlier_slots():
 def test_unavailable_actions_have_probability_zero(recurrent):
     actors = Actors(SPEC, 5, recurrent=recurrent)
     batch = windows()._replace(avail=jnp.ones((2, 6, 2, 3)).at[..., 0, 0].set(0.0))
-    now, _ = jax.jit(actors.outputs)(jax.jit(actors.init)(jax.random.key(0)), batch)
+    now, _ = actors.outputs(actors.init(jax.random.key(0)), batch)
     probs = jax.nn.softmax(now)
     np.testing.assert_array_equal(probs[..., 0, 0], 0.0)
     assert float(probs[..., 1, :].min()) > 0
@@ -283,12 +275,12 @@ def test_unavailable_actions_have_probability_zero(recurrent):
 def test_shared_net_appends_the_agents_number():
     # Equal observations: the input of agent i is obs followed by row i of the identity.
     actors, obs = Actors(SPEC, 5, share=True), jnp.array([0.3, -1.0, 2.0, 0.5])
-    params = jax.jit(actors.init)(jax.random.key(0))
+    params = actors.init(jax.random.key(0))
     assert toys.layers_of(params)[0][0].shape == (4 + 2, 5)
     batch = windows()._replace(
         obs=jnp.broadcast_to(obs, (2, 6, 2, 4)), avail=jnp.ones((2, 6, 2, 3))
     )
-    now, _ = jax.jit(actors.outputs)(params, batch)
+    now, _ = actors.outputs(params, batch)
     for agent in range(2):
         wanted = ref.forward(
             toys.layers_of(params), np.concatenate([np.asarray(obs, float), np.eye(2)[agent]])
@@ -298,9 +290,9 @@ def test_shared_net_appends_the_agents_number():
 
 def test_own_nets_depend_on_their_own_parameters_only():
     actors, batch = Actors(SPEC, 5), windows()
-    params = jax.jit(actors.init)(jax.random.key(0))
-    now = jax.jit(actors.outputs)(params, batch)[0]
-    moved = jax.jit(actors.outputs)(jax.tree.map(lambda x: x.at[1].add(0.1), params), batch)[0]
+    params = actors.init(jax.random.key(0))
+    now = actors.outputs(params, batch)[0]
+    moved = actors.outputs(jax.tree.map(lambda x: x.at[1].add(0.1), params), batch)[0]
     np.testing.assert_array_equal(now[..., 0, :], moved[..., 0, :])
     assert float(jnp.abs(now[..., 1, :] - moved[..., 1, :]).max()) > 0
 
@@ -308,8 +300,8 @@ def test_own_nets_depend_on_their_own_parameters_only():
 def test_continuous_actions_lie_in_the_bound():
     spec = EnvSpec("bounded", 2, 4, 3, 3, discrete=False, horizon=6, action_bound=0.4)
     actors = Actors(spec, 5)
-    params = jax.tree.map(lambda x: 50 * x, jax.jit(actors.init)(jax.random.key(0)))
-    now, _ = jax.jit(actors.outputs)(params, windows(discrete=False))
+    params = jax.tree.map(lambda x: 50 * x, actors.init(jax.random.key(0)))
+    now, _ = actors.outputs(params, windows(discrete=False))
     assert float(jnp.abs(now).max()) == pytest.approx(0.4)
 
 
@@ -332,7 +324,7 @@ def rows_of_three(seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
 @pytest.mark.parametrize("anchor", range(3))
 def test_teammate_model_equals_a_plain_loop(anchor):
     model = TeammateModel(THREE, 6)
-    params = jax.jit(model.init)(jax.random.key(0))
+    params = model.init(jax.random.key(0))
     found = jax.jit(model.log_prob)(
         jax.tree.map(lambda x: x[anchor], params), anchor, *rows_of_three()
     )
@@ -350,7 +342,7 @@ def test_teammate_model_equals_a_plain_loop(anchor):
 )
 def test_teammate_model_sees_the_anchor_and_earlier_teammates_only(anchor, depends):
     model = TeammateModel(THREE, 6)
-    params = jax.tree.map(lambda x: x[anchor], jax.jit(model.init)(jax.random.key(0)))
+    params = jax.tree.map(lambda x: x[anchor], model.init(jax.random.key(0)))
     state, actions, _ = rows_of_three()
     avail = jnp.ones((12, 3, 4))
     log_prob = jax.jit(model.log_prob)

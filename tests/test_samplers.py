@@ -63,7 +63,7 @@ def test_episodes_are_whole_padded_and_masked(ds):
     sampler = samplers.episodes(10_000)
     items = draw_many(sampler, ds, 10_000)
     assert chisquare(np.bincount(items, minlength=5)).pvalue > 1e-3
-    batch = sampler.gather(ds, jnp.arange(5))
+    batch = jax.jit(sampler.gather)(ds, jnp.arange(5))
     assert batch.obs.shape == (5, 6, 2, 4)
     np.testing.assert_array_equal(batch.valid, toy_episodes(LENGTHS).filled)
     np.testing.assert_array_equal(batch.reward, toy_episodes(LENGTHS).reward)

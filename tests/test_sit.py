@@ -155,7 +155,7 @@ def test_the_decomposition_equals_float64_numpy(kind):
     model = Decomposition(spec_of(), 2, 4, kind)
     params = toys.drawn(jax.eval_shape(model.init, jax.random.key(0)), 3)
     data = episodes_of()
-    whole = jax.tree.map(np.asarray, dataset_of().window(dataset_of().episode_row, T))
+    whole = jax.tree.map(np.asarray, toys.window(dataset_of(), dataset_of().episode_row, T))
     rows = [
         (
             data.state[e, t],
@@ -200,7 +200,7 @@ def test_a_fit_to_steps_is_one_to_the_episodes_they_are_of():
     # slope of all episodes.
     model, data = Decomposition(spec_of(), 2, 4), dataset_of()
     params = toys.drawn(jax.eval_shape(model.init, jax.random.key(0)), 3)
-    batches = data.steps(data.step_row), data.window(data.episode_row, T)
+    batches = toys.steps(data, data.step_row), toys.window(data, data.episode_row, T)
     of_steps, of_episodes = jax.jit(
         lambda p: [jax.value_and_grad(lambda p, b=b: fit(model, p, b)[0])(p) for b in batches]
     )(params)
@@ -210,7 +210,9 @@ def test_a_fit_to_steps_is_one_to_the_episodes_they_are_of():
         sampler = sit.make(sit.Config(**SIZES, decomposition_batch=steps), spec_of())[0].sampler(
             None
         )
-        batch = sampler.gather(data, sampler.draw(sampler.init(data), data, jax.random.key(0)))
+        batch = jax.jit(lambda d, s=sampler: s.gather(d, s.draw(s.init(d), d, jax.random.key(0))))(
+            data
+        )
         assert batch.reward.shape == shape and bool(batch.valid.all()) == (steps > 0)
 
 
@@ -224,7 +226,7 @@ def test_attention_shares_one_among_the_agents():
         "kernel": 0 * last["kernel"],
         "bias": 0 * last["bias"] + 1,
     }
-    rows = dataset_of().steps(dataset_of().step_row)
+    rows = toys.steps(dataset_of(), dataset_of().step_row)
     predict = jax.jit(model.predict)
     share, total = (np.asarray(x) for x in predict(params, rows))
     np.testing.assert_allclose(share.sum(-1), 1, rtol=1e-5)
@@ -240,7 +242,7 @@ def test_attention_shares_one_among_the_agents():
 
 
 def test_agents_that_see_nothing_get_no_reward_if_so_chosen():
-    rows = dataset_of().steps(dataset_of().step_row)
+    rows = toys.steps(dataset_of(), dataset_of().step_row)
     rows = rows._replace(obs=rows.obs.at[:, 1].set(0.0))
     for mask in (False, True):
         model = Decomposition(spec_of(), members=2, hidden=4, mask_dead=mask)
@@ -373,7 +375,9 @@ def test_a_batch_is_of_the_trajectories_that_were_drawn():
         4, TYPES, jnp.full((6, N), -2.0), jnp.asarray(reward), jnp.asarray(weight)
     )
     items = np.array([0, 4, 10, 16, 1, 3, 9, 15, 2, 5, 11, 17])  # k N + j
-    view = jax.tree.map(np.asarray, sit.view_of(m, sampler.gather(dataset, jnp.asarray(items))))
+    view = jax.tree.map(
+        np.asarray, sit.view_of(m, jax.jit(sampler.gather)(dataset, jnp.asarray(items)))
+    )
     for place_, (k, j) in zip(
         np.ndindex(N, 4), np.stack([items // N, items % N], 1).tolist(), strict=True
     ):
@@ -581,7 +585,7 @@ def chain_views(ends: bool, **switches: Any) -> tuple[sit.Method, sit.View, Any]
         place(data, spec),
     )
     critic = jax.jit(lambda d: sit.prepare(m, (), d, jax.random.key(0)).critic)(dataset)
-    return m, sit.view_of(m, sampler.gather(dataset, jnp.arange(4))), critic
+    return m, sit.view_of(m, jax.jit(sampler.gather)(dataset, jnp.arange(4))), critic
 
 
 def test_values_of_a_chain():
