@@ -65,7 +65,7 @@ def pytest_configure(config):
     extra = sum(size for _, size, _ in files) - _KEPT_BYTES
     for _, size, file in files:
         if extra > 0 or size == 0:
-            file.unlink()
+            file.unlink(missing_ok=True)
             extra -= size
 
 
