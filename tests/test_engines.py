@@ -301,20 +301,30 @@ def test_signals_of_a_scheduler_ask_once_and_others_stop_at_the_second(monkeypat
         signal.signal(signal.SIGUSR2, before)
 
 
-def test_a_preempted_job_saves_and_then_has_submitit_queue_it_again(job, tmp_path, monkeypatch):
+@pytest.fixture
+def own_process(monkeypatch):
+    """What a process that works for an engine sets for itself is as before after the test."""
+    monkeypatch.setattr(runtime, "_SENT_BY", [])
+    for name in ("NPROC", "PJRT_NPROC"):
+        monkeypatch.setenv(name, "1")
+
+
+def test_a_preempted_job_saves_and_then_has_submitit_queue_it_again(
+    job, tmp_path, own_process, monkeypatch
+):
     pytest.importorskip("submitit")
     sent = slurm.Sent(Assignment(SPEC, tmp_path / "job"), cores=1)
     heard = []
     before = signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
     preempt = StopAt(0, 3)
     preempt.record = lambda rec: rec.step == 3 and os.kill(os.getpid(), signal.SIGUSR2)
-    monkeypatch.setattr(marks.Watch, "record", lambda self, rec: preempt.record(rec))
-    try:
-        assert sent()[0] == "lost"  # submitit's own handler would end the process
-    finally:
-        signal.signal(signal.SIGUSR2, before)
+    with monkeypatch.context() as patch:
+        patch.setattr(marks.Watch, "record", lambda self, rec: preempt.record(rec))
+        try:
+            assert sent()[0] == "lost"  # submitit's own handler would end the process
+        finally:
+            signal.signal(signal.SIGUSR2, before)
     assert heard == [signal.SIGUSR2] and (tmp_path / "job" / "checkpoint" / "3").is_dir()
-    monkeypatch.undo()
     again = pickle.loads(pickle.dumps(sent.checkpoint().function))
     assert again() == ("done", "")
     assert_same_results(job, tmp_path / "job")
