@@ -330,11 +330,12 @@ def targets(m: Method, nets: Nets, moments: Moments, seg: Segments) -> tuple[Arr
 def update(m: Method, state: State, seg: Segments, key: Key) -> tuple[State, dict[str, Array]]:
     """`epochs` passes over the segments, in shuffled minibatches of environments or steps."""
     nets, config, seen = state.nets, m.config, seg.seen
+    advice = m.script(seen) if m.script else None  # a script knows no standardised states
     seg = standardised(state, seg)
     advantage, target = targets(m, nets, state.moments, seg)
     if config.shuffle == "steps":
-        seg, advantage, target = jax.tree.map(
-            lambda x: x.reshape(-1, 1, *x.shape[2:]), (seg, advantage, target)
+        seg, advantage, target, advice = jax.tree.map(
+            lambda x: x.reshape(-1, 1, *x.shape[2:]), (seg, advantage, target, advice)
         )
     moments = moved(state.moments, target)
     mean, std = scale(moments)
@@ -349,7 +350,7 @@ def update(m: Method, state: State, seg: Segments, key: Key) -> tuple[State, dic
         blocks.of_each(behaviour, nets, (seg,), weight[..., 0], size),
         weight,
         jnp.ones_like(advantage),
-        m.script(seg.seen) if m.script else None,
+        advice,
     )
     shares = shares_at(config, state.updates)
 

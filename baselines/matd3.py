@@ -30,6 +30,7 @@ from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
+from jaxoff.optimisers import adam
 from jaxoff.training.on_policy import OnPolicy, Segments
 from jaxoff.types import Array, Carry, Distribution, EnvSpec, Key, Params, Policy, TimeStep
 
@@ -255,11 +256,8 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         )
     critic = MLP((config.critic_hidden,) * 2 + (1,), layer_init=config.layer_init)
     total = config.iterations * config.rounds
-
-    def adam(lr: Array | float, total: int) -> optax.GradientTransformation:
-        return optax.adam(lambda count: lr * jnp.maximum(0.0, 1 - count / total))
-
-    optimisers = adam(config.lr, total), adam(config.critic_lr, total * config.policy_every)
+    falling = lambda lr, total: adam(lambda count: lr * jnp.maximum(0.0, 1 - count / total))
+    optimisers = falling(config.lr, total), falling(config.critic_lr, total * config.policy_every)
     return Method(config, spec, actors(config, spec), critic, optimisers)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -37,9 +37,9 @@ class Stage(NamedTuple):
 class Compiler:
     """Compiles the programs of a job. seconds: how long the training has waited for them."""
 
-    def __init__(self, mesh: Mesh, num_runs: int, name: str, seconds: float = 0.0) -> None:
+    def __init__(self, mesh: Mesh, num_runs: int, name: str) -> None:
         """name: method and task, for a message."""
-        self.mesh, self.num_runs, self.name, self.seconds = mesh, num_runs, name, seconds
+        self.mesh, self.num_runs, self.name, self.seconds = mesh, num_runs, name, 0.0
         # Several processes must compile in the same order.
         alone = jax.process_count() == 1
         self.pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if alone else 1)
@@ -84,16 +84,15 @@ class Compiler:
 
     def now(self, program: Any, *args: Any) -> Any:
         """Compile a program, and wait for it. Raises what `made` does."""
-        future: Future[Any] = Future()
-        begin = time.perf_counter()
-        future.set_result(program.lower(*args).compile())
-        self.seconds += time.perf_counter() - begin
-        return self.made(future)
+        return self._waited(lambda: program.lower(*args).compile())
 
     def made(self, future: Future[Any]) -> Any:
-        """Wait for a program. Raises InvalidSetting where its memory is not there."""
+        """Wait for a program. Raises InvalidSetting for one that needs more memory than is free."""
+        return self._waited(future.result)
+
+    def _waited(self, compile_: Callable[[], Any]) -> Any:
         begin = time.perf_counter()
-        compiled = future.result()
+        compiled = compile_()
         self.seconds += time.perf_counter() - begin
         needed, free = mapping.needed_bytes(compiled, self.mesh), runtime.free_bytes()
         if free is not None and needed > free:
