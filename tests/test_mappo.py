@@ -368,6 +368,23 @@ def test_cloning_raises_the_scripts_actions_whatever_they_are_paid():
     assert logits[1.0] > 0.1 > 0 > logits[0.0]
 
 
+def test_a_script_sees_states_as_they_are_where_nets_see_standardised_ones():
+    seg, heard = clock_segments(), []
+
+    def script(seen: TimeStep) -> jax.Array:
+        heard.append(seen.state)
+        if len(heard) > 1:
+            raise StopIteration
+        return twos(seen)
+
+    config = SMALL.replace(clone=1.0, input_norm="running")
+    learner = mappo.make(config, CLOCK.spec, script)
+    state, _ = jax.jit(learner.update)(learner.init(KEY), seg, KEY)  # inputs have moments now
+    with pytest.raises(StopIteration):
+        learner.update(state, seg, KEY)
+    np.testing.assert_array_equal(heard[1], seg.seen.state)
+
+
 @pytest.mark.parametrize("field", ["clone", "imitation"])
 def test_imitation_without_a_script_is_refused_by_field(field):
     with pytest.raises(
