@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -30,6 +31,7 @@ from jaxoff.nets import inputs
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
+from jaxoff.nets.units import unit_list
 from jaxoff.optimisers import adam
 from jaxoff.training.on_policy import OnPolicy, Segments
 from jaxoff.types import Array, Carry, Distribution, EnvSpec, Key, Params, Policy, TimeStep
@@ -54,6 +56,7 @@ class Config:
     imitation_until: float = 0.5  # share of training after which that weight is zero
     central: bool = static(True)  # the critic sees the global state (MAPPO); false: IPPO
     recurrent: bool = static(True)  # actor with a GRU
+    units: bool = static(False)  # actor that treats units of a battle alike: jaxoff/nets/units.py
     hidden: int = static(64)  # width of the actor
     critic_hidden: int = static(128)  # width of the critic's two hidden layers
     layer_init: LayerInit = static("flax")  # initialisation of the layers: jaxoff/nets/layers.py
@@ -106,6 +109,7 @@ def actors(config: Config, spec: EnvSpec) -> Actors:
         spec,
         config.hidden,
         recurrent=config.recurrent,
+        units=config.units,
         share=True,
         head=config.head,
         layer_init=config.layer_init,
@@ -113,10 +117,12 @@ def actors(config: Config, spec: EnvSpec) -> Actors:
 
 
 def cooled(actor: Params, temperature: Array | float) -> Params:
-    """An actor whose logits, and so its last layer, are divided by the temperature."""
+    """An actor whose logits, and so its last layers, are divided by the temperature."""
     layers = dict(actor["params"])
-    head = max(name for name in layers if name.startswith("Dense_"))
-    return {"params": layers | {head: jax.tree.map(lambda x: x / temperature, layers[head])}}
+    dense = [name for name in layers if name.startswith("Dense_")]
+    heads = [max(dense)] if dense else ["action", "attack"]  # of `UnitNet`
+    cool = {name: jax.tree.map(lambda x: x / temperature, layers[name]) for name in heads}
+    return {"params": layers | cool}
 
 
 def moved(moments: Moments, target: Array) -> Moments:
@@ -238,7 +244,9 @@ def standardised(state: State, seg: Segments) -> Segments:
 def row_bytes(m: Method, seg: Segments) -> int:
     """Bytes of the largest layer for the segment of one environment."""
     config, (_, steps, agents) = m.config, seg.reward.shape
-    actor = agents * config.hidden * (3 if config.recurrent else 1)  # the gates of the GRU
+    listed = unit_list(m.spec) if config.units else None
+    copies = listed.allies + listed.enemies if listed else 3 if config.recurrent else 1
+    actor = agents * config.hidden * copies  # of units, or the gates of a GRU
     critic = config.critic_hidden * (1 if config.central else agents)
     return 4 * steps * max(actor, critic)
 
@@ -382,8 +390,8 @@ def method_of(
 ) -> Method:
     """Networks and optimiser.
 
-    Raises InvalidSetting for minibatches of unequal size, for what a recurrent actor does not read,
-    and for an imitation without a script.
+    Raises InvalidSetting for minibatches of unequal size, for what a recurrent actor or actions of
+    the kind do not read, and for an imitation without a script.
     """
     imitates = [name for name in ("clone", "imitation") if getattr(config, name) > 0]
     if imitates and script is None:
@@ -391,6 +399,26 @@ def method_of(
             f"mappo: field '{imitates[0]}': expected 0, since {spec.name} has no script to "
             f"imitate, found {getattr(config, imitates[0]):g}"
         )
+    kind = "discrete" if spec.discrete else "continuous"
+    for name in ("log_std", "least_std", "noise") if spec.discrete else ("temperature",):
+        usual, found = getattr(Config, name), getattr(config, name)
+        if not np.isclose(found, usual):
+            raise InvalidSetting(
+                f"mappo: field '{name}': expected {usual:g}, since the {kind} actions of "
+                f"{spec.name} do not read it, found {found:g}"
+            )
+    if config.units:
+        wrong = {"recurrent": config.recurrent, "input_norm": config.input_norm == "running"}
+        for name in (name for name, is_so in wrong.items() if is_so):
+            raise InvalidSetting(
+                f"mappo: field '{name}': expected {getattr(Config, name)}, since the actor of "
+                f"units=true has none"
+            )
+        if unit_list(spec) is None:
+            raise InvalidSetting(
+                f"mappo: field 'units': expected false, since observations of {spec.name} do not "
+                f"list units"
+            )
     single = config.shuffle == "steps"
     if config.recurrent and (single or config.head):
         field, wanted = ("shuffle", "environments") if single else ("head", "0")

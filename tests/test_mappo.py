@@ -13,8 +13,10 @@ import pytest
 from jaxoff.baselines import mappo
 from jaxoff.baselines.mappo import Config, advantages, policy_loss
 
+from jaxoff import registry
 from jaxoff.data.recipes import random_policy
 from jaxoff.envs.mpe.omar import make_spread
+from jaxoff.errors import InvalidSetting
 from jaxoff.eval.rollout import evaluate
 from jaxoff.nets.actors import Actors
 from jaxoff.training import on_policy
@@ -234,6 +236,19 @@ def test_one_minibatch_of_steps_is_one_of_environments():
 def test_what_an_actor_with_memory_does_not_read_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         mappo.make(SMALL.replace(**changes), CLOCK.spec)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "changes", "message"),
+    [
+        ("matrix/xor/b", {"noise": 0.2}, "'noise': expected 0.1, since the discrete actions of"),
+        ("matrix/xor/b", {"least_std": 0.1}, "'least_std': expected 0, since the discrete act"),
+        ("mpe/spread/random", {"temperature": 0.5}, "'temperature': expected 1, since the contin"),
+    ],
+)
+def test_what_a_kind_of_actions_does_not_read_is_refused(scenario, changes, message):
+    with pytest.raises(InvalidSetting, match=message):
+        mappo.make(SMALL.replace(**changes), registry.make_spec(scenario))
 
 
 def test_the_actors_last_layer_starts_as_small_as_asked():

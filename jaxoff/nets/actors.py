@@ -18,6 +18,7 @@ from jaxoff import distributions
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.recurrent import GRUReset, RecurrentNet
+from jaxoff.nets.units import UnitNet, unit_list
 from jaxoff.types import (
     UNAVAILABLE,
     Array,
@@ -81,7 +82,8 @@ class Actors:
     leading axis of types where there are several. head: where it is not 0, the weights of the last
     layer of a feed-forward net start uniform in +-head. numbered: whether a shared net takes the
     agent's number. last_action, activated: whether a recurrent net takes the previous action, and
-    whether a ReLU follows its GRU.
+    whether a ReLU follows its GRU. units: a feed-forward net for battles that treats units alike
+    (`UnitNet`); `hidden` is the width of a unit's embedding.
     """
 
     spec: EnvSpec
@@ -94,12 +96,17 @@ class Actors:
     numbered: bool = True
     last_action: bool = True
     activated: bool = False
+    units: bool = False
     layer_init: LayerInit = "torch"
     reset_gate: GRUReset = "after"
 
     def net(self) -> Any:
         """The flax module of one agent."""
         out = self.spec.action_size
+        if self.units:
+            listed = unit_list(self.spec)
+            assert listed is not None, self.spec.name
+            return UnitNet(listed, self.hidden, out, self.layer_init, self.head)
         if self.recurrent:
             return RecurrentNet(self.hidden, out, self.activated, self.layer_init, self.reset_gate)
         return MLP(

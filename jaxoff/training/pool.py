@@ -46,6 +46,7 @@ def train_pool(
     task, module = Task.parse(f"{name}/pool"), registry.online_learner(method)
     env, config = world.env(), resolve_config(module, task, overrides or {})
     learner = module.make(config, env.spec, getattr(env, "script", None))
+    actors = module.actors(config, env.spec)
     resume = path.with_name(f".{path.stem}.unfinished.npz")
     easier = world.easier() if world.easier else None
     options: dict[str, int] = {
@@ -67,10 +68,7 @@ def train_pool(
         ),
         cuts=world.cuts,
         medium=world.medium,
-        net={
-            "hidden": config.hidden,
-            "recurrent": module.actors(config, env.spec).recurrent,
-        },
+        net={"hidden": config.hidden, "recurrent": actors.recurrent, "units": actors.units},
         noise=float(config.noise),
         made={
             "command": " ".join(

@@ -53,7 +53,7 @@ class Pool:
     """Policies of one environment. `params` has a leading axis [K] in the order of `members`."""
 
     name: str  # family/scenario
-    net: dict[str, Any]  # hidden, recurrent
+    net: dict[str, Any]  # hidden, recurrent, units
     noise: float  # standard deviation of the noise on continuous actions, as a share of the bound
     params: Params
     members: tuple[Member, ...]
@@ -199,7 +199,13 @@ def net_of(pool: Pool, spec: EnvSpec) -> Actors:
     """The actor network of a pool's members, which all agents share."""
     from jaxoff.nets.actors import Actors
 
-    return Actors(spec, pool.net["hidden"], recurrent=pool.net["recurrent"], share=True)
+    return Actors(
+        spec,
+        pool.net["hidden"],
+        recurrent=pool.net["recurrent"],
+        units=pool.net.get("units", False),
+        share=True,
+    )
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import functools
 import numpy as np
 
 from jaxoff.envs.base import GameEnv, ScenePicture
-from jaxoff.envs.smax.units import BEST, FAMILIES
+from jaxoff.envs.smax.units import BEST, FAMILIES, MOVES, UNIT_NUMBERS
 from jaxoff.names import unknown
 from jaxoff.types import EnvSpec, ReturnScale
 
@@ -52,11 +52,10 @@ def smax_spec(family: str, map_name: str) -> EnvSpec:
     return EnvSpec(
         name=f"{family}/{map_name}",
         num_agents=len(battle.allies),
-        # of each other unit its health, offset, last move, target, cooldown and type; of the unit
-        # itself its health, position, cooldown and type
-        obs_size=(units - 1) * (7 + kinds) + 4 + kinds,
+        # each other unit's numbers and type; the unit's own health, position, cooldown and type
+        obs_size=(units - 1) * (UNIT_NUMBERS + kinds) + 4 + kinds,
         state_size=units * (7 + kinds),
-        action_size=5 + len(battle.enemies),
+        action_size=MOVES + len(battle.enemies),
         discrete=True,
         horizon=battle.limit,
         agent_types=battle.allies,
