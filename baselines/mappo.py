@@ -408,12 +408,12 @@ def method_of(
                 f"{spec.name} do not read it, found {found:g}"
             )
     if config.units:
-        wrong = {"recurrent": config.recurrent, "input_norm": config.input_norm == "running"}
-        for name in (name for name, is_so in wrong.items() if is_so):
-            raise InvalidSetting(
-                f"mappo: field '{name}': expected {getattr(Config, name)}, since the actor of "
-                f"units=true has none"
-            )
+        for name, usual in (("recurrent", False), ("input_norm", "none")):
+            if getattr(config, name) != usual:
+                raise InvalidSetting(
+                    f"mappo: field '{name}': expected {str(usual).lower()} with units=true, found "
+                    f"{str(getattr(config, name)).lower()}"
+                )
         if unit_list(spec) is None:
             raise InvalidSetting(
                 f"mappo: field 'units': expected false, since observations of {spec.name} do not "
