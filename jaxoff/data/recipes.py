@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff import distributions
+from jaxoff import blocks, distributions
 from jaxoff.data.episodes import concatenate, cut, fill, take, trim, with_level
 from jaxoff.data.games import BRIDGE_QUALITIES, MNE_MARGINALS, XOR_ACTIONS, parse_polynomial
 from jaxoff.envs.base import GameEnv
@@ -29,6 +29,7 @@ from jaxoff.types import Array, Carry, Distribution, Env, EnvSpec, Episodes, Key
 Progress = Callable[[int, int], None]  # called with (episodes done, all episodes)
 
 _CHUNK = 2048  # maximum number of episodes that are played at once
+_CPU_CHUNK = 128  # the same on a CPU: a chunk is played until its longest episode ends
 _CHUNK_BYTES = 2**29  # approximate maximum size of their arrays
 
 BRIDGE_HORIZON = 50  # time limit in data collection; evaluation has another one
@@ -159,7 +160,8 @@ def scripted_policy(env: GameEnv) -> Policy:
 def _chunk(spec: EnvSpec, count: int) -> int:
     """Number of episodes to play at once, so that their padded arrays take about _CHUNK_BYTES."""
     slot = spec.num_agents * (spec.obs_size + 2 * spec.action_size + 1) + spec.state_size + 4
-    return max(1, min(count, _CHUNK, _CHUNK_BYTES // (4 * slot * (spec.horizon + 1))))
+    most = min(_CHUNK, _CPU_CHUNK) if blocks.fits_cache() else _CHUNK
+    return max(1, min(count, most, _CHUNK_BYTES // (4 * slot * (spec.horizon + 1))))
 
 
 @functools.partial(jax.jit, static_argnames=("env", "distribution", "noise"))
