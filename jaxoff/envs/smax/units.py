@@ -88,7 +88,7 @@ def _map(
 
 # Units that are fewer than their like, and so have to shoot together from the first shot on
 _LINE = Tactics(rank=1.0)
-# found by a search for the most wins with this script (the cross-entropy method)
+# found by a search for the most wins with this script, the cross-entropy method
 _FIVE = Tactics(
     now=0.9,
     later=0.15,
