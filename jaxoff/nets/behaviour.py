@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff.blocks import of_each
 from jaxoff.errors import InvalidSetting
 from jaxoff.losses.likelihood import taken
 from jaxoff.nets.layers import LayerInit
@@ -127,10 +128,8 @@ class JointVAE:
 
     def decode(self, params: Params, state: Array, latent: Array) -> Array:
         """Joint actions [..., N, A] decoded from latents [..., L]."""
-        x = jnp.concatenate(
-            [jnp.broadcast_to(state, (*latent.shape[:-1], state.shape[-1])), latent], -1
-        )
-        out = self.spec.action_bound * jnp.tanh(self.net(self.size).apply(params["decoder"], x))
+        out = self.net(self.size).apply(params["decoder"], [state, latent])
+        out = self.spec.action_bound * jnp.tanh(out)
         return out.reshape(*latent.shape[:-1], self.spec.num_agents, self.spec.action_size)
 
     def loss(self, params: Params, state: Array, joint: Array, key: Key) -> Array:
@@ -145,20 +144,28 @@ class JointVAE:
         return jnp.mean(jnp.square(found - joint), (-2, -1)) + KL_WEIGHT * jnp.mean(divergence, -1)
 
     def log_prob(self, params: Params, state: Array, joint: Array, key: Key) -> Array:
-        """log mu_i(a_i | s) of joint actions [M, N, A] -> [M, N], estimated by importance sampling
-        of the latent, which the agents share.
+        """log mu_i(a_i | s) of joint actions [M, N, A] -> [M, N], a constant, estimated by
+        importance sampling of the latent, which the agents share.
         """
-        mean, log_std = self.encode(params, state, joint)
-        noise = jax.random.normal(key, (DENSITY_SAMPLES, *mean.shape))
+        noise = jax.random.normal(key, (DENSITY_SAMPLES, joint.shape[0], 2 * self.size))
+        rows = state, joint, jnp.moveaxis(noise, 0, 1)
+        size = 4 * self.hidden * DENSITY_SAMPLES
+        return of_each(self._density, params, rows, jnp.ones(joint.shape[0]), size)
+
+    def _density(self, params: Params, state: Array, joint: Array, noise: Array) -> Array:
+        """`log_prob` with given noise [M, samples, L]."""
+        mean, log_std = (x[:, None] for x in self.encode(params, state, joint))
         latent = mean + jnp.exp(log_std) * noise
-        # [samples, M]
+        # [M, samples]
         prior_to_posterior = jnp.sum(
             0.5 * jnp.square(noise) + log_std - 0.5 * jnp.square(latent), -1
         )
-        found, std = self.decode(params, state, latent), math.sqrt(KL_WEIGHT / 4.0)
+        found, std = self.decode(params, state[:, None], latent), math.sqrt(KL_WEIGHT / 4.0)
         density = jnp.sum(
-            -0.5 * jnp.square((joint - found) / std) - math.log(std * math.sqrt(2.0 * math.pi)), -1
+            -0.5 * jnp.square((joint[:, None] - found) / std)
+            - math.log(std * math.sqrt(2.0 * math.pi)),
+            -1,
         )
-        return jax.nn.logsumexp(density + prior_to_posterior[..., None], 0) - math.log(
+        return jax.nn.logsumexp(density + prior_to_posterior[..., None], 1) - math.log(
             DENSITY_SAMPLES
         )
