@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,6 @@ from jaxoff.data import samplers
 from jaxoff.draw import draw as draw_items
 from jaxoff.draw import running_total
 from jaxoff.types import Feedback
-from tests import toys
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
 KEY = jax.random.key(0)
@@ -29,14 +29,25 @@ def ds():
     return data.place(toy_episodes(LENGTHS), toy_spec())
 
 
+# One program for each shape, where each test would compile the operations one by one.
+tree_of, set_leaves = jax.jit(samplers.tree_of), jax.jit(samplers.set_leaves)
+
+
+def leaves_of(tree, count=16):
+    """The leaves of a sum tree, which are the last of its nodes."""
+    leaves = np.asarray(tree.nodes)[2**tree.tree_depth - 1 :]
+    np.testing.assert_array_equal(leaves[count:], 0)
+    return leaves[:count]
+
+
 def draw_many(sampler, ds, draws, key=KEY):
     return np.asarray(jax.jit(lambda k: sampler.draw(sampler.init(ds), ds, k))(key))[:draws]
 
 
 def after_feedback(sampler, tree, ds, items):
     """Leaves [16] after one feedback."""
-    tree = jax.jit(lambda t, i: sampler.feedback(t, ds, told(i)))(tree, jnp.array(list(items)))
-    return tree, np.asarray(sum_tree.get_batch(tree, jnp.arange(16)))
+    tree = jax.jit(lambda t, i: sampler.feedback(t, ds, told(i)))(tree, np.array(list(items)))
+    return tree, leaves_of(tree)
 
 
 def told(items, signal=None):
@@ -146,10 +157,10 @@ def test_tree_draws_in_proportion_to_its_leaves():
 
 @pytest.mark.parametrize("size", [1, 2, 5, 1025])
 def test_tree_of_any_capacity_has_no_mass_beyond_it(size):
-    leaves = jax.random.uniform(KEY, (size,)) + 0.1
-    tree = jax.jit(samplers.tree_of)(leaves)
+    leaves = np.random.default_rng(0).uniform(0.1, 1.1, size).astype(np.float32)
+    tree = tree_of(leaves)
     np.testing.assert_allclose(tree.nodes[0], leaves.sum(), rtol=1e-6)
-    np.testing.assert_array_equal(sum_tree.get_batch(tree, jnp.arange(size)), leaves)
+    np.testing.assert_array_equal(leaves_of(tree, size), leaves)
     items = jax.jit(lambda k: samplers.draw_tree(tree, k, 500))(KEY)
     assert set(np.unique(items).tolist()) <= set(range(size))
 
@@ -162,30 +173,23 @@ def consistent(tree):
 
 
 def test_identical_items_in_a_refresh_leave_the_tree_consistent():
-    tree = samplers.set_leaves(
-        samplers.tree_of(jnp.ones(11)),
-        jnp.array([7, 7, 7, 2, 7]),
-        jnp.array([0.25, 0.25, 0.25, 0.5, 0.25]),
-    )
+    values = np.array([0.25, 0.25, 0.25, 0.5, 0.25], np.float32)
+    tree = set_leaves(tree_of(np.ones(11, np.float32)), np.array([7, 7, 7, 2, 7]), values)
     consistent(tree)
-    assert (float(sum_tree.get(tree, 7)), float(sum_tree.get(tree, 2)), float(tree.nodes[0])) == (
-        0.25,
-        0.5,
-        9.75,
-    )
+    leaves = leaves_of(tree, 11)
+    assert (leaves[7], leaves[2], float(tree.nodes[0])) == (0.25, 0.5, 9.75)
 
 
 def test_identical_items_of_different_values_take_one_of_them():
-    tree = samplers.set_leaves(
-        samplers.tree_of(jnp.ones(11)), jnp.full(4, 3), jnp.array([0.1, 0.2, 0.3, 0.4])
-    )
+    values = np.array([0.1, 0.2, 0.3, 0.4, 0.4], np.float32)
+    tree = set_leaves(tree_of(np.ones(11, np.float32)), np.full(5, 3), values)
     consistent(tree)
-    assert float(sum_tree.get(tree, 3)) in np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    assert leaves_of(tree, 11)[3] in values
 
 
 def test_a_hundred_thousand_updates_do_not_drift():
     # capacity 100, priorities between 1e-3 and 1, and one leaf that stays at zero
-    tree = samplers.tree_of(jnp.ones(100).at[77].set(0.0))
+    tree = tree_of(np.where(np.arange(100) == 77, 0.0, 1.0).astype(np.float32))
 
     def step(tree, key):
         at, value = jax.random.split(key)
@@ -194,7 +198,7 @@ def test_a_hundred_thousand_updates_do_not_drift():
         return samplers.set_leaves(tree, items, jnp.where(items == 77, 0.0, fresh)), None
 
     tree, _ = jax.jit(lambda t: jax.lax.scan(step, t, jax.random.split(KEY, 100_000)))(tree)
-    leaves = np.asarray(sum_tree.get_batch(tree, jnp.arange(100)), np.float64)
+    leaves = leaves_of(tree, 100).astype(np.float64)
     assert abs(float(tree.nodes[0]) - leaves.sum()) / leaves.sum() < 1e-4
     assert leaves[77] == 0
     assert 77 not in np.asarray(
@@ -206,7 +210,7 @@ def test_prioritised_starts_uniform_and_floors_what_is_refreshed(ds):
     floor = 1e-3
     sampler = samplers.prioritised(4, lambda d, f, batch: jnp.maximum(0.0 * batch.reward, floor))
     tree = sampler.init(ds)
-    np.testing.assert_array_equal(sum_tree.get_batch(tree, jnp.arange(16)), np.ones(16))
+    np.testing.assert_array_equal(leaves_of(tree), np.ones(16))
     after, leaves = after_feedback(sampler, tree, ds, [0, 3, 3, 8])
     np.testing.assert_array_equal(
         leaves, np.where(np.isin(np.arange(16), [0, 3, 8]), np.float32(floor), 1)
@@ -256,7 +260,7 @@ def test_a_uniform_refresh_judges_every_start_alike_whatever_its_priority(ds, wi
     )
     leaves = np.zeros(16, np.float32)
     leaves[starts] = np.where(np.arange(len(starts)) % 2, 1e-6, 1.0)
-    tree = samplers.tree_of(jnp.asarray(leaves))
+    tree = tree_of(leaves)
 
     def judged(key):
         after = sampler.feedback(tree, ds, told(jnp.arange(4))._replace(key=key))
@@ -276,21 +280,26 @@ def test_a_refresh_changes_the_priorities_of_the_drawn_items_and_no_others(ds, r
 
     how: dict = {"exponent": 0.5, "refresh": 5, "refresh_from": refresh_from, "window": 3}
     sampler = samplers.prioritised(4, by_reward, **how)
-    leaves = jnp.zeros(16).at[jnp.array([0, 4, 6, 12, 13])].set(0.75)
-    tree = samplers.tree_of(leaves.at[jnp.array([3, 5, 7, 10])].set(1e-6))
-    key = told(None).key
-    draws = {
-        "priorities": lambda: samplers.draw_tree(tree, key, 5),
-        "uniform": lambda: samplers.draw_starts(ds, 3, key, 5),
-    }
-    items = draws[refresh_from]()
-    fresh = by_reward(ds, None, toys.window(ds, ds.step_row[items], 3)) ** 0.5
-    wanted = samplers.set_leaves(tree, items, fresh)
-    found = sampler.feedback(tree, ds, told(jnp.arange(4)))
+    leaves = np.zeros(16, np.float32)
+    leaves[[0, 4, 6, 12, 13]], leaves[[3, 5, 7, 10]] = 0.75, 1e-6
+    tree = tree_of(leaves)
+
+    def refreshed(tree, dataset, told):
+        draws = {
+            "priorities": lambda: samplers.draw_tree(tree, told.key, 5),
+            "uniform": lambda: samplers.draw_starts(dataset, 3, told.key, 5),
+        }
+        items = draws[refresh_from]()
+        fresh = by_reward(ds, None, dataset.window(dataset.step_row[items], 3)) ** 0.5
+        return items, samplers.set_leaves(tree, items, fresh)
+
+    given = tree, ds, told(np.arange(4))
+    items, wanted = jax.jit(refreshed)(*given)
+    found = jax.jit(sampler.feedback)(*given)
     np.testing.assert_array_equal(found.nodes, wanted.nodes)
     consistent(found)
     same = ~np.isin(np.arange(16), items)
-    old, new = (np.asarray(sum_tree.get_batch(x, jnp.arange(16))) for x in (tree, found))
+    old, new = leaves_of(tree), leaves_of(found)
     np.testing.assert_array_equal(new[same], old[same])
     assert (new[~same] != old[~same]).all()
 
@@ -299,7 +308,8 @@ def test_items_are_drawn_by_priority_for_a_refresh_unless_it_is_said_otherwise(d
     trees = []
     for said in ({}, {"refresh_from": "priorities"}, {"refresh_from": "uniform"}):
         sampler = samplers.prioritised(4, lambda d, f, b: b.reward / 100, refresh=6, **said)
-        trees.append(sampler.feedback(sampler.init(ds), ds, told(jnp.arange(4))).nodes)
+        once = jax.jit(lambda d, f, s=sampler: s.feedback(s.init(d), d, f))
+        trees.append(once(ds, told(np.arange(4))).nodes)
     np.testing.assert_array_equal(trees[0], trees[1])
     assert (np.asarray(trees[0]) != np.asarray(trees[2])).any()
 
@@ -310,7 +320,7 @@ def test_windows_of_a_prioritised_sampler_start_only_where_they_fit(ds):
     )
     starts = np.isin(np.arange(16), [0, 3, 4, 5, 6, 7, 10, 12, 13])
     tree = sampler.init(ds)
-    np.testing.assert_array_equal(sum_tree.get_batch(tree, jnp.arange(16)), starts)
+    np.testing.assert_array_equal(leaves_of(tree), starts)
     after, leaves = after_feedback(sampler, tree, ds, range(2))
     np.testing.assert_array_equal(leaves, 0.5 * starts)
     batch = jax.jit(lambda t: sampler.gather(ds, sampler.draw(t, ds, KEY)))(after)
@@ -365,26 +375,36 @@ def test_a_cyclic_sampler_repeats_its_first_batches_and_the_uniform_one_does_not
         module.make(module.Config(period=0), 8, 0)
 
 
+@functools.cache
+def of_odd_priorities(window, refresh):
+    """A feedback and a draw of 256 items, compiled, of a sampler whose priorities are its signal.
+
+    An odd priority is given to half of the refreshed items, and zero to all of them.
+    """
+
+    def odd(dataset, feedback, batch):
+        half = jnp.where(jnp.arange(len(batch.reward)) % 2, feedback.signal, 0.5)
+        return jnp.where(feedback.signal == 0, 0.0, half)
+
+    sampler = samplers.prioritised(256, odd, window=window, refresh=refresh)
+    return jax.jit(lambda d, f: sampler.feedback(sampler.init(d), d, f)), jax.jit(sampler.draw)
+
+
 @pytest.mark.parametrize("priority", [np.nan, -1.0, 0.0, np.inf])
 @pytest.mark.parametrize(("window", "refresh"), [(0, 0), (0, -1), (3, 6), (3, -1)])
 def test_without_usable_priorities_items_are_drawn_uniformly(ds, priority, window, refresh):
-    # An odd priority is given to half of the refreshed items, and zero to all of them.
-    def odd(dataset, feedback, batch):
-        given = jnp.full(len(batch.reward), priority)
-        return given if priority == 0 else jnp.where(jnp.arange(len(given)) % 2, given, 0.5)
-
-    sampler = samplers.prioritised(256, odd, window=window, refresh=refresh)
+    feedback, draw = of_odd_priorities(window, refresh)
     every = np.arange(16) if refresh >= 0 else np.arange(4)
-    tree = after_feedback(sampler, sampler.init(ds), ds, every)[0]
+    tree = feedback(ds, told(every, np.float32(priority)))
     if priority == 0 and refresh >= 0:
-        tree = samplers.tree_of(jnp.zeros(16))
-    draws = np.asarray(jax.jit(lambda tree: sampler.draw(tree, ds, KEY))(tree))
+        tree = tree_of(np.zeros(16, np.float32))
+    draws = np.asarray(draw(tree, ds, KEY))
     starts = [0, 3, 4, 5, 6, 7, 10, 12, 13] if window else list(range(16))
     counts = np.bincount(draws, minlength=16)
     assert np.flatnonzero(counts).tolist() == starts
     assert chisquare(counts[starts]).pvalue > 1e-3
     # A state that is not finite makes the run lost.
-    assert bool(jnp.isfinite(tree.nodes).all()) == (priority == 0)
+    assert bool(np.isfinite(tree.nodes).all()) == (priority == 0)
 
 
 def test_a_priority_that_vanished_comes_back(ds):
@@ -393,6 +413,7 @@ def test_a_priority_that_vanished_comes_back(ds):
         sampler = samplers.prioritised(
             4, lambda d, f, batch: jnp.full(len(batch.reward), f.signal), refresh=refresh
         )
-        zero = sampler.feedback(sampler.init(ds), ds, told(jnp.arange(16), jnp.float32(0)))
-        back = sampler.feedback(zero, ds, told(jnp.arange(16), jnp.float32(0.5)))
-        np.testing.assert_array_equal(sum_tree.get_batch(back, jnp.arange(16)), np.full(16, 0.5))
+        feedback = jax.jit(sampler.feedback)
+        zero = feedback(sampler.init(ds), ds, told(np.arange(16), np.float32(0)))
+        back = feedback(zero, ds, told(np.arange(16), np.float32(0.5)))
+        np.testing.assert_array_equal(leaves_of(back), np.full(16, 0.5))
