@@ -10,6 +10,8 @@ a method, a sampler or a simulator.
 from __future__ import annotations
 
 import functools
+import os
+import sys
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -25,7 +27,22 @@ KINDS = ("discrete", "continuous")  # kinds of actions
 
 
 def _entry(group: str) -> dict[str, metadata.EntryPoint]:
-    return {point.name: point for point in metadata.entry_points(group=group)}
+    """The entry points of a group by their names."""
+    return {point.name: point for point in _entry_points(*map(_seen, sys.path)).select(group=group)}
+
+
+def _seen(place: str) -> tuple[str, int]:
+    """A folder that Python imports from, with a number that changes if a package is installed."""
+    try:
+        return place, os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return place, 0
+
+
+@functools.lru_cache(maxsize=1)
+def _entry_points(*places: tuple[str, int]) -> metadata.EntryPoints:
+    """All entry points of the packages in these places; a search reads a file of each package."""
+    return metadata.entry_points()
 
 
 # Parts that were added in this process, besides those of entry points.

@@ -356,6 +356,19 @@ def test_bands_by_hand():
         figures.band_of(np.ones((1, 2)), "sem")
 
 
+def test_only_the_power_of_ten_of_an_axis_is_mathematics():
+    with figures.style() as new_figure:
+        figure, (panel,) = figures.panels_of(new_figure, 1, (3.4, 2.6))
+        panel.plot([0, 4e6], [-1, 1])
+        figure.draw_without_rendering()
+        labels = [
+            label.get_text() for label in (*panel.get_xticklabels(), *panel.get_yticklabels())
+        ]
+        assert {"1", "−1.00"} <= set(labels) and not any("$" in label for label in labels)
+        offsets = [axis.get_offset_text().get_text() for axis in (panel.xaxis, panel.yaxis)]
+    assert r"\times" in offsets[0] and "10^{6}" in offsets[0] and not offsets[1]
+
+
 def test_every_figure_writes_png_and_svg(experiment: Path, tmp_path: Path):
     runs = load_experiment(experiment)
     scores = {"bc": [[0.1, 0.2], [0.5]], "inspo": [[1.0, 1.0], [0.7]]}

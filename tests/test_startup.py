@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -107,6 +108,21 @@ def test_a_module_without_source_or_that_is_imported_is_not_read():
     assert outlines.read("nowhere.method", registry.KINDS) is None
     assert outlines.read("math", registry.KINDS) is None
     assert outlines.read(__name__, registry.KINDS) is None
+
+
+def test_packages_are_searched_for_methods_again_only_if_one_is_installed(tmp_path, monkeypatch):
+    searched, search = [], metadata.entry_points
+    monkeypatch.setattr(metadata, "entry_points", lambda: searched.append(1) or search())
+    monkeypatch.syspath_prepend(tmp_path)
+    for count, name in enumerate(("first", "second"), 1):
+        folder = tmp_path / f"{name}-1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (folder / "entry_points.txt").write_text(f"[jaxoff.learners]\n{name} = somebody.{name}\n")
+        for _ in range(3):
+            assert registry._entry("jaxoff.learners")[name].module == f"somebody.{name}"
+        assert len(searched) == count
+    assert {"first", "second", "bc"} <= set(registry._entry("jaxoff.learners"))
 
 
 # --------------------------------------------------------------------------------------- tasks

@@ -6,6 +6,7 @@ were evaluated.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import textwrap
@@ -29,6 +30,7 @@ from jaxoff.runtime import needs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without their yellow; then
 # brown, purple and olive.
@@ -141,7 +143,8 @@ def save(figure: Figure, stem: str | Path) -> list[Path]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     stem = Path(stem)
-    FigureCanvasAgg(figure).draw()
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is found once, not for each file again
     paths = []
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
@@ -407,9 +410,33 @@ def panels_of(
     rows = math.ceil(count / columns)
     figure = new_figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels:
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(_tick_formatter()(useMathText=False))
     for spare in panels[count:]:
         spare.remove()
     return figure, panels[:count]
+
+
+@functools.cache
+def _tick_formatter() -> type[ScalarFormatter]:
+    """The class of formatters, which matplotlib is imported for."""
+    from matplotlib.ticker import ScalarFormatter
+
+    class Ticks(ScalarFormatter):
+        """Numbers of ticks are plain text, and only a power of ten that is common to them is
+        mathematics, which takes matplotlib long to read.
+        """
+
+        def get_offset(self) -> str:
+            """The common power of ten, as in × 10⁵; empty for most axes."""
+            self.set_useMathText(True)
+            try:
+                return super().get_offset()
+            finally:
+                self.set_useMathText(False)
+
+    return Ticks
 
 
 def add_legend(figure: Figure, lines: Mapping[str, Any], note: str) -> None:
