@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flashbax.buffers import sum_tree
 from jaxoff.baselines import maddpg, pjap
 from jaxoff.experiments.paper import printed
 from jaxoff.experiments.pjap import parts, runs
@@ -33,17 +32,24 @@ SPEC = EnvSpec(
 
 def constant_policy(actions) -> Policy:
     """Always the same joint action [N, A]."""
-    actions = jnp.asarray(actions, jnp.float32)
+    actions = actions if isinstance(actions, jax.Array) else np.asarray(actions, np.float32)
     fill = lambda step: jnp.broadcast_to(actions, (*step.obs.shape[:-1], actions.shape[-1]))
     return Policy(lambda shape: (), lambda carry, step: (carry, distrax.Deterministic(fill(step))))
 
 
 def told(items, policy, key: int = 0) -> Feedback:
-    return Feedback(jnp.asarray(items), None, policy, jnp.ones((), jnp.int32), jax.random.key(key))
+    return Feedback(jnp.asarray(items), None, policy, np.int32(1), jax.random.key(key))
 
 
 def leaves_of(tree, count: int) -> np.ndarray:
-    return np.asarray(sum_tree.get_batch(tree, jnp.arange(count)))
+    """The first leaves of a sum tree, whose leaves are the last of its nodes."""
+    return np.asarray(tree.nodes)[2**tree.tree_depth - 1 :][:count]
+
+
+def distance_of(policy, batch, spec, *settings, **switches) -> np.ndarray:
+    """The distance by one compiled program, and not by one for each operation."""
+    program = jax.jit(lambda batch: pjap.joint_distance(policy, batch, spec, *settings, **switches))
+    return np.asarray(program(batch))
 
 
 # -------------------------------------------------------------------------------- distance,
@@ -53,8 +59,8 @@ def leaves_of(tree, count: int) -> np.ndarray:
 def test_distance_of_two_agents_is_one_as_a_mean_and_two_as_a_sum():
     # actions (1, 1), policy (0, 0): mean of 1 and 1 is 1, their sum 2
     batch, policy = toys.plays(SPEC, [[[1.0], [1.0]]], 0.0), constant_policy([[0.0], [0.0]])
-    np.testing.assert_allclose(pjap.joint_distance(policy, batch, SPEC), [1.0])
-    np.testing.assert_allclose(pjap.joint_distance(policy, batch, SPEC, "sum"), [2.0])
+    np.testing.assert_allclose(distance_of(policy, batch, SPEC), [1.0])
+    np.testing.assert_allclose(distance_of(policy, batch, SPEC, "sum"), [2.0])
 
 
 def test_alpha_is_the_square_of_the_steepness():
@@ -75,9 +81,8 @@ def test_the_floor_comes_after_the_exponential_and_before_the_exponent():
         runs.episodes_of(np.full((4, 2), 10.0), runs.game("sign")), runs.game("sign").spec
     )
     sampler = pjap.make(pjap.Config(eps=1e-2, exponent=0.5, refresh=-1), 2, 0)
-    tree = sampler.feedback(
-        sampler.init(dataset), dataset, told([0, 1], constant_policy([[0.0], [0.0]]))
-    )
+    tell = told([0, 1], constant_policy([[0.0], [0.0]]))
+    tree = jax.jit(lambda d: sampler.feedback(sampler.init(d), d, tell))(dataset)
     np.testing.assert_allclose(leaves_of(tree, 4), 0.1, rtol=1e-5)  # eps^w = 0.01^0.5
 
 
@@ -87,21 +92,21 @@ def test_distance_averages_true_action_dimensions_and_agents_only():
     spec = EnvSpec("padded", 2, 1, 1, 2, False, 1, action_sizes=(1, 2))
     batch = toys.plays(spec, [[[0.5, 9.0], [0.2, -0.8]]], 0.0)
     np.testing.assert_allclose(
-        pjap.joint_distance(constant_policy(jnp.zeros((2, 2))), batch, spec), [0.5], rtol=1e-6
+        distance_of(constant_policy(np.zeros((2, 2))), batch, spec), [0.5], rtol=1e-6
     )
 
 
 def test_recorded_actions_are_clipped_on_request():
     # 3 is clipped to the bound 1: mean(|1 - 0|, |0.5 - 0|) = 0.75, else mean(3, 0.5) = 1.75
     batch, policy = toys.plays(SPEC, [[[3.0], [0.5]]], 0.0), constant_policy([[0.0], [0.0]])
-    np.testing.assert_allclose(pjap.joint_distance(policy, batch, SPEC, clip=True), [0.75])
-    np.testing.assert_allclose(pjap.joint_distance(policy, batch, SPEC), [1.75])
+    np.testing.assert_allclose(distance_of(policy, batch, SPEC, clip=True), [0.75])
+    np.testing.assert_allclose(distance_of(policy, batch, SPEC), [1.75])
 
 
 def test_discrete_distance_is_the_mean_probability_of_another_action():
     # pi_0 = (0.9, 0.1), pi_1 = (0.4, 0.6); actions (0, 1): mean(0.1, 0.4) = 0.25
     spec = make_matrix("xor", XOR).spec
-    probs = jnp.array([[0.9, 0.1], [0.4, 0.6]])
+    probs = np.array([[0.9, 0.1], [0.4, 0.6]], np.float32)
     policy = Policy(
         lambda shape: (),
         lambda carry, step: (
@@ -110,7 +115,7 @@ def test_discrete_distance_is_the_mean_probability_of_another_action():
         ),
     )
     np.testing.assert_allclose(
-        pjap.joint_distance(policy, toys.plays(spec, [[0, 1]], 0.0), spec), [0.25], rtol=1e-5
+        distance_of(policy, toys.plays(spec, [[0, 1]], 0.0), spec), [0.25], rtol=1e-5
     )
 
 
@@ -118,7 +123,7 @@ def test_a_window_is_the_mean_over_its_valid_steps():
     # policy 0; agent-mean gaps 0.2, 0.4, and a padded step of 9: (0.2 + 0.4) / 2 = 0.3
     batch = toys.plays(SPEC, [[[[0.2], [0.2]], [[0.3], [0.5]], [[9.0], [9.0]]]], 0.0, [[1, 1, 0]])
     np.testing.assert_allclose(
-        pjap.joint_distance(constant_policy([[0.0], [0.0]]), batch, SPEC), [0.3], rtol=1e-6
+        distance_of(constant_policy([[0.0], [0.0]]), batch, SPEC), [0.3], rtol=1e-6
     )
 
 
@@ -130,16 +135,18 @@ def test_memory_starts_empty_at_each_window_and_sees_the_previous_actions():
         return carry, distrax.Deterministic(carry)
 
     policy = Policy(lambda shape: jnp.zeros((*shape, 2, 1)), distribution)
-    window = jnp.tile(jnp.array([0.1, 0.2, 0.4])[None, :, None, None], (2, 1, 2, 1))
+    window = np.tile(np.array([0.1, 0.2, 0.4])[None, :, None, None], (2, 1, 2, 1))
     np.testing.assert_allclose(
-        pjap.joint_distance(policy, toys.plays(SPEC, window, 0.0), SPEC), [0.1, 0.1], rtol=1e-5
+        distance_of(policy, toys.plays(SPEC, window, 0.0), SPEC), [0.1, 0.1], rtol=1e-5
     )
 
 
 def test_distance_carries_no_gradient():
     batch = toys.plays(SPEC, [[[1.0], [1.0]]], 0.0)
-    grad = jax.grad(
-        lambda x: pjap.joint_distance(constant_policy(jnp.full((2, 1), 0.0) + x), batch, SPEC).sum()
+    grad = jax.jit(
+        jax.grad(
+            lambda x: pjap.joint_distance(constant_policy(jnp.full((2, 1), x)), batch, SPEC).sum()
+        )
     )(0.3)
     assert float(grad) == 0.0
 
@@ -197,7 +204,7 @@ def test_draws_follow_the_priorities():
     dataset = place(runs.episodes_of(np.zeros((16, 2)), env), env.spec)
     sampler = pjap.make(pjap.Config(), 32, 0)
     weight = np.arange(1.0, 17.0) / 16
-    tree = samplers.tree_of(jnp.asarray(weight, jnp.float32))
+    tree = jax.jit(samplers.tree_of)(weight.astype(np.float32))
     items = jax.jit(jax.vmap(lambda key: sampler.draw(tree, dataset, key)))(
         jax.random.split(jax.random.key(0), 3125)
     )
@@ -223,9 +230,10 @@ def test_windows_are_refreshed_and_drawn_as_windows():
     leaves = leaves_of(tree, 30).reshape(5, 6)
     np.testing.assert_allclose(leaves[:, :3], np.exp(-4), rtol=1e-5)
     np.testing.assert_array_equal(leaves[:, 3:], 0.0)
-    assert sampler.gather(
-        dataset, sampler.draw(tree, dataset, jax.random.key(1))
-    ).actions.shape == (8, 4, 2)
+    batch = jax.jit(lambda t, d, key: sampler.gather(d, sampler.draw(t, d, key)))(
+        tree, dataset, jax.random.key(1)
+    )
+    assert batch.actions.shape == (8, 4, 2)
 
 
 class Softmax(NamedTuple):
@@ -304,16 +312,16 @@ def test_a_uniform_refresh_gives_a_far_datum_its_chance_back(spread):
     # All priorities are at the floor but that of datum 7, as a policy far from every other datum
     # leaves them. Then the policy plays datum 3's action: drawn by priority, hardly any datum but 7
     # is judged again; drawn uniformly, 1,024 draws of 512 data leave (511/512)^1024 = 13.5%.
-    points = jnp.asarray(runs.points_of(runs.data_of("poly/twin_peaks/peak-s1")))
+    points = np.asarray(runs.points_of(runs.data_of("poly/twin_peaks/peak-s1")))
     raised = {}
     for refresh_from in ("priorities", "uniform"):
         config = pjap.Config(eps=1e-6, refresh=1024, refresh_from=refresh_from)
         sampler = pjap.make(config, 4, 0)
-        tree = samplers.tree_of(jnp.full(512, 1e-6).at[7].set(1.0))
+        tree = jax.jit(samplers.tree_of)(np.where(np.arange(512) == 7, 1.0, 1e-6).astype("f"))
         tell = told(jnp.arange(4), constant_policy(points[3][:, None]))
         tree = jax.jit(lambda tree, s=sampler, t=tell: s.feedback(tree, spread, t))(tree)
         raised[refresh_from] = leaves_of(tree, 512) > 1e-5
-    near = np.abs(np.asarray(points) - np.asarray(points[3])).mean(1) < 0.5
+    near = np.abs(points - points[3]).mean(1) < 0.5
     near[7] = False
     assert near.sum() > 40
     assert raised["priorities"][near].mean() < 0.05 and raised["uniform"][near].mean() > 0.75
