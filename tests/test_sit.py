@@ -42,6 +42,17 @@ SIZES: dict[str, Any] = {
 }
 
 
+# One program for each formula, and not one for each of its operations.
+returns_to_go, episode_means = jax.jit(credit.returns_to_go), jax.jit(credit.episode_means)
+rescaled = jax.jit(credit.rescaled)
+certainty_weights = jax.jit(credit.certainty_weights, static_argnums=2)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def log_probs(priority: Any, types: tuple[int, ...], *numbers: Any) -> Any:
+    return credit.trajectory_log_probs(priority, types, *numbers)
+
+
 def spec_of(discrete: bool = True) -> EnvSpec:
     return toys.spec_of(discrete, agent_types=TYPES)
 
@@ -80,11 +91,13 @@ def drawn(discrete: bool = True, seed: int = 0) -> Transition:
     """
     rng, dataset = np.random.default_rng(seed), dataset_of(discrete)
     shape = (len(LENGTHS), T, N)
-    sampler = samplers.trajectories(
-        4, TYPES, jnp.full(shape[::2], -2.0), rng.normal(size=shape), rng.uniform(0.5, 2, shape)
-    )
-    items = sampler.draw(sampler.init(dataset), dataset, jax.random.key(seed))
-    batch = sampler.gather(dataset, items)
+    tables = rng.normal(size=shape), rng.uniform(0.5, 2, shape)
+
+    def gathered(tables: Any, dataset: Dataset, key: Any) -> Transition:
+        sampler = samplers.trajectories(4, TYPES, jnp.full(shape[::2], -2.0), *tables)
+        return sampler.gather(dataset, sampler.draw(sampler.init(dataset), dataset, key))
+
+    batch = jax.jit(gathered)(tables, dataset, jax.random.key(seed))
     return jax.tree.map(
         lambda x: np.asarray(x, np.float64 if jnp.issubdtype(x.dtype, jnp.floating) else np.int32),
         batch,
@@ -260,35 +273,33 @@ def test_agents_that_see_nothing_get_no_reward_if_so_chosen():
 def test_returns_to_go_discount_what_is_later():
     # T2. Rewards 1, 1, 1 and gamma .5: 1 + .5 + .25, 1 + .5, 1; their mean is the priority. T9:
     # padding does not count.
-    reward, valid = jnp.ones((2, 5, 1)), jnp.array([[1.0, 1, 1, 0, 0]] * 2)
-    reward = reward.at[1, 3:].set(100.0)
-    gains = credit.returns_to_go(reward, valid, 0.5)
+    reward, valid = np.ones((2, 5, 1), "f"), np.array([[1.0, 1, 1, 0, 0]] * 2, "f")
+    reward[1, 3:] = 100.0
+    gains = returns_to_go(reward, valid, 0.5)
     np.testing.assert_allclose(gains[..., 0], [[1.75, 1.5, 1, 0, 0]] * 2)
-    np.testing.assert_allclose(credit.episode_means(gains, valid), [[1.4166667]] * 2)
-    short = credit.episode_means(
-        credit.returns_to_go(reward[:1, :3], valid[:1, :3], 0.5), valid[:1, :3]
-    )
+    np.testing.assert_allclose(episode_means(gains, valid), [[1.4166667]] * 2)
+    short = episode_means(returns_to_go(reward[:1, :3], valid[:1, :3], 0.5), valid[:1, :3])
     np.testing.assert_allclose(short, [[1.4166667]])
 
 
 def test_uncertainty_is_the_population_deviation():
     # T7. 1 ... 5: sqrt(2), not the sample's 1.5811.
-    mean, spread = credit.moments(jnp.arange(1.0, 6.0))
+    mean, spread = jax.jit(credit.moments)(np.arange(1.0, 6.0))
     assert (float(mean), float(spread)) == pytest.approx((3.0, np.sqrt(2)))
 
 
 def test_weights_are_bounded_and_padding_does_not_move_their_floor():
     # T8. Members that agree everywhere: 100, not infinity. Real u 1 ... 100: the 5th percentile of
     # those is 5.95.
-    valid = jnp.ones((10, 10))
-    none = credit.certainty_weights(jnp.zeros((10, 10, 2)), valid, (0, 0), 1.0, 1e-3, 100.0)
+    valid = np.ones((10, 10), "f")
+    none = certainty_weights(np.zeros((10, 10, 2), "f"), valid, (0, 0), 1.0, 1e-3, 100.0)
     np.testing.assert_array_equal(none, 100.0)
-    u = jnp.arange(1.0, 101.0).reshape(10, 10, 1)
-    found = credit.certainty_weights(u, valid, (0,), 1.0, 1e-3, 100.0)
+    u = np.arange(1.0, 101.0, dtype="f").reshape(10, 10, 1)
+    found = np.asarray(certainty_weights(u, valid, (0,), 1.0, 1e-3, 100.0))
     np.testing.assert_allclose([found.max(), found[9, 9, 0]], [1 / 5.95, 1 / 100], rtol=1e-5)
-    padded = credit.certainty_weights(
-        jnp.pad(u, ((0, 0), (0, 9), (0, 0))),
-        jnp.pad(valid, ((0, 0), (0, 9))),
+    padded = certainty_weights(
+        np.pad(u, ((0, 0), (0, 9), (0, 0))),
+        np.pad(valid, ((0, 0), (0, 9))),
         (0,),
         1.0,
         1e-3,
@@ -300,25 +311,22 @@ def test_weights_are_bounded_and_padding_does_not_move_their_floor():
 def test_probabilities_are_rescaled_by_type():
     # T10. Type 0 spans 0 ... 20, so 20 / .2 = 100 between its ends; type 1 is constant and thus
     # uniform. Shifts change nothing.
-    priority = jnp.array([[-7.0, -3.0, 4.0], [-5.0, -7.0, 4.0]])
-    log_p = credit.trajectory_log_probs(priority, (0, 0, 1), 20.0, 0.2)
-    np.testing.assert_allclose(credit.rescaled(priority[:, :2], 20.0), [[0, 20], [10, 0]])
+    priority = np.array([[-7.0, -3.0, 4.0], [-5.0, -7.0, 4.0]], "f")
+    log_p = np.asarray(log_probs(priority, (0, 0, 1), 20.0, 0.2))
+    np.testing.assert_allclose(rescaled(priority[:, :2], 20.0), [[0, 20], [10, 0]])
     np.testing.assert_allclose(log_p[0, 1] - log_p[0, 0], 100, rtol=1e-5)
-    np.testing.assert_allclose(jnp.exp(log_p[:, 2]), 0.5)
-    np.testing.assert_allclose(
-        credit.trajectory_log_probs(priority - 50, (0, 0, 1), 20.0, 0.2), log_p, rtol=1e-4
-    )
+    np.testing.assert_allclose(np.exp(log_p[:, 2]), 0.5)
+    np.testing.assert_allclose(log_probs(priority - 50, (0, 0, 1), 20.0, 0.2), log_p, rtol=1e-4)
 
 
 def test_a_far_trajectory_does_not_set_the_range_if_that_is_trimmed():
     # Ours: 0 ... 100 and one of 10,000; without its ends, 1 ... 99 span the range, and what lies
     # beyond stands at its end.
-    priority = jnp.append(jnp.arange(100.0), 1e4)[:, None]
-    share = lambda trim: jnp.exp(credit.trajectory_log_probs(priority, (0,), 20.0, 0.2, trim))[:, 0]
-    np.testing.assert_allclose(credit.rescaled(priority, 20.0, 0.0)[[0, -1], 0], [0, 20])
-    np.testing.assert_allclose(
-        credit.rescaled(priority, 20.0, 0.01)[[0, 1, 50, 99, 100], 0], [0, 0, 10, 20, 20], rtol=1e-5
-    )
+    priority = np.append(np.arange(100.0), 1e4).astype("f")[:, None]
+    share = lambda trim: np.exp(np.asarray(log_probs(priority, (0,), 20.0, 0.2, trim)))[:, 0]
+    scaled = lambda trim: np.asarray(rescaled(priority, 20.0, trim))[:, 0]
+    np.testing.assert_allclose(scaled(0.0)[[0, -1]], [0, 20])
+    np.testing.assert_allclose(scaled(0.01)[[0, 1, 50, 99, 100]], [0, 0, 10, 20, 20], rtol=1e-5)
     assert share(0.0)[-1] > 0.999
     next_to = np.exp(-20 / 98 / 0.2)  # two at the top, then each one this factor below
     np.testing.assert_allclose(share(0.01)[99:], 1 / (2 + next_to / (1 - next_to)), rtol=1e-3)
@@ -327,27 +335,26 @@ def test_a_far_trajectory_does_not_set_the_range_if_that_is_trimmed():
 def test_a_unit_of_priority_is_a_factor_of_148():
     # T11. e^(1 / .2) = e^5 = 148.41; finite and of sum 1 in single precision; alpha = inf draws
     # uniformly.
-    priority = jnp.array([[0.0], [19.0], [20.0]])
-    p = jnp.exp(credit.trajectory_log_probs(priority, (0,), 20.0, 0.2))
-    assert p.dtype == jnp.float32 and np.isfinite(p).all()
+    priority = np.array([[0.0], [19.0], [20.0]], "f")
+    p = np.exp(np.asarray(log_probs(priority, (0,), 20.0, 0.2)))
+    assert p.dtype == np.float32 and np.isfinite(p).all()
     assert float(p.sum()) == pytest.approx(1, rel=1e-5)
     assert float(p[2, 0] / p[1, 0]) == pytest.approx(np.exp(5), rel=1e-4)
-    np.testing.assert_allclose(
-        jnp.exp(credit.trajectory_log_probs(priority, (0,), 20.0, jnp.inf)), 1 / 3, rtol=1e-6
-    )
+    np.testing.assert_allclose(np.exp(log_probs(priority, (0,), 20.0, np.inf)), 1 / 3, rtol=1e-6)
 
 
 @functools.cache
 def many_draws() -> tuple[np.ndarray, np.ndarray]:
     """p [E, N], and 60,000 draws of each agent [N, draws]."""
-    log_p = credit.trajectory_log_probs(
-        np.random.default_rng(0).normal(size=(6, N)), TYPES, 20.0, 5.0
-    )
-    table = jnp.zeros((6, T, N))
-    sampler = samplers.trajectories(60_000, TYPES, log_p, table, table)
-    return np.exp(np.asarray(log_p)), np.asarray(
-        sampler.draw(sampler.init(None), None, jax.random.key(0))
-    ).reshape(N, -1)
+    log_p = log_probs(np.random.default_rng(0).normal(size=(6, N)), TYPES, 20.0, 5.0)
+    table = np.zeros((6, T, N), np.float32)
+
+    def draw(log_p: Any, key: Any) -> Any:
+        sampler = samplers.trajectories(60_000, TYPES, log_p, table, table)
+        return sampler.draw(sampler.init(None), None, key)
+
+    items = jax.jit(draw)(log_p, jax.random.key(0))
+    return np.exp(np.asarray(log_p)), np.asarray(items).reshape(N, -1)
 
 
 def test_draws_follow_their_probabilities_within_each_type():
@@ -375,9 +382,8 @@ def test_a_batch_is_of_the_trajectories_that_were_drawn():
         4, TYPES, jnp.full((6, N), -2.0), jnp.asarray(reward), jnp.asarray(weight)
     )
     items = np.array([0, 4, 10, 16, 1, 3, 9, 15, 2, 5, 11, 17])  # k N + j
-    view = jax.tree.map(
-        np.asarray, sit.view_of(m, jax.jit(sampler.gather)(dataset, jnp.asarray(items)))
-    )
+    viewed = jax.jit(lambda dataset, items: sit.view_of(m, sampler.gather(dataset, items)))
+    view = jax.tree.map(np.asarray, viewed(dataset, items))
     for place_, (k, j) in zip(
         np.ndindex(N, 4), np.stack([items // N, items % N], 1).tolist(), strict=True
     ):
@@ -526,12 +532,14 @@ def test_the_graph_treats_mates_alike_and_the_one_that_looks_differently():
     net, rng = GraphAttention(5), np.random.default_rng(0)
     team = rng.normal(size=(7, N, WIDTH))
     params = toys.drawn(jax.eval_shape(net.init, jax.random.key(0), team, team[:, 0]), 0)
-    base = np.asarray(net.apply(params, team, team[:, 0]))
+    value = jax.jit(net.apply)
+    base = np.asarray(value(params, team, team[:, 0]))
     np.testing.assert_allclose(
-        net.apply(params, team[:, [0, 2, 1]], team[:, 0]), base, rtol=1e-5, atol=1e-6
+        value(params, team[:, [0, 2, 1]], team[:, 0]), base, rtol=1e-5, atol=1e-6
     )
-    assert np.abs(np.asarray(net.apply(params, team, team[:, 1])) - base).max() > 0.01
-    weights = np.asarray(net.apply(params, team, team[:, 0], method="weights"))
+    assert np.abs(np.asarray(value(params, team, team[:, 1])) - base).max() > 0.01
+    weights = jax.jit(functools.partial(net.apply, method="weights"))
+    weights = np.asarray(weights(params, team, team[:, 0]))
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
     assert np.ptp(weights, -1).max() > 0.01
 
@@ -585,7 +593,8 @@ def chain_views(ends: bool, **switches: Any) -> tuple[sit.Method, sit.View, Any]
         place(data, spec),
     )
     critic = jax.jit(lambda d: sit.prepare(m, (), d, jax.random.key(0)).critic)(dataset)
-    return m, sit.view_of(m, jax.jit(sampler.gather)(dataset, jnp.arange(4))), critic
+    viewed = jax.jit(lambda dataset, items: sit.view_of(m, sampler.gather(dataset, items)))
+    return m, viewed(dataset, np.arange(4)), critic
 
 
 def test_values_of_a_chain():
@@ -668,7 +677,8 @@ def test_an_agent_plays_what_its_mate_did_well():
 
     m = sit.method_of(sit.Config(**SIZES | {"decomposition": "none"}), spec)
     policy = m.actors.policy(jax.jit(train)(jax.random.key(0), dataset))
-    probs = policy.distribution(policy.initial(()), toys.seen(spec))[1].probs
+    played = jax.jit(lambda step: policy.distribution(policy.initial(()), step)[1].probs)
+    probs = np.asarray(played(toys.seen(spec)))
     assert (probs[:, 1] > 0.9).all(), probs
 
 
@@ -700,9 +710,9 @@ def test_execution_is_decentralised_and_types_have_nets_of_their_own():
     m, state = started(True)
     policy, rng = sit.policy_of(m, state.policy), np.random.default_rng(0)
     obs = rng.normal(size=(N, WIDTH))
-    at = lambda obs: np.asarray(
-        policy.distribution(policy.initial(()), toys.seen(spec_of(), obs))[1].logits
-    )
+    logits = lambda step: policy.distribution(policy.initial(()), step)[1].logits
+    program = jax.jit(logits)
+    at = lambda obs: np.asarray(program(toys.seen(spec_of(), obs)))
     base, other = at(obs), at(np.concatenate([obs[:1], rng.normal(size=(2, WIDTH))]))
     np.testing.assert_array_equal(base[0], other[0])
     assert np.abs(base[1:] - other[1:]).min() > 0
