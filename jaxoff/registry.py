@@ -40,8 +40,11 @@ def _seen(place: str) -> tuple[str, int]:
 
 
 @functools.lru_cache(maxsize=1)
-def _entry_points(*places: tuple[str, int]) -> metadata.EntryPoints:
-    """All entry points of the packages in these places; a search reads a file of each package."""
+def _entry_points(*places: tuple[str, int]) -> Any:
+    """All entry points of the packages in these places; a search reads a file of each package.
+
+    The types of Python 3.11 and 3.12 differ, and both have `select`.
+    """
     return metadata.entry_points()
 
 
