@@ -421,7 +421,8 @@ def panels_of(
 @functools.cache
 def _tick_formatter() -> type[ScalarFormatter]:
     """The class of formatters, which matplotlib is imported for."""
-    from matplotlib.ticker import ScalarFormatter
+    with needs("figures"):
+        from matplotlib.ticker import ScalarFormatter
 
     class Ticks(ScalarFormatter):
         """Numbers of ticks are plain text, and only a power of ten that is common to them is
