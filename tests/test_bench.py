@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from jaxoff.experiments.bench import blocks as bench_blocks
 from jaxoff.experiments.bench import speed, tokens
 from jaxoff.experiments.paper import Column
 from jaxoff.experiments.yanhui import runs
 
+from jaxoff import blocks
 from jaxoff.training import TrainSpec
 
 GAME = "matrix/xor/b"  # 2 agents, one step
@@ -80,3 +82,12 @@ def test_the_settings_measured_are_those_of_the_experiment():
         and made["MADT-C20"].config["window"] == 20
         and not made["MADT"].sampled
     )
+
+
+@pytest.mark.slow
+def test_updates_in_blocks_in_double_precision_are_those_in_one_piece(monkeypatch):
+    monkeypatch.setattr(bench_blocks, "CASES", {"qmix": ("qmix", GAME)})
+    monkeypatch.setattr(bench_blocks, "UPDATES", 3)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 200)
+    # in single precision 1e-8 would be an accident
+    assert 0 < bench_blocks.in_double("qmix") < 1e-10

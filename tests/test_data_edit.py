@@ -5,12 +5,14 @@ field.
 from __future__ import annotations
 
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxoff.data import disk, edit
-from jaxoff.data.episodes import concatenate, lengths_of, returns_of, take
+from jaxoff.data.episodes import concatenate, lengths_of, returns_of, take, zeros
 from jaxoff.types import Episodes
 from tests.reference.toy_episodes import toy_episodes, toy_spec
 
@@ -255,3 +257,14 @@ def test_the_specification_of_a_dataset_on_disk(tmp_path):
         assert edit.spec_of(*disk.load(folder)) == toy_spec(discrete)
     unnamed = edit.spec_of(toy_episodes(), {})
     assert unnamed == dataclasses.replace(toy_spec(), name="unknown", horizon=5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's memory counters")
+def test_padding_takes_no_memory():
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    before = resident()
+    whole = zeros((400, 200, 1000), np.float32)  # 320 MB, of which a tenth is written to
+    whole[:, :20] = 1.0
+    assert resident() - before < 80e6 and whole.sum() == 400 * 20 * 1000

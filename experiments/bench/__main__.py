@@ -14,22 +14,22 @@ if __name__ == "__main__":
         prog="python -m jaxoff.experiments.bench",
         description="Updates/s of each learner by number of runs.",
     )
-    pages = ("tokens", "blocks", "growth")
+    pages = ("tokens", "blocks", "double", "growth")
     names = [*speed.CASES, *pages]
     parser.add_argument(
         "learner",
         nargs="*",
         choices=[[], *names],
         default=[],
-        help="or tokens: of transformers; or blocks: cut into blocks or not; or growth: by size; "
-        "default: every one",
+        help="or tokens: of transformers; or blocks: cut into blocks or not; or double: the "
+        "same in double precision; or growth: by size; default: every one",
     )
     parser.add_argument("--runs", nargs="*", type=int, help="numbers of runs to measure")
     parser.add_argument(
         "--out",
         type=Path,
         default=Path(__file__).parent,
-        help="where speed.csv, .md, .png, .svg, tokens.md, blocks.md and growth.md go",
+        help="where speed.csv, .md, .png, .svg, tokens.md, blocks.md, double.md, growth.md go",
     )
     chosen = parser.parse_args()
     counts = chosen.runs or (
@@ -40,5 +40,6 @@ if __name__ == "__main__":
     made = speed.run(chosen.out, learners, counts) if learners else []
     made += [tokens.run(chosen.out, chosen.runs or tokens.RUNS)] if "tokens" in wanted else []
     made += [blocks.run(chosen.out)] if "blocks" in wanted else []
+    made += [blocks.run_double(chosen.out)] if "double" in wanted else []
     made += growth.run(chosen.out) if "growth" in wanted else []
     print(*made, sep="\n")

@@ -93,22 +93,51 @@ def _learned(carried: Any) -> Any:
     return carried.run.learner if hasattr(carried, "run") else carried.learner
 
 
-def learner(method: str, task: str) -> Callable[[], tuple[Any, Any]]:
+def in_double(name: str) -> float:
+    """Largest difference of a parameter, as in Row, where both programs compute in double precision
+    from the same state.
+    """
+    made = learner(*CASES[name], double=True)
+    chunks = [_cut(made, cut) for cut in (False, True)]
+    after = [jax.tree.leaves(_learned(chunk(start))) for chunk, start in chunks]
+    return max(map(_apart, *after))
+
+
+def learner(method: str, task: str, double: bool = False) -> Callable[[], tuple[Any, Any]]:
     """Makes a chunk of updates of one run, and the state before it."""
     job, env = resolve(TrainSpec(method, task)), registry.make_env(task)
     data = registry.make_data(task, DataOptions(0, EPISODES))
     job, dataset, mesh = fitted(job, data), place(data, env.spec), mapping.run_mesh(1)
-    shared = dataset, np.int32(UPDATES)
+    shared = dataset, np.asarray(UPDATES)
 
     def made() -> tuple[Any, Any]:
         carried: Any = mapping.to_devices((job.config, empty_state(job)), mesh)
         for index in range(len(job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))):
             program = Program(job, env, index, UPDATES, mesh, "sequence", evaluates=False)
             carried = program.prepare(carried[:2], dataset)
-        chunk = program.chunk.lower(carried, shared).compile()
-        return lambda carried: chunk(carried, shared)[0], carried
+        with jax.enable_x64(double):
+            if double:
+                carried, parts = _doubled(carried), program._parts
+                program._parts = lambda config: _of_doubled_batches(*parts(config))
+            chunk = program.chunk.lower(carried, shared).compile()
+
+        def call(carried: Any) -> Any:
+            with jax.enable_x64(double):
+                return chunk(carried, shared)[0]
+
+        return call, carried
 
     return made
+
+
+def _doubled(tree: Any) -> Any:
+    """A tree of arrays with its single-precision numbers as double-precision ones."""
+    return jax.tree.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, tree)
+
+
+def _of_doubled_batches(stage: Any, learner: Any) -> tuple[Any, Any]:
+    update = lambda state, batch, key: learner.update(state, _doubled(batch), key)
+    return stage, learner._replace(update=update)
 
 
 def pool(task: str) -> Callable[[], tuple[Any, Any]]:
@@ -147,13 +176,36 @@ def run(out: Path) -> Path:
     return out / "blocks.md"
 
 
+def run_double(out: Path) -> Path:
+    """Compare the programs of every offline learner in double precision, and write double.md."""
+    lines = [
+        f"# Parameters after {UPDATES} updates in blocks and in one piece, in double precision",
+        "",
+        f"{_about('python -m jaxoff.experiments.bench double')}.",
+        "",
+        "Single precision alone shows larger differences ([blocks.md](blocks.md)), since Adam and",
+        "RMSprop divide small gradients by their own size in the first steps.",
+        "",
+        "| learner | task | largest difference, relative to the largest parameter of its array |",
+        "|---|---|---|",
+    ]
+    for name in track([name for name in CASES if CASES[name][0] != "mappo"], "comparing"):
+        lines.append(f"| {name} | {CASES[name][1]} | {in_double(name):.1g} |")
+        write_text(out / "double.md", "\n".join(lines) + "\n")
+    return out / "double.md"
+
+
+def _about(command: str) -> str:
+    return (
+        f"{runtime.hardware()}; jax {jax.__version__}; commit {runtime.git_commit()}; "
+        f"command `{command}`"
+    )
+
+
 def markdown(rows: list[Row]) -> str:
     """The page."""
     title, rest = (__doc__ or "").strip().split("\n", 1)
-    about = (
-        f"{runtime.hardware()}; jax {jax.__version__}; commit {runtime.git_commit()}; "
-        "command `taskset -c 0 python -m jaxoff.experiments.bench blocks`"
-    )
+    about = _about("taskset -c 0 python -m jaxoff.experiments.bench blocks")
     head = (
         "learner | task | in one piece, CPU ms | in blocks, CPU ms | ratio | product of matrices, "
         f"GFLOP/s | difference after {UPDATES} updates"

@@ -27,7 +27,7 @@ from jaxoff import files, registry, runtime
 from jaxoff.data import metadata as own
 from jaxoff.data.dataset import validate
 from jaxoff.data.edit import PER_AGENT, described, spec_of
-from jaxoff.data.episodes import returns_of
+from jaxoff.data.episodes import returns_of, zeros
 from jaxoff.data.foreign import read_foreign
 from jaxoff.data.vault import (
     flatten,
@@ -334,12 +334,12 @@ def _join(
         final["infos.legals"] = np.ones((len(lengths), *shape), np.float32)
 
     def spread(flat: np.ndarray) -> np.ndarray:
-        out = np.zeros((*filled.shape, *flat.shape[1:]), flat.dtype)
+        out = zeros((*filled.shape, *flat.shape[1:]), flat.dtype)
         out[filled] = flat
         return out
 
     def spread_slots(name: str) -> np.ndarray:
-        out = np.zeros((len(lengths), steps + 1, *main[name].shape[1:]), np.float32)
+        out = zeros((len(lengths), steps + 1, *main[name].shape[1:]), np.float32)
         out[:, :steps][filled] = main[name]
         out[np.arange(len(lengths)), lengths] = final[name]
         return out

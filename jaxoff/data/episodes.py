@@ -5,6 +5,8 @@ No simulator is needed.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ import jax
 import numpy as np
 
 from jaxoff.types import Episodes
+
+_HUGE = 2**22  # bytes of the smallest array for which NumPy asks for huge pages
 
 
 def ends_of(terminals: np.ndarray, truncations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +51,7 @@ def _resize(episodes: Episodes, steps: int) -> Episodes:
         x = np.asarray(x)[:, :size]
         if x.shape[1] == size:
             return x
-        longer = np.zeros((len(x), size, *x.shape[2:]), x.dtype)
+        longer = zeros((len(x), size, *x.shape[2:]), x.dtype)
         longer[:, : x.shape[1]] = x
         return longer
 
@@ -71,11 +75,22 @@ def cut(episodes: Episodes, steps: int) -> Episodes:
     return short._replace(truncated=truncated)
 
 
+def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros [*shape] that the operating system does not allocate before they are written to.
+
+    For its own large arrays NumPy asks for huge pages, each of which is allocated as a whole, with
+    the padding between the steps of two episodes.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < _HUGE:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
+
+
 def fill(whole: Episodes, first: int, part: Episodes) -> None:
     """Write the episodes of `part` into the larger zero arrays of `whole`, from index `first` on.
 
-    Padding is not written: the operating system does not allocate zero pages before they are
-    written to, so padded arrays take no more memory than their real slots.
+    Padding is not written, so in arrays that `zeros` made it takes no memory.
     """
     steps = np.asarray(part.filled, bool)
     slots = np.arange(steps.shape[1] + 1) <= steps.sum(1)[:, None]
@@ -97,7 +112,7 @@ def concatenate(parts: Sequence[Episodes]) -> Episodes:
 
     def empty(name: str, x: np.ndarray) -> np.ndarray:
         slots = () if name == "behaviour_level" else (steps + (name in ("obs", "state", "avail")),)
-        return np.zeros((count, *slots, *x.shape[1 + len(slots) :]), x.dtype)
+        return zeros((count, *slots, *x.shape[1 + len(slots) :]), x.dtype)
 
     fields: dict[str, Any] = {
         name: None if x is None else empty(name, x) for name, x in parts[0]._asdict().items()

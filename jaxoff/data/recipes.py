@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxoff import blocks, distributions
-from jaxoff.data.episodes import concatenate, cut, fill, take, trim, with_level
+from jaxoff.data.episodes import concatenate, cut, fill, take, trim, with_level, zeros
 from jaxoff.data.games import BRIDGE_QUALITIES, MNE_MARGINALS, XOR_ACTIONS, parse_polynomial
 from jaxoff.envs.base import GameEnv
 from jaxoff.envs.games.bridge import make_bridge
@@ -76,7 +76,7 @@ def record(
         )
         played = take(played, np.arange(min(chunk, count - first)))
         whole = (
-            jax.tree.map(lambda x: np.zeros((count, *x.shape[1:]), x.dtype), played)
+            jax.tree.map(lambda x: zeros((count, *x.shape[1:]), x.dtype), played)
             if whole is None
             else whole
         )

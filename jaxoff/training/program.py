@@ -172,7 +172,7 @@ class Program:
             put = lax.dynamic_update_index_in_dim
             return *states, {name: put(kept[name], x, index, 0) for name, x in metrics.items()}
 
-        kept = {name: jnp.zeros((self.updates, *x.shape)) for name, x in shapes[2].items()}
+        kept = {k: jnp.zeros((self.updates, *x.shape), x.dtype) for k, x in shapes[2].items()}
         start = (run.learner, run.sampler, kept)
         state, sampler_state, kept = lax.fori_loop(0, count, step, start)
         made = run.updates + count
