@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxoff import blocks, distributions
-from jaxoff.data.episodes import concatenate, cut, fill, take, trim, with_level, zeros
+from jaxoff.data.episodes import concatenate, cut, fill, trim, with_level, zeros
 from jaxoff.data.games import BRIDGE_QUALITIES, MNE_MARGINALS, XOR_ACTIONS, parse_polynomial
 from jaxoff.envs.base import GameEnv
 from jaxoff.envs.games.bridge import make_bridge
@@ -74,7 +74,7 @@ def record(
             keys[index],
             jax.tree.map(lambda x, i=index: x[i], memory),
         )
-        played = take(played, np.arange(min(chunk, count - first)))
+        played = jax.tree.map(lambda x, most=count - first: np.asarray(x)[:most], played)
         whole = (
             jax.tree.map(lambda x: zeros((count, *x.shape[1:]), x.dtype), played)
             if whole is None
