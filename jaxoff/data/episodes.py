@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,13 @@ import numpy as np
 from jaxoff.types import Episodes
 
 _HUGE = 2**22  # bytes of the smallest array for which NumPy asks for huge pages
+# Pages of this process alone, of which more may be asked for than there is memory. Python 3.11 has
+# no name for the last of these flags.
+_PRIVATE = (
+    mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+    if sys.platform == "linux"
+    else 0
+)
 
 
 def ends_of(terminals: np.ndarray, truncations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +92,8 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size < _HUGE:
         return np.zeros(shape, dtype)
-    return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(shape)
+    flags: Any = {"flags": _PRIVATE} if _PRIVATE else {}
+    return np.frombuffer(mmap.mmap(-1, size, **flags), dtype).reshape(shape)
 
 
 def fill(whole: Episodes, first: int, part: Episodes) -> None:
