@@ -108,17 +108,15 @@ def learner(method: str, task: str, double: bool = False) -> Callable[[], tuple[
     job, env = resolve(TrainSpec(method, task)), registry.make_env(task)
     data = registry.make_data(task, DataOptions(0, EPISODES))
     job, dataset, mesh = fitted(job, data), place(data, env.spec), mapping.run_mesh(1)
-    shared = dataset, np.asarray(UPDATES)
+    shared, kind = (dataset, np.asarray(UPDATES)), _OfDoubledBatches if double else Program
 
     def made() -> tuple[Any, Any]:
         carried: Any = mapping.to_devices((job.config, empty_state(job)), mesh)
         for index in range(len(job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))):
-            program = Program(job, env, index, UPDATES, mesh, "sequence", evaluates=False)
+            program = kind(job, env, index, UPDATES, mesh, "sequence", evaluates=False)
             carried = program.prepare(carried[:2], dataset)
         with jax.enable_x64(double):
-            if double:
-                carried, parts = _doubled(carried), program._parts
-                program._parts = lambda config: _of_doubled_batches(*parts(config))
+            carried = _doubled(carried) if double else carried
             chunk = program.chunk.lower(carried, shared).compile()
 
         def call(carried: Any) -> Any:
@@ -135,9 +133,13 @@ def _doubled(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, tree)
 
 
-def _of_doubled_batches(stage: Any, learner: Any) -> tuple[Any, Any]:
-    update = lambda state, batch, key: learner.update(state, _doubled(batch), key)
-    return stage, learner._replace(update=update)
+class _OfDoubledBatches(Program):
+    """The programs of a stage whose updates see batches in double precision."""
+
+    def _parts(self, config: Any) -> tuple[Any, Any]:
+        stage, learner = super()._parts(config)
+        update = lambda state, batch, key: learner.update(state, _doubled(batch), key)
+        return stage, learner._replace(update=update)
 
 
 def pool(task: str) -> Callable[[], tuple[Any, Any]]:
