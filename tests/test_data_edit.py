@@ -268,4 +268,5 @@ def test_padding_takes_no_memory():
     whole = zeros((400, 200, 1000), np.float32)  # 320 MB, of which a tenth is written to
     whole[:, :20] = 1.0
     assert resident() - before < 80e6 and whole.sum() == 400 * 20 * 1000
-    assert zeros((10_000, 400, 4_000), np.float32)[-1, -1, -1] == 0  # 64 GB
+    if Path("/proc/sys/vm/overcommit_memory").read_text().strip() != "2":  # may ask for more
+        assert zeros((10_000, 400, 4_000), np.float32)[-1, -1, -1] == 0  # 64 GB
