@@ -14,7 +14,7 @@ from jaxoff.data import pools
 from jaxoff.envs.smax import FAMILIES, smax_spec
 from jaxoff.errors import InvalidSetting
 from jaxoff.nets.actors import Actors
-from jaxoff.nets.units import UnitNet, unit_list
+from jaxoff.nets.units import UnitNet, pairs_of, unit_list
 
 MAPS = [(family, name) for family, maps in FAMILIES.items() for name in maps]
 SPEC = smax_spec("smax", "2s3z")
@@ -131,3 +131,52 @@ def test_actors_of_units_play_what_is_available():
     policy = actors.policy(actors.init(jax.random.key(1)))
     _, dist = policy.distribution(policy.initial(()), seen)
     assert (np.asarray(dist.probs)[np.asarray(seen.avail) == 0] == 0).all()
+
+
+# ----------------------------------------------------------------------------------- pairs of units
+
+
+@pytest.mark.parametrize("task", ["smax/5m_vs_6m/random", "smax-x/MMM2/random"])
+def test_pairs_are_those_of_the_battle(task):
+    env, steps, batch = registry.make_env(task), 24, 16
+    units, n = unit_list(env.spec), env.spec.num_agents
+    step, script = jax.jit(jax.vmap(env.step)), jax.jit(env.script)
+    state, seen = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), batch))
+    find = jax.jit(jax.vmap(lambda x: pairs_of(units, x), 1, 1))
+    numbers = np.broadcast_to(np.eye(n), (batch, n, n))
+    reach, sight, damage = (
+        np.array([getattr(unit, name) for unit in units.types])
+        for name in ("range", "sight", "damage")
+    )
+    told = 0
+    for k in range(steps):
+        actions = script(seen)
+        state, seen = step(jax.random.split(jax.random.key(k), batch), state, actions)
+        found = jax.tree.map(np.asarray, find(np.concatenate([seen.obs, numbers], -1)))
+        inner = jax.tree.map(np.asarray, state.state)
+        position, alive, kind = inner.unit_positions, inner.unit_alive, inner.unit_types
+        slot = inner.prev_attack_actions - 5
+        for b in np.flatnonzero(~np.asarray(seen.terminated)):
+            away = np.linalg.norm(position[b][:, None] - position[b], axis=-1)
+            for i in np.flatnonzero(alive[b, :n]):
+                visible = alive[b] & (away[i] < sight[kind[b, i]])
+                ours, theirs = found.allies[b, i], found.enemies[b, i]
+                np.testing.assert_array_equal(ours[:, 0] > 0, visible[:n])
+                np.testing.assert_array_equal(theirs[:, 0] > 0, visible[n:])
+                np.testing.assert_array_equal(ours[:, -2:].T, [np.arange(n) == i, np.arange(n) < i])
+                for a in np.flatnonzero(visible[:n]):
+                    for e in np.flatnonzero(visible[n:]):
+                        gap = position[b, n + e] - position[b, a]
+                        far = np.linalg.norm(gap)
+                        edge = far - reach[kind[b, [a, n + e]]]
+                        hits = slot[b, a] == e and a != i and damage[kind[b, a]] > 0
+                        aimed = n - 1 - slot[b, n + e] == a and slot[b, n + e] >= 0
+                        aimed = aimed and damage[kind[b, n + e]] > 0
+                        told += hits + aimed
+                        wanted = [*gap / sight[kind[b, i]], far / sight[kind[b, i]]]
+                        wanted += [*np.clip(edge / 2, -1, 1), hits, aimed]
+                        got = found.between[b, i, a, e]
+                        np.testing.assert_allclose(got[[0, 1, 2, 3, 4, 7, 8]], wanted, atol=2e-3)
+                        clear = np.abs(edge) > 1e-2
+                        np.testing.assert_array_equal((got[5:7] > 0)[clear], (edge < 0)[clear])
+    assert told > 100

@@ -68,7 +68,7 @@ def train_pool(
         ),
         cuts=world.cuts,
         medium=world.medium,
-        net={"hidden": config.hidden, "recurrent": actors.recurrent, "units": actors.units},
+        net={name: getattr(actors, name) for name in ("hidden", "recurrent", "units", "pairs")},
         noise=float(config.noise),
         made={
             "command": " ".join(
