@@ -18,6 +18,15 @@ from typing import Any
 from jaxoff.errors import InvalidFile, MissingProgram
 
 
+def cores() -> list[int]:
+    """The numbers of the cores that this process may use; all of them where the system, such as
+    macOS, binds no process to cores.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def setup(cpu_devices: int | None = None, cache: bool = True) -> bool:
     """Set one host device per core, and the persistent compilation cache.
 
@@ -30,7 +39,7 @@ def setup(cpu_devices: int | None = None, cache: bool = True) -> bool:
     import jax
 
     told: Any = jax.config  # its settings are attributes that type checkers do not know
-    wanted, set_up = cpu_devices or len(os.sched_getaffinity(0)), True
+    wanted, set_up = cpu_devices or len(cores()), True
     flag = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if cpu_devices or not (flag or told.jax_num_cpu_devices >= 0):
         try:
@@ -61,7 +70,7 @@ def hardware() -> str:
     except (OSError, StopIteration):
         pass
     kind = "" if device.platform == "cpu" else f"{len(jax.devices())} x {device.device_kind}, "
-    return f"{kind}{len(os.sched_getaffinity(0))} cores of {processor}"
+    return f"{kind}{len(cores())} cores of {processor}"
 
 
 def free_bytes() -> int | None:

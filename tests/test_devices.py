@@ -16,6 +16,7 @@ import chex
 import numpy as np
 import pytest
 
+from jaxoff import runtime
 from jaxoff.training import train
 from tests.learners import FORMS, QUICK_ENV, state_of
 
@@ -161,3 +162,10 @@ def test_two_processes_give_the_results_of_one_and_may_be_stopped(tmp_path, sing
     wait(*pair_of(tmp_path / "job", -1))
     assert len(list(tmp_path.glob("job-*.npz"))) == 2  # both processes returned all results
     check_same(tmp_path / "job", single)
+
+
+def test_a_system_that_binds_no_process_to_cores_has_all_of_them(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert runtime.cores() == [0, 1, 2]
+    assert "3 cores of " in runtime.hardware()

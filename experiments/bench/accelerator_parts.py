@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -172,7 +171,7 @@ def batches(part: str, smoke: bool) -> Iterator[list[tuple[str, int]]]:
 def run(part: str, out: Path, smoke: bool) -> None:
     """Measure a part. A learner that fails has a row with its error."""
     append(out, Row("machine", part, note=runtime.hardware()))
-    threads = max(1, min(6, len(os.sched_getaffinity(0)) // 2))
+    threads = max(1, min(6, len(runtime.cores()) // 2))
     with ThreadPoolExecutor(threads) as pool:
         for todo in batches(part, smoke):
             begun: list[Future[Ready]] = [pool.submit(ready, *one, smoke) for one in todo]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -51,7 +50,7 @@ def peers(python: str, public: str | None, rounds: int) -> dict[str, dict[str, A
         "terminated": flat(episodes.terminated),
     }
     calls = {"PyTorch, written here": [str(HERE / "omar_torch.py")]}
-    for threads in (1, len(os.sched_getaffinity(0))) if public else ():
+    for threads in (1, len(runtime.cores())) if public else ():
         calls[f"the authors' code, threads: {threads}"] = [
             str(HERE / "omar_public.py"),
             public or "",

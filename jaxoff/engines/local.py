@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from jaxoff import runtime
 from jaxoff.engines.assignment import DONE, FAILED, LOST, Assignment, End
 from jaxoff.engines.marks import failure
 from jaxoff.errors import InvalidSetting, JaxoffError
@@ -76,7 +77,7 @@ class Workers:
         self.open: dict[concurrent.futures.Future[End], Assignment] = {}
         self.processes: set[subprocess.Popen[bytes]] = set()
         self.stopped = False
-        cores = sorted(os.sched_getaffinity(0))
+        cores = runtime.cores()
         self.shares: queue.SimpleQueue[tuple[int, list[int]]] = queue.SimpleQueue()
         for worker in range(config.workers):
             mine = cores[worker :: config.workers] or [cores[worker % len(cores)]]

@@ -24,7 +24,8 @@ def main() -> None:
     """Do the job; the exit status tells how it went."""
     assignment, cores = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    os.sched_setaffinity(0, cores)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
     try:
         state, text = carry_out(assignment, len(cores))
     except Interrupted as stop:

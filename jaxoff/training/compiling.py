@@ -6,7 +6,6 @@ run already.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,7 +41,7 @@ class Compiler:
         self.mesh, self.num_runs, self.name, self.seconds = mesh, num_runs, name, 0.0
         # Several processes must compile in the same order.
         alone = jax.process_count() == 1
-        self.pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if alone else 1)
+        self.pool = ThreadPoolExecutor(len(runtime.cores()) if alone else 1)
 
     def stages(
         self, programs: Sequence[Program], carried: Any, shared: Any, first: int, resumes: bool

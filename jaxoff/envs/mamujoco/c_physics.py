@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxoff.runtime import needs
+from jaxoff.runtime import cores, needs
 from jaxoff.types import Array
 
 
@@ -35,7 +34,7 @@ class CPhysics:
                 "c_physics: expected a model without activations and plugins, found a "
                 f"state of {width} numbers"
             )
-        threads = len(os.sched_getaffinity(0))
+        threads = len(cores())
         self.data = [mujoco.MjData(model) for _ in range(threads)]
         self.rollout, self.lock = Rollout(nthread=threads), threading.Lock()
 
