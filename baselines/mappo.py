@@ -57,7 +57,6 @@ class Config:
     central: bool = static(True)  # the critic sees the global state (MAPPO); false: IPPO
     recurrent: bool = static(True)  # actor with a GRU
     units: bool = static(False)  # actor that treats units of a battle alike: jaxoff/nets/units.py
-    pairs: bool = static(False)  # with units: it also sees each pair of an ally and an enemy
     hidden: int = static(64)  # width of the actor
     critic_hidden: int = static(128)  # width of the critic's two hidden layers
     layer_init: LayerInit = static("flax")  # initialisation of the layers: jaxoff/nets/layers.py
@@ -111,7 +110,6 @@ def actors(config: Config, spec: EnvSpec) -> Actors:
         config.hidden,
         recurrent=config.recurrent,
         units=config.units,
-        pairs=config.pairs,
         share=True,
         head=config.head,
         layer_init=config.layer_init,
@@ -247,11 +245,8 @@ def row_bytes(m: Method, seg: Segments) -> int:
     """Bytes of the largest layer for the segment of one environment."""
     config, (_, steps, agents) = m.config, seg.reward.shape
     listed = unit_list(m.spec) if config.units else None
-    copies = 3 if config.recurrent else 1
-    if listed:  # pairs are embedded in half the width
-        pairs = (listed.allies + 1) * listed.enemies // 2 if config.pairs else 0
-        copies = max(listed.allies + listed.enemies, pairs)
-    actor = agents * config.hidden * copies  # of units or pairs, or the gates of a GRU
+    copies = listed.allies + listed.enemies if listed else 3 if config.recurrent else 1
+    actor = agents * config.hidden * copies  # of units, or the gates of a GRU
     critic = config.critic_hidden * (1 if config.central else agents)
     return 4 * steps * max(actor, critic)
 
@@ -424,8 +419,6 @@ def method_of(
                 f"mappo: field 'units': expected false, since observations of {spec.name} do not "
                 f"list units"
             )
-    if config.pairs and not config.units:
-        raise InvalidSetting("mappo: field 'pairs': expected false with units=false, found true")
     single = config.shuffle == "steps"
     if config.recurrent and (single or config.head):
         field, wanted = ("shuffle", "environments") if single else ("head", "0")

@@ -342,7 +342,7 @@ def test_a_trained_pool_is_a_file_that_says_how_it_was_made(spread):
     assert (found.name, found.noise, found.net) == (
         "mpe/spread-n1",
         pytest.approx(0.1),
-        {"hidden": 16, "recurrent": False, "units": False, "pairs": False},
+        {"hidden": 16, "recurrent": False, "units": False},
     )
     assert (
         found.made["command"].startswith(

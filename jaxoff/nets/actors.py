@@ -18,7 +18,7 @@ from jaxoff import distributions
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.recurrent import GRUReset, RecurrentNet
-from jaxoff.nets.units import PairNet, UnitNet, unit_list
+from jaxoff.nets.units import UnitNet, unit_list
 from jaxoff.types import (
     UNAVAILABLE,
     Array,
@@ -83,8 +83,7 @@ class Actors:
     layer of a feed-forward net start uniform in +-head. numbered: whether a shared net takes the
     agent's number. last_action, activated: whether a recurrent net takes the previous action, and
     whether a ReLU follows its GRU. units: a feed-forward net for battles that treats units alike
-    (`UnitNet`); `hidden` is the width of a unit's embedding. pairs: with `units`, one that also
-    knows how each ally stands to each enemy (`PairNet`), which takes a shared, numbered net.
+    (`UnitNet`); `hidden` is the width of a unit's embedding.
     """
 
     spec: EnvSpec
@@ -98,7 +97,6 @@ class Actors:
     last_action: bool = True
     activated: bool = False
     units: bool = False
-    pairs: bool = False
     layer_init: LayerInit = "torch"
     reset_gate: GRUReset = "after"
 
@@ -108,9 +106,7 @@ class Actors:
         if self.units:
             listed = unit_list(self.spec)
             assert listed is not None, self.spec.name
-            return (PairNet if self.pairs else UnitNet)(
-                listed, self.hidden, out, self.layer_init, self.head
-            )
+            return UnitNet(listed, self.hidden, out, self.layer_init, self.head)
         if self.recurrent:
             return RecurrentNet(self.hidden, out, self.activated, self.layer_init, self.reset_gate)
         return MLP(

@@ -68,7 +68,7 @@ def train_pool(
         ),
         cuts=world.cuts,
         medium=world.medium,
-        net={name: getattr(actors, name) for name in ("hidden", "recurrent", "units", "pairs")},
+        net={"hidden": config.hidden, "recurrent": actors.recurrent, "units": actors.units},
         noise=float(config.noise),
         made={
             "command": " ".join(

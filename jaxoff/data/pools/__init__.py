@@ -204,7 +204,6 @@ def net_of(pool: Pool, spec: EnvSpec) -> Actors:
         pool.net["hidden"],
         recurrent=pool.net["recurrent"],
         units=pool.net.get("units", False),
-        pairs=pool.net.get("pairs", False),
         share=True,
     )
 
