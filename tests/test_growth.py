@@ -205,6 +205,16 @@ def test_an_addition_that_was_killed_is_completed(moved, short, more, tmp_path, 
     assert not (folder / "added").exists() and not (folder / "merged").exists()
 
 
+def test_a_job_with_a_damaged_checkpoint_is_not_extended(short, tmp_path):
+    folder = shutil.copytree(short, tmp_path / "job")
+    held = {file.name: file.read_bytes() for file in folder.glob("*.*")}
+    for file in folder.glob("checkpoint/*/state/**/d/*"):
+        file.write_bytes(b"")
+    with pytest.raises(BrokenResult, match="expected a checkpoint of this job, found a damaged"):
+        train(LONG, folder, extend=True)
+    assert {file.name: file.read_bytes() for file in folder.glob("*.*")} == held
+
+
 def test_runs_are_added_only_to_a_job_that_has_its_checkpoint(short, tmp_path):
     folder = shutil.copytree(short, tmp_path / "job", ignore=shutil.ignore_patterns("checkpoint"))
     assert train(TOY, folder).path == folder  # a copy without its checkpoint is read back

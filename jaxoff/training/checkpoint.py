@@ -143,6 +143,15 @@ class Checkpoints:
             else jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(like))
         )
 
+    def check(self) -> None:
+        """Read the newest complete checkpoint, if any, to see that it is whole; raises BrokenResult
+        where it is not.
+        """
+        if self.manager is not None and self.manager.latest_step() is not None:
+            self._read(
+                ocp.args.Composite(state=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+            )
+
     def _newest(self) -> Path:
         assert self.manager is not None
         return Path(self.manager.directory) / str(self.manager.latest_step())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -38,6 +39,12 @@ def check_schedules(job: Job, steps: int, env: Env, data: Episodes | None) -> No
                 "settings, since a schedule depends on the number of updates: give --overwrite to "
                 "start anew, or --label NAME to keep both"
             )
+
+
+def check_held(out: Path) -> None:
+    """Raise BrokenResult where the checkpoint that a longer job would go on from can't be read."""
+    with contextlib.closing(Checkpoints(out / "checkpoint")) as held:
+        held.check()
 
 
 def _programs(job: Job, env: Env, shapes: Any) -> Iterator[str]:

@@ -110,6 +110,7 @@ def _in_folder(
     here, added = plan.jobs(job)
     if plan.steps is not None:
         growth.check_schedules(here, plan.steps, env, data)
+        mapping.from_first(lambda: growth.check_held(out))
     mapping.from_first(lambda: folder.begin(out, plan, overwrite))
     if mapping.from_first(lambda: folder.complete(out, plan.record, last)):
         mapping.from_first(lambda: (out / "history.npz").unlink(missing_ok=True))
