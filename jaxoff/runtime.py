@@ -19,8 +19,8 @@ from jaxoff.errors import InvalidFile, MissingProgram
 
 
 def cores() -> list[int]:
-    """The numbers of the cores that this process may use; all of them where the system, such as
-    macOS, binds no process to cores.
+    """The numbers of the cores that this process may use; all of them on a system that, such as
+    macOS, does not bind processes to cores.
     """
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))

@@ -253,7 +253,7 @@ def test_a_process_that_fails_tells_why_and_is_not_sent_again(tmp_path):
 
 
 def test_cores_and_gpus_are_shared_out(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(5)))
+    monkeypatch.setattr(runtime, "cores", lambda: list(range(5)))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     engine = local.Workers(local.Config(workers=2, gpus=1))
     assert sorted(engine.shares.get() for _ in range(2)) == [(0, [0, 2, 4]), (1, [1, 3])]

@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 import jaxoff
+from jaxoff import runtime
 from jaxoff.errors import InvalidSetting, MissingProgram
 from jaxoff.logs import Progress
 from jaxoff.training import results, script
@@ -53,11 +54,11 @@ def python(code: str, folder: Path, **env: str) -> tuple[int, str, str]:
 
 def test_a_script_trains_on_every_core_with_a_cache_and_without_a_word(tmp_path):
     count, cache, error = python(TRAIN, tmp_path)
-    assert count == len(os.sched_getaffinity(0)) and not error
+    assert count == len(runtime.cores()) and not error
     assert cache == str(tmp_path / "jaxoff" / "xla")
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has all there are")
+@pytest.mark.skipif(len(runtime.cores()) < 2, reason="one core has all there are")
 def test_a_process_in_which_jax_has_started_is_told_once_and_trains(tmp_path):
     start = "import jax.numpy as jnp\nwith jax.log_compiles(False): jnp.ones(3).sum()\n"
     count, _, error = python(start + TRAIN, tmp_path)

@@ -42,7 +42,7 @@ def check_schedules(job: Job, steps: int, env: Env, data: Episodes | None) -> No
 
 
 def check_held(out: Path) -> None:
-    """Raise BrokenResult where the checkpoint that a longer job would go on from can't be read."""
+    """Raise BrokenResult if a job can't be extended, since its checkpoint can't be read."""
     with contextlib.closing(Checkpoints(out / "checkpoint")) as held:
         held.check()
 
