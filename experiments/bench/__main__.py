@@ -1,4 +1,4 @@
-"""`python -m jaxoff.experiments.bench [learner ...]`: see speed, tokens, blocks, growth and teaching."""
+"""`python -m jaxoff.experiments.bench [learner ...]`: see the modules beside this one."""
 
 from jaxoff import runtime
 

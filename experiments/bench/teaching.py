@@ -124,8 +124,9 @@ def write(points: Sequence[Point], out: Path) -> list[Path]:
     rows.writerows([Point._fields, *points])
     title, rest = (__doc__ or "").strip().split("\n", 1)
     lines = [f"# {title.rstrip('.')}", "", f"{about}.", *rest.rstrip().split("\n"), ""]
-    lines += ["| way | steps | CPU minutes | wins at the end | most wins | .25 by | .5 by | commit |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    heads = ["way", "steps", "CPU minutes", "wins at the end", "most wins"]
+    heads += [".25 by", ".5 by", "commit"]
+    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for way in dict.fromkeys(point.way for point in points):
         found = [point for point in points if point.way == way]
         last, most = found[-1], max(point.wins for point in found)
