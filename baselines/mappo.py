@@ -62,6 +62,7 @@ class Config:
     layer_init: LayerInit = static("flax")  # initialisation of the layers: jaxoff/nets/layers.py
     # where it is not 0, the weights of the last layer of a feed-forward actor start in +-head
     head: float = static(0.0)
+    max_grad_norm: float = 0.5  # limit of the gradient's global norm, of both nets together
     # running: inputs of the nets are standardised by the moments of all inputs so far
     input_norm: Literal["none", "running"] = static("none")
     # minibatches are parts of all environments, or of all single steps (without a memory)
@@ -437,7 +438,7 @@ def method_of(
     outputs = spec.num_agents if config.central else 1
     critic = MLP((config.critic_hidden,) * 2 + (outputs,), layer_init=config.layer_init)
     total = config.iterations * config.epochs * config.minibatches
-    optimiser = adam(lambda count: config.lr * (1 - count / total), 0.5, eps=1e-5)
+    optimiser = adam(lambda count: config.lr * (1 - count / total), config.max_grad_norm, eps=1e-5)
     teacher = script if imitates else None
     return Method(config, spec, actors(config, spec), critic, optimiser, teacher)
 

@@ -70,7 +70,8 @@ def hardware() -> str:
     except (OSError, StopIteration):
         pass
     kind = "" if device.platform == "cpu" else f"{len(jax.devices())} x {device.device_kind}, "
-    return f"{kind}{len(cores())} cores of {processor}"
+    count = len(cores())
+    return f"{kind}{count} core{'' if count == 1 else 's'} of {processor}"
 
 
 def free_bytes() -> int | None:

@@ -160,11 +160,8 @@ def actor_loss(
 # --- make -----------------------------------------------------------------------------------------
 
 
-def method_of(config: Any, spec: EnvSpec, name: str) -> Method:
-    """Nets of the continuous form, for a method of this name.
-
-    Raises InvalidSetting for settings that do not fit together.
-    """
+def method_of(config: Any, spec: EnvSpec) -> Method:
+    """Nets of the continuous form."""
     c = config
     return Method(
         c,
@@ -187,7 +184,7 @@ def passes_of(config: Any) -> tuple[str, ...]:
 
 def make(config: Any, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
     """The learner; its policies are deterministic."""
-    m = method_of(config, spec, "cql")
+    m = method_of(config, spec)
 
     def of_critic(critic: Params, mine: AgentBatch, key: Key) -> tuple[Array, dict[str, Array]]:
         return critic_loss(m, critic, mine, key)

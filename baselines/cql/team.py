@@ -203,7 +203,7 @@ def make(config: Any, spec: EnvSpec, name: str, objective: Objective) -> Learner
             f"field 'batch_size': expected a multiple of {count}, one part and "
             f"critic_steps={count - 1} more, found {size}"
         )
-    m = agents.method_of(config.replace(centralised=True), spec, name)
+    m = agents.method_of(config.replace(centralised=True), spec)
     opts = adam(config.lr, config.max_grad_norm), adam(config.critic_lr, config.max_grad_norm)
     executed = lambda state: m.agents.policy(state.policy, state.stats)
     return Learner(

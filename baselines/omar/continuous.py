@@ -218,7 +218,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
             "omar: field 'search_elites': expected 2 to "
             f"search_samples={config.search_samples}, found {config.search_elites}"
         )
-    return agents.method_of(config, spec, "omar")
+    return agents.method_of(config, spec)
 
 
 def make(config: Config, spec: EnvSpec) -> Learner | tuple[Stage, ...]:
