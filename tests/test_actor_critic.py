@@ -78,7 +78,7 @@ def test_cql_losses_and_gradients_equal_float64_numpy(centralised, plain, sample
     )
 
     def losses(config: Any, nets: dict[str, Net], batch: Transition) -> Any:
-        m, mine = cql_agents.method_of(config, SPEC, "cql"), mine_of(nets, batch, i)
+        m, mine = cql_agents.method_of(config, SPEC), mine_of(nets, batch, i)
         critic, policy = toys.part(nets["critic"], i), toys.part(nets["policy"], i)
         of_critic = jax.value_and_grad(lambda p: cql_agents.critic_loss(m, p, mine, key)[0])(critic)
         of_actor = jax.value_and_grad(lambda p: cql_agents.actor_loss(m, p, critic, mine, key)[0])(
@@ -523,7 +523,7 @@ def test_conservative_term_of_constant_values():
 def test_samples_of_the_next_policy_are_valued_at_the_present_observation():
     # Where the policy is constant, no next observation may change the term.
     config = cql.Config(**SIZES, samples="policy", input_norm="none")
-    m, nets = cql_agents.method_of(config, SPEC, "cql"), jax.tree.map(jnp.asarray, nets_of(False))
+    m, nets = cql_agents.method_of(config, SPEC), jax.tree.map(jnp.asarray, nets_of(False))
     nets = {k: v._replace(norm=()) for k, v in nets.items()}
     constant = jax.tree.map(jnp.zeros_like, nets["policy"])
     value = jax.jit(
