@@ -543,7 +543,7 @@ def test_samples_of_the_next_policy_are_valued_at_the_present_observation():
 
 def test_centralised_critics_leave_the_others_actions_to_the_batch():
     i, nets, batch = 1, nets_of(True), toys.steps_of(SPEC, M)
-    m = cql_agents.method_of(cql.Config(**SIZES, centralised=True), SPEC, "cql")
+    m = cql_agents.method_of(cql.Config(**SIZES, centralised=True), SPEC)
 
     def loss(policies: Any) -> Any:
         mine = mine_of(nets | {"policy": policies}, batch, i)

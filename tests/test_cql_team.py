@@ -39,7 +39,7 @@ def mine_of(nets: dict[str, Any], batch: Any, i: int = 0) -> AgentBatch:
 
 
 def method(config: Any) -> cql_agents.Method:
-    return cql_agents.method_of(config.replace(centralised=True), SPEC, "cql")
+    return cql_agents.method_of(config.replace(centralised=True), SPEC)
 
 
 @pytest.mark.parametrize("samples", ["uniform", "policy"])
