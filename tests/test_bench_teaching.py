@@ -1,0 +1,47 @@
+"""Ways to train a behaviour policy: their settings fit, and their page tells what was measured."""
+
+from __future__ import annotations
+
+import pytest
+from jaxoff.experiments.bench import teaching
+from jaxoff.experiments.bench.teaching import Point
+
+from jaxoff import registry
+from jaxoff.config import resolve_config
+from jaxoff.data.worlds import check_pooled
+from jaxoff.names import Task
+
+
+@pytest.mark.parametrize("way", teaching.WAYS)
+def test_every_way_makes_a_learner_and_all_train_for_the_same_number_of_steps(way):
+    env, module = check_pooled(teaching.SCENARIO).env(), registry.online_learner("mappo")
+    task = Task.parse(f"{teaching.SCENARIO}/pool")
+    config = resolve_config(module, task, teaching.BASE | teaching.WAYS[way])
+    module.make(config, env.spec, env.script)
+    assert config.iterations * config.num_envs * config.segment == 400 * 128 * 64
+    assert (float(config.clone) > 0) == ("no script" not in way)
+
+
+def test_the_page_tells_when_a_share_of_the_battles_was_first_won_and_reads_its_own_table(tmp_path):
+    wins = (0.0, 0.3, 0.55, 0.5)
+    points = [Point("slow", 100 * k, k / 2, share, "abc") for k, share in enumerate(wins)]
+    points += [Point("never, at all", 100 * k, k / 2, 0.1, "abc") for k in range(2)]
+    made = teaching.write(points, tmp_path)
+    assert teaching._read(tmp_path / "teaching.csv") == points
+    assert [path.suffix for path in made] == [".csv", ".md", ".png", ".svg"]
+    page = (tmp_path / "teaching.md").read_text()
+    assert "| slow | 300 | 1.5 | 0.50 | 0.55 | 100 (0.5 min) | 200 (1.0 min) | abc |" in page
+    assert "| never, at all | 100 | 0.5 | 0.10 | 0.10 | no | no | abc |" in page
+
+
+def test_ways_that_the_table_has_are_not_trained_again(tmp_path, monkeypatch):
+    trained: list[str] = []
+
+    def once(way, overrides, out):
+        trained.append(way)
+        return [Point(way, 1, 1.0, 0.5, "abc")]
+
+    monkeypatch.setattr(teaching, "trained", once)
+    teaching.run(tmp_path, ["memory"])
+    teaching.run(tmp_path, ["memory", "two layers"])
+    assert trained == ["memory", "two layers"]
