@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+import numpy as np
 import pytest
 from jaxoff.experiments.bench import teaching
 from jaxoff.experiments.bench.teaching import Point
@@ -20,6 +22,15 @@ def test_every_way_makes_a_learner_and_all_train_for_the_same_number_of_steps(wa
     module.make(config, env.spec, env.script)
     assert config.iterations * config.num_envs * config.segment == 400 * 128 * 64
     assert (float(config.clone) > 0) == ("no script" not in way)
+
+
+def test_weak_enemies_start_with_less_health_and_allies_do_not():
+    game = check_pooled(teaching.SCENARIO).env().game
+    weak = teaching._WeakEnemies(game)
+    full, less = (np.asarray(x.start(jax.random.key(0)).state.unit_health) for x in (game, weak))
+    np.testing.assert_allclose(less[:5], full[:5])
+    np.testing.assert_allclose(less[5:], 0.8 * full[5:])
+    assert weak.num_enemies == 6
 
 
 def test_the_page_tells_when_a_share_of_the_battles_was_first_won_and_reads_its_own_table(tmp_path):

@@ -3,12 +3,15 @@
 Every way is a whole training of the same number of environment steps: MAPPO with the settings of
 the first row, of which the others change what their name says. The learning rate falls to zero over
 these steps. The script of the allies is cloned for a quarter of them, and imitated beside the
-surrogate until 0.6 of them. Wins are those of 512 battles, played by sampling, at 20 moments of
-training. CPU minutes are of the whole training, with compilation and these battles.
+surrogate until 0.6 of them. Weak enemies start battles with 0.8 of their health, for the first
+0.4 of the steps. Wins are those of 512 battles against enemies of full health, played by sampling,
+at 20 moments of training. CPU minutes are of the whole training, with compilation and these
+battles.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ from jaxoff.data.worlds import check_pooled
 from jaxoff.files import write_text
 from jaxoff.names import Task
 from jaxoff.training.on_policy import train_on_policy
+from jaxoff.types import Key
 
 SCENARIO, SEED, BATTLES = "smax/5m_vs_6m", 0, 512
 BASE = {"iterations": 400, "snapshots": 20, "clone": 0.25, "imitation": 0.1, "imitation_until": 0.6}
@@ -38,7 +42,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "two epochs": {"epochs": 2},
     "512 environments, two epochs": {"num_envs": 512, "iterations": 100, "epochs": 2},
     "memory": {"units": False, "recurrent": True, "hidden": 128, "head": 0.0},
+    "weak enemies": {},
+    "weak enemies, no script": ALONE,
 }
+WEAK, WEAK_SHARE = 0.8, 0.4  # of the enemies' health, and of the training
 
 
 class Point(NamedTuple):
@@ -49,6 +56,22 @@ class Point(NamedTuple):
     cpu_minutes: float
     wins: float
     commit: str
+
+
+class _WeakEnemies:
+    """A battle whose enemies start without a part of their health."""
+
+    def __init__(self, game: Any) -> None:
+        self.game = game
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.game, name)
+
+    def start(self, key: Key) -> Any:
+        state = self.game.start(key)
+        battle = state.state
+        health = battle.unit_health.at[self.game.num_allies :].multiply(WEAK)
+        return state.replace(state=battle.replace(unit_health=health))
 
 
 def run(out: Path, ways: Sequence[str] = tuple(WAYS), base: dict[str, Any] = BASE) -> list[Path]:
@@ -71,6 +94,8 @@ def trained(way: str, overrides: dict[str, Any], out: Path) -> list[Point]:
     env = check_pooled(SCENARIO).env()
     module = registry.online_learner("mappo")
     config = resolve_config(module, Task.parse(f"{SCENARIO}/pool"), overrides)
+    weak = copy.copy(env)
+    weak.game = _WeakEnemies(env.game)
     kept = out / f".teaching-{way.replace(' ', '-')}.unfinished.npz"
     snapshots = train_on_policy(
         module.make(config, env.spec, env.script),
@@ -81,6 +106,8 @@ def trained(way: str, overrides: dict[str, Any], out: Path) -> list[Point]:
         iterations=config.iterations,
         snapshots=config.snapshots,
         eval_episodes=BATTLES,
+        easier=weak if "weak" in way else None,
+        easier_share=WEAK_SHARE,
         resume=kept,
     )
     points = [
