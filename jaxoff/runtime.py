@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import os
 import platform
@@ -28,7 +29,8 @@ def cores() -> list[int]:
 
 
 def setup(cpu_devices: int | None = None, cache: bool = True) -> bool:
-    """Set one host device per core, and the persistent compilation cache.
+    """Set one host device per core, the persistent compilation cache, and a garbage collector that
+    rarely runs.
 
     Call it before the first array is made: once JAX has started, it keeps its devices. On a CPU,
     runs are sharded over host devices, so that each core trains its own runs (see
@@ -38,6 +40,8 @@ def setup(cpu_devices: int | None = None, cache: bool = True) -> bool:
     """
     import jax
 
+    # Tracing makes many objects at once, few of them garbage: 5 % of a small training's CPU time.
+    gc.set_threshold(100_000, 20, 100)
     told: Any = jax.config  # its settings are attributes that type checkers do not know
     wanted, set_up = cpu_devices or len(cores()), True
     flag = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
