@@ -24,7 +24,7 @@ from rich.progress import track
 
 from jaxoff import registry, runtime
 from jaxoff.config import resolve_config
-from jaxoff.data.worlds import check_pooled
+from jaxoff.envs.smax.env import make_smax
 from jaxoff.files import write_text
 from jaxoff.names import Task
 from jaxoff.training.on_policy import train_on_policy
@@ -91,7 +91,7 @@ def run(out: Path, ways: Sequence[str] = tuple(WAYS), base: dict[str, Any] = BAS
 
 def trained(way: str, overrides: dict[str, Any], out: Path) -> list[Point]:
     """Train by one way."""
-    env = check_pooled(SCENARIO).env()
+    env = make_smax(*SCENARIO.split("/"))
     module = registry.online_learner("mappo")
     config = resolve_config(module, Task.parse(f"{SCENARIO}/pool"), overrides)
     weak = copy.copy(env)
@@ -189,7 +189,7 @@ def draw(points: Sequence[Point], stem: Path) -> list[Path]:
             wins = [point.wins for point in found]
             panels[0].plot([p.steps / 1e6 for p in found], wins, label=way, **look[way])
             panels[1].plot([p.cpu_minutes for p in found], wins, **look[way])
-        panels[0].set(xlabel="million environment steps", ylabel="battles won", ylim=(0, 1))
+        panels[0].set(xlabel="million environment steps", ylabel="battles won", ylim=(0, None))
         panels[1].set(xlabel="CPU minutes")
         figure.legend(loc="outside lower center", ncols=2)
         return save(figure, stem)
