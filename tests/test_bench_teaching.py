@@ -43,6 +43,7 @@ def test_the_page_tells_when_a_share_of_the_battles_was_first_won_and_reads_its_
     page = (tmp_path / "teaching.md").read_text()
     assert "| slow | 300 | 1.5 | 0.50 | 0.55 | 100 (0.5 min) | 200 (1.0 min) | abc |" in page
     assert "| never, at all | 100 | 0.5 | 0.10 | 0.10 | no | no | abc |" in page
+    assert page.endswith("Not trained yet: " + "; ".join(teaching.WAYS) + ".\n")
 
 
 def test_ways_that_the_table_has_are_not_trained_again(tmp_path, monkeypatch):

@@ -162,6 +162,9 @@ def write(points: Sequence[Point], out: Path) -> list[Path]:
             f"| {way} | {last.steps:,} | {last.cpu_minutes:.1f} | {last.wins:.2f} | {most:.2f} | "
             f"{by[0]} | {by[1]} | {last.commit} |"
         ]
+    missing = [way for way in WAYS if way not in {point.way for point in points}]
+    if missing:
+        lines += ["", f"Not trained yet: {'; '.join(missing)}."]
     return [
         write_text(out / "teaching.csv", text.getvalue()),
         write_text(out / "teaching.md", "\n".join(lines) + "\n"),
