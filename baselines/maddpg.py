@@ -382,16 +382,15 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         activated=True,
         **nets,
     )
-    limit = jnp.where(jnp.asarray(c.max_grad_norm) > 0, c.max_grad_norm, jnp.inf)
     make_opt = OPTIMISERS[c.optimiser]
-    actor_opt = optax.sgd(c.eta) if c.actor == "constant" else make_opt(c.actor_lr, limit)
+    actor_opt = optax.sgd(c.eta) if c.actor == "constant" else make_opt(c.actor_lr, c.max_grad_norm)
     return Method(
         c,
         spec,
         actors,
         MLP((*c.hidden, 1), layer_init=c.layer_init),
         actor_opt,
-        make_opt(c.critic_lr, limit),
+        make_opt(c.critic_lr, c.max_grad_norm),
     )
 
 

@@ -62,7 +62,7 @@ class Config:
     layer_init: LayerInit = static("flax")  # initialisation of the layers: jaxoff/nets/layers.py
     # where it is not 0, the weights of the last layer of a feed-forward actor start in +-head
     head: float = static(0.0)
-    max_grad_norm: float = 0.5  # limit of the gradient's global norm, of both nets together
+    max_grad_norm: float = 0.5  # limit of the global norm of the gradients of both nets; 0: none
     # running: inputs of the nets are standardised by the moments of all inputs so far
     input_norm: Literal["none", "running"] = static("none")
     # minibatches are parts of all environments, or of all single steps (without a memory)

@@ -1,12 +1,14 @@
 """Optimisers with the constants of the papers' code bases.
 
 They see all parameters of a net as one vector (`optax.flatten`): a few operations on one array are
-compiled faster, and run faster, than the same ones on every layer.
+compiled faster, and run faster, than the same ones on every layer. A limit of the gradients' norm
+of 0 leaves them as they are.
 """
 
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxoff.types import Array, Params
@@ -42,7 +44,13 @@ def _clipped(
 ) -> optax.GradientTransformation:
     if max_grad_norm is None:
         return _flat(step)
-    return _flat(optax.chain(optax.clip_by_global_norm(max_grad_norm), step))
+    return _flat(optax.chain(_limited(max_grad_norm), step))
+
+
+def _limited(max_grad_norm: Array | float) -> optax.GradientTransformation:
+    """Gradients clipped by their global norm; with a limit of 0 they are not clipped."""
+    limit = jnp.asarray(max_grad_norm)
+    return optax.clip_by_global_norm(jnp.where(limit > 0, limit, jnp.inf))
 
 
 def _flat(step: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -66,7 +74,7 @@ def adamw(
         optax.add_decayed_weights(decay, linear_weights),  # knows the layers by their names
         optax.scale_by_learning_rate(lr),
     )
-    return optax.chain(optax.flatten(optax.clip_by_global_norm(max_grad_norm)), step)
+    return optax.chain(optax.flatten(_limited(max_grad_norm)), step)
 
 
 def linear_weights(params: Params) -> Params:

@@ -40,7 +40,8 @@ def setup(cpu_devices: int | None = None, cache: bool = True) -> bool:
     """
     import jax
 
-    # Tracing makes many objects at once, few of them garbage: 5 % of a small training's CPU time.
+    # Tracing makes many objects at once, few of them garbage; to look for garbage among them took
+    # 5 % of the CPU time of a small training.
     gc.set_threshold(100_000, 20, 100)
     told: Any = jax.config  # its settings are attributes that type checkers do not know
     wanted, set_up = cpu_devices or len(cores()), True

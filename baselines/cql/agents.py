@@ -161,7 +161,7 @@ def actor_loss(
 
 
 def method_of(config: Any, spec: EnvSpec) -> Method:
-    """Nets of the continuous form."""
+    """Nets of the continuous form. Raises InvalidSetting for settings that do not fit together."""
     c = config
     return Method(
         c,

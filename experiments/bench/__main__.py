@@ -1,4 +1,4 @@
-"""`python -m jaxoff.experiments.bench [learner ...]`: see the modules beside this one."""
+"""`python -m jaxoff.experiments.bench [learner ...]`: speeds, and how policies were trained."""
 
 from jaxoff import runtime
 
@@ -38,6 +38,8 @@ if __name__ == "__main__":
         speed.RUNS if jax.default_backend() == "cpu" else speed.RUNS_ACCELERATOR
     )
     wanted = chosen.learner or names
+    if chosen.runs and not {*speed.CASES, "tokens"} & {*wanted}:
+        parser.error(f"argument --runs: expected a learner or tokens, found {' '.join(wanted)}")
     learners = [name for name in wanted if name not in (*pages, slow)]
     made = speed.run(chosen.out, learners, counts) if learners else []
     made += [tokens.run(chosen.out, chosen.runs or tokens.RUNS)] if "tokens" in wanted else []

@@ -1,12 +1,12 @@
 """Ways to train a behaviour policy on a battle, each measured apart on smax/5m_vs_6m.
 
-Every way is a whole training of the same number of environment steps: MAPPO with the settings of
-the first row, of which the others change what their name says. The learning rate falls to zero over
-these steps. The script of the allies is cloned for a quarter of them, and imitated beside the
-surrogate until 0.6 of them. Weak enemies start battles with 0.8 of their health, for the first
-0.4 of the steps. Wins are those of 512 battles against enemies of full health, played by sampling,
-at 20 moments of training. CPU minutes are of the whole training, with compilation and these
-battles.
+Every way is a whole training by MAPPO, with the same number of environment steps. The first row
+has the settings of this map's pool but for what is named here, and every other row changes what
+its name says. The learning rate falls to zero over the steps. The script of the allies is cloned
+for a quarter of the steps, and imitated beside the surrogate until 0.6 of them. Weak enemies
+start their battles with 0.8 of their health, during the first 0.4 of the steps. At 20 moments of
+a training, 512 battles are played by sampling, against enemies of full health. CPU minutes are
+those of the whole training, with compilation and these battles.
 """
 
 from __future__ import annotations
@@ -33,19 +33,28 @@ from jaxoff.types import Key
 SCENARIO, SEED, BATTLES = "smax/5m_vs_6m", 0, 512
 BASE = {"iterations": 400, "snapshots": 20, "clone": 0.25, "imitation": 0.1, "imitation_until": 0.6}
 ALONE = {"clone": 0.0, "imitation": 0.0}
-WAYS: dict[str, dict[str, Any]] = {
-    "units, script cloned and imitated": {},
-    "no script": ALONE,
-    "script only cloned": {"imitation": 0.0},
-    "two layers": {"units": False, "hidden": 128},
-    "two layers, no script": {"units": False, "hidden": 128} | ALONE,
-    "two epochs": {"epochs": 2},
-    "512 environments, two epochs": {"num_envs": 512, "iterations": 100, "epochs": 2},
-    "memory": {"units": False, "recurrent": True, "hidden": 128, "head": 0.0},
-    "weak enemies": {},
-    "weak enemies, no script": ALONE,
+WEAK, WEAK_SHARE = 0.8, 0.4  # share of their health that weak enemies have; share of the training
+
+
+class Way(NamedTuple):
+    """How a training differs from that with the settings of BASE."""
+
+    settings: dict[str, Any]
+    weak_enemies: bool = False
+
+
+WAYS = {
+    "units, script cloned and imitated": Way({}),
+    "no script": Way(ALONE),
+    "script only cloned": Way({"imitation": 0.0}),
+    "two layers": Way({"units": False, "hidden": 128}),
+    "two layers, no script": Way({"units": False, "hidden": 128} | ALONE),
+    "two epochs": Way({"epochs": 2}),
+    "512 environments, two epochs": Way({"num_envs": 512, "iterations": 100, "epochs": 2}),
+    "memory": Way({"units": False, "recurrent": True, "hidden": 128, "head": 0.0}),
+    "weak enemies": Way({}, weak_enemies=True),
+    "weak enemies, no script": Way(ALONE, weak_enemies=True),
 }
-WEAK, WEAK_SHARE = 0.8, 0.4  # of the enemies' health, and of the training
 
 
 class Point(NamedTuple):
@@ -55,6 +64,7 @@ class Point(NamedTuple):
     steps: int
     cpu_minutes: float
     wins: float
+    machine: str  # hardware, and the version of JAX
     commit: str
 
 
@@ -74,29 +84,30 @@ class _WeakEnemies:
         return state.replace(state=battle.replace(unit_health=health))
 
 
-def run(out: Path, ways: Sequence[str] = tuple(WAYS), base: dict[str, Any] = BASE) -> list[Path]:
+def run(out: Path, ways: Sequence[str] = tuple(WAYS)) -> list[Path]:
     """Train by each way that the table lacks, and write the table after each of them.
 
-    A training that was killed goes on from its last moment.
+    A training that was killed goes on from its last snapshot, which is kept beside the table.
     """
     path = out / "teaching.csv"
     points = _read(path) if path.is_file() else []
     made: list[Path] = []
     for way in track(ways, "training", console=Console(stderr=True)):
+        kept = out / f".teaching-{way.replace(' ', '-')}.unfinished.npz"
         if way not in {point.way for point in points}:
-            points += trained(way, base | WAYS[way], out)
+            points += trained(way, kept)
         made = write(points, out)
+        kept.unlink(missing_ok=True)
     return made
 
 
-def trained(way: str, overrides: dict[str, Any], out: Path) -> list[Point]:
-    """Train by one way."""
-    env = make_smax(*SCENARIO.split("/"))
-    module = registry.online_learner("mappo")
-    config = resolve_config(module, Task.parse(f"{SCENARIO}/pool"), overrides)
+def trained(way: str, kept: Path) -> list[Point]:
+    """The wins in the course of a training; `kept` is its file of snapshots."""
+    env, module = make_smax(*SCENARIO.split("/")), registry.online_learner("mappo")
+    task = Task.parse(f"{SCENARIO}/pool")
+    config = resolve_config(module, task, BASE | WAYS[way].settings)
     weak = copy.copy(env)
     weak.game = _WeakEnemies(env.game)
-    kept = out / f".teaching-{way.replace(' ', '-')}.unfinished.npz"
     snapshots = train_on_policy(
         module.make(config, env.spec, env.script),
         env,
@@ -106,51 +117,52 @@ def trained(way: str, overrides: dict[str, Any], out: Path) -> list[Point]:
         iterations=config.iterations,
         snapshots=config.snapshots,
         eval_episodes=BATTLES,
-        easier=weak if "weak" in way else None,
+        easier=weak if WAYS[way].weak_enemies else None,
         easier_share=WEAK_SHARE,
         resume=kept,
     )
-    points = [
+    machine = f"{runtime.hardware()}; jax {jax.__version__}"
+    return [
         Point(
             way,
             snapshot.env_steps,
             round(snapshot.cpu_s / 60, 2),
             round(float(snapshot.evaluation["won"].mean()), 4),
+            machine,
             runtime.git_commit(),
         )
         for snapshot in snapshots
     ]
-    kept.unlink()
-    return points
 
 
 def _read(path: Path) -> list[Point]:
     with path.open(newline="") as file:
-        rows = csv.DictReader(line for line in file if not line.startswith("#"))
         return [
             Point(
                 row["way"],
                 int(row["steps"]),
                 float(row["cpu_minutes"]),
                 float(row["wins"]),
+                row["machine"],
                 row["commit"],
             )
-            for row in rows
+            for row in csv.DictReader(file)
         ]
 
 
 def write(points: Sequence[Point], out: Path) -> list[Path]:
     """teaching.csv with all points, teaching.md with a row for each way, and their curves."""
-    about = (
-        f"{runtime.hardware()}; jax {jax.__version__}; seed {SEED}; command "
-        "`python -m jaxoff.experiments.bench teaching`"
-    )
-    text = io.StringIO()
-    text.write(f"# {about}\n")
+    text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerows([Point._fields, *points])
     title, rest = (__doc__ or "").strip().split("\n", 1)
-    lines = [f"# {title.rstrip('.')}", "", f"{about}.", *rest.rstrip().split("\n"), ""]
+    machines = " and ".join(dict.fromkeys(point.machine for point in points))
+    lines = [f"# {title.rstrip('.')}", ""]
+    lines += [
+        f"{machines}; seed {SEED}; command `python -m jaxoff.experiments.bench teaching`.",
+        *rest.rstrip().split("\n"),
+        "",
+    ]
     heads = ["way", "steps", "CPU minutes", "wins at the end", "most wins"]
     heads += [".25 by", ".5 by", "commit"]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
