@@ -49,6 +49,8 @@ WAYS = {
     "script only cloned": Way({"imitation": 0.0}),
     "two layers": Way({"units": False, "hidden": 128}),
     "two layers, no script": Way({"units": False, "hidden": 128} | ALONE),
+    "clip of 0.05": Way({"clip": 0.05}),
+    "clip of 0.1": Way({"clip": 0.1}),
     "two epochs": Way({"epochs": 2}),
     "512 environments, two epochs": Way({"num_envs": 512, "iterations": 100, "epochs": 2}),
     "memory": Way({"units": False, "recurrent": True, "hidden": 128, "head": 0.0}),
