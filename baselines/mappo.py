@@ -60,7 +60,7 @@ class Config:
     hidden: int = static(64)  # width of the actor
     critic_hidden: int = static(128)  # width of the critic's two hidden layers
     layer_init: LayerInit = static("flax")  # initialisation of the layers: jaxoff/nets/layers.py
-    # where it is not 0, the weights of the last layer of a feed-forward actor start in +-head
+    # where it is not 0, the weights of the last layer start in +-head; not of a GRU over all inputs
     head: float = static(0.0)
     max_grad_norm: float = 0.5  # limit of the global norm of the gradients of both nets; 0: none
     # running: inputs of the nets are standardised by the moments of all inputs so far
@@ -246,7 +246,9 @@ def row_bytes(m: Method, seg: Segments) -> int:
     """Bytes of the largest layer for the segment of one environment."""
     config, (_, steps, agents) = m.config, seg.reward.shape
     listed = unit_list(m.spec) if config.units else None
-    copies = listed.allies + listed.enemies if listed else 3 if config.recurrent else 1
+    copies = 3 if config.recurrent else 1
+    if listed:
+        copies = max(listed.allies + listed.enemies, 2 * copies)
     actor = agents * config.hidden * copies  # of units, or the gates of a GRU
     critic = config.critic_hidden * (1 if config.central else agents)
     return 4 * steps * max(actor, critic)
@@ -409,19 +411,18 @@ def method_of(
                 f"{spec.name} do not read it, found {found:g}"
             )
     if config.units:
-        for name, usual in (("recurrent", False), ("input_norm", "none")):
-            if getattr(config, name) != usual:
-                raise InvalidSetting(
-                    f"mappo: field '{name}': expected {str(usual).lower()} with units=true, found "
-                    f"{str(getattr(config, name)).lower()}"
-                )
+        if config.input_norm != "none":
+            raise InvalidSetting(
+                f"mappo: field 'input_norm': expected none with units=true, found "
+                f"{config.input_norm}"
+            )
         if unit_list(spec) is None:
             raise InvalidSetting(
                 f"mappo: field 'units': expected false, since observations of {spec.name} do not "
                 f"list units"
             )
     single = config.shuffle == "steps"
-    if config.recurrent and (single or config.head):
+    if config.recurrent and (single or (config.head and not config.units)):
         field, wanted = ("shuffle", "environments") if single else ("head", "0")
         raise InvalidSetting(
             f"mappo: field '{field}': expected {wanted} with recurrent=true, found "

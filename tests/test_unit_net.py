@@ -14,7 +14,7 @@ from jaxoff.data import pools
 from jaxoff.envs.smax import FAMILIES, smax_spec
 from jaxoff.errors import InvalidSetting
 from jaxoff.nets.actors import Actors
-from jaxoff.nets.units import UnitNet, unit_list
+from jaxoff.nets.units import RecurrentUnitNet, UnitNet, unit_list
 
 MAPS = [(family, name) for family, maps in FAMILIES.items() for name in maps]
 SPEC = smax_spec("smax", "2s3z")
@@ -101,6 +101,8 @@ def test_a_pool_names_the_net_of_its_policies():
     net = {"hidden": 6, "recurrent": False, "units": True}
     pool = pools.Pool(SPEC.name, net, 0.1, None, (), 0.0, (0.3, 0.7), 1, {})
     assert isinstance(pools.net_of(pool, SPEC).net(), UnitNet)
+    recurrent = dataclasses.replace(pool, net=net | {"recurrent": True})
+    assert isinstance(pools.net_of(recurrent, SPEC).net(), RecurrentUnitNet)
     former = dataclasses.replace(pool, net={"hidden": 6, "recurrent": True})
     assert not pools.net_of(former, SPEC).units
 
@@ -108,7 +110,6 @@ def test_a_pool_names_the_net_of_its_policies():
 @pytest.mark.parametrize(
     ("scenario", "changes", "message"),
     [
-        ("smax/3m/random", {"recurrent": True}, "'recurrent': expected false with units=true, f"),
         (
             "smax/3m/random",
             {"input_norm": "running"},
@@ -123,11 +124,44 @@ def test_what_an_actor_of_units_does_not_read_is_refused(scenario, changes, mess
         mappo.make(config, registry.make_spec(scenario))
 
 
-def test_actors_of_units_play_what_is_available():
-    spec = SPEC
-    actors = Actors(spec, 6, share=True, units=True)
+def test_with_a_memory_that_repeats_its_input_it_is_the_net_without(params):
+    """A GRU whose update gate is closed and whose candidate is tanh of its input."""
+    net, width = RecurrentUnitNet(UNITS, 6, SPEC.action_size), 12
+    x, memory = observations().reshape(1, 7, -1), np.zeros((1, width), np.float32)
+    own = jax.tree.map(np.array, net.init(jax.random.key(0), memory, x))
+    gru = jax.tree.map(np.zeros_like, own["params"]["memory"])
+    gru["input"]["bias"][width : 2 * width] = -100.0  # nothing is kept
+    gru["input"]["kernel"][:, 2 * width :] = 1e-3 * np.eye(width)  # where tanh is linear
+    same = {"params": params["params"] | {"memory": gru}}
+    same["params"]["inner"] = dict(same["params"]["inner"])
+    same["params"]["inner"]["kernel"] = same["params"]["inner"]["kernel"] * 1e3
+    for name in ("aim", "action"):
+        assert same["params"][name]["kernel"].shape == own["params"][name]["kernel"].shape
+    after, logits = jax.jit(net.apply)(same, memory, x)
+    np.testing.assert_allclose(logits[0], APPLY(params, x[0]), rtol=1e-3, atol=1e-4)
+    assert after.shape == (1, width)
+
+
+def test_its_memory_lasts_until_it_is_reset():
+    net = RecurrentUnitNet(UNITS, 6, SPEC.action_size)
+    x, memory = observations(count=5).reshape(1, 5, -1), np.zeros((1, 12), np.float32)
+    params, apply = net.init(jax.random.key(0), memory, x), jax.jit(net.apply)
+    reset = np.array([[False, False, True, False, False]])
+    last, whole = apply(params, memory, x, reset)
+    first, early = apply(params, memory, x[:, :2])
+    np.testing.assert_allclose(whole[:, :2], early, atol=1e-6)
+    np.testing.assert_allclose(whole[:, 2:], apply(params, memory, x[:, 2:])[1], atol=1e-6)
+    _, kept = apply(params, first, x[:, 2:])
+    assert np.abs(np.asarray(kept - whole[:, 2:])).max() > 1e-3
+    np.testing.assert_allclose(last, apply(params, memory, x[:, 2:])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_actors_of_units_play_what_is_available(recurrent):
+    actors = Actors(SPEC, 6, share=True, units=True, recurrent=recurrent)
     env = registry.make_env("smax/2s3z/random")
     _, seen = env.reset(jax.random.key(0))
     policy = actors.policy(actors.init(jax.random.key(1)))
-    _, dist = policy.distribution(policy.initial(()), seen)
+    memory, dist = policy.distribution(policy.initial(()), seen)
     assert (np.asarray(dist.probs)[np.asarray(seen.avail) == 0] == 0).all()
+    assert jax.tree.map(np.shape, memory) == ((SPEC.num_agents, 12) if recurrent else ())

@@ -54,6 +54,7 @@ WAYS = {
     "two epochs": Way({"epochs": 2}),
     "512 environments, two epochs": Way({"num_envs": 512, "iterations": 100, "epochs": 2}),
     "memory": Way({"units": False, "recurrent": True, "hidden": 128, "head": 0.0}),
+    "units with a memory": Way({"recurrent": True}),
     "weak enemies": Way({}, weak_enemies=True),
     "weak enemies, no script": Way(ALONE, weak_enemies=True),
 }

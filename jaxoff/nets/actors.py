@@ -18,7 +18,7 @@ from jaxoff import distributions
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.recurrent import GRUReset, RecurrentNet
-from jaxoff.nets.units import UnitNet, unit_list
+from jaxoff.nets.units import RecurrentUnitNet, UnitNet, unit_list
 from jaxoff.types import (
     UNAVAILABLE,
     Array,
@@ -82,8 +82,8 @@ class Actors:
     leading axis of types where there are several. head: where it is not 0, the weights of the last
     layer of a feed-forward net start uniform in +-head. numbered: whether a shared net takes the
     agent's number. last_action, activated: whether a recurrent net takes the previous action, and
-    whether a ReLU follows its GRU. units: a feed-forward net for battles that treats units alike
-    (`UnitNet`); `hidden` is the width of a unit's embedding.
+    whether a ReLU follows its GRU. units: a net for battles that treats units alike (`UnitNet`);
+    `hidden` is the width of a unit's embedding.
     """
 
     spec: EnvSpec
@@ -106,19 +106,25 @@ class Actors:
         if self.units:
             listed = unit_list(self.spec)
             assert listed is not None, self.spec.name
-            return UnitNet(listed, self.hidden, out, self.layer_init, self.head)
+            net = RecurrentUnitNet if self.recurrent else UnitNet
+            return net(listed, self.hidden, out, self.layer_init, self.head, self.reset_gate)
         if self.recurrent:
             return RecurrentNet(self.hidden, out, self.activated, self.layer_init, self.reset_gate)
         return MLP(
             (self.hidden,) * self.layers + (out,), layer_init=self.layer_init, head=self.head
         )
 
+    @property
+    def memory_size(self) -> int:
+        """Width of an agent's memory."""
+        return self.hidden * (2 if self.units else 1)
+
     def init(self, key: Key) -> Params:
         """Parameters; with a leading axis [N] unless shared."""
         width = self.spec.obs_size + (self.spec.num_agents if self.share and self.numbered else 0)
         if self.recurrent:
             width += self.spec.action_size if self.last_action else 0
-            init = lambda k: self.net().init(k, jnp.zeros(self.hidden), jnp.zeros((1, width)))
+            init = lambda k: self.net().init(k, jnp.zeros(self.memory_size), jnp.zeros((1, width)))
         else:
             init = lambda k: self.net().init(k, jnp.zeros(width))
         if self.share:
@@ -159,7 +165,7 @@ class Actors:
         first = jnp.zeros_like(taken) if batch.last_actions is None else encoded(batch.last_actions)
         x = jnp.concatenate([obs, next_obs[..., -1:, :]], -2)
         before = jnp.concatenate([first[..., :1, :], taken], -2)
-        memory = jnp.zeros((*x.shape[:-2], self.hidden))
+        memory = jnp.zeros((*x.shape[:-2], self.memory_size))
         _, out = self.net().apply(
             params, memory, jnp.concatenate([x, before], -1) if self.last_action else x
         )
@@ -188,7 +194,7 @@ class Actors:
         n = self.spec.num_agents
 
         def initial(batch_shape: tuple[int, ...]) -> Carry:
-            return jnp.zeros((*batch_shape, n, self.hidden)) if self.recurrent else ()
+            return jnp.zeros((*batch_shape, n, self.memory_size)) if self.recurrent else ()
 
         def distribution(memory: Carry, seen: TimeStep) -> tuple[Carry, Distribution]:
             if self.recurrent:

@@ -1,11 +1,13 @@
 """An actor for battles that treats units of a team alike, whatever their place in an observation.
 
 Every enemy is embedded by the same weights, and so is every ally; the logit of an attack on an
-enemy is computed from that enemy's embedding (Wang et al., 2020, action semantics networks).
+enemy is computed from that enemy's embedding (Wang et al., 2020, action semantics networks). With a
+memory, what is known of all units together passes through a GRU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -14,7 +16,8 @@ import jax.numpy as jnp
 
 from jaxoff.envs.smax.units import FAMILIES, MOVES, UNIT_NUMBERS
 from jaxoff.nets.layers import Dense, LayerInit
-from jaxoff.types import Array, EnvSpec
+from jaxoff.nets.recurrent import GRU, GRUReset
+from jaxoff.types import Array, Carry, EnvSpec
 
 
 class UnitList(NamedTuple):
@@ -45,7 +48,7 @@ class UnitNet(nn.Module):
 
     Units are embedded together with the agent's own numbers, and pooled by mean and maximum; a unit
     out of sight counts as zeros. hidden: width of embeddings; the layers behind the pool have twice
-    that. head: as for `MLP`.
+    that. head: as for `MLP`. `RecurrentUnitNet` has the same logits with a memory.
     """
 
     units: UnitList
@@ -53,10 +56,19 @@ class UnitNet(nn.Module):
     out: int
     layer_init: LayerInit = "torch"
     head: float = 0.0
+    reset_gate: GRUReset = "after"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Apply to the last axis."""
+        return self.logits(x, lambda known: (None, known))[1]
+
+    def logits(
+        self, x: Array, remember: Callable[[Array], tuple[Carry, Array]]
+    ) -> tuple[Carry, Array]:
+        """The memory and the logits; remember: from the layer behind the pool to the memory after
+        it, and to what the logits are computed from.
+        """
 
         def layer(name: str, width: int = self.hidden, **more: bool | float) -> Dense:
             return Dense(width, self.layer_init, name=name, **more)
@@ -76,10 +88,24 @@ class UnitNet(nn.Module):
         )
         pooled = [f(team, -2) for team in (ally, enemy) for f in (jnp.mean, jnp.max)]
         all_units = jax.nn.relu(layer("all", 2 * self.hidden)([myself[..., 0, :], *pooled]))
+        memory, all_units = remember(all_units)
         all_units = jax.nn.relu(layer("inner", 2 * self.hidden)(all_units))
         target = layer("target")(enemy) + layer("aim", use_bias=False)(all_units)[..., None, :]
         attack = layer("attack", 1, head=self.head)(jax.nn.relu(target))[..., 0]
         moves = jnp.zeros((*attack.shape[:-1], MOVES), x.dtype)
-        return layer("action", self.out, head=self.head)(all_units) + jnp.concatenate(
-            [moves, attack], -1
-        )
+        listed_attacks = jnp.concatenate([moves, attack], -1)
+        return memory, layer("action", self.out, head=self.head)(all_units) + listed_attacks
+
+
+class RecurrentUnitNet(UnitNet):
+    """`UnitNet` with a GRU of width 2 `hidden` behind the pool: (memory, x [..., T, F]) -> (memory,
+    [..., T, A]).
+    """
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self, memory: Array, x: Array, reset: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Run over the time axis, the last but one; `reset` as for `GRU`."""
+        gru = GRU(2 * self.hidden, self.layer_init, self.reset_gate, name="memory")
+        return self.logits(x, lambda known: gru(memory, known, reset))
