@@ -60,7 +60,8 @@ class Config:
     hidden: int = static(64)  # width of the actor
     critic_hidden: int = static(128)  # width of the critic's two hidden layers
     layer_init: LayerInit = static("flax")  # initialisation of the layers: jaxoff/nets/layers.py
-    # where it is not 0, the weights of the last layer start in +-head; not of a GRU over all inputs
+    # where it is not 0, the weights of the last layer start in +-head (not of a recurrent actor
+    # without units)
     head: float = static(0.0)
     max_grad_norm: float = 0.5  # limit of the global norm of the gradients of both nets; 0: none
     # running: inputs of the nets are standardised by the moments of all inputs so far
