@@ -29,7 +29,7 @@ from jax import lax
 from jaxoff import distributions
 from jaxoff.batches import as_windows
 from jaxoff.blocks import averaged, by_length, of_each, widest
-from jaxoff.config import static
+from jaxoff.config import refuse_unread, static
 from jaxoff.errors import InvalidSetting
 from jaxoff.losses.implicit import batch_weight, effective
 from jaxoff.losses.likelihood import masked_mean, taken
@@ -49,6 +49,9 @@ from jaxoff.optimisers import rmsprop
 from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params, Policy, Transition
 
 BASELINE_SAMPLES = 4  # continuous: policy actions whose mean value is the baseline
+
+
+_OF_CHOICES = ("mask_before_softmax", "epsilon_start", "epsilon_end", "epsilon_updates")
 
 
 @struct.dataclass
@@ -424,6 +427,8 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
 
 def method_of(config: Config, spec: EnvSpec) -> Method:
     """The nets that a config asks for. Raises InvalidSetting for contradictory settings."""
+    if not spec.discrete:
+        refuse_unread("icq", config, _OF_CHOICES, spec)
     if config.truncation == "terminal" and config.window != -1:
         raise InvalidSetting(
             "icq: field 'window': expected -1 (episodes) with truncation=terminal, found "

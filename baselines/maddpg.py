@@ -92,6 +92,7 @@ class Config:
     critics: Literal[1, 2] = static(2)  # number of critics: 2 are twins
     # sampled actions of each of three kinds in the conservative term; 0: no term
     num_samples: int = static(0)
+    MAY_BE_ZERO = ("num_samples",)
     optimiser: Literal["adam", "rmsprop"] = static("adam")  # rmsprop is Sonnet's
     clip: bool = static(False)  # project a constant actor onto the action bound
     hidden: tuple[int, ...] = static((128, 128))  # widths of the critics' hidden layers

@@ -25,7 +25,7 @@ from flax import struct
 from jax import lax
 
 from jaxoff import distributions
-from jaxoff.config import static
+from jaxoff.config import refuse_unread, static
 from jaxoff.errors import InvalidSetting
 from jaxoff.losses.implicit_values import (
     exponent,
@@ -285,6 +285,8 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 
 def make(config: Config, spec: EnvSpec) -> Learner:
     """The learner, for discrete or continuous actions; its policy is stochastic."""
+    if not spec.discrete:
+        refuse_unread("omiga", config, ("mask_actor",), spec)
     if config.rtg_reward and config.window != -1:
         raise InvalidSetting(
             f"omiga: rtg_reward=true: expected window=-1, found {config.window}: "

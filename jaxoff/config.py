@@ -9,14 +9,17 @@ import math
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from importlib import resources
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from jaxoff.errors import InvalidSetting, WrongType
 from jaxoff.names import Task, unknown
+
+if TYPE_CHECKING:
+    from jaxoff.types import EnvSpec
 
 
 def static(default: Any) -> Any:
@@ -144,9 +147,10 @@ _COUNTS = """
     decomposition_hidden embed layers heads experts members candidates n_step support anchors
     num_envs segment iterations epochs minibatches snapshots capacity collect rounds episodes
     policy_every policy_steps search_iterations search_samples search_elites period epsilon_steps
+    epsilon_updates target_every num_samples
 """
 _SHARES = """
-    gamma trace polyak mimic zeta soft_min epsilon_start epsilon_end priority_trim entropy_until
+    gamma trace polyak mimic zeta soft_min epsilon_start epsilon_end entropy_until
 """
 # Smallest and largest value of a setting, by its name; any other number may be 0 or larger.
 RANGES: dict[str, tuple[float, float]] = {
@@ -156,6 +160,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_ANY.split(), ANY),
     **dict.fromkeys(_COUNTS.split(), COUNT),
     **dict.fromkeys(_SHARES.split(), SHARE),
+    "priority_trim": (0, 0.5),  # of each end
 }
 
 
@@ -167,15 +172,41 @@ def checked(config: Any, kind: str = "field") -> Any:
     """
     import jax
 
-    hints = get_type_hints(type(config))
+    hints, may_be_zero = get_type_hints(type(config)), getattr(type(config), "MAY_BE_ZERO", ())
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if field.name in may_be_zero and value == 0:
+            continue
         if get_origin(hints[field.name]) is Literal:
             check_word(field.name, value, get_args(hints[field.name]), kind)
         elif not isinstance(value, jax.Array):
             for number in value if isinstance(value, tuple) else (value,):
                 check_number(field.name, number, kind)
     return config
+
+
+def refuse_unread(method: str, config: Any, names: Iterable[str], spec: EnvSpec) -> None:
+    """Raise InvalidSetting for a setting that a method does not read with the actions of an
+    environment, if it has another value than its default. A traced value is not known.
+    """
+    import jax
+    import numpy as np
+
+    kind = "discrete" if spec.discrete else "continuous"
+    for name in names:
+        usual, found = getattr(type(config)(), name), getattr(config, name)
+        if isinstance(found, jax.core.Tracer):
+            continue
+        if np.asarray(found) != np.asarray(usual).astype(np.asarray(found).dtype):
+            raise InvalidSetting(
+                f"{method}: field '{name}': expected {as_text(usual)}, since the {kind} actions of "
+                f"{spec.name} do not read it, found {as_text(found)}"
+            )
+
+
+def as_text(value: Any) -> str:
+    """A value of a setting as it is written on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check_word(name: str, value: Any, words: tuple[Any, ...], kind: str = "field") -> None:

@@ -16,15 +16,18 @@ import time
 from pathlib import Path
 
 import chex
+import numpy as np
 import pytest
 from PIL import Image
 
+import jaxoff
 from jaxoff import cli, registry
 from jaxoff.cli.common import console
 from jaxoff.cli.data import _pool_info
 from jaxoff.cli.train import _seeds
 from jaxoff.config import config_fields, meanings_of
 from jaxoff.names import Task
+from jaxoff.types import Episodes
 from tests.learners import QUICK_ENV, state_of
 
 BRIDGE = "bc-grid-bridge-optimal-batch_size=8-hidden=16-data_episodes=4-steps=4"
@@ -287,6 +290,18 @@ def test_datasets_are_combined_split_and_subsampled_and_tell_from_what(tmp_path)
     assert 0 < steps <= 200 and f"{steps} steps" in text
 
 
+def test_datasets_with_other_bounds_are_not_combined(tmp_path, capsys):
+    steps = {"obs": np.zeros((4, 2, 3)), "reward": np.zeros(4), "done": [0, 1, 0, 1]}
+    for name, bound in (("one", 1.0), ("two", 10.0)):
+        episodes = Episodes.from_steps(actions=np.full((4, 2, 1), bound), **steps)
+        jaxoff.save(episodes, tmp_path / name, action_bound=bound)
+    parts = [str(tmp_path / name) for name in ("one", "two")]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["data", "combine", *parts, "--out", str(tmp_path / "both")])
+    assert "field 'action_bound': expected 1.0 as in" in capsys.readouterr().err
+    assert not (tmp_path / "both").exists()
+
+
 def test_a_dataset_that_is_there_is_kept_unless_told_otherwise(tmp_path, capsys):
     run("data", "subsample", "poly/sign/uniform", "--episodes", "5", "--out", tmp_path / "part")
     before = (tmp_path / "part" / "metadata.json").read_text()
@@ -387,6 +402,27 @@ def test_play_says_where_there_is_no_picture(job):
             "train bc matrix/xor/b --seeds 0",
             "field 'seeds': expected distinct whole numbers in 0 .. 2**32 - 1, at least "
             "one, found []",
+        ),
+        ("train bc matrix/xor/b --seeds ,", "--seeds: expected a number of seeds, or seeds with"),
+        ("train bc matrix/xor/b --data x --data-seed 3", "--data-seed: expected none with --data"),
+        ("train bc matrix/xor/b --data-dir x", "--data-dir: expected with a task of public data"),
+        (
+            "train maddpg mpe/spread/random --sampler online --data-episodes 3",
+            "'data_episodes': expected none with sampler 'online', which plays itself",
+        ),
+        (
+            "train td3bc mpe/spread/random --sampler online --set input_norm=dataset",
+            "sampler 'online': expected a method that starts without a dataset, found td3bc",
+        ),
+        ("train icq matrix/xor/b --set epsilon_updates=0", "'epsilon_updates': expected at least"),
+        ("train qmix matrix/xor/b --set target_every=0", "'target_every': expected at least 1"),
+        (
+            "train omiga poly/sign/uniform --set mask_actor=false",
+            "omiga: field 'mask_actor': expected true, since the continuous actions of poly/sign",
+        ),
+        (
+            "train icq poly/sign/uniform --set epsilon_start=0.5",
+            "icq: field 'epsilon_start': expected 0.0, since the continuous actions of poly/sign",
         ),
         ("train bc matrix/xor/b --sampler pjop", "unknown sampler 'pjop'; nearest: pjap"),
         (

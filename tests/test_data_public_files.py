@@ -229,6 +229,11 @@ def test_cfcql_draws_at_most_5000_episodes_once_each(tmp_path, monkeypatch):
     first = [cfcql.read(file, MAP, seed=seed).seen.state[::2, 0].tolist() for seed in (0, 0, 1)]
     assert first[0] == first[1] != first[2]
     assert len(set(first[0])) == 6 and set(first[0]) <= {10.0 * e for e in range(9)}
+    more = cfcql_arrays((2,) * 11)
+    for name in ("obs", "reward"):  # refused although the drawn episodes are there
+        wrong = write_hdf5(tmp_path / f"{name}.h5", cfcql_arrays((2,) * 9) | {name: more[name]})
+        with pytest.raises(InvalidEpisodes, match=f"'{name}': expected shape .9, 5"):
+            cfcql.read(wrong, MAP)
 
 
 @pytest.mark.parametrize(

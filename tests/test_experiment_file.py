@@ -111,9 +111,33 @@ def test_a_scale_replaces_what_it_names(tmp_path):
         read(tmp_path, WHOLE, "smok")
 
 
+def test_the_updates_of_a_scale_replace_those_of_the_file_wherever_it_has_them(tmp_path):
+    scale = "[scale.smoke]\nsteps = 5\n"
+    inside = TEN.replace("steps = 300\n", "").replace("{hidden = 64}", "{steps = 100}") + scale
+    assert read(tmp_path, inside).specs()[0].config["steps"] == 100
+    assert read(tmp_path, inside, "smoke").specs()[0].config["steps"] == 5
+    above = TEN + "[scale.smoke]\nset = {steps = 7}\n"
+    assert read(tmp_path, above, "smoke").specs()[0].config["steps"] == 7
+
+
 @pytest.mark.parametrize(
     ("old", "new", "error", "message"),
     [
+        ("{hidden = 64}", "{steps = 9}", InvalidSetting, "'steps': expected once, found 300 and"),
+        (
+            '{method = "bc"}',
+            '{method = "bc", grid = {lr = 0.1}}',
+            InvalidFile,
+            "'methods.BC.grid.lr': expected list, found 0.1",
+        ),
+        (
+            'tasks = ["matrix/xor/b", "matrix/xor/c"]',
+            'tasks = {"matrix/xor/b" = 3}',
+            InvalidFile,
+            "'tasks.matrix/xor/b': expected text, found 3",
+        ),
+        ("[methods]", 'table = {columns = [["B"]]}\n[methods]', InvalidFile, "'table.columns'"),
+        ("[methods]", 'table = {metric = "winrate"}\n[methods]', UnknownName, "nearest: win_rate"),
         ("seeds = 5", "seds = 5", UnknownName, "key in the top .*'seds'; nearest: seeds"),
         ('{method = "bc"}', '{metod = "bc"}', UnknownName, r"\[methods.BC\].*nearest: method"),
         ('"bc"', '"bcc"', InvalidSetting, "BC on matrix/xor/b: unknown method 'bcc'; nearest: bc"),

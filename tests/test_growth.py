@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxoff.errors import BrokenResult, InvalidSetting
-from jaxoff.report import load_run
+from jaxoff.report import load_run, store
 from jaxoff.report.load import unfinished
 from jaxoff.training import Interrupted, loop, results, train
 from jaxoff.training.restore import restore
@@ -137,6 +137,46 @@ def test_more_grid_points_of_a_job_that_was_stopped(tmp_path):
     chex.assert_trees_all_equal(state_of(tmp_path / "job"), ordered)
     found = restore(tmp_path / "job")
     assert found.job.points == tuple(run["config"] for run in done.runs)
+
+
+def record_of(folder) -> dict:
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize("wanted", [LONG, MORE], ids=["updates", "seeds"])
+def test_who_trained_the_first_part_of_a_job_stays_known(wanted, short, tmp_path):
+    folder = shutil.copytree(short, tmp_path / "job")
+    old = record_of(folder)
+    first = {"git_commit": "aaa-dirty", "hardware": "an old machine", "command": "train, once"}
+    (folder / "config.json").write_text(json.dumps(old | first))
+    for _ in range(2):  # the second time it is only read
+        train(wanted, folder, extend=True)
+        found = record_of(folder)
+        assert {name: found[name] for name in first} == {
+            name: f"{value}, {old[name]}" for name, value in first.items()
+        }
+    with pytest.raises(InvalidSetting, match="field 'git_commit': expected a commit, found aaa-"):
+        store.add(tmp_path / "store.csv", [folder])
+
+
+def test_who_goes_on_with_a_stopped_job_is_added(tmp_path):
+    with pytest.raises(Interrupted):
+        train(TOY, tmp_path / "job", sinks=[StopAt(0, 2)])
+    old = record_of(tmp_path / "job")
+    (tmp_path / "job" / "config.json").write_text(json.dumps(old | {"git_commit": "aaa"}))
+    train(TOY, tmp_path / "job")
+    assert record_of(tmp_path / "job")["git_commit"] == f"aaa, {old['git_commit']}"
+
+
+def test_a_grid_given_in_another_order_before_the_first_checkpoint_is_that_of_the_command(tmp_path):
+    values = {"lr": [1e-3, 1e-2], "max_grad_norm": [5.0, 1.0]}
+    one, other = ({name: values[name] for name in names} for names in (values, [*values][::-1]))
+    train(dataclasses.replace(TOY, grid=one), tmp_path / "job")
+    for path in (tmp_path / "job").iterdir():  # killed before its first checkpoint
+        if path.name != "config.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    done = train(dataclasses.replace(TOY, grid=other), tmp_path / "job")
+    assert restore(tmp_path / "job").job.points == tuple(run["config"] for run in done.runs)
 
 
 @pytest.mark.parametrize(

@@ -63,3 +63,11 @@ def test_the_folder_to_extend_has_the_most_updates_of_those_with_fewer(tmp_path)
     ]
     names = [folder and folder.name.removeprefix(head) for folder in found]
     assert names == [None, "-steps=2", "-steps=9", ""]
+
+
+def test_the_default_number_of_updates_is_one_to_extend_to(tmp_path):
+    (tmp_path / "bc-matrix-xor-c-steps=2").mkdir()
+    (tmp_path / f"bc-matrix-xor-c-steps={10**7}").mkdir()
+    found = folder_to_extend(TrainSpec("bc", TASK), tmp_path)
+    assert found is not None and found.name == "bc-matrix-xor-c-steps=2"
+    assert folder_to_extend(TrainSpec("bc", TASK, variant="mine"), tmp_path) is None

@@ -241,6 +241,14 @@ def test_no_window_runs_into_the_next_episode_or_from_the_newest_step_to_the_old
     np.testing.assert_array_equal(batch.reward, valid)
     ended = (np.asarray(batch.terminated + batch.truncated) > 0)[:, :-1]
     assert (valid[:, 1:][ended] == 0).all()
+    # A recurrent net finds what was observed after the last step in the slot behind it.
+    beyond = (valid[:, :-1] > 0) & (valid[:, 1:] == 0)
+    for name in ("obs", "state", "avail"):
+        slots, after = (np.asarray(getattr(batch, x)) for x in (name, f"next_{name}"))
+        np.testing.assert_array_equal(slots[:, 1:][beyond], after[:, :-1][beyond])
+    last, actions = np.asarray(batch.last_actions), np.asarray(batch.actions)
+    np.testing.assert_array_equal(last[:, 1:][valid[:, 1:] > 0], actions[:, :-1][valid[:, 1:] > 0])
+    np.testing.assert_allclose(last[:, 0, 0, 0], 0.01 * np.maximum(before[:, 0] - 1, 0))
     # every episode from its first step, but for the one whose first steps are overwritten
     if whole:
         partial = np.unique(episode[before[:, 0] > 0][:, 0])

@@ -204,6 +204,49 @@ def test_a_minari_dataset_is_read_from_its_episodes(monkeypatch):
         Episodes.from_minari("toy/own-v0")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("actions", np.zeros((3, 2)), "field 'actions': expected 2 rows, one for each reward, fo"),
+        ("terminations", [], "field 'terminations': expected 2 rows"),
+        ("truncations", [0.5, 1], "field 'truncations': expected flags 0 and 1, found 0.5"),
+        ("rewards", 1.0, "field 'rewards': expected one a step, found a number"),
+    ],
+)
+def test_an_episode_of_minari_with_other_lengths_or_flags_is_refused(
+    field, value, message, tmp_path
+):
+    folder = minari_folder(tmp_path / "own")
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_0"][field]
+        file["episode_0"][field] = value
+    with pytest.raises(InvalidEpisodes, match=message):
+        Episodes.from_minari(folder)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"next_state": np.zeros((4, 3))}, "field 'state': expected with 'next_state', found none"),
+        ({"avail": np.ones((4, 2, 5))}, "field 'avail': expected none with real actions, found o"),
+    ],
+)
+def test_what_from_steps_would_not_read_is_refused(more, message):
+    steps = {"obs": np.zeros((4, 2, 3)), "reward": np.zeros(4), "done": [0, 1, 0, 1]}
+    with pytest.raises(InvalidEpisodes, match=message):
+        Episodes.from_steps(actions=np.zeros((4, 2, 1)), **steps, **more)
+
+
+def test_actions_in_padding_need_no_bound_and_are_numbers(tmp_path):
+    steps = {"obs": np.zeros((3, 2, 3)), "reward": np.zeros(3), "done": [1, 0, 1]}
+    episodes = Episodes.from_steps(actions=np.zeros((3, 2, 1)), **steps)
+    actions = np.array(episodes.actions)
+    actions[0, 1:] = 50.0
+    jaxoff.save(episodes._replace(actions=actions), tmp_path / "padded")
+    with pytest.raises(InvalidEpisodes, match="'actions': expected indices or real numbers, found"):
+        jaxoff.save(episodes._replace(actions=actions > 0), tmp_path / "flags")
+
+
 def test_without_the_package_a_name_is_one_clear_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "minari", None)
     with pytest.raises(

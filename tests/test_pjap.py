@@ -141,6 +141,17 @@ def test_memory_starts_empty_at_each_window_and_sees_the_previous_actions():
     )
 
 
+def test_a_window_inside_an_episode_sees_the_action_before_it():
+    # mu = the last action. Window (0.1, 0.2, 0.4) after 0.3: mu = 0.3, 0.1, 0.2; gaps 0.2, 0.1, 0.2
+    policy = Policy(
+        lambda shape: (), lambda carry, step: (carry, distrax.Deterministic(step.last_actions))
+    )
+    window = np.tile(np.array([0.1, 0.2, 0.4])[None, :, None, None], (1, 1, 2, 1))
+    before = np.tile(np.array([0.3, 0.1, 0.2])[None, :, None, None], (1, 1, 2, 1))
+    batch = toys.plays(SPEC, window, 0.0)._replace(last_actions=jnp.asarray(before))
+    np.testing.assert_allclose(distance_of(policy, batch, SPEC), [0.5 / 3], rtol=1e-5)
+
+
 def test_distance_carries_no_gradient():
     batch = toys.plays(SPEC, [[[1.0], [1.0]]], 0.0)
     grad = jax.jit(

@@ -153,6 +153,24 @@ def test_a_run_without_an_evaluation_is_refused(pair, entries, message):
         report(pair[0].parent, "evaluation")
 
 
+def test_evaluations_from_before_a_job_was_extended_are_of_other_policies(tmp_path: Path):
+    folder = make(tmp_path / "one", "bc", "matrix/xor/a", [0.1])
+    final = json.loads((folder / "final.json").read_text())
+    final["runs"][0]["updates"] = 40
+    (folder / "final.json").write_text(json.dumps(final))
+    values = lambda: protocol.evaluated([load_run(folder)])[0].values("return_mean").tolist()
+    played(folder, evaluation({0: 5.0}, updates=20), evaluation({0: 6.0}, updates=40))
+    assert values() == [6.0]
+    played(folder, evaluation({0: 6.0}, updates=40), evaluation({0: 5.0}, updates=20))
+    assert values() == [6.0]
+    played(folder, evaluation({0: 5.0}))  # of an earlier version, which does not tell
+    assert values() == [5.0]
+    config = json.loads((folder / "config.json").read_text()) | {"parts": [[20, 2]]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidSetting, match="found none of runs 0"):
+        values()
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

@@ -272,6 +272,41 @@ def test_the_average_row_weighs_tasks_equally(experiment: Path):
     assert table.cells["average", "inspo"].mark == "best"
 
 
+def test_the_best_average_is_the_smallest_where_smaller_is_better(tmp_path: Path):
+    for method, values in (("bc", (0.1, 0.2)), ("inspo", (0.3, 0.4))):
+        for task, value in zip("ab", values, strict=True):
+            folder = make(tmp_path / f"{method}{task}", method, f"matrix/xor/{task}", [1.0])
+            final = json.loads((folder / "final.json").read_text())
+            final["runs"][0]["out_of_data"] = value
+            (folder / "final.json").write_text(json.dumps(final))
+    table = tables.build(load_experiment(tmp_path), "out_of_data", average=True)
+    assert table.cells["average", "bc"].mark == "best"
+    assert table.cells["average", "inspo"].mark != "best"
+
+
+def test_grids_of_one_value_are_told_apart(tmp_path: Path):
+    for name, lr in (("a", 0.1), ("b", 0.2)):
+        grid = {"config": {"steps": 100, "lr": [lr]}, "grid": {"lr": [lr]}}
+        make(tmp_path / name, "bc", "matrix/xor/a", [lr], points=[{"lr": lr}], **grid)
+    names = [run.variant for run in by_config(told_apart(load_experiment(tmp_path)))]
+    assert names == ["bc (lr=0.1)", "bc (lr=0.2)"]
+
+
+def test_a_run_that_failed_is_part_of_no_curve(tmp_path: Path):
+    folder = make(tmp_path / "x", "bc", "matrix/xor/a", [1.0, 3.0])
+    final = json.loads((folder / "final.json").read_text())
+    final["runs"][1]["failed_at"] = 15
+    (folder / "final.json").write_text(json.dumps(final))
+    run = load_run(folder)
+    np.testing.assert_array_equal(
+        figures.curve([run], "return_mean")[1], [[0, np.nan], [0.5, np.nan], [1, np.nan]]
+    )
+    final["runs"][0]["failed_at"] = 15
+    (folder / "final.json").write_text(json.dumps(final))
+    figures.curves([load_run(folder)], "return_mean", tmp_path / "curves")
+    assert (tmp_path / "curves.png").exists()
+
+
 def test_a_method_without_any_run_left_is_shown(tmp_path: Path):
     make(tmp_path / "a", "bc", "matrix/xor/a", [None, None])
     make(tmp_path / "b", "cql", "matrix/xor/a", [1.0, 1.0])

@@ -171,7 +171,26 @@ def test_a_grid_has_a_table_and_a_figure_of_what_tuning_brings(tmp_path: Path):
     assert tuning.counts_of(9) == [1, 2, 4, 8, 9] and tuning.counts_of(8) == [1, 2, 4, 8]
 
 
+def test_a_configuration_whose_seeds_lie_in_two_folders_counts_once(tmp_path: Path):
+    for name, seeds, finals in (("a", [0, 0], [1.0, 5.0]), ("b", [1, 1], [3.0, 7.0])):
+        grid = {"points": [{"alpha": 0.5}, {"alpha": 1.0}], "grid": {"alpha": [0.5, 1.0]}}
+        make(tmp_path / name, "cql", A, finals, seeds=seeds, **grid)
+    runs = load_experiment(tmp_path)
+    (found,) = tuning.tuned(runs, told_apart(runs), "return_mean")
+    assert found.values.tolist() == [2.0, 6.0]
+
+
 # marl-eval
+
+
+def test_what_an_evaluation_does_not_tell_and_dataset_folders_are_exported(tmp_path: Path):
+    folder = make(tmp_path / "r" / "bc", "bc", "folder:My Data", [0.5])
+    with np.load(folder / "final.npz") as file:
+        arrays = dict(file)
+    np.savez(folder / "final.npz", **arrays, **{"history/exact_value": np.ones((3, 1))})
+    cli.main(["report", str(tmp_path / "r"), "--marl-eval", str(tmp_path / "m.json")])
+    run = json.loads((tmp_path / "m.json").read_text())["folder"]["my data"]["bc"]["seed_0"]
+    assert "exact_value" in run["step_1"] and "exact_value" not in run["absolute_metrics"]
 
 
 def test_results_are_exported_for_marl_eval(tmp_path: Path):

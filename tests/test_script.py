@@ -175,6 +175,9 @@ def test_rows_and_frames_have_a_line_per_run(monkeypatch):
     rows = found.rows()
     assert list(rows[0])[:5] == ["method", "task", "run", "seed", "lr"]
     assert [(row["lr"], row["seed"]) for row in rows] == [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
+    lost = dataclasses.replace(found, runs=[found.runs[0] | {"failed_at": 3}, *found.runs[1:]])
+    row = lost.rows()[0]
+    assert np.isnan(row["return_mean"]) and row["updates"] == rows[0]["updates"]
     monkeypatch.setitem(sys.modules, "pandas", type("Pandas", (), {"DataFrame": list}))
     assert found.to_frame() == rows
     monkeypatch.setitem(sys.modules, "pandas", None)

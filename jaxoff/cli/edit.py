@@ -72,6 +72,15 @@ def data_combine(
             f"combine: field 'env': expected one environment, found {one} in {first} and "
             f"{other} in {second}"
         )
+    for field in ("action_bound", "horizon", "agent_types", "obs_sizes", "action_sizes"):
+        found = {text: getattr(p.spec, field) for p, text in zip(parts, datasets, strict=True)}
+        (one, first), *others = found.items()
+        for other, value in others:
+            if value != first:
+                raise InvalidSetting(
+                    f"combine: field '{field}': expected {first} as in {one}, found {value} in "
+                    f"{other}"
+                )
     made = edit.combine([part.episodes for part in parts], datasets)
     _save_made(out, made, parts[0].spec, {"command": "combine"}, parts, overwrite)
 

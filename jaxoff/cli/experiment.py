@@ -104,7 +104,7 @@ def report(
 
     choose: takes the runs and returns those that the table is made of. show: prints a table.
     """
-    experiment, assignments, place = _read(file, scale, out)
+    experiment, assignments, place = _read(file, scale, out, extend=True)
     from jaxoff.engines import table
     from jaxoff.report.load import load_run
 
@@ -121,13 +121,15 @@ def report(
 
 def _show(table: tables.Table) -> None:
     """Print a table: a line for each row, a column for each method."""
+    from jaxoff.report import render
+
     shown = Table(title=f"{table.title}: mean ± standard deviation over seeds")
     for name in ("task", *table.columns):
         shown.add_column(name)
     for row in table.rows:
         cells = [table.cells.get((row, column)) for column in table.columns]
         texts = [
-            "" if cell is None else f"{cell.mean:.3f} ± {cell.std:.3f}" if cell.kept else "failed"
+            "" if cell is None else render.cell_lines(cell, 3)[0] if cell.kept else "failed"
             for cell in cells
         ]
         shown.add_row(row, *texts)

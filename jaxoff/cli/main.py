@@ -187,7 +187,7 @@ def evaluate(
     runtime.setup()
     from jaxoff.report.protocol import Protocol
     from jaxoff.training.restore import evaluate_runs, restore
-    from jaxoff.training.results import EVALUATIONS, read_evaluations, write_json
+    from jaxoff.training.results import EVALUATIONS, read_evaluations, read_json, write_json
 
     file, before = folder / EVALUATIONS, read_evaluations(folder)
     found = restore(folder, None if data_dir is None else str(data_dir), env)
@@ -208,8 +208,10 @@ def evaluate(
         cells = ["failed" if failed >= 0 else f"{row[name]:.4g}" for name in numbers]
         table.add_row(str(run), str(about["seed"]), *cells)
     console.print(table)
+    ended = read_json(folder / "final.json", {"runs": list})["runs"] if found.finished else []
     record = {
         "task": spec.task_name,
+        **({"updates": ended[0]["updates"]} if ended and "updates" in ended[0] else {}),
         **({"env": env} if env else {}),
         "episodes": episodes,
         "seed": seed,
@@ -225,7 +227,9 @@ def evaluate(
 def _numbers(runs: str, count: int) -> list[int]:
     """The numbers of the runs that --runs names."""
     try:
-        return list(range(count)) if runs == "all" else [int(part) for part in runs.split(",")]
+        if runs == "all":
+            return list(range(count))
+        return list(dict.fromkeys(int(part) for part in runs.split(",")))
     except ValueError:
         raise InvalidSetting(
             f"--runs: expected all, or numbers of runs with commas between them, found '{runs}'"

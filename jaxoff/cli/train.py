@@ -46,6 +46,11 @@ def _seeds(text: str) -> tuple[int, ...]:
             "--seeds: expected a number of seeds, or seeds with commas between them, "
             f"found '{text}'"
         ) from None
+    if not numbers:
+        raise InvalidSetting(
+            "--seeds: expected a number of seeds, or seeds with commas between them, found "
+            f"'{text}'"
+        )
     return numbers if "," in text else tuple(range(*numbers))
 
 
@@ -187,6 +192,14 @@ def train(
 
     if data is not None and Task.parse(task).folder:
         raise InvalidSetting(f"--data: expected with a task by its name, found '{task}', a folder")
+    useless = {"--data-episodes": spec.data_episodes, "--data-seed": spec.data_seed}
+    for option, value in useless.items():
+        if data is not None and value:
+            raise InvalidSetting(f"{option}: expected none with --data, found {value}")
+    if spec.data_dir is not None and not Task.parse(task).source:
+        raise InvalidSetting(
+            f"--data-dir: expected with a task of public data, found '{task}', a task of our own"
+        )
     if extend and overwrite:
         raise InvalidSetting("--extend and --overwrite: expected one of the two, found both")
     jobs = expanded(spec)

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxoff.config import check_number
 from jaxoff.data.episodes import concatenate, lengths_of, take, trim
-from jaxoff.errors import InvalidSetting
+from jaxoff.errors import InvalidEpisodes, InvalidSetting
 from jaxoff.names import UNKNOWN
 from jaxoff.types import EnvSpec, Episodes, ReturnScale
 
@@ -177,15 +177,21 @@ def spec_of(episodes: Episodes, metadata: dict[str, Any]) -> EnvSpec:
     """The specification of a dataset on disk: sizes from its arrays, the rest from its metadata.
 
     A vault of another writer records no environment and no horizon: the environment is then called
-    "unknown", and the horizon is the length of the longest episode.
+    "unknown", and the horizon is the length of the longest episode. Raises InvalidEpisodes for
+    actions that are no numbers.
     """
+    kind = np.asarray(episodes.actions).dtype
+    if kind.kind not in _KINDS:
+        raise InvalidEpisodes(
+            f"field 'actions': expected indices or real numbers, found {kind.name}"
+        )
     return EnvSpec(
         name=metadata.get("env", UNKNOWN),
         num_agents=episodes.obs.shape[2],
         obs_size=episodes.obs.shape[3],
         state_size=episodes.state.shape[2],
         action_size=episodes.avail.shape[3],
-        discrete=_KINDS[np.asarray(episodes.actions).dtype.kind] == "discrete",
+        discrete=_KINDS[kind.kind] == "discrete",
         horizon=metadata.get("horizon", int(lengths_of(episodes).max())),
         action_bound=metadata.get("action_bound", 1.0),
         **described(metadata),

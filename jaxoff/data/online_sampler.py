@@ -218,6 +218,7 @@ def _step(
         next_state=after.state,
         next_avail=after.avail,
         agent_reward=after.agent_reward,
+        last_actions=seen.last_actions,
     )
     fresh_states, fresh_seen = jax.vmap(env.reset)(jax.random.split(reset_key, num_envs))
     ongoing = (states, after, memory, actors.steps_before + 1, actors.episode)
@@ -239,7 +240,8 @@ def sample(
 
     whole: begin at the start of the drawn step's episode instead. Slots beyond the end of the
     episode, or beyond the newest step, have `valid` 0: no window runs from one episode into the
-    next, or from the newest step to the oldest. If the first steps of an episode have already been
+    next, or from the newest step to the oldest. The slot after the last valid one has what was
+    observed after that step, as in a `Dataset`. If the first steps of an episode have already been
     overwritten, it begins at its oldest step that is left.
     """
     rows = buffer.experience
@@ -257,4 +259,14 @@ def sample(
     valid = ((age < count) & (batch.episode == batch.episode[:, :1])).astype(jnp.float32)
     ends = {name: getattr(batch, name) * valid for name in ("reward", "terminated", "truncated")}
     own = None if batch.agent_reward is None else batch.agent_reward * valid[..., None]
-    return batch._replace(valid=valid, agent_reward=own, **ends)
+    beyond = (valid[:, :-1] > 0) & (valid[:, 1:] == 0)
+
+    def seen_after(now: Array, after: Array) -> Array:
+        where = beyond.reshape(*beyond.shape, *[1] * (now.ndim - 2))
+        return now.at[:, 1:].set(jnp.where(where, after[:, :-1], now[:, 1:]))
+
+    seen = {
+        name: seen_after(getattr(batch, name), getattr(batch, f"next_{name}"))
+        for name in ("obs", "state", "avail")
+    }
+    return batch._replace(valid=valid, agent_reward=own, **ends, **seen)

@@ -41,6 +41,13 @@ def from_steps(given: Mapping[str, Any]) -> Episodes:
     masks = None if given["avail"] is None else _rows("avail", given["avail"], 3, (count, n, -1))
     single = np.ndim(given["obs"]) == 2
     taken, choices = _actions(given["actions"], masks, given["num_actions"], seen.shape, single)
+    if given["next_state"] is not None and given["state"] is None:
+        raise InvalidEpisodes(f"{_SOURCE}: field 'state': expected with 'next_state', found none")
+    for name in () if choices else ("avail", "next_avail", "num_actions"):
+        if given[name] is not None:
+            raise InvalidEpisodes(
+                f"{_SOURCE}: field '{name}': expected none with real actions, found one"
+            )
     flags = {name: given[name] for name in ("done", "terminated", "truncated")}
     flags = {name: flag for name, flag in flags.items() if flag is not None}
     end, terminal = _ends(flags, count, n, given["horizon"])
@@ -261,8 +268,18 @@ def _joined(name: str, parts: Any, choices: int | None) -> Episodes:
     kept: dict[str, list[np.ndarray]] = {}
     for part in parts:
         rewards = np.asarray(part["rewards"])
+        if rewards.ndim == 0:
+            raise InvalidEpisodes(f"{name}: field 'rewards': expected one a step, found a number")
         if not len(rewards):
             continue
+        for field in ("actions", "terminations", "truncations"):
+            found = part[field]
+            rows = len(found) if np.ndim(found) or isinstance(found, Mapping | tuple) else 0
+            if rows != len(rewards) and not isinstance(found, Mapping | tuple):
+                raise InvalidEpisodes(
+                    f"{name}: field '{field}': expected {len(rewards)} rows, one for each reward, "
+                    f"found {rows}"
+                )
         obs, actions = _flat(part["observations"]), part["actions"]
         if isinstance(actions, Mapping | tuple):
             raise InvalidEpisodes(
@@ -273,8 +290,10 @@ def _joined(name: str, parts: Any, choices: int | None) -> Episodes:
                 f"{name}: field 'observations': expected {len(rewards) + 1} rows, one more than "
                 f"steps, found {len(obs)}"
             )
-        terminal = np.asarray(part["terminations"]) != 0
-        cut = np.asarray(part["truncations"]) != 0
+        terminal, cut = (
+            check_flags(name, field, np.array(part[field]))
+            for field in ("terminations", "truncations")
+        )
         cut[-1] |= not terminal[-1]
         row = (obs[:-1], obs[1:], np.asarray(actions), rewards, terminal, cut & ~terminal)
         names = ("obs", "next_obs", "actions", "reward", "terminated", "truncated")
@@ -324,7 +343,8 @@ def save(
         spec = registry.make_spec(task)
     else:
         spec = spec_of(episodes, {})
-        largest = 0.0 if spec.discrete else float(np.abs(episodes.actions).max())
+        played = np.asarray(episodes.actions)[np.asarray(episodes.filled) > 0]
+        largest = 0.0 if spec.discrete else float(np.abs(played).max(initial=0.0))
         if largest > 1 and "action_bound" not in fields:
             raise InvalidSetting(
                 f"save: field 'action_bound': expected the largest action that the environment "

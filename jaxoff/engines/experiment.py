@@ -9,6 +9,7 @@ InSPO = {method = "inspo", set = {hidden = 64}}
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from jaxoff.config import config_fields
 from jaxoff.engines import ENGINES, Assignment, check
 from jaxoff.errors import InvalidFile, InvalidSetting, JaxoffError
 from jaxoff.names import Task, unknown
+from jaxoff.report.tables import METRICS
 from jaxoff.training.columns import Column, Size
 from jaxoff.training.naming import folder_name
 from jaxoff.training.spec import TrainSpec, expanded, resolve
@@ -120,8 +122,13 @@ def read(file: Path, scale: str = "") -> Experiment:
         chosen = found["scale"][scale]
         evaluation = {name: chosen[name] for name in EVALUATION if name in chosen}
         rest = {name: value for name, value in chosen.items() if name not in evaluation}
+        every = dict(found.get("set", {}))
+        if "steps" in chosen:  # in place of the file's, wherever that has it
+            every.pop("steps", None)
+        if "steps" in chosen.get("set", {}):
+            found.pop("steps", None)
         found |= rest | {
-            "set": {**found.get("set", {}), **chosen.get("set", {})},
+            "set": {**every, **chosen.get("set", {})},
             "evaluation": {**found.get("evaluation", {}), **evaluation},
         }
     return _made(file, found)
@@ -129,12 +136,19 @@ def read(file: Path, scale: str = "") -> Experiment:
 
 def _made(file: Path, found: Mapping[str, Any]) -> Experiment:
     """The experiment of a checked file."""
-    columns = {label: _column(label, table) for label, table in found["methods"].items()}
+    columns = {label: _column(file, label, table) for label, table in found["methods"].items()}
     tasks = found["tasks"]
     for task in tasks:
         _typed(file, "tasks", task, str)
     rows = dict(tasks) if isinstance(tasks, dict) else {task: task for task in tasks}
+    for name, label in rows.items():
+        _typed(file, f"tasks.{name}", label, str)
     seeds, steps = found.get("seeds", 5), found.get("steps")
+    if steps is not None and "steps" in found.get("set", {}):
+        raise InvalidSetting(
+            f"{file}: field 'steps': expected once, found {steps} and, in [set], "
+            f"{found['set']['steps']}"
+        )
     every = {**({} if steps is None else {"steps": steps}), **found.get("set", {})}
     _check_settings(file, rows, columns, every)
     options = {**{"evaluations": 10, "eval_episodes": 32}, **found.get("evaluation", {})}
@@ -151,14 +165,20 @@ def _made(file: Path, found: Mapping[str, Any]) -> Experiment:
         table=found.get("table", {}),
         engines=found.get("engines", {}),
     )
+    metric = made.table.get("metric", "return_mean")
+    if metric not in METRICS and difflib.get_close_matches(metric, METRICS, 1, 0.8):
+        raise unknown(f"metric in [table] of {file}", metric, METRICS)
     for label in made.table.get("columns", ()):
+        _typed(file, "table.columns", label, str)
         if label not in columns:
             raise unknown(f"column of {file}", str(label), columns)
     return made
 
 
-def _column(label: str, table: Mapping[str, Any]) -> Column:
+def _column(file: Path, label: str, table: Mapping[str, Any]) -> Column:
     """The column of a table [methods.LABEL]; without `method` the label is the method's name."""
+    for name, values in table.get("grid", {}).items():
+        _typed(file, f"methods.{label}.grid.{name}", values, list)
     return Column(
         table.get("method", label),
         table.get("set", {}),

@@ -69,7 +69,8 @@ def status(assignments: Sequence[Assignment]) -> Status:
 
 
 def _standing(assignment: Assignment) -> Standing:
-    if assignment.done():
+    # Results of a part of a job, which an extension adds to, are not those of another job.
+    if dataclasses.replace(assignment, extend=True).done():
         timing = read_json(assignment.folder / "final.json", {"timing": dict})["timing"]
         seconds = timing.get("compile_s", 0.0) + timing.get("train_s", 0.0)
         return Standing(assignment, "done", 1.0, seconds, 0.0)

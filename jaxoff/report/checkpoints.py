@@ -30,7 +30,11 @@ def write(runs: Sequence[Run], stem: Path, metric: str = "return_mean") -> bool:
     some run has more than one evaluation of the metric; otherwise nothing is written.
     """
     name = f"history/{metric}"
-    having = [run for run in runs if len(run.arrays.get(name, ())) > 1]
+    having = [
+        run
+        for run in runs
+        if len(values := run.arrays.get(name, ())) > 1 and np.isfinite(values).any()
+    ]
     if not having:
         return False
     rows = list(dict.fromkeys(run.task for run in having))

@@ -156,16 +156,18 @@ def save(figure: Figure, stem: str | Path) -> list[Path]:
 
 
 def curve(runs: Sequence[Run], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """A metric in the logs of result folders: (updates [K], values [K, R]), NaN for missing values.
+    """A metric in the logs of result folders: (updates [K], values [K, R]), NaN for missing values
+    and for runs that failed.
 
     Updates of all stages that log the metric are counted on from stage to stage. Raises
     BrokenResult where the metric was never logged.
     """
     found: dict[tuple[int, int], dict[tuple[int, int], float]] = {}
     for index, run in enumerate(runs):
+        failed = {each["run"] for each, fell in zip(run.runs, run.failed, strict=True) if fell}
         for row in run.rows:
             if metric in row:
-                value = row[metric]
+                value = None if row["run"] in failed else row[metric]
                 found.setdefault((row["stage_index"], row["step"]), {})[index, row["run"]] = (
                     np.nan if value is None else value
                 )

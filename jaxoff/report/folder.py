@@ -71,7 +71,7 @@ def report(
     sections = []
     for place, runs in groups.items():
         made = _experiment(runs, place, tell)
-        if published.write(numbers, runs, place / "published"):
+        if published.write(numbers, by_config(told_apart(runs)), place / "published"):
             made.append(place / "published")
         stems = [stem.relative_to(folder) for stem in made]
         title = folder.resolve().name if place == folder else str(place.relative_to(folder))

@@ -199,7 +199,7 @@ def _settings_of(config: dict[str, Any]) -> dict[str, Any]:
     own = {
         name: value[0] if isinstance(value, list) and len(value) == 1 else value
         for name, value in config["config"].items()
-        if name not in config.get("grid", {})
+        if len(config.get("grid", {}).get(name, ())) < 2  # `by_config` names values of a grid
     }
     if "folder" in config:  # folders of one name may hold different data
         own |= {"data": config["data"]["sha256"][:8]} if config.get("data") else {}

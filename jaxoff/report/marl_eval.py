@@ -50,6 +50,8 @@ def write(runs: Iterable[Run], file: str | Path) -> Path:
 
 def names_of(task: str) -> tuple[str, str]:
     """Environment and task of a task's name, in small letters, as marl-eval looks them up."""
+    if task.startswith("folder:"):  # a dataset folder, by its name
+        return "folder", task.removeprefix("folder:").lower()
     parsed = Task.parse(task)
     environment = f"{parsed.source}:{parsed.family}" if parsed.source else parsed.family
     rest = "/".join(filter(None, (parsed.scenario, parsed.quality)))
@@ -71,7 +73,7 @@ def _of(run: Run, place: int) -> Tree:
     final = {
         name: [float(run.runs[place][metric])]
         for metric, name in METRICS.items()
-        if name in history
+        if name in history and run.runs[place].get(metric) is not None
     }
     if run.evaluated is None and len(run.arrays["returns"]):
         final["return"] = [float(value) for value in run.arrays["returns"][place]]

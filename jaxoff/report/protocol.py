@@ -127,7 +127,7 @@ def _latest(
     """The protocol and the numbers of the latest fitting evaluation of each run of a folder."""
     file = run.path / EVALUATIONS
     latest: dict[int, tuple[Protocol, dict[str, Any]]] = {}
-    for protocol, rows in _entries(file):
+    for protocol, rows in _entries(run):
         if sampled in (None, protocol.sampled) and episodes in (None, protocol.episodes):
             latest |= {row["run"]: (protocol, row) for row in rows}
     missing = [row["run"] for row in run.runs if row["run"] not in latest]
@@ -150,15 +150,19 @@ def _latest(
     return [latest[row["run"]] for row in run.runs]
 
 
-def _entries(file: Path) -> list[tuple[Protocol, list[dict[str, Any]]]]:
-    """The evaluations of finished training in an evaluations.json, in order; none without a file.
+def _entries(run: Run) -> list[tuple[Protocol, list[dict[str, Any]]]]:
+    """The evaluations of a folder's policies in its evaluations.json, in order; none without one.
 
-    An entry that was made before the training had ended is of other policies.
+    An entry that was made before the training had ended, or before it was extended to more updates,
+    is of other policies.
     """
-    found = []
-    for number, entry in enumerate(read_evaluations(file.parent)):
-        where = f"{file}: evaluation {number}"
+    found, updates = [], run.runs[0].get("updates")
+    for number, entry in enumerate(read_evaluations(run.path)):
+        where = f"{run.path / EVALUATIONS}: evaluation {number}"
         check_fields(where, entry, ENTRY)
+        # Entries of earlier versions do not tell the number of updates.
+        if entry.get("updates", None if run.config.get("parts") else updates) != updates:
+            continue
         for row in entry["runs"]:
             check_fields(where, row, ROW)
         if entry["finished"]:

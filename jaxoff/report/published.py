@@ -131,6 +131,7 @@ def _ours(runs: Sequence[Run], task: str, number: Number) -> str:
             run.variant.lower().removeprefix("ma-"),
             run.config["method"],
         }
+        labels |= {label.partition(" (")[0] for label in labels}  # without a point of a grid
         if run.task == task and labels & named and run.has(metric):
             values = run.values(metric)
             kept = values[~run.failed]

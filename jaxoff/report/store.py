@@ -194,7 +194,7 @@ def put(
     held = {row.place: row for row in read(file)}
     data = {row.key: row.data for row in held.values()}
     for row in rows:
-        if row.commit.endswith("-dirty") and not dirty:
+        if not dirty and any(one.endswith("-dirty") for one in row.commit.split(", ")):
             raise InvalidSetting(
                 f"{row.source}: field 'git_commit': expected a commit, found {row.commit}, a "
                 "source tree with further changes; run it again from a commit, or give --dirty"

@@ -163,7 +163,7 @@ def build(
                 "; ".join(dict.fromkeys(run.protocol.of(metric) for run in groups[row, name])),
             )
     if average:
-        cells |= _averages(values, labels, names, paper or {})
+        cells |= _averages(values, labels, names, paper or {}, metric)
         labels = (*labels, AVERAGE)
     commands = tuple(dict.fromkeys(run.config["command"] for run in shown))
     return Table(
@@ -243,6 +243,7 @@ def _averages(
     rows: Sequence[str],
     columns: Sequence[str],
     paper: Mapping[tuple[str, str], str],
+    metric: str,
 ) -> dict[tuple[str, str], Cell]:
     whole = {
         name: tuple(values[row, name] for row in rows)
@@ -251,7 +252,8 @@ def _averages(
     }
     cells = {name: Cell(tasks, "", paper.get((AVERAGE, name), "")) for name, tasks in whole.items()}
     known = [name for name, cell in cells.items() if np.isfinite(cell.mean)]
-    best = max(known, key=lambda name: cells[name].mean, default=None)
+    sign = -1 if metric in SMALLER_IS_BETTER else 1
+    best = max(known, key=lambda name: sign * cells[name].mean, default=None)
     return {
         (AVERAGE, name): dataclasses.replace(cell, mark="best") if name == best else cell
         for name, cell in cells.items()

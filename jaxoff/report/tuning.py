@@ -50,12 +50,18 @@ def tuned(runs: Iterable[Run], parts: Iterable[Run], metric: str) -> list[Tuned]
 
     runs: result folders; parts: the same folders, with variants that tell settings apart.
     """
-    found: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, str], dict[str, list[np.ndarray]]] = {}
     for run, part in zip(runs, parts, strict=True):
         if run.config.get("grid") or " --grid" in run.config["command"]:
-            means = found.setdefault((run.task, run.variant), [])
-            means += [statistics.mean(point.values(metric)) for point in by_config([part])]
-    kept = [Tuned(*place, statistics.finite(values)) for place, values in found.items()]
+            points = found.setdefault((run.task, run.variant), {})
+            for point in by_config([part]):  # whose seeds may lie in several folders
+                points.setdefault(point.variant, []).append(point.values(metric))
+    kept = [
+        Tuned(
+            *place, statistics.finite([statistics.mean(np.concatenate(x)) for x in points.values()])
+        )
+        for place, points in found.items()
+    ]
     return [each for each in kept if each.values.size > 1]
 
 

@@ -160,7 +160,7 @@ def plan(out: Path, wanted: dict[str, Any], extend: bool = False, fresh: bool = 
         return new
     held = results.read_config(out, ("config", "grid", "seeds", "evaluations"))
     if not _trained(out):  # a job that failed before its first checkpoint leaves its folder
-        return new if identity(held) != mine else new._replace(record=held, writes=False)
+        return new
     runs, there = _runs(file, wanted), _runs(file, held)
     steps, had = (record["config"].get("steps") or 0 for record in (wanted, held))
     if not isinstance(had, int):
@@ -189,6 +189,7 @@ def plan(out: Path, wanted: dict[str, Any], extend: bool = False, fresh: bool = 
     grown = None
     if missing:
         grown = wanted | {name: held[name] for name in ("parts", "grown_from") if name in held}
+        grown |= _origins(held, wanted)
         grown |= {"order": order} if order != sorted(order) else {}
     return Plan(held, grown, order, len(there), owners, None, False)
 
@@ -202,7 +203,28 @@ def _longer(wanted: dict[str, Any], held: dict[str, Any]) -> dict[str, Any]:
         "grown_from": [*held.get("grown_from", []), identity(held)],
     }
     same = {"steps", "evaluations", *LOOSE} - {"grown_from"}
-    return held | {name: wanted[name] for name in same if name in wanted} | changed
+    found = {name: wanted[name] for name in same if name in wanted}
+    return held | found | changed | _origins(held, wanted)
+
+
+def _origins(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, str]:
+    """Command, hardware and commit of what a folder holds and, where they differ, of what a later
+    command adds.
+    """
+    found = {}
+    for name in ("command", "hardware", "git_commit"):
+        before, now = held.get(name, ""), wanted[name]
+        known = not before or f", {now}," in f", {before},"
+        found[name] = (before or now) if known else f"{before}, {now}"
+    return found
+
+
+def resumed(out: Path, held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """The record of a stopped job that another command goes on with; config.json is that."""
+    record = held | _origins(held, wanted)
+    if record != held:
+        results.write_json(out / "config.json", record)
+    return record
 
 
 def _told(record: dict[str, Any], runs: list[tuple[Any, int]]) -> str:

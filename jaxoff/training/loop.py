@@ -73,6 +73,13 @@ def train(
     env = spec.environment() if env is None else env
     # A method refuses invalid settings here, before data and folders are made.
     check_sampler(job, job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))
+    if job.acts:
+        unread = {"data": data, "data_episodes": spec.data_episodes, "data_seed": spec.data_seed}
+        for name, value in unread.items():
+            if value is not None and (name == "data" or value):
+                raise InvalidSetting(
+                    f"'{name}': expected none with sampler '{spec.sampler}', which plays itself"
+                )
     if data is None and not job.acts:
         options = DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
         with making(sinks) as progress:
@@ -115,7 +122,10 @@ def _in_folder(
     if mapping.from_first(lambda: folder.complete(out, plan.record, last)):
         mapping.from_first(lambda: (out / "history.npz").unlink(missing_ok=True))
     else:
-        done = _Loop(here, env, data, out, sinks, plan.record, plan.owners).run()
+        held = plan.record
+        if not plan.writes:
+            held = mapping.from_first(lambda: folder.resumed(out, plan.record, record))
+        done = _Loop(here, env, data, out, sinks, held, plan.owners).run()
         if added is None:
             return done
     if added is not None and plan.grown is not None:

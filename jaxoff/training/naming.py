@@ -31,10 +31,10 @@ def folder_name(spec: TrainSpec) -> str:
 
 def folder_to_extend(spec: TrainSpec, place: Path) -> Path | None:
     """The folder in `place` of the same job with fewer updates, the most of them; None if none."""
-    stem, steps = _parts(spec)
-    stem, found = _safe(stem), {}
-    if not steps:
+    if spec.variant:
         return None
+    stem, steps = _parts(spec)
+    stem, steps, found = _safe(stem), steps or _default_steps(spec), {}
     for folder in place.glob(f"{stem}*"):
         shown = re.fullmatch(r"(?:-steps=(\d+))?", folder.name.removeprefix(stem))
         if shown and folder.is_dir():

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ADDED, MERGED = "added", "merged"  # folders of runs that are added to a job
 EVALUATIONS = "evaluations.json"
+_OF_TRAINING = ("updates", "wall_s", "failed_at")  # what a run that failed tells, too
 MEND = "put back a copy of the file, or train the job anew with --overwrite"
 MEND_EVALUATIONS = "put back a copy of the file, or remove it and evaluate again"
 Fields = Mapping[str, Any]  # name of a field -> its type, or `object` for any
@@ -74,17 +75,24 @@ class Results:
         return self.restore(run)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat dictionary per run: method, task, run, seed, swept settings, final numbers."""
+        """One flat dictionary per run: method, task, run, seed, swept settings, final numbers.
+
+        The numbers of a run that failed are NaN, so that they are part of no mean.
+        """
         head = {}
         if self.spec is not None:
             head = {"method": self.spec.label, "task": self.spec.task_name}
-        return [
-            head
-            | {name: value for name, value in run.items() if name in ("run", "seed")}
-            | run.get("config", {})
-            | {name: value for name, value in run.items() if name not in ("run", "seed", "config")}
-            for run in self.runs
-        ]
+        rows = []
+        for run in self.runs:
+            failed = run.get("failed_at") is not None
+            numbers = {
+                name: value if not failed or name in _OF_TRAINING else np.nan
+                for name, value in run.items()
+                if name not in ("run", "seed", "config")
+            }
+            about = {name: run[name] for name in ("run", "seed") if name in run}
+            rows.append(head | about | run.get("config", {}) | numbers)
+        return rows
 
     def to_frame(self) -> DataFrame:
         """The rows as a pandas DataFrame. Raises MissingProgram where pandas is not installed."""

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -227,6 +227,7 @@ def expanded(spec: TrainSpec) -> list[TrainSpec]:
     Raises UnknownName for a field that does not exist, InvalidSetting for a value that is not a
     number.
     """
+    _check_kinds(spec)
     config_class = registry.learner(spec.method, spec.task).Config
     known, defaults = config_fields(config_class), config_class()
     unknown_names = [name for name in spec.grid if name not in known]
@@ -300,8 +301,22 @@ def _check_budgets(method: str, config: Any, overrides: Mapping[str, Any]) -> No
             )
 
 
+def _check_kinds(spec: TrainSpec) -> None:
+    """Refuse settings, grids and seeds that are no dictionaries and lists, by name."""
+    for name in ("config", "sampler_config", "grid"):
+        if not isinstance(getattr(spec, name), Mapping):
+            raise InvalidSetting(
+                f"field '{name}': expected a dictionary, found {getattr(spec, name)!r}"
+            )
+    lists = {f"grid field '{name}'": values for name, values in spec.grid.items()}
+    for name, values in ({"field 'seeds'": spec.seeds} | lists).items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise InvalidSetting(f"{name}: expected a list, found {values!r}")
+
+
 def _check_spec(spec: TrainSpec) -> None:
     """Refuse an invalid value of a TrainSpec, naming the field, what is allowed and the value."""
+    _check_kinds(spec)
     hints = get_type_hints(TrainSpec)
     for name, hint in hints.items():
         if get_origin(hint) is Literal:
@@ -399,13 +414,18 @@ def resolve(spec: TrainSpec) -> Job:
 def check_sampler(job: Job, stages: Sequence[Stage]) -> None:
     """Refuse a sampler that the stages of a job do not use, or that cannot feed all of them.
 
-    A sampler that acts does so with the policy of a single stage.
+    A sampler that acts does so with the policy of a single stage, and there is no dataset.
     """
     if job.acts and len(stages) > 1:
         names = ", ".join(stage.name for stage in stages)
         raise InvalidSetting(
             f"sampler '{job.spec.sampler}': expected a method of one stage, found "
             f"{job.spec.method} with {names}"
+        )
+    if job.acts and stages[0].prepare is not None:
+        raise InvalidSetting(
+            f"sampler '{job.spec.sampler}': expected a method that starts without a dataset, found "
+            f"{job.spec.method} with these settings"
         )
     if job.spec.sampler != "uniform" and all(stage.sampler for stage in stages):
         raise InvalidSetting(

@@ -91,6 +91,8 @@ def _check_shapes(folder: Path, arrays: dict[str, np.ndarray], spec: EnvSpec, co
             raise InvalidEpisodes(
                 f"{folder / name}.npy: expected shape {expected}, found {array.shape}"
             )
+        if array.dtype.kind not in "fiub":
+            raise InvalidEpisodes(f"{folder / name}.npy: expected numbers, found {array.dtype}")
 
 
 def _check_marks(folder: Path, filled: np.ndarray, terminated: np.ndarray) -> np.ndarray:

@@ -35,9 +35,6 @@ def read(file: str | Path, spec: EnvSpec, *, seed: int = 0) -> Steps:
             f"{file}: field 'filled': expected episodes (E, T, 1), found shape "
             f"{arrays['filled'].shape}"
         )
-    if count > EPISODES:
-        drawn = np.sort(np.random.default_rng(seed).permutation(count)[:EPISODES])
-        arrays, count = {name: array[drawn] for name, array in arrays.items()}, EPISODES
     n, a = spec.num_agents, spec.action_size
     tails = {
         "state": (spec.state_size,),
@@ -47,6 +44,9 @@ def read(file: str | Path, spec: EnvSpec, *, seed: int = 0) -> Steps:
     }
     for name, array in arrays.items():
         check_array(str(file), name, array, (count, slots, *tails.get(name, (1,))))
+    if count > EPISODES:
+        drawn = np.sort(np.random.default_rng(seed).permutation(count)[:EPISODES])
+        arrays, count = {name: array[drawn] for name, array in arrays.items()}, EPISODES
     filled, terminated = (
         check_flags(str(file), name, arrays[name][..., 0]) for name in ("filled", "terminated")
     )
