@@ -361,6 +361,11 @@ def resolved(config: Config, spec: EnvSpec) -> Config:
         raise InvalidSetting(
             "maddpg: field 'independent': expected false with the exact critic, found true"
         )
+    if config.independent and config.others != "data":
+        raise InvalidSetting(
+            "maddpg: field 'others': expected data with independent=true, whose critics see no "
+            f"other agent, found {config.others}"
+        )
     if actor == "recurrent" and not config.window:
         raise InvalidSetting(
             "maddpg: field 'window': expected -1 (episodes) or a length with "

@@ -30,6 +30,7 @@ from jaxoff.data import samplers
 from jaxoff.data.dataset import Dataset
 from jaxoff.data.returns import (
     Returns,
+    check_scale,
     episode_returns,
     no_returns,
     positivity,
@@ -185,6 +186,8 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
     """One stage, which reads the dataset's returns first; for discrete actions."""
     m = method_of(config, spec)
+    if config.weighting != "none":
+        check_scale("madt", config.return_low, config.return_high)
 
     def prepare(before: None, dataset: Dataset, key: Key) -> State:
         return init(m, returns_of(dataset), key)

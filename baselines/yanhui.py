@@ -25,7 +25,14 @@ from jaxoff import distributions
 from jaxoff.batches import as_windows, choosing
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
-from jaxoff.data.returns import Returns, no_returns, positivity, returns_of, share_of_best
+from jaxoff.data.returns import (
+    Returns,
+    check_scale,
+    no_returns,
+    positivity,
+    returns_of,
+    share_of_best,
+)
 from jaxoff.losses.contrast import NEAR, Scale, contrast_terms, pairs_of, proximity, scale_of, some
 from jaxoff.losses.likelihood import masked_mean, taken
 from jaxoff.losses.mixture import bound_loss, mixture_log_prob, posterior
@@ -320,6 +327,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
 def make(config: Config, spec: EnvSpec) -> tuple[Stage, ...]:
     """One stage, which begins with a pass over the whole dataset; for discrete actions."""
     m = method_of(config, spec)
+    check_scale("yanhui", config.return_low, config.return_high)
     unknown = Scale(jnp.ones(spec.obs_size), jnp.ones(()))
     learner = Learner(
         lambda key: init(m, no_returns(), unknown, key),

@@ -293,7 +293,7 @@ def test_datasets_are_combined_split_and_subsampled_and_tell_from_what(tmp_path)
 def test_datasets_with_other_bounds_are_not_combined(tmp_path, capsys):
     steps = {"obs": np.zeros((4, 2, 3)), "reward": np.zeros(4), "done": [0, 1, 0, 1]}
     for name, bound in (("one", 1.0), ("two", 10.0)):
-        episodes = Episodes.from_steps(actions=np.full((4, 2, 1), bound), **steps)
+        episodes = Episodes.from_steps(actions=np.full((4, 2, 1), 0.45 * bound), **steps)
         jaxoff.save(episodes, tmp_path / name, action_bound=bound)
     parts = [str(tmp_path / name) for name in ("one", "two")]
     with pytest.raises(SystemExit, match="2"):
@@ -413,6 +413,14 @@ def test_play_says_where_there_is_no_picture(job):
         (
             "train td3bc mpe/spread/random --sampler online --set input_norm=dataset",
             "sampler 'online': expected a method that starts without a dataset, found td3bc",
+        ),
+        (
+            "train yanhui matrix/xor/b --set return_low=5 --set return_high=-5",
+            "yanhui: field 'return_high': expected more than return_low=5, found -5",
+        ),
+        (
+            "train maddpg mpe/spread/random --set independent=true --set others=policy",
+            "maddpg: field 'others': expected data with independent=true",
         ),
         ("train icq matrix/xor/b --set epsilon_updates=0", "'epsilon_updates': expected at least"),
         ("train qmix matrix/xor/b --set target_every=0", "'target_every': expected at least 1"),

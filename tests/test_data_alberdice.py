@@ -177,7 +177,7 @@ def late(terminated):
             np.zeros_like,
             r"terminated\.npy: expected a single one in slot 2 of episode 0, found slots \[\]",
         ),
-        ("reward", lambda x: x + 1j, r"reward\.npy: expected numbers, found complex128"),
+        ("reward", lambda x: x + 1j, r"reward\.npy: expected numbers, found complex64"),
         ("actions", lambda x: (x + 1) % 5, r"actions_onehot\.npy: expected actions"),
     ],
 )

@@ -248,7 +248,12 @@ def test_no_window_runs_into_the_next_episode_or_from_the_newest_step_to_the_old
         np.testing.assert_array_equal(slots[:, 1:][beyond], after[:, :-1][beyond])
     last, actions = np.asarray(batch.last_actions), np.asarray(batch.actions)
     np.testing.assert_array_equal(last[:, 1:][valid[:, 1:] > 0], actions[:, :-1][valid[:, 1:] > 0])
-    np.testing.assert_allclose(last[:, 0, 0, 0], 0.01 * np.maximum(before[:, 0] - 1, 0))
+    rows = [np.ravel(x) for x in (buffer.experience.episode, buffer.experience.steps_before)]
+    known = dict(zip(zip(*rows, strict=True), np.ravel(buffer.experience.actions), strict=True))
+    for k in range(len(last)):
+        place = episode[k, 0], before[k, 0] - 1
+        if before[k, 0] == 0 or place in known:  # else it has been overwritten
+            assert last[k, 0, 0, 0] == (known[place] if before[k, 0] else 0)
     # every episode from its first step, but for the one whose first steps are overwritten
     if whole:
         partial = np.unique(episode[before[:, 0] > 0][:, 0])

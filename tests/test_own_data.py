@@ -234,12 +234,12 @@ def test_an_episode_of_minari_with_other_lengths_or_flags_is_refused(
 def test_what_from_steps_would_not_read_is_refused(more, message):
     steps = {"obs": np.zeros((4, 2, 3)), "reward": np.zeros(4), "done": [0, 1, 0, 1]}
     with pytest.raises(InvalidEpisodes, match=message):
-        Episodes.from_steps(actions=np.zeros((4, 2, 1)), **steps, **more)
+        Episodes.from_steps(actions=np.full((4, 2, 1), 0.5), **steps, **more)
 
 
 def test_actions_in_padding_need_no_bound_and_are_numbers(tmp_path):
     steps = {"obs": np.zeros((3, 2, 3)), "reward": np.zeros(3), "done": [1, 0, 1]}
-    episodes = Episodes.from_steps(actions=np.zeros((3, 2, 1)), **steps)
+    episodes = Episodes.from_steps(actions=np.full((3, 2, 1), 0.5), **steps)
     actions = np.array(episodes.actions)
     actions[0, 1:] = 50.0
     jaxoff.save(episodes._replace(actions=actions), tmp_path / "padded")

@@ -279,7 +279,7 @@ def test_the_best_average_is_the_smallest_where_smaller_is_better(tmp_path: Path
             final = json.loads((folder / "final.json").read_text())
             final["runs"][0]["out_of_data"] = value
             (folder / "final.json").write_text(json.dumps(final))
-    table = tables.build(load_experiment(tmp_path), "out_of_data", average=True)
+    table = tables.build(load_experiment(tmp_path), metric="out_of_data", average=True)
     assert table.cells["average", "bc"].mark == "best"
     assert table.cells["average", "inspo"].mark != "best"
 

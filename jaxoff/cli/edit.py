@@ -72,7 +72,9 @@ def data_combine(
             f"combine: field 'env': expected one environment, found {one} in {first} and "
             f"{other} in {second}"
         )
-    for field in ("action_bound", "horizon", "agent_types", "obs_sizes", "action_sizes"):
+    for field in (
+        () if not parts else ("action_bound", "horizon", "agent_types", "obs_sizes", "action_sizes")
+    ):
         found = {text: getattr(p.spec, field) for p, text in zip(parts, datasets, strict=True)}
         (one, first), *others = found.items()
         for other, value in others:

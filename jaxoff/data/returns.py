@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxoff.data.dataset import Dataset
+from jaxoff.errors import InvalidSetting
 from jaxoff.types import Array, Transition
 
 
@@ -53,6 +54,18 @@ def episode_returns(dataset: Dataset) -> Array:
     """The return of the episode of each real step, [M]."""
     found = returns_of(dataset)
     return found.to_go[found.first_row[dataset.episode_of(dataset.step_row)]]
+
+
+def check_scale(method: str, low: Array | float, high: Array | float) -> None:
+    """Raise InvalidSetting unless `low` is below `high`; traced values are not known."""
+    if (
+        not isinstance(low, jax.core.Tracer)
+        and not isinstance(high, jax.core.Tracer)
+        and low >= high
+    ):
+        raise InvalidSetting(
+            f"{method}: field 'return_high': expected more than return_low={low:g}, found {high:g}"
+        )
 
 
 def share_of_best(returns: Array, low: Array | float, high: Array | float) -> Array:

@@ -213,8 +213,8 @@ def _origins(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, str]:
     """
     found = {}
     for name in ("command", "hardware", "git_commit"):
-        before, now = held.get(name, ""), wanted[name]
-        known = not before or f", {now}," in f", {before},"
+        before, now = held.get(name, ""), wanted.get(name, "")
+        known = not before or not now or f", {now}," in f", {before},"
         found[name] = (before or now) if known else f"{before}, {now}"
     return found
 
