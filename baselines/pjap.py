@@ -111,8 +111,9 @@ def joint_distance(
     if batch.reward.ndim == 1:  # single steps
         return _reduce(_gaps(policy, batch, spec, clip, None)[1], spec, kind)
     by_time = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), batch)
-    known = batch.last_actions is not None  # where a window begins inside an episode
-    first = batch.last_actions[:, 0] if known else _no_action(batch.actions[:, 0], spec)
+    first = _no_action(batch.actions[:, 0], spec)
+    if batch.last_actions is not None:  # where a window begins inside an episode
+        first = batch.last_actions[:, 0]
     last = jnp.concatenate([first[None], by_time.actions[:-1]])  # actions one step later
     reward = jnp.concatenate([jnp.zeros_like(by_time.reward[:1]), by_time.reward[:-1]])
 

@@ -51,7 +51,7 @@ def _limited(max_grad_norm: Array | float) -> optax.GradientTransformation:
     """Gradients clipped by their global norm; with a limit of 0 they are not clipped."""
 
     def update(grads: Params, state: optax.OptState, params: Params | None = None):
-        limit = jnp.where(jnp.asarray(max_grad_norm) > 0, max_grad_norm, jnp.inf)
+        limit = jnp.where(max_grad_norm > 0, max_grad_norm, jnp.inf)
         return optax.clip_by_global_norm(limit).update(grads, state, params)
 
     return optax.GradientTransformation(optax.clip_by_global_norm(1.0).init, update)

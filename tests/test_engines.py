@@ -145,6 +145,7 @@ def test_a_part_of_a_job_is_refused_or_to_be_extended(job):
     assert not Assignment(more, job, extend=True).done()
     longer = dataclasses.replace(SPEC, steps=9)
     assert not Assignment(longer, job, extend=True).done()
+    assert [each.state for each in status([Assignment(more, job)]).jobs] == ["to do"]
 
 
 def test_the_budget_that_the_data_turn_into_updates_is_compared_as_a_budget(tmp_path):

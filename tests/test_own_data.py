@@ -208,7 +208,11 @@ def test_a_minari_dataset_is_read_from_its_episodes(monkeypatch):
     ("field", "value", "message"),
     [
         ("actions", np.zeros((3, 2)), "field 'actions': expected 2 rows, one for each reward, fo"),
-        ("terminations", [], "field 'terminations': expected 2 rows"),
+        (
+            "terminations",
+            [],
+            "field 'terminations': expected 2 rows, one for each reward, found shape .0,",
+        ),
         ("truncations", [0.5, 1], "field 'truncations': expected flags 0 and 1, found 0.5"),
         ("rewards", 1.0, "field 'rewards': expected one a step, found a number"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,19 +73,18 @@ def data_combine(
             f"combine: field 'env': expected one environment, found {one} in {first} and "
             f"{other} in {second}"
         )
-    for field in (
-        () if not parts else ("action_bound", "horizon", "agent_types", "obs_sizes", "action_sizes")
-    ):
-        found = {text: getattr(p.spec, field) for p, text in zip(parts, datasets, strict=True)}
-        (one, first), *others = found.items()
-        for other, value in others:
-            if value != first:
-                raise InvalidSetting(
-                    f"combine: field '{field}': expected {first} as in {one}, found {value} in "
-                    f"{other}"
-                )
     made = edit.combine([part.episodes for part in parts], datasets)
-    _save_made(out, made, parts[0].spec, {"command": "combine"}, parts, overwrite)
+    spec = parts[0].spec
+    for part, text in zip(parts, datasets, strict=True):
+        for field in ("action_bound", *edit.PER_AGENT):
+            expected, found = getattr(spec, field), getattr(part.spec, field)
+            if found != expected:
+                raise InvalidSetting(
+                    f"combine: field '{field}': expected {expected} as in {datasets[0]}, found "
+                    f"{found} in {text}"
+                )
+    spec = dataclasses.replace(spec, horizon=max(part.spec.horizon for part in parts))
+    _save_made(out, made, spec, {"command": "combine"}, parts, overwrite)
 
 
 @data_app.command(name="subsample")

@@ -272,19 +272,17 @@ def _joined(name: str, parts: Any, choices: int | None) -> Episodes:
             raise InvalidEpisodes(f"{name}: field 'rewards': expected one a step, found a number")
         if not len(rewards):
             continue
-        for field in ("actions", "terminations", "truncations"):
-            found = part[field]
-            rows = len(found) if np.ndim(found) or isinstance(found, Mapping | tuple) else 0
-            if rows != len(rewards) and not isinstance(found, Mapping | tuple):
-                raise InvalidEpisodes(
-                    f"{name}: field '{field}': expected {len(rewards)} rows, one for each reward, "
-                    f"found {rows}"
-                )
         obs, actions = _flat(part["observations"]), part["actions"]
         if isinstance(actions, Mapping | tuple):
             raise InvalidEpisodes(
                 f"{name}: field 'actions': expected one array, found a {type(actions).__name__}"
             )
+        for field in ("actions", "terminations", "truncations"):
+            if np.shape(part[field])[:1] != rewards.shape[:1]:
+                raise InvalidEpisodes(
+                    f"{name}: field '{field}': expected {len(rewards)} rows, one for each reward, "
+                    f"found shape {np.shape(part[field])}"
+                )
         if len(obs) != len(rewards) + 1:
             raise InvalidEpisodes(
                 f"{name}: field 'observations': expected {len(rewards) + 1} rows, one more than "

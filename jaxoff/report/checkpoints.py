@@ -33,7 +33,7 @@ def write(runs: Sequence[Run], stem: Path, metric: str = "return_mean") -> bool:
     having = [
         run
         for run in runs
-        if len(values := run.arrays.get(name, ())) > 1 and np.isfinite(values).any()
+        if len(run.arrays.get(name, ())) > 1 and np.isfinite(run.arrays[name]).any()
     ]
     if not having:
         return False
