@@ -151,6 +151,10 @@ def test_a_run_without_an_evaluation_is_refused(pair, entries, message):
     (pair[0] / "evaluations.json").unlink()
     with pytest.raises(InvalidSetting, match="found none of runs 0, 1"):
         report(pair[0].parent, "evaluation")
+    config = json.loads((pair[0] / "config.json").read_text()) | {"env": ""}
+    (pair[0] / "config.json").write_text(json.dumps(config))  # trained without an environment
+    with pytest.raises(InvalidSetting, match="evaluate .*one --env FAMILY/SCENARIO` makes it"):
+        report(pair[0].parent, "evaluation")
 
 
 def test_evaluations_from_before_a_job_was_extended_are_of_other_policies(tmp_path: Path):

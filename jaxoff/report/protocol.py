@@ -135,6 +135,7 @@ def _latest(
         options = [
             "" if episodes is None else f" --episodes {episodes}",
             "" if sampled is None else " --sampled" if sampled else " --greedy",
+            " --env FAMILY/SCENARIO" if run.config.get("env") == "" else "",
         ]
         raise InvalidSetting(
             f"{file}: expected an evaluation of each run, found none of runs "
