@@ -50,8 +50,7 @@ class Config:
     # gradient-norm limit of the policies, and of critic and mixer together; released code: .5
     max_grad_norm: float = 10.0
     # updates between hard copies to the target networks; 0: soft updates (released code)
-    target_every: int = static(100)
-    MAY_BE_ZERO = ("target_every",)
+    target_every: int = static(100, least=0)
     optimiser: Literal["rmsprop", "adam"] = static("rmsprop")  # released code: adam, with eps .01
     # policies and critic take the agent's number; released code: false
     agent_id: bool = static(True)

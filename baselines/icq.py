@@ -51,6 +51,7 @@ from jaxoff.types import UNAVAILABLE, Array, EnvSpec, Key, Learner, Out, Params,
 BASELINE_SAMPLES = 4  # continuous: policy actions whose mean value is the baseline
 
 
+# settings that only the form for discrete actions reads
 _OF_CHOICES = ("mask_before_softmax", "epsilon_start", "epsilon_end", "epsilon_updates")
 
 

@@ -91,8 +91,7 @@ class Config:
     others: Literal["data", "policy"] = static("data")
     critics: Literal[1, 2] = static(2)  # number of critics: 2 are twins
     # sampled actions of each of three kinds in the conservative term; 0: no term
-    num_samples: int = static(0)
-    MAY_BE_ZERO = ("num_samples",)
+    num_samples: int = static(0, least=0)
     optimiser: Literal["adam", "rmsprop"] = static("adam")  # rmsprop is Sonnet's
     clip: bool = static(False)  # project a constant actor onto the action bound
     hidden: tuple[int, ...] = static((128, 128))  # widths of the critics' hidden layers

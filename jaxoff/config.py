@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from jaxoff.types import EnvSpec
 
 
-def static(default: Any) -> Any:
+def static(default: Any, least: float | None = None) -> Any:
     """A field of a Config that is fixed when a program is compiled: a size, a switch or a word.
 
     Other fields are traced. The field is marked like one of `flax.struct.field(pytree_node=False)`.
+    least: the smallest value, where it is not that of other fields with this name (RANGES).
     """
-    return dataclasses.field(default=default, metadata={"pytree_node": False})
+    return dataclasses.field(default=default, metadata={"pytree_node": False, "least": least})
 
 
 # Pairs of fields of a Config: the budget of a stage in slots, and the number of updates that
@@ -172,16 +173,14 @@ def checked(config: Any, kind: str = "field") -> Any:
     """
     import jax
 
-    hints, may_be_zero = get_type_hints(type(config)), getattr(type(config), "MAY_BE_ZERO", ())
+    hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in may_be_zero and value == 0:
-            continue
         if get_origin(hints[field.name]) is Literal:
             check_word(field.name, value, get_args(hints[field.name]), kind)
         elif not isinstance(value, jax.Array):
             for number in value if isinstance(value, tuple) else (value,):
-                check_number(field.name, number, kind)
+                check_number(field.name, number, kind, field.metadata.get("least"))
     return config
 
 
@@ -219,16 +218,17 @@ def check_word(name: str, value: Any, words: tuple[Any, ...], kind: str = "field
         )
 
 
-def check_number(name: str, value: Any, kind: str = "field") -> None:
+def check_number(name: str, value: Any, kind: str = "field", smallest: float | None = None) -> None:
     """Raise InvalidSetting for a number that is not finite, not in its range, or of another size
     than its type holds.
 
-    Ranges are in RANGES. Whole numbers are below 2^31; a float that is not 0 but becomes 0 or
-    infinite in float32 is refused.
+    Ranges are in RANGES; `smallest`, where given, takes the place of a range's lower end. Whole
+    numbers are below 2^31; a float that is not 0 but becomes 0 or infinite in float32 is refused.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     least, most = RANGES.get(name, (0, math.inf))
+    least = least if smallest is None else smallest
     if isinstance(value, float) and not math.isfinite(value):
         wanted = "a finite number"
     elif not least <= value <= most:

@@ -181,6 +181,11 @@ def sampler(name: str) -> ModuleType:
     return _SAMPLERS[name] if name in _SAMPLERS else _load("jaxoff.samplers", "sampler", name)
 
 
+def acts(name: str) -> bool:
+    """Whether a sampler collects its own data by acting, so that there is no dataset."""
+    return hasattr(sampler(name), "make_acting")
+
+
 def _load(group: str, kind: str, name: str) -> ModuleType:
     points = _entry(group)
     if name not in points:

@@ -408,7 +408,7 @@ def test_play_says_where_there_is_no_picture(job):
         ("train bc matrix/xor/b --data-dir x", "--data-dir: expected with a task of public data"),
         (
             "train maddpg mpe/spread/random --sampler online --data-episodes 3",
-            "'data_episodes': expected none with sampler 'online', which plays itself",
+            "'data_episodes': expected none with sampler 'online', which plays itself, found 3",
         ),
         (
             "train td3bc mpe/spread/random --sampler online --set input_norm=dataset",

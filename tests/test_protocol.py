@@ -153,7 +153,7 @@ def test_a_run_without_an_evaluation_is_refused(pair, entries, message):
         report(pair[0].parent, "evaluation")
     config = json.loads((pair[0] / "config.json").read_text()) | {"env": ""}
     (pair[0] / "config.json").write_text(json.dumps(config))  # trained without an environment
-    with pytest.raises(InvalidSetting, match="evaluate .*one --env FAMILY/SCENARIO` makes it"):
+    with pytest.raises(InvalidSetting, match=r"evaluate .*one --env FAMILY/SCENARIO` makes it"):
         report(pair[0].parent, "evaluation")
 
 

@@ -295,7 +295,7 @@ def online_specs(
         )
         for label, column in columns.items()
     }
-    return [dataclasses.replace(spec, data_episodes=None) for spec in specs(tasks, acting, scale)]
+    return specs(tasks, acting, scale)
 
 
 def trained(job: Job, tasks: Iterable[str], columns: Mapping[str, Column]) -> list[Run]:

@@ -107,7 +107,7 @@ class Actors:
             listed = unit_list(self.spec)
             assert listed is not None, self.spec.name
             net = RecurrentUnitNet if self.recurrent else UnitNet
-            return net(listed, self.hidden, out, self.layer_init, self.head, self.reset_gate)
+            return net(listed, self.hidden, out, self.layer_init, self.head)
         if self.recurrent:
             return RecurrentNet(self.hidden, out, self.activated, self.layer_init, self.reset_gate)
         return MLP(

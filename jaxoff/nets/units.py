@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxoff.envs.smax.units import FAMILIES, MOVES, UNIT_NUMBERS
 from jaxoff.nets.layers import Dense, LayerInit
-from jaxoff.nets.recurrent import GRU, GRUReset
+from jaxoff.nets.recurrent import GRU
 from jaxoff.types import Array, Carry, EnvSpec
 
 
@@ -56,7 +56,6 @@ class UnitNet(nn.Module):
     out: int
     layer_init: LayerInit = "torch"
     head: float = 0.0
-    reset_gate: GRUReset = "after"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -66,8 +65,10 @@ class UnitNet(nn.Module):
     def logits(
         self, x: Array, remember: Callable[[Array], tuple[Carry, Array]]
     ) -> tuple[Carry, Array]:
-        """The memory and the logits; remember: from the layer behind the pool to the memory after
-        it, and to what the logits are computed from.
+        """The memory after the last step, and the logits.
+
+        remember: a function of the layer behind the pool, which returns that memory and the layer
+        that the logits are computed from.
         """
 
         def layer(name: str, width: int = self.hidden, **more: bool | float) -> Dense:
@@ -93,8 +94,8 @@ class UnitNet(nn.Module):
         target = layer("target")(enemy) + layer("aim", use_bias=False)(all_units)[..., None, :]
         attack = layer("attack", 1, head=self.head)(jax.nn.relu(target))[..., 0]
         moves = jnp.zeros((*attack.shape[:-1], MOVES), x.dtype)
-        listed_attacks = jnp.concatenate([moves, attack], -1)
-        return memory, layer("action", self.out, head=self.head)(all_units) + listed_attacks
+        of_targets = jnp.concatenate([moves, attack], -1)
+        return memory, layer("action", self.out, head=self.head)(all_units) + of_targets
 
 
 class RecurrentUnitNet(UnitNet):
@@ -107,5 +108,5 @@ class RecurrentUnitNet(UnitNet):
         self, memory: Array, x: Array, reset: Array | None = None
     ) -> tuple[Array, Array]:
         """Run over the time axis, the last but one; `reset` as for `GRU`."""
-        gru = GRU(2 * self.hidden, self.layer_init, self.reset_gate, name="memory")
+        gru = GRU(2 * self.hidden, self.layer_init, name="memory")
         return self.logits(x, lambda known: gru(memory, known, reset))

@@ -64,7 +64,7 @@ class Size:
             sampler_config=dict(column.sampler_config),
             evaluations=self.evaluations,
             eval_episodes=self.eval_episodes,
-            data_episodes=self.data_episodes,
+            data_episodes=None if registry.acts(column.sampler) else self.data_episodes,
             sampled=self.sampled,
             variant=label,
         )

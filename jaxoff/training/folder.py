@@ -220,7 +220,7 @@ def _origins(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, str]:
 
 
 def resumed(out: Path, held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """The record of a stopped job that another command goes on with; config.json is that."""
+    """Write and return the record of a stopped job that this command continues, with its origin."""
     record = held | _origins(held, wanted)
     if record != held:
         results.write_json(out / "config.json", record)

@@ -73,13 +73,8 @@ def train(
     env = spec.environment() if env is None else env
     # A method refuses invalid settings here, before data and folders are made.
     check_sampler(job, job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))
-    if job.acts:
-        unread = {"data": data, "data_episodes": spec.data_episodes, "data_seed": spec.data_seed}
-        for name, value in unread.items():
-            if value is not None and (name == "data" or value):
-                raise InvalidSetting(
-                    f"'{name}': expected none with sampler '{spec.sampler}', which plays itself"
-                )
+    if job.acts and data is not None:
+        raise InvalidSetting(f"'data': expected none with sampler '{spec.sampler}', found episodes")
     if data is None and not job.acts:
         options = DataOptions(spec.data_seed, spec.data_episodes, spec.data_dir)
         with making(sinks) as progress:

@@ -191,7 +191,7 @@ class Job:
     @property
     def acts(self) -> bool:
         """Whether the sampler collects its own data by acting, so that there is no dataset."""
-        return hasattr(self.sampler_module, "make_acting")
+        return registry.acts(self.spec.sampler)
 
     def sampler(self, stage: Stage, state: Any, config: Any, env: Env, key: Key) -> Sampler:
         """The sampler of a stage: the stage's own, or else the one that the user chose.
@@ -392,6 +392,12 @@ def resolve(spec: TrainSpec) -> Job:
                 "which `expanded` makes a job of for each value"
             )
         _check_distinct(name, values, [as_float32(_number(name, value)) for value in values])
+    for name in ("data_episodes", "data_seed") if registry.acts(spec.sampler) else ():
+        if getattr(spec, name):
+            raise InvalidSetting(
+                f"field '{name}': expected none with sampler '{spec.sampler}', which plays itself, "
+                f"found {getattr(spec, name)}"
+            )
     points = [
         dict(zip(spec.grid, map(float, values), strict=True))
         for values in itertools.product(*spec.grid.values())
