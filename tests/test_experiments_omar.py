@@ -386,13 +386,13 @@ def test_robots_are_told_what_is_not_run(tmp_path, monkeypatch):
 def test_battles_have_win_rates_and_gains(tmp_path, monkeypatch):
     # one program
     monkeypatch.setattr(runs, "BATTLES", {name: runs.BATTLES[name] for name in ("MA-CQL", "OMAR")})
-    monkeypatch.setattr(runs, "MAPS", {"smoke": ("smax/3m", "smax-x/1c3s5z")})
+    monkeypatch.setattr(runs, "MAPS", {"smoke": ("smax/3m", "smax/25m")})
     (section,) = parts.PAPER.make("smac", "smoke", tmp_path)
     text = (tmp_path / "smac-gains.md").read_text()
     assert (
         "| | OMAR over MA-CQL |" in text
         and "on average 76.7 % over MA-CQL" in text
-        and "with the library: 1c3s5z." in text
+        and "with the library: 25m." in text
     )
     assert (
         "win rate" in (tmp_path / "smac-win-rate.md").read_text().lower()
