@@ -419,6 +419,14 @@ def test_play_says_where_there_is_no_picture(job):
             "yanhui: field 'return_high': expected more than return_low=5, found -5",
         ),
         (
+            "train yanhui matrix/xor/b --set return_high=1 --grid return_low=0,5",
+            "yanhui: field 'return_high': expected more than return_low=5, found 1",
+        ),
+        (
+            "train madt matrix/xor/b --set return_low=99 --grid weighting=none,return",
+            "madt: field 'return_high': expected more than return_low=99, found 20",
+        ),
+        (
             "train maddpg mpe/spread/random --set independent=true --set others=policy",
             "maddpg: field 'others': expected data with independent=true",
         ),

@@ -188,7 +188,7 @@ def train(
     from jaxoff.data import disk
     from jaxoff.report.protocol import UNPLAYED, Protocol
     from jaxoff.training.naming import folder_name, folder_to_extend
-    from jaxoff.training.spec import expanded, resolve
+    from jaxoff.training.spec import check_stages, expanded, resolve
 
     if data is not None and Task.parse(task).folder:
         raise InvalidSetting(f"--data: expected with a task by its name, found '{task}', a folder")
@@ -204,7 +204,7 @@ def train(
         raise InvalidSetting("--extend and --overwrite: expected one of the two, found both")
     jobs = expanded(spec)
     for job in jobs:  # every job is checked before the first one trains
-        resolve(job)
+        check_stages(resolve(job), job.environment().spec)
     episodes = None if data is None else disk.load(data)[0]
     place, name, rows = results / experiment, folder_name(spec), []
     wanted = out or place / name

@@ -39,7 +39,7 @@ from jaxoff.training.restore import (
     state_like,
 )
 from jaxoff.training.results import Results
-from jaxoff.training.spec import Job, TrainSpec, check_sampler, evaluation_steps, fitted, resolve
+from jaxoff.training.spec import Job, TrainSpec, check_stages, evaluation_steps, fitted, resolve
 from jaxoff.training.stop import CHUNK_S, Stop
 from jaxoff.types import Env, Episodes
 
@@ -72,7 +72,7 @@ def train(
     job = resolve(spec)
     env = spec.environment() if env is None else env
     # A method refuses invalid settings here, before data and folders are made.
-    check_sampler(job, job.stages(jax.tree.map(lambda x: x[0], job.config), env.spec))
+    check_stages(job, env.spec)
     if job.acts and data is not None:
         raise InvalidSetting(f"'data': expected none with sampler '{spec.sampler}', found episodes")
     if data is None and not job.acts:

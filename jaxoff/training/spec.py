@@ -417,27 +417,32 @@ def resolve(spec: TrainSpec) -> Job:
     )
 
 
-def check_sampler(job: Job, stages: Sequence[Stage]) -> None:
-    """Refuse a sampler that the stages of a job do not use, or that cannot feed all of them.
+def check_stages(job: Job, env_spec: EnvSpec) -> None:
+    """Let the method refuse the settings of every grid point, and refuse a sampler that its stages
+    do not use, or that cannot feed all of them.
 
     A sampler that acts does so with the policy of a single stage, and there is no dataset.
     """
-    if job.acts and len(stages) > 1:
-        names = ", ".join(stage.name for stage in stages)
-        raise InvalidSetting(
-            f"sampler '{job.spec.sampler}': expected a method of one stage, found "
-            f"{job.spec.method} with {names}"
-        )
-    if job.acts and stages[0].prepare is not None:
-        raise InvalidSetting(
-            f"sampler '{job.spec.sampler}': expected a method that starts without a dataset, found "
-            f"{job.spec.method} with these settings"
-        )
-    if job.spec.sampler != "uniform" and all(stage.sampler for stage in stages):
-        raise InvalidSetting(
-            f"field 'sampler': expected uniform, since {job.spec.method} draws by itself, found "
-            f"'{job.spec.sampler}'"
-        )
+    import jax
+
+    method, sampler = job.spec.method, job.spec.sampler
+    for run in {tuple(point.items()): run for run, point in enumerate(job.points)}.values():
+        stages = job.stages(jax.tree.map(lambda x, run=run: x[run], job.config), env_spec)
+        if job.acts and len(stages) > 1:
+            names = ", ".join(stage.name for stage in stages)
+            raise InvalidSetting(
+                f"sampler '{sampler}': expected a method of one stage, found {method} with {names}"
+            )
+        if job.acts and stages[0].prepare is not None:
+            raise InvalidSetting(
+                f"sampler '{sampler}': expected a method that starts without a dataset, found "
+                f"{method} with these settings"
+            )
+        if sampler != "uniform" and all(stage.sampler for stage in stages):
+            raise InvalidSetting(
+                f"field 'sampler': expected uniform, since {method} draws by itself, found "
+                f"'{sampler}'"
+            )
 
 
 def evaluation_steps(steps: int, evaluations: int) -> list[int]:
