@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,44 @@ def replacing_folder(path: Path, overwrite: bool) -> Iterator[Path]:
     `recover(path)` moves it back. Raises NotWritten where the disk is full or no folder can be at
     `path`, and AlreadyThere where there is one and overwrite is not set.
     """
-    recover(path)
-    with _new(path, Path.mkdir) as temporary:
+    with replacing_folders([path], overwrite) as (temporary,):
         yield temporary
-        with _about(path):
-            for folder, _, names in os.walk(temporary):
-                for name in (*names, ""):
-                    _flush(Path(folder, name))
-            _put(temporary, path, overwrite)
-            _flush(path.parent)
+
+
+@contextlib.contextmanager
+def replacing_folders(paths: Sequence[Path], overwrite: bool) -> Iterator[list[Path]]:
+    """The same for several folders, none of which gets its name before all are on the disk."""
+    for path in paths:
+        recover(path)
+    with contextlib.ExitStack() as stack:
+        made = [stack.enter_context(_new(path, Path.mkdir)) for path in paths]
+        yield made
+        for path, temporary in zip(paths, made, strict=True):
+            with _about(path):
+                for folder, _, names in os.walk(temporary):
+                    for name in (*names, ""):
+                        _flush(Path(folder, name))
+        for path, temporary in zip(paths, made, strict=True):
+            with _about(path):
+                _put(temporary, path, overwrite)
+                _flush(path.parent)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block with the same folder, which need not exist.
+
+    For a file that is read, changed and written again. Where the file system has no locks, nothing
+    is waited for.
+    """
+    folder = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextlib.contextmanager

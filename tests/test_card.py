@@ -14,6 +14,7 @@ from PIL import Image
 import jaxoff
 from jaxoff.cli import main
 from jaxoff.data import card, disk
+from jaxoff.errors import InvalidSetting
 
 mlcroissant = pytest.importorskip("mlcroissant")
 CARD = ("README.md", "card.png", "croissant.json")
@@ -132,3 +133,16 @@ def test_a_part_of_a_dataset_names_what_it_is_a_part_of(made, tmp_path):
     assert (
         "`jaxoff data subsample` made it of these datasets: grid-bridge-optimal.vlt/seed-3" in text
     )
+
+
+def test_a_time_limit_of_the_data_that_is_not_that_of_evaluations_is_told(tmp_path):
+    main(["data", "make", "grid/bridge/random", "--episodes", "4", "--out", tmp_path])
+    text = (tmp_path / "grid-bridge-random.vlt" / "seed-0" / "README.md").read_text()
+    longest = int(disk.load(tmp_path / "grid-bridge-random.vlt" / "seed-0")[0].filled.sum(1).max())
+    assert f"The time limit is 20 steps in evaluations, and {longest} in these data." in text
+
+
+def test_a_license_is_a_name():
+    assert "license: cc-by-4.0" in card.front_matter("cc-by-4.0")
+    with pytest.raises(InvalidSetting, match="--license: expected an SPDX name, such as cc"):
+        card.front_matter("a: b\nx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import math
@@ -108,6 +109,76 @@ def test_a_disk_that_fills_up_is_one_line_and_keeps_the_old_dataset(capsys, tmp_
     reason = "could not be written: no space left on device; free some space"
     assert last == f"jaxoff: error: {folder}: {reason}"
     assert disk.load(folder)[1] == before and list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_disk_that_fills_up_leaves_both_old_parts_of_a_split(capsys, tmp_path, monkeypatch):
+    command = ["data", "split", XOR, "--out", tmp_path / "parts", "--share", "0.3"]
+    run(*command)
+    names, write = ("train", "validation"), disk.write_vault
+    before = [disk.load(tmp_path / "parts" / name)[1] for name in names]
+
+    def full(folder, *rest):
+        if "validation" in str(folder):
+            raise OSError(errno.ENOSPC, "no space left on device")
+        write(folder, *rest)
+
+    monkeypatch.setattr(disk, "write_vault", full)
+    with pytest.raises(SystemExit):
+        run(*command, "--seed", "4", "--overwrite")
+    text = capsys.readouterr().err.splitlines()[-1]
+    assert f"error: {tmp_path / 'parts' / 'validation'}: could not be written: no space" in text
+    assert [disk.load(tmp_path / "parts" / name)[1] for name in names] == before
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A dataset folder of XOR."""
+    place = tmp_path_factory.mktemp("options") / "xor"
+    run("data", "subsample", "matrix/xor/b", "--steps", "500", "--out", place)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("inspect FOLDER --episodes 3", "--episodes: expected with a task by its name, found 3 wi"),
+        ("inspect FOLDER --seed 9", "--seed: expected with a task by its name, found 9 with "),
+        ("inspect FOLDER --data FOLDER", "--data: expected with a task by its name, found '"),
+        ("inspect matrix/xor/b --data FOLDER --seed 9", "--seed: expected with a task by its name"),
+        ("inspect matrix/xor/b --pools x", "--pools: expected with a task that a pool plays, foun"),
+        ("credit matrix/xor/b --data FOLDER --episodes 3", "--episodes: expected with a task by"),
+        ("subsample FOLDER --steps 3 --data-dir x", "--data-dir: expected with a task of public d"),
+        ("combine FOLDER matrix/xor/b --pools x", "--pools: expected with a task that a pool play"),
+        (
+            "make matrix/xor/b --data-dir x",
+            "--data-dir: expected with a task of public data, found",
+        ),
+        ("make matrix/xor/b --pools x", "--pools: expected with a task that a pool plays, found x"),
+        ("make FOLDER", "TASK: expected a task with a recipe or of public data, found '"),
+        ("inspect matrix/mne/balanced --data FOLDER", "xor: field 'avail': expected shape"),
+        ("inspect mpe/spread/random --data FOLDER", "xor: field 'obs': expected shape"),
+    ],
+)
+def test_what_a_command_would_not_read_is_refused(folder, command, message, tmp_path, capsys):
+    args = command.replace("FOLDER", str(folder)).split()
+    assert message in error_of(["data", *args, "--out", tmp_path / "out"], capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_datasets_of_datasets_name_the_environment_that_is_known(folder, tmp_path):
+    env_of = lambda path: json.loads((path / "metadata.json").read_text())["env"]
+    episodes, metadata = disk.load(folder)
+    spec = disk.read_spec(folder)[0]
+    unknown, sourced = (dataclasses.replace(spec, name=n) for n in ("unknown", "other:matrix/xor"))
+    disk.save(tmp_path / "unknown", episodes, unknown, {"env": "unknown"})
+    disk.save(tmp_path / "sourced", episodes, sourced, {"env": sourced.name})
+    run("data", "subsample", tmp_path / "sourced", "--steps", "500", "--out", tmp_path / "part")
+    assert env_of(tmp_path / "part") == "other:matrix/xor"
+    run("data", "combine", tmp_path / "unknown", folder, "--out", tmp_path / "joined")
+    assert env_of(tmp_path / "joined") == "matrix/xor" == metadata["env"]
+    assert disk.read_spec(tmp_path / "joined")[0].return_scale == spec.return_scale
+    run("data", "combine", folder, tmp_path / "sourced", "--out", tmp_path / "both")
+    assert env_of(tmp_path / "both") == "matrix/xor"
 
 
 @pytest.mark.parametrize("name", ["50%[r r m]+50%[m*3] ~", "~ a#b?c|d \u00e9\u5b57 $a$ %41"])

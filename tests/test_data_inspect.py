@@ -53,6 +53,14 @@ def test_coverage_rounds_to_four_decimals():
     assert found["action_std"][1] == [0, 0, 0]
 
 
+def test_coverage_tells_huge_states_apart():
+    episodes = toy_episodes((4,))
+    state = np.broadcast_to(np.arange(5)[:, None] * 1e16, episodes.state[0].shape)
+    taken = np.zeros((1, 4, 2), np.int32)
+    found = inspect.describe(episodes._replace(state=state[None], actions=taken), toy_spec())
+    assert found["joint_saco"] == 1
+
+
 def test_coverage_hash_agrees_with_a_count_of_rows(monkeypatch):
     monkeypatch.setattr(inspect, "_HASH_ROWS", 700)
     rng = np.random.default_rng(0)

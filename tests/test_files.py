@@ -5,13 +5,22 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 
 from jaxoff import files
 from jaxoff.errors import AlreadyThere, NotWritten
-from jaxoff.files import plain, recover, replacing, replacing_folder, write_text
+from jaxoff.files import (
+    alone_in,
+    plain,
+    recover,
+    replacing,
+    replacing_folder,
+    replacing_folders,
+    write_text,
+)
 
 NO_PROCESS = 2**22 + 1  # above the largest number that Linux gives
 
@@ -196,3 +205,43 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path, monkeypatch):
     with pytest.raises(NotWritten, match="no space left on device"):
         files.check_writable(path)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_several_folders_are_all_replaced_or_none(tmp_path, monkeypatch):
+    paths = [folder_with(tmp_path / name, "old") for name in ("train", "validation")]
+    flush = files._flush
+
+    def full(path):
+        if "validation" in path.parent.name:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        flush(path)
+
+    def replace(text):
+        with replacing_folders(paths, overwrite=True) as made:
+            for folder in made:
+                (folder / "file").write_text(text)
+
+    with monkeypatch.context() as patched, pytest.raises(NotWritten, match="validation: could not"):
+        patched.setattr(files, "_flush", full)
+        replace("new")
+    assert [(path / "file").read_text() for path in paths] == ["old", "old"]
+    replace("newer")
+    assert [(path / "file").read_text() for path in paths] == ["newer", "newer"]
+    assert sorted(tmp_path.iterdir()) == paths
+
+
+def test_a_file_is_read_and_written_again_by_one_after_the_other(tmp_path):
+    place, rounds = tmp_path / "numbers", 50
+    place.write_text("")
+
+    def add(name):
+        for _ in range(rounds):
+            with alone_in(tmp_path):
+                write_text(place, place.read_text() + name)
+
+    threads = [threading.Thread(target=add, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(place.read_text()) == sorted("ab" * rounds)

@@ -228,6 +228,18 @@ def test_an_episode_of_minari_with_other_lengths_or_flags_is_refused(
         Episodes.from_minari(folder)
 
 
+def test_dictionaries_are_joined_by_agent_in_the_order_of_the_observations():
+    by_agent = lambda x, names: {name: x[:, "ab".index(name)] for name in names}
+    one = made(
+        obs=by_agent(OBS, "ab"), actions=by_agent(CHOICES, "ba"), reward=by_agent(OBS[..., 0], "ba")
+    )
+    np.testing.assert_array_equal(one.actions, made().actions)
+    np.testing.assert_array_equal(one.agent_reward[1, :4], OBS[2:, :, 0])
+    message = "field 'actions': expected the agents of 'obs', a, b, found x, b"
+    with pytest.raises(InvalidEpisodes, match=message):
+        made(obs=by_agent(OBS, "ab"), actions={"x": CHOICES[:, 0], "b": CHOICES[:, 1]})
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

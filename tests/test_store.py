@@ -198,6 +198,14 @@ def test_a_run_that_is_there_twice_is_refused(file):
         store_file.read(file)
 
 
+def test_two_folders_with_one_run_are_refused(tmp_path, trained):
+    copied = tmp_path / "copied"
+    shutil.copytree(trained["BC"], copied)
+    with pytest.raises(InvalidSetting, match=r"copied: field 'seed': expected runs .* in both"):
+        store.add(tmp_path / "runs.csv", [trained["BC"], copied], dirty=True)
+    assert not (tmp_path / "runs.csv").exists()
+
+
 def test_the_commands_add_and_list(tmp_path, trained, capsys):
     place = tmp_path / "runs.csv"
     folders = [str(path) for path in trained.values()]

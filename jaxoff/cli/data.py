@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json as json_module
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from jaxoff import registry, runtime
 from jaxoff.cli.common import Many, console, pairs
+from jaxoff.errors import InvalidSetting
 from jaxoff.names import DataOptions, Task, UnknownName
 
 if TYPE_CHECKING:
@@ -122,7 +123,13 @@ def data_make(
 
     begin = time.perf_counter()
     parsed = Task.parse(task)
+    if parsed.folder:
+        raise InvalidSetting(
+            f"TASK: expected a task with a recipe or of public data, found '{task}', a dataset "
+            "folder; `jaxoff data subsample` and `combine` make datasets of those"
+        )
     registry.sizes(parsed)  # refuses a task that does not exist
+    check_read([task], options_of(data_dir, pools, episodes, seed))
     folder = out / f"{parsed.slug}.vlt" / f"seed-{seed}"
     disk.check_target(folder, overwrite)
     env = registry.make_env(parsed)
@@ -171,6 +178,43 @@ def options_of(
     """The options of a command, as the registry's DataOptions."""
     text = [None if folder is None else str(folder) for folder in (data_dir, pools)]
     return DataOptions(seed, episodes, data_dir=text[0], pools=text[1])
+
+
+def check_read(
+    names: Sequence[str], options: DataOptions, data: Path | None = None, *, seeded: bool = True
+) -> None:
+    """Refuse options that no dataset of a command reads: datasets folders are read as they are,
+    a folder of public data is for tasks with a source, and pools for tasks that are played by one.
+
+    names: tasks and dataset folders. data: a folder that is read instead. seeded: whether the seed
+    is only that of the recipe.
+    """
+    from jaxoff.data import worlds
+
+    folders = [name for name in names if Path(name).is_dir()]
+    if data is not None and folders:
+        raise InvalidSetting(
+            f"--data: expected with a task by its name, found '{folders[0]}', a folder"
+        )
+    tasks: list[Task] = []
+    for name in () if data is not None else names:
+        with contextlib.suppress(UnknownName):  # which the command refuses itself
+            tasks += [] if name in folders else [Task.parse(name)]
+    recipes = len(tasks) > 0
+    read = {
+        "--episodes": (options.episodes, recipes),
+        "--seed": (options.seed if seeded else 0, recipes),
+        "--data-dir": (options.data_dir, any(task.source for task in tasks)),
+        "--pools": (options.pools, any(map(worlds.needs_pool, tasks))),
+    }
+    kinds = {"--data-dir": "a task of public data", "--pools": "a task that a pool plays"}
+    for option, (value, used) in read.items():
+        if value and not used:
+            where = "--data" if data is not None else ", ".join(names)
+            raise InvalidSetting(
+                f"{option}: expected with {kinds.get(option, 'a task by its name')}, found "
+                f"{value} with {where}"
+            )
 
 
 def _pool_info(task: Task, spec: EnvSpec, folder: Path | None) -> dict[str, Any]:
@@ -334,6 +378,7 @@ def find_data(text: str, options: DataOptions, data: Path | None = None) -> Foun
     """
     runtime.setup()
     from jaxoff.data import disk, edit
+    from jaxoff.data.dataset import validate
     from jaxoff.files import recover
 
     recover(Path(text))
@@ -366,7 +411,7 @@ def find_data(text: str, options: DataOptions, data: Path | None = None) -> Foun
         with shown(text) as progress:
             episodes = registry.make_data(task, options._replace(progress=progress))
     else:
-        episodes = disk.load(data)[0]
+        episodes = validate(disk.load(data)[0], env.spec, str(data))
     pool = (
         _pool_info(task, env.spec, None if options.pools is None else Path(options.pools))
         if data is None

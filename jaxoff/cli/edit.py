@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from jaxoff.cli.common import console
-from jaxoff.cli.data import Found, data_app, find_data, options_of
+from jaxoff.cli.data import Found, check_read, data_app, find_data, options_of
 from jaxoff.errors import InvalidSetting
+from jaxoff.names import UNKNOWN
 
 if TYPE_CHECKING:
     from jaxoff.types import EnvSpec, Episodes
 
 
 def _save_made(
-    folder: Path,
-    episodes: Episodes,
+    made: Mapping[Path, tuple[Episodes, dict[str, Any]]],
     spec: EnvSpec,
-    how: dict[str, Any],
     parts: list[Found],
     overwrite: bool,
 ) -> None:
+    """Write datasets, with how each was made, all of them or none."""
     import numpy as np
 
     from jaxoff.data import disk
 
-    env = spec.name.rpartition(":")[2]
     info = {
-        "env": env,
-        "scenario": env.rpartition("/")[2],
-        "made_by": how,
+        "env": spec.name,
+        "scenario": spec.name.rpartition("/")[2],
         "made_from": [part.origin for part in parts],
     }
-    disk.save(folder, episodes, spec, info, overwrite=overwrite)
-    console.print(f"{len(episodes.filled)} episodes, {int(np.sum(episodes.filled)):,} steps")
-    console.print(f"dataset: {folder}", soft_wrap=True)
+    saved = {path: (episodes, info | {"made_by": how}) for path, (episodes, how) in made.items()}
+    disk.save_parts(saved, spec, overwrite=overwrite)
+    for path, (episodes, _) in made.items():
+        console.print(f"{len(episodes.filled)} episodes, {int(np.sum(episodes.filled)):,} steps")
+        console.print(f"dataset: {path}", soft_wrap=True)
 
 
 @data_app.command(name="combine")
@@ -61,11 +62,13 @@ def data_combine(
     from jaxoff.data import disk, edit
 
     disk.check_target(out, overwrite)
-    parts = [find_data(text, options_of(data_dir, pools)) for text in datasets]
+    options = options_of(data_dir, pools)
+    check_read(datasets, options)
+    parts = [find_data(text, options) for text in datasets]
     names: dict[str, str] = {
         part.spec.name.rpartition(":")[2]: text
         for part, text in zip(parts, datasets, strict=True)
-        if part.spec.name != "unknown"
+        if part.spec.name != UNKNOWN
     }
     if len(names) > 1:
         (one, first), (other, second) = list(names.items())[:2]
@@ -74,7 +77,8 @@ def data_combine(
             f"{other} in {second}"
         )
     made = edit.combine([part.episodes for part in parts], datasets)
-    spec = parts[0].spec
+    known = [part.spec for part in parts if part.spec.name != UNKNOWN]
+    spec = known[0] if known else parts[0].spec
     for part, text in zip(parts, datasets, strict=True):
         for field in ("action_bound", *edit.PER_AGENT):
             expected, found = getattr(spec, field), getattr(part.spec, field)
@@ -83,8 +87,13 @@ def data_combine(
                     f"combine: field '{field}': expected {expected} as in {datasets[0]}, found "
                     f"{found} in {text}"
                 )
-    spec = dataclasses.replace(spec, horizon=max(part.spec.horizon for part in parts))
-    _save_made(out, made, spec, {"command": "combine"}, parts, overwrite)
+    spec = dataclasses.replace(
+        spec,
+        # of several sources: the environment that they have in common
+        name=spec.name if len({one.name for one in known}) < 2 else next(iter(names)),
+        horizon=max(part.spec.horizon for part in parts),
+    )
+    _save_made({out: (made, {"command": "combine"})}, spec, parts, overwrite)
 
 
 @data_app.command(name="subsample")
@@ -118,10 +127,12 @@ def data_subsample(
 
     edit.check_part(seed, episodes, steps)
     disk.check_target(out, overwrite)
-    whole = find_data(dataset, options_of(data_dir, pools))
+    options = options_of(data_dir, pools)
+    check_read([dataset], options)
+    whole = find_data(dataset, options)
     made = edit.subsample(whole.episodes, seed, episodes, steps)
     how = {"command": "subsample", "episodes": episodes, "steps": steps, "seed": seed}
-    _save_made(out, made, whole.spec, how, [whole], overwrite)
+    _save_made({out: (made, how)}, whole.spec, [whole], overwrite)
 
 
 @data_app.command(name="split")
@@ -154,7 +165,12 @@ def data_split(
     names = ("train", "validation")
     for name in names:
         disk.check_target(out / name, overwrite)
-    whole = find_data(dataset, options_of(data_dir, pools))
-    for name, part in zip(names, edit.split(whole.episodes, share, seed), strict=True):
-        how = {"command": "split", "share": share, "seed": seed, "part": name}
-        _save_made(out / name, part, whole.spec, how, [whole], overwrite)
+    options = options_of(data_dir, pools)
+    check_read([dataset], options)
+    whole = find_data(dataset, options)
+    how = {"command": "split", "share": share, "seed": seed}
+    parts = edit.split(whole.episodes, share, seed)
+    made = {
+        out / name: (part, how | {"part": name}) for name, part in zip(names, parts, strict=True)
+    }
+    _save_made(made, whole.spec, [whole], overwrite)

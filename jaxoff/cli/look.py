@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from jaxoff import runtime
 from jaxoff.cli.common import console
-from jaxoff.cli.data import data_app, find_data, options_of, shown
+from jaxoff.cli.data import check_read, data_app, find_data, options_of, shown
 from jaxoff.files import check_writable_file
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def data_inspect(
     from jaxoff.data import inspect
     from jaxoff.data.episodes import returns_of
 
-    found = find_data(task, options_of(data_dir, pools, episodes, seed), data)
+    options = options_of(data_dir, pools, episodes, seed)
+    check_read([task], options, data)
+    found = find_data(task, options, data)
     table = Table("", task)
     for name, value in inspect.describe(found.episodes, found.spec, found.won).items():
         table.add_row(name.replace("_", " "), _short(name, value))
@@ -104,7 +106,9 @@ def data_credit(
         steps=steps, lr=lr, members=members, held_out=held_out, priority_trim=trim
     )
     credit.check_settings(settings, seed)
-    whole = find_data(task, options_of(data_dir, pools, episodes, seed), data)
+    options = options_of(data_dir, pools, episodes, seed)
+    check_read([task], options, data, seeded=False)
+    whole = find_data(task, options, data)
     with shown(f"credit {task}", "updates") as progress:
 
         def tell(done: int, total: int, metrics: dict[str, float]) -> None:

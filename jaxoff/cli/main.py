@@ -22,7 +22,7 @@ from jaxoff.cli.push import policy_app
 from jaxoff.cli.store import store_app
 from jaxoff.cli.train import train
 from jaxoff.errors import Interrupted, InvalidSetting, JaxoffError
-from jaxoff.files import check_writable_file
+from jaxoff.files import alone_in, check_writable_file
 
 if TYPE_CHECKING:
     from jaxoff.report import tables
@@ -189,7 +189,8 @@ def evaluate(
     from jaxoff.training.restore import evaluate_runs, restore
     from jaxoff.training.results import EVALUATIONS, read_evaluations, read_json, write_json
 
-    file, before = folder / EVALUATIONS, read_evaluations(folder)
+    file = folder / EVALUATIONS
+    read_evaluations(folder)  # refused before an hour of playing
     found = restore(folder, None if data_dir is None else str(data_dir), env)
     spec, chosen = found.job.spec, _numbers(runs, found.job.num_runs)
     if not found.finished:
@@ -220,7 +221,8 @@ def evaluate(
         "git_commit": runtime.git_commit(),
         "runs": rows,
     }
-    write_json(file, {"evaluations": [*before, record]})
+    with alone_in(folder):  # another evaluation may have ended in the meantime
+        write_json(file, {"evaluations": [*read_evaluations(folder), record]})
     console.print(f"evaluations: {file}", soft_wrap=True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from jaxoff.data import croissant, inspect
 from jaxoff.data.families import BUILT_IN
 from jaxoff.data.vault import flatten, shape_of
+from jaxoff.errors import InvalidSetting
 from jaxoff.files import write_text
 from jaxoff.names import Task, UnknownName
 from jaxoff.types import EnvSpec, Episodes
@@ -102,12 +104,14 @@ class About:
         found, spec = self.found, self.spec
         vector = f"a vector of {spec.action_size} real numbers"
         kind = f"one of {spec.action_size} choices" if spec.discrete else vector
+        most = found["length_max"]
+        longer = f" in evaluations, and {most} in these data" if most > spec.horizon else ""
         return (
             f"{found['episodes']:,} episodes with {found['transitions']:,} steps of a team of "
             f"{spec.num_agents} agent{'s' * (spec.num_agents != 1)} in the environment "
             f"{spec.name}, for offline multi-agent reinforcement learning. An action of an agent "
-            f"is {kind}. The time limit is {spec.horizon} step{'s' * (spec.horizon != 1)}. The "
-            f"return of an episode is {found['return_mean']:.4g} on average, between "
+            f"is {kind}. The time limit is {spec.horizon} step{'s' * (spec.horizon != 1)}{longer}. "
+            f"The return of an episode is {found['return_mean']:.4g} on average, between "
             f"{found['return_min']:.4g} and {found['return_max']:.4g}."
         )
 
@@ -206,7 +210,14 @@ def _readme(told: About) -> str:
 
 
 def front_matter(license: str, **fields: str | bool) -> list[str]:
-    """The lines before the title of a card, in YAML, which Hugging Face reads."""
+    """The lines before the title of a card, in YAML, which Hugging Face reads.
+
+    Raises InvalidSetting for a license that is no SPDX name.
+    """
+    if license and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
+        raise InvalidSetting(
+            f"--license: expected an SPDX name, such as cc-by-4.0, found {license!r}"
+        )
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
     known = [f"license: {license}"] if license else []
     return ["---", *lines, *known, "tags:", *(f"- {tag}" for tag in _TAGS), "---"]

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,6 +65,42 @@ def save(
     InvalidEpisodes, InvalidSetting for an info key that the format uses itself, and what
     `check_target` does.
     """
+    made = _ready(path, episodes, info, spec, overwrite)
+    with files.replacing_folder(made.path, overwrite) as temporary:
+        made.write(temporary)
+        beside(temporary, made.metadata)
+
+
+def save_parts(
+    parts: Mapping[Path, tuple[Episodes, dict[str, Any]]], spec: EnvSpec, *, overwrite: bool = False
+) -> None:
+    """Write several vault folders as `save` does, all of them or none.
+
+    parts: folder -> episodes and info.
+    """
+    made = [_ready(path, *part, spec, overwrite) for path, part in parts.items()]
+    with files.replacing_folders([one.path for one in made], overwrite) as temporary:
+        for one, folder in zip(made, temporary, strict=True):
+            one.write(folder)
+
+
+class _Ready(NamedTuple):
+    """A dataset that is checked and can be written."""
+
+    path: Path
+    main: dict[str, Any]
+    final: dict[str, Any]
+    metadata: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Write both vaults into a folder."""
+        write_vault(folder, self.main, self.metadata)
+        write_vault(folder / "final", self.final, own.seal(structure(self.final)))
+
+
+def _ready(
+    path: str | Path, episodes: Episodes, info: dict[str, Any], spec: EnvSpec, overwrite: bool
+) -> _Ready:
     path = _place(path)
     check_target(path, overwrite)
     episodes = validate(episodes, spec, str(path))
@@ -85,10 +121,7 @@ def save(
         "sha256_final": hashes_of(final),
     }
     metadata = own.seal(structure(main) | _checked_info(path, info, ours, spec) | ours)
-    with files.replacing_folder(path, overwrite) as temporary:
-        write_vault(temporary, main, metadata)
-        write_vault(temporary / "final", final, own.seal(structure(final)))
-        beside(temporary, metadata)
+    return _Ready(path, main, final, metadata)
 
 
 def check_target(path: str | Path, overwrite: bool) -> None:

@@ -111,9 +111,11 @@ def joint_saco(episodes: Episodes) -> float:
         rows = np.concatenate(
             [state[part, :-1][real], taken.reshape(len(taken), -1)], 1, dtype=np.float64
         )
-        hashes.append(
-            (np.rint(rows * 1e4).astype(np.int64).view(np.uint64) * factors).sum(1, dtype=np.uint64)
-        )
+        scaled = np.rint(rows * 1e4)
+        fits = np.abs(scaled) < 2.0**63
+        whole = np.where(fits, scaled, 0).astype(np.int64).view(np.uint64)
+        whole = np.where(fits, whole, rows.view(np.uint64))  # huge numbers by their bits
+        hashes.append((whole * factors).sum(1, dtype=np.uint64))
     flat = np.concatenate(hashes)
     return len(np.unique(flat)) / len(flat)
 

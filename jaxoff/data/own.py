@@ -36,6 +36,7 @@ _FIELDS = ("horizon", "action_bound", "return_scale", *PER_AGENT)  # of a spec, 
 
 def from_steps(given: Mapping[str, Any]) -> Episodes:
     """What `types.Episodes.from_steps` describes; given: its arguments, by their names."""
+    given = _in_one_order(given)
     seen = _rows("obs", given["obs"], 3)
     count, n = seen.shape[:2]
     masks = None if given["avail"] is None else _rows("avail", given["avail"], 3, (count, n, -1))
@@ -72,6 +73,22 @@ def from_steps(given: Mapping[str, Any]) -> Episodes:
     size, bound = choices or taken.shape[-1], 1.0 if choices else max(1.0, np.abs(taken).max())
     spec = EnvSpec(_SOURCE, n, shape[2], states[0].shape[1], size, bool(choices), 1)
     return validate(pad(steps, spec), dataclasses.replace(spec, action_bound=bound), _SOURCE)
+
+
+def _in_one_order(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, where all dictionaries have the agents in the order of the first one."""
+    by_agent = {name: value for name, value in given.items() if isinstance(value, Mapping)}
+    first = next(iter(by_agent), "")
+    for name, value in by_agent.items():
+        if value.keys() != by_agent[first].keys():
+            expected, found = (", ".join(map(str, x)) or "none" for x in (by_agent[first], value))
+            raise InvalidEpisodes(
+                f"{_SOURCE}: field '{name}': expected the agents of '{first}', {expected}, found "
+                f"{found}"
+            )
+    return dict(given) | {
+        name: {agent: value[agent] for agent in by_agent[first]} for name, value in by_agent.items()
+    }
 
 
 def _before_and_after(

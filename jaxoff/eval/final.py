@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -70,7 +71,8 @@ def summary(env: Env, simulator: str, found: dict[str, Any]) -> dict[str, Any]:
     }
     out |= {
         "return_std": float(returns.std()),
-        "return_sem": float(returns.std(ddof=min(1, episodes - 1)) / np.sqrt(episodes)),
+        # of one episode nothing is known
+        "return_sem": float(returns.std(ddof=1) / np.sqrt(episodes)) if episodes > 1 else math.nan,
     }
     if env.spec.return_scale is not None:
         out["score"] = float(normalised(out["return_mean"], env.spec.return_scale))

@@ -21,7 +21,7 @@ import numpy as np
 from jaxoff import registry
 from jaxoff.config import BUDGETS, resolve_config
 from jaxoff.errors import InvalidSetting, JaxoffError
-from jaxoff.files import plain
+from jaxoff.files import alone_in, plain
 from jaxoff.names import Task
 from jaxoff.report.load import Run, load_run
 from jaxoff.report.store_file import (
@@ -191,6 +191,11 @@ def put(
     dirty: also rows from a source tree with changes that no commit has. Raises InvalidSetting for
     such rows otherwise, and for rows whose key the store has with another dataset.
     """
+    with alone_in(Path(file).parent):  # another process may put its rows there
+        return _put(Path(file), rows, curves, dirty)
+
+
+def _put(file: Path, rows: Sequence[Row], curves: Sequence[Curve], dirty: bool) -> tuple[int, int]:
     held = {row.place: row for row in read(file)}
     data = {row.key: row.data for row in held.values()}
     for row in rows:
@@ -223,10 +228,24 @@ def put(
 def add(
     file: str | Path, folders: Iterable[Path], scale: str = "", *, dirty: bool = False
 ) -> tuple[int, int]:
-    """Put the runs of result folders into a store. Raises what `put` and `load_run` do."""
+    """Put the runs of result folders into a store.
+
+    Raises what `put` and `load_run` do, and InvalidSetting where two folders have a run of one job
+    and seed.
+    """
     runs = [load_run(folder) for folder in folders]
-    rows = [row for run in runs for row in rows_of(run, scale)]
-    return put(file, rows, [curve for run in runs for curve in thinned(run)], dirty=dirty)
+    rows: dict[tuple[str, int], Row] = {}
+    where: dict[tuple[str, int], Path] = {}
+    for run in runs:
+        for row in rows_of(run, scale):
+            if row.place in rows:
+                raise InvalidSetting(
+                    f"{run.path}: field 'seed': expected runs that {where[row.place]} does not "
+                    f"have, found seed {row.seed} of {row.label} on {row.task} in both"
+                )
+            rows[row.place], where[row.place] = row, run.path
+    curves = [curve for run in runs for curve in thinned(run)]
+    return put(file, [*rows.values()], curves, dirty=dirty)
 
 
 # ------------------------------------------------------------------------- results from the store
