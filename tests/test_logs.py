@@ -155,6 +155,8 @@ def test_a_task_without_simulator_is_not_said_to_have_failed_runs():
     rows = [{"run": run, "seed": run, "return_mean": float("nan")} for run in range(2)]
     sink.record(Record("train", 0, 5, 100, rows))
     assert "no simulator" in out.getvalue() and "failed" not in out.getvalue()
+    sink.record(Record("train", 0, 10, 100, [row | {"length_mean": 3.0} for row in rows]))
+    assert "returns that are not finite" in out.getvalue()
 
 
 def test_progress_in_a_terminal_shows_every_stage():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxoff.cli import main
 from jaxoff.report import (
     BrokenResult,
     figures,
@@ -635,3 +636,17 @@ def test_a_page_says_which_policies_were_not_evaluated(tmp_path):
     # a job whose runs have all failed was evaluated
     make(tmp_path / "failed", "bc", "matrix/xor/b", [None, None])
     assert not load_run(tmp_path / "failed").unplayed
+    # and so was one whose environment pays what is not a number
+    for run in final["runs"]:
+        run["length_mean"] = 3.0
+    (tmp_path / "own" / "final.json").write_text(json.dumps(final))
+    assert not load_run(tmp_path / "own").unplayed
+    page = " ".join(report(tmp_path / "own").read_text().split())
+    assert "No return of a policy on folder:mine is a finite number." in page
+
+
+def test_the_table_in_a_terminal_tells_failed_runs(tmp_path, capsys):
+    make(tmp_path / "bc", "bc", "matrix/xor/b", [1.0, None, 0.5])
+    main(["report", str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "failed runs" in text and "1 of 3" in text

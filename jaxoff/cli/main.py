@@ -127,6 +127,10 @@ def _returns(table: tables.Table) -> Table:
         "method": [column for _, column, *_ in found],
         "runs": [str(cell.total) for _, _, cell, _ in found],
         table.title.lower(): [value for *_, value in found],
+        "failed runs": [
+            f"{cell.total - cell.kept} of {cell.total}" if cell.kept < cell.total else ""
+            for _, _, cell, _ in found
+        ],
         "best": [cell.mark for _, _, cell, _ in found],
     }
     counts = set(columns["runs"])

@@ -183,9 +183,9 @@ def train(
     registry.form_for(method, task)
     as_folder(out or results / experiment, "--results" if out is None else "--out")
     runtime.setup()
-    import numpy as np
 
     from jaxoff.data import disk
+    from jaxoff.eval.statistics import was_played
     from jaxoff.report.protocol import UNPLAYED, Protocol
     from jaxoff.training.naming import folder_name, folder_to_extend
     from jaxoff.training.spec import check_stages, expanded, resolve
@@ -217,8 +217,7 @@ def train(
         folder = whole / name.replace(", ", "-").replace("=", "-") if point else whole
         rows += _train(job, folder, name, dashboard, episodes, (extend, overwrite))
     evaluation = Protocol(spec.sampled, spec.eval_episodes).of("return_mean")
-    played = [row for row in rows if np.isfinite(row["return_mean"])]
-    if not played and any(row["failed_at"] is None for row in rows):
+    if not any(map(was_played, rows)) and any(row["failed_at"] is None for row in rows):
         evaluation = f"not evaluated: {UNPLAYED}"
     console.print(_summary(rows, evaluation))
     if whole != wanted:  # its name says how many updates it has
@@ -330,6 +329,8 @@ def _summary(runs: list[dict[str, Any]], evaluation: str) -> Table:
     """
     import numpy as np
 
+    from jaxoff.eval.statistics import was_played
+
     metrics = ("return_mean", "score", "win_rate", "exact_value")
     columns = ("setting", "seeds", *(metric.split("_mean")[0] for metric in metrics), "failed runs")
     lines: list[list[str]] = []
@@ -344,10 +345,11 @@ def _summary(runs: list[dict[str, Any]], evaluation: str) -> Table:
             known = [run[name] for run in alive if run.get(name) is not None]
             values = [value for value in known if np.isfinite(value)]
             spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+            nothing = "not finite" if any(map(was_played, alive)) else "no simulator"
             cells.append(
                 f"{np.mean(values):.3f}{spread}"
                 if values
-                else ("no simulator" if known and name == "return_mean" else "-")
+                else (nothing if known and name == "return_mean" else "-")
             )
         lines.append([point, str(len(group)), *cells, str(len(group) - len(alive))])
     table = Table(title=f"mean ± standard deviation over seeds; {evaluation}")

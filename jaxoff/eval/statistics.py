@@ -25,6 +25,14 @@ LEVEL = 0.95
 SIGNIFICANCE = 0.05
 
 
+def was_played(run: Mapping[str, Any]) -> bool:
+    """Whether episodes were played for the final numbers of a run, also where the environment paid
+    returns that are not finite.
+    """
+    length = run.get("length_mean")
+    return length is not None and bool(np.isfinite(length))
+
+
 def finite(values: ArrayLike) -> np.ndarray:
     """The finite values [n]; a failed run is NaN, and no statistic includes it."""
     flat = np.asarray(values, np.float64).reshape(-1)

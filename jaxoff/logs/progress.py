@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from jaxoff.eval.statistics import finite
+from jaxoff.eval.statistics import finite, was_played
 from jaxoff.logs.base import Record
 
 AT_ONCE = 1e-2  # seconds; records that are closer in time give no speed
@@ -122,6 +122,8 @@ def score_text(rec: Record) -> str:
     failed = f", {count} of {len(rec.rows)} runs failed" if count else ""
     kept = finite(np.array([row["return_mean"] for row in alive], np.float64))
     if len(kept) == 0:
+        if any(map(was_played, alive)):
+            return f"returns that are not finite{failed}"
         return f"{'no simulator' if alive else 'no return'}{failed}"
     spread = f" ± {kept.std(ddof=1):.3f}" if len(kept) > 1 else ""
     return f"return {kept.mean():.3f}{spread}{failed}"

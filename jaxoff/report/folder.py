@@ -90,7 +90,10 @@ def _evaluation(runs: Sequence[Run]) -> str:
     """How the policies of some jobs were evaluated, and which were not, as text."""
     played = [run for run in runs if not run.unplayed]
     tasks = ", ".join(dict.fromkeys(run.task for run in runs if run.unplayed))
+    paid = [run for run in played if not run.has("return_mean") and not run.failed.all()]
     text = protocol.of_runs(by_config(played))
+    for task in dict.fromkeys(run.task for run in paid):
+        text += f" No return of a policy on {task} is a finite number."
     if not tasks:
         return text
     return f"{text} Policies on {tasks} were not evaluated: {protocol.UNPLAYED}.".strip()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxoff.errors import BrokenResult
+from jaxoff.eval.statistics import was_played
 from jaxoff.report.protocol import Protocol
 from jaxoff.training.results import (
     ADDED,
@@ -71,7 +72,8 @@ class Run:
     @property
     def unplayed(self) -> bool:
         """Whether no policy was evaluated, since no environment is there that could play it."""
-        return not self.has("return_mean") and not self.failed.all()
+        played = self.has("return_mean") or any(map(was_played, self.runs))
+        return not played and not self.failed.all()
 
     @property
     def curve_metric(self) -> str:
