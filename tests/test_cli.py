@@ -127,6 +127,13 @@ def test_a_grid_has_a_line_for_each_point(job):
     assert "lr=0.001" in printed and "lr=0.01" in printed
 
 
+def test_processes_of_a_simulator_are_refused_where_none_is_played(job, capsys):
+    with pytest.raises(SystemExit):
+        run("evaluate", job[0] / "grid", "--episodes", "1", "--processes", "2")
+    assert "--processes: expected for a simulator on the host, found 2" in capsys.readouterr().err
+    assert not (job[0] / "grid" / "evaluations.json").exists()
+
+
 def test_the_same_command_again_reads_the_result_back(job, capsys):
     before = (job[0] / "grid" / "final.json").stat().st_mtime_ns
     run("train", "bc", "matrix/xor/b", *TINY, "--grid", "lr=1e-3,1e-2", "--out", job[0] / "grid")
@@ -440,6 +447,8 @@ def test_play_says_where_there_is_no_picture(job):
             "train icq poly/sign/uniform --set epsilon_start=0.5",
             "icq: field 'epsilon_start': expected 0.0, since the continuous actions of poly/sign",
         ),
+        ("check-env matrix/xor/b --seed -1", "field 'seed': expected 0 to 4294967295, found -1"),
+        ("check-learner bc --seed -1", "field 'seed': expected 0 to 4294967295, found -1"),
         ("train bc matrix/xor/b --sampler pjop", "unknown sampler 'pjop'; nearest: pjap"),
         (
             "train bc alberdice:matrix/xor/b",

@@ -183,7 +183,7 @@ def test_a_grid_given_in_another_order_before_the_first_checkpoint_is_that_of_th
     ("change", "extend", "message"),
     [
         ({"steps": 8}, False, "asked for 8 updates, .*holds 4 updates.*add --extend.*--overwrite"),
-        ({"seeds": (0, 1, 2)}, False, r"seeds 0, 1, 2; the folder holds .*0, 1;.*--label NAME"),
+        ({"seeds": (0, 1, 2)}, False, r"seeds 0, 1, 2; the folder holds .*0, 1;.*--label"),
         ({"steps": 8, "seeds": (0, 1, 2)}, True, "more updates or more runs, found both"),
         ({"steps": 2}, True, "the folder holds 4 updates.*ask for all that it holds"),
         ({"seeds": (1, 2)}, True, "the folder holds .*seeds 0, 1.*ask for all that it holds"),

@@ -8,6 +8,7 @@ import tyro
 
 from jaxoff import registry, runtime
 from jaxoff.cli.common import Many, console, pairs
+from jaxoff.config import check_number
 from jaxoff.names import unknown
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def check_env(task: tyro.conf.Positional[str], /, seed: int = 0) -> None:
         seed: random seed of the episodes that are played.
     """
     registry.sizes(task)  # refuses a task that does not exist
+    check_number("seed", seed)
     runtime.setup()
     from jaxoff.conformance import check_env as check
 
@@ -46,6 +48,7 @@ def check_learner(
     """
     if method not in registry.learner_names():
         raise unknown("method", method, registry.learner_names())
+    check_number("seed", seed)
     runtime.setup()
     from jaxoff.conformance import check_learner as check
 

@@ -196,6 +196,11 @@ def evaluate(
     file = folder / EVALUATIONS
     read_evaluations(folder)  # refused before an hour of playing
     found = restore(folder, None if data_dir is None else str(data_dir), env)
+    if processes is not None and hasattr(found.env, "step"):
+        raise InvalidSetting(
+            f"--processes: expected for a simulator on the host, found {processes} with the "
+            f"environment {found.env.spec.name}, which plays in one program"
+        )
     spec, chosen = found.job.spec, _numbers(runs, found.job.num_runs)
     if not found.finished:
         unfinished = f"{folder}: this job has not ended; its last checkpoint plays"

@@ -44,6 +44,8 @@ LOOSE = {
 # Fields that change when a job is extended.
 GROWS = {"seeds", "grid", "num_runs", "steps", "config.steps", "parts", "order"}
 FILES = ("config.json", "metrics.jsonl", "history.npz", "final.json", "final.npz")
+# what to do where a folder holds another job
+ANEW = "give --overwrite to start anew, or another folder, which --out names, or else --label"
 STAGE = 1_000_000_000  # the number of a checkpoint is that of its stage times this, plus updates
 
 
@@ -174,8 +176,7 @@ def plan(out: Path, wanted: dict[str, Any], extend: bool = False, fresh: bool = 
         if less or not extend:
             mend = "ask for all that it holds" if less else "add --extend to train what is missing"
             raise InvalidSetting(
-                f"{file}: you asked for {asked}; the folder holds {holds}; {mend}, --overwrite to "
-                "start anew, or --label NAME to keep both"
+                f"{file}: you asked for {asked}; the folder holds {holds}; {mend}, or {ANEW}"
             )
         if missing and longer:
             raise InvalidSetting(
@@ -268,7 +269,7 @@ def _check_same(file: Path, wanted: dict[str, Any], held: dict[str, Any], free: 
         if name.partition(".")[0] not in LOOSE and not grown:
             raise InvalidSetting(
                 f"{file}: field '{name}': expected {expected!r}, found {found!r}; the folder holds "
-                "another job: choose another folder, give a --label, or --overwrite to start anew"
+                f"another job: {ANEW}"
             )
 
 

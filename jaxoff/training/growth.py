@@ -36,8 +36,8 @@ def check_schedules(job: Job, steps: int, env: Env, data: Episodes | None) -> No
             raise InvalidSetting(
                 f"field 'steps': expected {steps}, the number that the folder was trained for, "
                 f"found {job.config.steps}; {job.spec.method} can't be extended with these "
-                "settings, since a schedule depends on the number of updates: give --overwrite to "
-                "start anew, or --label NAME to keep both"
+                "settings, since a schedule depends on the number of updates: "
+                f"{folder.ANEW}"
             )
 
 
