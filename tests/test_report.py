@@ -23,7 +23,7 @@ from jaxoff.report import (
     tables,
 )
 from jaxoff.report.gif import grid_gif
-from jaxoff.report.load import by_config, select, told_apart, unfinished
+from jaxoff.report.load import by_config, run_folders, select, told_apart, unfinished
 
 STEPS = (0, 10, 20)
 
@@ -141,6 +141,25 @@ def test_a_missing_metric_is_named(experiment: Path):
 def test_an_empty_folder_is_refused(tmp_path: Path):
     with pytest.raises(BrokenResult, match="expected result folders"):
         load_experiment(tmp_path)
+
+
+def test_links_are_followed_and_a_folder_is_found_once_in_each_experiment(tmp_path: Path):
+    job = make(tmp_path / "far" / "bc", "bc", "matrix/xor/a", [1.0])
+    root = tmp_path / "root"
+    other = make(root / "mine" / "other", "omar", "matrix/xor/a", [2.0])
+    (root / "mine" / "bc").symlink_to(job)
+    (root / "mine" / "bc-again").symlink_to(job)
+    (root / "mine" / "up").symlink_to(root)  # a loop
+    (job / "self").symlink_to(job)
+    (root / "a-link").symlink_to(root / "mine")  # an experiment that is there without the link
+    (root / "far").symlink_to(tmp_path / "far")
+    (other / "checkpoint").mkdir()
+    (other / "checkpoint" / "0").symlink_to(job)
+    found = [folder.relative_to(root).as_posix() for folder in run_folders(root)]
+    assert found == ["far/bc", "mine/bc", "mine/other"]
+    assert run_folders(root / "mine" / "bc") == [root / "mine" / "bc"]
+    page = report(root / "mine").read_text()
+    assert "2 result folders, 2 runs." in page and "<th>bc</th>" in page
 
 
 def test_a_grid_becomes_a_variant_per_point(tmp_path: Path):

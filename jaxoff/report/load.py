@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from jaxoff.training.results import (
 )
 
 CONFIG_FIELDS = ("method", "task", "command", "hardware", "git_commit")
+NO_RESULTS = {"checkpoint", "wandb", ADDED, MERGED}  # names of folders that hold no result folders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,13 +126,27 @@ def load_run(path: str | Path) -> Run:
 
 
 def run_folders(path: str | Path) -> list[Path]:
-    """Every result folder at or below a path, finished or not, in order."""
-    files = sorted(Path(path).rglob("config.json"))
-    return [
-        file.parent
-        for file in files
-        if not {"checkpoint", "wandb", ADDED, MERGED} & set(file.relative_to(path).parts)
-    ]
+    """Every result folder at or below a path, finished or not, in order.
+
+    Links to folders are followed. A result folder that several paths lead to is found once in each
+    experiment, the folder that holds it or a link to it. Where an experiment is linked, too, it has
+    the name that it has without the link.
+    """
+    found: dict[tuple[str, str], Path] = {}  # true paths of experiment and result folder
+    starts, entered = [str(path)], set[str]()
+    for start in starts:  # links that are met on the way are added, and followed afterwards
+        for place, names, files in os.walk(start):
+            real = os.path.realpath(place)
+            home = os.path.realpath(os.path.dirname(os.path.abspath(place)))
+            if place != starts[0] and f"{home}{os.sep}".startswith(f"{real}{os.sep}"):
+                break  # the start is a link to a folder that it lies in
+            if "config.json" in files:
+                found.setdefault((home, real), Path(place))
+            names[:] = [] if real in entered else sorted(set(names) - NO_RESULTS)
+            entered.add(real)
+            inner = (os.path.join(place, name) for name in names)
+            starts += [link for link in inner if os.path.islink(link)]
+    return sorted(found.values(), key=lambda folder: folder / "config.json")
 
 
 def unfinished(path: str | Path) -> list[Path]:
