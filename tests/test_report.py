@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,7 +24,9 @@ from jaxoff.report import (
     tables,
 )
 from jaxoff.report.gif import grid_gif
-from jaxoff.report.load import by_config, run_folders, select, told_apart, unfinished
+from jaxoff.report.load import SETTINGS, by_config, run_folders, select, told_apart, unfinished
+from jaxoff.training.folder import GROWS, LOOSE
+from jaxoff.training.spec import TrainSpec
 
 STEPS = (0, 10, 20)
 
@@ -202,6 +205,42 @@ def test_folders_of_one_task_and_method_are_told_apart_by_what_differs(tmp_path:
         "bc (hidden=8, lr=0.3)",
         "bc (hidden=8, lr=0.4)",
     ]
+
+
+def test_jobs_are_told_apart_by_every_setting_but_seeds_and_what_runs_of_one_job_may_differ_in():
+    named = {"task", "variant", "config", "sampler_config", "env"}  # in ways of their own
+    rest = {field.name for field in dataclasses.fields(TrainSpec)} - LOOSE - GROWS - named
+    assert rest == set(SETTINGS)
+
+
+def test_jobs_that_differ_in_their_evaluations_or_their_data_have_columns_of_their_own(
+    tmp_path: Path,
+):
+    task = "matrix/xor/a"
+    make(tmp_path / "a", "bc", task, [1.0], eval_episodes=8)
+    make(tmp_path / "b", "bc", task, [2.0], eval_episodes=9)
+    make(tmp_path / "c", "icq", task, [3.0], evaluations=2)
+    make(tmp_path / "d", "icq", task, [4.0], evaluations=4)
+    # 4 evaluations, since the job was extended after 10 updates with 2 of them
+    make(tmp_path / "e", "icq", task, [5.0], evaluations=2, parts=[[10, 2]], seeds=[1])
+    digests = {"f": "1" * 64, "g": "2" * 64, "h": "3" * 64}
+    make(tmp_path / "f", "omar", task, [6.0], data={"sha256": digests["f"]}, data_seed=0)
+    make(tmp_path / "g", "omar", task, [7.0], data={"sha256": digests["g"]}, data_seed=1)
+    make(tmp_path / "h", "cql", task, [8.0], data={"sha256": digests["g"]}, data_seed=0)
+    make(tmp_path / "i", "cql", task, [9.0], data={"sha256": digests["h"]}, data_seed=0)
+    report(tmp_path)
+    with (tmp_path / "table-return_mean.csv").open() as stream:
+        found = {row["column"]: row["values"] for row in csv.DictReader(stream)}
+    assert found == {
+        "bc (eval_episodes=8)": "1",
+        "bc (eval_episodes=9)": "2",
+        "icq (evaluations=2)": "3",
+        "icq (evaluations=4)": "4 5",
+        "omar (data_seed=0)": "6",
+        "omar (data_seed=1)": "7",
+        "cql (data=22222222)": "8",
+        "cql (data=33333333)": "9",
+    }
 
 
 # tables

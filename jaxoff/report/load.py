@@ -23,6 +23,10 @@ from jaxoff.training.results import (
 )
 
 CONFIG_FIELDS = ("method", "task", "command", "hardware", "git_commit")
+SETTINGS = (  # fields of config.json that tell jobs apart, besides those of the method's Config
+    *("method", "sampler", "data_seed", "data_episodes", "prng", "precision", "obs_dtype"),
+    *("sampled", "eval_episodes", "evaluations"),
+)
 NO_RESULTS = {"checkpoint", "wandb", ADDED, MERGED}  # names of folders that hold no result folders
 
 
@@ -195,9 +199,7 @@ def told_apart(runs: Iterable[Run]) -> list[Run]:
         differ[variant] = [
             name
             for name in names
-            if any(
-                len({repr(told[path].get(name)) for path in each}) > 1 for each in tasks.values()
-            )
+            if any(_differ([told[path] for path in each], name) for each in tasks.values())
         ]
     labels = {
         run.path: ", ".join(
@@ -210,28 +212,39 @@ def told_apart(runs: Iterable[Run]) -> list[Run]:
     return [dataclasses.replace(run, variant=_with(run.variant, labels[run.path])) for run in runs]
 
 
+def _differ(told: Sequence[dict[str, Any]], name: str) -> bool:
+    """Whether a setting tells some jobs of one task and variant apart.
+
+    The digest of the data does not where the seed and the number of its episodes say as much.
+    """
+    cause = ("data_seed", "data_episodes") if name == "data" else ()
+    groups: dict[str, set[str]] = {}
+    for settings in told:
+        place = repr([settings.get(each) for each in cause])
+        groups.setdefault(place, set()).add(repr(settings.get(name)))
+    return any(len(values) > 1 for values in groups.values())
+
+
 def _settings_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a job's config.json that may tell it from others, by name."""
+    """The settings of a job's config.json that may tell it from others, by name.
+
+    These are all but seeds, and what may differ between two runs of one job (`training.folder`).
+    """
     own = {
         name: value[0] if isinstance(value, list) and len(value) == 1 else value
         for name, value in config["config"].items()
         if len(config.get("grid", {}).get(name, ())) < 2  # `by_config` names values of a grid
     }
-    if "folder" in config:  # folders of one name may hold different data
-        own |= {"data": config["data"]["sha256"][:8]} if config.get("data") else {}
-        own |= {"env": config.get("env") or "none"}
+    digest = (config.get("data") or {}).get("sha256")
+    if digest:  # folders of one name, and --data, may give a task different data
+        own["data"] = str(digest)[:8]
+    if "folder" in config:
+        own["env"] = config.get("env") or "none"
     sampler = {f"sampler {name}": x for name, x in config.get("sampler_config", {}).items()}
-    rest = (
-        "method",
-        "sampler",
-        "data_seed",
-        "data_episodes",
-        "prng",
-        "precision",
-        "obs_dtype",
-        "sampled",
-    )
-    return own | sampler | {name: config[name] for name in rest if name in config}
+    rest = {name: config[name] for name in SETTINGS if name in config}
+    if "evaluations" in rest:  # an extended job has those of each of its parts
+        rest["evaluations"] += sum(int(number) for _, number in config.get("parts", ()))
+    return own | sampler | rest
 
 
 def _short(value: Any) -> str:
