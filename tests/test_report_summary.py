@@ -180,6 +180,41 @@ def test_a_configuration_whose_seeds_lie_in_two_folders_counts_once(tmp_path: Pa
     assert found.values.tolist() == [2.0, 6.0]
 
 
+def test_the_data_and_the_evaluations_of_a_job_are_no_settings_that_were_tuned(tmp_path: Path):
+    grid = {"points": [{"alpha": 0.5}, {"alpha": 1.0}], "grid": {"alpha": [0.5, 1.0]}}
+    grid |= {"seeds": [0, 0]}
+    for name, finals, about in (
+        ("a", [1.0, 2.0], {"data_seed": 0}),
+        ("b", [11.0, 12.0], {"data_seed": 1}),
+        ("c", [3.0, 4.0], {"data_seed": 1, "eval_episodes": 9}),
+        ("d", [5.0, 6.0], {"data_seed": 0, "sampler": "pjap"}),
+    ):
+        make(tmp_path / name, "cql", A, finals, **grid, **({"sampler": "uniform"} | about))
+    runs = load_experiment(tmp_path)
+    found = tuning.tuned(runs, told_apart(runs), "return_mean")
+    assert {each.label: each.values.tolist() for each in found} == {
+        "cql (data_seed=0, eval_episodes=32)": [1.0, 2.0, 5.0, 6.0],
+        "cql (data_seed=1, eval_episodes=32)": [11.0, 12.0],
+        "cql (data_seed=1, eval_episodes=9)": [3.0, 4.0],
+    }
+
+
+def test_a_grid_is_shown_beside_jobs_without_its_numbers(tmp_path: Path):
+    grid = {"points": [{"alpha": 0.5}, {"alpha": 1.0}], "grid": {"alpha": [0.5, 1.0]}}
+    make(tmp_path / "cql", "cql", A, [1.0, 2.0], seeds=[0, 0], **grid)
+    make(tmp_path / "failed", "omar", A, [None, None], seeds=[0, 0], **grid)
+    unplayed = make(tmp_path / "own", "bc", "folder:mine", [1.0, 1.0], seeds=[0, 0], **grid)
+    final = json.loads((unplayed / "final.json").read_text())
+    for run in final["runs"]:
+        run["return_mean"] = run["score"] = None
+    (unplayed / "final.json").write_text(json.dumps(final))
+    runs = load_experiment(tmp_path)
+    assert tuning.leading(runs) == "score" and tuning.leading(runs[2:]) == ""
+    (found,) = tuning.tuned(runs, told_apart(runs), "score")
+    assert (found.label, found.values.tolist()) == ("cql", [100.0, 200.0])
+    assert "tuning-figure.svg" in report(tmp_path).read_text()
+
+
 # marl-eval
 
 

@@ -12,7 +12,6 @@ from jaxoff.errors import BrokenResult
 from jaxoff.report import checkpoints, figures, html, protocol, published, render, tables, tuning
 from jaxoff.report import marl_eval as export
 from jaxoff.report.load import Run, by_config, load_run, run_folders, told_apart, unfinished
-from jaxoff.report.summary import LEADING
 
 MAX_CELLS = 12  # largest number of actions per agent for which joint policies are drawn
 
@@ -116,7 +115,7 @@ def _experiment(
             figures.profiles(scores, place / "profiles", note=note)
             figures.bar_iqm(scores, place / "aggregate", note=note)
             stems += [place / "profiles", place / "aggregate"]
-        metric = next((name for name in LEADING if all(run.has(name) for run in runs)), "")
+        metric = tuning.leading(runs)
         found = tuning.tuned(runs, told, metric) if metric else []
         if found:
             tuning.write(found, metric, place / "tuning")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ SETTINGS = (  # fields of config.json that tell jobs apart, besides those of the
     *("method", "sampler", "data_seed", "data_episodes", "prng", "precision", "obs_dtype"),
     *("sampled", "eval_episodes", "evaluations"),
 )
+# Of what tells jobs apart, that which nobody tunes: the data, number formats and evaluations.
+CIRCUMSTANCES = {*SETTINGS, "data", "env"} - {"sampler"}
 NO_RESULTS = {"checkpoint", "wandb", ADDED, MERGED}  # names of folders that hold no result folders
 
 
@@ -180,11 +182,11 @@ def load_experiment(path: str | Path) -> list[Run]:
     return [load_run(folder) for folder in folders]
 
 
-def told_apart(runs: Iterable[Run]) -> list[Run]:
+def told_apart(runs: Iterable[Run], only: Collection[str] | None = None) -> list[Run]:
     """The runs, whose variants name the settings in which folders of one task and variant differ.
 
     Folders that differ only in seeds keep one variant. The values that a folder sweeps are left to
-    `by_config`.
+    `by_config`. only: names of the settings that are looked at, by default all.
     """
     runs = list(runs)
     groups: dict[str, dict[str, list[Path]]] = {}  # variant -> task -> folders
@@ -199,7 +201,8 @@ def told_apart(runs: Iterable[Run]) -> list[Run]:
         differ[variant] = [
             name
             for name in names
-            if any(_differ([told[path] for path in each], name) for each in tasks.values())
+            if (only is None or name in only)
+            and any(_differ([told[path] for path in each], name) for each in tasks.values())
         ]
     labels = {
         run.path: ", ".join(
