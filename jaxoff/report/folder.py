@@ -65,20 +65,23 @@ def report(
         groups = {
             place: protocol.evaluated(runs, sampled, episodes) for place, runs in groups.items()
         }
+    titles = {
+        place: folder.resolve().name if place == folder else str(place.relative_to(folder))
+        for place in groups
+    }
     if marl_eval is not None:  # refused before a file is written
-        export.write(told_apart([run for runs in groups.values() for run in runs]), marl_eval)
+        export.write([(titles[place], runs) for place, runs in groups.items()], marl_eval)
     sections = []
     for place, runs in groups.items():
         made = _experiment(runs, place, tell)
         if published.write(numbers, by_config(told_apart(runs)), place / "published"):
             made.append(place / "published")
         stems = [stem.relative_to(folder) for stem in made]
-        title = folder.resolve().name if place == folder else str(place.relative_to(folder))
         text = f"{len(runs)} result folders, {sum(len(run.runs) for run in runs)} runs."
         for words, paths in (("Not ended yet", waiting), ("Broken", broken)):
             names = ", ".join(path.name for path in paths if path.parent == place)
             text += f" {words}: {names}." if names else ""
-        sections.append(html.Section(title, f"{text} {_evaluation(runs)}", stems))
+        sections.append(html.Section(titles[place], f"{text} {_evaluation(runs)}", stems))
     page = html.index(folder, f"Results: {folder.resolve().name}", sections)
     if broken:
         raise BrokenResult(f"{page}: written without {_told(folder, broken)}")

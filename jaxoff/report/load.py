@@ -212,7 +212,7 @@ def told_apart(runs: Iterable[Run], only: Collection[str] | None = None) -> list
         )
         for run in runs
     }
-    return [dataclasses.replace(run, variant=_with(run.variant, labels[run.path])) for run in runs]
+    return [dataclasses.replace(run, variant=joined(run.variant, labels[run.path])) for run in runs]
 
 
 def _differ(told: Sequence[dict[str, Any]], name: str) -> bool:
@@ -256,7 +256,7 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _with(variant: str, text: str) -> str:
+def joined(variant: str, text: str) -> str:
     """A variant's label with settings in brackets, joined to those that it has."""
     if not text:
         return variant
@@ -284,7 +284,7 @@ def by_config(runs: Iterable[Run]) -> list[Run]:
                 for name, value in point
             )
             keep = [i for i, other in enumerate(points) if other == point]
-            out.append(select(run, keep, _with(run.variant, label)) if label else run)
+            out.append(select(run, keep, joined(run.variant, label)) if label else run)
     return out
 
 

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxoff.errors import BrokenResult, InvalidSetting
-from jaxoff.training.results import EVALUATIONS, Fields, check_fields, read_evaluations
+from jaxoff.training.results import (
+    EVALUATIONS,
+    Fields,
+    broken,
+    check_fields,
+    read_evaluations,
+)
 
 if TYPE_CHECKING:
     from jaxoff.report.load import Run
@@ -165,7 +171,10 @@ def _entries(run: Run) -> list[tuple[Protocol, list[dict[str, Any]]]]:
         if entry.get("updates", None if run.config.get("parts") else updates) != updates:
             continue
         for row in entry["runs"]:
-            check_fields(where, row, ROW)
+            check_fields(where, row, ROW, {"returns": list})
+            for value in row.get("returns", ()):
+                if not isinstance(value, int | float | None):
+                    raise broken(f"{where}: field 'returns'", "numbers", repr(value)[:80])
         if entry["finished"]:
             found.append((Protocol(entry["sampled"], entry["episodes"], True), entry["runs"]))
     return found
