@@ -10,10 +10,13 @@ import pytest
 
 from jaxoff.cli import main
 from jaxoff.cli.common import console
-from jaxoff.engines import experiment
+from jaxoff.cli.experiment import _show
+from jaxoff.engines import experiment, table
 from jaxoff.errors import InvalidFile, InvalidSetting, JaxoffError
 from jaxoff.names import UnknownName
+from jaxoff.report import load_run
 from jaxoff.training.spec import TrainSpec
+from tests.test_report import make
 
 WHOLE = """
 title = "Games"
@@ -227,6 +230,54 @@ def test_commands_refuse_by_name(tmp_path, monkeypatch, capsys, command, message
     with pytest.raises(SystemExit):
         main(command)
     assert message in capsys.readouterr().err and not Path("results").exists()
+
+
+def unplayed(folder: Path) -> Path:
+    """A result folder as it is without an environment that evaluates policies."""
+    final = json.loads((folder / "final.json").read_text())
+    for run in final["runs"]:
+        run["return_mean"] = run["score"] = None
+    (folder / "final.json").write_text(json.dumps(final))
+    file = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [row | {"return_mean": None, "loss/nll": 1.0} for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_jobs_without_an_environment_are_not_evaluated_and_not_failed(tmp_path):
+    tasks = 'tasks = {"matrix/xor/b" = "XOR", "matrix/xor/c" = "Own"}\n'
+    made = read(tmp_path, tasks + "methods.bc = {}\ntable = {average = true}\n")
+    played = load_run(make(tmp_path / "b", "bc", "matrix/xor/b", [1.0, 3.0]))
+    own = load_run(unplayed(make(tmp_path / "c", "bc", "matrix/xor/c", [0.0, 0.0])))
+    with console.capture() as printed:
+        page = table.write(made, [played, own], tmp_path / "out", tell=_show)
+    assert re.search("Own .*not evaluated", printed.get()) and "failed" not in printed.get()
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "| Own | not evaluated |" in text and "| average | **2.00 ± 1.41** |" in text
+    assert "Not evaluated: no environment that can be played" in text and "ailed" not in text
+    assert "Evaluation: last evaluation of training" in text
+    assert "Policies on matrix/xor/c were not evaluated" in " ".join(page.read_text().split())
+    assert "curves-losses.svg" in page.read_text()
+    table.write(made, [own], tmp_path / "alone")  # no job was evaluated
+    assert "| Own | not evaluated |" in (tmp_path / "alone" / "table.md").read_text()
+
+
+def test_jobs_without_the_number_of_a_table_are_named(tmp_path):
+    tasks = 'tasks = {"matrix/xor/b" = "XOR", "matrix/xor/c" = "Other"}\n'
+    made = read(tmp_path, tasks + 'methods.bc = {}\ntable = {metric = "win_rate"}\n')
+    won = make(tmp_path / "b", "bc", "matrix/xor/b", [1.0, 3.0])
+    final = json.loads((won / "final.json").read_text())
+    final["runs"] = [run | {"win_rate": 0.5} for run in final["runs"]]
+    (won / "final.json").write_text(json.dumps(final))
+    other = load_run(make(tmp_path / "c", "bc", "matrix/xor/c", [0.0, 0.0]))
+    table.write(made, [load_run(won), other], tmp_path / "out")
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "| Other | — |" in text and "Without win_rate: bc on Other." in text
+    with pytest.raises(
+        InvalidSetting, match=r"games.toml: field 'table.metric': .*they have return_mean, score$"
+    ):
+        table.write(made, [other], tmp_path / "out")
 
 
 def test_dataset_folders_have_rows_by_their_label(tmp_path):

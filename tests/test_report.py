@@ -690,6 +690,9 @@ def test_a_page_says_which_policies_were_not_evaluated(tmp_path):
     page = " ".join(report(tmp_path).read_text().split())
     assert "Policies on folder:mine were not evaluated: no environment that can be played" in page
     assert "32 episodes per run" in page and (tmp_path / "curves-folder-mine.png").exists()
-    # a job whose runs have all failed was evaluated
-    make(tmp_path / "failed", "bc", "matrix/xor/b", [None, None])
+    # a job whose runs have all failed was evaluated, and has a cell
+    make(tmp_path / "failed", "icq", "matrix/xor/b", [None, None])
     assert not load_run(tmp_path / "failed").unplayed
+    report(tmp_path)
+    text = (tmp_path / "table-return_mean.md").read_text()
+    assert "| matrix/xor/b | —<br>2 of 2 runs failed | **1.50 ± 0.71** |" in text

@@ -81,21 +81,13 @@ def report(
         for words, paths in (("Not ended yet", waiting), ("Broken", broken)):
             names = ", ".join(path.name for path in paths if path.parent == place)
             text += f" {words}: {names}." if names else ""
-        sections.append(html.Section(titles[place], f"{text} {_evaluation(runs)}", stems))
+        sections.append(
+            html.Section(titles[place], f"{text} {protocol.of_section(by_config(runs))}", stems)
+        )
     page = html.index(folder, f"Results: {folder.resolve().name}", sections)
     if broken:
         raise BrokenResult(f"{page}: written without {_told(folder, broken)}")
     return page
-
-
-def _evaluation(runs: Sequence[Run]) -> str:
-    """How the policies of some jobs were evaluated, and which were not, as text."""
-    played = [run for run in runs if not run.unplayed]
-    tasks = ", ".join(dict.fromkeys(run.task for run in runs if run.unplayed))
-    text = protocol.of_runs(by_config(played))
-    if not tasks:
-        return text
-    return f"{text} Policies on {tasks} were not evaluated: {protocol.UNPLAYED}.".strip()
 
 
 def _told(folder: Path, broken: dict[Path, str]) -> str:
@@ -133,7 +125,10 @@ def _tables(parts: Sequence[Run], place: Path, tell: Callable[[tables.Table], No
     stems = []
     several = len({run.task for run in parts}) > 1
     for metric in tables.METRICS:
-        having = [run for run in parts if run.has(metric)]
+        tasks = {run.task for run in parts if run.has(metric)}
+        if metric == "return_mean":  # which every task has
+            tasks |= {run.task for run in parts}
+        having = [run for run in parts if run.knows(metric) and run.task in tasks]
         if not having:
             continue
         table = tables.build(

@@ -91,6 +91,10 @@ class Run:
         """Whether any run has a number of this name in final.json."""
         return any(run.get(metric) is not None for run in self.runs)
 
+    def knows(self, metric: str) -> bool:
+        """Whether any run has a number of this name, or would have it had not all runs failed."""
+        return self.has(metric) or (self.failed.all() and any(metric in run for run in self.runs))
+
     def values(self, metric: str) -> np.ndarray:
         """The final numbers [R] of this name; NaN for a failed run.
 

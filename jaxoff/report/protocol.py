@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Metrics that an environment computes from the policy itself.
 EXACT = {"exact_value", "out_of_data"}
 UNPLAYED = "no environment that can be played here is named"  # why policies are not evaluated
+NOT_EVALUATED = f"not evaluated: {UNPLAYED}"
 ENTRY: Fields = {"episodes": int, "sampled": bool, "finished": bool, "runs": list}
 ROW: Fields = {"run": int, "seed": int, "return_mean": object}
 
@@ -95,6 +96,15 @@ def told(places: Iterable[tuple[tuple[str, str], str]]) -> str:
 def of_runs(runs: Iterable[Run], metric: str = "return_mean") -> str:
     """The sentence of `told` on the final numbers of some runs."""
     return told(((run.task, run.variant), run.protocol.of(metric)) for run in runs)
+
+
+def of_section(runs: Iterable[Run], metric: str = "return_mean") -> str:
+    """What `of_runs` tells of the runs that were evaluated, and which tasks were not evaluated."""
+    runs = list(runs)
+    text = of_runs((run for run in runs if not run.unplayed), metric)
+    tasks = ", ".join(dict.fromkeys(run.task for run in runs if run.unplayed))
+    other = f"Policies on {tasks} were not evaluated: {UNPLAYED}." if tasks else ""
+    return " ".join(filter(None, [text, other]))
 
 
 def evaluated(
