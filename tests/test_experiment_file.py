@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
+import jaxoff
+from jaxoff import registry
 from jaxoff.cli import main
 from jaxoff.cli.common import console
 from jaxoff.cli.experiment import _show
 from jaxoff.engines import experiment, table
+from jaxoff.envs.base import GameEnv
 from jaxoff.errors import InvalidFile, InvalidSetting, JaxoffError
-from jaxoff.names import UnknownName
+from jaxoff.names import Family, Task, UnknownName
 from jaxoff.report import load_run
 from jaxoff.training.spec import TrainSpec
 from tests.test_report import make
@@ -139,6 +144,12 @@ def test_the_updates_of_a_scale_replace_those_of_the_file_wherever_it_has_them(t
             InvalidFile,
             "'tasks.matrix/xor/b': expected text, found 3",
         ),
+        (
+            'tasks = ["matrix/xor/b", "matrix/xor/c"]',
+            'tasks = {"matrix/xor/b" = "same", "matrix/xor/c" = "same"}',
+            InvalidSetting,
+            "'tasks': expected a label of its own .*'same' for matrix/xor/b and matrix/xor/c",
+        ),
         ("[methods]", 'table = {columns = [["B"]]}\n[methods]', InvalidFile, "'table.columns'"),
         ("[methods]", 'table = {metric = "winrate"}\n[methods]', UnknownName, "nearest: win_rate"),
         ("seeds = 5", "seds = 5", UnknownName, "key in the top .*'seds'; nearest: seeds"),
@@ -166,6 +177,55 @@ def test_what_a_file_can_not_say_is_refused_by_name(tmp_path, old, new, error, m
     assert old in TEN
     with pytest.raises(error, match=message):
         read(tmp_path, TEN.replace(old, new, 1)).specs()
+
+
+def test_jobs_that_would_have_one_folder_are_refused_before_they_train(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        jaxoff.save(jaxoff.make_data("matrix/xor/b"), tmp_path / name / "d", env="matrix/xor")
+    made = read(tmp_path, 'tasks = ["./one/d", "./two/d"]\nmethods.bc = {}\n')
+    message = r"games.toml: .*found bc on ./one/d and bc on ./two/d, both in 'bc-d'"
+    with pytest.raises(InvalidSetting, match=message):
+        made.assignments(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "message"),
+    [
+        ("matrix/xor/b", "nonsense", "metric in .*'nonsense'; known: exact_value, length_mean"),
+        ("matrix/xor/b", "win_rate", "for its tasks, 'win_rate'; nearest"),
+        ("matrix/xor/b", "joint_policy", "'joint_policy'"),  # an array, and no number
+        ("matrix/xor/b", "out_of_data", ""),
+        ("matrix/xor/b", "wall_s", ""),
+        ("./own/d", "nonsense", "'nonsense'; known: exact_value"),
+        ("./own/d", "win_rate", ""),  # which its cells say is not evaluated
+        ("mine/game/x", "nonsense", "'nonsense'; known: length_mean, mine"),
+        ("mine/game/x", "mine", ""),
+        ("mine/hard/x", "nonsense", ""),  # whose probe needs a policy of its own
+    ],
+)
+def test_a_number_that_no_task_of_a_table_has_is_refused(
+    tmp_path, monkeypatch, task, metric, message
+):
+    monkeypatch.chdir(tmp_path)
+    jaxoff.save(jaxoff.make_data("matrix/xor/b"), tmp_path / "own" / "d")
+    game = registry.make_env("matrix/xor/b")
+
+    def world(name: Task) -> GameEnv:
+        def probe(policy):
+            return {"mine": jnp.zeros(()), "more": jnp.zeros(3)} if "game" in str(name) else {}[0]
+
+        return GameEnv(game.game, game.spec, probe)
+
+    monkeypatch.setitem(
+        registry._FAMILIES,
+        ("", "mine"),
+        Family("mine", lambda: ["mine/game/x", "mine/hard/x"], world, lambda task, options: None),
+    )
+    text = f'tasks = ["{task}"]\nmethods.bc = {{}}\ntable = {{metric = "{metric}"}}\n'
+    made = read(tmp_path, text)
+    with pytest.raises(UnknownName, match=message) if message else contextlib.nullcontext():
+        made.check_metric()
 
 
 TINY = """
@@ -221,12 +281,17 @@ def test_run_status_and_report_of_a_file(tmp_path, monkeypatch, capsys):
         (["run", "none.toml"], "none.toml: expected an experiment, a TOML file, found none"),
         (["run", "tiny.toml", "--engine-set", "worker=2"], "'worker'; nearest: workers"),
         (["run", "tiny.toml", "--engine", "ray", "--workers", "2"], "engine ray 'workers'"),
+        (
+            ["run", "nonsense.toml"],
+            "unknown metric in [table] of nonsense.toml, for its tasks, 'nonsense'",
+        ),
         (["report", ".", "--scale", "smoke"], "--scale, --out: expected with a file"),
     ],
 )
 def test_commands_refuse_by_name(tmp_path, monkeypatch, capsys, command, message):
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(TINY)
+    Path("nonsense.toml").write_text(TINY.replace('title = "C', 'metric = "nonsense", title = "C'))
     with pytest.raises(SystemExit):
         main(command)
     assert message in capsys.readouterr().err and not Path("results").exists()

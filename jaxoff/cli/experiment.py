@@ -56,6 +56,7 @@ def run(
         settings["workers"] = workers
     engines.check(engine, settings)
     runtime.setup()
+    experiment.check_metric()
     engines.run(assignments, engines.choose(engine, settings), _tell)
     report(file, scale, out)
 

@@ -93,7 +93,9 @@ class Run:
 
     def knows(self, metric: str) -> bool:
         """Whether any run has a number of this name, or would have it had not all runs failed."""
-        return self.has(metric) or (self.failed.all() and any(metric in run for run in self.runs))
+        return self.has(metric) or (
+            bool(self.failed.all()) and any(metric in run for run in self.runs)
+        )
 
     def values(self, metric: str) -> np.ndarray:
         """The final numbers [R] of this name; NaN for a failed run.
