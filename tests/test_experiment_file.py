@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
+import jaxoff
+from jaxoff import registry
 from jaxoff.cli import main
 from jaxoff.cli.common import console
-from jaxoff.engines import experiment
+from jaxoff.cli.experiment import _show
+from jaxoff.engines import experiment, table
+from jaxoff.envs.base import GameEnv
 from jaxoff.errors import InvalidFile, InvalidSetting, JaxoffError
-from jaxoff.names import UnknownName
+from jaxoff.names import Family, Task, UnknownName
+from jaxoff.report import load_run
 from jaxoff.training.spec import TrainSpec
+from tests.test_report import make
 
 WHOLE = """
 title = "Games"
@@ -136,6 +144,12 @@ def test_the_updates_of_a_scale_replace_those_of_the_file_wherever_it_has_them(t
             InvalidFile,
             "'tasks.matrix/xor/b': expected text, found 3",
         ),
+        (
+            'tasks = ["matrix/xor/b", "matrix/xor/c"]',
+            'tasks = {"matrix/xor/b" = "same", "matrix/xor/c" = "same"}',
+            InvalidSetting,
+            "'tasks': expected a label of its own .*'same' for matrix/xor/b and matrix/xor/c",
+        ),
         ("[methods]", 'table = {columns = [["B"]]}\n[methods]', InvalidFile, "'table.columns'"),
         ("[methods]", 'table = {metric = "winrate"}\n[methods]', UnknownName, "nearest: win_rate"),
         ("seeds = 5", "seds = 5", UnknownName, "key in the top .*'seds'; nearest: seeds"),
@@ -163,6 +177,55 @@ def test_what_a_file_can_not_say_is_refused_by_name(tmp_path, old, new, error, m
     assert old in TEN
     with pytest.raises(error, match=message):
         read(tmp_path, TEN.replace(old, new, 1)).specs()
+
+
+def test_jobs_that_would_have_one_folder_are_refused_before_they_train(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        jaxoff.save(jaxoff.make_data("matrix/xor/b"), tmp_path / name / "d", env="matrix/xor")
+    made = read(tmp_path, 'tasks = ["./one/d", "./two/d"]\nmethods.bc = {}\n')
+    message = r"games.toml: .*found bc on ./one/d and bc on ./two/d, both in 'bc-d'"
+    with pytest.raises(InvalidSetting, match=message):
+        made.assignments(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "message"),
+    [
+        ("matrix/xor/b", "nonsense", "metric in .*'nonsense'; known: exact_value, length_mean"),
+        ("matrix/xor/b", "win_rate", "for its tasks, 'win_rate'; nearest"),
+        ("matrix/xor/b", "joint_policy", "'joint_policy'"),  # an array, and no number
+        ("matrix/xor/b", "out_of_data", ""),
+        ("matrix/xor/b", "wall_s", ""),
+        ("./own/d", "nonsense", "'nonsense'; known: exact_value"),
+        ("./own/d", "win_rate", ""),  # which its cells say is not evaluated
+        ("mine/game/x", "nonsense", "'nonsense'; known: length_mean, mine"),
+        ("mine/game/x", "mine", ""),
+        ("mine/hard/x", "nonsense", ""),  # whose probe needs a policy of its own
+    ],
+)
+def test_a_number_that_no_task_of_a_table_has_is_refused(
+    tmp_path, monkeypatch, task, metric, message
+):
+    monkeypatch.chdir(tmp_path)
+    jaxoff.save(jaxoff.make_data("matrix/xor/b"), tmp_path / "own" / "d")
+    game = registry.make_env("matrix/xor/b")
+
+    def world(name: Task) -> GameEnv:
+        def probe(policy):
+            return {"mine": jnp.zeros(()), "more": jnp.zeros(3)} if "game" in str(name) else {}[0]
+
+        return GameEnv(game.game, game.spec, probe)
+
+    monkeypatch.setitem(
+        registry._FAMILIES,
+        ("", "mine"),
+        Family("mine", lambda: ["mine/game/x", "mine/hard/x"], world, lambda task, options: None),
+    )
+    text = f'tasks = ["{task}"]\nmethods.bc = {{}}\ntable = {{metric = "{metric}"}}\n'
+    made = read(tmp_path, text)
+    with pytest.raises(UnknownName, match=message) if message else contextlib.nullcontext():
+        made.check_metric()
 
 
 TINY = """
@@ -218,15 +281,68 @@ def test_run_status_and_report_of_a_file(tmp_path, monkeypatch, capsys):
         (["run", "none.toml"], "none.toml: expected an experiment, a TOML file, found none"),
         (["run", "tiny.toml", "--engine-set", "worker=2"], "'worker'; nearest: workers"),
         (["run", "tiny.toml", "--engine", "ray", "--workers", "2"], "engine ray 'workers'"),
+        (
+            ["run", "nonsense.toml"],
+            "unknown metric in [table] of nonsense.toml, for its tasks, 'nonsense'",
+        ),
         (["report", ".", "--scale", "smoke"], "--scale, --out: expected with a file"),
     ],
 )
 def test_commands_refuse_by_name(tmp_path, monkeypatch, capsys, command, message):
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(TINY)
+    Path("nonsense.toml").write_text(TINY.replace('title = "C', 'metric = "nonsense", title = "C'))
     with pytest.raises(SystemExit):
         main(command)
     assert message in capsys.readouterr().err and not Path("results").exists()
+
+
+def unplayed(folder: Path) -> Path:
+    """A result folder as it is without an environment that evaluates policies."""
+    final = json.loads((folder / "final.json").read_text())
+    for run in final["runs"]:
+        run["return_mean"] = run["score"] = None
+    (folder / "final.json").write_text(json.dumps(final))
+    file = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [row | {"return_mean": None, "loss/nll": 1.0} for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_jobs_without_an_environment_are_not_evaluated_and_not_failed(tmp_path):
+    tasks = 'tasks = {"matrix/xor/b" = "XOR", "matrix/xor/c" = "Own"}\n'
+    made = read(tmp_path, tasks + "methods.bc = {}\ntable = {average = true}\n")
+    played = load_run(make(tmp_path / "b", "bc", "matrix/xor/b", [1.0, 3.0]))
+    own = load_run(unplayed(make(tmp_path / "c", "bc", "matrix/xor/c", [0.0, 0.0])))
+    with console.capture() as printed:
+        page = table.write(made, [played, own], tmp_path / "out", tell=_show)
+    assert re.search("Own .*not evaluated", printed.get()) and "failed" not in printed.get()
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "| Own | not evaluated |" in text and "| average | **2.00 ± 1.41** |" in text
+    assert "Not evaluated: no environment that can be played" in text and "ailed" not in text
+    assert "Evaluation: last evaluation of training" in text
+    assert "Policies on matrix/xor/c were not evaluated" in " ".join(page.read_text().split())
+    assert "curves-losses.svg" in page.read_text()
+    table.write(made, [own], tmp_path / "alone")  # no job was evaluated
+    assert "| Own | not evaluated |" in (tmp_path / "alone" / "table.md").read_text()
+
+
+def test_jobs_without_the_number_of_a_table_are_named(tmp_path):
+    tasks = 'tasks = {"matrix/xor/b" = "XOR", "matrix/xor/c" = "Other"}\n'
+    made = read(tmp_path, tasks + 'methods.bc = {}\ntable = {metric = "win_rate"}\n')
+    won = make(tmp_path / "b", "bc", "matrix/xor/b", [1.0, 3.0])
+    final = json.loads((won / "final.json").read_text())
+    final["runs"] = [run | {"win_rate": 0.5} for run in final["runs"]]
+    (won / "final.json").write_text(json.dumps(final))
+    other = load_run(make(tmp_path / "c", "bc", "matrix/xor/c", [0.0, 0.0]))
+    table.write(made, [load_run(won), other], tmp_path / "out")
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "| Other | — |" in text and "Without win_rate: bc on Other." in text
+    with pytest.raises(
+        InvalidSetting, match=r"games.toml: field 'table.metric': .*they have return_mean, score$"
+    ):
+        table.write(made, [other], tmp_path / "out")
 
 
 def test_dataset_folders_have_rows_by_their_label(tmp_path):

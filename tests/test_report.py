@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,7 +25,9 @@ from jaxoff.report import (
     tables,
 )
 from jaxoff.report.gif import grid_gif
-from jaxoff.report.load import by_config, select, told_apart, unfinished
+from jaxoff.report.load import SETTINGS, by_config, run_folders, select, told_apart, unfinished
+from jaxoff.training.folder import GROWS, LOOSE
+from jaxoff.training.spec import TrainSpec
 
 STEPS = (0, 10, 20)
 
@@ -144,6 +147,25 @@ def test_an_empty_folder_is_refused(tmp_path: Path):
         load_experiment(tmp_path)
 
 
+def test_links_are_followed_and_a_folder_is_found_once_in_each_experiment(tmp_path: Path):
+    job = make(tmp_path / "far" / "bc", "bc", "matrix/xor/a", [1.0])
+    root = tmp_path / "root"
+    other = make(root / "mine" / "other", "omar", "matrix/xor/a", [2.0])
+    (root / "mine" / "bc").symlink_to(job)
+    (root / "mine" / "bc-again").symlink_to(job)
+    (root / "mine" / "up").symlink_to(root)  # a loop
+    (job / "self").symlink_to(job)
+    (root / "a-link").symlink_to(root / "mine")  # an experiment that is there without the link
+    (root / "far").symlink_to(tmp_path / "far")
+    (other / "checkpoint").mkdir()
+    (other / "checkpoint" / "0").symlink_to(job)
+    found = [folder.relative_to(root).as_posix() for folder in run_folders(root)]
+    assert found == ["far/bc", "mine/bc", "mine/other"]
+    assert run_folders(root / "mine" / "bc") == [root / "mine" / "bc"]
+    page = report(root / "mine").read_text()
+    assert "2 result folders, 2 runs." in page and "<th>bc</th>" in page
+
+
 def test_a_grid_becomes_a_variant_per_point(tmp_path: Path):
     points = [{"alpha": 0.5}, {"alpha": 0.5}, {"alpha": 5.0}, {"alpha": 5.0}]
     run = load_run(
@@ -184,6 +206,42 @@ def test_folders_of_one_task_and_method_are_told_apart_by_what_differs(tmp_path:
         "bc (hidden=8, lr=0.3)",
         "bc (hidden=8, lr=0.4)",
     ]
+
+
+def test_jobs_are_told_apart_by_every_setting_but_seeds_and_what_runs_of_one_job_may_differ_in():
+    named = {"task", "variant", "config", "sampler_config", "env"}  # in ways of their own
+    rest = {field.name for field in dataclasses.fields(TrainSpec)} - LOOSE - GROWS - named
+    assert rest == set(SETTINGS)
+
+
+def test_jobs_that_differ_in_their_evaluations_or_their_data_have_columns_of_their_own(
+    tmp_path: Path,
+):
+    task = "matrix/xor/a"
+    make(tmp_path / "a", "bc", task, [1.0], eval_episodes=8)
+    make(tmp_path / "b", "bc", task, [2.0], eval_episodes=9)
+    make(tmp_path / "c", "icq", task, [3.0], evaluations=2)
+    make(tmp_path / "d", "icq", task, [4.0], evaluations=4)
+    # 4 evaluations, since the job was extended after 10 updates with 2 of them
+    make(tmp_path / "e", "icq", task, [5.0], evaluations=2, parts=[[10, 2]], seeds=[1])
+    digests = {"f": "1" * 64, "g": "2" * 64, "h": "3" * 64}
+    make(tmp_path / "f", "omar", task, [6.0], data={"sha256": digests["f"]}, data_seed=0)
+    make(tmp_path / "g", "omar", task, [7.0], data={"sha256": digests["g"]}, data_seed=1)
+    make(tmp_path / "h", "cql", task, [8.0], data={"sha256": digests["g"]}, data_seed=0)
+    make(tmp_path / "i", "cql", task, [9.0], data={"sha256": digests["h"]}, data_seed=0)
+    report(tmp_path)
+    with (tmp_path / "table-return_mean.csv").open() as stream:
+        found = {row["column"]: row["values"] for row in csv.DictReader(stream)}
+    assert found == {
+        "bc (eval_episodes=8)": "1",
+        "bc (eval_episodes=9)": "2",
+        "icq (evaluations=2)": "3",
+        "icq (evaluations=4)": "4 5",
+        "omar (data_seed=0)": "6",
+        "omar (data_seed=1)": "7",
+        "cql (data=22222222)": "8",
+        "cql (data=33333333)": "9",
+    }
 
 
 # tables
@@ -633,9 +691,12 @@ def test_a_page_says_which_policies_were_not_evaluated(tmp_path):
     page = " ".join(report(tmp_path).read_text().split())
     assert "Policies on folder:mine were not evaluated: no environment that can be played" in page
     assert "32 episodes per run" in page and (tmp_path / "curves-folder-mine.png").exists()
-    # a job whose runs have all failed was evaluated
-    make(tmp_path / "failed", "bc", "matrix/xor/b", [None, None])
+    # a job whose runs have all failed was evaluated, and has a cell
+    make(tmp_path / "failed", "icq", "matrix/xor/b", [None, None])
     assert not load_run(tmp_path / "failed").unplayed
+    report(tmp_path)
+    text = (tmp_path / "table-return_mean.md").read_text()
+    assert "| matrix/xor/b | —<br>2 of 2 runs failed | **1.50 ± 0.71** |" in text
     # and so was one whose environment pays what is not a number
     for run in final["runs"]:
         run["length_mean"] = 3.0

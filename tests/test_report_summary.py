@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from jaxoff import cli
 from jaxoff.cli.common import console
-from jaxoff.errors import InvalidSetting
+from jaxoff.errors import BrokenResult, InvalidSetting
 from jaxoff.eval import statistics
 from jaxoff.report import (
     checkpoints,
@@ -180,6 +181,41 @@ def test_a_configuration_whose_seeds_lie_in_two_folders_counts_once(tmp_path: Pa
     assert found.values.tolist() == [2.0, 6.0]
 
 
+def test_the_data_and_the_evaluations_of_a_job_are_no_settings_that_were_tuned(tmp_path: Path):
+    grid = {"points": [{"alpha": 0.5}, {"alpha": 1.0}], "grid": {"alpha": [0.5, 1.0]}}
+    grid |= {"seeds": [0, 0]}
+    for name, finals, about in (
+        ("a", [1.0, 2.0], {"data_seed": 0}),
+        ("b", [11.0, 12.0], {"data_seed": 1}),
+        ("c", [3.0, 4.0], {"data_seed": 1, "eval_episodes": 9}),
+        ("d", [5.0, 6.0], {"data_seed": 0, "sampler": "pjap"}),
+    ):
+        make(tmp_path / name, "cql", A, finals, **grid, **({"sampler": "uniform"} | about))
+    runs = load_experiment(tmp_path)
+    found = tuning.tuned(runs, told_apart(runs), "return_mean")
+    assert {each.label: each.values.tolist() for each in found} == {
+        "cql (data_seed=0, eval_episodes=32)": [1.0, 2.0, 5.0, 6.0],
+        "cql (data_seed=1, eval_episodes=32)": [11.0, 12.0],
+        "cql (data_seed=1, eval_episodes=9)": [3.0, 4.0],
+    }
+
+
+def test_a_grid_is_shown_beside_jobs_without_its_numbers(tmp_path: Path):
+    grid = {"points": [{"alpha": 0.5}, {"alpha": 1.0}], "grid": {"alpha": [0.5, 1.0]}}
+    make(tmp_path / "cql", "cql", A, [1.0, 2.0], seeds=[0, 0], **grid)
+    make(tmp_path / "failed", "omar", A, [None, None], seeds=[0, 0], **grid)
+    unplayed = make(tmp_path / "own", "bc", "folder:mine", [1.0, 1.0], seeds=[0, 0], **grid)
+    final = json.loads((unplayed / "final.json").read_text())
+    for run in final["runs"]:
+        run["return_mean"] = run["score"] = None
+    (unplayed / "final.json").write_text(json.dumps(final))
+    runs = load_experiment(tmp_path)
+    assert tuning.leading(runs) == "score" and tuning.leading(runs[2:]) == ""
+    (found,) = tuning.tuned(runs, told_apart(runs), "score")
+    assert (found.label, found.values.tolist()) == ("cql", [100.0, 200.0])
+    assert "tuning-figure.svg" in report(tmp_path).read_text()
+
+
 # marl-eval
 
 
@@ -206,6 +242,52 @@ def test_results_are_exported_for_marl_eval(tmp_path: Path):
     assert list(run) == ["step_0", "step_1", "step_2", "absolute_metrics"]
     assert run["step_1"] == {"step_count": 10, "return": [1.0]}
     assert run["absolute_metrics"] == {"return": [0.0] * 4}  # the four episodes of final.npz
+
+
+def test_two_experiments_with_the_same_method_task_and_seeds_are_both_exported(tmp_path: Path):
+    points = {"points": [{"alpha": 0.5}, {"alpha": 0.5}, {"alpha": 1.0}, {"alpha": 1.0}]}
+    for name, first in (("one", 0), ("two", 2)):
+        make(tmp_path / "r" / name / "bc", "bc", A, [1.0, 2.0])
+        make(tmp_path / "r" / name / "cql", "cql", A, [3.0] * 4, seeds=[0, 1, 0, 1], **points)
+        # other seeds are further runs of one method
+        make(tmp_path / "r" / name / "omar", "omar", B[:-1] + "c", [5.0], seeds=[first])
+    # the methods on the two tasks differ
+    with pytest.raises(InvalidSetting, match=r"expected the methods bc \(one\), bc \(two\), cql"):
+        report(tmp_path / "r", marl_eval=tmp_path / "m.json")
+    for name in ("one", "two"):
+        shutil.rmtree(tmp_path / "r" / name / "omar")
+    cli.main(["report", str(tmp_path / "r"), "--marl-eval", str(tmp_path / "m.json")])
+    found = json.loads((tmp_path / "m.json").read_text())["matrix"]["xor/a"]
+    assert {name: list(seeds) for name, seeds in found.items()} == {
+        f"{label}{name})": ["seed_0", "seed_1"]
+        for name in ("one", "two")
+        for label in ("bc (", "cql (alpha=0.5, ", "cql (alpha=1, ")
+    }
+
+
+def test_one_job_twice_in_an_experiment_is_not_exported(tmp_path: Path):
+    for name in ("bc", "copy"):
+        make(tmp_path / "r" / name, "bc", A, [1.0, 2.0])
+    with pytest.raises(InvalidSetting, match=r"r/copy: expected seeds that .*r/bc does not have"):
+        report(tmp_path / "r", marl_eval=tmp_path / "m.json")
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_later_evaluations_are_exported_with_every_episode(tmp_path: Path):
+    folder = make(tmp_path / "r" / "bc", "bc", A, [0.5, 0.25])
+    rows = [
+        {"run": run, "seed": run, "return_mean": 2.0, "returns": [1.0, 2.0, 3.0]} for run in (0, 1)
+    ]
+    entry = {"episodes": 3, "sampled": False, "finished": True, "runs": rows}
+    file = folder / "evaluations.json"
+    file.write_text(json.dumps({"evaluations": [entry]}))
+    report(tmp_path / "r", "evaluation", marl_eval=tmp_path / "m.json")
+    found = json.loads((tmp_path / "m.json").read_text())["matrix"]["xor/a"]["bc"]["seed_1"]
+    assert found["absolute_metrics"]["return"] == [1.0, 2.0, 3.0]
+    rows[0]["returns"] = [1.0, "2"]
+    file.write_text(json.dumps({"evaluations": [entry]}))
+    with pytest.raises(BrokenResult, match="field 'returns': expected numbers, found '2'"):
+        report(tmp_path / "r", "evaluation")
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def run(
         settings["workers"] = workers
     engines.check(engine, settings)
     runtime.setup()
+    experiment.check_metric()
     engines.run(assignments, engines.choose(engine, settings), _tell)
     report(file, scale, out)
 
@@ -129,7 +130,11 @@ def _show(table: tables.Table) -> None:
     for row in table.rows:
         cells = [table.cells.get((row, column)) for column in table.columns]
         texts = [
-            "" if cell is None else render.cell_lines(cell, 3)[0] if cell.kept else "failed"
+            ""
+            if cell is None
+            else render.cell_lines(cell, 3)[0]
+            if cell.kept or cell.unplayed
+            else "failed"
             for cell in cells
         ]
         shown.add_row(row, *texts)

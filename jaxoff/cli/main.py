@@ -128,7 +128,7 @@ def _returns(table: tables.Table) -> Table:
         "runs": [str(cell.total) for _, _, cell, _ in found],
         table.title.lower(): [value for *_, value in found],
         "failed runs": [
-            f"{cell.total - cell.kept} of {cell.total}" if cell.kept < cell.total else ""
+            f"{cell.total - cell.kept} of {cell.total}" if 0 < cell.kept < cell.total else ""
             for _, _, cell, _ in found
         ],
         "best": [cell.mark for _, _, cell, _ in found],

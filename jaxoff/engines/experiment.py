@@ -26,6 +26,8 @@ from jaxoff.training.columns import Column, Size
 from jaxoff.training.naming import folder_name
 from jaxoff.training.spec import TrainSpec, expanded, resolve
 
+# Numbers that every evaluation gives, or that a job has without one.
+NUMBERS = ("return_mean", "return_std", "length_mean", "score", "updates", "wall_s")
 Kinds = Mapping[str, Any]  # key of a TOML table -> its type
 # Fields of a TrainSpec that all jobs share, under their own names.
 SHARED: Kinds = {
@@ -88,9 +90,39 @@ class Experiment:
         return found
 
     def assignments(self, out: Path, extend: bool = False) -> list[Assignment]:
-        """The jobs with their folders, each below `out`."""
-        place = out.absolute()
-        return [Assignment(spec, place / folder_name(spec), extend=extend) for spec in self.specs()]
+        """The jobs with their folders, each below `out`.
+
+        Raises what `specs` does, and InvalidSetting where two jobs would have one folder.
+        """
+        place, owner = out.absolute(), dict[str, str]()
+        found = []
+        for spec in self.specs():
+            name, told = folder_name(spec), f"{spec.label} on {spec.task}"
+            if name in owner:
+                raise InvalidSetting(
+                    f"{self.file}: fields 'tasks' and 'methods': expected names by which each job "
+                    f"has its own folder of results, found {owner[name]} and {told}, both in "
+                    f"'{name}'; rename a method, or the folder of a dataset"
+                )
+            owner[name] = told
+            found.append(Assignment(spec, place / name, extend=extend))
+        return found
+
+    def check_metric(self) -> None:
+        """Raise UnknownName where no job can have the number that the table shows.
+
+        The environments of the tasks are built if that depends on them. One that cannot be built
+        here, or that computes numbers in a way that cannot be looked into, may have any.
+        """
+        metric, known = self.table.get("metric", "return_mean"), set(NUMBERS)
+        if metric in known:
+            return
+        for task in self.tasks:
+            found = _numbers_of(task, self.shared.get("env", ""))
+            if found is None or metric in found:
+                return
+            known |= found
+        raise unknown(f"metric in [table] of {self.file}, for its tasks,", metric, known)
 
 
 def read(file: Path, scale: str = "") -> Experiment:
@@ -143,6 +175,12 @@ def _made(file: Path, found: Mapping[str, Any]) -> Experiment:
     rows = dict(tasks) if isinstance(tasks, dict) else {task: task for task in tasks}
     for name, label in rows.items():
         _typed(file, f"tasks.{name}", label, str)
+        first = next(other for other in rows if rows[other] == label)
+        if first != name:
+            raise InvalidSetting(
+                f"{file}: field 'tasks': expected a label of its own for each task, found "
+                f"'{label}' for {first} and {name}"
+            )
     seeds, steps = found.get("seeds", 5), found.get("steps")
     if steps is not None and "steps" in found.get("set", {}):
         raise InvalidSetting(
@@ -204,6 +242,33 @@ def _check_settings(
     for name in every:
         if name not in known:
             raise unknown(f"setting in [set] of {file}", name, known)
+
+
+def _numbers_of(task: str, env: str) -> set[str] | None:
+    """The numbers that an evaluation on a task gives besides NUMBERS; None if that is not known.
+
+    env: the environment that evaluates, where the task is a dataset folder.
+    """
+    import jax
+
+    from jaxoff.data.recipes import random_policy
+
+    try:
+        world = TrainSpec("", task, env=env).environment()
+    except (JaxoffError, ImportError):  # the training tells what is wrong, or runs elsewhere
+        return None
+    if not hasattr(world, "step"):  # tables say that the policies were not evaluated
+        return set(METRICS)
+    found = {"win_rate"} if getattr(world, "won", None) else set[str]()
+    probe = getattr(world, "probe", None)
+    if probe is not None:
+        try:
+            exact = jax.eval_shape(lambda: probe(random_policy(world.spec)))
+        except Exception:  # a probe of someone else, which may need more of a policy
+            return None
+        found |= {name for name, value in exact.items() if value.shape == ()}
+        found |= {"out_of_data"} if "joint_policy" in exact else set()
+    return found
 
 
 def _told_apart(spec: TrainSpec, each: TrainSpec) -> TrainSpec:

@@ -12,7 +12,6 @@ from jaxoff.errors import BrokenResult
 from jaxoff.report import checkpoints, figures, html, protocol, published, render, tables, tuning
 from jaxoff.report import marl_eval as export
 from jaxoff.report.load import Run, by_config, load_run, run_folders, told_apart, unfinished
-from jaxoff.report.summary import LEADING
 
 MAX_CELLS = 12  # largest number of actions per agent for which joint policies are drawn
 
@@ -66,37 +65,29 @@ def report(
         groups = {
             place: protocol.evaluated(runs, sampled, episodes) for place, runs in groups.items()
         }
+    titles = {
+        place: folder.resolve().name if place == folder else str(place.relative_to(folder))
+        for place in groups
+    }
     if marl_eval is not None:  # refused before a file is written
-        export.write(told_apart([run for runs in groups.values() for run in runs]), marl_eval)
+        export.write([(titles[place], runs) for place, runs in groups.items()], marl_eval)
     sections = []
     for place, runs in groups.items():
         made = _experiment(runs, place, tell)
         if published.write(numbers, by_config(told_apart(runs)), place / "published"):
             made.append(place / "published")
         stems = [stem.relative_to(folder) for stem in made]
-        title = folder.resolve().name if place == folder else str(place.relative_to(folder))
         text = f"{len(runs)} result folders, {sum(len(run.runs) for run in runs)} runs."
         for words, paths in (("Not ended yet", waiting), ("Broken", broken)):
             names = ", ".join(path.name for path in paths if path.parent == place)
             text += f" {words}: {names}." if names else ""
-        sections.append(html.Section(title, f"{text} {_evaluation(runs)}", stems))
+        sections.append(
+            html.Section(titles[place], f"{text} {protocol.of_section(by_config(runs))}", stems)
+        )
     page = html.index(folder, f"Results: {folder.resolve().name}", sections)
     if broken:
         raise BrokenResult(f"{page}: written without {_told(folder, broken)}")
     return page
-
-
-def _evaluation(runs: Sequence[Run]) -> str:
-    """How the policies of some jobs were evaluated, and which were not, as text."""
-    played = [run for run in runs if not run.unplayed]
-    tasks = ", ".join(dict.fromkeys(run.task for run in runs if run.unplayed))
-    paid = [run for run in played if not run.has("return_mean") and not run.failed.all()]
-    text = protocol.of_runs(by_config(played))
-    for task in dict.fromkeys(run.task for run in paid):
-        text += f" No return of a policy on {task} is a finite number."
-    if not tasks:
-        return text
-    return f"{text} Policies on {tasks} were not evaluated: {protocol.UNPLAYED}.".strip()
 
 
 def _told(folder: Path, broken: dict[Path, str]) -> str:
@@ -119,7 +110,7 @@ def _experiment(
             figures.profiles(scores, place / "profiles", note=note)
             figures.bar_iqm(scores, place / "aggregate", note=note)
             stems += [place / "profiles", place / "aggregate"]
-        metric = next((name for name in LEADING if all(run.has(name) for run in runs)), "")
+        metric = tuning.leading(runs)
         found = tuning.tuned(runs, told, metric) if metric else []
         if found:
             tuning.write(found, metric, place / "tuning")
@@ -134,7 +125,10 @@ def _tables(parts: Sequence[Run], place: Path, tell: Callable[[tables.Table], No
     stems = []
     several = len({run.task for run in parts}) > 1
     for metric in tables.METRICS:
-        having = [run for run in parts if run.has(metric)]
+        tasks = {run.task for run in parts if run.has(metric)}
+        if metric == "return_mean":  # which every task has
+            tasks |= {run.task for run in parts}
+        having = [run for run in parts if run.knows(metric) and run.task in tasks]
         if not having:
             continue
         table = tables.build(

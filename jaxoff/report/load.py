@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ from jaxoff.training.results import (
 )
 
 CONFIG_FIELDS = ("method", "task", "command", "hardware", "git_commit")
+SETTINGS = (  # fields of config.json that tell jobs apart, besides those of the method's Config
+    *("method", "sampler", "data_seed", "data_episodes", "prng", "precision", "obs_dtype"),
+    *("sampled", "eval_episodes", "evaluations"),
+)
+# Of what tells jobs apart, that which nobody tunes: the data, number formats and evaluations.
+CIRCUMSTANCES = {*SETTINGS, "data", "env"} - {"sampler"}
+NO_RESULTS = {"checkpoint", "wandb", ADDED, MERGED}  # names of folders that hold no result folders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +93,12 @@ class Run:
         """Whether any run has a number of this name in final.json."""
         return any(run.get(metric) is not None for run in self.runs)
 
+    def knows(self, metric: str) -> bool:
+        """Whether any run has a number of this name, or would have it had not all runs failed."""
+        return self.has(metric) or (
+            bool(self.failed.all()) and any(metric in run for run in self.runs)
+        )
+
     def values(self, metric: str) -> np.ndarray:
         """The final numbers [R] of this name; NaN for a failed run.
 
@@ -126,13 +140,27 @@ def load_run(path: str | Path) -> Run:
 
 
 def run_folders(path: str | Path) -> list[Path]:
-    """Every result folder at or below a path, finished or not, in order."""
-    files = sorted(Path(path).rglob("config.json"))
-    return [
-        file.parent
-        for file in files
-        if not {"checkpoint", "wandb", ADDED, MERGED} & set(file.relative_to(path).parts)
-    ]
+    """Every result folder at or below a path, finished or not, in order.
+
+    Links to folders are followed. A result folder that several paths lead to is found once in each
+    experiment, the folder that holds it or a link to it. Where an experiment is linked, too, it has
+    the name that it has without the link.
+    """
+    found: dict[tuple[str, str], Path] = {}  # true paths of experiment and result folder
+    starts, entered = [str(path)], set[str]()
+    for start in starts:  # links that are met on the way are added, and followed afterwards
+        for place, names, files in os.walk(start):
+            real = os.path.realpath(place)
+            home = os.path.realpath(os.path.dirname(os.path.abspath(place)))
+            if place != starts[0] and f"{home}{os.sep}".startswith(f"{real}{os.sep}"):
+                break  # the start is a link to a folder that it lies in
+            if "config.json" in files:
+                found.setdefault((home, real), Path(place))
+            names[:] = [] if real in entered else sorted(set(names) - NO_RESULTS)
+            entered.add(real)
+            inner = (os.path.join(place, name) for name in names)
+            starts += [link for link in inner if os.path.islink(link)]
+    return sorted(found.values(), key=lambda folder: folder / "config.json")
 
 
 def unfinished(path: str | Path) -> list[Path]:
@@ -162,11 +190,11 @@ def load_experiment(path: str | Path) -> list[Run]:
     return [load_run(folder) for folder in folders]
 
 
-def told_apart(runs: Iterable[Run]) -> list[Run]:
+def told_apart(runs: Iterable[Run], only: Collection[str] | None = None) -> list[Run]:
     """The runs, whose variants name the settings in which folders of one task and variant differ.
 
     Folders that differ only in seeds keep one variant. The values that a folder sweeps are left to
-    `by_config`.
+    `by_config`. only: names of the settings that are looked at, by default all.
     """
     runs = list(runs)
     groups: dict[str, dict[str, list[Path]]] = {}  # variant -> task -> folders
@@ -181,9 +209,8 @@ def told_apart(runs: Iterable[Run]) -> list[Run]:
         differ[variant] = [
             name
             for name in names
-            if any(
-                len({repr(told[path].get(name)) for path in each}) > 1 for each in tasks.values()
-            )
+            if (only is None or name in only)
+            and any(_differ([told[path] for path in each], name) for each in tasks.values())
         ]
     labels = {
         run.path: ", ".join(
@@ -193,31 +220,42 @@ def told_apart(runs: Iterable[Run]) -> list[Run]:
         )
         for run in runs
     }
-    return [dataclasses.replace(run, variant=_with(run.variant, labels[run.path])) for run in runs]
+    return [dataclasses.replace(run, variant=joined(run.variant, labels[run.path])) for run in runs]
+
+
+def _differ(told: Sequence[dict[str, Any]], name: str) -> bool:
+    """Whether a setting tells some jobs of one task and variant apart.
+
+    The digest of the data does not where the seed and the number of its episodes say as much.
+    """
+    cause = ("data_seed", "data_episodes") if name == "data" else ()
+    groups: dict[str, set[str]] = {}
+    for settings in told:
+        place = repr([settings.get(each) for each in cause])
+        groups.setdefault(place, set()).add(repr(settings.get(name)))
+    return any(len(values) > 1 for values in groups.values())
 
 
 def _settings_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a job's config.json that may tell it from others, by name."""
+    """The settings of a job's config.json that may tell it from others, by name.
+
+    These are all but seeds, and what may differ between two runs of one job (`training.folder`).
+    """
     own = {
         name: value[0] if isinstance(value, list) and len(value) == 1 else value
         for name, value in config["config"].items()
         if len(config.get("grid", {}).get(name, ())) < 2  # `by_config` names values of a grid
     }
-    if "folder" in config:  # folders of one name may hold different data
-        own |= {"data": config["data"]["sha256"][:8]} if config.get("data") else {}
-        own |= {"env": config.get("env") or "none"}
+    digest = (config.get("data") or {}).get("sha256")
+    if digest:  # folders of one name, and --data, may give a task different data
+        own["data"] = str(digest)[:8]
+    if "folder" in config:
+        own["env"] = config.get("env") or "none"
     sampler = {f"sampler {name}": x for name, x in config.get("sampler_config", {}).items()}
-    rest = (
-        "method",
-        "sampler",
-        "data_seed",
-        "data_episodes",
-        "prng",
-        "precision",
-        "obs_dtype",
-        "sampled",
-    )
-    return own | sampler | {name: config[name] for name in rest if name in config}
+    rest = {name: config[name] for name in SETTINGS if name in config}
+    if "evaluations" in rest:  # an extended job has those of each of its parts
+        rest["evaluations"] += sum(int(number) for _, number in config.get("parts", ()))
+    return own | sampler | rest
 
 
 def _short(value: Any) -> str:
@@ -226,7 +264,7 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _with(variant: str, text: str) -> str:
+def joined(variant: str, text: str) -> str:
     """A variant's label with settings in brackets, joined to those that it has."""
     if not text:
         return variant
@@ -254,7 +292,7 @@ def by_config(runs: Iterable[Run]) -> list[Run]:
                 for name, value in point
             )
             keep = [i for i, other in enumerate(points) if other == point]
-            out.append(select(run, keep, _with(run.variant, label)) if label else run)
+            out.append(select(run, keep, joined(run.variant, label)) if label else run)
     return out
 
 

@@ -7,20 +7,22 @@ draw what Gorsane et al. (2022) recommend.
 
 Differs: `step_count` is the number of gradient updates, since methods here learn from data and make
 no steps in an environment; and `absolute_metrics` is of the last policy, the result of a run,
-instead of the best one of training.
+instead of the best one of training. Its numbers are those of the report's tables: of the last
+evaluation of training, or of `jaxoff evaluate`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxoff.errors import InvalidSetting
 from jaxoff.files import write_text
 from jaxoff.names import Task
-from jaxoff.report.load import Run, by_config
+from jaxoff.report.load import Run, by_config, joined, told_apart
 
 # name in final.json and in the history -> name in the export. marl-eval splits names at _ when it
 # looks for those that are to be normalised, so the one that is has none.
@@ -28,24 +30,53 @@ METRICS = {"return_mean": "return", "win_rate": "win_rate", "exact_value": "exac
 Tree = dict[str, Any]
 
 
-def write(runs: Iterable[Run], file: str | Path) -> Path:
+def write(experiments: Sequence[tuple[str, Sequence[Run]]], file: str | Path) -> Path:
     """Write the results of runs that were evaluated; returns the file's path.
 
-    Raises InvalidSetting where methods of one environment differ in tasks, in numbers of runs that
-    did not fail, in evaluations or in metrics, which marl-eval's tools cannot read.
+    experiments: the title and the runs of each. Raises InvalidSetting where two runs would have the
+    same place in the file, or where methods of one environment differ in tasks, in numbers of runs
+    that did not fail, in evaluations or in metrics, which marl-eval's tools cannot read.
     """
     tree: Tree = {}
-    for run in by_config(runs):
-        if run.unplayed:
-            continue
+    owner: dict[tuple[str, str, str, int], Path] = {}
+    for run in _told_apart(experiments):
         environment, task = names_of(run.task)
         seeds = tree.setdefault(environment, {}).setdefault(task, {}).setdefault(run.variant, {})
         for place, seed in enumerate(run.seeds):
+            if (environment, task, run.variant, seed) in owner:
+                raise InvalidSetting(
+                    f"--marl-eval: {run.path}: expected seeds that "
+                    f"{owner[environment, task, run.variant, seed]} does not have, for "
+                    f"{run.variant} on {environment}/{task}, found {seed}"
+                )
+            owner[environment, task, run.variant, seed] = run.path
             if not run.failed[place]:
                 seeds[f"seed_{seed}"] = _of(run, place)
     for environment, tasks in tree.items():
         _check(environment, tasks)
     return write_text(Path(file), json.dumps(tree, indent=1, allow_nan=False) + "\n")
+
+
+def _told_apart(experiments: Sequence[tuple[str, Sequence[Run]]]) -> list[Run]:
+    """A `Run` per method and grid point of each job that was evaluated.
+
+    The variant of a method names the experiment where two have runs of it with the same task and
+    seed.
+    """
+    title_of = {run.path: title for title, runs in experiments for run in runs}
+    parts = by_config(told_apart([run for _, runs in experiments for run in runs]))
+    parts = [run for run in parts if not run.unplayed]
+    titles: dict[tuple[str, str, int], set[str]] = {}
+    for run in parts:
+        for seed in run.seeds:
+            titles.setdefault((run.variant, run.task, seed), set()).add(title_of[run.path])
+    shared = {variant for (variant, *_), found in titles.items() if len(found) > 1}
+    return [
+        dataclasses.replace(run, variant=joined(run.variant, title_of[run.path]))
+        if run.variant in shared
+        else run
+        for run in parts
+    ]
 
 
 def names_of(task: str) -> tuple[str, str]:
@@ -75,8 +106,10 @@ def _of(run: Run, place: int) -> Tree:
         for metric, name in METRICS.items()
         if name in history and run.runs[place].get(metric) is not None
     }
-    if run.evaluated is None and len(run.arrays["returns"]):
-        final["return"] = [float(value) for value in run.arrays["returns"][place]]
+    trained = run.arrays["returns"] if run.evaluated is None else ()
+    returns = list(trained[place] if len(trained) else run.runs[place].get("returns", ()))
+    if returns and None not in returns:  # those of every episode, where the folder has them
+        final["return"] = [float(value) for value in returns]
     return found | {"absolute_metrics": final}
 
 

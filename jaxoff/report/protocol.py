@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxoff.errors import BrokenResult, InvalidSetting
-from jaxoff.training.results import EVALUATIONS, Fields, check_fields, read_evaluations
+from jaxoff.training.results import (
+    EVALUATIONS,
+    Fields,
+    broken,
+    check_fields,
+    read_evaluations,
+)
 
 if TYPE_CHECKING:
     from jaxoff.report.load import Run
@@ -16,6 +22,7 @@ if TYPE_CHECKING:
 # Metrics that an environment computes from the policy itself.
 EXACT = {"exact_value", "out_of_data"}
 UNPLAYED = "no environment that can be played here is named"  # why policies are not evaluated
+NOT_EVALUATED = f"not evaluated: {UNPLAYED}"
 ENTRY: Fields = {"episodes": int, "sampled": bool, "finished": bool, "runs": list}
 ROW: Fields = {"run": int, "seed": int, "return_mean": object}
 
@@ -89,6 +96,22 @@ def told(places: Iterable[tuple[tuple[str, str], str]]) -> str:
 def of_runs(runs: Iterable[Run], metric: str = "return_mean") -> str:
     """The sentence of `told` on the final numbers of some runs."""
     return told(((run.task, run.variant), run.protocol.of(metric)) for run in runs)
+
+
+def of_section(runs: Iterable[Run], metric: str = "return_mean") -> str:
+    """What `of_runs` tells of the evaluated runs, and on which tasks none was, or none had a finite
+    return.
+    """
+    runs = list(runs)
+    played = [run for run in runs if not run.unplayed]
+    paid = [run for run in played if not run.has(metric) and not run.failed.all()]
+    texts = [of_runs(played, metric)]
+    for task in dict.fromkeys(run.task for run in paid if metric == "return_mean"):
+        texts.append(f"No return of a policy on {task} is a finite number.")
+    tasks = ", ".join(dict.fromkeys(run.task for run in runs if run.unplayed))
+    if tasks:
+        texts.append(f"Policies on {tasks} were not evaluated: {UNPLAYED}.")
+    return " ".join(filter(None, texts))
 
 
 def evaluated(
@@ -165,7 +188,10 @@ def _entries(run: Run) -> list[tuple[Protocol, list[dict[str, Any]]]]:
         if entry.get("updates", None if run.config.get("parts") else updates) != updates:
             continue
         for row in entry["runs"]:
-            check_fields(where, row, ROW)
+            check_fields(where, row, ROW, {"returns": list})
+            for value in row.get("returns", ()):
+                if not isinstance(value, int | float | None):
+                    raise broken(f"{where}: field 'returns'", "numbers", repr(value)[:80])
         if entry["finished"]:
             found.append((Protocol(entry["sampled"], entry["episodes"], True), entry["runs"]))
     return found

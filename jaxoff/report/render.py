@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxoff.eval import statistics
 from jaxoff.files import write_text
+from jaxoff.report.protocol import UNPLAYED
 from jaxoff.report.tables import AVERAGE, METRICS, NONE, Cell, Table
 
 MOST_COLUMNS = 8  # of methods, unless there are as many tasks
@@ -34,7 +35,9 @@ def cell_lines(cell: Cell | None, digits: int, standard_error: bool = False) -> 
     width = cell.std / np.sqrt(cell.kept) if standard_error and cell.kept else cell.std
     spread = f" ± {width:z.{digits}f}" if np.isfinite(width) else ""
     lines = [f"{cell.mean:z.{digits}f}{spread}" if np.isfinite(cell.mean) else NONE]
-    if cell.kept < cell.total:
+    if cell.unplayed:
+        lines = ["not evaluated"]
+    elif cell.kept < cell.total:
         lines.append(f"{cell.total - cell.kept} of {cell.total} runs failed")
     if cell.paper:
         lines.append(f"paper {cell.paper}")
@@ -60,13 +63,15 @@ def digits_of(table: Table, row: str) -> int:
 
 def legend(table: Table) -> str:
     """The meaning of a table's numbers and marks, as text; the same for tables of one kind."""
-    failed = any(cell.kept < cell.total for cell in table.cells.values())
+    failed = any(cell.kept < cell.total and not cell.unplayed for cell in table.cells.values())
+    unplayed = any(cell.unplayed for cell in table.cells.values())
     spread = "standard error" if table.standard_error else "standard deviation"
     return (
         f"Mean ± {spread} over seeds. Bold: best mean. "
         "*: no significant difference from it (two-sided Welch test, p ≥ "
         f"{statistics.SIGNIFICANCE})."
         + (" Failed runs met a number that is not finite; no statistic has them." if failed else "")
+        + (f" Not evaluated: {UNPLAYED}." if unplayed else "")
         + (
             " paper: the number that the paper prints, where it is known."
             if any(cell.paper for cell in table.cells.values())

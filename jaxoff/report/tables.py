@@ -35,13 +35,19 @@ class Cell:
 
     tasks: an array [n_t] per task; one array, except in an average over tasks. mark: "best", "*"
     (no significant difference from the best), "data" (a value of the data, not of a method) or "".
-    paper: the number that the paper prints. evaluation: how the values were found, as text.
+    paper: the number that the paper prints. evaluation: how the values were found, or that the
+    policies were not evaluated, as text.
     """
 
     tasks: tuple[np.ndarray, ...]
     mark: str = ""
     paper: str = ""
     evaluation: str = ""
+
+    @property
+    def unplayed(self) -> bool:
+        """Whether the policies were not evaluated, so that there are no values."""
+        return self.evaluation == protocol.NOT_EVALUATED
 
     @property
     def total(self) -> int:
@@ -94,7 +100,9 @@ class Table:
     @property
     def evaluation(self) -> str:
         """A sentence on how the numbers were found, or "" where that is not known."""
-        return protocol.told((place, cell.evaluation) for place, cell in self.cells.items())
+        return protocol.told(
+            (place, cell.evaluation) for place, cell in self.cells.items() if not cell.unplayed
+        )
 
 
 def read_paper(file: str | Path, table: str) -> dict[tuple[str, str], str]:
@@ -134,8 +142,9 @@ def build(
     rows: tasks, or task -> label; columns: variants, or variant -> label; None takes all, in order.
     metric: name of a number of final.json's runs. paper: (row label, column label) -> printed
     number. average: add a row with the average over tasks. standard_error: show the standard error
-    instead of the standard deviation. Folders of the same task and variant are pooled. Raises
-    BrokenResult where a metric is missing, or two such folders hold the same seed.
+    instead of the standard deviation. Folders of the same task and variant are pooled. A job whose
+    policies were not evaluated has a cell that says so. Raises BrokenResult where a metric is
+    missing, or two such folders hold the same seed.
     """
     runs = by_config(runs)
     row_of = _labels(rows, dict.fromkeys(run.task for run in runs))
@@ -147,7 +156,7 @@ def build(
     for group in groups.values():
         _no_seed_twice(group)
     values = {
-        place: np.concatenate([run.values(metric) for run in group])
+        place: np.concatenate([_values(run, metric) for run in group])
         for place, group in groups.items()
     }
     labels, names = tuple(dict.fromkeys(row_of.values())), tuple(dict.fromkeys(column_of.values()))
@@ -160,10 +169,12 @@ def build(
                 (values[row, name],),
                 mark,
                 (paper or {}).get((row, name), ""),
-                "; ".join(dict.fromkeys(run.protocol.of(metric) for run in groups[row, name])),
+                "; ".join(dict.fromkeys(_evaluation(run, metric) for run in groups[row, name])),
             )
     if average:
-        cells |= _averages(values, labels, names, paper or {}, metric)
+        played = {place: values[place] for place, cell in cells.items() if not cell.unplayed}
+        rows_played = [row for row in labels if any((row, name) in played for name in names)]
+        cells |= _averages(played, rows_played, names, paper or {}, metric)
         labels = (*labels, AVERAGE)
     commands = tuple(dict.fromkeys(run.config["command"] for run in shown))
     return Table(
@@ -177,6 +188,19 @@ def build(
         commands,
         standard_error,
     )
+
+
+def _evaluation(run: Run, metric: str) -> str:
+    """How the final number of a metric was found, or that the policies were not evaluated."""
+    unplayed = run.unplayed and not run.has(metric)
+    return protocol.NOT_EVALUATED if unplayed else run.protocol.of(metric)
+
+
+def _values(run: Run, metric: str) -> np.ndarray:
+    """The final numbers [R]; NaN for a failed run, and where the policies were not evaluated."""
+    if _evaluation(run, metric) == protocol.NOT_EVALUATED:
+        return np.full(len(run.runs), np.nan)
+    return run.values(metric)
 
 
 def number_of(printed: str) -> float | None:
@@ -248,7 +272,7 @@ def _averages(
     whole = {
         name: tuple(values[row, name] for row in rows)
         for name in columns
-        if all((row, name) in values for row in rows)
+        if rows and all((row, name) in values for row in rows)
     }
     cells = {name: Cell(tasks, "", paper.get((AVERAGE, name), "")) for name, tasks in whole.items()}
     known = [name for name, cell in cells.items() if np.isfinite(cell.mean)]

@@ -19,7 +19,8 @@ import numpy as np
 from jaxoff.eval import statistics
 from jaxoff.files import write_text
 from jaxoff.report import figures, render
-from jaxoff.report.load import Run, by_config
+from jaxoff.report.load import CIRCUMSTANCES, Run, by_config, told_apart
+from jaxoff.report.summary import LEADING
 from jaxoff.report.tables import METRICS
 
 NOTE = (
@@ -45,14 +46,27 @@ class Tuned:
         return statistics.expected_best(self.values)
 
 
+def leading(runs: Iterable[Run]) -> str:
+    """The number by which configurations are compared: the first that all jobs with a grid have.
+
+    Jobs that were not evaluated, or whose runs all failed, have no say. Returns "" where no number
+    is left.
+    """
+    having = [run for run in runs if _swept(run) and not run.unplayed and not run.failed.all()]
+    return next((name for name in LEADING if having and all(run.has(name) for run in having)), "")
+
+
 def tuned(runs: Iterable[Run], parts: Iterable[Run], metric: str) -> list[Tuned]:
     """The methods that were trained with a grid of settings, two of which did not fail.
 
-    runs: result folders; parts: the same folders, with variants that tell settings apart.
+    runs: result folders; parts: the same folders, with variants that tell settings apart. Folders
+    that differ in data, number formats or evaluations are different methods here, since the best
+    of such folders is not one that tuning has found.
     """
+    runs = list(runs)
     found: dict[tuple[str, str], dict[str, list[np.ndarray]]] = {}
-    for run, part in zip(runs, parts, strict=True):
-        if run.config.get("grid") or " --grid" in run.config["command"]:
+    for run, part in zip(told_apart(runs, CIRCUMSTANCES), parts, strict=True):
+        if _swept(run) and run.has(metric):
             points = found.setdefault((run.task, run.variant), {})
             for point in by_config([part]):  # whose seeds may lie in several folders
                 points.setdefault(point.variant, []).append(point.values(metric))
@@ -63,6 +77,11 @@ def tuned(runs: Iterable[Run], parts: Iterable[Run], metric: str) -> list[Tuned]
         for place, points in found.items()
     ]
     return [each for each in kept if each.values.size > 1]
+
+
+def _swept(run: Run) -> bool:
+    """Whether a folder is that of a grid, or of one value of a grid over sizes or words."""
+    return bool(run.config.get("grid")) or " --grid" in run.config["command"]
 
 
 def counts_of(largest: int) -> list[int]:
