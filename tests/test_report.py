@@ -392,6 +392,16 @@ def test_folders_with_other_seeds_are_pooled_and_with_the_same_refused(tmp_path:
         tables.build(load_experiment(tmp_path))
 
 
+def test_a_page_names_the_folders_of_a_point_that_is_there_twice(tmp_path: Path):
+    points = [{"lr": 0.5}, {"lr": 1.0}]
+    make(tmp_path / "grid", "bc", "matrix/xor/a", [1.0, 2.0], points=points, seeds=[0, 0])
+    make(tmp_path / "alone", "bc", "matrix/xor/a", [4.0], points=[{"lr": 1.0}], seeds=[0])
+    make(tmp_path / "again", "bc", "matrix/xor/a", [5.0], points=[{"lr": 1.0}], seeds=[0])
+    report(tmp_path)
+    head = (tmp_path / "table-return_mean.md").read_text().splitlines()[2]
+    assert "bc (lr=0.5)" in head and "in alone)" in head and "in again)" in head
+
+
 def test_write_makes_three_files_and_csv_has_every_seed(experiment: Path, tmp_path: Path):
     paths = render.write(
         tables.build(load_experiment(experiment), title="50% & more"), tmp_path / "out" / "t.1"

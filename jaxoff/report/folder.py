@@ -11,7 +11,15 @@ import numpy as np
 from jaxoff.errors import BrokenResult
 from jaxoff.report import checkpoints, figures, html, protocol, published, render, tables, tuning
 from jaxoff.report import marl_eval as export
-from jaxoff.report.load import Run, by_config, load_run, run_folders, told_apart, unfinished
+from jaxoff.report.load import (
+    Run,
+    by_config,
+    load_run,
+    run_folders,
+    separated,
+    told_apart,
+    unfinished,
+)
 
 MAX_CELLS = 12  # largest number of actions per agent for which joint policies are drawn
 
@@ -74,7 +82,7 @@ def report(
     sections = []
     for place, runs in groups.items():
         made = _experiment(runs, place, tell)
-        if published.write(numbers, by_config(told_apart(runs)), place / "published"):
+        if published.write(numbers, separated(by_config(told_apart(runs))), place / "published"):
             made.append(place / "published")
         stems = [stem.relative_to(folder) for stem in made]
         text = f"{len(runs)} result folders, {sum(len(run.runs) for run in runs)} runs."
@@ -100,7 +108,7 @@ def _experiment(
 ) -> list[Path]:
     """Write all tables and figures of some runs into a folder; returns their stems."""
     told = told_apart(runs)
-    parts = by_config(told)
+    parts = separated(by_config(told))
     # A variant has the same look in every figure of the page.
     with figures.same_looks(dict.fromkeys(run.variant for run in parts)):
         stems = _tables(parts, place, tell) + _curves(parts, place)

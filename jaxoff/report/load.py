@@ -296,6 +296,24 @@ def by_config(runs: Iterable[Run]) -> list[Run]:
     return out
 
 
+def separated(runs: Iterable[Run]) -> list[Run]:
+    """The runs of `by_config`, of which those name their folders that share a seed with others of
+    their task and variant: a point of a grid, say, that was also trained by itself.
+    """
+    runs = list(runs)
+    folders: dict[tuple[str, str, int], list[Path]] = {}
+    for run in runs:
+        for seed in run.seeds:
+            folders.setdefault((run.task, run.variant, seed), []).append(run.path)
+    shared = {place[:2] for place, paths in folders.items() if len(paths) > 1}
+    return [
+        dataclasses.replace(run, variant=joined(run.variant, f"in {run.path.name}"))
+        if (run.task, run.variant) in shared
+        else run
+        for run in runs
+    ]
+
+
 def select(run: Run, keep: Sequence[int], variant: str) -> Run:
     """A new `Run` with some of the runs of a folder."""
     numbers = {run.runs[i]["run"] for i in keep}
