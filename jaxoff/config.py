@@ -12,10 +12,12 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from importlib import resources
+from importlib.resources.abc import Traversable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from jaxoff.errors import InvalidSetting, WrongType
+from jaxoff import registry
+from jaxoff.errors import InvalidFile, InvalidSetting, WrongType
 from jaxoff.names import Task, unknown
 
 if TYPE_CHECKING:
@@ -110,7 +112,8 @@ def resolve_config(
 
     Settings are in the file `settings.toml` beside the module, see `_settings`. Every leaf becomes
     a float32 array of NumPy, since arrays of JAX would compile a program for each operation of the
-    set-up. Raises UnknownName or WrongType naming the field.
+    set-up. Raises UnknownName, WrongType or InvalidSetting naming the field, or what `_settings`
+    does.
     """
     import numpy as np
 
@@ -286,24 +289,66 @@ def typed(name: str, value: Any, default: Any) -> Any:
 def _settings(module: ModuleType, task: Task, size: SizeName) -> dict[str, Any]:
     """The settings of a method for a task, from the file `settings.toml` beside the method.
 
-    The file has tables [method."task pattern"]; a later table overrides earlier ones. At size
-    laptop, the tables [laptop."*"."task pattern"] of all methods come next, of which a method takes
-    the numbers that it has, and then its own, [laptop.method."task pattern"].
+    The file has tables [method."task pattern"], where `method` is a name that the method is
+    registered by, or its module's; a later table overrides earlier ones. At size laptop, the tables
+    [laptop."*"."task pattern"] of all methods come next, of which a method takes the numbers that
+    it has, and then its own, [laptop.method."task pattern"]. What is registered, but is no module,
+    has no file. Raises what `_tables` does.
     """
-    package, _, name = module.__name__.rpartition(".")
-    # A form of a method has the name and the settings of its package.
-    if hasattr(sys.modules.get(package), "FORMS"):
-        package, _, name = package.rpartition(".")
+    home = module.__name__ if isinstance(module, ModuleType) else ""
+    # A form of a method has the names and the settings of its package.
+    if hasattr(sys.modules.get(home.rpartition(".")[0]), "FORMS"):
+        home = home.rpartition(".")[0]
+    package, _, name = home.rpartition(".")
     file = resources.files(package) / "settings.toml" if package else None
     if file is None or not file.is_file():
         return {}
-    tables = tomllib.loads(file.read_text())
+    tables, known = _tables(file, package), registry.modules_of()
     laptop = tables.pop("laptop", {}) if size == "laptop" else {}
+    names = {name, *(each for each in known if known[each] & {home, module.__name__})}
     defaults, merged = module.Config(), dict[str, Any]()
     # A field of the same name may be no number, as the widths of several layers.
     fits = lambda field: isinstance(getattr(defaults, field, None), int | float)
-    for chosen, method in ((tables, name), (laptop, "*"), (laptop, name)):
-        for pattern, values in chosen.get(method, {}).items():
-            if fnmatch(f"{task.family}/{task.scenario}/{task.quality}", pattern):
-                merged |= {key: x for key, x in values.items() if method == name or fits(key)}
+    for chosen, wanted in ((tables, names), (laptop, {"*"}), (laptop, names)):
+        for method in (each for each in chosen if each in wanted):
+            for pattern, values in chosen[method].items():
+                if fnmatch(f"{task.family}/{task.scenario}/{task.quality}", pattern):
+                    merged |= {key: x for key, x in values.items() if method != "*" or fits(key)}
     return merged
+
+
+def _tables(file: Traversable, package: str) -> dict[str, Any]:
+    """The tables of the file `settings.toml` in a package.
+
+    Raises InvalidFile or UnknownName, naming the file and the table, for one that nothing reads:
+    its name is that of no method, sampler or module of the package, or no task fits its pattern.
+    """
+    try:
+        tables: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidFile(f"{file}: expected TOML, found otherwise: {error}") from error
+    folder, parts = resources.files(package), registry.modules_of()
+    known = [x for x in parts if package in {name.rpartition(".")[0] for name in parts[x]}]
+    laptop = tables.get("laptop", {})
+    named = {name: part for name, part in tables.items() if name != "laptop"}
+    if isinstance(laptop, dict):
+        named |= {f"laptop.{name}": part for name, part in laptop.items()}
+    for shown, patterns in named.items():
+        name = shown.removeprefix("laptop.")
+        is_module = (folder / f"{name}.py").is_file() or (folder / name).is_dir()
+        if not (name in known or is_module or shown == "laptop.*"):
+            raise unknown(f"table of {file}", shown, known)
+        found = patterns.items() if isinstance(patterns, dict) else [(str(patterns), patterns)]
+        for pattern, values in found:
+            if not isinstance(values, dict) or not _fits_some_task(pattern):
+                raise InvalidFile(
+                    f"{file}: table '{shown}': expected a table for each pattern that tasks fit, "
+                    f"as [{shown}.\"family/*\"], found '{pattern}'"
+                )
+    return tables
+
+
+def _fits_some_task(pattern: str) -> bool:
+    """Whether a pattern may fit family/scenario/quality, where a wildcard may stand for a slash."""
+    slashes, wild = pattern.count("/"), any(sign in pattern for sign in "*?[")
+    return ":" not in pattern.partition("/")[0] and (slashes == 2 or (wild and slashes < 2))

@@ -17,7 +17,6 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from jaxoff import outlines
-from jaxoff.config import check_number
 from jaxoff.errors import InvalidSetting
 from jaxoff.names import DataOptions, Family, Sizes, Task, UnknownName, unknown
 from jaxoff.outlines import Outline
@@ -181,6 +180,21 @@ def sampler(name: str) -> ModuleType:
     return _SAMPLERS[name] if name in _SAMPLERS else _load("jaxoff.samplers", "sampler", name)
 
 
+def modules_of() -> dict[str, set[str]]:
+    """Name of each method and sampler -> the names of its modules, none of which is imported.
+
+    The modules of a method's forms are among them only where it was registered in this process.
+    """
+    found: dict[str, set[str]] = {}
+    for group in ("jaxoff.learners", "jaxoff.online", "jaxoff.samplers"):
+        for name, point in _entry(group).items():
+            found.setdefault(name, set()).add(point.module)
+    for name, part in [*_METHODS.items(), *_SAMPLERS.items()]:
+        modules = (part, *getattr(part, "FORMS", {}).values())
+        found.setdefault(name, set()).update(map(_name_of, modules))
+    return found
+
+
 def acts(name: str) -> bool:
     """Whether a sampler collects its own data by acting, so that there is no dataset."""
     return hasattr(sampler(name), "make_acting")
@@ -254,7 +268,8 @@ def make_data(task: str | Task, options: DataOptions = DataOptions()) -> Episode
 
     `options.progress` is called with the number of all episodes at the end, if not before.
     """
-    check_number("seed", options.seed)
+    if not 0 <= options.seed < 2**32:
+        raise InvalidSetting(f"field 'seed': expected 0 to {2**32 - 1}, found {options.seed}")
     parsed = Task.parse(task) if isinstance(task, str) else task
     made = family_of(parsed).data(parsed, options)
     if options.progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import types
@@ -15,6 +16,7 @@ from flax import struct
 import jaxoff
 from jaxoff import registry
 from jaxoff.config import config_fields, is_leaf, resolve_config, static
+from jaxoff.errors import JaxoffError
 from jaxoff.names import DataOptions, Task, UnknownName, unknown
 from jaxoff.training import TrainSpec
 from jaxoff.training.spec import resolve
@@ -325,3 +327,62 @@ def test_a_method_can_be_registered_in_a_process(monkeypatch):
         ValueError, match="expected a module with FORMS, or with Config and make, found types"
     ):
         jaxoff.register("other", types)
+
+
+@pytest.fixture
+def package(own, tmp_path, monkeypatch):
+    """Write a settings.toml beside the module of a method that is registered as `counts`; returns
+    what the method's settings for a task are then."""
+    folder = tmp_path / "somebodys"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "learner.py").write_text(
+        "from tests.test_registry import Config, make_nothing as make\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("somebodys", "somebodys.learner"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    jaxoff.register("counts", importlib.import_module("somebodys.learner"))
+
+    def widths(text, size="laptop"):
+        (folder / "settings.toml").write_text(text)
+        return resolve_config(registry.learner("counts", TASK), TASK, {}, size=size).width
+
+    return widths
+
+
+def make_nothing(config, spec):
+    """The `make` of a method that is never trained."""
+
+
+def test_settings_beside_an_own_method_are_read_by_its_name_and_its_modules(package):
+    assert package('[counts."grid/*"]\nwidth = 5') == 5
+    assert package('[learner."grid/*"]\nwidth = 6') == 6
+    assert package('[counts."*"]\nwidth = 7\n[learner."*"]\nwidth = 8') == 8  # the later one
+    small = '[counts."*"]\nwidth = 7\n[laptop.counts."grid/bridge/*"]\nwidth = 2'
+    assert (package(small), package(small, "paper")) == (2, 7)
+    assert package('[laptop."*"."*"]\nwidth = 3') == 3
+    assert package('[counts."matrix/*"]\nwidth = 5') == 128
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[counts\n", r"settings.toml: expected TOML, found otherwise: .*line 1"),
+        ('[cuonts."*"]\nwidth = 5', r"table of .*settings.toml 'cuonts'; nearest: counts"),
+        ('[laptop.cuonts."*"]\nwidth = 5', r"settings.toml 'laptop.cuonts'"),
+        ('[bc."*"]\nwidth = 5', r"settings.toml 'bc'"),
+        ("[counts]\nwidth = 5", r"table 'counts': .*, as \[counts.\"family/\*\"\], found 'width'"),
+        ('[counts."grid"]\nwidth = 5', r"table 'counts': expected .* tasks fit, .* found 'grid'"),
+        ('[counts."a/b/c/*"]\nwidth = 5', r"found 'a/b/c/\*'"),
+        ('[laptop."*"]\nwidth = 5', r"table 'laptop.\*': expected .* found 'width'"),
+    ],
+)
+def test_settings_that_nothing_reads_are_refused_by_file_and_table(package, text, message):
+    with pytest.raises(JaxoffError, match=message):
+        package(text)
+
+
+def test_a_name_with_a_dot_is_no_package(own):
+    jaxoff.register("my.counts", types.SimpleNamespace(Config=Config, make=make_nothing))
+    assert resolve_config(registry.learner("my.counts", TASK), TASK, {}).width == 128
