@@ -28,7 +28,7 @@ def static(default: Any, least: float | None = None) -> Any:
     """A field of a Config that is fixed when a program is compiled: a size, a switch or a word.
 
     Other fields are traced. The field is marked like one of `flax.struct.field(pytree_node=False)`.
-    least: the smallest value, where it is not that of other fields with this name (RANGES).
+    least: the smallest value, where it is not the one that `limits_of` has.
     """
     return dataclasses.field(default=default, metadata={"pytree_node": False, "least": least})
 
@@ -37,6 +37,8 @@ def static(default: Any, least: float | None = None) -> Any:
 # follows from it once the dataset is known. Slots are counted like PyMARL's `t_max`: filled slots
 # of whole episodes, each with its steps and one slot more. A budget of 0 stands for no budget.
 BUDGETS = {"slots": "steps", "behaviour_slots": "behaviour_steps"}
+# Fields that the training loop reads, whatever the method.
+OF_THE_LOOP = ("steps", "batch_size", "window", *BUDGETS)
 
 
 def config_fields(config_class: type) -> dict[str, dataclasses.Field[Any]]:
@@ -144,7 +146,7 @@ def resolve_config(
 
 ANY = (-math.inf, math.inf)
 COUNT, SHARE = (1, math.inf), (0, 1)
-MAX_WHOLE = 2**31 - 1  # largest whole number of a setting
+MAX_WHOLE = 2**31 - 1  # largest size of a whole number of a setting, with either sign
 _ANY = "start_0 start_1 search_mean log_std return_low return_high target_return"
 _COUNTS = """
     batch_size steps hidden critic_hidden actor_hidden vae_hidden mixer_hidden width
@@ -156,7 +158,8 @@ _COUNTS = """
 _SHARES = """
     gamma trace polyak mimic zeta soft_min epsilon_start epsilon_end entropy_until
 """
-# Smallest and largest value of a setting, by its name; any other number may be 0 or larger.
+# Smallest and largest value of a setting of the library, by its name; any other number may be 0 or
+# larger. See `limits_of` for settings of other packages.
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
     "window": (-1, math.inf),  # -1: whole episodes, 0: single steps, else a length
@@ -166,6 +169,20 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_SHARES.split(), SHARE),
     "priority_trim": (0, 0.5),  # of each end
 }
+
+
+def limits_of(config_class: type, name: str) -> tuple[float, float]:
+    """The smallest and the largest number that a field of a Config takes.
+
+    They are those of RANGES in the library's own methods and samplers, and for what the training
+    loop reads. Other packages may use the same names for something else, so their fields take any
+    number, from the `least` on that the field states.
+    """
+    homes = [base for base in config_class.__mro__ if name in inspect.get_annotations(base)]
+    ours = f"{homes[0].__module__}.".startswith("jaxoff.")
+    least, most = RANGES.get(name, (0, math.inf)) if ours or name in OF_THE_LOOP else ANY
+    stated = config_fields(config_class)[name].metadata.get("least")
+    return least if stated is None else stated, most
 
 
 def checked(config: Any, kind: str = "field") -> Any:
@@ -183,7 +200,7 @@ def checked(config: Any, kind: str = "field") -> Any:
             check_word(field.name, value, get_args(hints[field.name]), kind)
         elif not isinstance(value, jax.Array):
             for number in value if isinstance(value, tuple) else (value,):
-                check_number(field.name, number, kind, field.metadata.get("least"))
+                check_number(field.name, number, kind, limits_of(type(config), field.name))
     return config
 
 
@@ -221,23 +238,24 @@ def check_word(name: str, value: Any, words: tuple[Any, ...], kind: str = "field
         )
 
 
-def check_number(name: str, value: Any, kind: str = "field", smallest: float | None = None) -> None:
+def check_number(
+    name: str, value: Any, kind: str = "field", limits: tuple[float, float] | None = None
+) -> None:
     """Raise InvalidSetting for a number that is not finite, not in its range, or of another size
     than its type holds.
 
-    Ranges are in RANGES; `smallest`, where given, takes the place of a range's lower end. Whole
-    numbers are below 2^31; a float that is not 0 but becomes 0 or infinite in float32 is refused.
+    limits: smallest and largest value, by default those of RANGES. Whole numbers are below 2^31 in
+    size; a float that is not 0 but becomes 0 or infinite in float32 is refused.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    least, most = RANGES.get(name, (0, math.inf))
-    least = least if smallest is None else smallest
+    least, most = RANGES.get(name, (0, math.inf)) if limits is None else limits
     if isinstance(value, float) and not math.isfinite(value):
         wanted = "a finite number"
     elif not least <= value <= most:
         wanted = f"{least} to {most}" if math.isfinite(most) else f"at least {least}"
-    elif isinstance(value, int) and not math.isfinite(most) and value > MAX_WHOLE:
-        wanted = f"at most {MAX_WHOLE}"
+    elif isinstance(value, int) and not math.isfinite(most) and abs(value) > MAX_WHOLE:
+        wanted = f"at most {MAX_WHOLE}" if value > 0 else f"at least {-MAX_WHOLE}"
     elif isinstance(value, float) and value != 0 and abs(as_float32(value)) in (0.0, math.inf):
         wanted = "a number that float32 holds"
     else:

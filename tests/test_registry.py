@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -12,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
+from jaxoff.baselines import bc
 
 import jaxoff
 from jaxoff import registry
 from jaxoff.config import config_fields, is_leaf, resolve_config, static
-from jaxoff.errors import JaxoffError
+from jaxoff.errors import InvalidSetting, JaxoffError
 from jaxoff.names import DataOptions, Task, UnknownName, unknown
 from jaxoff.training import TrainSpec
-from jaxoff.training.spec import resolve
+from jaxoff.training.spec import expanded, resolve
 
 
 @pytest.mark.parametrize(
@@ -168,6 +170,51 @@ def test_an_ill_typed_value_names_its_field(field, value, message):
         resolve_config(MODULE, TASK, {field: value})
 
 
+@pytest.fixture
+def own(monkeypatch):
+    """Registries that forget what a test registers."""
+    from jaxoff.data import parts
+
+    for name in ("_METHODS", "_SAMPLERS", "_FAMILIES"):
+        monkeypatch.setattr(registry, name, {})
+    monkeypatch.setattr(parts, "_OWN", {})
+
+
+@struct.dataclass
+class OwnConfig(bc.Config):
+    """A Config of another package, some of whose names are fields of the library's methods too."""
+
+    bias: float = -1.0
+    zeta: float = 2.0
+    heads: int = static(0)
+    rows: int = static(2, least=2)
+
+
+OWN = types.SimpleNamespace(Config=OwnConfig, make=None, __name__="somebodys")
+
+
+def test_the_librarys_ranges_are_for_its_own_fields_and_those_of_the_loop(own):
+    config = resolve_config(OWN, TASK, {})
+    assert (float(config.bias), float(config.zeta), config.heads, config.rows) == (-1, 2, 0, 2)
+    for name, value, expected in (
+        ("bias", float("inf"), "a finite number"),
+        ("zeta", 1e-300, "a number that float32 holds"),
+        ("heads", 2**31, "at most 2147483647"),
+        ("heads", -(2**31), "at least -2147483647"),
+        ("rows", 1, "at least 2"),
+        ("batch_size", 0, "at least 1"),
+        ("window", -2, "at least -1"),
+        ("hidden", 0, "at least 1"),  # of the library's Config
+    ):
+        with pytest.raises(InvalidSetting, match=f"'{name}': expected {expected}, found"):
+            resolve_config(OWN, TASK, {name: value})
+    jaxoff.register("own", OWN)
+    sweep = jaxoff.TrainSpec("own", "matrix/xor/b", grid={"bias": [-0.5, 0.5], "heads": [0, 1]})
+    assert [resolve(job).points for job in expanded(sweep)] == [({"bias": -0.5}, {"bias": 0.5})] * 2
+    with pytest.raises(InvalidSetting, match=r"grid field 'lr': expected at least 0, found -1"):
+        expanded(dataclasses.replace(sweep, grid={"lr": [-1]}))
+
+
 def test_an_unknown_field_lists_the_nearest():
     with pytest.raises(UnknownName, match="'widht'; nearest: width"):
         resolve_config(MODULE, TASK, {"widht": 64})
@@ -247,16 +294,6 @@ def test_the_public_face_is_lazy_and_whole():
         assert getattr(jaxoff, name) is not None and name in dir(jaxoff)
     with pytest.raises(AttributeError, match="module 'jaxoff' has no attribute 'trian'"):
         jaxoff.trian  # noqa: B018
-
-
-@pytest.fixture
-def own(monkeypatch):
-    """Registries that forget what a test registers."""
-    from jaxoff.data import parts
-
-    for name in ("_METHODS", "_SAMPLERS", "_FAMILIES"):
-        monkeypatch.setattr(registry, name, {})
-    monkeypatch.setattr(parts, "_OWN", {})
 
 
 def test_an_environment_can_be_registered_in_a_process(own, tmp_path):

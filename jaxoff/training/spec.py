@@ -19,6 +19,7 @@ from jaxoff.config import (
     check_word,
     config_fields,
     is_leaf,
+    limits_of,
     resolve_config,
     typed,
 )
@@ -208,7 +209,7 @@ class Job:
         return self.sampler_module.make(self.sampler_config, config.batch_size, config.window)
 
 
-def _number(name: str, value: Any) -> float:
+def _number(config_class: type, name: str, value: Any) -> float:
     """A value of a numeric field of the grid, as a number that float32 holds."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
@@ -216,7 +217,7 @@ def _number(name: str, value: Any) -> float:
         number = math.nan
     if number != number:
         raise InvalidSetting(f"grid field '{name}': expected numbers, found {value!r}")
-    check_number(name, number, "grid field")
+    check_number(name, number, "grid field", limits_of(config_class, name))
     return number
 
 
@@ -239,7 +240,7 @@ def expanded(spec: TrainSpec) -> list[TrainSpec]:
         if not is_leaf(known[name])
     }
     swept = {
-        name: [_number(name, value) for value in values]
+        name: [_number(config_class, name, value) for value in values]
         for name, values in spec.grid.items()
         if name not in fixed
     }
@@ -391,7 +392,8 @@ def resolve(spec: TrainSpec) -> Job:
                 "found a static one, "
                 "which `expanded` makes a job of for each value"
             )
-        _check_distinct(name, values, [as_float32(_number(name, value)) for value in values])
+        numbers = [_number(module.Config, name, value) for value in values]
+        _check_distinct(name, values, [as_float32(number) for number in numbers])
     for name in ("data_episodes", "data_seed") if registry.acts(spec.sampler) else ():
         if getattr(spec, name):
             raise InvalidSetting(
