@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -129,11 +130,16 @@ def resolve_config(
     for name in values:
         if name not in known:
             raise unknown(f"field of {module.__name__}.Config", name, known)
-    defaults = module.Config()
+    defaults, hints = module.Config(), get_type_hints(module.Config)
     made = {}
-    for name in known:
-        default = getattr(defaults, name)
-        made[name] = typed(f"{module.__name__}.Config.{name}", values.get(name, default), default)
+    for name, field in known.items():
+        default, shown = getattr(defaults, name), f"{module.__name__}.Config.{name}"
+        if default is None and is_leaf(field):
+            raise InvalidSetting(
+                f"{shown}: expected a number as the default of a field that is traced, found None; "
+                "a field that may be None is static(None)"
+            )
+        made[name] = typed(shown, values.get(name, default), default, hints[name])
     config = checked(module.Config(**made))
     return config.replace(
         **{
@@ -272,8 +278,11 @@ def as_float32(value: float) -> float:
         return float(np.float32(value))
 
 
-def typed(name: str, value: Any, default: Any) -> Any:
-    """A value, which may be text, as the type of a field's default. Raises WrongType."""
+def typed(name: str, value: Any, default: Any, hint: Any = None) -> Any:
+    """A value, which may be text, as the type of a field's default. Raises WrongType.
+
+    hint: the field's annotation, which tells the type where the default is None: `float | None`.
+    """
     import jax
     import numpy as np
 
@@ -281,6 +290,13 @@ def typed(name: str, value: Any, default: Any) -> Any:
         return value
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         value = value.item()
+    kinds = [kind for kind in get_args(hint) if kind in (bool, int, float, str)]
+    if default is None and value is not None and kinds:
+        for kind in kinds:
+            with contextlib.suppress(WrongType):
+                return typed(name, value, kind())
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise WrongType(f"{name}: expected {expected}, found {value!r}")
     wanted = type(default)
     if isinstance(value, str) and wanted is tuple and default:
         return tuple(typed(name, part, default[0]) for part in value.split(","))

@@ -215,6 +215,34 @@ def test_the_librarys_ranges_are_for_its_own_fields_and_those_of_the_loop(own):
         expanded(dataclasses.replace(sweep, grid={"lr": [-1]}))
 
 
+@struct.dataclass
+class OpenConfig:
+    """Fields that may be None."""
+
+    clip: float | None = static(None)
+    depth: int | float | None = static(None)
+    shared: bool | None = static(None)
+
+
+def test_a_default_of_none_is_read_by_its_annotation_and_refused_where_it_is_traced():
+    module = types.SimpleNamespace(Config=OpenConfig, make=None, __name__="open")
+    config = resolve_config(module, TASK, {"clip": "0.5", "depth": "2", "shared": "false"})
+    assert (config.clip, config.depth, config.shared) == (0.5, 2, False)
+    config = resolve_config(module, TASK, {"clip": 1, "depth": "2.5"})
+    assert (config.clip, config.depth, config.shared) == (1.0, 2.5, None)
+    assert isinstance(config.clip, float)
+    with pytest.raises(TypeError, match=r"open.Config.clip: expected float, found 'wide'"):
+        resolve_config(module, TASK, {"clip": "wide"})
+
+    @struct.dataclass
+    class Traced:
+        clip: float | None = None
+
+    module = types.SimpleNamespace(Config=Traced, make=None, __name__="traced")
+    with pytest.raises(InvalidSetting, match=r"traced.Config.clip: expected a number as the defau"):
+        resolve_config(module, TASK, {})
+
+
 def test_an_unknown_field_lists_the_nearest():
     with pytest.raises(UnknownName, match="'widht'; nearest: width"):
         resolve_config(MODULE, TASK, {"widht": 64})

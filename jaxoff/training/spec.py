@@ -231,11 +231,15 @@ def expanded(spec: TrainSpec) -> list[TrainSpec]:
     _check_kinds(spec)
     config_class = registry.learner(spec.method, spec.task).Config
     known, defaults = config_fields(config_class), config_class()
+    hints = get_type_hints(config_class)
     unknown_names = [name for name in spec.grid if name not in known]
     if unknown_names:
         raise unknown(f"field of {spec.method}'s Config", unknown_names[0], known)
     fixed = {
-        name: [typed(f"grid field '{name}'", value, getattr(defaults, name)) for value in values]
+        name: [
+            typed(f"grid field '{name}'", value, getattr(defaults, name), hints[name])
+            for value in values
+        ]
         for name, values in spec.grid.items()
         if not is_leaf(known[name])
     }
