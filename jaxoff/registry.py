@@ -57,14 +57,21 @@ def register(name: str, module: Any) -> None:
     """Add a method in this process, as an entry point of `jaxoff.learners` would.
 
     module: as `forms` describes it, or any object with the same attributes. It replaces another
-    that was added in this process. Raises InvalidSetting for the name of an installed method, or a
-    module that has neither `FORMS`, nor `Config` and `make`.
+    that was added in this process. Raises InvalidSetting for the name of an installed method, a
+    module that has neither `FORMS`, nor `Config` and `make`, or other kinds of actions than KINDS.
     """
     _check_new("method", name, "jaxoff.learners")
     if not hasattr(module, "FORMS") and not (hasattr(module, "Config") and hasattr(module, "make")):
         raise InvalidSetting(
             f"method '{name}': expected a module with FORMS, or with Config and make, "
             f"found {_name_of(module)}"
+        )
+    field = "FORMS" if getattr(module, "FORMS", None) else "ACTIONS"
+    kinds = getattr(module, field, KINDS)
+    if isinstance(kinds, str) or not set(kinds) or not set(kinds) <= set(KINDS):
+        raise InvalidSetting(
+            f"method '{name}': field '{field}': expected some of the kinds of actions {KINDS}, "
+            f"found {kinds if isinstance(kinds, str) else tuple(kinds)!r}"
         )
     _METHODS[name] = _named(name, module)
 

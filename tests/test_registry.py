@@ -22,6 +22,7 @@ from jaxoff.errors import InvalidSetting, JaxoffError
 from jaxoff.names import DataOptions, Task, UnknownName, unknown
 from jaxoff.training import TrainSpec
 from jaxoff.training.spec import expanded, resolve
+from jaxoff.types import EnvSpec
 
 
 @pytest.mark.parametrize(
@@ -350,6 +351,37 @@ def test_an_environment_can_be_registered_in_a_process(own, tmp_path):
     assert np.isfinite(jaxoff.train(spec).runs[0]["exact_value"])
 
 
+class Corridor:
+    """An environment whose specification is an attribute of its class."""
+
+    spec = EnvSpec("corridor", 2, 2, 2, 3, True, 4)
+
+
+class Method:
+    """A method whose `make` is bound to an instance."""
+
+    Config = Config
+
+    def make(self, config, spec):
+        """Nothing."""
+
+
+def method_of(actions):
+    """A method for these kinds of actions."""
+    return types.SimpleNamespace(Config=Config, make=make_nothing, ACTIONS=actions)
+
+
+def make_nothing(config, spec):
+    """The `make` of a method that is never trained."""
+
+
+def test_a_class_makes_an_environment_and_an_instance_may_be_a_method(own):
+    jaxoff.register("own/corridor", Corridor)
+    assert isinstance(registry.make_env("own/corridor/random"), Corridor)
+    jaxoff.register("toy", Method())
+    assert "toy" in jaxoff.methods() and "toy" not in registry.sampler_names()
+
+
 @pytest.mark.parametrize(
     ("name", "part", "message"),
     [
@@ -357,6 +389,13 @@ def test_an_environment_can_be_registered_in_a_process(own, tmp_path):
         ("own/a/b", lambda: None, "expected family/scenario as the name of an environment"),
         ("own/a", 3, "expected an environment, or a function that makes one, found int"),
         ("uniform", types.SimpleNamespace(Config=3, make=lambda a, b, c: 0), "sampler 'uniform'"),
+        ("game", Corridor, "register 'game': expected family/scenario as the name of an"),
+        ("game", lambda: Corridor(), "register 'game': expected family/scenario as the name of an"),
+        ("toy", Method, "'toy': expected an instance of Method, .* takes self, found the class"),
+        ("toy", method_of("discrete"), r"'ACTIONS': expected some .*'continuous'.*, found 'discre"),
+        ("toy", method_of(("Discrete",)), r"field 'ACTIONS': .* found \('Discrete',\)"),
+        ("toy", method_of(()), r"field 'ACTIONS': .* found \(\)"),
+        ("toy", types.SimpleNamespace(FORMS={"real": 3}), r"field 'FORMS': .* found \('real',\)"),
     ],
 )
 def test_other_parts_are_refused(own, name, part, message):
@@ -414,10 +453,6 @@ def package(own, tmp_path, monkeypatch):
         return resolve_config(registry.learner("counts", TASK), TASK, {}, size=size).width
 
     return widths
-
-
-def make_nothing(config, spec):
-    """The `make` of a method that is never trained."""
 
 
 def test_settings_beside_an_own_method_are_read_by_its_name_and_its_modules(package):
