@@ -86,6 +86,17 @@ def test_arrays_without_an_axis_of_agents_are_of_one_agent():
     assert reals.actions.shape == (2, 4, 1, 2) and reals.avail.shape == (2, 5, 1, 2)
 
 
+def test_floats_with_an_axis_of_their_own_are_reals_unless_choices_are_told_of():
+    full = np.where(CHOICES[..., None] > 0, 1.0, 0.0)
+    for reals in (made(actions=full), made(obs=OBS[:, 0], actions=full[:, 0])):
+        assert reals.actions.dtype == np.float32 and reals.avail.shape[3] == 1
+        assert reals.actions.shape[3] == 1 and set(np.unique(reals.actions)) == {0.0, 1.0}
+    for told in ({"num_actions": 3}, {"avail": np.ones((M, N, 3))}):
+        choices = made(actions=CHOICES[..., None] * 1.0, **told)
+        np.testing.assert_array_equal(choices.actions, made().actions)
+        assert choices.actions.dtype == np.int32 and choices.avail.shape[3] == 3
+
+
 @pytest.mark.parametrize(
     ("flags", "terminated", "truncated"),
     [
@@ -123,7 +134,10 @@ WRONG = {
     "ragged": ({"obs": {"a": OBS[:, 0], "b": OBS[1:, 0]}}, "as many steps for each agent"),
     "agents": ({"actions": CHOICES[:, :1]}, r"field 'actions': expected shape \(6, 2\) of choices"),
     "negative": ({"actions": CHOICES - 1}, "field 'actions': expected whole numbers 0..2147483647"),
-    "either": ({"actions": CHOICES[..., None] * 1.0}, "whole floats .* which may be either"),
+    "either": (
+        {"obs": OBS[:, 0], "actions": CHOICES[:, 0] * 1.0},
+        "whole floats .* which may be either",
+    ),
     "number": ({"num_actions": 2}, r"expected whole numbers 0..1, found 2"),
     "masked": (
         {"avail": np.ones((M, N, 3)) * (np.arange(3) > 0)},
@@ -146,10 +160,14 @@ def test_other_arrays_are_refused_by_the_name_of_the_field(name):
 # ----------------------------------------------------------------------------------------- Minari
 
 
-def minari_folder(folder, discrete=False):
-    """A Minari folder of two episodes of 2 and 3 steps; the second has no end flag."""
+def minari_folder(folder, discrete=False, space=None, actions=None):
+    """A Minari folder of two episodes of 2 and 3 steps; the second has no end flag.
+
+    space: of the actions, as in the metadata. actions: a function of the number of steps.
+    """
     (folder / "data").mkdir(parents=True)
-    space = {"type": "Discrete", "n": 5} if discrete else {"type": "Box", "shape": [2]}
+    usual = {"type": "Discrete", "n": 5} if discrete else {"type": "Box", "shape": [2]}
+    space = usual if space is None else space
     (folder / "data" / "metadata.json").write_text(
         json.dumps({"action_space": json.dumps(space), "total_episodes": 2})
     )
@@ -162,6 +180,9 @@ def minari_folder(folder, discrete=False):
             group["actions"] = (
                 np.arange(length) if discrete else np.linspace(-0.5, 0.5, 2 * length)
             ).reshape((length,) if discrete else (length, 2))
+            if actions is not None:
+                del group["actions"]
+                group["actions"] = actions(length)
             group["rewards"] = np.ones(length)
             group["terminations"] = np.arange(length) == (1 if number == 0 else -1)
             group["truncations"] = np.zeros(length, bool)
@@ -177,6 +198,28 @@ def test_a_minari_folder_is_read_without_the_package(tmp_path):
     assert episodes.truncated.any(1).tolist() == [False, True]
     choices = Episodes.from_minari(minari_folder(tmp_path / "choices", True))
     assert choices.avail.shape[-1] == 5 and choices.actions.shape == (2, 3, 1)
+
+
+@pytest.mark.parametrize("shape", [(1,), ()])
+def test_a_minari_box_holds_reals_whatever_its_numbers(tmp_path, shape):
+    for dtype in (np.float32, np.int64):
+        full = lambda length, dtype=dtype: np.ones((length, *shape), dtype)
+        space = {"type": "Box", "shape": list(shape), "low": [-1.0], "high": [1.0]}
+        folder = minari_folder(tmp_path / dtype.__name__, space=space, actions=full)
+        episodes = Episodes.from_minari(folder)
+        assert episodes.actions.shape == (2, 3, 1, 1) and episodes.actions.dtype == np.float32
+
+
+def test_minaris_choices_count_from_their_start(tmp_path):
+    space = {"type": "Discrete", "n": 3, "start": 1}
+    for dtype in (np.int64, np.float32):
+        choices = lambda length, dtype=dtype: np.arange(1, length + 1, dtype=dtype)
+        folder = minari_folder(tmp_path / dtype.__name__, space=space, actions=choices)
+        episodes = Episodes.from_minari(folder)
+        assert episodes.actions[1, :, 0].tolist() == [0, 1, 2] and episodes.avail.shape[3] == 3
+    below = minari_folder(tmp_path / "below", space=space, actions=np.arange)
+    with pytest.raises(InvalidEpisodes, match=r"'actions': expected whole numbers .*, found -1"):
+        Episodes.from_minari(below)
 
 
 def test_a_minari_dataset_is_read_from_its_episodes(monkeypatch):
@@ -199,6 +242,8 @@ def test_a_minari_dataset_is_read_from_its_episodes(monkeypatch):
     monkeypatch.setitem(sys.modules, "minari", minari)
     episodes = Episodes.from_minari("toy/own-v0")
     assert lengths_of(episodes).tolist() == [2] and episodes.avail.shape[-1] == 3
+    parts[0].actions, Data.action_space = np.array([7, 9]), SimpleNamespace(n=3, start=7)
+    assert Episodes.from_minari("toy/own-v0").actions[0, :, 0].tolist() == [0, 2]
     parts[0].observations = {"a": np.zeros((2, 2))}
     with pytest.raises(InvalidEpisodes, match="toy/own-v0: field 'observations': expected 3 rows"):
         Episodes.from_minari("toy/own-v0")
