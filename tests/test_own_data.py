@@ -373,6 +373,45 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("horizon", "25", "a whole number of at least 4, the steps of the longest episode"),
+        ("horizon", 30.0, "a whole number of at least 4"),
+        ("horizon", 0, "a whole number of at least 4"),
+        ("horizon", 3, "a whole number of at least 4"),
+        ("action_bound", "1", "a number above 0"),
+        ("action_bound", -1.0, "a number above 0"),
+        ("action_bound", np.inf, "a number above 0"),
+        ("return_scale", (0.0, 10.0), "two returns, the first below the second, and a text"),
+        ("return_scale", (1.0, 1.0, "x"), "two returns, the first below the second, and a text"),
+        ("return_scale", {"low": 0, "high": 1}, "two returns, "),
+        ("obs_sizes", (3,), "a whole number for each of 2 agents, of at most 3"),
+        ("obs_sizes", (9, 9), "a whole number for each of 2 agents, of at most 3"),
+        ("action_sizes", (3, -1), "a whole number for each of 2 agents, of at most 3"),
+        ("agent_types", ("a", "b"), "a whole number for each of 2 agents"),
+        ("agent_types", (0.0, 1.0), "a whole number for each of 2 agents"),
+        ("agent_types", ((0,), 1), "a whole number for each of 2 agents"),
+        ("agent_types", 1, "a whole number for each of 2 agents"),
+    ],
+)
+def test_a_specification_that_could_not_be_read_is_not_written(tmp_path, field, value, expected):
+    with pytest.raises(InvalidSetting, match=f"save: field '{field}': expected {expected}.*, foun"):
+        jaxoff.save(made(), tmp_path / "mine", **{field: value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_and_arrays_of_numpy_are_a_specification_too(tmp_path):
+    types, scale = np.array([0, 1]), [np.float32(0), np.int64(7), "by hand"]
+    fields = {"horizon": np.int64(30), "agent_types": types, "obs_sizes": [3, 2]}
+    path = jaxoff.save(made(), tmp_path / "mine", return_scale=scale, **fields)
+    spec = disk.read_spec(path)[0]
+    assert (spec.horizon, spec.agent_types, spec.obs_sizes) == (30, (0, 1), (3, 2))
+    assert spec.return_scale == (0.0, 7.0, "by hand")
+    with pytest.raises(InvalidDataset, match=r"other/metadata.json: field 'env': expected a text"):
+        jaxoff.save(made(), tmp_path / "other", info={"env": 3})
+
+
+@pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("agent_types", [0], "field 'agent_types': expected a whole number for each agent"),

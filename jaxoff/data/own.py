@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ from jaxoff.data.foreign import read_actions
 from jaxoff.errors import InvalidEpisodes, InvalidSetting
 from jaxoff.names import UnknownName, unknown
 from jaxoff.runtime import needs
-from jaxoff.types import EnvSpec, Episodes
+from jaxoff.types import EnvSpec, Episodes, ReturnScale
 
 ByAgent = Any  # an array, or a dictionary of arrays by agent
 _SOURCE = "from_steps"
@@ -370,7 +372,8 @@ def save(
     evaluated in it. Without it, sizes are those of the arrays, and `fields` may give what they do
     not tell: horizon (by default the steps of the longest episode), action_bound (by default 1;
     needed where actions are larger), return_scale, obs_sizes, action_sizes, agent_types, as in
-    `EnvSpec`. info: further JSON values for the metadata. overwrite: replace the dataset there.
+    `EnvSpec`, with lists or arrays for tuples. info: further JSON values for the metadata.
+    overwrite: replace the dataset there.
     Raises InvalidEpisodes, InvalidSetting, UnknownName, and AlreadyThere for a path that is taken.
     """
     from jaxoff.data import disk
@@ -394,6 +397,40 @@ def save(
                 f"save: field 'action_bound': expected the largest action that the environment "
                 f"takes, since actions of up to {largest:g} are in the data, found none"
             )
-    spec = dataclasses.replace(spec, **fields)
+    longest = int(np.sum(episodes.filled, -1).max(initial=1))
+    told = {name: _told(name, value, spec, longest) for name, value in fields.items()}
+    spec = dataclasses.replace(spec, **told)
     disk.save(path, episodes, spec, dict(info or {}), overwrite=overwrite)
     return Path(path)
+
+
+def _told(name: str, value: Any, spec: EnvSpec, longest: int) -> Any:
+    """A field of a specification that the user gives, in the type that `EnvSpec` has.
+
+    longest: steps of the longest episode. Raises InvalidSetting naming the field.
+    """
+    real = lambda x: isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
+    whole = lambda x: isinstance(x, Integral) and not isinstance(x, bool)
+    many = isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    count = len(value) if many else -1
+    read: Callable[[Any], Any]
+    if name == "horizon":
+        expected = f"a whole number of at least {longest}, the steps of the longest episode"
+        fits, read = whole(value) and value >= longest, int
+    elif name == "action_bound":
+        expected = "a number above 0"
+        fits, read = real(value) and value > 0, float
+    elif name == "return_scale":
+        expected = "two returns, the first below the second, and a text"
+        fits = count == 3 and real(value[0]) and real(value[1]) and value[0] < value[1]
+        fits = value is None or (fits and isinstance(value[2], str))
+        read = lambda x: x and ReturnScale(float(x[0]), float(x[1]), x[2])
+    else:
+        most = {"obs_sizes": spec.obs_size, "action_sizes": spec.action_size}.get(name, math.inf)
+        expected = f"a whole number for each of {spec.num_agents} agents"
+        expected += f", of at most {most}" if most < math.inf else ""
+        fits = count in (0, spec.num_agents) and all(whole(x) and 0 <= x <= most for x in value)
+        read = lambda x: tuple(map(int, x))
+    if not fits:
+        raise InvalidSetting(f"save: field '{name}': expected {expected}, found {value!r:.80}")
+    return read(value)
