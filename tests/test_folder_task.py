@@ -71,7 +71,9 @@ def test_a_folder_is_trained_without_evaluation_and_used_without_its_data(xor, t
     results = jaxoff.train(spec_of(xor), out=tmp_path / "job")
     assert "bc on folder:mine" in repr(results) and "no return" in repr(results)
     assert np.isnan(results.rows()[0]["return_mean"]) and results.history["loss/policy"].shape[1]
-    told = json.loads((tmp_path / "job" / "config.json").read_text())
+    file = tmp_path / "job" / "config.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps(told | {"data_seed": 3}))  # as earlier versions have written it
     assert (told["task"], told["folder"], told["env"]) == ("folder:mine", str(xor), "")
     shutil.rmtree(xor)
     env, policy, spec = jaxoff.load_policy(tmp_path / "job")
@@ -136,6 +138,9 @@ def test_a_part_of_a_folder_is_drawn_with_a_seed(xor):
     assert len(lengths_of(some)) == 9 < len(lengths_of(whole))
     np.testing.assert_array_equal(some.actions, same.actions)
     assert (some.actions != other.actions).any()
+    assert resolve(spec_of(xor, data_episodes=9, data_seed=1)).spec.data_seed == 1
+    with pytest.raises(InvalidSetting, match="field 'data_seed': expected with 'data_episodes'"):
+        resolve(spec_of(xor, data_seed=1))
     with pytest.raises(InvalidSetting, match=r"folder:mine: field 'episodes': expected 1..\d+"):
         registry.make_data(task, DataOptions(0, 10**6))
 

@@ -58,8 +58,9 @@ class TrainSpec:
     evaluations: int = 10
     eval_episodes: int = 32  # number of episodes in each evaluation
     sampled: bool = True  # evaluate with actions sampled from the policy, else with its mode
-    data_seed: int = 0  # random seed of the dataset, for a task with a recipe
-    # number of episodes in the dataset, for a task with a recipe
+    # random seed of the dataset, for a task with a recipe; or of the part of a dataset folder
+    data_seed: int = 0
+    # number of episodes in the dataset, for a task with a recipe or a dataset folder
     data_episodes: int | None = None
     data_dir: str | None = None  # folder of public datasets, for a task with a source
     # task or family/scenario whose environment evaluates policies, for a task that is a dataset
@@ -404,6 +405,11 @@ def resolve(spec: TrainSpec) -> Job:
                 f"field '{name}': expected none with sampler '{spec.sampler}', which plays itself, "
                 f"found {getattr(spec, name)}"
             )
+    if task.folder and spec.data_seed and spec.data_episodes is None:
+        raise InvalidSetting(
+            f"field 'data_seed': expected with 'data_episodes' for a dataset folder, of which it "
+            f"draws a part, found {spec.data_seed} without"
+        )
     points = [
         dict(zip(spec.grid, map(float, values), strict=True))
         for values in itertools.product(*spec.grid.values())
