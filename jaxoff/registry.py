@@ -18,7 +18,7 @@ from typing import Any
 
 from jaxoff import outlines
 from jaxoff.errors import InvalidSetting
-from jaxoff.names import DataOptions, Family, Sizes, Task, UnknownName, unknown
+from jaxoff.names import DataOptions, Family, Sizes, Task, UnknownName, below, unknown
 from jaxoff.outlines import Outline
 from jaxoff.types import Env, EnvSpec, Episodes
 
@@ -236,6 +236,11 @@ def family_of(task: Task) -> Family:
     """The family that a task belongs to."""
     known = families()
     if (task.source, task.family) not in known:
+        if os.path.isdir(str(task)):
+            raise UnknownName(
+                f"task '{task}': expected a dataset folder, or [source:]family/scenario/quality, "
+                f"found a folder without a metadata.json{below(str(task))}"
+            )
         names = [f"{source + ':' if source else ''}{name}" for source, name in known]
         raise unknown(
             "task family", f"{task.source + ':' if task.source else ''}{task.family}", names

@@ -59,6 +59,22 @@ def test_paths_are_tasks_with_a_short_name(tmp_path, xor, monkeypatch):
         Task.parse("mine")
 
 
+def test_a_folder_around_a_dataset_names_the_one_in_it(tmp_path, xor, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(xor, "data/cor/narrow.vlt/seed-0")
+    there = "; there is one in data/cor/narrow.vlt/seed-0"
+    for text in ("data/cor/narrow.vlt", "data/cor"):
+        with pytest.raises(UnknownName, match=f"'{text}': expected .*{there}"):
+            resolve(spec_of(text))
+    with pytest.raises(InvalidDataset, match=f"found a folder without one; .*{there[-26:]}"):
+        resolve(spec_of("./data/cor/narrow.vlt"))
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    with pytest.raises(UnknownName, match=r"found a folder without a metadata.json$"):
+        resolve(spec_of("a/b/c"))
+    with pytest.raises(UnknownName, match="unknown task family 'a'"):
+        resolve(spec_of("a/b/d"))
+
+
 def test_a_folder_that_is_named_as_a_task_needs_a_path(tmp_path, xor, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(xor, "matrix/xor/a")
