@@ -60,7 +60,7 @@ class Task:
         if len(parts) != 3 or not all(parts):
             raise UnknownName(
                 f"task '{text}': expected [source:]family/scenario/quality, found "
-                f"{len(parts)} part(s), and no dataset folder there"
+                f"{len(parts)} part(s), and no dataset folder there{below(text)}"
             )
         return cls(source, *parts)
 
@@ -89,6 +89,14 @@ class Task:
 def _holds_data(text: str) -> bool:
     """Whether a path is that of a folder with a dataset."""
     return bool(text) and (Path(text) / "metadata.json").is_file()
+
+
+def below(place: str) -> str:
+    """What an error adds for a folder that holds no dataset itself: where there is one in it."""
+    for pattern in ("*/metadata.json", "*/*/metadata.json"):
+        for file in sorted(Path(place).expanduser().glob(pattern) if place else ()):
+            return f"; there is one in {file.parent}"
+    return ""
 
 
 class Sizes(NamedTuple):

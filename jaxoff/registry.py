@@ -17,9 +17,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from jaxoff import outlines
-from jaxoff.config import check_number
 from jaxoff.errors import InvalidSetting
-from jaxoff.names import DataOptions, Family, Sizes, Task, UnknownName, unknown
+from jaxoff.names import DataOptions, Family, Sizes, Task, UnknownName, below, unknown
 from jaxoff.outlines import Outline
 from jaxoff.types import Env, EnvSpec, Episodes
 
@@ -58,14 +57,21 @@ def register(name: str, module: Any) -> None:
     """Add a method in this process, as an entry point of `jaxoff.learners` would.
 
     module: as `forms` describes it, or any object with the same attributes. It replaces another
-    that was added in this process. Raises InvalidSetting for the name of an installed method, or a
-    module that has neither `FORMS`, nor `Config` and `make`.
+    that was added in this process. Raises InvalidSetting for the name of an installed method, a
+    module that has neither `FORMS`, nor `Config` and `make`, or other kinds of actions than KINDS.
     """
     _check_new("method", name, "jaxoff.learners")
     if not hasattr(module, "FORMS") and not (hasattr(module, "Config") and hasattr(module, "make")):
         raise InvalidSetting(
             f"method '{name}': expected a module with FORMS, or with Config and make, "
             f"found {_name_of(module)}"
+        )
+    field = "FORMS" if getattr(module, "FORMS", None) else "ACTIONS"
+    kinds = getattr(module, field, KINDS)
+    if isinstance(kinds, str) or not set(kinds) or not set(kinds) <= set(KINDS):
+        raise InvalidSetting(
+            f"method '{name}': field '{field}': expected some of the kinds of actions {KINDS}, "
+            f"found {kinds if isinstance(kinds, str) else tuple(kinds)!r}"
         )
     _METHODS[name] = _named(name, module)
 
@@ -181,6 +187,21 @@ def sampler(name: str) -> ModuleType:
     return _SAMPLERS[name] if name in _SAMPLERS else _load("jaxoff.samplers", "sampler", name)
 
 
+def modules_of() -> dict[str, set[str]]:
+    """Name of each method and sampler -> the names of its modules, none of which is imported.
+
+    The modules of a method's forms are among them only where it was registered in this process.
+    """
+    found: dict[str, set[str]] = {}
+    for group in ("jaxoff.learners", "jaxoff.online", "jaxoff.samplers"):
+        for name, point in _entry(group).items():
+            found.setdefault(name, set()).add(point.module)
+    for name, part in [*_METHODS.items(), *_SAMPLERS.items()]:
+        modules = (part, *getattr(part, "FORMS", {}).values())
+        found.setdefault(name, set()).update(map(_name_of, modules))
+    return found
+
+
 def acts(name: str) -> bool:
     """Whether a sampler collects its own data by acting, so that there is no dataset."""
     return hasattr(sampler(name), "make_acting")
@@ -215,6 +236,11 @@ def family_of(task: Task) -> Family:
     """The family that a task belongs to."""
     known = families()
     if (task.source, task.family) not in known:
+        if os.path.isdir(str(task)):
+            raise UnknownName(
+                f"task '{task}': expected a dataset folder, or [source:]family/scenario/quality, "
+                f"found a folder without a metadata.json{below(str(task))}"
+            )
         names = [f"{source + ':' if source else ''}{name}" for source, name in known]
         raise unknown(
             "task family", f"{task.source + ':' if task.source else ''}{task.family}", names
@@ -254,7 +280,8 @@ def make_data(task: str | Task, options: DataOptions = DataOptions()) -> Episode
 
     `options.progress` is called with the number of all episodes at the end, if not before.
     """
-    check_number("seed", options.seed)
+    if not 0 <= options.seed < 2**32:
+        raise InvalidSetting(f"field 'seed': expected 0 to {2**32 - 1}, found {options.seed}")
     parsed = Task.parse(task) if isinstance(task, str) else task
     made = family_of(parsed).data(parsed, options)
     if options.progress:

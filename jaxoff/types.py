@@ -150,7 +150,8 @@ class Episodes(NamedTuple):
 
         Agents are the second axis, or a dictionary of arrays by agent, which are padded to the
         largest; arrays without that axis are of a single agent. obs [M, N, O]. actions: choices
-        [M, N] of integers, or reals [M, N, A]. reward: [M] of the team, or [M, N], whose mean is
+        [M, N] of integers, or reals [M, N, A] of floats; whole floats [M, N, 1] are choices where
+        avail or num_actions is given. reward: [M] of the team, or [M, N], whose mean is
         the team's. Flags 0 or 1, of the team or of each agent: an episode ends where all agents are
         done, and terminates where all are terminated. done: an end is terminal, but one after
         `horizon` steps is the time limit's, where that is given. terminated, truncated: say so

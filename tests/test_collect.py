@@ -185,6 +185,12 @@ def test_gymnasium_is_a_team_of_one(tmp_path):
     assert jaxoff.train(spec).runs[0]["failed_at"] is None
 
 
+def test_real_actions_that_are_whole_stay_real():
+    env = gymnasium.make("MountainCarContinuous-v0")
+    episodes = jaxoff.collect(env, lambda obs, avail, rng: np.array([1.0]), 2, horizon=4)
+    assert episodes.actions.dtype == np.float32 and (episodes.actions == 1).all()
+
+
 def test_gymnasiums_time_limit_is_a_truncation():
     episodes = jaxoff.collect(gymnasium.make("Pendulum-v1", max_episode_steps=7), None, 2)
     assert lengths_of(episodes).tolist() == [7, 7] and episodes.truncated.any(1).all()

@@ -59,6 +59,22 @@ def test_paths_are_tasks_with_a_short_name(tmp_path, xor, monkeypatch):
         Task.parse("mine")
 
 
+def test_a_folder_around_a_dataset_names_the_one_in_it(tmp_path, xor, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(xor, "data/cor/narrow.vlt/seed-0")
+    there = "; there is one in data/cor/narrow.vlt/seed-0"
+    for text in ("data/cor/narrow.vlt", "data/cor"):
+        with pytest.raises(UnknownName, match=f"'{text}': expected .*{there}"):
+            resolve(spec_of(text))
+    with pytest.raises(InvalidDataset, match=f"found a folder without one; .*{there[-26:]}"):
+        resolve(spec_of("./data/cor/narrow.vlt"))
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    with pytest.raises(UnknownName, match=r"found a folder without a metadata.json$"):
+        resolve(spec_of("a/b/c"))
+    with pytest.raises(UnknownName, match="unknown task family 'a'"):
+        resolve(spec_of("a/b/d"))
+
+
 def test_a_folder_that_is_named_as_a_task_needs_a_path(tmp_path, xor, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(xor, "matrix/xor/a")
@@ -71,7 +87,9 @@ def test_a_folder_is_trained_without_evaluation_and_used_without_its_data(xor, t
     results = jaxoff.train(spec_of(xor), out=tmp_path / "job")
     assert "bc on folder:mine" in repr(results) and "no return" in repr(results)
     assert np.isnan(results.rows()[0]["return_mean"]) and results.history["loss/policy"].shape[1]
-    told = json.loads((tmp_path / "job" / "config.json").read_text())
+    file = tmp_path / "job" / "config.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps(told | {"data_seed": 3}))  # as earlier versions have written it
     assert (told["task"], told["folder"], told["env"]) == ("folder:mine", str(xor), "")
     shutil.rmtree(xor)
     env, policy, spec = jaxoff.load_policy(tmp_path / "job")
@@ -136,6 +154,9 @@ def test_a_part_of_a_folder_is_drawn_with_a_seed(xor):
     assert len(lengths_of(some)) == 9 < len(lengths_of(whole))
     np.testing.assert_array_equal(some.actions, same.actions)
     assert (some.actions != other.actions).any()
+    assert resolve(spec_of(xor, data_episodes=9, data_seed=1)).spec.data_seed == 1
+    with pytest.raises(InvalidSetting, match="field 'data_seed': expected with 'data_episodes'"):
+        resolve(spec_of(xor, data_seed=1))
     with pytest.raises(InvalidSetting, match=r"folder:mine: field 'episodes': expected 1..\d+"):
         registry.make_data(task, DataOptions(0, 10**6))
 

@@ -86,6 +86,17 @@ def test_arrays_without_an_axis_of_agents_are_of_one_agent():
     assert reals.actions.shape == (2, 4, 1, 2) and reals.avail.shape == (2, 5, 1, 2)
 
 
+def test_floats_with_an_axis_of_their_own_are_reals_unless_choices_are_told_of():
+    full = np.where(CHOICES[..., None] > 0, 1.0, 0.0)
+    for reals in (made(actions=full), made(obs=OBS[:, 0], actions=full[:, 0])):
+        assert reals.actions.dtype == np.float32 and reals.avail.shape[3] == 1
+        assert reals.actions.shape[3] == 1 and set(np.unique(reals.actions)) == {0.0, 1.0}
+    for told in ({"num_actions": 3}, {"avail": np.ones((M, N, 3))}):
+        choices = made(actions=CHOICES[..., None] * 1.0, **told)
+        np.testing.assert_array_equal(choices.actions, made().actions)
+        assert choices.actions.dtype == np.int32 and choices.avail.shape[3] == 3
+
+
 @pytest.mark.parametrize(
     ("flags", "terminated", "truncated"),
     [
@@ -123,7 +134,10 @@ WRONG = {
     "ragged": ({"obs": {"a": OBS[:, 0], "b": OBS[1:, 0]}}, "as many steps for each agent"),
     "agents": ({"actions": CHOICES[:, :1]}, r"field 'actions': expected shape \(6, 2\) of choices"),
     "negative": ({"actions": CHOICES - 1}, "field 'actions': expected whole numbers 0..2147483647"),
-    "either": ({"actions": CHOICES[..., None] * 1.0}, "whole floats .* which may be either"),
+    "either": (
+        {"obs": OBS[:, 0], "actions": CHOICES[:, 0] * 1.0},
+        "whole floats .* which may be either",
+    ),
     "number": ({"num_actions": 2}, r"expected whole numbers 0..1, found 2"),
     "masked": (
         {"avail": np.ones((M, N, 3)) * (np.arange(3) > 0)},
@@ -146,10 +160,14 @@ def test_other_arrays_are_refused_by_the_name_of_the_field(name):
 # ----------------------------------------------------------------------------------------- Minari
 
 
-def minari_folder(folder, discrete=False):
-    """A Minari folder of two episodes of 2 and 3 steps; the second has no end flag."""
+def minari_folder(folder, discrete=False, space=None, actions=None):
+    """A Minari folder of two episodes of 2 and 3 steps; the second has no end flag.
+
+    space: of the actions, as in the metadata. actions: a function of the number of steps.
+    """
     (folder / "data").mkdir(parents=True)
-    space = {"type": "Discrete", "n": 5} if discrete else {"type": "Box", "shape": [2]}
+    usual = {"type": "Discrete", "n": 5} if discrete else {"type": "Box", "shape": [2]}
+    space = usual if space is None else space
     (folder / "data" / "metadata.json").write_text(
         json.dumps({"action_space": json.dumps(space), "total_episodes": 2})
     )
@@ -162,6 +180,9 @@ def minari_folder(folder, discrete=False):
             group["actions"] = (
                 np.arange(length) if discrete else np.linspace(-0.5, 0.5, 2 * length)
             ).reshape((length,) if discrete else (length, 2))
+            if actions is not None:
+                del group["actions"]
+                group["actions"] = actions(length)
             group["rewards"] = np.ones(length)
             group["terminations"] = np.arange(length) == (1 if number == 0 else -1)
             group["truncations"] = np.zeros(length, bool)
@@ -177,6 +198,28 @@ def test_a_minari_folder_is_read_without_the_package(tmp_path):
     assert episodes.truncated.any(1).tolist() == [False, True]
     choices = Episodes.from_minari(minari_folder(tmp_path / "choices", True))
     assert choices.avail.shape[-1] == 5 and choices.actions.shape == (2, 3, 1)
+
+
+@pytest.mark.parametrize("shape", [(1,), ()])
+def test_a_minari_box_holds_reals_whatever_its_numbers(tmp_path, shape):
+    for dtype in (np.float32, np.int64):
+        full = lambda length, dtype=dtype: np.ones((length, *shape), dtype)
+        space = {"type": "Box", "shape": list(shape), "low": [-1.0], "high": [1.0]}
+        folder = minari_folder(tmp_path / dtype.__name__, space=space, actions=full)
+        episodes = Episodes.from_minari(folder)
+        assert episodes.actions.shape == (2, 3, 1, 1) and episodes.actions.dtype == np.float32
+
+
+def test_minaris_choices_count_from_their_start(tmp_path):
+    space = {"type": "Discrete", "n": 3, "start": 1}
+    for dtype in (np.int64, np.float32):
+        choices = lambda length, dtype=dtype: np.arange(1, length + 1, dtype=dtype)
+        folder = minari_folder(tmp_path / dtype.__name__, space=space, actions=choices)
+        episodes = Episodes.from_minari(folder)
+        assert episodes.actions[1, :, 0].tolist() == [0, 1, 2] and episodes.avail.shape[3] == 3
+    below = minari_folder(tmp_path / "below", space=space, actions=np.arange)
+    with pytest.raises(InvalidEpisodes, match=r"'actions': expected whole numbers .*, found -1"):
+        Episodes.from_minari(below)
 
 
 def test_a_minari_dataset_is_read_from_its_episodes(monkeypatch):
@@ -199,6 +242,8 @@ def test_a_minari_dataset_is_read_from_its_episodes(monkeypatch):
     monkeypatch.setitem(sys.modules, "minari", minari)
     episodes = Episodes.from_minari("toy/own-v0")
     assert lengths_of(episodes).tolist() == [2] and episodes.avail.shape[-1] == 3
+    parts[0].actions, Data.action_space = np.array([7, 9]), SimpleNamespace(n=3, start=7)
+    assert Episodes.from_minari("toy/own-v0").actions[0, :, 0].tolist() == [0, 2]
     parts[0].observations = {"a": np.zeros((2, 2))}
     with pytest.raises(InvalidEpisodes, match="toy/own-v0: field 'observations': expected 3 rows"):
         Episodes.from_minari("toy/own-v0")
@@ -325,6 +370,45 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
         jaxoff.save(reals, tmp_path / "other", env="smax/30m")
     with pytest.raises(InvalidEpisodes, match="field 'obs'"):
         jaxoff.save(reals, tmp_path / "other", env="smax/3m")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("horizon", "25", "a whole number of at least 4, the steps of the longest episode"),
+        ("horizon", 30.0, "a whole number of at least 4"),
+        ("horizon", 0, "a whole number of at least 4"),
+        ("horizon", 3, "a whole number of at least 4"),
+        ("action_bound", "1", "a number above 0"),
+        ("action_bound", -1.0, "a number above 0"),
+        ("action_bound", np.inf, "a number above 0"),
+        ("return_scale", (0.0, 10.0), "two returns, the first below the second, and a text"),
+        ("return_scale", (1.0, 1.0, "x"), "two returns, the first below the second, and a text"),
+        ("return_scale", {"low": 0, "high": 1}, "two returns, "),
+        ("obs_sizes", (3,), "a whole number for each of 2 agents, of at most 3"),
+        ("obs_sizes", (9, 9), "a whole number for each of 2 agents, of at most 3"),
+        ("action_sizes", (3, -1), "a whole number for each of 2 agents, of at most 3"),
+        ("agent_types", ("a", "b"), "a whole number for each of 2 agents"),
+        ("agent_types", (0.0, 1.0), "a whole number for each of 2 agents"),
+        ("agent_types", ((0,), 1), "a whole number for each of 2 agents"),
+        ("agent_types", 1, "a whole number for each of 2 agents"),
+    ],
+)
+def test_a_specification_that_could_not_be_read_is_not_written(tmp_path, field, value, expected):
+    with pytest.raises(InvalidSetting, match=f"save: field '{field}': expected {expected}.*, foun"):
+        jaxoff.save(made(), tmp_path / "mine", **{field: value})
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_and_arrays_of_numpy_are_a_specification_too(tmp_path):
+    types, scale = np.array([0, 1]), [np.float32(0), np.int64(7), "by hand"]
+    fields = {"horizon": np.int64(30), "agent_types": types, "obs_sizes": [3, 2]}
+    path = jaxoff.save(made(), tmp_path / "mine", return_scale=scale, **fields)
+    spec = disk.read_spec(path)[0]
+    assert (spec.horizon, spec.agent_types, spec.obs_sizes) == (30, (0, 1), (3, 2))
+    assert spec.return_scale == (0.0, 7.0, "by hand")
+    with pytest.raises(InvalidDataset, match=r"other/metadata.json: field 'env': expected a text"):
+        jaxoff.save(made(), tmp_path / "other", info={"env": 3})
 
 
 @pytest.mark.parametrize(

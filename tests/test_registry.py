@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import subprocess
 import sys
 import types
@@ -11,13 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import struct
+from jaxoff.baselines import bc
 
 import jaxoff
 from jaxoff import registry
 from jaxoff.config import config_fields, is_leaf, resolve_config, static
+from jaxoff.errors import InvalidSetting, JaxoffError
 from jaxoff.names import DataOptions, Task, UnknownName, unknown
 from jaxoff.training import TrainSpec
-from jaxoff.training.spec import resolve
+from jaxoff.training.spec import expanded, resolve
+from jaxoff.types import EnvSpec
 
 
 @pytest.mark.parametrize(
@@ -166,6 +171,79 @@ def test_an_ill_typed_value_names_its_field(field, value, message):
         resolve_config(MODULE, TASK, {field: value})
 
 
+@pytest.fixture
+def own(monkeypatch):
+    """Registries that forget what a test registers."""
+    from jaxoff.data import parts
+
+    for name in ("_METHODS", "_SAMPLERS", "_FAMILIES"):
+        monkeypatch.setattr(registry, name, {})
+    monkeypatch.setattr(parts, "_OWN", {})
+
+
+@struct.dataclass
+class OwnConfig(bc.Config):
+    """A Config of another package, some of whose names are fields of the library's methods too."""
+
+    bias: float = -1.0
+    zeta: float = 2.0
+    heads: int = static(0)
+    rows: int = static(2, least=2)
+
+
+OWN = types.SimpleNamespace(Config=OwnConfig, make=None, __name__="somebodys")
+
+
+def test_the_librarys_ranges_are_for_its_own_fields_and_those_of_the_loop(own):
+    config = resolve_config(OWN, TASK, {})
+    assert (float(config.bias), float(config.zeta), config.heads, config.rows) == (-1, 2, 0, 2)
+    for name, value, expected in (
+        ("bias", float("inf"), "a finite number"),
+        ("zeta", 1e-300, "a number that float32 holds"),
+        ("heads", 2**31, "at most 2147483647"),
+        ("heads", -(2**31), "at least -2147483647"),
+        ("rows", 1, "at least 2"),
+        ("batch_size", 0, "at least 1"),
+        ("window", -2, "at least -1"),
+        ("hidden", 0, "at least 1"),  # of the library's Config
+    ):
+        with pytest.raises(InvalidSetting, match=f"'{name}': expected {expected}, found"):
+            resolve_config(OWN, TASK, {name: value})
+    jaxoff.register("own", OWN)
+    sweep = jaxoff.TrainSpec("own", "matrix/xor/b", grid={"bias": [-0.5, 0.5], "heads": [0, 1]})
+    assert [resolve(job).points for job in expanded(sweep)] == [({"bias": -0.5}, {"bias": 0.5})] * 2
+    with pytest.raises(InvalidSetting, match=r"grid field 'lr': expected at least 0, found -1"):
+        expanded(dataclasses.replace(sweep, grid={"lr": [-1]}))
+
+
+@struct.dataclass
+class OpenConfig:
+    """Fields that may be None."""
+
+    clip: float | None = static(None)
+    depth: int | float | None = static(None)
+    shared: bool | None = static(None)
+
+
+def test_a_default_of_none_is_read_by_its_annotation_and_refused_where_it_is_traced():
+    module = types.SimpleNamespace(Config=OpenConfig, make=None, __name__="open")
+    config = resolve_config(module, TASK, {"clip": "0.5", "depth": "2", "shared": "false"})
+    assert (config.clip, config.depth, config.shared) == (0.5, 2, False)
+    config = resolve_config(module, TASK, {"clip": 1, "depth": "2.5"})
+    assert (config.clip, config.depth, config.shared) == (1.0, 2.5, None)
+    assert isinstance(config.clip, float)
+    with pytest.raises(TypeError, match=r"open.Config.clip: expected float, found 'wide'"):
+        resolve_config(module, TASK, {"clip": "wide"})
+
+    @struct.dataclass
+    class Traced:
+        clip: float | None = None
+
+    module = types.SimpleNamespace(Config=Traced, make=None, __name__="traced")
+    with pytest.raises(InvalidSetting, match=r"traced.Config.clip: expected a number as the defau"):
+        resolve_config(module, TASK, {})
+
+
 def test_an_unknown_field_lists_the_nearest():
     with pytest.raises(UnknownName, match="'widht'; nearest: width"):
         resolve_config(MODULE, TASK, {"widht": 64})
@@ -247,16 +325,6 @@ def test_the_public_face_is_lazy_and_whole():
         jaxoff.trian  # noqa: B018
 
 
-@pytest.fixture
-def own(monkeypatch):
-    """Registries that forget what a test registers."""
-    from jaxoff.data import parts
-
-    for name in ("_METHODS", "_SAMPLERS", "_FAMILIES"):
-        monkeypatch.setattr(registry, name, {})
-    monkeypatch.setattr(parts, "_OWN", {})
-
-
 def test_an_environment_can_be_registered_in_a_process(own, tmp_path):
     env = registry.make_env("matrix/xor/b")
     jaxoff.register("own/game", env)
@@ -283,6 +351,37 @@ def test_an_environment_can_be_registered_in_a_process(own, tmp_path):
     assert np.isfinite(jaxoff.train(spec).runs[0]["exact_value"])
 
 
+class Corridor:
+    """An environment whose specification is an attribute of its class."""
+
+    spec = EnvSpec("corridor", 2, 2, 2, 3, True, 4)
+
+
+class Method:
+    """A method whose `make` is bound to an instance."""
+
+    Config = Config
+
+    def make(self, config, spec):
+        """Nothing."""
+
+
+def method_of(actions):
+    """A method for these kinds of actions."""
+    return types.SimpleNamespace(Config=Config, make=make_nothing, ACTIONS=actions)
+
+
+def make_nothing(config, spec):
+    """The `make` of a method that is never trained."""
+
+
+def test_a_class_makes_an_environment_and_an_instance_may_be_a_method(own):
+    jaxoff.register("own/corridor", Corridor)
+    assert isinstance(registry.make_env("own/corridor/random"), Corridor)
+    jaxoff.register("toy", Method())
+    assert "toy" in jaxoff.methods() and "toy" not in registry.sampler_names()
+
+
 @pytest.mark.parametrize(
     ("name", "part", "message"),
     [
@@ -290,6 +389,13 @@ def test_an_environment_can_be_registered_in_a_process(own, tmp_path):
         ("own/a/b", lambda: None, "expected family/scenario as the name of an environment"),
         ("own/a", 3, "expected an environment, or a function that makes one, found int"),
         ("uniform", types.SimpleNamespace(Config=3, make=lambda a, b, c: 0), "sampler 'uniform'"),
+        ("game", Corridor, "register 'game': expected family/scenario as the name of an"),
+        ("game", lambda: Corridor(), "register 'game': expected family/scenario as the name of an"),
+        ("toy", Method, "'toy': expected an instance of Method, .* takes self, found the class"),
+        ("toy", method_of("discrete"), r"'ACTIONS': expected some .*'continuous'.*, found 'discre"),
+        ("toy", method_of(("Discrete",)), r"field 'ACTIONS': .* found \('Discrete',\)"),
+        ("toy", method_of(()), r"field 'ACTIONS': .* found \(\)"),
+        ("toy", types.SimpleNamespace(FORMS={"real": 3}), r"field 'FORMS': .* found \('real',\)"),
     ],
 )
 def test_other_parts_are_refused(own, name, part, message):
@@ -325,3 +431,58 @@ def test_a_method_can_be_registered_in_a_process(monkeypatch):
         ValueError, match="expected a module with FORMS, or with Config and make, found types"
     ):
         jaxoff.register("other", types)
+
+
+@pytest.fixture
+def package(own, tmp_path, monkeypatch):
+    """Write a settings.toml beside the module of a method that is registered as `counts`; returns
+    what the method's settings for a task are then."""
+    folder = tmp_path / "somebodys"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "learner.py").write_text(
+        "from tests.test_registry import Config, make_nothing as make\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("somebodys", "somebodys.learner"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    jaxoff.register("counts", importlib.import_module("somebodys.learner"))
+
+    def widths(text, size="laptop"):
+        (folder / "settings.toml").write_text(text)
+        return resolve_config(registry.learner("counts", TASK), TASK, {}, size=size).width
+
+    return widths
+
+
+def test_settings_beside_an_own_method_are_read_by_its_name_and_its_modules(package):
+    assert package('[counts."grid/*"]\nwidth = 5') == 5
+    assert package('[learner."grid/*"]\nwidth = 6') == 6
+    assert package('[counts."*"]\nwidth = 7\n[learner."*"]\nwidth = 8') == 8  # the later one
+    small = '[counts."*"]\nwidth = 7\n[laptop.counts."grid/bridge/*"]\nwidth = 2'
+    assert (package(small), package(small, "paper")) == (2, 7)
+    assert package('[laptop."*"."*"]\nwidth = 3') == 3
+    assert package('[counts."matrix/*"]\nwidth = 5') == 128
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[counts\n", r"settings.toml: expected TOML, found otherwise: .*line 1"),
+        ('[cuonts."*"]\nwidth = 5', r"table of .*settings.toml 'cuonts'; nearest: counts"),
+        ('[laptop.cuonts."*"]\nwidth = 5', r"settings.toml 'laptop.cuonts'"),
+        ('[bc."*"]\nwidth = 5', r"settings.toml 'bc'"),
+        ("[counts]\nwidth = 5", r"table 'counts': .*, as \[counts.\"family/\*\"\], found 'width'"),
+        ('[counts."grid"]\nwidth = 5', r"table 'counts': expected .* tasks fit, .* found 'grid'"),
+        ('[counts."a/b/c/*"]\nwidth = 5', r"found 'a/b/c/\*'"),
+        ('[laptop."*"]\nwidth = 5', r"table 'laptop.\*': expected .* found 'width'"),
+    ],
+)
+def test_settings_that_nothing_reads_are_refused_by_file_and_table(package, text, message):
+    with pytest.raises(JaxoffError, match=message):
+        package(text)
+
+
+def test_a_name_with_a_dot_is_no_package(own):
+    jaxoff.register("my.counts", types.SimpleNamespace(Config=Config, make=make_nothing))
+    assert resolve_config(registry.learner("my.counts", TASK), TASK, {}).width == 128

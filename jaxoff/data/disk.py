@@ -62,8 +62,8 @@ def save(
     info: JSON values for the metadata: env, scenario, recipe, seed, ... Padding is not written.
     overwrite: replace the dataset that is at `path` already; there is one at every moment. beside:
     writes further files, given the folder before it has its name, and the metadata. Raises
-    InvalidEpisodes, InvalidSetting for an info key that the format uses itself, and what
-    `check_target` does.
+    InvalidEpisodes, InvalidSetting for an info key that the format uses itself, InvalidDataset for
+    metadata that could not be read again, and what `check_target` does.
     """
     made = _ready(path, episodes, info, spec, overwrite)
     with files.replacing_folder(made.path, overwrite) as temporary:
@@ -121,6 +121,7 @@ def _ready(
         "sha256_final": hashes_of(final),
     }
     metadata = own.seal(structure(main) | _checked_info(path, info, ours, spec) | ours)
+    own.check(path / "metadata.json", metadata)  # whatever is written can be read
     return _Ready(path, main, final, metadata)
 
 

@@ -16,7 +16,17 @@ from typing import Any
 
 from jaxoff import registry
 from jaxoff.errors import InvalidDataset, InvalidSetting
-from jaxoff.names import FOLDER, UNKNOWN, DataOptions, Family, Sizes, Task, UnknownName, unknown
+from jaxoff.names import (
+    FOLDER,
+    UNKNOWN,
+    DataOptions,
+    Family,
+    Sizes,
+    Task,
+    UnknownName,
+    below,
+    unknown,
+)
 from jaxoff.types import Env, EnvSpec, Episodes
 
 NONE = "none"  # stands for no environment, although the metadata name one
@@ -50,6 +60,7 @@ def _described(task: Task) -> tuple[EnvSpec, dict[str, Any]]:
         raise InvalidDataset(
             f"{task.folder}: expected a dataset folder with a metadata.json, found "
             f"{'a folder without one' if Path(task.folder).is_dir() else 'no such folder'}"
+            f"{below(task.folder)}"
         )
     return disk.read_spec(task.folder)
 

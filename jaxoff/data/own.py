@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +26,7 @@ from jaxoff.data.foreign import read_actions
 from jaxoff.errors import InvalidEpisodes, InvalidSetting
 from jaxoff.names import UnknownName, unknown
 from jaxoff.runtime import needs
-from jaxoff.types import EnvSpec, Episodes
+from jaxoff.types import EnvSpec, Episodes, ReturnScale
 
 ByAgent = Any  # an array, or a dictionary of arrays by agent
 _SOURCE = "from_steps"
@@ -152,9 +154,15 @@ def _actions(
 
     number: of choices, if it is given. shape: of the observations. one: they are of one agent, and
     so are actions [M] or [M, A].
+
+    Floats with an axis of their own are reals, also where all are whole, unless `masks` or `number`
+    tell that they are choices.
     """
     array = _rows("actions", actions)
-    if one and not isinstance(actions, Mapping):
+    one = one and not isinstance(actions, Mapping)
+    told = masks is not None or number is not None
+    real = array.dtype.kind == "f" and array.ndim == (2 if one else 3) and not told
+    if one:
         whole = array.dtype.kind in "iub"
         array = array.reshape(len(array), -1) if whole else array.reshape(len(array), 1, -1)
     if number is not None and masks is not None and masks.shape[2] != number:
@@ -167,6 +175,10 @@ def _actions(
             f"{_SOURCE}: field 'actions': expected shape ({shape[0]}, {shape[1]}) of choices, or "
             f"with a further axis of reals, found {array.shape}"
         )
+    if real:
+        return check_array(_SOURCE, "actions", array, (*shape[:2], -1)).astype(np.float32), 0
+    if number is not None and masks is None and array.shape[2:] == (1,):
+        array = array[..., 0]
     taken, choices = read_actions(_SOURCE, array, masks, shape[1], "avail")
     if choices and number is not None:
         if number < choices:
@@ -219,15 +231,28 @@ def from_minari(source: Any) -> Episodes:
     if isinstance(source, str | Path):
         path = Path(source).expanduser()
         if path.exists():
-            return _joined(str(path), _stored(path), _choices(path))
+            return _joined(str(path), _stored(path), _space_of(path))
         with needs(f"{source}: no such folder, and as the name of a Minari dataset"):
             import minari
         source = minari.load_dataset(str(source))
     name = getattr(getattr(source, "spec", None), "dataset_id", "a Minari dataset")
-    told = getattr(getattr(source, "action_space", None), "n", None)
+    space: Any = getattr(source, "action_space", None)
+    told = _Space()
+    if hasattr(space, "n") and getattr(space, "shape", ()) in ((), None):
+        told = _Space(int(space.n), int(getattr(space, "start", 0)))
+    elif hasattr(space, "low"):
+        told = _Space(real=True)
     fields = ("observations", "actions", "rewards", "terminations", "truncations")
     parts = ({field: getattr(each, field) for field in fields} for each in source)
-    return _joined(str(name), parts, None if told is None else int(told))
+    return _joined(str(name), parts, told)
+
+
+class _Space(NamedTuple):
+    """What is known of the actions of a Minari dataset: that they are choices, or reals."""
+
+    choices: int | None = None  # their number
+    start: int = 0  # the first choice
+    real: bool = False
 
 
 def _stored(path: Path) -> Iterator[dict[str, Any]]:
@@ -257,17 +282,19 @@ def _episode(file: Path, source: Any, name: str) -> dict[str, Any]:
     return {field: read(f"{name}/{field}") for field in fields}
 
 
-def _choices(path: Path) -> int | None:
-    """The number of discrete actions that a Minari folder's metadata tell, if they do."""
+def _space_of(path: Path) -> _Space:
+    """What a Minari folder's metadata tell of its actions."""
     for folder in (path, path / "data", path.parent):
         try:
             told = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
             space = told["action_space"]
             space = json.loads(space) if isinstance(space, str) else space
-            return int(space["n"]) if space.get("type") == "Discrete" else None
+            if space.get("type") == "Discrete":
+                return _Space(int(space["n"]), int(space.get("start") or 0))
+            return _Space(real=space.get("type") == "Box")
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             continue
-    return None
+    return _Space()
 
 
 def _flat(value: Any) -> np.ndarray:
@@ -280,7 +307,7 @@ def _flat(value: Any) -> np.ndarray:
     return array.reshape(len(array), -1)
 
 
-def _joined(name: str, parts: Any, choices: int | None) -> Episodes:
+def _joined(name: str, parts: Any, space: _Space) -> Episodes:
     """The episodes of one agent, one after the other; the last step of each ends it."""
     kept: dict[str, list[np.ndarray]] = {}
     for part in parts:
@@ -317,8 +344,12 @@ def _joined(name: str, parts: Any, choices: int | None) -> Episodes:
     if not kept:
         raise InvalidEpisodes(f"{name}: expected at least one episode with a step, found none")
     arrays: dict[str, Any] = {field: np.concatenate(values) for field, values in kept.items()}
+    if space.real:  # whatever they are stored as, such as whole numbers
+        arrays["actions"] = arrays["actions"].astype(np.float32).reshape(len(arrays["actions"]), -1)
+    elif space.start:
+        arrays["actions"] = arrays["actions"] - space.start
     try:
-        return Episodes.from_steps(**arrays, num_actions=choices)
+        return Episodes.from_steps(**arrays, num_actions=space.choices)
     except InvalidEpisodes as error:
         raise InvalidEpisodes(f"{name}: {error}") from error
 
@@ -341,7 +372,8 @@ def save(
     evaluated in it. Without it, sizes are those of the arrays, and `fields` may give what they do
     not tell: horizon (by default the steps of the longest episode), action_bound (by default 1;
     needed where actions are larger), return_scale, obs_sizes, action_sizes, agent_types, as in
-    `EnvSpec`. info: further JSON values for the metadata. overwrite: replace the dataset there.
+    `EnvSpec`, with lists or arrays for tuples. info: further JSON values for the metadata.
+    overwrite: replace the dataset there.
     Raises InvalidEpisodes, InvalidSetting, UnknownName, and AlreadyThere for a path that is taken.
     """
     from jaxoff.data import disk
@@ -365,6 +397,40 @@ def save(
                 f"save: field 'action_bound': expected the largest action that the environment "
                 f"takes, since actions of up to {largest:g} are in the data, found none"
             )
-    spec = dataclasses.replace(spec, **fields)
+    longest = int(np.sum(episodes.filled, -1).max(initial=1))
+    told = {name: _told(name, value, spec, longest) for name, value in fields.items()}
+    spec = dataclasses.replace(spec, **told)
     disk.save(path, episodes, spec, dict(info or {}), overwrite=overwrite)
     return Path(path)
+
+
+def _told(name: str, value: Any, spec: EnvSpec, longest: int) -> Any:
+    """A field of a specification that the user gives, in the type that `EnvSpec` has.
+
+    longest: steps of the longest episode. Raises InvalidSetting naming the field.
+    """
+    real = lambda x: isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
+    whole = lambda x: isinstance(x, Integral) and not isinstance(x, bool)
+    many = isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    count = len(value) if many else -1
+    read: Callable[[Any], Any]
+    if name == "horizon":
+        expected = f"a whole number of at least {longest}, the steps of the longest episode"
+        fits, read = whole(value) and value >= longest, int
+    elif name == "action_bound":
+        expected = "a number above 0"
+        fits, read = real(value) and value > 0, float
+    elif name == "return_scale":
+        expected = "two returns, the first below the second, and a text"
+        fits = count == 3 and real(value[0]) and real(value[1]) and value[0] < value[1]
+        fits = value is None or (fits and isinstance(value[2], str))
+        read = lambda x: x and ReturnScale(float(x[0]), float(x[1]), x[2])
+    else:
+        most = {"obs_sizes": spec.obs_size, "action_sizes": spec.action_size}.get(name, math.inf)
+        expected = f"a whole number for each of {spec.num_agents} agents"
+        expected += f", of at most {most}" if most < math.inf else ""
+        fits = count in (0, spec.num_agents) and all(whole(x) and 0 <= x <= most for x in value)
+        read = lambda x: tuple(map(int, x))
+    if not fits:
+        raise InvalidSetting(f"save: field '{name}': expected {expected}, found {value!r:.80}")
+    return read(value)

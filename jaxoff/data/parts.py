@@ -31,6 +31,8 @@ def register(name: str, part: Any, *, data: Mapping[str, Recipe] | None = None) 
     be run again. Raises InvalidSetting for the name of an installed part, or another kind of part.
     """
     method = hasattr(part, "FORMS") or (hasattr(part, "Config") and hasattr(part, "make"))
+    if not method and "/" not in name and (_describes_env(part) or inspect.isfunction(part)):
+        raise _no_env_name(name)
     if not method and "/" in name:
         _register_environment(name, part, data or {})
         return
@@ -39,7 +41,13 @@ def register(name: str, part: Any, *, data: Mapping[str, Recipe] | None = None) 
             f"register '{name}': field 'data': expected with an environment, found it with "
             f"{getattr(part, '__name__', type(part).__name__)}"
         )
-    if method and not hasattr(part, "FORMS") and len(_needed(part.make)) == 3:
+    needed = [] if hasattr(part, "FORMS") else _needed(getattr(part, "make", None))
+    if inspect.isclass(part) and needed[:1] == ["self"]:
+        raise InvalidSetting(
+            f"register '{name}': expected an instance of {part.__name__}, since its `make` takes "
+            "self, found the class"
+        )
+    if len(needed) == 3:
         registry.register_sampler(name, part)
         return
     registry.register(name, part)
@@ -57,9 +65,7 @@ def _needed(make: Callable[..., Any] | None) -> list[str]:
 def _register_environment(name: str, part: Any, data: Mapping[str, Recipe]) -> None:
     family, _, scenario = name.partition("/")
     if not family or not scenario or "/" in scenario or ":" in name:
-        raise InvalidSetting(
-            f"register '{name}': expected family/scenario as the name of an environment"
-        )
+        raise _no_env_name(name)
     if not _is_env(part) and not callable(part):
         raise InvalidSetting(
             f"register '{name}': expected an environment, or a function that makes one, found "
@@ -75,7 +81,18 @@ def _register_environment(name: str, part: Any, data: Mapping[str, Recipe]) -> N
 _OWN: dict[str, tuple[dict[str, Any], dict[str, Mapping[str, Recipe]]]] = {}
 
 
+def _no_env_name(name: str) -> InvalidSetting:
+    return InvalidSetting(
+        f"register '{name}': expected family/scenario as the name of an environment"
+    )
+
+
 def _is_env(part: Any) -> bool:
+    """Whether a part is an environment; a class of environments is a function that makes one."""
+    return _describes_env(part) and not inspect.isclass(part)
+
+
+def _describes_env(part: Any) -> bool:
     return isinstance(getattr(part, "spec", None), EnvSpec) or hasattr(part, "step_env")
 
 

@@ -164,8 +164,11 @@ def _job_and_env(record: dict[str, Any], file: Path, data_dir: str | None) -> tu
         spec, task = folders.spec_from(record["env_spec"]), Task.parse(record["folder"])
     except (LookupError, TypeError, ValueError) as error:
         raise broken(file, "the specification of a dataset", error) from error
+    # Earlier versions took a seed that nothing reads.
+    seed = record.get("data_seed", 0) if record.get("data_episodes") else 0
     with folders.known(task, spec):
-        job = _job_of(record | {"task": record["folder"]}, file, data_dir)
+        told = record | {"task": record["folder"], "data_seed": seed}
+        job = _job_of(told, file, data_dir)
     if record["env"]:
         return job, registry.make_env(record["env"])
     return job, folders.alone(task, spec)

@@ -19,6 +19,7 @@ from jaxoff.config import (
     check_word,
     config_fields,
     is_leaf,
+    limits_of,
     resolve_config,
     typed,
 )
@@ -57,8 +58,9 @@ class TrainSpec:
     evaluations: int = 10
     eval_episodes: int = 32  # number of episodes in each evaluation
     sampled: bool = True  # evaluate with actions sampled from the policy, else with its mode
-    data_seed: int = 0  # random seed of the dataset, for a task with a recipe
-    # number of episodes in the dataset, for a task with a recipe
+    # random seed of the dataset, for a task with a recipe; or of the part of a dataset folder
+    data_seed: int = 0
+    # number of episodes in the dataset, for a task with a recipe or a dataset folder
     data_episodes: int | None = None
     data_dir: str | None = None  # folder of public datasets, for a task with a source
     # task or family/scenario whose environment evaluates policies, for a task that is a dataset
@@ -208,7 +210,7 @@ class Job:
         return self.sampler_module.make(self.sampler_config, config.batch_size, config.window)
 
 
-def _number(name: str, value: Any) -> float:
+def _number(config_class: type, name: str, value: Any) -> float:
     """A value of a numeric field of the grid, as a number that float32 holds."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
@@ -216,7 +218,7 @@ def _number(name: str, value: Any) -> float:
         number = math.nan
     if number != number:
         raise InvalidSetting(f"grid field '{name}': expected numbers, found {value!r}")
-    check_number(name, number, "grid field")
+    check_number(name, number, "grid field", limits_of(config_class, name))
     return number
 
 
@@ -230,16 +232,20 @@ def expanded(spec: TrainSpec) -> list[TrainSpec]:
     _check_kinds(spec)
     config_class = registry.learner(spec.method, spec.task).Config
     known, defaults = config_fields(config_class), config_class()
+    hints = get_type_hints(config_class)
     unknown_names = [name for name in spec.grid if name not in known]
     if unknown_names:
         raise unknown(f"field of {spec.method}'s Config", unknown_names[0], known)
     fixed = {
-        name: [typed(f"grid field '{name}'", value, getattr(defaults, name)) for value in values]
+        name: [
+            typed(f"grid field '{name}'", value, getattr(defaults, name), hints[name])
+            for value in values
+        ]
         for name, values in spec.grid.items()
         if not is_leaf(known[name])
     }
     swept = {
-        name: [_number(name, value) for value in values]
+        name: [_number(config_class, name, value) for value in values]
         for name, values in spec.grid.items()
         if name not in fixed
     }
@@ -391,13 +397,19 @@ def resolve(spec: TrainSpec) -> Job:
                 "found a static one, "
                 "which `expanded` makes a job of for each value"
             )
-        _check_distinct(name, values, [as_float32(_number(name, value)) for value in values])
+        numbers = [_number(module.Config, name, value) for value in values]
+        _check_distinct(name, values, [as_float32(number) for number in numbers])
     for name in ("data_episodes", "data_seed") if registry.acts(spec.sampler) else ():
         if getattr(spec, name):
             raise InvalidSetting(
                 f"field '{name}': expected none with sampler '{spec.sampler}', which plays itself, "
                 f"found {getattr(spec, name)}"
             )
+    if task.folder and spec.data_seed and spec.data_episodes is None:
+        raise InvalidSetting(
+            f"field 'data_seed': expected with 'data_episodes' for a dataset folder, of which it "
+            f"draws a part, found {spec.data_seed} without"
+        )
     points = [
         dict(zip(spec.grid, map(float, values), strict=True))
         for values in itertools.product(*spec.grid.values())
