@@ -154,6 +154,18 @@ class Impure(Linear):
         return State(state.value + np.random.default_rng().normal(), state.logits), out
 
 
+class Mixed(Linear):
+    def update(self, state, batch, key):
+        state, out = super().update(state, batch, key)
+        scale = jax.pure_callback(
+            lambda lr: np.full(np.shape(lr), np.mean(lr), np.float32),
+            jax.ShapeDtypeStruct((), np.float32),
+            jnp.float32(self.config.lr),
+            vmap_method="broadcast_all",
+        )
+        return State(state.value + scale, state.logits), out
+
+
 class Padded(Linear):
     def weight(self, batch):
         return jnp.ones_like(batch.valid)
@@ -190,6 +202,10 @@ FAULTS = {
     "idle": ({"kind": Idle}, "an update changes nothing in the state"),
     "metric": ({"kind": Vector}, r"metric 'loss' has shape \(16, 4\): expected \(\)"),
     "pure": ({"kind": Impure}, "the same update gives another state.value the second time"),
+    "runs": (
+        {"kind": Mixed},
+        r"another state.value beside a different run than",
+    ),
     "padding": ({"kind": Padded}, r"what lies in padding \(valid 0\) changes state.value"),
     "terminal": ({"kind": Beyond}, "what follows a terminated step changes state.value"),
     "avail": ({"kind": Free}, "an action that is not available has a probability of up to"),
