@@ -116,6 +116,21 @@ def test_actions_are_stored_from_minus_1_to_1_and_given_as_they_are():
     assert 1 < np.abs(played.actions).max() <= 3
 
 
+@pytest.mark.parametrize(
+    ("low", "action", "message"),
+    [
+        (None, {"a": 2, "b": 0}, r"action of 'a': expected a whole number 0 to 1, found 2"),
+        (None, {"a": 0}, r"action of 'b': expected a whole number 0 to 2, found None"),
+        (None, [0, 1, 1], r"expected an action for each of 2 agents, found an array of shape \(3,"),
+        (-1.0, {"a": [0.5], "b": [0, 0, 0]}, r"action of 'a': expected 2 finite numbers, found"),
+        (-1.0, {"a": [0.5, np.nan], "b": [0, 0, 0]}, r"action of 'a': expected 2 finite numbers"),
+    ],
+)
+def test_actions_that_an_agent_cannot_take_are_refused(low, action, message):
+    with pytest.raises(InvalidSetting, match=f"parallel: field 'policy': {message}"):
+        jaxoff.collect(Parallel(low=low), lambda obs, avail, rng: action, episodes=1)
+
+
 def test_a_seed_makes_the_same_episodes():
     one, same, other = (jaxoff.collect(Parallel(), None, 5, seed=s) for s in (0, 0, 1))
     np.testing.assert_array_equal(one.actions, same.actions)

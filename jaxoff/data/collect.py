@@ -235,13 +235,40 @@ class _Team:
                 row[:size] = found if found.any() else 1
         return rows
 
-    def given(self, actions: Any) -> list[Any]:
-        """What a policy has given, by agent and in the environment's own form."""
+    def given(self, actions: Any, there: Any) -> list[Any]:
+        """What a policy has given, by agent and in the environment's own form.
+
+        Raises InvalidSetting for what an agent that is there cannot take.
+        """
         if isinstance(actions, Mapping):
-            return [actions.get(agent) for agent in self.agents]
-        array = np.asarray(actions)
-        array = array.reshape(len(self.agents), *([] if self.discrete else [-1]))
-        return list(array)
+            found = [actions.get(agent) for agent in self.agents]
+        else:
+            array, n = np.asarray(actions), len(self.agents)
+            if array.size % n or (self.discrete and array.size != n):
+                raise InvalidSetting(
+                    f"{self.name}: field 'policy': expected an action for each of {n} agents, "
+                    f"found an array of shape {array.shape}"
+                )
+            found = list(array.reshape(n, *([] if self.discrete else [-1])))
+        each = zip(self.agents, found, self.sizes, self.starts, strict=True)
+        for agent, action, size, start in each:
+            if agent in there and not self._takes(action, size, start):
+                choice = f"a whole number {start} to {start + size - 1}"
+                wanted = choice if self.discrete else f"{size} finite numbers"
+                raise InvalidSetting(
+                    f"{self.name}: field 'policy': action of '{agent}': expected {wanted}, found "
+                    f"{action!r:.80}"
+                )
+        return found
+
+    def _takes(self, action: Any, size: int, start: int) -> bool:
+        try:
+            numbers = np.asarray(action, np.float64).reshape(-1)
+        except (TypeError, ValueError):
+            return False
+        if not self.discrete:  # those of agents with fewer are padded
+            return len(numbers) >= size and bool(np.isfinite(numbers[:size]).all())
+        return len(numbers) == 1 and numbers[0] in range(start, start + size)
 
     def ours(self, given: Sequence[Any], there: Any) -> np.ndarray:
         """The actions of a dataset: [N] from 0 on, or [N, A] scaled; 0 of agents that have left."""
@@ -394,7 +421,8 @@ def _play(env: Any, team: _Team, policy: Any, rng: np.random.Generator) -> list[
     obs, avail, state = team.obs(seen), team.masks(seen, infos, there), _state(env)
     rows = []
     for step in range(team.horizon):
-        given = team.given(team.random(avail, rng) if policy is None else policy(obs, avail, rng))
+        drawn = team.random(avail, rng) if policy is None else policy(obs, avail, rng)
+        given = team.given(drawn, there)
         taken = {a: team.native(i, given[i]) for i, a in enumerate(team.agents) if a in there}
         actions = team.ours(given, there)
         seen, reward, terminal, cut, infos = env.step(taken)

@@ -233,8 +233,8 @@ def from_minari(source: Any) -> Episodes:
         if path.exists():
             return _joined(str(path), _stored(path), _space_of(path))
         with needs(f"{source}: no such folder, and as the name of a Minari dataset"):
-            import minari
-        source = minari.load_dataset(str(source))
+            from minari import load_dataset
+        source = load_dataset(str(source))
     name = getattr(getattr(source, "spec", None), "dataset_id", "a Minari dataset")
     space: Any = getattr(source, "action_space", None)
     told = _Space()
@@ -378,6 +378,10 @@ def save(
     """
     from jaxoff.data import disk
 
+    if not (info is None or (isinstance(info, Mapping) and all(isinstance(x, str) for x in info))):
+        raise InvalidSetting(
+            f"save: field 'info': expected a dictionary by text, found {info!r:.80}"
+        )
     strange = [name for name in fields if name not in _FIELDS]
     if strange:
         raise unknown("field of a dataset", strange[0], _FIELDS)
