@@ -154,7 +154,7 @@ def run_folders(path: str | Path) -> list[Path]:
             home = os.path.realpath(os.path.dirname(os.path.abspath(place)))
             if place != starts[0] and f"{home}{os.sep}".startswith(f"{real}{os.sep}"):
                 break  # the start is a link to a folder that it lies in
-            if "config.json" in files:
+            if "config.json" in (*files, *names):  # a folder of this name is refused when read
                 found.setdefault((home, real), Path(place))
             names[:] = [] if real in entered else sorted(set(names) - NO_RESULTS)
             entered.add(real)
