@@ -365,8 +365,9 @@ def _tables(file: Traversable, package: str) -> dict[str, Any]:
     known = [x for x in parts if package in {name.rpartition(".")[0] for name in parts[x]}]
     laptop = tables.get("laptop", {})
     named = {name: part for name, part in tables.items() if name != "laptop"}
-    if isinstance(laptop, dict):
-        named |= {f"laptop.{name}": part for name, part in laptop.items()}
+    if not isinstance(laptop, dict):
+        raise InvalidFile(f"{file}: table 'laptop': expected tables of methods, found {laptop!r}")
+    named |= {f"laptop.{name}": part for name, part in laptop.items()}
     for shown, patterns in named.items():
         name = shown.removeprefix("laptop.")
         is_module = (folder / f"{name}.py").is_file() or (folder / name).is_dir()

@@ -15,6 +15,8 @@ import fcntl
 import os
 import re
 import shutil
+import sys
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ _NAME_BYTES, _PATH_BYTES = 255, 4000  # longest name and path; Linux allows path
 _KEPT_BYTES = 200  # most bytes of a target's name in a temporary one, which keeps its suffix
 _LEAST_FREE_BYTES = 2**20  # a disk with less free space counts as full
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WAIT_S = 60.0  # longest time that a lock is waited for
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 _TEMPORARY = r"\.\d+(?:-[0-9a-f]{8})?\."  # how a temporary name begins, in earlier versions too
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -90,13 +93,22 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Wait until no other process is in such a block with the same folder, which need not exist.
 
     For a file that is read, changed and written again. Where the file system has no locks, nothing
-    is waited for.
+    is waited for; nor for longer than a minute, since programs of others may lock the folder, too.
     """
     folder = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
-    lock = os.open(folder, os.O_RDONLY)
+    lock, end = os.open(folder, os.O_RDONLY), time.monotonic() + _WAIT_S
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    print(f"jaxoff: {folder}: locked by another program", file=sys.stderr)
+                    break
+                time.sleep(0.02)
+            except OSError:
+                break
         yield
     finally:
         os.close(lock)

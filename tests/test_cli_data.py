@@ -154,6 +154,7 @@ def folder(tmp_path_factory):
             "--data-dir: expected with a task of public data, found",
         ),
         ("make matrix/xor/b --pools x", "--pools: expected with a task that a pool plays, found x"),
+        ("inspect nofolder --episodes 3", "nofolder: no dataset folder is there, and as a task: "),
         ("make FOLDER", "TASK: expected a task with a recipe or of public data, found '"),
         ("inspect matrix/mne/balanced --data FOLDER", "xor: field 'avail': expected shape"),
         ("inspect mpe/spread/random --data FOLDER", "xor: field 'obs': expected shape"),

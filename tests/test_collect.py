@@ -131,6 +131,13 @@ def test_actions_that_an_agent_cannot_take_are_refused(low, action, message):
         jaxoff.collect(Parallel(low=low), lambda obs, avail, rng: action, episodes=1)
 
 
+def test_a_choice_may_be_an_array_of_one_number():
+    plain = jaxoff.collect(Parallel(), lambda obs, avail, rng: {"a": 1, "b": 2}, episodes=1)
+    given = {"a": np.array([1]), "b": np.array([[2]])}
+    arrays = jaxoff.collect(Parallel(), lambda obs, avail, rng: given, episodes=1)
+    np.testing.assert_array_equal(plain.actions, arrays.actions)
+
+
 def test_a_seed_makes_the_same_episodes():
     one, same, other = (jaxoff.collect(Parallel(), None, 5, seed=s) for s in (0, 0, 1))
     np.testing.assert_array_equal(one.actions, same.actions)

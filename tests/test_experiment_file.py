@@ -349,3 +349,10 @@ def test_dataset_folders_have_rows_by_their_label(tmp_path):
     task = str(tmp_path / "mine")
     with pytest.raises(JaxoffError, match="mine"):  # there is none
         read(tmp_path, f'tasks = {{"{task}" = "Mine"}}\nmethods.bc = {{}}\n')
+
+
+def test_a_seed_of_the_recipes_leaves_dataset_folders_whole(tmp_path):
+    xor = registry.make_data("matrix/xor/b")
+    jaxoff.save(xor, tmp_path / "own", env="matrix/xor")
+    text = f'tasks = ["matrix/xor/a", "{tmp_path}/own"]\ndata_seed = 3\n[methods.bc]\n'
+    assert [spec.data_seed for spec in read(tmp_path, text).specs()] == [3, 0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -245,3 +247,14 @@ def test_a_file_is_read_and_written_again_by_one_after_the_other(tmp_path):
     for thread in threads:
         thread.join()
     assert sorted(place.read_text()) == sorted("ab" * rounds)
+
+
+def test_a_lock_of_another_program_is_not_waited_for_without_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "_WAIT_S", 0.1)
+    lock = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with alone_in(tmp_path):
+            assert f"{tmp_path}: locked by another program" in capsys.readouterr().err
+    finally:
+        os.close(lock)

@@ -427,6 +427,9 @@ def test_a_method_can_be_registered_in_a_process(monkeypatch):
     assert "toy" in jaxoff.methods() and registry.learner("toy", "matrix/xor/b") is MODULE
     with pytest.raises(ValueError, match="method 'bc': expected a new name"):
         jaxoff.register("bc", MODULE)
+    late = types.SimpleNamespace(make=lambda config, batch_size, window: None)
+    with pytest.raises(ValueError, match="expected a module with FORMS, or with Config and make"):
+        jaxoff.register("late", late)
     with pytest.raises(
         ValueError, match="expected a module with FORMS, or with Config and make, found types"
     ):

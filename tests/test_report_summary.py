@@ -290,6 +290,30 @@ def test_later_evaluations_are_exported_with_every_episode(tmp_path: Path):
         report(tmp_path / "r", "evaluation")
 
 
+def test_later_evaluations_pool_jobs_that_were_evaluated_in_training_in_other_ways(tmp_path: Path):
+    for seed in (0, 1):
+        folder = make(
+            tmp_path / "r" / f"bc{seed}", "bc", A, [0.5], seeds=[seed], eval_episodes=4 + seed
+        )
+        row = {"run": 0, "seed": seed, "return_mean": 2.0, "returns": [1.0, 3.0]}
+        entry = {"episodes": 2, "sampled": False, "finished": True, "runs": [row]}
+        (folder / "evaluations.json").write_text(json.dumps({"evaluations": [entry]}))
+    report(tmp_path / "r", "evaluation")
+    assert "| bc |" in (tmp_path / "r" / "table-return_mean.md").read_text()
+    report(tmp_path / "r")
+    assert "bc (eval_episodes=4)" in (tmp_path / "r" / "table-return_mean.md").read_text()
+
+
+def test_runs_without_a_finite_return_are_not_exported(tmp_path: Path):
+    make(tmp_path / "r" / "bc", "bc", A, [1.0, 2.0])
+    lost = make(tmp_path / "r" / "icq", "icq", B, [1.0])
+    final = json.loads((lost / "final.json").read_text())
+    final["runs"][0] |= {"return_mean": None, "length_mean": 3.0}
+    (lost / "final.json").write_text(json.dumps(final))
+    report(tmp_path / "r", marl_eval=tmp_path / "m.json")
+    assert list(json.loads((tmp_path / "m.json").read_text())["matrix"]["xor/a"]) == ["bc"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -191,15 +191,15 @@ def check_read(
     """
     from jaxoff.data import worlds
 
-    folders = [name for name in names if Path(name).is_dir()]
+    folders = [name for name in names if (Path(name) / "metadata.json").is_file()]
     if data is not None and folders:
         raise InvalidSetting(
             f"--data: expected with a task by its name, found '{folders[0]}', a folder"
         )
-    tasks: list[Task] = []
-    for name in () if data is not None else names:
-        with contextlib.suppress(UnknownName):  # which the command refuses itself
-            tasks += [] if name in folders else [Task.parse(name)]
+    try:
+        tasks = [] if data is not None else [Task.parse(x) for x in names if x not in folders]
+    except UnknownName:  # which the command refuses itself
+        return
     recipes = len(tasks) > 0
     read = {
         "--episodes": (options.episodes, recipes),

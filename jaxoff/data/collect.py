@@ -275,7 +275,7 @@ class _Team:
         here = [agent in there for agent in self.agents]
         if self.discrete:
             numbers = [
-                int(action) - start if on else 0
+                int(np.asarray(action).item()) - start if on else 0
                 for action, start, on in zip(given, self.starts, here, strict=True)
             ]
             return np.array(numbers, np.int32)
@@ -288,7 +288,7 @@ class _Team:
     def native(self, agent: int, action: Any) -> Any:
         """An agent's action as its space has it."""
         if self.discrete:
-            return int(action)
+            return int(np.asarray(action).item())
         array = np.asarray(action, np.float32).reshape(-1)[: self.sizes[agent]]
         return array.reshape(self.spaces[agent].shape)
 

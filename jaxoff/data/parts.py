@@ -47,7 +47,7 @@ def register(name: str, part: Any, *, data: Mapping[str, Recipe] | None = None) 
             f"register '{name}': expected an instance of {part.__name__}, since its `make` takes "
             "self, found the class"
         )
-    if len(needed) == 3:
+    if method and len(needed) == 3:
         registry.register_sampler(name, part)
         return
     registry.register(name, part)

@@ -80,6 +80,8 @@ class Experiment:
                 try:
                     spec = self.size.spec(task, label, column)
                     spec = dataclasses.replace(spec, seeds=self.seeds, **self.shared)
+                    if spec.data_episodes is None and Task.parse(task).folder:
+                        spec = dataclasses.replace(spec, data_seed=0)  # which is of the recipes
                     made = [_told_apart(spec, each) for each in expanded(spec)]
                     for each in made:
                         resolve(each)

@@ -26,7 +26,7 @@ from jaxoff.training.results import (
 CONFIG_FIELDS = ("method", "task", "command", "hardware", "git_commit")
 SETTINGS = (  # fields of config.json that tell jobs apart, besides those of the method's Config
     *("method", "sampler", "data_seed", "data_episodes", "prng", "precision", "obs_dtype"),
-    *("sampled", "eval_episodes", "evaluations"),
+    *("sampled", "eval_episodes"),
 )
 # Of what tells jobs apart, that which nobody tunes: the data, number formats and evaluations.
 CIRCUMSTANCES = {*SETTINGS, "data", "env"} - {"sampler"}
@@ -80,7 +80,7 @@ class Run:
     @property
     def unplayed(self) -> bool:
         """Whether no policy was evaluated, since no environment is there that could play it."""
-        played = self.has("return_mean") or any(map(was_played, self.runs))
+        played = self.evaluated or self.has("return_mean") or any(map(was_played, self.runs))
         return not played and not self.failed.all()
 
     @property
@@ -152,7 +152,7 @@ def run_folders(path: str | Path) -> list[Path]:
         for place, names, files in os.walk(start):
             real = os.path.realpath(place)
             home = os.path.realpath(os.path.dirname(os.path.abspath(place)))
-            if place != starts[0] and f"{home}{os.sep}".startswith(f"{real}{os.sep}"):
+            if place != starts[0] and os.path.join(home, "").startswith(os.path.join(real, "")):
                 break  # the start is a link to a folder that it lies in
             if "config.json" in (*files, *names):  # a folder of this name is refused when read
                 found.setdefault((home, real), Path(place))
@@ -198,7 +198,7 @@ def told_apart(runs: Iterable[Run], only: Collection[str] | None = None) -> list
     """
     runs = list(runs)
     groups: dict[str, dict[str, list[Path]]] = {}  # variant -> task -> folders
-    told = {run.path: _settings_of(run.config) for run in runs}
+    told = {run.path: _settings_of(run) for run in runs}
     for run in runs:
         groups.setdefault(run.variant, {}).setdefault(run.task, []).append(run.path)
     differ: dict[str, list[str]] = {}  # variant -> names of settings
@@ -236,11 +236,13 @@ def _differ(told: Sequence[dict[str, Any]], name: str) -> bool:
     return any(len(values) > 1 for values in groups.values())
 
 
-def _settings_of(config: dict[str, Any]) -> dict[str, Any]:
+def _settings_of(run: Run) -> dict[str, Any]:
     """The settings of a job's config.json that may tell it from others, by name.
 
-    These are all but seeds, and what may differ between two runs of one job (`training.folder`).
+    These are all but seeds, what may differ between two runs of one job (`training.folder`), and
+    the number of evaluations, on which no final number depends.
     """
+    config = run.config
     own = {
         name: value[0] if isinstance(value, list) and len(value) == 1 else value
         for name, value in config["config"].items()
@@ -252,9 +254,9 @@ def _settings_of(config: dict[str, Any]) -> dict[str, Any]:
     if "folder" in config:
         own["env"] = config.get("env") or "none"
     sampler = {f"sampler {name}": x for name, x in config.get("sampler_config", {}).items()}
-    rest = {name: config[name] for name in SETTINGS if name in config}
-    if "evaluations" in rest:  # an extended job has those of each of its parts
-        rest["evaluations"] += sum(int(number) for _, number in config.get("parts", ()))
+    # later evaluations have actions and episodes of their own
+    unread = () if run.evaluated is None else ("sampled", "eval_episodes")
+    rest = {name: config[name] for name in SETTINGS if name in config and name not in unread}
     return own | sampler | rest
 
 

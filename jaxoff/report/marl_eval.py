@@ -50,7 +50,7 @@ def write(experiments: Sequence[tuple[str, Sequence[Run]]], file: str | Path) ->
                     f"{run.variant} on {environment}/{task}, found {seed}"
                 )
             owner[environment, task, run.variant, seed] = run.path
-            if not run.failed[place]:
+            if not run.failed[place] and run.runs[place].get("return_mean") is not None:
                 seeds[f"seed_{seed}"] = _of(run, place)
     for environment, tasks in tree.items():
         _check(environment, tasks)
@@ -65,7 +65,7 @@ def _told_apart(experiments: Sequence[tuple[str, Sequence[Run]]]) -> list[Run]:
     """
     title_of = {run.path: title for title, runs in experiments for run in runs}
     parts = by_config(told_apart([run for _, runs in experiments for run in runs]))
-    parts = [run for run in parts if not run.unplayed]
+    parts = [run for run in parts if not run.unplayed and run.has("return_mean")]
     titles: dict[tuple[str, str, int], set[str]] = {}
     for run in parts:
         for seed in run.seeds:
