@@ -71,7 +71,9 @@ def replacing_folder(path: Path, overwrite: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folders(paths: Sequence[Path], overwrite: bool) -> Iterator[list[Path]]:
-    """The same for several folders, none of which gets its name before all are on the disk."""
+    """`replacing_folder` for several folders, none of which gets its name before all of them are on
+    the disk.
+    """
     for path in paths:
         recover(path)
     with contextlib.ExitStack() as stack:
@@ -104,7 +106,11 @@ def alone_in(folder: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > end:
-                    print(f"jaxoff: {folder}: locked by another program", file=sys.stderr)
+                    print(
+                        f"jaxoff: {folder}: another program keeps its lock, which is no longer "
+                        "waited for",
+                        file=sys.stderr,
+                    )
                     break
                 time.sleep(0.02)
             except OSError:

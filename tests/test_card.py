@@ -144,5 +144,5 @@ def test_a_time_limit_of_the_data_that_is_not_that_of_evaluations_is_told(tmp_pa
 
 def test_a_license_is_a_name():
     assert "license: cc-by-4.0" in card.front_matter("cc-by-4.0")
-    with pytest.raises(InvalidSetting, match="--license: expected an SPDX name, such as cc"):
+    with pytest.raises(InvalidSetting, match="field 'license': expected an SPDX name"):
         card.front_matter("a: b\nx")

@@ -255,6 +255,6 @@ def test_a_lock_of_another_program_is_not_waited_for_without_end(tmp_path, monke
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with alone_in(tmp_path):
-            assert f"{tmp_path}: locked by another program" in capsys.readouterr().err
+            assert f"{tmp_path}: another program keeps its lock" in capsys.readouterr().err
     finally:
         os.close(lock)

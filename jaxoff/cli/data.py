@@ -183,8 +183,10 @@ def options_of(
 def check_read(
     names: Sequence[str], options: DataOptions, data: Path | None = None, *, seeded: bool = True
 ) -> None:
-    """Refuse options that no dataset of a command reads: datasets folders are read as they are,
-    a folder of public data is for tasks with a source, and pools for tasks that are played by one.
+    """Refuse options that no dataset of a command reads.
+
+    Dataset folders are read as they are, the folder of public data is for tasks with a source, and
+    pools are for tasks whose data the policies of a pool play.
 
     names: tasks and dataset folders. data: a folder that is read instead. seeded: whether the seed
     is only that of the recipe.
@@ -200,10 +202,9 @@ def check_read(
         tasks = [] if data is not None else [Task.parse(x) for x in names if x not in folders]
     except UnknownName:  # which the command refuses itself
         return
-    recipes = len(tasks) > 0
     read = {
-        "--episodes": (options.episodes, recipes),
-        "--seed": (options.seed if seeded else 0, recipes),
+        "--episodes": (options.episodes, bool(tasks)),
+        "--seed": (options.seed if seeded else 0, bool(tasks)),
         "--data-dir": (options.data_dir, any(task.source for task in tasks)),
         "--pools": (options.pools, any(map(worlds.needs_pool, tasks))),
     }

@@ -216,7 +216,7 @@ def front_matter(license: str, **fields: str | bool) -> list[str]:
     """
     if license and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
         raise InvalidSetting(
-            f"--license: expected an SPDX name, such as cc-by-4.0, found {license!r}"
+            f"field 'license': expected an SPDX name, such as cc-by-4.0, found {license!r}"
         )
     lines = [f"{name}: {json.dumps(value)}" for name, value in fields.items()]
     known = [f"license: {license}"] if license else []
