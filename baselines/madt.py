@@ -38,7 +38,7 @@ from jaxoff.data.returns import (
     share_of_best,
 )
 from jaxoff.losses.likelihood import masked_mean, negative_log_likelihood
-from jaxoff.nets.transformer import SMALL, ContextNet, Memory
+from jaxoff.nets.transformer import ContextNet, Linear, Memory
 from jaxoff.optimisers import adamw
 from jaxoff.types import (
     UNAVAILABLE,
@@ -179,7 +179,7 @@ def method_of(config: Config, spec: EnvSpec) -> Method:
         config.window,
         config.agent_id,
     )
-    head = nn.Dense(spec.action_size, use_bias=False, kernel_init=SMALL)
+    head = Linear(spec.action_size, use_bias=False)
     return Method(config, trunk, head, adamw(config.lr, config.max_grad_norm, config.weight_decay))
 
 

@@ -305,7 +305,10 @@ def test_conservative_term_is_against_the_behaviour_policy():
 def test_penalty_of_a_square_is_its_slope_between_the_states():
     # value |x|^2, gradient 2 x: at x = .25 (4, 0) + .75 (0, 4) = (1, 3) it is 4 (1 + 9) = 40.
     found = stationary.gradient_penalty(
-        lambda x: jnp.sum(x**2), jnp.array([[4.0, 0.0]]), jnp.array([[0.0, 4.0]]), jnp.array([0.25])
+        lambda x: jnp.sum(x**2, -1),
+        jnp.array([[4.0, 0.0]]),
+        jnp.array([[0.0, 4.0]]),
+        jnp.array([0.25]),
     )
     np.testing.assert_allclose(found, [40.0], rtol=1e-6)
 

@@ -22,6 +22,7 @@ from jaxoff.learners.decomposition import RewardDecomposition
 from jaxoff.names import Task
 from jaxoff.nets.behaviour import JointVAE
 from jaxoff.nets.gat import GraphAttention
+from jaxoff.nets.layers import product
 from jaxoff.nets.mixers import AffineMixer, LinearMixer, QMixer
 from jaxoff.nets.mlp import MLP, ActionCritic
 from jaxoff.nets.recurrent import GRU, RecurrentNet
@@ -269,3 +270,42 @@ def test_what_a_wrong_start_does_to_values():
         return float(jnp.std(jnp.stack(values), -1).mean())
 
     assert 2.0 < spread("flax") / spread("torch") < 3.5
+
+
+# --- products of rows -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rows", [(), (6,), (4, 3), (2, 3, 2), (0, 3)], ids=["one", "flat", "two", "three", "none"]
+)
+@pytest.mark.parametrize("inputs", [5, 0])
+def test_product_and_its_gradients_are_those_of_dot(rows, inputs):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(*rows, inputs)), rng.normal(size=(inputs, 4))
+    weight = rng.normal(size=(*rows, 4))
+    total = lambda multiply: lambda x, kernel: jnp.sum(weight * jnp.sin(multiply(x, kernel)))
+    found, expected = (
+        jax.jit(jax.value_and_grad(total(multiply), (0, 1)))(x, kernel)
+        for multiply in (product, jnp.dot)
+    )
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared weights", "own weights"])
+def test_product_is_that_of_dot_for_many_agents_and_in_a_second_derivative(own):
+    rng = np.random.default_rng(1)
+    x, kernel = rng.normal(size=(7, 3, 5)), rng.normal(size=(3, 5, 4) if own else (5, 4))
+
+    def slope(multiply):
+        each = jax.vmap(multiply, (1, 0 if own else None), 1)
+        inner = lambda kernel: jax.grad(lambda x: jnp.sum(jnp.sin(each(x, kernel))))(x)
+        return jax.jit(jax.grad(lambda kernel: jnp.sum(jnp.square(inner(kernel)))))
+
+    chex.assert_trees_all_close(slope(product)(kernel), slope(jnp.dot)(kernel), rtol=1e-4)
+
+
+def test_gradient_of_a_product_sums_over_one_axis_of_rows_on_a_cpu():
+    program = jax.jit(jax.grad(lambda kernel, x: jnp.sum(jnp.square(product(x, kernel)))))
+    lowered = program.lower(jnp.ones((5, 4)), jnp.ones((6, 3, 5))).as_text()
+    assert "tensor<18x5xf32>" in lowered
+    assert "contracting_dims = [0, 1]" not in lowered

@@ -112,12 +112,12 @@ def dual_loss(
 def gradient_penalty(
     value: Callable[[Array], Array], state: Array, other: Array, share: Array
 ) -> Array:
-    """Squared norm of the gradient of value([S]) -> [] at share * state + (1 - share) * other; [M,
-    S], [M] -> [M].
+    """Squared norm of the gradient of value([M, S]) -> [M], each of its own row, at share * state +
+    (1 - share) * other; [M, S], [M] -> [M].
     """
     chex.assert_equal_shape([state, other])
     between = share[..., None] * state + (1.0 - share[..., None]) * other
-    return jnp.sum(jnp.square(jax.vmap(jax.grad(value))(between)), -1)
+    return jnp.sum(jnp.square(jax.grad(lambda rows: jnp.sum(value(rows)))(between)), -1)
 
 
 def advantage_loss(

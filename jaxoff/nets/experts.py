@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from jaxoff.errors import InvalidSetting
-from jaxoff.nets.transformer import SMALL
+from jaxoff.nets.transformer import Linear
 from jaxoff.types import Array
 
 
@@ -45,7 +45,7 @@ class Experts(nn.Module):
     def __call__(self, x: Array, temperature: Array | float) -> Mixture:
         """Log gate and experts' cosines for each item."""
         count, width = self.count, self.width
-        experts = nn.Dense(count * width, kernel_init=SMALL, name="experts")(x)
+        experts = Linear(count * width, name="experts")(x)
         table = self.param(
             "actions", nn.initializers.normal(width**-0.5), (self.num_actions, width)
         )
@@ -54,7 +54,7 @@ class Experts(nn.Module):
         )
         if self.uniform or count == 1:
             return Mixture(jnp.full(cosine.shape[:-1], -jnp.log(float(count))), cosine)
-        seen = unit(nn.Dense(width, use_bias=False, kernel_init=SMALL, name="gate")(x))
+        seen = unit(Linear(width, use_bias=False, name="gate")(x))
         return Mixture(jax.nn.log_softmax(seen @ prototypes(count, width).T / temperature), cosine)
 
 

@@ -16,6 +16,7 @@ wrong one is not found by tests that copy weights, and it decides some published
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxoff import blocks
 from jaxoff.types import Array
 
 LayerInit = Literal["torch", "xavier", "flax", "sonnet"]
@@ -53,6 +55,43 @@ def kernel_init(layer_init: LayerInit, fan_in: int, fan_out: int) -> Initialiser
 def bias_init(layer_init: LayerInit, fan_in: int) -> Initialiser:
     """Initialiser of the biases of a linear layer."""
     return within(fan_in**-0.5) if layer_init in ("torch", "xavier") else nn.initializers.zeros
+
+
+@jax.custom_vjp
+def _rows_product(x: Array, kernel: Array) -> Array:
+    return jnp.dot(x, kernel)
+
+
+def _rows_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return jnp.dot(x, kernel), (x, kernel)
+
+
+def _rows_backward(kept: tuple[Array, Array], d_out: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    count = math.prod(x.shape[:-1])
+    rows, d_rows = (y.reshape(count, y.shape[-1]) for y in (x, d_out))
+    return jnp.dot(d_rows, kernel.T).reshape(x.shape), jnp.dot(rows.T, d_rows)
+
+
+_rows_product.defvjp(_rows_forward, _rows_backward)
+
+
+def product(x: Array, kernel: Array) -> Array:
+    """x @ kernel: [..., F], [F, O] -> [..., O].
+
+    On a CPU the gradient of the kernel is a product of matrices whose rows are all of x's. XLA
+    would sum over several axes of rows, for which it copies one of the factors into an order that
+    its products are slow in.
+    """
+    if not blocks.fits_cache():
+        return jnp.dot(x, kernel)
+    kind = jnp.result_type(x, kernel)
+    return _rows_product(x.astype(kind), kernel.astype(kind))
+
+
+def dot_general(x: Array, kernel: Array, *_: object, **__: object) -> Array:
+    """`product` for the field of that name of flax's layers, which gives the axes that it sums."""
+    return product(x, kernel)
 
 
 class Dense(nn.Module):
@@ -89,7 +128,7 @@ class Dense(nn.Module):
             products = [one[..., k, None] * kernel[k] for k in range(size)]
         else:
             pieces = jnp.split(kernel, np.cumsum(sizes)[:-1])
-            products = [jnp.dot(*pair) for pair in zip(parts, pieces, strict=True)]
+            products = [product(*pair) for pair in zip(parts, pieces, strict=True)]
         y = functools.reduce(jnp.add, products)
         return (
             y + self.param("bias", bias_init(self.layer_init, fan_in), (self.features,))

@@ -48,7 +48,7 @@ class QMixer(nn.Module):
         )
         second = jnp.abs(MLP((*inner, self.embed), layer_init=layer_init)(state))
         return (
-            jnp.sum(hidden * second, -1)
+            jnp.einsum("...e,...e->...", hidden, second)
             + MLP((self.embed, 1), layer_init=layer_init)(state)[..., 0]
         )
 

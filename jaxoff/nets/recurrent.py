@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxoff import blocks
-from jaxoff.nets.layers import Dense, GRUStart, LayerInit
+from jaxoff.nets.layers import Dense, GRUStart, LayerInit, dot_general
 from jaxoff.types import Array
 
 GRUReset = Literal["after", "before"]
@@ -122,7 +122,11 @@ class GRU(nn.Module):
             self.reset_gate == "after",
         )
         from_input = nn.Dense(
-            3 * width, kernel_init=start.input, bias_init=start.bias, name="input"
+            3 * width,
+            kernel_init=start.input,
+            bias_init=start.bias,
+            dot_general=dot_general,
+            name="input",
         )(x)
         hidden = self.param("hidden", start.hidden, (width, 3 * width))
         gates = jnp.moveaxis(from_input, -2, 0)

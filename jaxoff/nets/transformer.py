@@ -10,6 +10,7 @@ of context, H width, F = O + N inputs.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxoff.errors import InvalidSetting
-from jaxoff.nets.layers import Dense
+from jaxoff.nets.layers import Dense, dot_general
 from jaxoff.types import Array, EnvSpec, Key, Params, TimeStep, Transition
 
 MODES = {
@@ -26,6 +27,7 @@ MODES = {
     "rtg_state_action": ("return", "obs", "action"),
 }
 SMALL = nn.initializers.normal(0.02)
+Linear = functools.partial(nn.Dense, kernel_init=SMALL, dot_general=dot_general)
 
 
 class Block(nn.Module):
@@ -40,17 +42,15 @@ class Block(nn.Module):
         """Position l attends to positions 0..l."""
         length, width = x.shape[-2:]
         split = (*x.shape[:-1], 3, self.heads, width // self.heads)
-        query, key, value = jnp.moveaxis(
-            nn.Dense(3 * width, kernel_init=SMALL)(norm()(x)).reshape(split), -3, 0
-        )
+        query, key, value = jnp.moveaxis(Linear(3 * width)(norm()(x)).reshape(split), -3, 0)
         scores = jnp.einsum("...qhd,...khd->...hqk", query, key) / jnp.sqrt(width / self.heads)
         shares = jax.nn.softmax(
             jnp.where(jnp.tril(jnp.ones((length, length), bool)), scores, -1e30)
         )
         found = jnp.einsum("...hqk,...khd->...qhd", shares, value).reshape(x.shape)
-        x = x + nn.Dense(width, kernel_init=SMALL)(found)
-        hidden = jax.nn.gelu(nn.Dense(2 * width, kernel_init=SMALL)(norm()(x)), approximate=False)
-        return x + nn.Dense(width, kernel_init=SMALL)(hidden)
+        x = x + Linear(width)(found)
+        hidden = jax.nn.gelu(Linear(2 * width)(norm()(x)), approximate=False)
+        return x + Linear(width)(hidden)
 
 
 def norm() -> nn.LayerNorm:
