@@ -148,13 +148,25 @@ class JointVAE:
         importance sampling of the latent, which the agents share.
         """
         noise = jax.random.normal(key, (DENSITY_SAMPLES, joint.shape[0], 2 * self.size))
-        rows = state, joint, jnp.moveaxis(noise, 0, 1)
-        size = 4 * self.hidden * DENSITY_SAMPLES
+        # All rows at once: the product of few rows with wide weights is slow.
+        latent = self.encode(params, state, joint)
+        rows = state, joint, *latent, jnp.moveaxis(noise, 0, 1)
+        size = 2 * self.hidden * DENSITY_SAMPLES
         return of_each(self._density, params, rows, jnp.ones(joint.shape[0]), size)
 
-    def _density(self, params: Params, state: Array, joint: Array, noise: Array) -> Array:
-        """`log_prob` with given noise [M, samples, L]."""
-        mean, log_std = (x[:, None] for x in self.encode(params, state, joint))
+    def _density(
+        self,
+        params: Params,
+        state: Array,
+        joint: Array,
+        mean: Array,
+        log_std: Array,
+        noise: Array,
+    ) -> Array:
+        """`log_prob` with the latent's mean and log standard deviation [M, L], and noise [M,
+        samples, L].
+        """
+        mean, log_std = mean[:, None], log_std[:, None]
         latent = mean + jnp.exp(log_std) * noise
         # [M, samples]
         prior_to_posterior = jnp.sum(
