@@ -309,3 +309,9 @@ def test_gradient_of_a_product_sums_over_one_axis_of_rows_on_a_cpu():
     lowered = program.lower(jnp.ones((5, 4)), jnp.ones((6, 3, 5))).as_text()
     assert "tensor<18x5xf32>" in lowered
     assert "contracting_dims = [0, 1]" not in lowered
+
+
+def test_product_takes_numpy_arrays_that_a_program_closes_over():
+    x, kernel = np.ones((2, 3), np.float32), np.ones((4, 3, 5), np.float32)
+    found = jax.jit(lambda: jax.vmap(lambda kernel: product(x, kernel))(kernel))()
+    np.testing.assert_array_equal(found, np.full((4, 2, 5), 3.0))

@@ -86,7 +86,7 @@ def product(x: Array, kernel: Array) -> Array:
     if not blocks.fits_cache():
         return jnp.dot(x, kernel)
     kind = jnp.result_type(x, kernel)
-    return _rows_product(x.astype(kind), kernel.astype(kind))
+    return _rows_product(jnp.asarray(x, kind), jnp.asarray(kernel, kind))
 
 
 def dot_general(x: Array, kernel: Array, *_: object, **__: object) -> Array:
