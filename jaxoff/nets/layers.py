@@ -86,7 +86,8 @@ def product(x: Array, kernel: Array) -> Array:
     if not blocks.fits_cache():
         return jnp.dot(x, kernel)
     kind = jnp.result_type(x, kernel)
-    return _rows_product(jnp.asarray(x, kind), jnp.asarray(kernel, kind))
+    # `jnp.array` also turns NumPy arrays that a program closes over into ones of JAX.
+    return _rows_product(jnp.array(x, kind), jnp.array(kernel, kind))
 
 
 def dot_general(x: Array, kernel: Array, *_: object, **__: object) -> Array:
