@@ -22,8 +22,9 @@ import optax
 from flax import struct
 from jax import lax
 
+from jaxoff import blocks
 from jaxoff.batches import flatten
-from jaxoff.blocks import averaged, fits_cache, length_order, of_each, replaced, widest
+from jaxoff.blocks import averaged, length_order, of_each, replaced, widest
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
 from jaxoff.errors import InvalidSetting
@@ -236,7 +237,7 @@ def nets_of(everyone: Own, agent: Array) -> dict[str, Params]:
     """The parameters of an agent's nets that are taken before its turn, by their fields in `Own`:
     none on a CPU, where that is a copy more.
     """
-    names = () if fits_cache() else NETS
+    names = () if blocks.fits_cache() else NETS
     return {name: of_agent(getattr(everyone, name), agent) for name in names}
 
 
