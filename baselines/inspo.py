@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,9 @@ import optax
 from flax import struct
 from jax import lax
 
+from jaxoff import blocks
 from jaxoff.batches import flatten
-from jaxoff.blocks import averaged, length_order, of_each, widest
+from jaxoff.blocks import averaged, length_order, of_each, replaced, widest
 from jaxoff.config import static
 from jaxoff.data.dataset import Dataset
 from jaxoff.errors import InvalidSetting
@@ -47,6 +48,8 @@ from jaxoff.types import Array, EnvSpec, Key, Learner, Out, Params, Stage, Trans
 
 MIN_LOG_MU = math.log(1e-6)
 ALPHA_RANGE = (1e-3, 100.0)
+NETS = ("policy", "critic", "target_critic")
+METRICS = ("value", "policy", "divergence", "alpha", "effective_rows")
 
 ACTIONS = ("discrete",)
 
@@ -172,25 +175,27 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
     each = functools.partial(of_each, rows=(batch,), valid=batch.valid)
     behaviour = each(
         lambda p, batch: tuple(
-            jnp.maximum(jax.nn.log_softmax(x), MIN_LOG_MU) for x in m.actors.outputs(p, batch)
+            jnp.maximum(jax.nn.log_softmax(x), MIN_LOG_MU)
+            for x in m.actors.outputs(p, batch, both=True)
         ),
         state.behaviour_policy,
         row_bytes=widest(batch, m.actors.hidden),
     )
     mates_bytes = n * widest(batch, config.hidden)
     log_mates = each(functools.partial(mates_log_prob, m), state.teammates, row_bytes=mates_bytes)
-    logits = each(m.actors.outputs, state.own.policy, row_bytes=widest(batch, m.actors.hidden))
+    outputs = functools.partial(m.actors.outputs, both=True)
+    logits = each(outputs, state.own.policy, row_bytes=widest(batch, m.actors.hidden))
     order_key, sweep_key = jax.random.split(key)
     turns = update_order(order_key, config.order, advantage_size(m, state, batch))
 
     def one(
-        carry: tuple[Own, Array], turn: tuple[Array, Key]
-    ) -> tuple[tuple[Own, Array], dict[str, Array]]:
-        (everyone, log_pi), (agent, key) = carry, turn
-        own = jax.tree.map(lambda x: x[agent], everyone)
+        carry: tuple[Own, Any, Array], turn: tuple[Array, Array, Key]
+    ) -> tuple[tuple[Own, Any, Array], Array]:
+        (everyone, nets, log_pi), (agent, following, key) = carry, turn
+        before = own = of_agent(everyone, agent)._replace(**nets)
         ratio = jnp.exp(log_ratio(log_pi, log_mates[..., agent, :], agent, config.ratio_power))
         ratio = batch.valid * (jnp.ones_like(ratio) if config.spo == "off_rho1" else ratio)
-        mine = (jnp.take(x, agent, -2) for x in (*behaviour, *logits))
+        mine = (jnp.take(x, agent, -2, mode="clip") for x in (*behaviour, *logits))
         sample = draw_sample(config, key, Sample(batch, ratio, *mine), order)
         own, metrics = critic_step(m, own, agent, sample, beta)
         own, actor_metrics = actor_step(m, own, agent, sample, beta)
@@ -201,14 +206,39 @@ def update(m: Method, state: State, batch: Transition, key: Key) -> tuple[State,
                 row_bytes=widest(batch, m.actors.hidden) // n,
             )
             log_pi = log_pi.at[..., agent].set(log_prob(updated, batch.actions[..., agent]))
-        everyone = jax.tree.map(lambda all_, new: all_.at[agent].set(new), everyone, own)
+        everyone = jax.tree.map(
+            lambda all_, old, new: all_ if new is old else replaced(all_, agent, new),
+            everyone,
+            before,
+            own,
+        )
         effective = jnp.square(jnp.sum(ratio)) / jnp.maximum(jnp.sum(jnp.square(ratio)), 1e-8)
-        return (everyone, log_pi), metrics | actor_metrics | {"effective_rows": effective}
+        metrics |= actor_metrics | {"effective_rows": effective}
+        carry = everyone, nets_of(everyone, following), log_pi
+        return carry, jnp.stack([metrics[name] for name in METRICS])
 
     log_pi = log_prob(logits[0], batch.actions)  # [..., N]
-    (own, _), metrics = lax.scan(one, (state.own, log_pi), (turns, jax.random.split(sweep_key, n)))
-    metrics = {name: jnp.mean(value) for name, value in metrics.items()} | {"beta": beta}
+    # On an accelerator, the next agent's nets are taken at the end of a turn: XLA adds a bias in
+    # the kernel of a product where it is an argument of the loop's body, and not where it is
+    # computed in it.
+    start = state.own, nets_of(state.own, turns[0]), log_pi
+    keys = jax.random.split(sweep_key, n)
+    (own, *_), found = lax.scan(one, start, (turns, jnp.roll(turns, -1), keys))
+    metrics = dict(zip(METRICS, jnp.mean(found, 0), strict=True)) | {"beta": beta}
     return state._replace(own=own, updates=state.updates + 1), Out(metrics)
+
+
+def of_agent(everyone: Any, agent: Array) -> Any:
+    """One agent's part of a tree of arrays [N, ...]."""
+    return jax.tree.map(lambda x: x[agent], everyone)
+
+
+def nets_of(everyone: Own, agent: Array) -> dict[str, Params]:
+    """The parameters of an agent's nets that are taken before its turn, by their fields in `Own`:
+    none on a CPU, where that is a copy more.
+    """
+    names = () if blocks.fits_cache() else NETS
+    return {name: of_agent(getattr(everyone, name), agent) for name in names}
 
 
 def mates_log_prob(m: Method, teammates: Params, batch: Transition) -> Array:
@@ -256,7 +286,7 @@ def critic_step(
         params: Params, batch: Transition, target: Array, counts: Array
     ) -> tuple[Array, tuple[()]]:
         q = m.critic.apply(params, critic_input(config, batch.state, batch.obs, agent))
-        actions, avail = batch.actions[..., agent], jnp.take(batch.avail, agent, -2)
+        actions, avail = batch.actions[..., agent], jnp.take(batch.avail, agent, -2, mode="clip")
         loss = conservative_value_loss(q, target, actions, avail, config.cql)
         return masked_mean(loss, counts), ()
 
@@ -364,7 +394,7 @@ def critic_input(config: Config, state: Array, obs: Array, agent: Array) -> tupl
     """Parts of the critic's input: state [..., S], the agent's own observation in obs [..., N, O],
     or both.
     """
-    own = jnp.take(obs, agent, -2)
+    own = jnp.take(obs, agent, -2, mode="clip")
     return {"state": (state,), "obs": (own,), "both": (state, own)}[config.q_input]
 
 

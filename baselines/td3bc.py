@@ -22,7 +22,7 @@ from flax import struct
 from jax import lax
 
 from jaxoff.config import static
-from jaxoff.learners.actor_critic import AgentBatch, Agents, learner, stages
+from jaxoff.learners.actor_critic import AgentBatch, Agents, learner, own_of, stages
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.normalised import Net
@@ -91,12 +91,12 @@ def actor_loss(
     valid rows of one agent; squares are averaged over action dimensions.
     """
     c, rows = m.config, mine.rows
-    own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
+    own = m.agents.act(policy, own_of(rows.obs, mine.agent), rows.valid)
     q = m.agents.first_critic(critic, mine)(own[None])[0]
     size = masked_mean(jnp.abs(q), rows.valid)
     scale = lax.stop_gradient(c.alpha / jnp.maximum(size, 1e-8))
     clone = masked_mean(
-        jnp.mean(jnp.square(own - jnp.take(rows.actions, mine.agent, 1)), -1), rows.valid
+        jnp.mean(jnp.square(own - own_of(rows.actions, mine.agent)), -1), rows.valid
     )
     penalty = masked_mean(jnp.mean(jnp.square(own), -1), rows.valid)
     mean_q = masked_mean(q, rows.valid)

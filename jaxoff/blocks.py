@@ -21,6 +21,7 @@ from jaxoff.types import Array, Params, Transition
 Tree = TypeVar("Tree", bound=Any)
 
 BLOCK_BYTES = 2**19  # of the largest array of a block; a core's cache holds some such arrays
+SMALL = 2**15  # most elements of an array that is written as a whole to replace a part of it
 LENGTHS = 8  # static lengths of blocks of windows; each is a program of its own
 
 # Whether the function that is traced is called for one run at a time. A mapped choice between
@@ -231,6 +232,18 @@ def each_in_turn(function: Callable[..., Any], axes: Sequence[int | None], *argu
         )
 
     return jax.lax.map(one, turns)
+
+
+def replaced(everyone: Array, agent: Array, own: Array) -> Array:
+    """Entries [N, ...] of all agents, with that of one agent replaced by its own [...].
+
+    On an accelerator, an entry that each run takes from an agent of its own is a kernel for each
+    array. Small arrays are chosen element by element instead, together with others.
+    """
+    if fits_cache() or everyone.size > SMALL:
+        return everyone.at[agent].set(own)
+    here = jnp.arange(len(everyone)) == agent
+    return jnp.where(here.reshape(-1, *[1] * own.ndim), own, everyone)
 
 
 def _cut(rows: Sequence[Any], axes: Sequence[int], count: int) -> list[Any]:

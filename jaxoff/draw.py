@@ -9,6 +9,8 @@ from jax import lax
 from jaxoff import blocks
 from jaxoff.types import Array, Key
 
+COMPARED_AT_ONCE = 2**22  # most comparisons of a search that are all made at once
+
 
 def running_total(weights: Array) -> Array:
     """Running total of weights [M] >= 0 that rises only where a weight is positive.
@@ -28,6 +30,13 @@ def draw(total: Array, key: Key, count: int) -> Array:
     # u in [0, 1), so u * total < total; side="right" skips every item at which the total does not
     # rise.
     wanted = jax.random.uniform(key, (count,)) * total[-1]
-    # A loop is quicker to compile; on an accelerator each of its steps launches several kernels.
-    method = "scan" if blocks.fits_cache() else "scan_unrolled"
-    return jnp.searchsorted(total, wanted, side="right", method=method)
+    return jnp.searchsorted(total, wanted, side="right", method=_method(total.shape[0] * count))
+
+
+def _method(comparisons: int) -> str:
+    """How a search compares. A loop is quicker to compile; on an accelerator each of its steps
+    launches several kernels, and all comparisons at once are one.
+    """
+    if blocks.fits_cache():
+        return "scan"
+    return "compare_all" if comparisons <= COMPARED_AT_ONCE else "scan_unrolled"

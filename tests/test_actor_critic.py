@@ -51,10 +51,10 @@ def nets_of(centralised: bool) -> dict[str, Net]:
     return {name: toys.drawn(tree, seed) for seed, (name, tree) in enumerate(trees.items())}
 
 
-def mine_of(nets: dict[str, Any], rows: Any, i: int) -> AgentBatch:
-    return AgentBatch(
-        i, rows, nets["policy"], nets["target_policy"], toys.part(nets["target_critic"], i)
-    )
+def mine_of(nets: dict[str, Any], rows: Any, i: int, centralised: bool = False) -> AgentBatch:
+    policies = nets["policy"], nets["target_policy"]
+    policies = policies if centralised else toys.part(policies, i)
+    return AgentBatch(i, rows, *policies, toys.part(nets["target_critic"], i))
 
 
 # --------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def test_cql_losses_and_gradients_equal_float64_numpy(centralised, plain, sample
     )
 
     def losses(config: Any, nets: dict[str, Net], batch: Transition) -> Any:
-        m, mine = cql_agents.method_of(config, SPEC), mine_of(nets, batch, i)
+        m, mine = cql_agents.method_of(config, SPEC), mine_of(nets, batch, i, centralised)
         critic, policy = toys.part(nets["critic"], i), toys.part(nets["policy"], i)
         of_critic = jax.value_and_grad(lambda p: cql_agents.critic_loss(m, p, mine, key)[0])(critic)
         of_actor = jax.value_and_grad(lambda p: cql_agents.actor_loss(m, p, critic, mine, key)[0])(
@@ -526,14 +526,14 @@ def test_samples_of_the_next_policy_are_valued_at_the_present_observation():
     m, nets = cql_agents.method_of(config, SPEC), jax.tree.map(jnp.asarray, nets_of(False))
     nets = {k: v._replace(norm=()) for k, v in nets.items()}
     constant = jax.tree.map(jnp.zeros_like, nets["policy"])
-    value = jax.jit(
-        lambda b: cql_agents.conservative_loss(
-            m,
-            toys.part(nets["critic"], 0),
-            jnp.zeros((2, M)),
-            cql_agents.sampled(m, mine_of(nets | {"policy": constant}, b, 0), jax.random.key(0)),
-        )
-    )
+
+    @jax.jit
+    def value(b: Transition) -> Any:
+        mine = mine_of(nets | {"policy": constant}, b, 0)
+        actions, density = cql_agents.sampled(m, mine, jax.random.key(0))
+        held = m.agents.valued(toys.part(nets["critic"], 0), b.obs[:, 0], actions)
+        return cql_agents.conservative_loss(m, jnp.zeros((2, M)), held, density)
+
     batch = toys.steps_of(SPEC, M)
     np.testing.assert_array_equal(
         value(batch), value(batch._replace(next_obs=batch.next_obs + 5.0))
@@ -546,7 +546,7 @@ def test_centralised_critics_leave_the_others_actions_to_the_batch():
     m = cql_agents.method_of(cql.Config(**SIZES, centralised=True), SPEC)
 
     def loss(policies: Any) -> Any:
-        mine = mine_of(nets | {"policy": policies}, batch, i)
+        mine = mine_of(nets | {"policy": policies}, batch, i, True)
         return cql_agents.actor_loss(
             m, toys.part(policies, i), toys.part(nets["critic"], i), mine, jax.random.key(0)
         )[0]

@@ -59,6 +59,18 @@ def test_items_in_turn_are_those_at_once(monkeypatch):
     chex.assert_trees_all_close(found, blocks.each_in_turn(function, *given), rtol=1e-6)
 
 
+@pytest.mark.parametrize("small", [0, blocks.SMALL])
+def test_an_accelerator_replaces_the_entry_of_one_agent_alone(small, monkeypatch):
+    monkeypatch.setattr(blocks, "fits_cache", lambda: False)
+    monkeypatch.setattr(blocks, "SMALL", small)
+    everyone, own = jnp.arange(12.0).reshape(3, 2, 2), -jnp.ones((2, 2))
+    found = jax.vmap(blocks.replaced, (None, 0, None))(everyone, jnp.arange(3), own)
+    for agent, entries in enumerate(found):
+        np.testing.assert_array_equal(entries[agent], own)
+        others = np.delete(np.arange(3), agent)
+        np.testing.assert_array_equal(entries[others], everyone[others])
+
+
 def test_blocks_divide_the_rows_and_an_accelerator_has_one(monkeypatch):
     assert blocks.count_of(1024, 4) == 1
     size = blocks.BLOCK_BYTES // 100 + 1
@@ -154,11 +166,13 @@ def test_an_accelerator_keeps_the_order_of_windows(monkeypatch):
     assert blocks.by_length(batch) is batch and blocks.length_order(batch.valid) is None
 
 
-def test_draws_of_an_accelerator_are_those_of_a_cpu(monkeypatch):
+@pytest.mark.parametrize("at_once", [0, draw.COMPARED_AT_ONCE])
+def test_draws_of_an_accelerator_are_those_of_a_cpu(at_once, monkeypatch):
     total = draw.running_total(jnp.array([0.0, 2.0, 0.0, 1.0, 5.0]))
     found = draw.draw(total, KEY, 100)
     assert set(found.tolist()) == {1, 3, 4}
     monkeypatch.setattr(blocks, "fits_cache", lambda: False)
+    monkeypatch.setattr(draw, "COMPARED_AT_ONCE", at_once)
     np.testing.assert_array_equal(draw.draw(total, KEY, 100), found)
 
 

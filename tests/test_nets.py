@@ -19,7 +19,8 @@ from jaxoff.learners.behaviour import behaviour_learner
 from jaxoff.losses.in_sample import log_ratio
 from jaxoff.nets.actors import Actors, greedy
 from jaxoff.nets.behaviour import TeammateModel
-from jaxoff.nets.mlp import MLP, ActionCritic
+from jaxoff.nets.mlp import MLP, ActionCritic, embedding
+from jaxoff.nets.normalised import Norm, folded
 from jaxoff.nets.recurrent import GRU
 from jaxoff.types import EnvSpec, TimeStep, Transition
 from tests import toys
@@ -122,6 +123,18 @@ def test_an_accelerators_action_critic_is_the_plain_one(monkeypatch):
     wanted = slopes()
     monkeypatch.setattr(blocks, "fits_cache", lambda: False)
     chex.assert_trees_all_close(slopes(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_folded_norm_scales_and_shifts_the_inputs():
+    net, keys = ActionCritic(5), jax.random.split(jax.random.key(0), 5)
+    context, actions = jax.random.normal(keys[0], (6, 3)), jax.random.normal(keys[1], (4, 6, 2))
+    params = net.init(keys[2], context, actions)
+    norm = Norm(jax.random.normal(keys[3], (5,)), jax.random.normal(keys[4], (5,)))
+    moved = (norm.scale[:3] * context + norm.shift[:3], norm.scale[3:] * actions + norm.shift[3:])
+    wanted, plain = net.apply(params, *moved), folded(norm, params)
+    chex.assert_trees_all_close(net.apply(plain, context, actions), wanted, rtol=1e-5, atol=1e-6)
+    known = net.apply(plain, embedding(plain, context), actions, embedded=True)
+    chex.assert_trees_all_close(known, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_gru_has_flaxs_gate_convention():
@@ -247,6 +260,15 @@ def test_a_masked_action_is_never_chosen_whatever_the_values(scale):
         np.testing.assert_array_equal(jax.nn.softmax(out)[..., 1], 1.0)
     _, dist = greedy(actors.policy(params)).distribution((), seen_at(batch, 0))
     np.testing.assert_array_equal(dist.probs[..., 1], 1.0)
+
+
+def test_outputs_of_both_slots_in_one_product_are_those_of_two(monkeypatch):
+    actors, batch = Actors(SPEC, 5), windows()
+    params = actors.init(jax.random.key(0))
+    wanted = actors.outputs(params, batch)
+    monkeypatch.setattr(blocks, "fits_cache", lambda: False)
+    found = actors.outputs(params, batch, both=True)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_padding_does_not_change_outputs_of_earlier_slots():

@@ -15,14 +15,14 @@ updated nets within an update.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxoff.blocks import summed
-from jaxoff.learners.actor_critic import AgentBatch, Agents, learner, stages
+from jaxoff.learners.actor_critic import AgentBatch, Agents, learner, own_of, stages
 from jaxoff.losses.conservative import near_actions, sampled_logsumexp, uniform_actions
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.normalised import Net
@@ -42,19 +42,12 @@ class Method(NamedTuple):
 # --- critics --------------------------------------------------------------------------------------
 
 
-class Sampled(NamedTuple):
-    """Actions that the conservative term holds down at each row, and log p of each."""
-
-    context: Array  # [1, M, F], standardised like the actions
-    actions: Array  # [K, M, D]
-    log_density: Array  # [K, M]
-
-
-def sampled(m: Method, mine: AgentBatch, key: Key) -> list[Sampled]:
-    """Each kind of sampled actions; input normalisation treats a kind as a batch of its own."""
+def sampled(m: Method, mine: AgentBatch, key: Key) -> tuple[Array, Array]:
+    """Actions that the conservative term holds down at each row, and log p of each: [K, M, D],
+    [K, M]. Input normalisation treats each kind of them as a batch of its own.
+    """
     c, rows, agents = m.config, mine.rows, m.agents
     bound, keys = agents.spec.action_bound, jax.random.split(key, 3)
-    seen = agents.seen(mine.agent, rows.obs, rows.state)
     width = agents.spec.action_size * (agents.spec.num_agents if agents.centralised else 1)
     drawn, level = uniform_actions(keys[0], (c.num_samples, rows.valid.shape[0], width), bound)
     kinds = [(drawn, jnp.full(drawn.shape[:-1], level))]
@@ -64,25 +57,16 @@ def sampled(m: Method, mine: AgentBatch, key: Key) -> list[Sampled]:
         centre = agents.played(mine.agent, mine.policies, obs, rows.valid)
         near, density = near_actions(near_key, centre, c.num_samples, NOISE, bound)
         kinds.append((near, jnp.exp(density) if c.plain_density else density))
-    found = []
-    for actions, density in kinds:
-        context, actions = agents.standard(seen, actions, rows.valid)
-        found.append(Sampled(context[None], actions, density))
-    return found
+    actions = [agents.standard_rows(actions, rows.valid) for actions, _ in kinds]
+    return jnp.concatenate(actions), jnp.concatenate([density for _, density in kinds])
 
 
-def conservative_loss(m: Method, critic: Net, values: Array, kinds: Sequence[Sampled]) -> Array:
-    """sum_k of the log-sum-exp of Q_k over sampled actions, minus Q_k(o, a) = values [2, M];
-    unreduced [M].
+def conservative_loss(m: Method, values: Array, held: Array, log_density: Array) -> Array:
+    """sum_k of the log-sum-exp of Q_k over sampled actions, held [2, K, M] with log p [K, M], minus
+    Q_k(o, a) = values [2, M]; unreduced [M].
     """
-    q = [m.agents.valued(critic, kind.context[0], kind.actions) for kind in kinds]  # [2, K, M]
-    density = jnp.concatenate([kind.log_density for kind in kinds])
-    held = sampled_logsumexp(
-        jnp.moveaxis(jnp.concatenate(q, 1), 1, -1),
-        jnp.moveaxis(density, 0, -1),
-        m.config.temperature,
-    )
-    return jnp.sum(held - values, 0)
+    q, density = jnp.moveaxis(held, 1, -1), jnp.moveaxis(log_density, 0, -1)
+    return jnp.sum(sampled_logsumexp(q, density, m.config.temperature) - values, 0)
 
 
 def critic_loss(
@@ -101,17 +85,19 @@ def penalised_loss(
 
     ahead: next actions [M, D] as the critics take them: the agent's own, or those of all agents.
     """
-    rows, agents, kinds = mine.rows, m.agents, sampled(m, mine, key)
+    rows, agents, (drawn, log_density) = mine.rows, m.agents, sampled(m, mine, key)
     target = agents.target(mine, ahead, m.config.gamma)
-    context, actions = agents.standard(*agents.data_inputs(mine), rows.valid)
+    context, own = agents.standard(*agents.data_inputs(mine), rows.valid)
     weight = rows.valid / jnp.maximum(jnp.sum(rows.valid), 1e-8)
+    actions = jnp.concatenate([own, drawn])  # [1 + K, M, D]
 
     def part(
-        critic: Net, context: Array, actions: Array, target: Array, weight: Array, kinds: Any
+        critic: Net, context: Array, actions: Array, target: Array, weight: Array, density: Array
     ) -> tuple[Array, dict[str, Array]]:
-        values = agents.valued(critic, context, actions)[:, 0]  # [2, M]
+        q = agents.valued(critic, context, actions)  # [2, 1 + K, M]
+        values = q[:, 0]
         value = jnp.sum(weight * jnp.sum(jnp.square(values - target), 0))
-        conservative = jnp.sum(weight * conservative_loss(m, critic, values, kinds))
+        conservative = jnp.sum(weight * conservative_loss(m, values, q[:, 1:], density))
         metrics = {
             "value": value,
             "conservative": conservative,
@@ -120,8 +106,8 @@ def penalised_loss(
         }
         return value + m.config.cql * conservative, metrics
 
-    count = agents.blocks(len(weight), 2 * m.config.num_samples * len(kinds))
-    rows_of_all = context, actions, target, weight, kinds
+    count = agents.blocks(len(weight), 2 * len(drawn))
+    rows_of_all = context, actions, target, weight, log_density
     return summed(part, critic, rows_of_all, (0, 1, 0, 0, 1), count)
 
 
@@ -143,7 +129,7 @@ def actor_loss(
 ) -> tuple[Array, dict[str, Array]]:
     """Mean of `objective` over valid rows of one agent."""
     rows = mine.rows
-    own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
+    own = m.agents.act(policy, own_of(rows.obs, mine.agent), rows.valid)
     loss, metrics = objective(
         m,
         own,

@@ -28,7 +28,7 @@ from jaxoff.baselines.cql.agents import Method
 
 from jaxoff.config import static
 from jaxoff.errors import InvalidSetting
-from jaxoff.learners.actor_critic import AgentBatch, learner, stages
+from jaxoff.learners.actor_critic import AgentBatch, learner, own_of, stages
 from jaxoff.losses.likelihood import masked_mean
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.normalised import Net
@@ -129,27 +129,26 @@ def search(
         samples = jax.random.uniform(key, (draws * rounds, *shape), minval=-bound, maxval=bound)
         return best_of(samples, value(samples))
 
-    def one(
-        carry: tuple[Array, Array, Any], key: Key
-    ) -> tuple[tuple[Array, Array, Any], tuple[Array, Array]]:
-        mean, spread, elites = carry
-        samples = jnp.clip(mean + spread * jax.random.normal(key, (draws, *shape)), -bound, bound)
+    def one(carry: tuple[Any, ...], noise: Array) -> tuple[tuple[Any, ...], None]:
+        mean, spread, elites, _ = carry
+        samples = jnp.clip(mean + spread * noise, -bound, bound)
         q = value(samples)
         if config.search == "softmax":
-            return (*softmax_update(samples, q), None), best_of(samples, q)
-        mean, spread, elites = cem_update(samples, q, elites)
-        return (mean, spread, elites), (elites[0][0], elites[1][0])
+            return (*softmax_update(samples, q), None, (samples, q)), None
+        return (*cem_update(samples, q, elites), None), None
 
     count: int = config.search_elites
     elites: Any = None
+    last: Any = None
     if config.search == "cem":
         elites = jnp.zeros((count, *shape)), jnp.full((count, shape[0]), -jnp.inf)
-    start = (
-        *(jnp.broadcast_to(x * bound, shape) for x in (config.search_mean, config.search_spread)),
-        elites,
-    )
-    _, found = lax.scan(one, start, jax.random.split(key, rounds))
-    return jax.tree.map(lambda x: x[-1], found)
+    else:
+        last = jnp.zeros((draws, *shape)), jnp.zeros((draws, shape[0]))
+    start = (jnp.broadcast_to(x * bound, shape) for x in (config.search_mean, config.search_spread))
+    keys = jax.random.split(key, rounds)
+    noise = jax.vmap(lambda key: jax.random.normal(key, (draws, *shape)))(keys)  # [J, K, M, A]
+    (_, _, elites, last), _ = lax.scan(one, (*start, elites, last), noise)
+    return best_of(*last) if elites is None else (elites[0][0], elites[1][0])
 
 
 def target_action(own: Array, own_value: Array, found: Array, found_value: Array) -> Array:
@@ -194,7 +193,7 @@ def actor_loss(
 ) -> tuple[Array, dict[str, Array]]:
     """Mean of `objective` over valid rows of one agent."""
     rows = mine.rows
-    own = m.agents.act(policy, jnp.take(rows.obs, mine.agent, 1), rows.valid)
+    own = m.agents.act(policy, own_of(rows.obs, mine.agent), rows.valid)
     loss, metrics = objective(
         m,
         own,

@@ -26,11 +26,12 @@ from jaxoff.errors import InvalidSetting
 from jaxoff.losses.td import one_step_target
 from jaxoff.nets.actors import Actors
 from jaxoff.nets.layers import LayerInit
-from jaxoff.nets.mlp import ActionCritic
+from jaxoff.nets.mlp import ActionCritic, embedding
 from jaxoff.nets.normalised import (
     Net,
     Norm,
     Stats,
+    folded,
     moments,
     normalised,
     running,
@@ -77,7 +78,8 @@ class AgentBatch(NamedTuple):
 
     agent: Array  # the agent's number
     rows: Transition  # [M, ...], of all agents
-    policies: Params  # of all agents, [N, ...], before this update
+    # before this update, the agent's own; of all agents, [N, ...], where critics are centralised
+    policies: Params
     target_policies: Params
     target_critic: Net  # the agent's own
     extras: Any = None  # what `view` returns with the rows, [M, ...]
@@ -148,7 +150,7 @@ class Agents:
 
     def seen(self, agent: Array | int, obs: Array, state: Array) -> Array:
         """Input of a critic besides actions: [M, N, O], [M, S] -> [M, F]."""
-        return state if self.centralised else jnp.take(obs, agent, 1)
+        return state if self.centralised else own_of(obs, agent)
 
     def replaced(self, agent: Array | int, own: Array, actions: Array) -> Array:
         """Action input of a critic: own [K, M, A] or, if centralised, all of [M, N, A] with the
@@ -161,13 +163,11 @@ class Agents:
         return joint.reshape(*joint.shape[:2], -1)
 
     def played(self, agent: Array | int, policies: Net, obs: Array, valid: Array) -> Array:
-        """Actions of policies [N, ...] in training as a critic's input, the agent's own or all:
-        [M, N, O] -> [M, D].
+        """Actions of policies, as `AgentBatch` has them, in training as a critic's input, the
+        agent's own or all: [M, N, O] -> [M, D].
         """
         if not self.centralised:
-            return self.act(
-                jax.tree.map(lambda x: x[agent], policies), jnp.take(obs, agent, 1), valid
-            )
+            return self.act(policies, own_of(obs, agent), valid)
         joint = jax.vmap(self.act, in_axes=(0, 1, None), out_axes=1)(policies, obs, valid)
         return joint.reshape(joint.shape[0], -1)
 
@@ -181,7 +181,7 @@ class Agents:
         """One input of a critic, [M, F] or [K, M, D], standardised as `standard` does."""
         if self.input_norm != "batch":
             return x
-        weight = jnp.broadcast_to(valid[:, None], (*x.shape[:-1], 1))
+        weight = valid.reshape(*[1] * (x.ndim - 2), -1, 1)
         axes = tuple(range(x.ndim - 1))
         return standardised(x, *moments(x, weight, axes, self.mapped))
 
@@ -189,13 +189,13 @@ class Agents:
         """Values of standardised inputs by each twin of one agent's critic: [M, F], [K, M, D] ->
         [2, K, M].
         """
-        if self.input_norm == "batch":
-            cut, (scale, shift) = context.shape[-1], critic.norm
-            context = scale[:cut] * context + shift[:cut]
-            actions = scale[cut:] * actions + shift[cut:]
         return jax.vmap(ActionCritic(self.hidden).apply, in_axes=(0, None, None))(
-            critic.net, context, actions
+            self.plain(critic), context, actions
         )
+
+    def plain(self, critic: Net) -> Params:
+        """The parameters of a critic's nets for standardised inputs."""
+        return folded(critic.norm, critic.net) if self.input_norm == "batch" else critic.net
 
     def values(self, critic: Net, context: Array, actions: Array, valid: Array) -> Array:
         """Values of K actions at each of M rows by each twin of one agent's critic: [M, F],
@@ -210,7 +210,7 @@ class Agents:
     def data_inputs(self, mine: AgentBatch) -> tuple[Array, Array]:
         """Inputs of a critic for the data's actions: [M, F], [1, M, D]."""
         rows, agent = mine.rows, mine.agent
-        own = jnp.take(rows.actions, agent, 1)[None]
+        own = own_of(rows.actions, agent)[None]
         return self.seen(agent, rows.obs, rows.state), self.replaced(agent, own, rows.actions)
 
     def data_values(self, critic: Net, mine: AgentBatch) -> Array:
@@ -221,15 +221,16 @@ class Agents:
         """Q_1 as a function of the agent's actions; the others take the data's: [K, M, A] ->
         [K, M]. What does not depend on the actions is computed once.
         """
-        rows, agent = mine.rows, mine.agent
-        first = critic._replace(net=jax.tree.map(lambda x: x[:1], critic.net))
+        rows, agent, net = mine.rows, mine.agent, ActionCritic(self.hidden)
+        first = self.plain(critic._replace(net=jax.tree.map(lambda x: x[0], critic.net)))
         context = self.standard_rows(self.seen(agent, rows.obs, rows.state), rows.valid)
+        embedded = embedding(first, context)
 
         def value(own: Array) -> Array:
             actions = self.standard_rows(self.replaced(agent, own, rows.actions), rows.valid)
             return mapped(
-                lambda context, actions: self.valued(first, context, actions)[0],
-                (context, actions),
+                lambda context, actions: net.apply(first, context, actions, embedded=True),
+                (embedded, actions),
                 (0, 1),
                 self.blocks(len(context), len(own)),
             )
@@ -261,6 +262,11 @@ class Agents:
         return Policy(plain.initial, distribution)
 
 
+def own_of(x: Array, agent: Array | int) -> Array:
+    """One agent's part of rows [M, N, ...]."""
+    return jnp.take(x, agent, 1, mode="clip")
+
+
 def with_clock_ends(batch: Transition) -> Transition:
     """The batch with steps that end at the time limit marked as terminated."""
     return batch._replace(terminated=jnp.maximum(batch.terminated, batch.truncated))
@@ -272,7 +278,7 @@ def own_return(
     """r_i + gamma (1 - terminated) next_value [M], a constant; the team's reward where agents have
     none of their own.
     """
-    reward = rows.reward if rows.agent_reward is None else jnp.take(rows.agent_reward, agent, 1)
+    reward = rows.reward if rows.agent_reward is None else own_of(rows.agent_reward, agent)
     return one_step_target(reward, rows.terminated, next_value, gamma)
 
 
@@ -393,9 +399,11 @@ def learner(
         agent: Array, own: tuple[Any, ...], given: Any, key: Key, state: State
     ) -> tuple[tuple[Any, ...], dict[str, Array]]:
         """Update one agent's part of the state; `state` is the whole before the update."""
-        policy, critic, target_critic, stats, policy_state, critic_state = own
+        policy, critic, slow_policy, target_critic, stats, policy_state, critic_state = own
         (rows, extras), (critic_key, actor_key) = given, jax.random.split(key)
-        mine = AgentBatch(agent, rows, state.policy, state.target_policy, target_critic, extras)
+        of_all = state.policy, state.target_policy
+        seen = of_all if agents.centralised else (policy, slow_policy)
+        mine = AgentBatch(agent, rows, *seen, target_critic, extras)
         grads, metrics = jax.grad(critic_loss, has_aux=True)(critic, mine, critic_key)
         steps, critic_state = critic_opt.update(grads, critic_state)
         critic = optax.apply_updates(critic, steps)
@@ -405,15 +413,13 @@ def learner(
         after, actor_metrics = several_steps(loss, policy_opt, before, actor_key, policy_steps)
         after = at_turn(state.updates, policy_every, after, before)
         for field in passes if agents.input_norm == "batch" else ():
-            stats = running(
-                stats, jnp.take(getattr(rows, field), agent, 1), rows.valid[:, None], (0,)
-            )
+            stats = running(stats, own_of(getattr(rows, field), agent), rows.valid[:, None], (0,))
         return (after[0], critic, stats, after[1], critic_state), metrics | actor_metrics
 
     def update(state: State, batch: Transition, key: Key) -> tuple[State, Out]:
         given, axis = rows_of(agents, state, batch, view)
-        nets = (state.policy, state.critic, state.target_critic, state.stats)
-        own = (*nets, state.policy_opt, state.critic_opt)
+        nets = (state.policy, state.critic, state.target_policy, state.target_critic)
+        own = (*nets, state.stats, state.policy_opt, state.critic_opt)
         keys = jax.random.split(key, n)
         new, metrics = each_in_turn(
             one, (0, 0, axis, 0, None), jnp.arange(n), own, given, keys, state

@@ -21,7 +21,9 @@ def taken(values: Array, actions: Array) -> Array:
     """
     chex.assert_equal_shape([values[..., 0], actions])
     chex.assert_type(actions, int)
-    found = jnp.take_along_axis(values, actions[..., None], -1)[..., 0]
+    # Summed up, since the gradient of a gather is a scatter.
+    here = actions[..., None] == jnp.arange(values.shape[-1])
+    found = jnp.sum(jnp.where(here, values, 0.0), -1)
     return jnp.where(found > 0.5 * UNAVAILABLE, found, 0.0)
 
 

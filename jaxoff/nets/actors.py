@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxoff import distributions
+from jaxoff import blocks, distributions
 from jaxoff.nets.layers import LayerInit
 from jaxoff.nets.mlp import MLP
 from jaxoff.nets.recurrent import GRUReset, RecurrentNet
@@ -132,28 +132,36 @@ class Actors:
         return jax.vmap(init)(jax.random.split(key, self.spec.num_agents))
 
     def outputs(
-        self, params: Params, batch: Transition, *, masked: bool = True
+        self, params: Params, batch: Transition, *, masked: bool = True, both: bool = False
     ) -> tuple[Array, Array]:
         """Outputs [..., N, A] of all agents at this and the next slot; logits if discrete, masked
-        if `masked`.
+        if `masked`. both: the caller uses both, so that one product may give them.
 
         A recurrent net needs windows [B, T, ...] and starts each with empty memory.
         """
-        each = self._each(params, lambda p, i: self.one(p, i, batch, masked=masked))
+        each = self._each(params, lambda p, i: self.one(p, i, batch, masked=masked, both=both))
         return each[0], each[1]
 
     def one(
-        self, params: Params, agent: Array | int, batch: Transition, *, masked: bool = True
+        self,
+        params: Params,
+        agent: Array | int,
+        batch: Transition,
+        *,
+        masked: bool = True,
+        both: bool = False,
     ) -> tuple[Array, Array]:
         """Outputs [..., A] of one agent from its own parameters, at this and the next slot."""
         obs, next_obs = (self._seen(x, agent) for x in (batch.obs, batch.next_obs))
         avail, next_avail = (
-            jnp.take(x, agent, -2) if masked else jnp.ones(())
+            jnp.take(x, agent, -2, mode="clip") if masked else jnp.ones(())
             for x in (batch.avail, batch.next_avail)
         )
         if not self.recurrent:
-            # In two calls, so that the half that a caller does not use costs nothing.
-            now, then = self.net().apply(params, obs), self.net().apply(params, next_obs)
+            if both and not blocks.fits_cache():
+                now, then = self.net().apply(params, jnp.stack([obs, next_obs]))
+            else:  # in two calls, so that the half that a caller does not use costs nothing
+                now, then = self.net().apply(params, obs), self.net().apply(params, next_obs)
             return self._finish(now, avail), self._finish(then, next_avail)
         encoded = lambda actions: self._encode(
             jnp.take(actions, agent, -1 if self.spec.discrete else -2)
@@ -227,7 +235,7 @@ class Actors:
         return self.types or (0,) * self.spec.num_agents
 
     def _seen(self, obs: Array, agent: Array | int) -> Array:
-        own = jnp.take(obs, agent, -2)
+        own = jnp.take(obs, agent, -2, mode="clip")
         if not (self.share and self.numbered):
             return own
         number = jax.nn.one_hot(agent, self.spec.num_agents)

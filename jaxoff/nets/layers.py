@@ -101,7 +101,9 @@ class Dense(nn.Module):
     head: where it is not 0, the weights start uniform in +-head. fan_in: where it is not 0, the
     number of inputs that the initialiser assumes; for one of several layers whose outputs are added
     up, which then start like a single layer on all inputs. narrow: the product with few inputs is
-    written as a sum, which XLA computes together with what follows instead of storing it.
+    written as a sum, which XLA computes together with what follows instead of storing it. ones: the
+    bias is one more row of the weights, and each input has a one at its end, so that one product
+    adds the bias, and another one gives the gradients of both.
     The inputs may be given in several parts, whose other axes are broadcast against each other: the
     result is that of their concatenation, which is not made, and a part that many rows share is
     multiplied once.
@@ -113,6 +115,7 @@ class Dense(nn.Module):
     head: float = 0.0
     fan_in: int = 0
     narrow: bool = False
+    ones: bool = False
 
     @nn.compact
     def __call__(self, x: Array | Sequence[Array]) -> Array:
@@ -124,6 +127,10 @@ class Dense(nn.Module):
             within(self.head) if self.head else kernel_init(self.layer_init, fan_in, self.features)
         )
         kernel = self.param("kernel", start, (size, self.features))
+        if self.ones:
+            bias = self.param("bias", bias_init(self.layer_init, fan_in), (self.features,))
+            x = jnp.concatenate([*parts, jnp.ones((*parts[0].shape[:-1], 1))], -1)
+            return jnp.dot(x, jnp.concatenate([kernel, bias[None]]))
         if self.narrow:
             (one,) = parts
             products = [one[..., k, None] * kernel[k] for k in range(size)]

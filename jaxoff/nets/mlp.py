@@ -10,7 +10,7 @@ from jax import lax
 
 from jaxoff import blocks
 from jaxoff.nets.layers import Dense, LayerInit
-from jaxoff.types import Array
+from jaxoff.types import Array, Params
 
 NARROW = 8  # most inputs of a layer whose product is written as a sum
 
@@ -48,14 +48,17 @@ class ActionCritic(nn.Module):
     layer_init: LayerInit = "torch"
 
     @nn.compact
-    def __call__(self, context: Array, actions: Array) -> Array:
-        """Apply to the last axes."""
-        fan_in = context.shape[-1] + actions.shape[-1]
+    def __call__(self, context: Array, actions: Array, embedded: bool = False) -> Array:
+        """Apply to the last axes. embedded: the context is what `embedding` makes of it."""
+        fan_in = actions.shape[-1] + context.shape[-1]
         # On an accelerator the first layer of all K actions is never stored without the activation,
-        # and the gradient of its bias is summed up from that of its product with the context.
+        # and the gradient of its bias is part of that of its product with the context.
         in_one_piece = not blocks.fits_cache()
         narrow = in_one_piece and actions.shape[-1] <= NARROW
-        x = Dense(self.hidden, self.layer_init, fan_in=fan_in, name="context")(context)
+        of_context = Dense(
+            self.hidden, self.layer_init, fan_in=fan_in, ones=in_one_piece, name="context"
+        )
+        x = context if embedded else of_context(context)
         x = lax.optimization_barrier(x) if in_one_piece else x
         of_action = Dense(
             self.hidden,
@@ -70,3 +73,10 @@ class ActionCritic(nn.Module):
         shape, x = x.shape[:-1], x.reshape(-1, self.hidden)
         x = jax.nn.relu(Dense(self.hidden, self.layer_init, name="inner")(x))
         return Dense(1, self.layer_init, name="value")(x).reshape(shape)
+
+
+def embedding(params: Params, context: Array) -> Array:
+    """What the first layer of an `ActionCritic` makes of contexts, [M, F] -> [M, hidden]."""
+    layer = params["params"]["context"]
+    dense = Dense(layer["bias"].shape[-1], ones=not blocks.fits_cache())
+    return dense.apply({"params": layer}, context)

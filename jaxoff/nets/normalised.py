@@ -7,6 +7,7 @@ learner's state.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +54,8 @@ def unit_stats(*shape: int) -> Stats:
 def moments(
     x: Array, weight: Array, axes: tuple[int, ...], mapped: str | None = None
 ) -> tuple[Array, Array]:
-    """Mean and variance of x over axes; weight is shaped like x, except for a last axis of size 1.
+    """Mean and variance of x over axes; weight is broadcast against x, along these axes and the
+    last one.
 
     mapped: the name of a vmap axis over which to average too.
     """
@@ -62,7 +64,8 @@ def moments(
         y = jnp.sum(y, axes, keepdims=True)
         return y if mapped is None else lax.psum(y, mapped)
 
-    total = jnp.maximum(summed(weight), 1.0)
+    copies = math.prod(x.shape[:-1]) // weight.size
+    total = jnp.maximum(copies * summed(weight), 1.0)
     mean = summed(jnp.where(weight > 0, x, 0.0) * weight) / total
     variance = summed(jnp.where(weight > 0, jnp.square(x - mean), 0.0) * weight) / total
     return mean, variance
@@ -86,3 +89,20 @@ def running(stats: Stats, x: Array, weight: Array, axes: tuple[int, ...]) -> Sta
     mean, variance = (jnp.squeeze(m, axes) for m in moments(x, weight, axes))
     fresh = Stats(mean, variance * count / jnp.maximum(count - 1.0, 1.0))
     return jax.tree.map(lambda old, new: old + STATS_RATE * (new - old), stats, fresh)
+
+
+def folded(norm: Norm, net: Params) -> Params:
+    """The parameters of an `ActionCritic` that makes of standardised inputs what another one makes
+    of scaled and shifted ones.
+
+    norm: of context and action, [F + A]. The gradient by the norm then takes no product over rows.
+    """
+    layers = dict(net["params"])
+    context, action = layers["context"]["kernel"], layers["action"]["kernel"]  # [..., F, hidden]
+    scales, shifts = (jnp.split(x[:, None], [context.shape[-2]]) for x in norm)
+    bias = layers["context"]["bias"] + sum(
+        jnp.sum(shift * kernel, -2) for shift, kernel in zip(shifts, (context, action), strict=True)
+    )
+    layers["context"] = {"kernel": scales[0] * context, "bias": bias}
+    layers["action"] = {"kernel": scales[1] * action}
+    return {"params": layers}

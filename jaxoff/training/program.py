@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import jaxpr_as_fun
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -164,17 +165,20 @@ class Program:
 
         # The update is traced once beforehand, since the loop needs the names of its metrics.
         traced, shapes = jax.make_jaxpr(one, return_shape=True)(0, run.learner, run.sampler)
+        # Metrics are kept in one matrix, since each array that is written is a kernel.
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[2])
+        none, named = ravel_pytree(zeros)
 
         def step(index: Array, carry: Any) -> Any:
             *states, kept = carry
             flat = jaxpr_as_fun(traced)(*jax.tree.leaves((index, *states)))
             *states, metrics = jax.tree.unflatten(jax.tree.structure(shapes), flat)
-            put = lax.dynamic_update_index_in_dim
-            return *states, {name: put(kept[name], x, index, 0) for name, x in metrics.items()}
+            row = ravel_pytree(metrics)[0]
+            return *states, lax.dynamic_update_index_in_dim(kept, row, index, 0)
 
-        kept = {k: jnp.zeros((self.updates, *x.shape), x.dtype) for k, x in shapes[2].items()}
-        start = (run.learner, run.sampler, kept)
-        state, sampler_state, kept = lax.fori_loop(0, count, step, start)
+        start = (run.learner, run.sampler, jnp.zeros((self.updates, none.size)))
+        state, sampler_state, rows = lax.fori_loop(0, count, step, start)
+        kept = jax.vmap(named)(rows)
         made = run.updates + count
         # The state of a sampler that acts holds environments, whose numbers are their own.
         healthy = _all_finite(state if self.job.acts else (state, sampler_state))
