@@ -176,7 +176,7 @@ class Program:
             row = ravel_pytree(metrics)[0]
             return *states, lax.dynamic_update_index_in_dim(kept, row, index, 0)
 
-        start = (run.learner, run.sampler, jnp.zeros((self.updates, none.size)))
+        start = (run.learner, run.sampler, jnp.zeros((self.updates, none.size), none.dtype))
         state, sampler_state, rows = lax.fori_loop(0, count, step, start)
         kept = jax.vmap(named)(rows)
         made = run.updates + count
