@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -40,9 +41,7 @@ def setup(cpu_devices: int | None = None, cache: bool = True) -> bool:
     """
     import jax
 
-    # Tracing makes many objects at once, few of them garbage; to look for garbage among them took
-    # 5 % of the CPU time of a small training.
-    gc.set_threshold(100_000, 20, 100)
+    collect_rarely()
     told: Any = jax.config  # its settings are attributes that type checkers do not know
     wanted, set_up = cpu_devices or len(cores()), True
     flag = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
@@ -59,6 +58,26 @@ def setup(cpu_devices: int | None = None, cache: bool = True) -> bool:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
         compilation_cache.reset_cache()  # JAX has no cache any more once it compiled without one
     return set_up
+
+
+def collect_rarely() -> None:
+    """Have the garbage collector run rarely.
+
+    Imports and tracing make many objects at once, few of them garbage; to look for garbage among
+    them took 5 % of the CPU time of a small training.
+    """
+    gc.set_threshold(100_000, 20, 100)
+
+
+@functools.cache
+def own_process() -> None:
+    """Settings of a process that only runs a command of ours; call it before the imports.
+
+    The garbage collector runs rarely, and not at the end: the system frees the memory of a process
+    at once, and to look for garbage in what JAX and others have imported took 0.6 s.
+    """
+    collect_rarely()
+    atexit.register(gc.freeze)
 
 
 def hardware() -> str:

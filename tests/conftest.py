@@ -46,6 +46,8 @@ if metadata.version("jaxlib").startswith("0.10."):
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from jaxoff import registry  # noqa: E402
+from jaxoff.names import DataOptions, Task  # noqa: E402
 from jaxoff.training import Results, growth, loop, program, restore, train  # noqa: E402
 from tests import learners  # noqa: E402
 
@@ -109,6 +111,34 @@ def kept_programs():
     with pytest.MonkeyPatch.context() as patch:
         for module in (growth, loop, restore):
             patch.setattr(module, "Program", made)
+        yield
+
+
+_MADE: dict[Any, Any] = {}  # datasets by what they are made from
+
+
+@pytest.fixture(scope="module")
+def kept_data():
+    """Datasets of recipes are made once, for tests that train on the same ones again and again;
+    nobody can change them. Not for tests of how they are made.
+    """
+    make = registry.make_data
+
+    def made(task, options=DataOptions()):  # noqa: B008 (immutable)
+        parsed = Task.parse(task) if isinstance(task, str) else task
+        if parsed.source or parsed.folder:
+            return make(task, options)
+        key = (registry.family_of(parsed), parsed, options._replace(progress=None))
+        if key not in _MADE:
+            _MADE[key] = make(task, options)
+            for array in jax.tree.leaves(_MADE[key]):
+                array.setflags(write=False)
+        elif options.progress:
+            options.progress(len(_MADE[key].filled), len(_MADE[key].filled))
+        return _MADE[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "make_data", made)
         yield
 
 

@@ -17,6 +17,7 @@ from jaxoff.training import train
 from jaxoff.types import Array
 from tests.learners import FORMS
 
+pytestmark = pytest.mark.usefixtures("kept_data")
 KEY = jax.random.key(0)
 X, WEIGHT = jax.random.normal(KEY, (5, 12, 3)), jnp.arange(12.0)
 

@@ -21,7 +21,7 @@ from jaxoff.training.restore import restore
 from tests.learners import FORMS, StopAt, assert_same_results, state_of
 from tests.learners import JOB as TOY
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
+pytestmark = pytest.mark.usefixtures("kept_programs", "kept_data")
 
 LONG = dataclasses.replace(TOY, steps=8)
 MORE = dataclasses.replace(TOY, seeds=(0, 1, 2, 3))

@@ -18,7 +18,7 @@ from jaxoff.training import Interrupted, TrainSpec, loop, train
 from jaxoff.training.checkpoint import Checkpoints
 from tests.learners import FORMS, StopAt, state_of
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
+pytestmark = pytest.mark.usefixtures("kept_programs", "kept_data")
 
 # name, (stage, step) at which the signal comes. Stage 0 of inspo is its behaviour stage; step 6 is
 # the end of a stage.

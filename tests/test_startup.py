@@ -6,11 +6,13 @@ import subprocess
 import sys
 from importlib import metadata
 
+import jax
 import pytest
 
 from jaxoff import outlines, registry
 from jaxoff.data import games, scenarios
 from jaxoff.names import Family, Sizes, Task
+from jaxoff.training import compiling
 
 HEAVY = {"jax", "jaxmarl", "brax", "matplotlib", "flax", "distrax"}
 CPU_S = 2.0  # of a process; on one core of today they take 0.3 to 0.5
@@ -33,7 +35,8 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_that_computes_nothing_starts_at_once(command):
     code = f"""
-import sys, time
+import atexit, gc, sys, time
+atexit.register(lambda: print(gc.get_freeze_count() > 0))
 from jaxoff.cli import main
 try:
     main({command.split()})
@@ -44,8 +47,10 @@ print("\\n", status, time.process_time(), *sorted({HEAVY} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    status, seconds, *heavy = done.stdout.splitlines()[-1].split()
+    *_, told, frozen = done.stdout.splitlines()
+    status, seconds, *heavy = told.split()
     assert int(status) == COMMANDS[command] and not heavy
+    assert frozen == "True"  # the collector does not look through everything at the end
     assert float(seconds) < CPU_S
 
 
@@ -188,10 +193,10 @@ for quality in ("a", "b"):
     events.clear()
     jaxoff.train(spec, progress=False)
     print(*(events.count(name) for name in ("backend_compile_duration", "cache_misses")))
+import jaxoff.report.figures, jaxoff.report.load  # of the command
 packages = {name.partition(".")[0] for name in sys.modules}
-print(*sorted({"tensorflow_probability", "distrax", "scipy.stats", "matplotlib", "wandb"} & (
-    packages | set(sys.modules)
-)))
+heavy = {"tensorflow_probability", "distrax", "scipy.stats", "matplotlib", "wandb", "markdown_it"}
+print(*sorted(heavy & (packages | set(sys.modules))))
 """
     command = [sys.executable, "-c", code, str(tmp_path / "cache")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
@@ -202,3 +207,9 @@ print(*sorted({"tensorflow_probability", "distrax", "scipy.stats", "matplotlib",
     assert programs <= 12
     assert second.split()[1] == "0"
     assert not heavy
+
+
+def test_a_program_compiles_where_xla_lacks_an_option():
+    lowered = jax.jit(lambda x: x + 1).lower(1.0)
+    assert compiling._compile(lowered, {"xla_absent": True})(1.0) == 2.0
+    assert compiling._compile(lowered, compiling.QUICKLY)(1.0) == 2.0

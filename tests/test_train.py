@@ -31,7 +31,7 @@ from jaxoff.training.spec import evaluation_steps, fitted, resolve
 from jaxoff.types import EnvSpec, Policy, TimeStep
 from tests.learners import FORMS, TOY, StopAt, state_of, toy_policy
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
+pytestmark = pytest.mark.usefixtures("kept_programs", "kept_data")
 
 
 def forms(*names: str, slow: tuple[str, ...] = ()):

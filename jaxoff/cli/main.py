@@ -318,6 +318,7 @@ def main(args: list[str] | None = None) -> None:
     fault of the program and keeps its traceback. `--debug` before the command keeps every
     traceback.
     """
+    runtime.own_process()
     args = sys.argv[1:] if args is None else args
     debug, args = args[:1] == ["--debug"], args[args[:1] == ["--debug"] :]
     if debug:  # also of errors that do not end a command, such as those of loggers

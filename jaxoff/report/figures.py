@@ -144,8 +144,10 @@ def save(figure: Figure, stem: str | Path) -> list[Path]:
 
     stem = Path(stem)
     FigureCanvasAgg(figure)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # the layout is found once, not for each file again
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)  # once, not for each file again
+        figure.set_layout_engine("none")
     paths = []
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
         path = stem.with_name(f"{stem.name}.{kind}")
