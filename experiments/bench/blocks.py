@@ -4,7 +4,8 @@ One run on one core: both programs start from the same state, draw the same batc
 in turn, beside products of 1024 x 1024 matrices, so that figures of noisy machines compare. In one
 piece, agents of continuous tasks are trained together instead of one after the other. The process
 is bound to its core from the start, since threads that wait for each other count as CPU time too.
-For MAPPO, an update is an iteration: 8,192 steps in 128 environments, and 16 minibatches.
+For MAPPO, an update is an iteration: 8,192 steps in 128 environments, and 16 minibatches, by the
+settings of the map's pool.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxoff import blocks, registry, runtime
+from jaxoff.config import resolve_config
 from jaxoff.data.dataset import place
 from jaxoff.files import write_text
-from jaxoff.names import DataOptions
+from jaxoff.names import DataOptions, Task
 from jaxoff.training import TrainSpec, mapping
 from jaxoff.training.on_policy import chunk_of, start
 from jaxoff.training.program import Program
@@ -144,8 +146,9 @@ class _OfDoubledBatches(Program):
 
 def pool(task: str) -> Callable[[], tuple[Any, Any]]:
     """Makes iterations of MAPPO, which play a segment and train on it, and the state before."""
-    env, config = registry.make_env(task), mappo.Config()
-    method = mappo.make(config, env.spec)
+    env = registry.make_env(task)
+    config = resolve_config(mappo, Task.parse(f"{task.rsplit('/', 1)[0]}/pool"), {})
+    method = mappo.make(config, env.spec, getattr(env, "script", None))
 
     def made() -> tuple[Any, Any]:
         run = jax.jit(lambda key: start(method, env, config.num_envs, key))(jax.random.key(0))
