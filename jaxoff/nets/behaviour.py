@@ -151,7 +151,7 @@ class JointVAE:
         # All rows at once: the product of few rows with wide weights is slow.
         latent = self.encode(params, state, joint)
         rows = state, joint, *latent, jnp.moveaxis(noise, 0, 1)
-        size = 2 * self.hidden * DENSITY_SAMPLES
+        size = 4 * self.hidden * DENSITY_SAMPLES
         return of_each(self._density, params, rows, jnp.ones(joint.shape[0]), size)
 
     def _density(

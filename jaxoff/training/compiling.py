@@ -21,7 +21,8 @@ from jaxoff.training import mapping
 from jaxoff.training.program import Program
 
 # XLA's options for programs that are called seldom. On a CPU, preparing a stage compiles in a third
-# of the time with them; an evaluation in a quarter (3m of SMAX) to two fifths, and runs as fast.
+# of the time with them; an evaluation compiles in a quarter (3m of SMAX) to two fifths, and runs
+# up to a tenth slower.
 SHORT = 10_000  # steps of all episodes of an evaluation, up to which this was measured
 QUICKLY: dict[str, Any] = {
     "xla_backend_optimization_level": 1,
